@@ -1,0 +1,239 @@
+"""The one typed configuration tree: a section for the inputs, one for each stage, and three for the machinery.
+
+Every field's docstring is its help text on the command line, its dotted name is its flag, and its default stands here
+and nowhere else (numbers that a paper fixes stand in `presets.py`). Sections are frozen and refuse unknown keys.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from alignet_ray.errors import UserError
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and strict about names."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class Corpus(Section):
+    """The images to learn on."""
+
+    path: str | None = None
+    """Folder (or s3:// URL) of images in class folders; `synthetic:NAME` for a generated world with a known answer."""
+
+
+class Objects(Section):
+    """The images of the objects that people judged."""
+
+    path: str | None = None
+    """Folder of their images; leave it out when they are part of the corpus."""
+    table: str | None = None
+    """CSV with columns `label` (class folder) or `path` (image), and `object` (row of the human data)."""
+    concepts: str | None = None
+    """Optional CSV, one row per object in order: `name` or `uniqueID`, and `category` where known. For the report."""
+
+
+class Human(Section):
+    """What people said."""
+
+    triplets: str | None = None
+    """Odd-one-out answers: rows (pair, pair, odd) of object numbers."""
+    validation: str | None = None
+    """Answers held out from the fit, in a file of their own."""
+    embedding: str | None = None
+    """A published human embedding (.npy, objects x dimensions) that replaces the fit of `soften`."""
+
+
+class StoreSection(Section):
+    """Where results lie."""
+
+    root: str = "runs"
+    """Folder (or s3:// URL) that holds all artifacts."""
+
+
+class RaySection(Section):
+    """How Ray is started. None of these changes a result."""
+
+    address: str | None = None
+    """A running cluster's address; left out, RAY_ADDRESS counts, and without it Ray starts on this machine."""
+    num_cpus: int | None = None
+    """Logical CPUs of a local Ray; left out: the machine's cores, at least 4 (slots, not threads)."""
+    object_store_mb: int | None = None
+    """Shared memory of a local Ray in MB; left out: Ray decides."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: str | None = None
+    """Tracking server; left out, MLFLOW_TRACKING_URI counts, and without it `sqlite:///<root>/mlflow.db`."""
+    experiment: str = "alignet-ray"
+    """MLflow experiment."""
+
+
+class Embed(Section):
+    """embed: images -> embeddings of the frozen teacher."""
+
+    model: tuple[str, ...] = ("vit_so400m_patch14_siglip_384.webli",)
+    """The teacher: a timm name (pretrained weights), `NAME@FILE` (local checkpoint), `pip:efficientnet-lite0`,
+    `random:NAME`, or a folder that `distill` wrote. Several are concatenated."""
+    size: int | None = None
+    """Square input side in pixels; left out: the model's own."""
+    batch: int = 32
+    """Images per forward pass. Does not change a result."""
+    actors: int | None = None
+    """Embedding actors; left out: one per GPU, or one per two cores, at least two. Does not change a result."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the stored embeddings."""
+    max_bad: float = Field(0.01, ge=0, le=1)
+    """Share of unreadable images that is tolerated."""
+
+
+class Soften(Section):
+    """soften: human answers -> a model of human choices and their uncertainty."""
+
+    dims: int = 100
+    """Dimensions that the fit starts with."""
+    draws: int = 50
+    """Posterior draws that a choice probability is averaged over."""
+
+
+class Align(Section):
+    """align: a map from the teacher's embedding space to one whose similarities predict people's choices."""
+
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = Field(None, alias="from")
+    """A stored transform (.npz, .safetensors, an align artifact) to use instead of fitting one."""
+    map: Literal["affine", "low_rank", "diagonal", "orthogonal", "network"] = "low_rank"
+    """Form of the map."""
+    rank: int = 50
+    """Principal dimensions that a low-rank map acts on."""
+
+
+class Cluster(Section):
+    """cluster: k-means over the corpus."""
+
+    k: int = 500
+    """Clusters ("superordinate categories")."""
+    space: Literal["aligned", "raw"] = "aligned"
+    """Cluster the aligned or the raw embeddings."""
+
+
+class Label(Section):
+    """label: draw image triplets and let the teacher say which is the odd one."""
+
+    train: int = 100_000
+    """Training triplets."""
+    valid: int = 10_000
+    """Validation triplets."""
+
+
+class Distill(Section):
+    """distill: teach the student the teacher's similarity judgements."""
+
+    model: str = "vit_base_patch16_siglip_224.webli"
+    """The student's backbone (same spellings as embed.model)."""
+    size: int | None = None
+    """Square input side in pixels; left out: the model's own."""
+    workers: int | None = None
+    """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
+    control: bool = True
+    """Also train the control: the same student with the unaligned teacher's labels."""
+
+
+class Evaluate(Section):
+    """evaluate: is it closer to people, and no worse at anything else?"""
+
+    draws: int = 20
+    """Random images per object that a score is averaged over where objects have several images."""
+
+
+class Register(Section):
+    """register: the student into MLflow's model registry."""
+
+    name: str = "alignet-student"
+    """Registered model name."""
+    alias: str = "candidate"
+    """Alias that the new version gets."""
+
+
+warnings.filterwarnings(
+    "ignore", message='Field name "register" in "Config" shadows'
+)  # the stage's name is the section's
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = "run"
+    """The run's name: `<root>/refs/<name>` points at its artifacts."""
+    seed: int = 0
+    """Seed of everything random, the split of objects included."""
+    state_dir: str | None = None
+    """Local folder for the run lock, logs and embedded tracking; left out: the root (it must be local then)."""
+    corpus: Corpus = Corpus()
+    objects: Objects = Objects()
+    human: Human = Human()
+    embed: Embed = Embed()
+    soften: Soften = Soften()
+    align: Align = Align()
+    cluster: Cluster = Cluster()
+    label: Label = Label()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    register: Register = Register()
+    store: StoreSection = StoreSection()
+    ray: RaySection = RaySection()
+    tracking: Tracking = Tracking()
+
+    def to_yaml(self) -> str:
+        """The tree as YAML that `from_yaml` reloads exactly."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "Config":
+        """Read a YAML file.
+
+        Raises:
+            UserError: naming the file and the first wrong key or value.
+        """
+        try:
+            tree = yaml.safe_load(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f"--config {path}: {error.strerror or error}") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"--config {path} is not YAML: {str(error).splitlines()[0]}") from error
+        try:
+            return cls.model_validate(tree or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"--config {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+    def flat(self) -> dict[str, Any]:
+        """The tree as `{"distill.lr": 3e-5, ...}`: the names are the flags."""
+        return dict(_flatten(self.model_dump(mode="json"), ""))
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with `section__field=value` (or `field=value`) changes, validated."""
+        tree = self.model_dump(by_alias=False)
+        for key, value in changes.items():
+            *sections, field = key.split("__")
+            branch = tree
+            for section in sections:
+                branch = branch[section]
+            branch[field] = value
+        return type(self).model_validate(tree)
+
+
+def _flatten(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows

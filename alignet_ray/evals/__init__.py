@@ -1,0 +1,1 @@
+"""Evaluations: each turns embeddings into tidy scores."""

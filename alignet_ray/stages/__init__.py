@@ -1,0 +1,93 @@
+"""The graph of the line: which nodes there are, and who reads whom. Nothing else knows the order.
+
+A node is a stage in a role (`embed@corpus`). Each stage's module offers
+
+    VERSION                        raised by hand when its results change
+    inputs(cfg, role) -> dict      the config fields that change the result
+    sources(cfg, role) -> list     files and folders that it reads besides artifacts
+    run(work) -> None              does the work, writing into `work.out`
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from alignet_ray.config import Config
+from alignet_ray.screen import Screen
+from alignet_ray.store import Artifact, Draft
+from alignet_ray.tracking import Tracker
+
+STAGES = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: a stage in a role, and the names of the nodes whose artifacts it reads."""
+
+    stage: str
+    role: str = ""
+    parents: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`stage@role`, or `stage` alone."""
+        return f"{self.stage}@{self.role}" if self.role else self.stage
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage gets: its configuration and role, its finished parents by node name, and a folder to write to.
+
+    `facts` is a dictionary that a stage fills with what belongs into artifact.json (rows, figures, `warnings` list).
+    """
+
+    cfg: Config
+    node: Node
+    parents: Mapping[str, Artifact]
+    out: Draft
+    tracker: Tracker
+    screen: Screen
+    facts: dict[str, object]
+
+    @property
+    def role(self) -> str:
+        """The node's role."""
+        return self.node.role
+
+    def warn(self, message: str) -> None:
+        """A warning that a person can act on: printed now and kept in artifact.json."""
+        self.facts.setdefault("warnings", []).append(message)  # type: ignore[attr-defined]
+        self.screen.line(f"warning: {message}")
+
+
+def graph(cfg: Config) -> list[Node]:
+    """All nodes, each after its parents.
+
+    With a network teacher the teacher's own weights come out of `align`, so `embed` of objects and corpus reads it, and
+    the control's labels need the corpus embedded by the untouched teacher as well (`embed@raw`).
+    """
+    network = cfg.align.map == "network" and not cfg.align.from_
+    if network:
+        teacher = [
+            Node("align", "", ("soften",)),
+            Node("embed", "objects", ("align",)),
+            Node("embed", "corpus", ("align",)),
+        ]
+    else:
+        teacher = [Node("embed", "objects"), Node("embed", "corpus"), Node("align", "", ("soften", "embed@objects"))]
+    students = {"student": ("label@aligned", "embed@corpus")}
+    if cfg.distill.control:
+        raw = "embed@raw" if network else "embed@corpus"
+        teacher += [Node("embed", "raw")] if network else []
+        students["control"] = ("label@raw", raw)
+    nodes = [Node("soften"), *teacher, Node("cluster", "", ("soften", "embed@corpus", "align"))]
+    for role, (label, embedded) in students.items():
+        drawn = (
+            ("soften", "cluster") if role == "student" else ("label@aligned",)
+        )  # the control relabels the same images
+        nodes.append(Node("label", label.split("@")[1], (embedded, "align", *drawn)))
+        nodes.append(Node("distill", role, (label, embedded, "align", "cluster", "soften")))
+    nodes.append(Node("embed", "base"))
+    nodes += [Node("embed", role, (f"distill@{role}",)) for role in students]
+    trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")]
+    read = ("soften", "align", "embed@objects", "embed@corpus", "embed@base", "cluster", "label@aligned", *trained)
+    return [*nodes, Node("evaluate", "", read), Node("register", "", ("distill@student", "evaluate"))]

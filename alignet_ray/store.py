@@ -1,0 +1,256 @@
+"""The artifact store: immutable folders, named by what went into them.
+
+    <root>/<stage>/<id>/       parts and files of one artifact
+      artifact.json            what it is made of: config, parents, rows, bytes, seconds, versions, warnings
+      _SUCCESS                 written last; a folder without it is unfinished: resumed or discarded, never read
+    <root>/refs/<name>.json    human names -> ids
+
+The root is a local folder or a URL that pyarrow understands (`s3://bucket/prefix`). Artifact and Draft are small values
+(three strings): they travel to Ray workers as they are.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from alignet_ray.errors import UserError
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "artifact.json"
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Hash of a JSON-able value, the same on every machine (hex, `length` characters)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """pyarrow filesystem and path of a local path or URL; local paths become absolute."""
+    if "://" in uri:
+        try:
+            return pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise UserError(f"cannot open {uri}: {str(error).splitlines()[0]}") from error
+    return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One finished artifact: read only.
+
+    Attributes:
+        root: the store's root (absolute path or URL).
+        stage: stage name, the folder under the root.
+        id: hash of all that went into it.
+    """
+
+    root: str
+    stage: str
+    id: str
+
+    @property
+    def uri(self) -> str:
+        """Folder as a path or URL."""
+        return f"{self.root}/{self.stage}/{self.id}"
+
+    def where(self, name: str = "") -> tuple[pafs.FileSystem, str]:
+        """Filesystem and path of a member."""
+        fs, base = filesystem(self.root)
+        return fs, "/".join(filter(None, (base, self.stage, self.id, name)))
+
+    @property
+    def finished(self) -> bool:
+        """Whether `_SUCCESS` stands."""
+        return self.has(SUCCESS)
+
+    def has(self, name: str) -> bool:
+        """Whether a member file exists."""
+        fs, path = self.where(name)
+        return fs.get_file_info(path).type == pafs.FileType.File
+
+    def files(self, folder: str = "", suffix: str = "", deep: bool = False) -> list[str]:
+        """Names of member files under `folder`, relative to the artifact, sorted; unfinished temporaries left out."""
+        fs, path = self.where()
+        base = f"{path}/{folder}".rstrip("/")
+        infos = fs.get_file_info(pafs.FileSelector(base, recursive=deep, allow_not_found=True))
+        names = (i.path[len(path) + 1 :] for i in infos if i.type == pafs.FileType.File)
+        return sorted(n for n in names if n.endswith(suffix) and not Path(n).name.startswith("."))
+
+    def parts(self, folder: str = "") -> list[str]:
+        """The Parquet parts `part-*.parquet` of a table, in order."""
+        return [n for n in self.files(folder, ".parquet") if Path(n).name.startswith("part-")]
+
+    def read_bytes(self, name: str) -> bytes:
+        """Content of a member."""
+        fs, path = self.where(name)
+        with fs.open_input_stream(path) as stream:
+            return stream.read()
+
+    def read_json(self, name: str) -> Any:
+        """Content of a JSON member."""
+        return json.loads(self.read_bytes(name))
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One Parquet member."""
+        fs, path = self.where(name)
+        return pq.read_table(path, columns=columns, filesystem=fs, memory_map=isinstance(fs, pafs.LocalFileSystem))
+
+    def read_parts(self, folder: str = "", columns: list[str] | None = None) -> pa.Table:
+        """All parts of a table, concatenated in order."""
+        names = self.parts(folder)
+        assert names, f"{self.uri}/{folder} holds no parts"
+        return pa.concat_tables([self.read_table(n, columns) for n in names])
+
+    def iter_parts(self, folder: str = "", columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The parts of a table one by one."""
+        for name in self.parts(folder):
+            yield self.read_table(name, columns)
+
+    def local(self, name: str = "") -> Path:
+        """A member (or the whole folder) as a local path; fetched to a temporary folder when the root is remote."""
+        fs, path = self.where(name)
+        if isinstance(fs, pafs.LocalFileSystem):
+            return Path(path)
+        target = Path(tempfile.mkdtemp(prefix="alignet-")) / (name or self.id)
+        pafs.copy_files(path, str(target), source_filesystem=fs)
+        return target
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """artifact.json."""
+        manifest: dict[str, Any] = self.read_json(MANIFEST)
+        return manifest
+
+
+@dataclass(frozen=True)
+class Draft(Artifact):
+    """An artifact being written. Every write is atomic: a reader sees a whole file or none."""
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write one member."""
+        fs, path = self.where(name)
+        if not isinstance(fs, pafs.LocalFileSystem):
+            with fs.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        with self.atomic(name) as temporary:
+            temporary.write_bytes(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON member."""
+        self.write_bytes(name, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+    def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
+        """Write one Parquet member (zstd, no dictionary)."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": False} | options)
+        self.write_bytes(name, sink.getvalue())
+
+    def atomic(self, name: str) -> "_Atomic":
+        """Context manager: a local temporary path that becomes member `name` on success and vanishes on failure."""
+        return _Atomic(self, name)
+
+    def remove(self, name: str) -> None:
+        """Delete a member (an unfinished part that cannot be used)."""
+        fs, path = self.where(name)
+        if self.has(name):
+            fs.delete_file(path)
+
+    def finish(self, manifest: dict[str, Any]) -> Artifact:
+        """Write artifact.json with every member's size, then `_SUCCESS`; from here on the artifact is immutable."""
+        names = [n for n in self.files(deep=True) if n not in (MANIFEST, SUCCESS)]
+        fs, base = self.where()
+        sizes = {n: i.size for n, i in zip(names, fs.get_file_info([f"{base}/{n}" for n in names]), strict=True)}
+        self.write_json(MANIFEST, manifest | {"files": sizes, "bytes": sum(sizes.values())})
+        self.write_bytes(SUCCESS, b"")
+        return Artifact(self.root, self.stage, self.id)
+
+
+class _Atomic:
+    def __init__(self, draft: Draft, name: str) -> None:
+        self.draft, self.name = draft, name
+        fs, self.path = draft.where(name)
+        self.is_local = isinstance(fs, pafs.LocalFileSystem)
+        folder = Path(self.path).parent if self.is_local else Path(tempfile.mkdtemp(prefix="alignet-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.temporary = folder / f".{Path(name).name}.{uuid.uuid4().hex[:8]}"
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+        elif self.is_local:
+            os.replace(self.temporary, self.path)
+        else:
+            self.draft.write_bytes(self.name, self.temporary.read_bytes())
+            self.temporary.unlink()
+
+
+@dataclass(frozen=True)
+class Store:
+    """All artifacts under one root."""
+
+    root: str
+
+    @classmethod
+    def open(cls, root: str) -> "Store":
+        """Open a root; a local one becomes absolute."""
+        return cls(root.rstrip("/") if "://" in root else filesystem(root)[1])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the root is a folder of this machine."""
+        return "://" not in self.root
+
+    def artifact(self, stage: str, id: str) -> Artifact:
+        """An artifact by id, finished or not."""
+        return Artifact(self.root, stage, id)
+
+    def draft(self, stage: str, id: str) -> Draft:
+        """A folder to write to (it may hold parts of an interrupted run)."""
+        draft = Draft(self.root, stage, id)
+        fs, path = draft.where()
+        fs.create_dir(path, recursive=True)
+        return draft
+
+    def delete(self, artifact: Artifact) -> None:
+        """Remove an artifact: `_SUCCESS` first, so that a half-deleted folder is never read."""
+        fs, path = artifact.where()
+        if artifact.finished:
+            fs.delete_file(f"{path}/{SUCCESS}")
+        fs.delete_dir(path)
+
+    def all(self, stages: list[str]) -> list[Artifact]:
+        """Every artifact folder of these stages, finished or not."""
+        fs, base = filesystem(self.root)
+        found = []
+        for stage in stages:
+            infos = fs.get_file_info(pafs.FileSelector(f"{base}/{stage}", allow_not_found=True))
+            found += [self.artifact(stage, i.base_name) for i in infos if i.type == pafs.FileType.Directory]
+        return sorted(found, key=lambda a: (stages.index(a.stage), a.id))
+
+    def write_ref(self, name: str, value: dict[str, Any]) -> None:
+        """Point a human name at ids."""
+        Draft(self.root, "refs", "").write_json(f"{name}.json", value)
+
+    def read_ref(self, name: str) -> dict[str, Any] | None:
+        """What a human name points at; None if it is not known."""
+        ref = Artifact(self.root, "refs", "")
+        return ref.read_json(f"{name}.json") if ref.has(f"{name}.json") else None
+
+    def refs(self) -> list[str]:
+        """All human names."""
+        return [Path(n).stem for n in Artifact(self.root, "refs", "").files(suffix=".json")]

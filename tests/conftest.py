@@ -1,0 +1,65 @@
+"""Shared fixtures: one Ray for the whole session, a store and a Work that lead nowhere outside tmp_path."""
+
+import os
+
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DATA_DISABLE_PROGRESS_BARS="1",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="60",
+    RAY_TRAIN_METRICS_ENABLED="0",
+    RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
+)
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from alignet_ray.config import Config
+from alignet_ray.screen import Screen
+from alignet_ray.stages import Node, Work
+from alignet_ray.store import Artifact, Store
+from alignet_ray.tracking import Tracker
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=400_000_000,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def make_work(store: Store) -> Callable[..., Work]:
+    """make_work(cfg, "label@aligned", {"cluster": artifact, ...}) -> Work with an empty draft."""
+
+    def make(cfg: Config, name: str, parents: dict[str, Artifact] | None = None, id: str = "test") -> Work:
+        stage, _, role = name.partition("@")
+        draft = store.draft(stage, f"{role}{id}")
+        return Work(cfg, Node(stage, role, tuple(parents or {})), parents or {}, draft, Tracker(), Screen(), {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The real sample (images and human-derived data); tests that need it skip where it is not."""
+    folder = os.environ.get("ALIGNET_SAMPLE")
+    if not folder:
+        pytest.skip("ALIGNET_SAMPLE is not set: the real sample is not here")
+    return Path(folder)
