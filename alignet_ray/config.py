@@ -120,19 +120,48 @@ class Align(Section):
 class Cluster(Section):
     """cluster: k-means over the corpus."""
 
-    k: int = 500
+    k: int = Field(500, ge=2)
     """Clusters ("superordinate categories")."""
     space: Literal["aligned", "raw"] = "aligned"
     """Cluster the aligned or the raw embeddings."""
+    spherical: bool = False
+    """Cluster directions: rows and centroids have length one."""
+    restarts: int = Field(1, ge=1)
+    """Fits from different k-means++ seedings; the one of lowest inertia is kept."""
+    iterations: int = Field(50, ge=1)
+    """Lloyd passes at most."""
+    tolerance: float = Field(1e-4, ge=0)
+    """Stop when a pass lowers the inertia by less than this share of it."""
+    moved: float = Field(1e-3, ge=0, le=1)
+    """Stop when a pass moves less than this share of the images to another cluster."""
+    seeding: int = Field(20_000, ge=1)
+    """Images (random ones) that the k-means++ seeding looks at; at least 20 per cluster are taken."""
 
 
 class Label(Section):
-    """label: draw image triplets and let the teacher say which is the odd one."""
+    """label: draw image triplets and let the teacher say which is the odd one.
 
-    train: int = 100_000
-    """Training triplets."""
-    valid: int = 10_000
-    """Validation triplets."""
+    The six kinds of draw are mixed in proportion to their weights.
+    """
+
+    train: int = Field(100_000, ge=1)
+    """Training triplets, exactly."""
+    valid: int = Field(10_000, ge=1)
+    """Validation triplets; on a small corpus as many as there are."""
+    held_out: float = Field(0.1, gt=0, lt=1)
+    """Share of the images that are set aside: validation triplets use these alone, training triplets none of them."""
+    cluster_border: float = Field(1.0, ge=0)
+    """Weight of: two images of one cluster and one of another."""
+    within_cluster: float = Field(0.0, ge=0)
+    """Weight of: three images of one cluster."""
+    class_border: float = Field(0.0, ge=0)
+    """Weight of: two images of one class (folder) and one of another."""
+    within_class: float = Field(0.0, ge=0)
+    """Weight of: three images of one class."""
+    between_class: float = Field(0.0, ge=0)
+    """Weight of: one image of each of three classes."""
+    uniform: float = Field(0.0, ge=0)
+    """Weight of: any three images."""
 
 
 class Distill(Section):
@@ -153,6 +182,10 @@ class Evaluate(Section):
 
     draws: int = 20
     """Random images per object that a score is averaged over where objects have several images."""
+    triplets: int = Field(1_000_000, ge=1)
+    """Triplets of test objects to score: all of them, or so many drawn at random where there are more."""
+    bootstrap: int = Field(1000, ge=20)
+    """Resamplings of the test objects that the intervals come from."""
 
 
 class Register(Section):

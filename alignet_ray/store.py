@@ -39,7 +39,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """pyarrow filesystem and path of a local path or URL; local paths become absolute."""
     if "://" in uri:
         try:
-            return pafs.FileSystem.from_uri(uri)
+            found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
+            return found
         except (pa.ArrowInvalid, OSError, ValueError) as error:
             raise UserError(f"cannot open {uri}: {str(error).splitlines()[0]}") from error
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
@@ -77,7 +78,8 @@ class Artifact:
     def has(self, name: str) -> bool:
         """Whether a member file exists."""
         fs, path = self.where(name)
-        return fs.get_file_info(path).type == pafs.FileType.File
+        found: bool = fs.get_file_info(path).type == pafs.FileType.File
+        return found
 
     def files(self, folder: str = "", suffix: str = "", deep: bool = False) -> list[str]:
         """Names of member files under `folder`, relative to the artifact, sorted; unfinished temporaries left out."""
@@ -95,7 +97,8 @@ class Artifact:
         """Content of a member."""
         fs, path = self.where(name)
         with fs.open_input_stream(path) as stream:
-            return stream.read()
+            data: bytes = stream.read()
+        return data
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON member."""
@@ -250,6 +253,10 @@ class Store:
         """What a human name points at; None if it is not known."""
         ref = Artifact(self.root, "refs", "")
         return ref.read_json(f"{name}.json") if ref.has(f"{name}.json") else None
+
+    def delete_ref(self, name: str) -> None:
+        """Forget a human name; its artifacts stay."""
+        Draft(self.root, "refs", "").remove(f"{name}.json")
 
     def refs(self) -> list[str]:
         """All human names."""

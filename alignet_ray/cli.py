@@ -1,0 +1,219 @@
+"""The command line: one verb a stage, and the verbs about runs. A stage is imported only when it is called."""
+
+import contextlib
+import difflib
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+from alignet_ray.presets import PRESETS
+
+STAGE_VERBS = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
+OVERVIEW = """alignet-ray: vision models that see similarity as people do.
+
+usage: alignet-ray VERB [PRESET] [--config FILE] [--section.field VALUE ...] [--debug]
+
+whole runs   run       the whole line; finished steps are reused
+             plan      what `run` would do, and why, without doing it
+stages       embed soften align cluster label distill evaluate register
+                       the line up to that stage
+results      ls        artifacts and runs under a root        --store.root DIR
+             show      a preset, a run or an artifact, as YAML or JSON
+             compare   the scores of several runs side by side
+             verify    is this triplet file, folder or transform sane?
+             rm, gc    delete an artifact or a run's name; all that no run names
+measure      bench     ours against plain loops, side by side
+
+presets      {presets}
+             `alignet-ray run PRESET --help` lists every field with its value.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point: exits 0 on success, 2 on a mistake that the user can mend, 1 on a bug of ours, 130 when stopped."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    try:
+        _dispatch(args)
+    except KeyboardInterrupt:
+        print("\nstopped: finished steps are kept; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        mistake = mendable(error)
+        if mistake:
+            print(f"alignet-ray: {mistake}", file=sys.stderr)
+            sys.exit(2)
+        if not debug:
+            last = str(error).strip().splitlines() or [""]
+            print(
+                f"alignet-ray: this should not happen: {type(error).__name__}: {last[-1][:500]}\n"
+                "run it again with --debug for the traceback",
+                file=sys.stderr,
+            )
+        sys.exit(1)
+
+
+def mendable(error: BaseException) -> str | None:
+    """The message of the user's mistake inside an error, which workers wrap several times; None if there is none."""
+    for inner in _chain(error):
+        if isinstance(inner, UserError) and "\n" not in str(inner).strip():
+            return str(inner)
+        if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {inner.filename}" if inner.filename else ""
+            return f"the disk is full{where}: free some room (alignet-ray gc) and run it again"
+        if "No space left on device" in str(inner):
+            return "the disk is full: free some room (alignet-ray gc) and run it again"
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    queue: list[BaseException | None] = [error]
+    seen = set()
+    while queue:
+        inner = queue.pop(0)
+        if inner is None or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        yield inner
+        failures = getattr(inner, "worker_failures", None) or {}
+        queue += [getattr(inner, "cause", None), inner.__cause__, inner.__context__, *failures.values()]
+
+
+def _dispatch(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(OVERVIEW.format(presets=" ".join(PRESETS)))
+        return
+    if args[0] in ("-V", "--version"):
+        from alignet_ray import __version__
+
+        print(__version__)
+        return
+    verb, *rest = args
+    if verb in STAGE_VERBS:
+        _run(verb, rest)
+    elif verb in VERBS:
+        VERBS[verb](rest)
+    else:
+        raise UserError(_unknown("verb", verb, (*VERBS, *STAGE_VERBS)))
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def parse(verb: str, args: list[str]) -> Config:
+    """Config of `[PRESET] [--config FILE] [--section.field VALUE ...]`.
+
+    Raises:
+        UserError: an unknown preset or field (with the nearest known one), or a value of the wrong type.
+    """
+    import tyro
+
+    rest = list(args)
+    base = Config()
+    if rest and not rest[0].startswith("-"):
+        name = rest.pop(0)
+        if name not in PRESETS:
+            raise UserError(_unknown("preset", name, PRESETS))
+        base = PRESETS[name]()
+    if "--config" in rest:
+        at = rest.index("--config")
+        if at + 1 == len(rest):
+            raise UserError("--config needs a file: write --config run.yaml")
+        base = Config.from_yaml(rest[at + 1])
+        del rest[at : at + 2]
+    fields = _flags(base)
+    for flag in (a.split("=")[0] for a in rest if a.startswith("--") and a != "--help"):
+        if flag.replace("_", "-") not in fields:
+            raise UserError(_unknown("option", flag, fields))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(Config, default=base, args=rest, prog=f"alignet-ray {verb}")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_plain(errors.getvalue())) from None
+
+
+def _flags(base: Config) -> list[str]:
+    flags = []
+    for name in base.flat():
+        section, dot, field = name.rpartition(".")
+        dashed = f"{section}{dot}{field}".replace("_", "-")
+        flags += [f"--{dashed}", f"--{section}{dot}no-{field}".replace("_", "-")]
+    return flags
+
+
+def _plain(box: str) -> str:
+    """The message inside tyro's drawn box, on one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    body = [line for line in lines[1:] if line]
+    until = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
+    return " ".join(body[:until]) or "the options could not be read"
+
+
+def _run(stage: str | None, args: list[str]) -> None:
+    cfg = parse(stage or "run", args)
+    from alignet_ray.screen import Screen
+    from alignet_ray.stages import pipeline
+
+    screen = Screen()
+    artifacts = pipeline.run(cfg, screen, pipeline.targets(cfg, stage) if stage else None)
+    screen.line()
+    pipeline.farewell(cfg, artifacts, screen)
+
+
+def _plan(args: list[str]) -> None:
+    cfg = parse("plan", args)
+    from alignet_ray import runtime
+    from alignet_ray.screen import Screen, table
+    from alignet_ray.stages import pipeline
+    from alignet_ray.store import Store
+
+    state = runtime.state_dir(cfg)
+    found = pipeline.world(cfg, state)
+    if found and not (found[1] / "world.json").exists():
+        rows = pipeline.unmade(cfg)
+    else:
+        resolved = pipeline.resolve(cfg, state, Screen())
+        rows = [pipeline.describe(s) for s in pipeline.plan(resolved, Store.open(cfg.store.root))]
+    print(table(rows))
+    todo = sum(r["state"] != "finished" for r in rows)
+    print(f"\n{todo} of {len(rows)} steps to do" if todo else "\nnothing to do: everything is finished")
+
+
+def _late(name: str) -> Callable[[list[str]], None]:
+    """A verb of results.py, imported when it is called."""
+
+    def call(args: list[str]) -> None:
+        from alignet_ray import results
+
+        getattr(results, name)(args)
+
+    return call
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "run": lambda args: _run(None, args),
+    "plan": _plan,
+    **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "bench")},
+}
+
+
+if __name__ == "__main__":
+    main()

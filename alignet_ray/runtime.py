@@ -1,0 +1,159 @@
+"""Ray's start and stop, where logs go, and what the machine offers. Ray is imported when it is started, not before."""
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TQDM_DISABLE": "1",
+}
+"""Environment of driver and workers: no usage reports, no progress bars but ours."""
+
+
+def state_dir(cfg: Config) -> Path:
+    """The local folder for lock, logs, worlds and embedded tracking.
+
+    Raises:
+        UserError: the root is remote and no --state-dir is given, or the folder cannot be written.
+    """
+    folder = cfg.state_dir or cfg.store.root
+    if "://" in folder:
+        raise UserError(f"--store.root {folder} is remote: give a local folder with --state-dir as well")
+    path = Path(folder).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error.strerror}): choose another --store.root") from error
+    return path
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the root for this run; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another live process holds it.
+    """
+    with (folder / "run.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            file.seek(0)
+            raise UserError(
+                f"{folder} is in use by another run ({file.read().strip() or 'unknown'}): wait for it, stop it, "
+                "or choose another --store.root"
+            ) from error
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def log_to(path: Path) -> None:
+    """Send all Python logging and warnings of this process to a file; the screen stays ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    for name in ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+
+
+def start(cfg: Config) -> str:
+    """Start Ray on this machine or join a cluster, once; returns where its worker logs lie."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    import ray
+
+    if ray.is_initialized():
+        return ""
+    address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {}
+    if address == "local":
+        options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
+        options["include_dashboard"] = False
+        if cfg.ray.object_store_mb:
+            options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
+    kept = list(logging.getLogger("ray").handlers)
+    try:
+        context: Any = ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            runtime_env={"env_vars": QUIET},
+            **options,
+        )
+    except ConnectionError as error:
+        raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
+    if kept:
+        logging.getLogger("ray").handlers = kept
+    return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+def stop() -> None:
+    """Stop Ray if this process started it."""
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within it, SIGTERM stops the run the way Ctrl-C does."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def provenance() -> dict[str, object]:
+    """Git commit of the running code (if it is a checkout), and library versions."""
+    here = Path(__file__).parent
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        commit = done.stdout.strip()
+    names = ("alignet-ray", "ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
+    return {
+        "commit": commit,
+        "python": sys.version.split()[0],
+        "versions": {name: version(name) for name in names},
+    }

@@ -1,0 +1,92 @@
+"""register: the student becomes a version in MLflow's model registry, with a card that says what it is and how good."""
+
+from typing import Any
+
+from alignet_ray import tracking
+from alignet_ray.config import Config
+from alignet_ray.screen import table
+from alignet_ray.stages import Work
+from alignet_ray.store import Artifact
+
+VERSION = 1
+CARD = """# {name}
+
+A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
+
+## Recipe
+* teacher: {teacher} ({map} map), aligned with people's odd-one-out answers
+* student: {backbone} at {size} px, triplet head of {head} dimensions
+* artifact: distill/{id}, seed {seed}; whole configuration in the run's parameters
+
+## Scores on objects that no training saw
+```
+{table}
+```
+{scores}
+
+## Use
+    model, preprocess = alignet_ray.load("models:/{name}@{alias}")
+    model(preprocess(image)[None]).embedding
+
+## Limits
+Judged on {objects} test objects; the similarity it learned is that of the people whose answers it was given.
+The base weights keep their own licence ({backbone}).
+"""
+
+
+def inputs(cfg: Config, role: str) -> dict[str, Any]:
+    """The registered name and alias."""
+    return cfg.register.model_dump(mode="json")
+
+
+def sources(cfg: Config, role: str) -> list[str]:
+    """Nothing besides artifacts."""
+    return []
+
+
+def estimate(cfg: Config, role: str) -> str:
+    """For the plan."""
+    return f"1 version of {cfg.register.name}"
+
+
+def run(work: Work) -> None:
+    """Log the student with signature, input example and card, register it and move the alias."""
+    student = work.parents["distill@student"]
+    card = _card(work, student, work.parents["evaluate"])
+    work.out.write_bytes("card.md", card.encode())
+    version = tracking.register_student(
+        work.tracker,
+        folder=student.local(),
+        card=work.out.local("card.md"),
+        name=work.cfg.register.name,
+        alias=work.cfg.register.alias,
+        tags={"alignet.distill": student.id, "alignet.evaluate": work.parents["evaluate"].id},
+    )
+    work.out.write_json("version.json", version)
+    work.facts["version"] = version["version"]
+    work.screen.line(f"   {version['model']} is version {version['version']} of {version['name']}")
+
+
+def _card(work: Work, student: Artifact, evaluated: Artifact) -> str:
+    """The model card, from what the artifacts say."""
+    info = student.read_json("model.json")
+    rows = evaluated.read_table("scores.parquet").to_pylist()
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    objects = evaluated.manifest["facts"].get("test_objects", "the")
+    from alignet_ray import __version__
+
+    return CARD.format(
+        name=work.cfg.register.name,
+        alias=work.cfg.register.alias,
+        backbone=info["backbone"],
+        size=info["size"],
+        head=info["head"],
+        teacher=" + ".join(work.cfg.embed.model),
+        map=work.cfg.align.map,
+        id=student.id,
+        seed=work.cfg.seed,
+        version=__version__,
+        table="\n".join(map(str, evaluated.manifest["facts"].get("table", []))),
+        scores=f"```\n{table(shown)}\n```",
+        objects=objects,
+    )

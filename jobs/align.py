@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/align.py [PRESET] [--section.field VALUE ...]`: the line up to align."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["align", *sys.argv[1:]])

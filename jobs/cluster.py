@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/cluster.py [PRESET] [--section.field VALUE ...]`: the line up to cluster."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["cluster", *sys.argv[1:]])

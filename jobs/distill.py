@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/distill.py [PRESET] [--section.field VALUE ...]`: the line up to distill."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["distill", *sys.argv[1:]])

@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/embed.py [PRESET] [--section.field VALUE ...]`: the line up to embed."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["embed", *sys.argv[1:]])

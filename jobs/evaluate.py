@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/evaluate.py [PRESET] [--section.field VALUE ...]`: the line up to evaluate."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["evaluate", *sys.argv[1:]])

@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/label.py [PRESET] [--section.field VALUE ...]`: the line up to label."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["label", *sys.argv[1:]])

@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/pipeline.py [PRESET] [--section.field VALUE ...]`: the whole line."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["run", *sys.argv[1:]])

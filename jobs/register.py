@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/register.py [PRESET] [--section.field VALUE ...]`: the line up to register."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["register", *sys.argv[1:]])

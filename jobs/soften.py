@@ -1,0 +1,8 @@
+"""`ray job submit --working-dir . -- python jobs/soften.py [PRESET] [--section.field VALUE ...]`: the line up to soften."""
+
+import sys
+
+from alignet_ray.cli import main
+
+if __name__ == "__main__":
+    main(["soften", *sys.argv[1:]])

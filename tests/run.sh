@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Everything that is checked: ruff, mypy, pytest. Makes .venv when no environment is active; a second call installs nothing.
+#   bash tests/run.sh          the default tests
+#   bash tests/run.sh --all    the slow ones as well (hours of faults and long runs)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source jobs/environment.sh test
+
+ruff check .
+ruff format --check .
+mypy alignet_ray
+if [ "${1:-}" = "--all" ]; then shift; python -m pytest "$@"; else python -m pytest -m "not slow" "$@"; fi

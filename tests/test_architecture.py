@@ -1,0 +1,126 @@
+"""The house's rules, kept by a test: which way imports go, who may import Ray and MLflow, how large a room may grow."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "alignet_ray"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# Each room may import from itself, from the ground, and from the rooms listed.
+GROUND = {"errors", "config", "store", "screen"}
+ROOMS = {
+    "core": {"errors"},
+    "data": GROUND | {"core"},
+    "models": GROUND | {"core", "data"},
+    "evals": GROUND | {"core", "data", "models"},
+    "report": GROUND | {"core", "data", "models", "evals"},
+    "stages": GROUND | {"core", "data", "models", "evals", "report", "runtime", "tracking"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules that a file imports, and whether at its top level."""
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in top
+            yield from ((f"{node.module}.{alias.name}", id(node) in top) for alias in node.names)
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows_run_one_way(path: Path) -> None:
+    mine = room(path)
+    if mine not in ROOMS:
+        return
+    used = {m.split(".")[1] for m, _ in imports(path) if m.startswith("alignet_ray.")} - {"__version__"}
+    assert used <= ROOMS[mine] | {mine}, f"{path.name} reaches into {used - ROOMS[mine] - {mine}}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_ray_and_mlflow_stay_in_their_rooms(path: Path) -> None:
+    used = {m.split(".")[0] for m, _ in imports(path)}
+    inside = path.relative_to(PACKAGE).as_posix()
+    if not inside.startswith("stages/") and inside != "runtime.py":
+        assert "ray" not in used
+    if inside not in ("tracking.py", "models/hub.py", "models/serving.py"):
+        assert "mlflow" not in used
+
+
+def test_a_stage_never_imports_another() -> None:
+    for path in (PACKAGE / "stages").glob("*.py"):
+        used = {m for m, _ in imports(path) if re.match(r"alignet_ray\.stages\.\w", m)}
+        used = {m.split(".")[2] for m in used if m.split(".")[2].islower() and m.split(".")[2] != "graph"}
+        assert not used - {"pipeline", path.stem} or path.stem == "pipeline", f"{path.name}: {used}"
+
+
+def test_rooms_stay_small() -> None:
+    for path in MODULES:
+        lines = len(path.read_text().splitlines())
+        limit = 250 if room(path) == "stages" and path.stem != "pipeline" else 400
+        assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines, {limit} at most"
+    banned = {"utils", "helpers", "common"}
+    assert not [p for p in MODULES if p.stem in banned or p.stem.endswith(("_v2", "_final"))]
+
+
+def test_functions_stay_short() -> None:
+    lengths = [
+        ((node.end_lineno or 0) - node.lineno + 1, f"{path.name}:{node.name}")
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert max(lengths)[0] <= 75, max(lengths)
+    assert sorted(lengths)[len(lengths) // 2][0] <= 15
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in [*MODULES, *(ROOT / "jobs").glob("*.py")]:
+        text = path.read_text()
+        assert "allow_pickle=True" not in text, path
+        assert not re.search(r"^\s*(import|from) (pickle|joblib|dill)", text, re.M), path
+        for call in re.findall(r"torch\.load\([^\n]*", text):
+            assert "weights_only=True" in call, f"{path}: {call}"
+
+
+def test_importing_the_package_is_light() -> None:
+    heavy = "'ray', 'torch', 'mlflow', 'timm'"
+    code = f"import sys, alignet_ray, alignet_ray.cli; print([m for m in ({heavy}) if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_top_level_is_as_agreed() -> None:
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in listed.splitlines()}
+    agreed = {"alignet_ray", "jobs", "cluster", "tests", "pyproject.toml", "README.md", "LICENSE"}
+    assert {t for t in top if not t.startswith(".")} <= agreed
+
+
+def test_the_readme_tree_is_the_disk() -> None:
+    """Every module and job is named in the README's annotated tree, and nothing else is."""
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"<!-- tree -->\n```\n(.*?)```", text, re.S)
+    assert tree, "the README has no annotated tree"
+    named = set(re.findall(r"[\w.]+\.(?:py|sh)\b", tree.group(1)))
+    files = [p for p in MODULES if p.name != "__init__.py"]
+    files += [*(ROOT / "jobs").glob("*.py"), *(ROOT / "jobs").glob("*.sh")]
+    disk = {p.name for p in files}
+    stage_jobs = {
+        f"{s}.py" for s in ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
+    }
+    assert disk - stage_jobs <= named, f"missing in the README: {disk - stage_jobs - named}"
+    assert named - {"__init__.py", "conftest.py", "run.sh"} <= disk | {p.name for p in (ROOT / "tests").glob("*.py")}

@@ -1,0 +1,96 @@
+"""The store: nothing unfinished is read, nothing half-written is left, values travel."""
+
+import pickle
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignet_ray.errors import UserError
+from alignet_ray.store import SUCCESS, Artifact, Store, digest
+
+
+def test_an_artifact_is_finished_only_with_success(store: Store) -> None:
+    draft = store.draft("embed", "abc")
+    draft.write_table("part-00000.parquet", pa.table({"x": [1, 2]}))
+    draft.write_table("part-00001.parquet", pa.table({"x": [3]}))
+    assert not draft.finished
+    done = draft.finish({"node": "embed@corpus"})
+    assert done.finished
+    assert done.read_parts()["x"].to_pylist() == [1, 2, 3]
+    assert done.manifest["files"].keys() == {"part-00000.parquet", "part-00001.parquet"}
+    assert done.manifest["bytes"] == sum(done.manifest["files"].values())
+
+
+def test_a_failed_write_leaves_nothing(store: Store) -> None:
+    draft = store.draft("embed", "abc")
+
+    def write_half() -> None:
+        with draft.atomic("part-00000.parquet") as path:
+            path.write_bytes(b"half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_half()
+    assert list(Path(draft.uri).iterdir()) == []
+
+
+def test_a_temporary_of_a_killed_run_is_not_a_member(store: Store) -> None:
+    draft = store.draft("embed", "abc")
+    (Path(draft.uri) / ".part-00000.parquet.1234").write_bytes(b"half")
+    assert draft.files() == []
+    assert draft.parts() == []
+
+
+def test_readers_never_see_half_a_file(store: Store) -> None:
+    draft = store.draft("embed", "abc")
+    table = pa.table({"x": list(range(20_000))})
+    draft.write_table("part-00000.parquet", table)
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        while not stop.is_set():
+            draft.write_table("part-00000.parquet", table)
+
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    try:
+        for _ in range(30):
+            assert len(draft.read_table("part-00000.parquet")) == 20_000
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_artifacts_travel(store: Store) -> None:
+    artifact = store.artifact("embed", "abc")
+    assert pickle.loads(pickle.dumps(artifact)) == artifact
+
+
+def test_delete_takes_success_first(store: Store) -> None:
+    draft = store.draft("embed", "abc")
+    draft.finish({})
+    store.delete(Artifact(store.root, "embed", "abc"))
+    assert not Path(draft.uri).exists()
+
+
+def test_refs(store: Store) -> None:
+    store.write_ref("night", {"nodes": {"soften": "1"}})
+    assert store.refs() == ["night"]
+    assert store.read_ref("night") == {"nodes": {"soften": "1"}}
+    assert store.read_ref("day") is None
+    store.delete_ref("night")
+    assert store.refs() == []
+
+
+def test_unknown_schemes_are_a_users_mistake() -> None:
+    with pytest.raises(UserError, match="nosuch"):
+        Store.open("nosuch://x/y").artifact("embed", "a").has(SUCCESS)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.none()))
+def test_digest_ignores_key_order(value: dict[str, object]) -> None:
+    assert digest(value) == digest(dict(reversed(list(value.items()))))
