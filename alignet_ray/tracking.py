@@ -3,11 +3,12 @@
 One run per pipeline run, a child run per node; params are the flattened config, data sets the artifacts (digest = id).
 """
 
+import contextlib
 import logging
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,8 @@ class Tracker:
 
         now = int(time.time() * 1000)
         rows = [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        try:
+        with _survive(f"metrics of step {step}"):
             client(self.uri).log_batch(self.run_id, metrics=rows)
-        except Exception as error:  # the work is worth more than its log
-            log.warning("metrics of step %d lost: %s", step, error)
 
 
 def client(uri: str) -> Any:
@@ -98,16 +97,18 @@ class Session:
         return cls(uri, found.experiment_id)
 
     def begin(self, name: str, cfg: Config | None, tags: dict[str, str], parent: str = "") -> Tracker:
-        """Start a run (a child of `parent`), with the flattened config as parameters."""
-        from mlflow.entities import Param
-        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+        """Start a run (a child of `parent`), with the flattened config as parameters; empty if that fails."""
+        with _survive(f"run {name}"):
+            from mlflow.entities import Param
+            from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-        mine = client(self.uri)
-        tags = tags | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
-        run = mine.create_run(self.experiment, tags=tags, run_name=name)
-        if cfg is not None:
-            mine.log_batch(run.info.run_id, params=[Param(k, hide(v)[:500]) for k, v in cfg.flat().items()])
-        return Tracker(self.uri, run.info.run_id)
+            mine = client(self.uri)
+            tags = tags | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+            run = mine.create_run(self.experiment, tags=tags, run_name=name)
+            if cfg is not None:
+                mine.log_batch(run.info.run_id, params=[Param(k, hide(v)[:500]) for k, v in cfg.flat().items()])
+            return Tracker(self.uri, run.info.run_id)
+        return Tracker()
 
     def lineage(self, tracker: Tracker, artifacts: Iterable[Artifact]) -> None:
         """Record the artifacts that a run read, by `log_inputs` (digest = artifact id)."""
@@ -120,21 +121,30 @@ class Session:
             )
             for a in artifacts
         ]
-        client(self.uri).log_inputs(tracker.run_id, datasets=rows)
+        if tracker.uri and rows:
+            with _survive("lineage"):
+                client(self.uri).log_inputs(tracker.run_id, datasets=rows)
 
     def attach(self, tracker: Tracker, *paths: Path) -> None:
         """Keep files with a run."""
-        for path in paths:
-            client(self.uri).log_artifact(tracker.run_id, str(path))
-
-    def tag(self, tracker: Tracker, **tags: str) -> None:
-        """Tag a run."""
-        for key, value in tags.items():
-            client(self.uri).set_tag(tracker.run_id, key, value)
+        for path in paths if tracker.uri else ():
+            with _survive(str(path)):
+                client(self.uri).log_artifact(tracker.run_id, str(path))
 
     def end(self, tracker: Tracker, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
-        client(self.uri).set_terminated(tracker.run_id, status)
+        if tracker.uri:
+            with _survive("the end of a run"):
+                client(self.uri).set_terminated(tracker.run_id, status)
+
+
+@contextlib.contextmanager
+def _survive(what: str) -> Iterator[None]:
+    """The work is worth more than its log: a server that does not answer is logged, and the work goes on."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("MLflow did not take %s: %s", what, error)
 
 
 def register_model(

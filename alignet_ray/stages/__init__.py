@@ -10,6 +10,7 @@ A node is a stage in a role (`embed@corpus`). Each stage's module offers
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from alignet_ray.config import Config
 from alignet_ray.screen import Screen
@@ -33,7 +34,7 @@ class Node:
         return f"{self.stage}@{self.role}" if self.role else self.stage
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """What a stage gets: its configuration and role, its finished parents by node name, and a folder to write to.
 
@@ -46,7 +47,7 @@ class Work:
     out: Draft
     tracker: Tracker
     screen: Screen
-    facts: dict[str, object]
+    facts: dict[str, Any]
 
     @property
     def role(self) -> str:
@@ -55,7 +56,7 @@ class Work:
 
     def warn(self, message: str) -> None:
         """A warning that a person can act on: printed now and kept in artifact.json."""
-        self.facts.setdefault("warnings", []).append(message)  # type: ignore[attr-defined]
+        self.facts.setdefault("warnings", []).append(message)
         self.screen.line(f"warning: {message}")
 
 
