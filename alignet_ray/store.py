@@ -140,7 +140,7 @@ class Artifact:
 class Draft(Artifact):
     """An artifact being written. Every write is atomic: a reader sees a whole file or none."""
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
         """Write one member."""
         fs, path = self.where(name)
         if not isinstance(fs, pafs.LocalFileSystem):

@@ -1,0 +1,51 @@
+"""Images that cannot be used: listed with their reasons, tolerated up to a share."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from alignet_ray.data.schemas import ERRORS, check
+from alignet_ray.errors import UserError
+
+
+class Quarantine:
+    """Collects unusable images of a set and stops the run as soon as there are too many.
+
+    Args:
+        total: images in the set.
+        max_bad: share of them that is tolerated.
+    """
+
+    def __init__(self, total: int, max_bad: float) -> None:
+        self.total, self.max_bad = total, max_bad
+        self.errors: list[dict[str, Any]] = []
+
+    def add(self, errors: list[dict[str, Any]]) -> None:
+        """Count more rows of the ERRORS table.
+
+        Raises:
+            UserError: too many now, with the five commonest reasons.
+        """
+        self.errors += errors
+        if len(self.errors) > self.max_bad * self.total:
+            common = Counter(error["reason"] for error in self.errors).most_common(5)
+            reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in common)
+            raise UserError(
+                f"{len(self.errors)} of {self.total} images cannot be used, --embed.max-bad allows {self.max_bad:.2%}: "
+                f"{reasons}. Mend or remove them, or allow more"
+            )
+
+    def table(self) -> pa.Table:
+        """The ERRORS table, by image_id.
+
+        Raises:
+            UserError: no image can be used, however many are tolerated.
+        """
+        if len(self.errors) == self.total:
+            raise UserError(f"none of the {self.total} images can be used: {self.errors[0]['reason']}")
+        rows = sorted(self.errors, key=lambda error: error["image_id"])
+        return check(pa.Table.from_pylist(rows, schema=ERRORS), ERRORS)
+
+    def _example(self, reason: str) -> str:
+        return str(next(error["path"] for error in self.errors if error["reason"] == reason))

@@ -1,0 +1,134 @@
+"""Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor
+
+from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.models.student import Student, load_student
+
+Head = Literal["none", "beside", "instead"]
+"""What becomes of a student's head: left out; a column `triplet_logits` beside the embedding; or the embedding itself,
+divided by sqrt(tau), so that plain dot products are choice logits."""
+
+NOT_FINITE = "the model's output is not finite"
+
+
+class Encoded(NamedTuple):
+    """What became of a list of images.
+
+    Attributes:
+        kept: positions of the images that have features.
+        columns: name -> (len(kept), width) float32.
+        errors: (position, reason) of the others.
+    """
+
+    kept: list[int]
+    columns: dict[str, Float[np.ndarray, "n d"]]
+    errors: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Networks that see the same images; their embeddings are concatenated.
+
+    Attributes:
+        members: frozen backbones or students.
+        head: see `Head`; students only.
+        device: where they lie.
+    """
+
+    members: tuple[Backbone | Student, ...]
+    head: Head = "none"
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, specs: Sequence[str], size: int | None = None, head: Head = "none") -> "Encoder":
+        """Load networks onto the GPU if there is one.
+
+        Raises:
+            UserError: as `load_backbone` and `load_student`.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        members = [load_backbone(spec, size) if head == "none" else load_student(spec) for spec in specs]
+        return cls(tuple(member.to(device) for member in members), head, device)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every column."""
+        bodies = sum(self._body(member).width for member in self.members)
+        heads = sum(m.head.out_features for m in self.members if isinstance(m, Student) and m.head is not None)
+        if self.head == "instead":
+            return {"embedding": heads}
+        return {"embedding": bodies} | ({"triplet_logits": heads} if self.head == "beside" and heads else {})
+
+    def preprocess(self, image: Image) -> list[Tensor]:
+        """Every member's input for an image: (3, s, s) each."""
+        return [member.preprocess(image) for member in self.members]
+
+    @torch.inference_mode()
+    def forward(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
+        """Columns of a batch of preprocessed images."""
+        batches = [torch.stack(x).to(self.device) for x in zip(*pictures, strict=True)]
+        outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
+        return {name: torch.cat([o[name].float() for o in outputs], 1).cpu().numpy() for name in self.widths}
+
+    def encode(self, images: Sequence[Callable[[], Image]], batch: int) -> Encoded:
+        """Features of images that are opened one by one; what cannot be opened, or gives no finite number, is an error.
+
+        Args:
+            images: functions that open an image as RGB, or raise ValueError or OSError with the reason why not.
+            batch: images a forward pass.
+        """
+        kept: list[int] = []
+        errors: list[tuple[int, str]] = []
+        outputs: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(images), batch):
+            pictures, positions = [], []
+            for position in range(start, min(start + batch, len(images))):
+                try:
+                    pictures.append(self.preprocess(images[position]()))
+                    positions.append(position)
+                except (ValueError, OSError) as error:
+                    errors.append((position, _reason(error)))
+            if pictures:
+                outputs.append(self.forward(pictures))
+                kept += positions
+        columns = {
+            name: np.concatenate([o[name] for o in outputs]) if outputs else np.zeros((0, width), np.float32)
+            for name, width in self.widths.items()
+        }
+        sound = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
+        errors += [(position, NOT_FINITE) for position, fine in zip(kept, sound, strict=True) if not fine]
+        kept = [position for position, fine in zip(kept, sound, strict=True) if fine]
+        return Encoded(kept, {name: values[sound] for name, values in columns.items()}, sorted(errors))
+
+    def describe(self) -> dict[str, Any]:
+        """What `model.json` says: every network with its checksum and preprocessing, the head's use, the widths."""
+        return {
+            "members": [self._body(member).describe() for member in self.members],
+            "head": self.head,
+            "widths": self.widths,
+        }
+
+    def _columns(self, member: Backbone | Student, x: Tensor) -> dict[str, Tensor]:
+        if isinstance(member, Backbone):
+            return {"embedding": member(x)}
+        embedding, logits = member(x)
+        if self.head == "instead":
+            return {"embedding": logits / member.tau**0.5}
+        return {"embedding": embedding} | ({} if logits is None else {"triplet_logits": logits})
+
+    @staticmethod
+    def _body(member: Backbone | Student) -> Backbone:
+        return member.backbone if isinstance(member, Student) else member
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0][:200]

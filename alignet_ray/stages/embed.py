@@ -1,0 +1,250 @@
+"""embed: images -> embeddings, through Ray Data and a pool of actors that each hold the model.
+
+Work is cut into units of consecutive images, the same for any number of actors; the actor that has finished a unit
+writes it as `part-{unit:05d}.parquet` in one atomic step. A killed run leaves whole parts only; the next run skips them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL.Image import Image
+
+from alignet_ray.config import Config
+from alignet_ray.data import images as source
+from alignet_ray.data.quarantine import Quarantine
+from alignet_ray.data.schemas import IMAGES, check, embeddings
+from alignet_ray.errors import UserError
+from alignet_ray.stages import Work
+from alignet_ray.store import Artifact, Draft
+
+Head = Literal["none", "beside", "instead"]
+
+VERSION = 1
+
+UNIT = (16, 256)
+"""Least and most images of a unit: the grain of resuming, progress and load balance."""
+
+ERRORS_KEY = b"alignet.errors"
+"""Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
+
+
+def inputs(cfg: Config, role: str) -> dict[str, Any]:
+    """Config fields that change the embeddings of a role."""
+    names = [
+        f"{name}@{Path(file).name}" if file else name
+        for name, _, file in (m.partition("@") for m in _models(cfg, role))
+    ]
+    size = cfg.distill.size if role == "base" else cfg.embed.size if names else None
+    return {"models": names, "size": size, "dtype": cfg.embed.dtype, "judged": role not in ("corpus", "raw")}
+
+
+def sources(cfg: Config, role: str) -> list[str]:
+    """The image folder, the table of objects, and local weights files."""
+    files = [file for _, _, file in (model.partition("@") for model in _models(cfg, role)) if file]
+    folders = [Path(model).expanduser() for model in _models(cfg, role)]
+    students = [
+        str(file) for folder in folders if (folder / "model.json").is_file() for file in sorted(folder.glob("*.*"))
+    ]
+    table = [cfg.objects.table] if cfg.objects.table and role not in ("corpus", "raw") else []
+    return [root(cfg, role), *table, *files, *students]
+
+
+def _models(cfg: Config, role: str) -> tuple[str, ...]:
+    """Spellings of the models that the config names for a role; none where the model is a parent's artifact."""
+    if role in ("student", "control"):
+        return ()
+    return (cfg.distill.model,) if role == "base" else cfg.embed.model
+
+
+def root(cfg: Config, role: str) -> str:
+    """Folder of the images that a role reads."""
+    path = cfg.corpus.path if role in ("corpus", "raw") else cfg.objects.path or cfg.corpus.path
+    if not path:
+        raise UserError("no images: give a folder with --corpus.path")
+    return path
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every actor needs to know; small, it travels once to each.
+
+    Attributes:
+        out: where parts go; `images.parquet` lies there, one row group a unit.
+        uri: folder of the images.
+        models: spellings of the models whose embeddings are concatenated.
+        size: side of the input, None for the models' own.
+        head: what becomes of a student's head.
+        dtype: stored number format.
+        batch: images a forward pass.
+        threads: CPU threads an actor.
+    """
+
+    out: Draft
+    uri: str
+    models: tuple[str, ...]
+    size: int | None
+    head: Head
+    dtype: str
+    batch: int
+    threads: int
+
+
+def run(work: Work) -> None:
+    """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
+    cfg = work.cfg
+    table = _selection(cfg, work.role)
+    unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
+    work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
+    units = math.ceil(len(table) / unit)
+    finished = {int(Path(name).stem.removeprefix("part-")) for name in work.out.parts()}
+    if not work.out.has("model.json"):
+        finished = set()
+    tally = Quarantine(len(table), cfg.embed.max_bad)
+    for k in sorted(finished):
+        tally.add(_errors(work.out, k))
+    if finished:
+        work.screen.line(f"   reused {len(finished)} finished parts of {units}")
+    todo = [k for k in range(units) if k not in finished]
+    done = sum(min(unit, len(table) - k * unit) for k in finished)
+    with work.screen.progress(len(table), "images", done=done) as bar:
+        for answer in _embed(work, todo):
+            if answer["problem"]:
+                raise UserError(answer["problem"])
+            tally.add(json.loads(answer["errors"]))
+            bar.add(answer["images"])
+            work.facts.setdefault("actors", set()).add(answer["pid"])
+    work.out.write_table("errors.parquet", tally.table())
+    work.facts |= {
+        "rows": len(table) - len(tally.errors),
+        "quarantined": len(tally.errors),
+        "reused_parts": len(finished),
+    }
+    work.facts["actors"] = sorted(work.facts.get("actors", set()))
+
+
+def _selection(cfg: Config, role: str) -> pa.Table:
+    """IMAGES rows of the role: the whole source, or the images of judged objects."""
+    table = source.list_images(root(cfg, role))
+    if role in ("corpus", "raw"):
+        return table
+    from alignet_ray.data.objects import read_table
+
+    ids = sorted({i for some in read_table(cfg, table).values() for i in some})
+    if not ids:
+        raise UserError(
+            f"no image under {root(cfg, role)} belongs to an object of {cfg.objects.table}: check its labels"
+        )
+    return table.take(ids)  # image_id is the row number of the whole listing
+
+
+def _errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
+    fs, path = out.where(_part(unit))
+    found: list[dict[str, Any]] = json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY])
+    return found
+
+
+def _part(unit: int) -> str:
+    return f"part-{unit:05d}.parquet"
+
+
+def _job(work: Work, actors: int, cores: int) -> Job:
+    cfg, role = work.cfg, work.role
+    head: Head = "none"
+    models, size = _models(cfg, role), cfg.distill.size if role == "base" else cfg.embed.size
+    if role in ("student", "control"):
+        head, size, models = "beside", None, (str(work.parents[f"distill@{role}"].local()),)
+    elif "align" in work.parents:
+        head, size, models = "instead", None, (str(work.parents["align"].local()),)
+    threads = max(1, cores // actors)
+    return Job(work.out, root(cfg, role), models, size, head, cfg.embed.dtype, cfg.embed.batch, threads)
+
+
+def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
+    """Run the units on the pool; answers come in the order in which they finish."""
+    if not units:
+        return
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    nodes = len(ray.nodes())  # type: ignore[no-untyped-call]
+    cores = min(cpus, nodes * (os.cpu_count() or 1))
+    actors = min(work.cfg.embed.actors or gpus or max(2, cores // 2), cpus)
+    job = _job(work, actors, cores)
+    data = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
+    answers = data.map_batches(
+        _Embedder,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=min(1.0, gpus / actors) if gpus else 0,
+        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+    )
+    for batch in answers.iter_batches(batch_size=None, prefetch_batches=0):
+        for row in range(len(batch["pid"])):
+            yield {
+                key: value[row].item() if hasattr(value[row], "item") else value[row] for key, value in batch.items()
+            }
+
+
+class _Embedder:
+    """One actor: holds the model, turns a unit into a part."""
+
+    def __init__(self, job: Job) -> None:
+        import torch
+
+        from alignet_ray.models.features import Encoder
+
+        torch.set_num_threads(job.threads)
+        self.job, self.problem = job, ""
+        try:
+            self.encoder = Encoder.load(job.models, job.size, job.head)
+        except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
+            self.problem = str(error)
+            return
+        if not job.out.has("model.json"):
+            job.out.write_json("model.json", self.encoder.describe())
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """One unit: read, decode, forward, write."""
+        answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "errors": "[]", "images": 0}
+        if not self.problem:
+            try:
+                answer |= self._unit(int(batch["unit"][0]))
+            except UserError as error:
+                answer["problem"] = str(error)
+        return {key: [value] for key, value in answer.items()}
+
+    def _unit(self, unit: int) -> dict[str, Any]:
+        fs, path = self.job.out.where("images.parquet")
+        rows = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
+        done = self.encoder.encode([partial(_open, self.job.uri, row["path"]) for row in rows], self.job.batch)
+        errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
+        ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
+        arrays = [_tensors(values, np.dtype(self.job.dtype)) for values in done.columns.values()]
+        widths = self.encoder.widths
+        schema = embeddings(widths["embedding"], self.job.dtype, widths.get("triplet_logits", 0))
+        table = check(pa.Table.from_arrays([ids, *arrays], schema=schema), schema)
+        self.job.out.write_table(_part(unit), table.replace_schema_metadata({ERRORS_KEY: json.dumps(errors)}))
+        return {"errors": json.dumps(errors), "images": len(rows)}
+
+
+def _open(uri: str, path: str) -> Image:
+    return source.decode(source.read_bytes(uri, path))
+
+
+def _tensors(values: np.ndarray, dtype: np.dtype[Any]) -> pa.Array:
+    most = float(np.abs(values).max(initial=0))
+    if most > np.finfo(dtype).max:
+        raise UserError(f"embeddings reach {most:.3g}, too much for {dtype}: use --embed.dtype float32")
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values, dtype))
