@@ -50,6 +50,12 @@ class Human(Section):
     """Answers held out from the fit, in a file of their own."""
     embedding: str | None = None
     """A published human embedding (.npy, objects x dimensions) that replaces the fit of `soften`."""
+    reference: str | None = None
+    """An embedding that the answers are only checked against; left out, `embedding` serves."""
+    base: Literal[0, 1] | None = None
+    """What the answers' object numbers count from; left out, the file's layout and numbers say."""
+    order: str | None = None
+    """Text file with one row number a line: the row that each object number of the answers means (older THINGS orders)."""
 
 
 class StoreSection(Section):
@@ -100,10 +106,22 @@ class Embed(Section):
 class Soften(Section):
     """soften: human answers -> a model of human choices and their uncertainty."""
 
-    dims: int = 100
+    dims: int = Field(100, ge=1)
     """Dimensions that the fit starts with."""
-    draws: int = 50
+    draws: int = Field(50, ge=1)
     """Posterior draws that a choice probability is averaged over."""
+    steps: int = Field(1500, ge=1)
+    """Largest number of optimiser steps of the fit."""
+    batch: int = Field(8192, ge=1)
+    """Answers a step."""
+    lr: float = Field(1e-2, gt=0)
+    """Adam's step size."""
+    spike: float = Field(0.25, gt=0)
+    """Standard deviation of the prior's spike."""
+    slab: float = Field(1.0, gt=0)
+    """Standard deviation of the prior's slab."""
+    pi: float = Field(0.5, gt=0, lt=1)
+    """Prior share of entries in the spike."""
 
 
 class Align(Section):
@@ -113,8 +131,20 @@ class Align(Section):
     """A stored transform (.npz, .safetensors, an align artifact) to use instead of fitting one."""
     map: Literal["affine", "low_rank", "diagonal", "orthogonal", "network"] = "low_rank"
     """Form of the map."""
-    rank: int = 50
+    rank: int = Field(50, ge=1)
     """Principal dimensions that a low-rank map acts on."""
+    pull: float = Field(1.0, ge=0)
+    """Weight of the pull of the map's weights to a multiple of the identity."""
+    lr: float = Field(1e-2, gt=0)
+    """Adam's step size."""
+    steps: int = Field(2000, ge=1)
+    """Largest number of optimiser steps; the cross-entropy of the validation objects stops earlier."""
+    batch: int = Field(8192, ge=1)
+    """Object triplets a step."""
+    patience: int = Field(10, ge=1)
+    """Looks (one every 20 steps) without a better cross-entropy before the fit stops."""
+    triplets: int = Field(300_000, ge=1)
+    """Largest number of different training triplets that are drawn."""
 
 
 class Cluster(Section):
@@ -171,6 +201,59 @@ class Distill(Section):
     """The student's backbone (same spellings as embed.model)."""
     size: int | None = None
     """Square input side in pixels; left out: the model's own."""
+    batching: Literal["in_batch", "triplets"] = "in_batch"
+    """`in_batch`: all triplets inside a batch of distinct images, judged by the teacher's embeddings (needs several times
+    fewer images). `triplets`: the labelled triplets, three images each, as published."""
+    steps: int = Field(1000, ge=1)
+    """Updates."""
+    batch: int = Field(128, ge=3)
+    """Images an update (`in_batch`), or triplets an update (`triplets`); all processes together."""
+    in_batch_triplets: int = Field(16_384, ge=1)
+    """Most triplets inside a batch that the loss looks at."""
+    per_cluster: int = Field(0, ge=0)
+    """`in_batch`: draw this many images from each of batch / per_cluster clusters; 0: draw uniformly."""
+    objective: Literal["jsd", "kld", "contrastive"] = "jsd"
+    """Divergence between the teacher's and the student's choices."""
+    tau: float | Literal["auto"] = "auto"
+    """Divides the dot products of the head's outputs. `auto`: so that they spread as the teacher's similarities do."""
+    normalize: bool = False
+    """Scale the head's outputs to length 1 before their dot products."""
+    head: int = Field(1024, ge=0)
+    """Width of the triplet head; 0: none, the loss is then on the embedding itself."""
+    features: float = Field(1.0, ge=0)
+    """Weight of the same loss on the cosines of the embedding (`pre_logits`), beside the head's."""
+    lr: float = Field(3e-4, gt=0)
+    """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
+    warmup: float = Field(0.1, ge=0)
+    """Updates of warm-up: a share of all below 1, a number from 1 on."""
+    decay_to_init: float = Field(1.0, ge=0)
+    """Strength of the pull to the initial weights, relative to the learning rate."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of a running mean of the weights, which is then the student; 0: the last weights are."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """BatchNorm layers keep their pretrained statistics, or renew them (each process from its own images)."""
+    trainable: Literal["all", "head"] | int = "all"
+    """Train everything, the head alone, or the head and this many of the last layer groups."""
+    crop: float = Field(1.0, gt=0, le=1)
+    """Random crops whose side is at least this share of the image's, and random flips; 1: images as they are."""
+    bfloat16: bool = False
+    """Compute in bfloat16 where that is safe."""
+    micro: int | None = None
+    """Images in one forward pass of a process, to save memory (costs a second forward pass); left out: all at once."""
+    compile: bool = False
+    """Compile the network (worth it on a GPU)."""
+    packed: bool = True
+    """Decode and resize every image once into a file that all processes map; else decode whenever it is drawn."""
+    valid: int = 2_000
+    """Validation triplets that the student is judged on while it trains. Does not change the student."""
+    log_every: int = Field(20, ge=1)
+    """Updates between two rows of metrics. Does not change the student."""
+    checkpoint_every: float = Field(60.0, ge=0)
+    """Seconds between checkpoints. Does not change the student."""
+    retries: int = 2
+    """How often a lost process is replaced before the run gives up."""
     workers: int | None = None
     """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
     control: bool = True

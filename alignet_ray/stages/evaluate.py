@@ -1,0 +1,218 @@
+"""evaluate: scores of base, teacher, student and control on the objects that no training saw, and the report."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from safetensors.numpy import load_file
+
+from alignet_ray import report
+from alignet_ray.config import Config
+from alignet_ray.core import similarity
+from alignet_ray.core.scores import CHANCE, Score
+from alignet_ray.data import embeddings, images, objects, schemas
+from alignet_ray.data.human import read_triplets
+from alignet_ray.data.official import load_transform
+from alignet_ray.evals import human_similarity, neighbours, odd_one_out
+from alignet_ray.evals.spaces import NAMES, Judged, Space, Trials
+from alignet_ray.report import gather
+from alignet_ray.screen import table
+from alignet_ray.stages import Work
+from alignet_ray.store import Artifact
+
+VERSION = 1
+STUDENTS = ("base", "student", "control")
+
+
+def inputs(cfg: Config, role: str) -> dict[str, Any]:
+    """The section, and the seed of image draws and intervals."""
+    return cfg.evaluate.model_dump(mode="json") | {"seed": cfg.seed}
+
+
+def sources(cfg: Config, role: str) -> list[str]:
+    """The raw answers, where there are some."""
+    return [cfg.human.triplets] if cfg.human.triplets else []
+
+
+def estimate(cfg: Config, role: str) -> str:
+    """For the plan."""
+    return f"{cfg.evaluate.draws} draws of images, scores and report"
+
+
+def run(work: Work) -> None:
+    """Score every space, write the table and the report."""
+    spaces = read_spaces(work)
+    every = read_judged(work.parents["soften"])
+    judged = split(every, work.parents["soften"], "test").seen_by(spaces)
+    options = work.cfg.evaluate
+    trials = Trials.of(judged, options.triplets, work.cfg.soften.draws, work.cfg.seed)
+    picks = judged.picks(options.draws, work.cfg.seed)
+    work.screen.line(f"   {len(trials.triplets):,} triplets of {len(judged)} test objects, {len(spaces)} spaces")
+    found = odd_one_out.answers(spaces, picks, trials)
+    scores = odd_one_out.evaluate(found, trials, judged, options.bootstrap, work.cfg.seed)
+    scores += human_similarity.evaluate(spaces, judged, options.bootstrap, work.cfg.seed)
+    scores += neighbours.evaluate(spaces[0], spaces[1:], judged, options.bootstrap, work.cfg.seed)
+    if work.cfg.human.triplets:
+        raw = read_triplets(work.cfg.human.triplets, len(every))
+        scores += odd_one_out.evaluate_raw(spaces, picks, judged, raw, options.bootstrap, work.cfg.seed)
+    work.out.write_table("scores.parquet", scores_table(scores))
+    summary = summarise(scores)
+    work.facts |= {"table": headline(trials, judged) + table(summary).splitlines(), "test_objects": len(judged)}
+    work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in scores if not s.level}
+    html = build_report(work, spaces, judged, trials, found, picks[0], scores, summary)
+    work.out.write_bytes("report.html", html.encode())
+
+
+def read_spaces(work: Work) -> list[Space]:
+    """Every layer of every model that was embedded: the base first, the teacher last."""
+    spaces = []
+    for model in STUDENTS:
+        artifact = work.parents.get(f"embed@{model}")
+        if artifact is None:
+            continue
+        spaces.append(Space(model, "pre_logits", *embeddings.load(artifact)))
+        if "triplet_logits" in artifact.read_table(artifact.parts()[0]).column_names:
+            spaces.append(Space(model, "head", *embeddings.load(artifact, "triplet_logits")))
+    ids, x = embeddings.load(work.parents["embed@objects"])
+    align = work.parents["align"]
+    if align.has(embeddings.TRANSFORM):
+        x = load_transform(str(align.local(embeddings.TRANSFORM)))(x)
+    return [*spaces, Space("teacher", "aligned", ids, x, "dot")]
+
+
+def read_judged(soften: Artifact) -> Judged:
+    """All objects of the human data."""
+    table = soften.read_table("objects.parquet")
+    human = load_file(soften.local("embedding.safetensors"))
+    image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
+    names, categories = table["name"].to_pylist(), table["category"].to_pylist()
+    return Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
+
+
+def split(judged: Judged, soften: Artifact, name: str) -> Judged:
+    """The objects of one split."""
+    member = np.array(soften.read_table("objects.parquet", ["split"])["split"].to_pylist()) == name
+    return judged.take(np.flatnonzero(member))
+
+
+def scores_table(scores: list[Score]) -> pa.Table:
+    """The tidy table."""
+    rows = [asdict(score) for score in scores]
+    return schemas.check(pa.Table.from_pylist(rows, schema=schemas.SCORES), schemas.SCORES)
+
+
+def headline(trials: Trials, judged: Judged) -> list[str]:
+    """What the table is about."""
+    return [
+        f"odd-one-out agreement with people, %, on {len(trials.triplets):,} triplets of {len(judged)} test objects "
+        f"(chance {100 * CHANCE:.1f}; 95 % intervals over objects)"
+    ]
+
+
+def summarise(scores: list[Score]) -> list[dict[str, str]]:
+    """The table that a person reads at the end of a run; base, teacher and ceiling stand in both rows."""
+    found = {(s.model, s.layer): s for s in scores if s.metric == "odd_one_out" and not s.level}
+    elsewhere = {"base": "pre_logits", "teacher": "aligned", "human": ""}
+    rows = []
+    for layer in ("pre_logits", "head"):
+        row = {"layer": layer}
+        for model, name in NAMES.items():
+            score = found.get((model, layer)) or found.get((model, elsewhere.get(model, "-")))
+            row[name] = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]" if score else "-"
+        rows.append(row)
+    return rows
+
+
+def build_report(
+    work: Work,
+    spaces: list[Space],
+    judged: Judged,
+    trials: Trials,
+    found: odd_one_out.Answers,
+    pick: np.ndarray,
+    scores: list[Score],
+    summary: list[dict[str, str]],
+) -> str:
+    """Gather what the report shows, and render it."""
+    human = judged.human_similarity()
+    groups = gather.groups(judged, human)
+    order = similarity.category_order(human, groups)
+    backbones = [s for s in spaces if s.layer == "pre_logits"]
+    compared = [s for s in backbones if s.model in ("base", "student")]
+    picture = pictures(work.parents["embed@objects"], objects.images_uri(work.cfg))
+    gains, slips = gather.examples(found, trials, judged, pick, picture)
+    material = report.Material(
+        title=f"alignet_ray: {work.cfg.name}",
+        facts=provenance(work),
+        table=summary,
+        scores=scores,
+        losses=losses(work),
+        matrices=gather.matrices(compared, judged, human, order),
+        groups=[groups[row] for row in order],
+        maps=gather.maps(compared, judged),
+        map_groups=groups,
+        map_names=judged.names,
+        gains=gains,
+        slips=slips[:3],
+        queries=gather.queries(compared, judged, groups, picture),
+        clusters=clusters(work),
+    )
+    return report.build(material)
+
+
+def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
+    """image_id -> picture, through the listing of an embed artifact."""
+    listing = embed.read_table("images.parquet", ["image_id", "path"])
+    paths = dict(zip(listing["image_id"].to_pylist(), listing["path"].to_pylist(), strict=True))
+
+    @lru_cache(maxsize=256)
+    def picture(image_id: int) -> Image.Image | None:
+        try:
+            image = images.decode(images.read_bytes(uri, paths[image_id]))
+        except (OSError, ValueError):
+            return None  # the images have gone since they were embedded: the report shows grey squares
+        image.thumbnail((160, 160))
+        return image
+
+    return picture
+
+
+def losses(work: Work) -> dict[str, tuple[list[float], list[float]]]:
+    """Training curves of student and control."""
+    curves = {}
+    for role in ("student", "control"):
+        artifact = work.parents.get(f"distill@{role}")
+        if artifact is None or not artifact.has("metrics.jsonl"):
+            continue
+        rows = [json.loads(line) for line in artifact.read_bytes("metrics.jsonl").decode().splitlines() if line.strip()]
+        points = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+        if points:
+            curves[role] = ([float(s) for s, _ in points], [float(v) for _, v in points])
+    return curves
+
+
+def clusters(work: Work) -> dict[str, list[Image.Image | None]]:
+    """Contact sheets of a few clusters of the corpus."""
+    parts = work.parents["cluster"].read_parts()
+    assert work.cfg.corpus.path is not None, "a run has a corpus"
+    picture = pictures(work.parents["embed@corpus"], work.cfg.corpus.path)
+    return gather.contact_sheets(parts["image_id"].to_numpy(), parts["cluster"].to_numpy().astype(np.int64), picture)
+
+
+def provenance(work: Work) -> dict[str, str]:
+    """What the run was made of."""
+    cfg = work.cfg
+    facts = {
+        "teacher": " + ".join(cfg.embed.model),
+        "map to human similarity": cfg.align.from_ or cfg.align.map,
+        "student": cfg.distill.model,
+        "corpus": str(cfg.corpus.path),
+        "human data": cfg.human.embedding or str(cfg.human.triplets),
+        "seed": str(cfg.seed),
+    }
+    return facts | {name: artifact.id for name, artifact in work.parents.items()}

@@ -1,0 +1,214 @@
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from safetensors.numpy import save
+
+from alignet_ray.config import Config
+from alignet_ray.core.affine import AffineTransform
+from alignet_ray.data import schemas
+from alignet_ray.data.official import save_transform
+from alignet_ray.errors import UserError
+from alignet_ray.stages import Work, evaluate
+from alignet_ray.store import Artifact, Draft, Store
+
+OBJECTS, IMAGES, WIDTH = 30, 45, 12
+
+
+class World:
+    """30 objects in three categories; people see the categories, the base sees noise, the student is in between."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self.store, self.folder = store, folder
+        rng = np.random.default_rng(0)
+        self.category = np.arange(OBJECTS) % 3
+        self.mu = np.abs(rng.normal(0, 0.3, (OBJECTS, 6))).astype(np.float32)
+        self.mu[np.arange(OBJECTS), self.category] += 2
+        self.owner = np.concatenate(
+            [np.arange(OBJECTS), np.arange(IMAGES - OBJECTS)]
+        )  # fifteen objects have two images
+        self.noise = rng.normal(size=(IMAGES, WIDTH)).astype(np.float32)
+        self.meaning = np.pad(self.mu[self.owner], ((0, 0), (0, WIDTH - 6)))
+        for number, tint in enumerate(rng.integers(0, 255, (IMAGES, 3))):
+            Image.new("RGB", (16, 12), tuple(map(int, tint))).save(folder / f"{number:03}.png")
+
+    def draft(self, stage: str, id: str) -> Draft:
+        return self.store.draft(stage, id)
+
+    def soften(self) -> Artifact:
+        draft = self.draft("soften", "h")
+        draft.write_bytes("embedding.safetensors", save({"mu": self.mu, "sigma": np.zeros_like(self.mu)}))
+        rows = [
+            {
+                "object": o,
+                "name": f"thing {o}",
+                "category": ["animal", "food", "tool"][self.category[o]],
+                "split": "train" if o < 6 else "validation" if o < 12 else "test",
+                "image_ids": np.flatnonzero(self.owner == o).tolist(),
+            }
+            for o in range(OBJECTS)
+        ]
+        draft.write_table("objects.parquet", pa.Table.from_pylist(rows, schema=schemas.OBJECTS))
+        return draft.finish({})
+
+    def embed(self, role: str, x: np.ndarray, logits: np.ndarray | None = None) -> Artifact:
+        draft = self.draft("embed", role)
+        columns = [pa.array(np.arange(len(x))), pa.FixedShapeTensorArray.from_numpy_ndarray(x)]
+        if logits is not None:
+            columns.append(pa.FixedShapeTensorArray.from_numpy_ndarray(logits))
+        schema = schemas.embeddings(x.shape[1], "float32", 0 if logits is None else logits.shape[1])
+        draft.write_table("part-00000.parquet", pa.Table.from_arrays(columns, schema=schema))
+        rows = [{"image_id": i, "path": f"{i:03}.png", "label": "", "bytes": 1} for i in range(len(x))]
+        draft.write_table("images.parquet", pa.Table.from_pylist(rows, schema=schemas.IMAGES))
+        return draft.finish({})
+
+    def align(self) -> Artifact:
+        draft = self.draft("align", "t")
+        identity = AffineTransform(0.0, 1.0, np.eye(WIDTH, dtype=np.float32), np.zeros(WIDTH, np.float32))
+        with draft.atomic("transform.npz") as path:
+            save_transform(path, identity, {})
+        return draft.finish({})
+
+    def distill(self, role: str) -> Artifact:
+        draft = self.draft("distill", role)
+        lines = "".join(json.dumps({"step": s, "loss": 1 / (s + 1)}) + "\n" for s in range(20))
+        draft.write_bytes("metrics.jsonl", lines.encode())
+        return draft.finish({})
+
+    def cluster(self) -> Artifact:
+        draft = self.draft("cluster", "c")
+        part = pa.table({"image_id": np.arange(18), "cluster": np.arange(18, dtype=np.int32) % 3})
+        draft.write_table("part-00000.parquet", part.cast(schemas.CLUSTERS))
+        return draft.finish({})
+
+    def parents(self) -> dict[str, Artifact]:
+        student = (0.4 * self.meaning + 0.6 * self.noise).astype(np.float32)
+        head = (0.8 * self.meaning + 0.2 * self.noise).astype(np.float32)
+        other = (0.9 * self.noise + 0.1 * np.roll(self.noise, 1, axis=0)).astype(np.float32)
+        return {
+            "soften": self.soften(),
+            "align": self.align(),
+            "cluster": self.cluster(),
+            "embed@objects": self.embed("objects", self.meaning),
+            "embed@corpus": self.embed("corpus", self.meaning),
+            "embed@base": self.embed("base", self.noise),
+            "embed@student": self.embed("student", student, head),
+            "embed@control": self.embed("control", other, other[:, ::-1].copy()),
+            "distill@student": self.distill("student"),
+            "distill@control": self.distill("control"),
+        }
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> World:
+    (tmp_path / "images").mkdir()
+    return World(store, tmp_path / "images")
+
+
+@pytest.fixture
+def cfg(world: World, tmp_path: Path) -> Config:
+    answers = "".join(f"{a} {b} {c}\n" for a, b, c in [(12, 15, 13), (18, 21, 20), (0, 3, 1), (14, 17, 12)])
+    (tmp_path / "answers.txt").write_text(answers)
+    return Config().replace(
+        corpus__path=str(world.folder),
+        objects__table="objects.csv",
+        human__triplets=str(tmp_path / "answers.txt"),
+        evaluate__bootstrap=50,
+        evaluate__draws=4,
+    )
+
+
+def scores(work: Work) -> dict[tuple[str, ...], dict[str, float]]:
+    rows = schemas.check(work.out.read_table("scores.parquet"), schemas.SCORES).to_pylist()
+    return {(r["model"], r["layer"], r["metric"], r["level"]): r for r in rows}
+
+
+def test_scores_order_the_models_as_they_were_made(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    work = make_work(cfg, "evaluate", world.parents())
+    evaluate.run(work)
+    found = scores(work)
+    value = {k[:2]: row["value"] for k, row in found.items() if k[2:] == ("odd_one_out", "")}
+    base, student, head = value["base", "pre_logits"], value["student", "pre_logits"], value["student", "head"]
+    assert 0.2 < base < 0.45
+    assert base + 0.05 < student < head <= value["human", ""]
+    assert value["teacher", "aligned"] == pytest.approx(value["human", ""], abs=1e-5)  # its space is people's own
+    row = found["student", "pre_logits", "odd_one_out", ""]
+    assert row["low"] < row["value"] < row["high"]
+    assert row["n"] == 18 * 17 * 16 // 6
+    assert found["teacher", "aligned", "rsa_spearman", ""]["value"] == pytest.approx(1, abs=1e-4)
+    raw = found["human", "", "odd_one_out_raw", ""]
+    assert raw["n"] == 3
+    assert raw["value"] == 1.0
+
+
+def test_the_same_again_is_the_same_bytes(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = world.parents()
+    first, second = (make_work(cfg, "evaluate", parents, id=id) for id in ("one", "two"))
+    evaluate.run(first)
+    evaluate.run(second)
+    assert first.out.read_bytes("scores.parquet") == second.out.read_bytes("scores.parquet")
+    assert first.out.read_bytes("report.html") == second.out.read_bytes("report.html")
+
+
+def test_facts_hold_the_table_and_the_report_needs_nothing_else(
+    world: World, cfg: Config, make_work: Callable[..., Work]
+) -> None:
+    work = make_work(cfg, "evaluate", world.parents())
+    evaluate.run(work)
+    table = work.facts["table"]
+    assert isinstance(table, list)
+    assert table[1].split("  ")[0] == "layer"
+    assert all(name in table[1] for name in ("base", "teacher", "aligned student", "unaligned control", "ceiling"))
+    assert table[3].startswith("pre_logits")
+    assert table[4].startswith("head")
+    assert work.facts["test_objects"] == 18
+    html = work.out.read_bytes("report.html").decode()
+    assert "http" not in html
+    assert "<script" not in html
+    assert 'name="viewport"' in html
+    for heading in ("Who chose what", "A map of the objects", "How training went", "similarity matrix"):
+        assert heading in html
+
+
+def test_unreadable_test_images_are_left_out(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = world.parents()
+    keep = np.setdiff1d(np.arange(IMAGES), [29])  # the only image of object 29
+    table = parents["embed@student"].read_parts().take(keep)
+    draft = world.draft("embed", "fewer")
+    draft.write_table("part-00000.parquet", table)
+    parents["embed@student"] = draft.finish({})
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    assert work.facts["test_objects"] == 17
+
+
+def test_too_few_test_objects_is_a_clear_error(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = world.parents()
+    table = parents["soften"].read_table("objects.parquet")
+    none = pa.array([[]] * len(table), pa.list_(pa.int64()))
+    draft = world.draft("soften", "empty")
+    draft.write_table("objects.parquet", table.set_column(4, "image_ids", none))
+    draft.write_bytes("embedding.safetensors", parents["soften"].read_bytes("embedding.safetensors"))
+    with pytest.raises(UserError, match="at least 3"):
+        evaluate.run(make_work(cfg, "evaluate", parents | {"soften": draft.finish({})}))
+
+
+def test_pictures_that_have_gone_are_grey_squares(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = world.parents()
+    for path in world.folder.iterdir():
+        path.unlink()
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    html = work.out.read_bytes("report.html").decode()
+    assert html.count("<img") > 20
+    first = re.search(r"data:image/jpeg;base64,([^\"]+)", html)
+    assert first is not None
+    grey = Image.open(io.BytesIO(base64.b64decode(first.group(1)))).getpixel((5, 5))
+    assert grey == pytest.approx((204, 204, 204), abs=3)
