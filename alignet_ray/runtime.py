@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -76,17 +76,35 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
 
 
-def log_to(path: Path) -> None:
-    """Send all Python logging and warnings of this process to a file; the screen stays ours."""
+@contextlib.contextmanager
+def log_to(path: Path, screen: Screen) -> Iterator[None]:
+    """Within it, logging, warnings and all that libraries print go to a file; only `screen` reaches the terminal.
+
+    The file descriptors themselves are redirected, since Ray's C++ core and its log threads write to them as well.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(
+        level=logging.INFO, filename=path, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
-    for name in ("ray", "ray.data", "ray.train", "ray.tune", "mlflow", "alembic"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    before = screen.stream
+    with path.open("a") as file, os.fdopen(os.dup(1), "w") as terminal:
+        if before is sys.stdout:
+            screen.stream = terminal
+        for number in kept:
+            os.dup2(file.fileno(), number)
+        try:
+            yield
+        finally:
+            screen.stream = before
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, original in kept.items():
+                os.dup2(original, number)
+                os.close(original)
 
 
 def start(cfg: Config) -> str:
@@ -104,7 +122,6 @@ def start(cfg: Config) -> str:
         options["include_dashboard"] = False
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
-    kept = list(logging.getLogger("ray").handlers)
     try:
         context: Any = ray.init(
             address=address,
@@ -115,8 +132,6 @@ def start(cfg: Config) -> str:
         )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
-    if kept:
-        logging.getLogger("ray").handlers = kept
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 

@@ -176,9 +176,8 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
     """
     screen = screen or Screen()
     state = runtime.state_dir(cfg)
-    with runtime.terminable(), runtime.lock(state):
-        log_file = state / "logs" / f"{cfg.name}.log"
-        runtime.log_to(log_file)
+    log_file = state / "logs" / f"{cfg.name}.log"
+    with runtime.terminable(), runtime.lock(state), runtime.log_to(log_file, screen):
         resolved = resolve(cfg, state, screen)
         store = Store.open(cfg.store.root)
         steps = plan(resolved, store, names)
