@@ -16,7 +16,6 @@ from alignet_ray.config import Config
 from alignet_ray.core import similarity
 from alignet_ray.core.scores import CHANCE, Score
 from alignet_ray.data import embeddings, images, objects, schemas
-from alignet_ray.data.human import read_triplets
 from alignet_ray.data.official import load_transform
 from alignet_ray.evals import human_similarity, neighbours, odd_one_out
 from alignet_ray.evals.spaces import NAMES, Judged, Space, Trials
@@ -35,8 +34,8 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """The raw answers, where there are some."""
-    return [cfg.human.triplets] if cfg.human.triplets else []
+    """Nothing besides artifacts."""
+    return []
 
 
 def estimate(cfg: Config, role: str) -> str:
@@ -47,8 +46,7 @@ def estimate(cfg: Config, role: str) -> str:
 def run(work: Work) -> None:
     """Score every space, write the table and the report."""
     spaces = read_spaces(work)
-    every = read_judged(work.parents["soften"])
-    judged = split(every, work.parents["soften"], "test").seen_by(spaces)
+    judged = read_judged(work.parents["soften"], "test").seen_by(spaces)
     options = work.cfg.evaluate
     trials = Trials.of(judged, options.triplets, work.cfg.soften.draws, work.cfg.seed)
     picks = judged.picks(options.draws, work.cfg.seed)
@@ -57,9 +55,8 @@ def run(work: Work) -> None:
     scores = odd_one_out.evaluate(found, trials, judged, options.bootstrap, work.cfg.seed)
     scores += human_similarity.evaluate(spaces, judged, options.bootstrap, work.cfg.seed)
     scores += neighbours.evaluate(spaces[0], spaces[1:], judged, options.bootstrap, work.cfg.seed)
-    if work.cfg.human.triplets:
-        raw = read_triplets(work.cfg.human.triplets, len(every))
-        scores += odd_one_out.evaluate_raw(spaces, picks, judged, raw, options.bootstrap, work.cfg.seed)
+    raw = read_answers(work.parents["soften"])
+    scores += odd_one_out.evaluate_raw(spaces, picks, judged, raw, options.bootstrap, work.cfg.seed)
     work.out.write_table("scores.parquet", scores_table(scores))
     summary = summarise(scores)
     work.facts |= {"table": headline(trials, judged) + table(summary).splitlines(), "test_objects": len(judged)}
@@ -85,19 +82,20 @@ def read_spaces(work: Work) -> list[Space]:
     return [*spaces, Space("teacher", "aligned", ids, x, "dot")]
 
 
-def read_judged(soften: Artifact) -> Judged:
-    """All objects of the human data."""
+def read_judged(soften: Artifact, split: str) -> Judged:
+    """The objects of one split, with images or without."""
     table = soften.read_table("objects.parquet")
     human = load_file(soften.local("embedding.safetensors"))
     image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
     names, categories = table["name"].to_pylist(), table["category"].to_pylist()
-    return Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
+    every = Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
+    return every.take(np.flatnonzero(np.array(table["split"].to_pylist()) == split))
 
 
-def split(judged: Judged, soften: Artifact, name: str) -> Judged:
-    """The objects of one split."""
-    member = np.array(soften.read_table("objects.parquet", ["split"])["split"].to_pylist()) == name
-    return judged.take(np.flatnonzero(member))
+def read_answers(soften: Artifact) -> np.ndarray:
+    """The raw answers of people: rows (pair, pair, odd) of object numbers."""
+    table = soften.read_parts(columns=["i", "j", "k"])
+    return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
 
 
 def scores_table(scores: list[Score]) -> pa.Table:

@@ -20,6 +20,7 @@ from alignet_ray.stages import Work, evaluate
 from alignet_ray.store import Artifact, Draft, Store
 
 OBJECTS, IMAGES, WIDTH = 30, 45, 12
+ANSWERS = [(12, 15, 13), (18, 21, 20), (0, 3, 1), (14, 17, 12)]  # three of them are of test objects alone
 
 
 class World:
@@ -56,6 +57,10 @@ class World:
             for o in range(OBJECTS)
         ]
         draft.write_table("objects.parquet", pa.Table.from_pylist(rows, schema=schemas.OBJECTS))
+        answers = pa.table(
+            list(np.array(ANSWERS).T.copy()) + [np.full(len(ANSWERS), 1 / 3, np.float32)] * 3, schemas.SOFT
+        )
+        draft.write_table("part-00000.parquet", answers)
         return draft.finish({})
 
     def embed(self, role: str, x: np.ndarray, logits: np.ndarray | None = None) -> Artifact:
@@ -72,8 +77,7 @@ class World:
     def align(self) -> Artifact:
         draft = self.draft("align", "t")
         identity = AffineTransform(0.0, 1.0, np.eye(WIDTH, dtype=np.float32), np.zeros(WIDTH, np.float32))
-        with draft.atomic("transform.npz") as path:
-            save_transform(path, identity, {})
+        save_transform(draft.local("transform.npz"), identity, {})
         return draft.finish({})
 
     def distill(self, role: str) -> Artifact:
@@ -113,13 +117,10 @@ def world(store: Store, tmp_path: Path) -> World:
 
 
 @pytest.fixture
-def cfg(world: World, tmp_path: Path) -> Config:
-    answers = "".join(f"{a} {b} {c}\n" for a, b, c in [(12, 15, 13), (18, 21, 20), (0, 3, 1), (14, 17, 12)])
-    (tmp_path / "answers.txt").write_text(answers)
+def cfg(world: World) -> Config:
     return Config().replace(
         corpus__path=str(world.folder),
         objects__table="objects.csv",
-        human__triplets=str(tmp_path / "answers.txt"),
         evaluate__bootstrap=50,
         evaluate__draws=4,
     )
