@@ -55,7 +55,7 @@ class Human(Section):
     base: Literal[0, 1] | None = None
     """What the answers' object numbers count from; left out, the file's layout and numbers say."""
     order: str | None = None
-    """Text file with one row number a line: the row that each object number of the answers means (older THINGS orders)."""
+    """Text file with one row number a line: the row that each object number of the answers means (older orders)."""
 
 
 class StoreSection(Section):
@@ -133,8 +133,8 @@ class Align(Section):
     """Form of the map."""
     rank: int = Field(50, ge=1)
     """Principal dimensions that a low-rank map acts on."""
-    pull: float = Field(1.0, ge=0)
-    """Weight of the pull of the map's weights to a multiple of the identity."""
+    pull: float = Field(2e-4, ge=0)
+    """Weight of the pull of the map's weights to a multiple of the identity, for features of unit mean square norm."""
     lr: float = Field(1e-2, gt=0)
     """Adam's step size."""
     steps: int = Field(2000, ge=1)

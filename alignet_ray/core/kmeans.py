@@ -1,0 +1,162 @@
+"""k-means as one Lloyd step in three functions: assign a block, merge partial sums, update the centroids.
+
+A block's partial result does not depend on the others, and merging adds them in float64: the centroids are the same for
+any number of shards, to rounding. Lloyd, "Least squares quantization in PCM" (1982); seeding: Arthur and Vassilvitskii,
+"k-means++" (2007).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.cluster import kmeans_plusplus
+from torch import Tensor
+
+BLOCK = 4096
+
+
+class Partial(NamedTuple):
+    """What one shard knows after an assignment.
+
+    Attributes:
+        sums: sum of the rows of every cluster.
+        counts: rows of every cluster.
+        inertia: sum of squared distances to the assigned centroid.
+        far: the rows (numbered within the shard) furthest from their centroid, furthest first.
+        far_rows: those rows themselves.
+        far_distances: their squared distances.
+        far_labels: their clusters.
+    """
+
+    sums: Float[np.ndarray, "k d"]
+    counts: Int[np.ndarray, " k"]
+    inertia: float
+    far: Int[np.ndarray, " f"]
+    far_rows: Float[np.ndarray, "f d"]
+    far_distances: Float[np.ndarray, " f"]
+    far_labels: Int[np.ndarray, " f"]
+
+
+def seed_centroids(x: Float[np.ndarray, "n d"], k: int, seed: int) -> Float[np.ndarray, "k d"]:
+    """k-means++ centroids (scikit-learn) from a sample of rows, float32."""
+    centroids, _ = kmeans_plusplus(np.ascontiguousarray(x, dtype=np.float32), k, random_state=seed)
+    return np.asarray(centroids, dtype=np.float32)
+
+
+def normalise(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Rows of length one (zero rows stay zero): spherical k-means clusters directions."""
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def assign(
+    x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool = False
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Nearest centroid of every row and the squared distance to it; one matrix product per block of rows.
+
+    Args:
+        x: rows in any float format; float32 copies are made of one block at a time.
+        centroids: float32.
+        spherical: rows are normalised first (centroids are expected to be).
+    """
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distances = torch.empty(len(x), device=x.device)
+    offset = -0.5 * centroids.square().sum(1)
+    for start in range(0, len(x), BLOCK):
+        block = _wide(x[start : start + BLOCK], spherical)
+        best, which = torch.addmm(offset, block, centroids.T).max(1)
+        labels[start : start + BLOCK] = which
+        distances[start : start + BLOCK] = (block.square().sum(1) - 2 * best).clamp_min(0)
+    return labels, distances
+
+
+def accumulate(
+    x: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    distances: Float[Tensor, " n"],
+    k: int,
+    spherical: bool = False,
+    far: int = 0,
+) -> Partial:
+    """Sums, counts and inertia of one shard, and its `far` rows that are furthest from their centroid."""
+    sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
+    for start in range(0, len(x), BLOCK):
+        block, which = _wide(x[start : start + BLOCK], spherical), labels[start : start + BLOCK]
+        sums += torch.zeros(k, x.shape[1], device=x.device).index_add_(0, which, block)
+    counts = torch.bincount(labels, minlength=k)
+    order = torch.argsort(distances, descending=True, stable=True)[: min(far, len(x))]
+    return Partial(
+        sums.cpu().numpy(),
+        counts.cpu().numpy(),
+        float(distances.sum(dtype=torch.float64)),
+        order.cpu().numpy(),
+        _wide(x[order], spherical).cpu().numpy(),
+        distances[order].cpu().numpy(),
+        labels[order].cpu().numpy(),
+    )
+
+
+def merge(parts: list[Partial]) -> Partial:
+    """One partial result from several, in the given order; ties between far rows go to the earlier shard."""
+    distances = np.concatenate([p.far_distances for p in parts])
+    order = np.argsort(-distances, kind="stable")[: max(len(p.far) for p in parts)]
+    return Partial(
+        np.sum([p.sums for p in parts], axis=0),
+        np.sum([p.counts for p in parts], axis=0),
+        float(np.sum([p.inertia for p in parts])),
+        np.concatenate([p.far for p in parts])[order],
+        np.concatenate([p.far_rows for p in parts])[order],
+        distances[order],
+        np.concatenate([p.far_labels for p in parts])[order],
+    )
+
+
+def update(partial: Partial, previous: Float[np.ndarray, "k d"], spherical: bool = False) -> Float[np.ndarray, "k d"]:
+    """New centroids (float32): the mean of every cluster.
+
+    An empty cluster takes the row furthest from its centroid, which leaves the cluster that had it (scikit-learn's
+    rule); a row that is its cluster's last one stays. Without a row to take, it keeps its previous centroid.
+    """
+    sums, counts = partial.sums.copy(), partial.counts.astype(np.int64)
+    donors = iter(zip(partial.far_rows, partial.far_labels, strict=True))
+    for empty in np.flatnonzero(counts == 0):
+        for row, label in donors:
+            if counts[label] > 1:
+                sums[label] -= row
+                counts[label] -= 1
+                sums[empty], counts[empty] = row, 1
+                break
+    centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], previous)
+    if spherical:
+        centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+    return centroids.astype(np.float32)
+
+
+def _wide(block: Float[Tensor, "n d"], spherical: bool) -> Float[Tensor, "n d"]:
+    """A float32 copy of a block."""
+    wide = block.to(torch.float32)
+    return normalise(wide) if spherical else wide
+
+
+class Composition(NamedTuple):
+    """What classes clusters are made of.
+
+    Attributes:
+        purity: share of the rows that belong to the commonest class of their cluster.
+        commonest: for every cluster, its commonest classes with their counts, commonest first.
+    """
+
+    purity: float
+    commonest: list[list[tuple[int, int]]]
+
+
+def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k: int, top: int = 5) -> Composition:
+    """Purity and commonest classes per cluster; among equally common classes the lower number comes first."""
+    width = int(classes.max()) + 1
+    pairs, counts = np.unique(labels.astype(np.int64) * width + classes, return_counts=True)
+    order = np.lexsort((pairs % width, -counts, pairs // width))
+    commonest: list[list[tuple[int, int]]] = [[] for _ in range(k)]
+    for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True):
+        if len(commonest[pair // width]) < top:
+            commonest[pair // width].append((pair % width, count))
+    return Composition(sum(c[0][1] for c in commonest if c) / len(labels), commonest)

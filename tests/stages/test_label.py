@@ -1,0 +1,98 @@
+"""label: same rows whatever the workers, exact counts, two disjoint sets, and figures that say what was drawn."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_corpus import SmallCorpus
+
+from alignet_ray.core import labelling
+from alignet_ray.data.schemas import TRIPLETS, check
+from alignet_ray.errors import UserError
+from alignet_ray.stages import Work, cluster, label
+from alignet_ray.store import Artifact, Store
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def corpus(store: Store) -> SmallCorpus:
+    return SmallCorpus(store)
+
+
+@pytest.fixture
+def clustered(corpus: SmallCorpus, make_work: Callable[..., Work]) -> Artifact:
+    work = make_work(corpus.config(), "cluster", corpus.parents)
+    cluster.run(work)
+    return work.out.finish({})
+
+
+def labelled(
+    corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work], id: str = "", **cfg: object
+) -> Work:
+    work = make_work(corpus.config(**cfg), "label@aligned", corpus.parents | {"cluster": clustered}, id)
+    label.run(work)
+    return work
+
+
+def columns(table: pa.Table, names: str) -> np.ndarray:
+    return np.stack([table[n].to_numpy() for n in names.split()], axis=1)
+
+
+def test_labels_and_control(corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work]) -> None:
+    work = labelled(corpus, clustered, make_work, "a")
+    aligned = work.out.finish({})
+    train, valid = aligned.read_parts("train"), aligned.read_parts("valid")
+    check(train, TRIPLETS)
+    check(valid, TRIPLETS)
+    assert (len(train), work.facts["train"]) == (3000, 3000)
+    images, held_out = columns(train, "i0 i1 i2"), columns(valid, "i0 i1 i2")
+    assert not np.intersect1d(images, held_out).size
+    assert not np.intersect1d(np.concatenate([images, held_out]), corpus.hidden).size
+    assert len(np.unique(np.sort(images, axis=1), axis=0)) == 3000
+
+    x = corpus.transform(corpus.x)[np.searchsorted(corpus.ids, images)].astype(np.float64)
+    expected = np.stack([(x[:, a] * x[:, b]).sum(-1) for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
+    sims = columns(train, "s01 s02 s12")
+    assert np.allclose(sims, expected, rtol=1e-2, atol=2e-2)
+    assert (sims[:, 0] >= sims[:, 1]).all()
+    assert (sims[:, 1] >= sims[:, 2]).all()
+
+    stats = aligned.read_json("stats.json")
+    assert stats["train"]["triplets"] == 3000
+    assert stats["train"]["border"] == 1.0
+    assert sum(stats["train"]["cluster_uses"]) == 9000
+
+    parents = {"embed@corpus": corpus.embed, "align": corpus.align, "label@aligned": aligned}
+    control = make_work(corpus.config(), "label@raw", parents)
+    label.run(control)
+    raw = control.out.read_parts("train")
+    assert np.array_equal(np.sort(columns(raw, "i0 i1 i2")), np.sort(images))
+    mine, theirs = columns(raw, "s01 s02 s12"), sims
+    assert labelling.entropy(mine).mean() == pytest.approx(labelling.entropy(theirs).mean(), rel=0.02)
+    assert 1 / 3 < control.out.read_json("stats.json")["train"]["agreement"] < 1
+
+
+def test_finished_parts_are_kept_and_the_rest_is_the_same(
+    corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = labelled(corpus, clustered, make_work, "whole", label__train=12_000).out
+    broken = labelled(corpus, clustered, make_work, "broken", label__train=12_000)
+    names = whole.files(deep=True)
+    before = {n: broken.out.local(n).stat().st_mtime_ns for n in names}
+    broken.out.remove("train/part-00001.parquet")
+    broken.out.remove("stats.json")
+    capsys.readouterr()
+    label.run(broken)
+    assert "reused" in capsys.readouterr().out
+    assert broken.out.files(deep=True) == names
+    assert all(broken.out.read_bytes(n) == whole.read_bytes(n) for n in names)
+    kept = [n for n in names if n.startswith("train") and n != "train/part-00001.parquet"]
+    assert len(kept) == 2
+    assert all(broken.out.local(n).stat().st_mtime_ns == before[n] for n in kept)
+
+
+def test_more_triplets_than_there_are(corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work]) -> None:
+    with pytest.raises(UserError, match=r"--label\.train"):
+        labelled(corpus, clustered, make_work, label__train=5_000_000)
