@@ -21,6 +21,9 @@ OBJECTS = pa.schema(
 )
 """objects.parquet: every object of the human data; split is train, validation or test; image_ids may be empty."""
 
+ANSWERS = pa.schema([(c, pa.int64()) for c in "ijk"] + [("participant", pa.string()), ("rt", pa.float64())])
+"""Odd-one-out answers as people gave them: objects (pair, pair, odd); participant "" and rt (ms) NaN where unknown."""
+
 SOFT = pa.schema(
     [("i", pa.int64()), ("j", pa.int64()), ("k", pa.int64())] + [(p, pa.float32()) for p in ("p01", "p02", "p12")]
 )

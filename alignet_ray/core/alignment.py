@@ -1,0 +1,290 @@
+"""Fit the teacher's transform to human choice probabilities ("uncertainty distillation").
+
+Objective, for features x standardised by one scalar mean and std, y = x W + b, and S' = y y^T:
+
+    (1 - alpha) * mean_s KL(q_s || softmax(S'_01, S'_02, S'_12)) + alpha * L_local + pull * || W - mean(diag W) I ||_F^2
+
+q are the human model's probabilities (AligNet, Muttenthaler et al., Nature 2025); one-hot q gives gLocal's hard loss.
+L_local (gLocal, NeurIPS 2023) keeps each item's distribution over its neighbours. Every step maps one random image of
+each object and reads all similarities from the one matrix S'.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.vice import pair_entries
+
+MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a transform is fitted.
+
+    Attributes:
+        kind: affine (full W), low_rank (W acts on the `rank` principal dimensions), diagonal, or orthogonal. Dot
+            products do not see a rotation, so what is fitted of the last one is its scale and offset.
+        rank: principal dimensions of low_rank.
+        pull: weight of R_eye (on the core in the principal basis for low_rank; none for orthogonal), for features of
+            unit mean square norm, so that a value suits any width; gLocal's lambda is this over that norm's square.
+        alpha, tau: weight and temperature of the local term.
+        lr: Adam's step size, for features of unit mean square norm.
+        batch: triplets a step; steps: largest number of steps.
+        every: steps between two looks at the held-out objects; patience: looks without a better cross-entropy.
+    """
+
+    kind: MapKind = "low_rank"
+    rank: int = 50
+    pull: float = 2e-4
+    alpha: float = 0.0
+    tau: float = 1.0
+    lr: float = 1e-2
+    batch: int = 8192
+    steps: int = 2000
+    every: int = 20
+    patience: int = 10
+
+
+@dataclass(frozen=True)
+class Side:
+    """Some objects with their images, and triplets among them.
+
+    Attributes:
+        rows: feature rows of every object, padded by repetition, (n, most images).
+        counts: how many of them are real, (n,).
+        triplets: positions 0..n-1 of (pair, pair, odd) or of any three, (t, 3).
+        targets: probabilities of the pairs 01, 02, 12, (t, 3).
+    """
+
+    rows: Int[Tensor, "n w"]
+    counts: Int[Tensor, " n"]
+    triplets: Int[Tensor, "t 3"]
+    targets: Float[Tensor, "t 3"]
+
+    @classmethod
+    def of(
+        cls,
+        images: list[Int64[np.ndarray, " _"]],
+        triplets: Int64[np.ndarray, "t 3"],
+        targets: Float[np.ndarray, "t 3"],
+    ) -> "Side":
+        """From one array of feature rows an object."""
+        counts = np.array([len(i) for i in images])
+        rows = np.stack([np.resize(i, counts.max()) for i in images])
+        return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (rows, counts, triplets, np.float32(targets))))
+
+    def draw(self, rng: torch.Generator) -> Int[Tensor, " n"]:
+        """The feature row of one random image of every object."""
+        column = (torch.rand(len(self.counts), generator=rng) * self.counts).long()
+        return self.rows.gather(1, column[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Agreement with people (expected share of choices, ties are wrong) and cross-entropy (nats): means."""
+
+    accuracy: float
+    cross_entropy: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best transform seen, where it was, and one row a look: step, loss, held-out accuracy and cross-entropy."""
+
+    transform: AffineTransform
+    step: int
+    score: Score
+    history: list[dict[str, float]]
+
+
+class Core(torch.nn.Module):
+    """The trained part: y = z C + b on features z (centred, projected, unit mean square norm)."""
+
+    def __init__(self, z: Float[Tensor, "n r"], kind: MapKind, pull: float, scale: float) -> None:
+        super().__init__()
+        r = z.shape[1]
+        self.kind, self.pull = kind, pull
+        start = {"diagonal": torch.full((r,), scale), "orthogonal": torch.tensor(scale)}
+        self.weight = torch.nn.Parameter(start.get(kind, scale * torch.eye(r)))
+        self.bias = torch.nn.Parameter(torch.zeros(r))
+
+    def forward(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n r"]:
+        """Map rows."""
+        return (z @ self.weight if self.weight.ndim == 2 else z * self.weight) + self.bias
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """R_eye: squared distance to the nearest multiple of the identity, times its weight."""
+        if self.kind == "orthogonal":
+            return torch.zeros(())
+        return self.pull * eye_distance(self.matrix())
+
+    def matrix(self) -> Float[Tensor, "r r"]:
+        """C as a full matrix."""
+        return self.weight if self.weight.ndim == 2 else torch.diag(self.weight.expand(len(self.bias)))
+
+
+def fit(
+    x: Float32[np.ndarray, "n p"],
+    train: Side,
+    valid: Side,
+    settings: Settings,
+    seed: int,
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> Fitted:
+    """Fit a transform on the training objects; stop by the cross-entropy of the held-out objects, and keep the best.
+
+    Args:
+        x: features of all images; only rows of `train` decide the standardisation and the principal dimensions.
+        train, valid: objects to learn from and to stop by.
+        settings: form of the map and of the optimisation.
+        seed: of images and triplets drawn.
+        report: called with each row of the history.
+    """
+    basis = _Basis.of(x, np.unique(train.rows.numpy()), settings)
+    z = torch.from_numpy(basis.project(x))
+    rng = torch.Generator().manual_seed(seed)
+    core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
+    before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
+    optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
+    best = Fitted(basis.export(core), 0, score(core(z).detach(), valid), [])
+    history: list[dict[str, float]] = []
+    for step in range(1, settings.steps + 1):
+        loss = _loss(core, z, before, train, settings, rng)
+        assert math.isfinite(loss.item()), f"the loss is {loss.item()} at step {step}"
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step % settings.every:
+            continue
+        found = score(core(z).detach(), valid)
+        history.append(
+            {"step": float(step), "loss": loss.item(), "accuracy": found.accuracy, "cross_entropy": found.cross_entropy}
+        )
+        if report:
+            report(history[-1])
+        if found.cross_entropy < best.score.cross_entropy:
+            best = Fitted(basis.export(core), step, found, [])
+        elif step - best.step >= settings.patience * settings.every:
+            break
+    return Fitted(best.transform, best.step, best.score, history)
+
+
+def triplet_loss(
+    y: Float[Tensor, "n r"], triplets: Int[Tensor, "b 3"], targets: Float[Tensor, "b 3"]
+) -> Float[Tensor, ""]:
+    """Mean KL(q || p) of dot-product similarities, in nats; targets q may be one-hot (then it is the cross-entropy)."""
+    log_p = torch.log_softmax(pair_entries(y @ y.T, triplets), dim=1)
+    return (torch.xlogy(targets, targets) - targets * log_p).sum(dim=1).mean()
+
+
+def local_loss(before: Float[Tensor, "n p"], after: Float[Tensor, "n r"], tau: float) -> Float[Tensor, ""]:
+    """gLocal's local term: cross-entropy between each item's softmax over the others, before and after (nats).
+
+    Args:
+        before, after: rows of unit length (cosines are their dot products).
+        tau: temperature.
+    """
+    others = ~torch.eye(len(before), dtype=torch.bool)
+    target = (before @ before.T / tau).masked_fill(~others, -torch.inf).softmax(dim=1)
+    log_q = (after @ after.T / tau).masked_fill(~others, -torch.inf).log_softmax(dim=1)
+    return -(target * log_q.masked_fill(~others, 0)).sum(dim=1).mean()
+
+
+def eye_distance(w: Float[Tensor, "r r"]) -> Float[Tensor, ""]:
+    """R_eye = || W - mean(diag W) I ||_F^2."""
+    return (w - w.diagonal().mean() * torch.eye(len(w), dtype=w.dtype)).square().sum()
+
+
+def score(y: Float[Tensor, "n r"], side: Side, draws: int = 5, seed: int = 0) -> Score:
+    """Expected agreement with people and soft cross-entropy, over random images of the objects.
+
+    Args:
+        y: mapped features of all images; similarities are dot products.
+        side: objects, triplets and human probabilities.
+        draws: how often an image is drawn for every object (once is enough if each has one).
+        seed: of these draws.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    draws = draws if int(side.counts.max()) > 1 else 1
+    accuracy = cross_entropy = 0.0
+    for _ in range(draws):
+        agreed, entropy = per_triplet(y[side.draw(rng)], side)
+        accuracy += float(agreed.mean()) / draws
+        cross_entropy += float(entropy.mean()) / draws
+    return Score(accuracy, cross_entropy)
+
+
+def per_triplet(y: Float[Tensor, "n r"], side: Side) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
+    """Of every triplet: probability that people choose the model's best pair (0 for a tie), and cross-entropy, nats."""
+    logits = pair_entries(y @ y.T, side.triplets)
+    top = logits.max(dim=1, keepdim=True)
+    tied = (logits == top.values).sum(dim=1) > 1
+    agreed = side.targets.gather(1, top.indices)[:, 0].masked_fill(tied, 0)
+    return agreed, -(side.targets * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """Standardisation by two scalars, centring, scaling to unit mean square norm, projection on `axes` (None: all)."""
+
+    mean: np.float32
+    std: np.float32
+    centre: Float32[np.ndarray, " p"]
+    axes: Float32[np.ndarray, "p r"] | None
+    norm: float
+
+    @classmethod
+    def of(cls, x: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " t"], settings: Settings) -> "_Basis":
+        mean, std = x[rows].mean(dtype=np.float64), x[rows].std(dtype=np.float64)
+        standard = (x[rows] - np.float32(mean)) / np.float32(std)
+        centre = standard.mean(axis=0)
+        axes = None
+        if settings.kind == "low_rank":
+            _, values, right = np.linalg.svd(standard - centre, full_matrices=False)
+            rank = min(settings.rank, int((values > values[0] * 1e-6).sum()))
+            axes = np.ascontiguousarray(right[:rank].T)
+        plain = cls(np.float32(mean), np.float32(std), centre, axes, 1.0)
+        norm = float(np.sqrt(np.square(plain.project(x[rows])).sum(axis=1).mean()))
+        return cls(plain.mean, plain.std, centre, axes, norm)
+
+    def project(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, "n r"]:
+        z = ((x - self.mean) / self.std - self.centre) / np.float32(self.norm)
+        return np.asarray(z if self.axes is None else z @ self.axes)
+
+    def export(self, core: Core) -> AffineTransform:
+        """The map as full (p, p) weights: axes C axes^T has the same dot products as C in the principal basis."""
+        c = core.matrix().detach().numpy() / np.float32(self.norm)
+        bias = core.bias.detach().numpy().copy()
+        if self.axes is None:
+            return AffineTransform(float(self.mean), float(self.std), c.copy(), bias - self.centre @ c)
+        bias = bias - (self.centre @ self.axes) @ c
+        return AffineTransform(float(self.mean), float(self.std), self.axes @ c @ self.axes.T, bias @ self.axes.T)
+
+
+def _loss(
+    core: Core, z: Tensor, before: Tensor | None, train: Side, settings: Settings, rng: torch.Generator
+) -> Float[Tensor, ""]:
+    rows = train.draw(rng)
+    y = core(z[rows])
+    some = torch.randint(len(train.triplets), (min(settings.batch, len(train.triplets)),), generator=rng)
+    loss = (1 - settings.alpha) * triplet_loss(y, train.triplets[some], train.targets[some])
+    if before is not None:
+        loss = loss + settings.alpha * local_loss(before[rows], normalize(y, dim=1), settings.tau)
+    return loss + core.penalty()
+
+
+def _first_scale(z: Tensor, train: Side, rng: torch.Generator) -> float:
+    """The multiple of the identity that fits best, among powers of two: the fit starts from the base's similarities."""
+    y = z[train.draw(rng)]
+    some = slice(0, 20_000)
+    losses = {s: float(triplet_loss(s * y, train.triplets[some], train.targets[some])) for s in 2.0 ** np.arange(-3, 6)}
+    return float(min(losses, key=losses.__getitem__))

@@ -1,0 +1,72 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+from alignet_ray.stages import Work, soften
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Config:
+    """Thirty objects with an image each, and 4,000 answers drawn from an embedding of four groups."""
+    rng = np.random.default_rng(0)
+    truth = np.eye(4, dtype=np.float32)[np.arange(30) % 4] * 2
+    rows = np.stack([rng.permutation(30)[:3] for _ in range(4000)])
+    s = np.stack([(truth[rows[:, a]] * truth[rows[:, b]]).sum(1) for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
+    choice = (s + rng.gumbel(size=s.shape)).argmax(1)
+    np.savetxt(
+        tmp_path / "answers.txt", np.take_along_axis(rows, np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])[choice], 1), "%d"
+    )
+    np.save(tmp_path / "truth.npy", truth)
+    for n in range(30):
+        (tmp_path / "images" / f"c{n:02d}").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / "images" / f"c{n:02d}" / "0.png")
+    (tmp_path / "objects.csv").write_text("label,object\n" + "".join(f"c{n:02d},{n}\n" for n in range(30)))
+    return Config().replace(
+        corpus__path=str(tmp_path / "images"),
+        objects__table=str(tmp_path / "objects.csv"),
+        human__triplets=str(tmp_path / "answers.txt"),
+        soften__steps=300,
+        soften__dims=10,
+        soften__batch=1024,
+    )
+
+
+def test_a_fit_recovers_the_known_choices(world: Config, make_work: Callable[..., Work]) -> None:
+    work = make_work(world, "soften")
+    soften.run(work)
+    soft = work.out.read_parts()
+    assert soft.num_rows == 4000
+    p = np.stack([soft[c].to_numpy() for c in ("p01", "p02", "p12")], axis=1)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    mu = safetensors.numpy.load(work.out.read_bytes("embedding.safetensors"))["mu"]
+    similarity = mu @ mu.T
+    same = (np.arange(30)[:, None] % 4 == np.arange(30) % 4) & ~np.eye(30, dtype=bool)
+    assert similarity[same].min() > similarity[~same & ~np.eye(30, dtype=bool)].max()
+    objects = work.out.read_table("objects.parquet").to_pylist()
+    assert [o["object"] for o in objects] == list(range(30))
+    assert {o["split"] for o in objects} == {"train", "validation", "test"}
+    assert all(len(o["image_ids"]) == 1 for o in objects)
+
+
+def test_a_published_embedding_stands_in_for_the_fit(
+    world: Config, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    work = make_work(world.replace(human__embedding=str(tmp_path / "truth.npy")), "soften")
+    soften.run(work)
+    stored = safetensors.numpy.load(work.out.read_bytes("embedding.safetensors"))
+    np.testing.assert_array_equal(stored["mu"], np.load(tmp_path / "truth.npy"))
+    assert not stored["sigma"].any()
+
+
+def test_what_is_missing_is_named(world: Config) -> None:
+    with pytest.raises(UserError, match=r"--objects\.table"):
+        soften.sources(world.replace(objects__table=None), "")
+    with pytest.raises(UserError, match=r"--human\.triplets"):
+        soften.sources(world.replace(human__triplets=None), "")
+    assert len(soften.sources(world, "")) == 3
