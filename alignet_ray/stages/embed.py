@@ -1,7 +1,7 @@
 """embed: images -> embeddings, through Ray Data and a pool of actors that each hold the model.
 
 Work is cut into units of consecutive images, the same for any number of actors; the actor that has finished a unit
-writes it as `part-{unit:05d}.parquet` in one atomic step. A killed run leaves whole parts only; the next run skips them.
+writes it as `part-{unit:05d}.parquet` in one atomic step. A killed run leaves whole parts; the next skips them.
 """
 
 import json
