@@ -74,6 +74,12 @@ class RaySection(Section):
     """Logical CPUs of a local Ray; left out: the machine's cores, at least 4 (slots, not threads)."""
     object_store_mb: int | None = None
     """Shared memory of a local Ray in MB; left out: Ray decides."""
+    gpus: int = Field(0, ge=0)
+    """GPUs that a cluster is asked for, and waited for, before a stage that spreads over it."""
+    cpus: int = Field(0, ge=0)
+    """CPUs, likewise."""
+    patience: float = Field(30.0, ge=0)
+    """Minutes to wait for them; then the run goes on with what is there, or stops if that is nothing."""
 
 
 class Tracking(Section):

@@ -1,0 +1,160 @@
+"""The student: a backbone and a triplet head, kept as safetensors and JSON (loads with torch, timm and safetensors)."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from alignet_ray.core.triplets import choice_probabilities, pair_similarities
+from alignet_ray.errors import UserError
+from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
+
+BACKBONE, HEAD, MODEL = "backbone.safetensors", "head.safetensors", "model.json"
+
+
+class Output(NamedTuple):
+    """What a student says about a batch of images.
+
+    Attributes:
+        embedding: (b, d) features before the classifier (`pre_logits`).
+        triplet_logits: (b, k) outputs of the triplet head; None without a head.
+    """
+
+    embedding: Tensor
+    triplet_logits: Tensor | None
+
+
+class Student(nn.Module):
+    """A backbone with a triplet head: Dense(k) on `pre_logits`, or none.
+
+    Attributes:
+        backbone: images -> embedding.
+        head: embedding -> triplet logits, or None.
+        tau: what divides dot products of triplet logits to make them choice logits.
+        preprocess: PIL image -> float tensor (3, s, s).
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Linear | None, tau: float = 1.0) -> None:
+        super().__init__()
+        self.backbone, self.head, self.tau = backbone, head, tau
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """PIL image -> normalised float tensor (3, s, s)."""
+        return self.backbone.preprocess
+
+    def forward(self, x: Float[Tensor, "b 3 s s"]) -> Output:
+        """Embedding and triplet logits of preprocessed images."""
+        z = self.backbone(x)
+        return Output(z, None if self.head is None else self.head(z))
+
+    @torch.no_grad()
+    def embed(self, x: Float[Tensor, "b 3 s s"], batch: int = 64) -> Float[Tensor, "b d"]:
+        """Embeddings of any number of preprocessed images, `batch` at a time."""
+        return torch.cat([self.backbone(part) for part in torch.split(x, batch)])
+
+    @torch.no_grad()
+    def odd_one_out(
+        self, a: Float[Tensor, "b 3 s s"], b: Float[Tensor, "b 3 s s"], c: Float[Tensor, "b 3 s s"]
+    ) -> Float[Tensor, "b 3"]:
+        """Probability that a, b or c is the odd one out of each triplet of images.
+
+        From the head's dot products divided by `tau`, or the cosine of the embeddings where there is no head.
+        """
+        outputs = [self(x) for x in (a, b, c)]
+        z = torch.stack([o.embedding if o.triplet_logits is None else o.triplet_logits for o in outputs], dim=1)
+        if self.head is None:
+            z = nn.functional.normalize(z, dim=-1)
+        return choice_probabilities(pair_similarities(z) / self.tau).flip(-1)  # pair (0, 1) leaves 2 out, and so on
+
+
+def make_student(spec: str, size: int | None, head: int | None, seed: int) -> Student:
+    """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
+
+    Args:
+        spec: backbone, spelled as in `models.backbone`; a student folder brings its own head if it is `head` wide.
+        size: side of the square input in pixels; None: the model's own.
+        head: width of the triplet head; None: no head.
+        seed: seed of the head's weights.
+
+    Raises:
+        UserError: as `load_backbone`.
+    """
+    backbone = load_backbone(spec, size, seed).requires_grad_(True)
+    if not head:
+        return Student(backbone, None)
+    layer = nn.Linear(backbone.width, head)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(head, backbone.width, generator=generator) / backbone.width**0.5)
+        layer.bias.zero_()
+    return Student(backbone, layer)
+
+
+def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> None:
+    """Write a student's folder: weights that timm loads strictly with `num_classes=0`, the head, and model.json.
+
+    Args:
+        folder: an existing local folder.
+        student: what to save.
+        provenance: JSON-able; where it comes from (teacher, recipe, artifact ids).
+    """
+    from safetensors.torch import save_file
+
+    net, head = student.backbone.net, student.head
+    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, folder / BACKBONE)
+    if head is not None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD)
+    (folder / MODEL).write_text(json.dumps(describe(student, provenance), indent=1))
+
+
+def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
+    """What model.json says."""
+    head = student.head
+    return {
+        "format": "alignet_ray student 1",
+        **student.backbone.describe(),
+        "head": None if head is None else {"width": head.out_features, "bias": head.bias is not None},
+        "tau": student.tau,
+        "provenance": provenance,
+    }
+
+
+def load_student(folder: str | Path) -> Student:
+    """Load a student's folder, in evaluation mode; executes nothing from it.
+
+    Raises:
+        UserError: a missing or damaged file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    info = read_model(folder)
+    backbone, head = load_backbone(str(folder)), None
+    if info["head"]:
+        head = nn.Linear(backbone.width, info["head"]["width"], bias=info["head"]["bias"])
+        try:
+            head.load_state_dict(load_file(folder / HEAD))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"{folder / HEAD} is not this student's head: {str(error).splitlines()[0]}") from error
+    return Student(backbone, head, info["tau"]).eval().requires_grad_(False)
+
+
+def read_model(folder: Path) -> dict[str, Any]:
+    """model.json of a student's folder.
+
+    Raises:
+        UserError: it is missing or is not one.
+    """
+    try:
+        info: dict[str, Any] = json.loads((folder / MODEL).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a student's folder: {MODEL} cannot be read ({error})") from error
+    missing = [key for key in ("architecture", "preprocessing", "head", "tau") if key not in info]
+    if missing:
+        raise UserError(f"{folder / MODEL} lacks {', '.join(missing)}: not written by `distill`")
+    return info
