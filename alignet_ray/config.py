@@ -139,6 +139,14 @@ class Align(Section):
     """Form of the map."""
     rank: int = Field(50, ge=1)
     """Principal dimensions that a low-rank map acts on."""
+    objective: Literal["soft", "hard"] = "soft"
+    """Learn the human model's choice probabilities of any triplet (soft), or only the answers themselves (hard)."""
+    alpha: float = Field(0.0, ge=0, lt=1)
+    """Weight of gLocal's local term, which keeps every image's neighbours; 0 leaves it out."""
+    tau: float = Field(0.1, gt=0)
+    """Temperature of the local term."""
+    folds: int = Field(4, ge=0)
+    """Object-wise folds that judge these settings on the training objects; 0 leaves that out."""
     pull: float = Field(2e-4, ge=0)
     """Weight of the pull of the map's weights to a multiple of the identity, for features of unit mean square norm."""
     lr: float = Field(1e-2, gt=0)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -30,14 +30,21 @@ QUIET = {
 }
 """Environment of driver and workers: no usage reports, no progress bars but ours."""
 
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
+
 
 def state_dir(cfg: Config) -> Path:
     """The local folder for lock, logs, worlds and embedded tracking.
 
     Raises:
-        UserError: the root is remote and no --state-dir is given, or the folder cannot be written.
+        UserError: the root is remote and no --state-dir is given, or the folder cannot be written, or it is relative
+            inside a submitted job, whose working directory is thrown away.
     """
     folder = cfg.state_dir or cfg.store.root
+    for given in (cfg.store.root, folder) if JOB in os.environ else ():
+        if "://" not in given and not Path(given).expanduser().is_absolute():
+            raise UserError(f"{given} would vanish with the job's working directory: give an absolute --store.root")
     if "://" in folder:
         raise UserError(f"--store.root {folder} is remote: give a local folder with --state-dir as well")
     path = Path(folder).expanduser().resolve()
@@ -133,6 +140,103 @@ def start(cfg: Config) -> str:
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+class Fleet:
+    """The nodes that stages spread over: waited for, and each looked over once, since any may join late."""
+
+    def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:
+        self.cfg, self.say = cfg, say
+        self.seen: set[str] = set()
+
+    def ready(self) -> None:
+        """Wait for what `--ray.gpus` and `--ray.cpus` ask for; check that new nodes share this process's storage.
+
+        Raises:
+            UserError: nothing came in time, or a node misses a folder or the package.
+        """
+        for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
+            if _offered(kind) < count:
+                self._wait(kind, count)
+        self._look()
+
+    def _wait(self, kind: str, count: int) -> None:
+        """A placement group of `count` bundles tells an autoscaler what is missing; it is gone once that is there."""
+        from ray.util import placement_group, remove_placement_group
+
+        patience = self.cfg.ray.patience
+        self.say(f"   waiting up to {patience:g} minutes for {count} {kind}s: {_offered(kind)} are there")
+        wish, deadline = placement_group([{kind: 1}] * count), time.monotonic() + 60 * patience
+        try:
+            while _offered(kind) < count and time.monotonic() < deadline:
+                time.sleep(1)
+        finally:
+            remove_placement_group(wish)
+        if not _offered(kind):
+            raise UserError(f"no {kind} came within {patience:g} minutes: `ray status` says why, or ask for fewer")
+        self.say(f"   going on with {_offered(kind)} {kind}s")
+
+    def _look(self) -> None:
+        """Ask every new node, all at once, whether it sees the folders that all must share."""
+        import ray
+
+        nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}  # type: ignore[no-untyped-call]
+        new = {node: address for node, address in nodes.items() if node not in self.seen}
+        if len(nodes) > 1 and new:
+            _same_storage(self.cfg, new)
+        self.seen |= new.keys()
+
+
+def _offered(kind: str) -> int:
+    import ray
+
+    return int(ray.cluster_resources().get(kind, 0))  # type: ignore[no-untyped-call]
+
+
+def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
+    """Have every node (id -> address) look for the local folders and for a file that was made just now."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    folders = [p for p in (cfg.corpus.path, cfg.objects.path, cfg.store.root) if p and "://" not in p]
+    paths = [str(Path(p).expanduser().resolve()) for p in folders]
+    probe = Path(paths[-1]) / f".shared-{os.getpid()}" if "://" not in cfg.store.root else None
+    if probe:
+        probe.touch()
+        paths[-1] = str(probe)
+    look = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    there = {n: NodeAffinitySchedulingStrategy(n, soft=False) for n in nodes}
+    answers = {n: look.options(scheduling_strategy=there[n]).remote(paths) for n in nodes}
+    try:
+        for node, answer in answers.items():
+            _judge(nodes[node], answer)
+    finally:
+        if probe:
+            probe.unlink(missing_ok=True)
+
+
+def _missing(paths: list[str]) -> list[str]:
+    """The paths that this node does not see."""
+    return [p for p in paths if not os.path.exists(p)]
+
+
+def _judge(address: str, answer: Any) -> None:
+    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business."""
+    import ray
+
+    try:
+        missing = ray.get(answer)
+    except ray.exceptions.RayTaskError as error:
+        raise UserError(
+            f"node {address} cannot import alignet_ray: submit with --working-dir . or install the package there"
+        ) from error
+    except ray.exceptions.RayError:
+        return
+    if missing:
+        folder = missing[0] if ".shared-" not in missing[0] else os.path.dirname(missing[0])
+        raise UserError(
+            f"node {address} does not see {folder}: mount the same storage on every node at the same path, or use s3://"
+        )
 
 
 def stop() -> None:

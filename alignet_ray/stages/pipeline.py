@@ -20,6 +20,8 @@ from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+SPREAD = ("embed", "align", "cluster", "label", "distill")
+"""Stages whose work goes to the nodes of a cluster: before each the nodes are waited for and looked over."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,13 @@ def _work(cfg: Config, store: Store, steps: list[Step], state: Path, screen: Scr
         logs = runtime.start(cfg)
         if logs:
             screen.line(f"Ray's worker logs in {logs}")
+        fleet = runtime.Fleet(cfg, screen.line)
         for step in steps:
             if step.state == "finished":
                 screen.line(f"-- {step.node.name} {step.artifact.id}: reused")
             else:
+                if step.node.stage in SPREAD:
+                    fleet.ready()
                 _step(cfg, store, step, {s.node.name: s.artifact for s in steps}, session, parent, screen)
         status = "FINISHED"
     except KeyboardInterrupt:

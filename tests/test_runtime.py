@@ -1,0 +1,53 @@
+"""Where a run may lie, and the nodes that it waits for and looks over."""
+
+from pathlib import Path
+
+import pytest
+
+from alignet_ray import runtime
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+
+
+def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert runtime.state_dir(Config()) == tmp_path / "runs"
+    monkeypatch.setenv(runtime.JOB, "{}")
+    with pytest.raises(UserError, match="give an absolute"):
+        runtime.state_dir(Config())
+    with pytest.raises(UserError, match="give an absolute"):
+        runtime.state_dir(Config(state_dir=str(tmp_path / "state")))
+    assert runtime.state_dir(Config().replace(store__root=str(tmp_path / "there"))) == tmp_path / "there"
+
+
+def test_the_fleet_waits_no_longer_than_told(ray_session: None, tmp_path: Path) -> None:
+    said: list[str] = []
+    cfg = Config().replace(store__root=str(tmp_path), ray__cpus=2)
+    runtime.Fleet(cfg, said.append).ready()
+    assert said == []
+    with pytest.raises(UserError, match="no GPU came within 0 minutes"):
+        runtime.Fleet(cfg.replace(ray__gpus=2, ray__patience=0), said.append).ready()
+    runtime.Fleet(cfg.replace(ray__cpus=10_000, ray__patience=0), said.append).ready()
+    assert said[-1] == "   going on with 4 CPUs"
+
+
+def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path) -> None:
+    import ray
+
+    runtime._judge("10.0.0.7", ray.put([]))
+    with pytest.raises(UserError, match=r"node 10\.0\.0\.7 does not see /shared/images: mount the same storage"):
+        runtime._judge("10.0.0.7", ray.put(["/shared/images", "/shared/runs/.shared-12"]))
+    with pytest.raises(UserError, match="does not see /shared/runs"):
+        runtime._judge("10.0.0.7", ray.put(["/shared/runs/.shared-12"]))
+
+
+def test_the_probe_reaches_every_node_and_goes(ray_session: None, tmp_path: Path) -> None:
+    import ray
+
+    node = {n["NodeID"]: "here" for n in ray.nodes()}
+    cfg = Config().replace(store__root=str(tmp_path), corpus__path=str(tmp_path))
+    runtime._same_storage(cfg, node)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="node here does not see"):
+        runtime._same_storage(cfg.replace(corpus__path="/nowhere/images"), node)
+    assert list(tmp_path.iterdir()) == []
