@@ -18,6 +18,8 @@ LAYERS = {
     "aligned": "the aligned space",
     "": "",
 }
+LARGEST = 8
+"""Single categories that the table of parts shows."""
 ODD = (2, 1, 0)
 """The image left over by each pair (01, 02, 12)."""
 
@@ -127,8 +129,16 @@ def _head(material: Material) -> str:
     return (
         f"<h1>{escape(material.title)}</h1>"
         + (page.paragraph(text, "lead") if text else "")
-        + page.table(material.table)
+        + page.table(_turned(material.table))
     )
+
+
+def _turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Models as rows, layers as columns: narrow enough for a phone."""
+    if not rows:
+        return []
+    names = [name for name in rows[0] if name != "layer"]
+    return [{"agreement with people, %": name} | {row["layer"]: row[name] for row in rows} for name in names]
 
 
 def _scores(material: Material) -> str:
@@ -162,12 +172,9 @@ def _scores(material: Material) -> str:
 
 def _levels(material: Material) -> str:
     levels = sorted({s.level for s in material.scores if s.metric == "odd_one_out" and s.level}, key=_level_order)
-    rows = []
-    for level in levels:
-        found = select(material.scores, "odd_one_out", level)
-        rows.append(
-            {"triplets": _level_name(level), "n": f"{found[0].n:,}"} | {label(s): f"{100 * s.value:.1f}" for s in found}
-        )
+    found = {level: select(material.scores, "odd_one_out", level) for level in levels}
+    single = sorted((lv for lv in levels if lv.startswith("category:")), key=lambda lv: -found[lv][0].n)
+    rows = [_level(lv, found[lv]) for lv in levels if lv not in single[LARGEST:]]
     if not rows:
         return ""
     return page.section(
@@ -175,10 +182,19 @@ def _levels(material: Material) -> str:
         page.paragraph(
             "The same score (percent) on parts of the triplets. Clear: people nearly always agree. Unclear: people "
             "are divided, so the ceiling is low. One, two or three categories: whether the three objects come from "
-            "the same or from different categories."
+            "the same or from different categories. Gain: student minus base."
         ),
         page.table(rows),
     )
+
+
+def _level(level: str, found: list[Score]) -> dict[str, str]:
+    row = {"triplets": _level_name(level)}
+    values = {label(s): s.value for s in found if s.model != "teacher"}
+    row |= {name.replace("unaligned ", "").replace("aligned ", ""): f"{100 * v:.1f}" for name, v in values.items()}
+    if {"base", "aligned student"} <= set(values):
+        row["gain"] = f"{100 * (values['aligned student'] - values['base']):+.1f}"
+    return row | {"number": f"{found[0].n:,}"}
 
 
 def _level_order(level: str) -> tuple[int, str]:
@@ -258,9 +274,7 @@ def _maps(material: Material) -> str:
         return ""
     colours = figures.group_colours(material.map_groups)
     dots = [colours.get(group, figures.OTHER) for group in material.map_groups]
-    names = material.map_names if len(material.map_names) <= 90 else [""] * len(material.map_names)
-    step = max(1, len(names) // 30)
-    names = [name if i % step == 0 else "" for i, name in enumerate(names)]
+    names = material.map_names
     pictures = [page.figure(figures.scatter(points, dots, names), name) for name, points in material.maps.items()]
     return page.section(
         "A map of the objects",
@@ -350,7 +364,7 @@ def _losses(material: Material) -> str:
             "The loss: how far the student's choices among three images are from its teacher's. Lower is better; 0 "
             "is the same."
         ),
-        page.figure(figures.curves(lines, colours, "loss (nats)"), "Loss on the training triplets."),
+        page.grid([page.figure(figures.curves(lines, colours, "loss (nats)"), "Loss on the training triplets.")]),
     )
 
 

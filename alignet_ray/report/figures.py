@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 PALETTE = ("#3b6fb6", "#e07b39", "#3f9b5f", "#b3476b", "#8064a8", "#8c6d46", "#d9a520", "#4aa6b5", "#d16ba5", "#7f8c3b")
-OTHER = "#b8bec7"
-COLOURS = {"base": "#8a97a8", "teacher": "#d9a520", "student": "#2563b0", "control": "#c58f8f", "human": "#3a3f47"}
+OTHER = "#c3c9d1"
+NO_GROUP = "no category"
+COLOURS = {"base": "#8a97a8", "teacher": "#d9a520", "student": "#2563b0", "control": "#c58f8f", "human": "#5f9e78"}
 """Colour of each model, everywhere in the report."""
 
 
@@ -59,14 +60,14 @@ def matrix(values: Float[np.ndarray, "m m"], groups: Sequence[str]) -> bytes:
     shade[rows, columns] = rank
     shade += shade.T
     np.fill_diagonal(shade, 1)
-    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5.0, 3.7))
+    axes = figure.add_axes((1.35 / 5.0, 0.02, 3.6 / 5.0, 0.96))
     axes.imshow(shade, cmap="GnBu", vmin=0, vmax=1, interpolation="nearest")
     starts = [0] + [row for row in range(1, m) if groups[row] != groups[row - 1]] + [m]
-    for edge in starts[1:-1]:
+    wide = [(a, b) for a, b in pairwise(starts) if b - a >= max(2, m / 22)]
+    for edge in {e for pair in wide for e in pair} - {0, m}:
         axes.axhline(edge - 0.5, color="white", lw=1.2)
         axes.axvline(edge - 0.5, color="white", lw=1.2)
-    wide = [(a, b) for a, b in pairwise(starts) if b - a >= max(2, m / 22)]
     axes.set_yticks([(a + b - 1) / 2 for a, b in wide], [shorten(groups[a]) for a, _ in wide], fontsize=10)
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -75,19 +76,29 @@ def matrix(values: Float[np.ndarray, "m m"], groups: Sequence[str]) -> bytes:
 
 
 def scatter(points: Float[np.ndarray, "n 2"], colours: Sequence[str], labels: Sequence[str]) -> bytes:
-    """A two-dimensional map of objects; `labels` that are not empty are written beside their points."""
+    """A two-dimensional map of objects, with as many of their `labels` as fit without overlap."""
     figure, axes = empty(4.8, 4.6)
     axes.scatter(points[:, 0], points[:, 1], c=list(colours), s=46, alpha=0.9, edgecolors="white", linewidths=0.6)
-    for (x, y), label in zip(points, labels, strict=True):
-        if label:
-            axes.annotate(
-                shorten(label), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=9, color="#444c58"
-            )
+    for row in _apart(points):
+        text, at = shorten(labels[row]), (points[row, 0], points[row, 1])
+        axes.annotate(text, at, xytext=(4, 4), textcoords="offset points", fontsize=9, color="#444c58")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_color("#dde2e8")
     axes.margins(0.08)
     return png(figure)
+
+
+def _apart(points: Float[np.ndarray, "n 2"], width: float = 0.26, height: float = 0.06) -> list[int]:
+    """Rows whose labels, `width` x `height` of the map each, do not cover each other or go over the right edge."""
+    span = np.maximum(np.ptp(points, axis=0), 1e-12)
+    place = (points - points.min(axis=0)) / span
+    kept: list[int] = []
+    for row in range(len(place)):
+        gaps = np.abs(place[kept] - place[row])
+        if place[row, 0] < 1 - width / 2 and not ((gaps[:, 0] < width) & (gaps[:, 1] < height)).any():
+            kept.append(row)
+    return kept
 
 
 def reliability(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> bytes:
@@ -112,9 +123,9 @@ def shorten(text: str, length: int = 16) -> str:
 
 def group_colours(groups: Sequence[str]) -> dict[str, str]:
     """A colour for each of the most frequent groups; the rest is "other"."""
-    names = sorted(set(groups), key=lambda g: (-list(groups).count(g), g))
+    names = sorted(set(groups) - {NO_GROUP}, key=lambda g: (-list(groups).count(g), g))
     chosen = {name: PALETTE[i] for i, name in enumerate(names[: len(PALETTE)])}
-    return chosen | ({"other": OTHER} if len(names) > len(PALETTE) else {})
+    return chosen | ({"other": OTHER} if set(groups) - set(chosen) else {})
 
 
 def principal_plane(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:

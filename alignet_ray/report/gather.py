@@ -20,7 +20,7 @@ Picture = Callable[[int], Image.Image | None]
 def groups(judged: Judged, human: Float[np.ndarray, "m m"], count: int = 8) -> list[str]:
     """A group for each object: its category, or where none is known a cluster of people's similarities."""
     if len({c for c in judged.categories if c}) > 1:
-        return [c or "no category" for c in judged.categories]
+        return [c or figures.NO_GROUP for c in judged.categories]
     member = similarity.tree_clusters(human, min(count, max(2, len(judged) // 4)))
     names = {}
     for group in np.unique(member):
@@ -60,7 +60,7 @@ def examples(
     """Triplets on which student and base differ most in people's eyes: those that the student wins, and those that it
     loses.
 
-    The clearest cases come first; an object appears at most twice in each list.
+    The clearest cases come first; an object appears once in each list.
     """
     columns = {name: column for column, name in enumerate(found.names)}
     base, student = columns.get(("base", "pre_logits")), columns.get(("student", "pre_logits"))
@@ -77,7 +77,7 @@ def examples(
     return lists[0], lists[1]
 
 
-def _varied(rows: Int[np.ndarray, " r"], triplets: Int[np.ndarray, "t 3"], count: int, most: int = 2) -> list[int]:
+def _varied(rows: Int[np.ndarray, " r"], triplets: Int[np.ndarray, "t 3"], count: int, most: int = 1) -> list[int]:
     used: dict[int, int] = {}
     chosen: list[int] = []
     for row in rows:
@@ -119,7 +119,7 @@ def queries(
         s.model: similarity.nearest(similarity.similarity_matrix(s.rows(ids), s.kind), min(near, len(ids) - 1))
         for s in spaces
     }
-    sizes = sorted(set(labels), key=lambda g: (-labels.count(g), g))
+    sizes = sorted(set(labels) - {figures.NO_GROUP}, key=lambda g: (-labels.count(g), g))
     found = []
     for group in sizes[:count]:
         row = next(r for r, o in enumerate(owner) if labels[o] == group)

@@ -14,14 +14,16 @@ html { -webkit-text-size-adjust:100% }
 body { margin:0 auto; padding:20px 16px 64px; max-width:1080px; color:var(--ink); background:#fff;
   font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif }
 h1 { font-size:1.65rem; line-height:1.2; margin:.4em 0 .2em } h2 { font-size:1.25rem; margin:2.2em 0 .3em }
-h3 { font-size:1rem; margin:1.2em 0 .3em }
+h3 { font-size:1rem; margin:1.2em 0 .4em } .card h3 { margin:0 0 .2em }
 p { margin:.4em 0 .8em; max-width:46em } .note { color:var(--soft); font-size:.92rem }
 .lead { font-size:1.08rem } .scroll { overflow-x:auto }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:.92rem; min-width:100% }
-th,td { text-align:right; padding:.38em .7em; border-bottom:1px solid var(--line); white-space:nowrap }
+th,td { text-align:right; padding:.38em .7em; border-bottom:1px solid var(--line); vertical-align:bottom }
+td { white-space:nowrap }
 th:first-child,td:first-child { text-align:left } thead th { background:var(--wash) }
 figure { margin:.6em 0 } figure img { width:100%; height:auto; display:block }
 figcaption { color:var(--soft); font-size:.88rem; margin-top:.2em }
+figure { max-width:640px }
 .grid { display:grid; gap:14px; grid-template-columns:repeat(auto-fit,minmax(min(100%,280px),1fr)) }
 .card { border:1px solid var(--line); border-radius:10px; padding:12px; background:#fff }
 .bar { display:grid; grid-template-columns:10.5em 1fr 6.2em; align-items:center; gap:10px; margin:7px 0;
@@ -53,7 +55,8 @@ figcaption { color:var(--soft); font-size:.88rem; margin-top:.2em }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 14px; font-size:.92rem }
   dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 @media (max-width:560px) { .bar { grid-template-columns:1fr 5.6em } .bar .track { grid-column:1 / -1;
-  grid-row:2 } .bar { margin:12px 0 } }
+  grid-row:2 } .bar { margin:12px 0 }
+  table { font-size:.84rem } th,td { padding:.34em .4em; white-space:normal } }
 """
 
 

@@ -87,7 +87,8 @@ def read_judged(soften: Artifact, split: str) -> Judged:
     table = soften.read_table("objects.parquet")
     human = load_file(soften.local("embedding.safetensors"))
     image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
-    names, categories = table["name"].to_pylist(), table["category"].to_pylist()
+    names = [name.replace("_", " ") for name in table["name"].to_pylist()]
+    categories = table["category"].to_pylist()
     every = Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
     return every.take(np.flatnonzero(np.array(table["split"].to_pylist()) == split))
 

@@ -1,0 +1,48 @@
+import pyarrow as pa
+
+from alignet_ray.data.schemas import SCORES
+from alignet_ray.evals import compare
+
+
+def scores(*rows: tuple[str, str, str, float, float, float, str]) -> pa.Table:
+    names = ("model", "layer", "metric", "value", "low", "high", "level")
+    fixed = {"dataset": "objects", "n": 10, "split": "test", "seed": 0}
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) | fixed for row in rows], schema=SCORES)
+
+
+NAN = float("nan")
+FIRST = scores(
+    ("base", "pre_logits", "odd_one_out", 0.37, 0.35, 0.39, ""),
+    ("student", "pre_logits", "odd_one_out", 0.46, 0.44, 0.48, ""),
+    ("student", "pre_logits", "rsa_spearman", 0.25, NAN, NAN, ""),
+    ("student", "pre_logits", "odd_one_out", 0.66, 0.6, 0.7, "margin:high"),
+)
+SECOND = scores(
+    ("base", "pre_logits", "odd_one_out", 0.38, 0.36, 0.4, ""),
+    ("student", "pre_logits", "odd_one_out", 0.56, 0.54, 0.58, ""),
+)
+
+
+def test_runs_stand_side_by_side_with_their_difference() -> None:
+    lines = compare.text({"one": FIRST, "two": SECOND}).splitlines()
+    assert lines[1].split() == ["metric", "model", "layer", "one", "two", "difference"]
+    assert lines[3].split() == [
+        "odd_one_out",
+        "base",
+        "pre_logits",
+        "37.0",
+        "[35.0,",
+        "39.0]",
+        "38.0",
+        "[36.0,",
+        "40.0]",
+        "+1.0",
+    ]
+    assert lines[4].endswith("+10.0 *")
+    assert lines[5].split() == ["rsa_spearman", "student", "pre_logits", "0.250", "-"]
+    assert len(lines) == 6
+
+
+def test_levels_on_demand_and_any_number_of_runs() -> None:
+    assert "margin:high" in compare.text({"one": FIRST}, levels=True)
+    assert "difference" not in compare.text({"one": FIRST, "two": SECOND, "three": SECOND})
