@@ -216,8 +216,8 @@ class Distill(Section):
     size: int | None = None
     """Square input side in pixels; left out: the model's own."""
     batching: Literal["in_batch", "triplets"] = "in_batch"
-    """`in_batch`: all triplets inside a batch of distinct images, judged by the teacher's embeddings (needs several times
-    fewer images). `triplets`: the labelled triplets, three images each, as published."""
+    """`in_batch`: all triplets inside a batch of distinct images, judged by the teacher's embeddings (needs several
+    times fewer images). `triplets`: the labelled triplets, three images each, as published."""
     steps: int = Field(1000, ge=1)
     """Updates."""
     batch: int = Field(128, ge=3)

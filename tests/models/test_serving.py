@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import alignet_ray
+from alignet_ray.errors import UserError
+from alignet_ray.models.hub import load
+from alignet_ray.models.student import make_student, save_student
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
+    """A student's folder, and the tracking server where it is registered as models:/s@champion."""
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    folder, uri = tmp_path / "student", f"sqlite:///{tmp_path}/mlflow.db"
+    folder.mkdir()
+    save_student(folder, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    code = Path(alignet_ray.__file__).parent
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
+    mlflow.set_experiment("e")
+    with mlflow.start_run():
+        mlflow.pyfunc.log_model(
+            name="student",
+            python_model=str(code / "models/serving.py"),
+            artifacts={"student": str(folder)},
+            pip_requirements=["torch"],
+            registered_model_name="s",
+        )
+    mlflow.MlflowClient().set_registered_model_alias("s", "champion", "1")
+    yield folder, uri
+    mlflow.set_tracking_uri(None)
+
+
+def test_pyfunc_folder_and_registry_give_equal_numbers(registry: tuple[Path, str]):
+    import mlflow
+
+    folder, uri = registry
+    x = torch.randn(3, 3, 32, 32)
+    expected = load(folder)[0](x)
+    registered = load("models:/s@champion", tracking_uri=uri)[0](x)
+    served = mlflow.pyfunc.load_model("models:/s@champion").predict(x.numpy())
+    for name in ("embedding", "triplet_logits"):
+        assert torch.equal(getattr(expected, name), getattr(registered, name))
+        assert np.array_equal(getattr(expected, name).numpy(), served[name])
+    with pytest.raises(UserError, match="not in the registry"):
+        load("models:/unknown@champion", tracking_uri=uri)
+
+
+def test_a_folder_needs_neither_ray_nor_mlflow(tmp_path: Path):
+    save_student(tmp_path, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    code = f"""
+import sys
+for name in ("ray", "mlflow", "pyarrow", "pydantic", "tyro", "sklearn", "scipy"):
+    sys.modules[name] = None  # an import of it fails
+import alignet_ray, torch
+model, preprocess = alignet_ray.load({str(tmp_path)!r})
+print(tuple(model(torch.zeros(2, 3, 32, 32)).triplet_logits.shape))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(2, 8)", done.stderr

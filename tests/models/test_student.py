@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from alignet_ray.errors import UserError
+from alignet_ray.models.hub import load
+from alignet_ray.models.student import Student, load_student, make_student, save_student
+
+SPEC = "random:test_efficientnet"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    student = make_student(SPEC, 32, 8, seed=1)
+    student.tau = 3.5
+    save_student(tmp_path, student, {"role": "student"})
+    return tmp_path
+
+
+def test_folder_round_trip_is_exact(folder: Path):
+    before, (after, preprocess) = make_student(SPEC, 32, 8, seed=1).eval(), load(folder)
+    x = torch.stack([preprocess(Image.new("RGB", (50, 40), (i * 40, 90, 10))) for i in range(5)])
+    assert x.shape == (5, 3, 32, 32)
+    for a, b in zip(before(x), after(x), strict=True):
+        assert torch.equal(a, b)
+    assert after.tau == 3.5
+    assert not any(p.requires_grad for p in after.parameters())
+
+
+def test_timm_reads_the_backbone_strictly(folder: Path):
+    net = timm.create_model("test_efficientnet", num_classes=0, checkpoint_path=str(folder / "backbone.safetensors"))
+    net.load_state_dict(load_file(folder / "backbone.safetensors"), strict=True)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net.eval()(x), load_student(folder)(x).embedding)
+
+
+def test_model_json_says_what_is_needed(folder: Path):
+    info = json.loads((folder / "model.json").read_text())
+    assert info["architecture"] == "test_efficientnet"
+    assert info["preprocessing"]["input_size"] == [3, 32, 32]
+    assert (info["head"], info["tau"], info["provenance"]) == ({"width": 8, "bias": True}, 3.5, {"role": "student"})
+
+
+def test_the_same_seed_makes_the_same_head():
+    one, two, other = (make_student(SPEC, 32, 8, seed=s).head.weight for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_without_a_head(tmp_path: Path):
+    save_student(tmp_path, make_student(SPEC, 32, 0, seed=0), {})
+    assert not (tmp_path / "head.safetensors").exists()
+    assert load_student(tmp_path)(torch.zeros(1, 3, 32, 32)).triplet_logits is None
+
+
+@pytest.mark.parametrize("head", [0, 8])
+def test_odd_one_out_names_the_stranger(head: int):
+    student = make_student(SPEC, 32, head, seed=0).eval()
+    same, stranger = torch.full((3, 3, 32, 32), 0.7), torch.randn(3, 3, 32, 32)
+    p = student.odd_one_out(same, stranger, same)
+    assert p.shape == (3, 3)
+    assert torch.allclose(p.sum(-1), torch.ones(3))
+    if not head:  # an untrained head's dot products do not say; cosines do
+        assert (p.argmax(-1) == 1).all()
+    assert torch.allclose(student.embed(stranger, batch=2), student(stranger).embedding, atol=1e-5)
+
+
+def test_any_backbone_loads_without_a_head():
+    model, _ = load(SPEC)
+    assert isinstance(model, Student)
+    assert model(torch.zeros(1, 3, 64, 64)).triplet_logits is None
+
+
+def test_damaged_folders_are_told(folder: Path, tmp_path: Path):
+    (folder / "head.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="head"):
+        load_student(folder)
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="lacks architecture"):
+        load_student(folder)
+    with pytest.raises(UserError, match=r"model\.json"):
+        load_student(tmp_path / "nowhere")
