@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.sides import Score, Side, score
 from alignet_ray.core.vice import pair_entries
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
@@ -52,48 +53,6 @@ class Settings:
     steps: int = 2000
     every: int = 20
     patience: int = 10
-
-
-@dataclass(frozen=True)
-class Side:
-    """Some objects with their images, and triplets among them.
-
-    Attributes:
-        rows: feature rows of every object, padded by repetition, (n, most images).
-        counts: how many of them are real, (n,).
-        triplets: positions 0..n-1 of (pair, pair, odd) or of any three, (t, 3).
-        targets: probabilities of the pairs 01, 02, 12, (t, 3).
-    """
-
-    rows: Int[Tensor, "n w"]
-    counts: Int[Tensor, " n"]
-    triplets: Int[Tensor, "t 3"]
-    targets: Float[Tensor, "t 3"]
-
-    @classmethod
-    def of(
-        cls,
-        images: list[Int64[np.ndarray, " _"]],
-        triplets: Int64[np.ndarray, "t 3"],
-        targets: Float[np.ndarray, "t 3"],
-    ) -> "Side":
-        """From one array of feature rows an object."""
-        counts = np.array([len(i) for i in images])
-        rows = np.stack([np.resize(i, counts.max()) for i in images])
-        return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (rows, counts, triplets, np.float32(targets))))
-
-    def draw(self, rng: torch.Generator) -> Int[Tensor, " n"]:
-        """The feature row of one random image of every object."""
-        column = (torch.rand(len(self.counts), generator=rng) * self.counts).long()
-        return self.rows.gather(1, column[:, None])[:, 0]
-
-
-@dataclass(frozen=True)
-class Score:
-    """Agreement with people (expected share of choices, ties are wrong) and cross-entropy (nats): means."""
-
-    accuracy: float
-    cross_entropy: float
 
 
 @dataclass(frozen=True)
@@ -202,34 +161,6 @@ def local_loss(before: Float[Tensor, "n p"], after: Float[Tensor, "n r"], tau: f
 def eye_distance(w: Float[Tensor, "r r"]) -> Float[Tensor, ""]:
     """R_eye = || W - mean(diag W) I ||_F^2."""
     return (w - w.diagonal().mean() * torch.eye(len(w), dtype=w.dtype)).square().sum()
-
-
-def score(y: Float[Tensor, "n r"], side: Side, draws: int = 5, seed: int = 0) -> Score:
-    """Expected agreement with people and soft cross-entropy, over random images of the objects.
-
-    Args:
-        y: mapped features of all images; similarities are dot products.
-        side: objects, triplets and human probabilities.
-        draws: how often an image is drawn for every object (once is enough if each has one).
-        seed: of these draws.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    draws = draws if int(side.counts.max()) > 1 else 1
-    accuracy = cross_entropy = 0.0
-    for _ in range(draws):
-        agreed, entropy = per_triplet(y[side.draw(rng)], side)
-        accuracy += float(agreed.mean()) / draws
-        cross_entropy += float(entropy.mean()) / draws
-    return Score(accuracy, cross_entropy)
-
-
-def per_triplet(y: Float[Tensor, "n r"], side: Side) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
-    """Of every triplet: probability that people choose the model's best pair (0 for a tie), and cross-entropy, nats."""
-    logits = pair_entries(y @ y.T, side.triplets)
-    top = logits.max(dim=1, keepdim=True)
-    tied = (logits == top.values).sum(dim=1) > 1
-    agreed = side.targets.gather(1, top.indices)[:, 0].masked_fill(tied, 0)
-    return agreed, -(side.targets * logits.log_softmax(dim=1)).sum(dim=1)
 
 
 @dataclass(frozen=True)

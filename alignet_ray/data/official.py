@@ -30,13 +30,23 @@ class StoredTransform:
 
 
 def save_transform(path: str | Path, transform: AffineTransform, provenance: dict[str, Any] | None = None) -> None:
-    """Write a transform; the ending of `path` (.npz or .safetensors) says how.
+    """Write a transform to a local file; its ending (.npz, .safetensors) says how. Arguments as in `dump_transform`."""
+    Path(path).write_bytes(dump_transform(Path(path).suffix, transform, provenance))
+
+
+def dump_transform(suffix: str, transform: AffineTransform, provenance: dict[str, Any] | None = None) -> bytes:
+    """A transform as the content of a file.
 
     Args:
-        path: local file.
+        suffix: .npz (gLocal's layout) or .safetensors.
         transform: the map.
         provenance: JSON-able: model, feature checksum, objects it was fitted on.
+
+    Raises:
+        UserError: another ending.
     """
+    if suffix not in (".npz", ".safetensors"):
+        raise UserError(f"a transform is written as .npz or .safetensors, not {suffix or 'without an ending'}")
     arrays: dict[str, Any] = {
         "weights": np.ascontiguousarray(transform.weights),
         "bias": np.ascontiguousarray(transform.bias),
@@ -44,11 +54,11 @@ def save_transform(path: str | Path, transform: AffineTransform, provenance: dic
         "std": np.array(transform.std, dtype=np.float32),
     }
     text = json.dumps(provenance or {}, sort_keys=True)
-    with open(path, "wb") as stream:
-        if str(path).endswith(".npz"):
-            np.savez(stream, **arrays, provenance=np.array(text))
-        else:
-            stream.write(safetensors.numpy.save(arrays, metadata={"format": "np", "provenance": text}))
+    if suffix == ".safetensors":
+        return bytes(safetensors.numpy.save(arrays, metadata={"format": "np", "provenance": text}))
+    stream = io.BytesIO()
+    np.savez(stream, **arrays, provenance=np.array(text))
+    return stream.getvalue()
 
 
 def load_transform(path: str | Path) -> AffineTransform:

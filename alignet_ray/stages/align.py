@@ -1,23 +1,27 @@
 """align: fit (or take over) the map that makes the teacher's similarities predict people's choices."""
 
-import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import safetensors.numpy
 
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, scores, vice
+from alignet_ray.core import alignment, fidelity
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.splits import folds
 from alignet_ray.data import embeddings, official
+from alignet_ray.data.judged import Judged
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 
-VERSION = 1
-HELD_OUT = 60_000
-"""Largest number of triplets among held-out objects that a score is computed on."""
+VERSION = 2
+FOLDS = pa.schema(
+    [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
+    + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
+)
+"""folds.parquet: one row a fold; figures on its held-out objects."""
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
@@ -27,113 +31,160 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
 
 def sources(cfg: Config, role: str) -> list[str]:
     """A stored transform, where one is used."""
-    return [cfg.align.from_] if cfg.align.from_ else []
+    return [_stored(cfg)] if cfg.align.from_ else []
+
+
+def estimate(cfg: Config, role: str) -> str:
+    """For the plan."""
+    if cfg.align.from_:
+        return "a stored transform"
+    return f"at most {cfg.align.steps:,} steps" + (f", {cfg.align.folds} folds" if cfg.align.folds else "")
 
 
 def run(work: Work) -> None:
     """Fit on training objects, stop by validation objects, and report how far the map carries on each side."""
-    if work.cfg.align.map == "network" and not work.cfg.align.from_:
+    if work.cfg.align.from_:
+        _take_over(work)
+        return
+    if work.cfg.align.map == "network":
         raise UserError("align.map network is not available: choose affine, low_rank, diagonal or orthogonal")
-    world = _World(work)
+    judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"])
     settings = settings_of(work.cfg)
+    rows = _cross_validate(work, judged, settings)
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
             bar.add(int(row["step"]) - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
             work.tracker.log_batch({f"align_{k}": v for k, v in row.items() if k != "step"}, int(row["step"]))
 
-        fitted = alignment.fit(world.x, world.side("train"), world.side("validation"), settings, work.cfg.seed, report)
-    report_json = {"map": settings.kind, "step": fitted.step, "history": fitted.history} | _figures(
-        world, fitted.transform
-    )
-    _write(work, fitted.transform, report_json | {"checksum": world.checksum, "width": world.x.shape[1]})
+        train, valid = judged.train_side(judged.objects["train"]), judged.side(judged.objects["validation"])
+        fitted = alignment.fit(judged.x, train, valid, settings, work.cfg.seed, report)
+    facts = {"map": settings.kind, "step": fitted.step, "history": fitted.history, "folds": rows}
+    _write(work, judged, fitted.transform, facts)
 
 
 def settings_of(cfg: Config) -> alignment.Settings:
     """The section as the core's settings."""
-    a = cfg.align
-    assert a.map != "network"
-    return alignment.Settings(a.map, a.rank, a.pull, lr=a.lr, batch=a.batch, steps=a.steps, patience=a.patience)
+    names = ("rank", "pull", "alpha", "tau", "lr", "batch", "steps", "patience")
+    assert cfg.align.map != "network"
+    return alignment.Settings(cfg.align.map, **{name: getattr(cfg.align, name) for name in names})
 
 
-class _World:
-    """Features of the judged objects' images, and the human model's probabilities on each side of the split."""
-
-    def __init__(self, work: Work) -> None:
-        self.cfg = work.cfg
-        ids, x = embeddings.load(work.parents["embed@objects"])
-        self.x = _features(x)
-        self.checksum = hashlib.sha256(self.x.tobytes()).hexdigest()[:16]
-        soften = work.parents["soften"]
-        self.human = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
-        self.objects: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-        self.images: dict[int, np.ndarray] = {}
-        row_of = {int(i): row for row, i in enumerate(ids)}
-        for row in soften.read_table("objects.parquet").to_pylist():
-            if rows := [row_of[i] for i in row["image_ids"] if i in row_of]:
-                self.objects[row["split"]].append(row["object"])
-                self.images[row["object"]] = np.array(rows)
-
-    def side(self, split: str) -> alignment.Side:
-        """The objects of a side with their triplets (all of them, or as many as asked for)."""
-        return self.side_of(self.objects[split], self.cfg.align.triplets if split == "train" else HELD_OUT)
-
-    def side_of(self, objects: Sequence[int], limit: int) -> alignment.Side:
-        """These objects with at most `limit` triplets among them."""
-        if len(objects) < 3:
-            raise UserError(f"{len(objects)} objects have readable images on one side of the split; 3 are needed")
-        triplets = scores.all_triplets(len(objects), limit, self.cfg.seed)
-        q = vice.choice_probabilities(
-            self.human["mu"], self.human["sigma"], np.array(objects)[triplets], self.cfg.soften.draws, self.cfg.seed
-        )
-        return alignment.Side.of([self.images[o] for o in objects], triplets, q)
-
-
-def _features(x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x, dtype=np.float32)
-    if not np.isfinite(x).all():
+def _cross_validate(work: Work, judged: Judged, settings: alignment.Settings) -> list[dict[str, Any]]:
+    """Every fold of the training objects, as Ray tasks that share one copy of the features."""
+    k, objects = work.cfg.align.folds, judged.objects["train"]
+    if k == 0:
+        return []
+    if len(objects) < 3 * max(k, 2) or k == 1:
         raise UserError(
-            f"{(~np.isfinite(x)).any(axis=1).sum()} of the objects' embeddings are not finite (NaN or infinity)"
+            f"align.folds {k}: {len(objects)} training objects do not make {k} folds of at least 3; "
+            f"give align.folds {len(objects) // 3 if len(objects) >= 6 else 0}"
         )
-    if x.std() == 0:
-        raise UserError("the objects' embeddings are all the same number: does embed.model have trained weights?")
-    return x
+    parts = folds(objects, k, work.cfg.seed)
+    rows = []
+    with work.screen.progress(k, "folds") as bar:
+        for fold, fitted in _fit_folds(judged, parts, settings, work.cfg.seed):
+            held = judged.side(parts[fold])
+            base, _ = fidelity.agreement(fidelity.directions(judged.x), held)
+            rows.append(
+                {
+                    "fold": fold,
+                    "objects": parts[fold],
+                    "step": fitted.step,
+                    "base": float(base.mean()),
+                    "accuracy": fitted.score.accuracy,
+                    "cross_entropy": fitted.score.cross_entropy,
+                    "ceiling": float(held.targets.max(dim=1).values.mean()),
+                }
+            )
+            bar.add(1, f"{fitted.score.accuracy:.1%} (base {rows[-1]['base']:.1%})")
+    return sorted(rows, key=lambda row: int(row["fold"]))
 
 
-def _figures(world: _World, transform: AffineTransform) -> dict[str, Any]:
-    """Agreement with people of the base (cosine) and of the map (dot product), on validation and test objects."""
-    unit = world.x / np.maximum(np.linalg.norm(world.x, axis=1, keepdims=True), 1e-12)
-    spaces = {"base": unit, "aligned": transform(world.x)}
-    found: dict[str, Any] = {}
+def _fit_folds(
+    judged: Judged, parts: list[list[int]], settings: alignment.Settings, seed: int
+) -> Iterator[tuple[int, alignment.Fitted]]:
+    """(fold, its fit) in the order in which they finish."""
+    import ray
+
+    fit, x = ray.remote(alignment.fit), ray.put(judged.x)
+    tasks = {}
+    for fold, part in enumerate(parts):
+        rest = [o for other in parts if other is not part for o in other]
+        tasks[fit.remote(x, judged.train_side(rest), judged.side(part), settings, seed)] = fold
+    waiting = list(tasks)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        yield tasks[done[0]], ray.get(done[0])
+
+
+def _write(work: Work, judged: Judged, transform: AffineTransform, facts: dict[str, Any]) -> None:
+    """The map in both formats with its provenance, and how well it agrees with people."""
+    report = facts | {"width": judged.x.shape[1], "neighbours_kept": fidelity.neighbours_kept(judged.x, transform)}
     for split in ("validation", "test"):
-        side = world.side(split)
-        for name, y in spaces.items():
-            score = alignment.score(_tensor(y), side)
-            found[f"{split}_{name}_accuracy"] = score.accuracy
-            found[f"{split}_{name}_cross_entropy"] = score.cross_entropy
-        found[f"{split}_ceiling"] = float(side.targets.max(dim=1).values.mean())
-    return found
-
-
-def _tensor(y: np.ndarray) -> Any:
-    import torch
-
-    return torch.from_numpy(np.ascontiguousarray(y))
-
-
-def _write(work: Work, transform: AffineTransform, report: dict[str, Any]) -> None:
-    provenance = {"model": list(work.cfg.embed.model), "size": work.cfg.embed.size} | {
-        k: report[k] for k in ("map", "checksum", "width")
+        side = judged.side(judged.objects[split])
+        for name, y in {"base": fidelity.directions(judged.x), "aligned": transform(judged.x)}.items():
+            report |= {f"{split}_{name}_{k}": v for k, v in fidelity.figures(y, side, work.cfg.seed).items()}
+        report[f"{split}_ceiling"] = float(side.targets.max(dim=1).values.mean())
+    provenance = _teacher(judged) | {
+        "map": report["map"],
+        "width": report["width"],
+        "features": fidelity.checksum(judged.x),
+        "objects": judged.objects["train"],
     }
-    for name in ("transform.npz", "transform.safetensors"):
-        with work.out.atomic(name) as path:
-            temporary = path.with_name(path.name + name)  # the writer goes by the ending
-            official.save_transform(str(temporary), transform, provenance)
-            temporary.rename(path)
-    work.out.write_json("report.json", report)
-    work.out.write_table("folds.parquet", pa.table({"fold": pa.array([], pa.int64())}))
-    work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
+    _save(work, transform, provenance, report)
+    folds_table = pa.Table.from_pylist(facts["folds"], schema=FOLDS)
+    work.out.write_table("folds.parquet", folds_table)
     work.screen.line(
         f"   validation objects: base {report['validation_base_accuracy']:.1%}, aligned "
-        f"{report['validation_aligned_accuracy']:.1%}, ceiling {report['validation_ceiling']:.1%}"
+        f"{report['validation_aligned_accuracy']:.1%}, ceiling {report['validation_ceiling']:.1%}; "
+        f"{report['neighbours_kept']:.0%} of the ten nearest neighbours kept"
     )
+
+
+def _save(work: Work, transform: AffineTransform, provenance: dict[str, Any], report: dict[str, Any]) -> None:
+    for name in ("transform.npz", "transform.safetensors"):
+        work.out.write_bytes(name, official.dump_transform(Path(name).suffix, transform, provenance))
+    work.out.write_json("report.json", report)
+    work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
+
+
+def _teacher(judged: Judged) -> dict[str, Any]:
+    """What the embed artifact says about the model."""
+    stored = json.loads(judged.embed.read_bytes("model.json")) if judged.embed.has("model.json") else {}
+    return {"teacher": stored}
+
+
+def _stored(cfg: Config) -> str:
+    """The file that align.from means: a transform, or the one in an align artifact's folder (or id)."""
+    assert cfg.align.from_
+    for folder in (Path(cfg.align.from_).expanduser(), Path(cfg.store.root).expanduser() / "align" / cfg.align.from_):
+        if folder.is_dir():
+            if (folder / "transform.npz").is_file():
+                return str(folder / "transform.npz")
+            raise UserError(
+                f"align.from {cfg.align.from_}: no transform.npz in that folder"
+                + ("; it holds a network: use it as --embed.model" if (folder / "model.json").is_file() else "")
+            )
+    return cfg.align.from_
+
+
+def _take_over(work: Work) -> None:
+    """Use a stored transform: refused where its width is another, warned where it belongs to another model."""
+    path = _stored(work.cfg)
+    stored = official.read_transform(path)
+    parent = work.parents["embed@objects"]
+    _, x = embeddings.load(parent)
+    if x.shape[1] != stored.transform.width:
+        raise UserError(
+            f"{path} maps features of width {stored.transform.width}, embed.model gives {x.shape[1]}: "
+            "it was fitted for another model"
+        )
+    mine = json.loads(parent.read_bytes("model.json")) if parent.has("model.json") else {}
+    theirs = stored.provenance.get("teacher", {})
+    if not theirs:
+        work.warn(f"{path} does not say which model it was fitted for; its width fits")
+    elif theirs.get("checksum") != mine.get("checksum"):
+        work.warn(f"{path} was fitted for other weights ({theirs.get('model')}) than embed.model's")
+    _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
+    work.out.write_table("folds.parquet", FOLDS.empty_table())

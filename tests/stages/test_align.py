@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -7,12 +9,15 @@ import safetensors.numpy
 from scipy.stats import spearmanr
 
 from alignet_ray.config import Config
+from alignet_ray.core import vice
+from alignet_ray.core.affine import AffineTransform
 from alignet_ray.data import objects, official, schemas
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work, align
 from alignet_ray.store import Artifact, Store
 
 OBJECTS, IMAGES, WIDTH = 60, 3, 64
+QUICK = {"align__steps": 200, "align__batch": 1024, "align__folds": 0}
 
 
 @pytest.fixture
@@ -36,18 +41,28 @@ def parents(store: Store, truth: np.ndarray) -> dict[str, Artifact]:
     soften = store.draft("soften", "s")
     soften.write_bytes("embedding.safetensors", safetensors.numpy.save({"mu": truth, "sigma": 0 * truth}))
     ids = {n: [n * IMAGES + i for i in range(IMAGES)] for n in range(OBJECTS)}
+    rows = np.stack([rng.permutation(OBJECTS)[:3] for _ in range(20_000)])
+    p = vice.choice_probabilities(truth, 0 * truth, rows, 1, 0)
+    choice = (rng.random((len(rows), 1)) > p.cumsum(axis=1)[:, :2]).sum(axis=1)
+    rows = np.take_along_axis(rows, np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])[choice], axis=1)
+    soften.write_table("part-0.parquet", pa.table([*rows.T.copy(), *p.T.copy()], schema=schemas.SOFT))
     soften.write_table("objects.parquet", objects.objects_table(0, OBJECTS, [], ids))
     return {"soften": soften.finish({}), "embed@objects": embed.finish({})}
 
 
 def test_known_similarities_come_back_on_objects_that_were_not_seen(
-    truth: np.ndarray, parents: dict[str, Artifact], make_work: Callable[..., Work]
+    truth: np.ndarray, parents: dict[str, Artifact], make_work: Callable[..., Work], ray_session: None
 ) -> None:
-    work = make_work(Config().replace(align__steps=200, align__batch=1024), "align", parents)
+    work = make_work(Config().replace(**QUICK | {"align__folds": 2}), "align", parents)
     align.run(work)
     report = work.out.read_json("report.json")
     assert report["test_aligned_accuracy"] > report["test_base_accuracy"] + 0.1
     assert report["test_aligned_accuracy"] > report["test_ceiling"] - 0.05
+    assert report["test_aligned_accuracy_low"] < report["test_aligned_accuracy"] < report["test_aligned_accuracy_high"]
+    folds = work.out.read_table("folds.parquet").to_pylist()
+    assert len(folds) == 2
+    assert all(fold["accuracy"] > fold["base"] for fold in folds)
+    assert not set(folds[0]["objects"]) & set(folds[1]["objects"])
     npz = official.load_transform(work.out.local("transform.npz"))
     tensors = official.load_transform(work.out.local("transform.safetensors"))
     np.testing.assert_array_equal(npz.weights, tensors.weights)
@@ -59,6 +74,67 @@ def test_known_similarities_come_back_on_objects_that_were_not_seen(
     upper = np.triu_indices(len(test), 1)
     images = y[[o * IMAGES for o in test]]
     assert spearmanr((images @ images.T)[upper], (truth[test] @ truth[test].T)[upper]).statistic > 0.9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"map": "affine"}, {"map": "diagonal"}, {"map": "orthogonal"}, {"objective": "hard"}, {"alpha": 0.3}],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_every_form_of_map_and_objective_runs(
+    changes: dict[str, Any], parents: dict[str, Artifact], make_work: Callable[..., Work]
+) -> None:
+    work = make_work(Config().replace(**QUICK | {f"align__{k}": v for k, v in changes.items()}), "align", parents)
+    align.run(work)
+    report = work.out.read_json("report.json")
+    assert report["validation_aligned_accuracy"] > report["validation_base_accuracy"] - 0.02
+    assert report["folds"] == []
+
+
+def test_the_local_term_keeps_neighbours(parents: dict[str, Artifact], make_work: Callable[..., Work]) -> None:
+    kept = []
+    for alpha in (0.0, 0.9):
+        work = make_work(Config().replace(**QUICK, align__alpha=alpha), "align", parents, id=str(alpha))
+        align.run(work)
+        kept.append(work.out.read_json("report.json")["neighbours_kept"])
+    assert kept[1] > kept[0] + 0.02
+
+
+def test_a_stored_transform_is_taken_over(
+    parents: dict[str, Artifact], make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    own = AffineTransform(0.5, 2.0, np.eye(WIDTH, dtype=np.float32), np.ones(WIDTH, np.float32))
+    path = str(tmp_path / "their.npz")
+    official.save_transform(path, own)
+    cfg = Config().replace(align__from_=path)
+    assert align.sources(cfg, "") == [path]
+    work = make_work(cfg, "align", parents)
+    align.run(work)
+    assert "does not say which model" in work.facts["warnings"][0]
+    np.testing.assert_array_equal(official.load_transform(work.out.local("transform.npz")).weights, own.weights)
+    official.save_transform(path, AffineTransform(0.0, 1.0, np.eye(3, dtype=np.float32), np.zeros(3, np.float32)))
+    with pytest.raises(UserError, match="width 3"):
+        align.run(make_work(cfg, "align", parents, id="narrow"))
+
+
+def test_too_few_objects_for_the_folds(parents: dict[str, Artifact], make_work: Callable[..., Work]) -> None:
+    with pytest.raises(UserError, match=r"align\.folds 20"):
+        align.run(make_work(Config().replace(align__folds=20), "align", parents))
+
+
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "not finite"), (None, "all the same")])
+def test_useless_features_are_refused(
+    value: float | None, says: str, store: Store, parents: dict[str, Artifact], make_work: Callable[..., Work]
+) -> None:
+    x = np.ones((180, 4), np.float32)
+    x[3, 2] = 1 if value is None else value
+    embed = store.draft("embed", "broken")
+    table = pa.table(
+        [np.arange(180), pa.FixedShapeTensorArray.from_numpy_ndarray(x)], schema=schemas.embeddings(4, "float32")
+    )
+    embed.write_table("part-0.parquet", table)
+    with pytest.raises(UserError, match=says):
+        align.run(make_work(Config(), "align", parents | {"embed@objects": embed.finish({})}))
 
 
 def test_a_network_teacher_is_refused_until_it_is_there(

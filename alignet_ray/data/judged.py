@@ -1,0 +1,96 @@
+"""Features of the judged objects' images beside what people say about the objects, read from two artifacts."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Float32, Int64
+
+from alignet_ray.config import Config
+from alignet_ray.core import sides
+from alignet_ray.data import embeddings
+from alignet_ray.errors import UserError
+from alignet_ray.store import Artifact
+
+HELD_OUT = 60_000
+"""Largest number of triplets among held-out objects that a score is computed on."""
+
+
+def human_model(cfg: Config, soften: Artifact) -> sides.HumanModel:
+    """The model of human choices in a soften artifact."""
+    stored = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
+    return sides.HumanModel(stored["mu"], stored["sigma"], cfg.soften.draws, cfg.seed)
+
+
+def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
+    """Per side of the split, the objects that have readable images: object -> positions of its images in `ids`.
+
+    Raises:
+        UserError: a side has fewer than three objects.
+    """
+    row_of = {int(i): row for row, i in enumerate(ids)}
+    found: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
+    for row in soften.read_table("objects.parquet").to_pylist():
+        if rows := [row_of[i] for i in row["image_ids"] if i in row_of]:
+            found[row["split"]][row["object"]] = np.array(rows)
+    for split, members in found.items():
+        if len(members) < 3:
+            raise UserError(f"{len(members)} {split} objects have readable images; at least 3 are needed")
+    return found
+
+
+class Judged:
+    """What `align` learns from.
+
+    Attributes:
+        x: features of all images, (n, p) float32.
+        objects: the numbers of the objects with images on each side of the split.
+        images: feature rows of every object.
+        human: the model of human choices.
+    """
+
+    def __init__(self, cfg: Config, soften: Artifact, embed: Artifact) -> None:
+        self.cfg, self.soften, self.embed = cfg, soften, embed
+        ids, x = embeddings.load(embed)
+        self.x: Float32[np.ndarray, "n p"] = _features(x)
+        self.human = human_model(cfg, soften)
+        split = split_images(soften, ids)
+        self.objects = {side: list(members) for side, members in split.items()}
+        self.images = {o: rows for members in split.values() for o, rows in members.items()}
+
+    @cached_property
+    def answers(self) -> Int64[np.ndarray, "n 3"]:
+        """The answers as people gave them."""
+        table = self.soften.read_parts(columns=["i", "j", "k"])
+        return np.stack([table[c].to_numpy() for c in "ijk"], axis=1)
+
+    def side(self, objects: Sequence[int], limit: int = HELD_OUT) -> sides.Side:
+        """Objects to be judged on: the human model's probabilities."""
+        return sides.soft_side(objects, self.images, self.human, limit)
+
+    def train_side(self, objects: Sequence[int]) -> sides.Side:
+        """Objects to learn from: the human model's probabilities, or the answers alone.
+
+        Raises:
+            UserError: no answer is about three of these objects.
+        """
+        if self.cfg.align.objective == "soft":
+            return self.side(objects, self.cfg.align.triplets)
+        side = sides.hard_side(objects, self.images, self.answers)
+        if len(side.triplets) == 0:
+            raise UserError(
+                f"align.objective hard needs answers about objects with images: none of {len(self.answers):,} is about "
+                "three training objects; use align.objective soft"
+            )
+        return side
+
+
+def _features(x: np.ndarray) -> Float32[np.ndarray, "n p"]:
+    x = np.asarray(x, dtype=np.float32)
+    if not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).any(axis=1).sum())
+        raise UserError(f"{bad} of the objects' embeddings are not finite (NaN or infinity)")
+    if np.ptp(x, axis=0).max() == 0:
+        raise UserError("the objects' embeddings are all the same: does embed.model have trained weights?")
+    return x
