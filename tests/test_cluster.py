@@ -1,0 +1,398 @@
+"""The files under cluster/: valid by Ray's schema and by the fields that matter, of one version, free of secrets."""
+
+import importlib.util
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+
+from alignet_ray import __version__
+from alignet_ray.cli import STAGE_VERBS, parse
+
+ROOT = Path(__file__).parent.parent
+CLUSTER = ROOT / "cluster"
+RAY_UP = sorted(CLUSTER.glob("ray-*.yaml"))
+MANIFESTS = [
+    CLUSTER / f"{name}.yaml" for name in ("kuberay-storage", "kuberay-cluster", "kuberay-job", "mlflow-kubernetes")
+]
+FILES = sorted(p for p in CLUSTER.iterdir() if p.is_file())
+IMAGE = f"registry.example.com/alignet-ray:{__version__}-ray{ray.__version__}"
+HEALTH = {"path": "/api/healthz", "port": 52365}  # Ray's agent, whose default port that is, answers for node and GCS
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def documents() -> list[dict[str, Any]]:
+    return [d for path in MANIFESTS for d in yaml.safe_load_all(path.read_text())]
+
+
+def kind(name: str) -> list[dict[str, Any]]:
+    return [d for d in documents() if d["kind"] == name]
+
+
+def pod_specs() -> list[dict[str, Any]]:
+    cluster = load(CLUSTER / "kuberay-cluster.yaml")["spec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    plain = [d["spec"] for d in documents() if d["kind"] in ("Deployment", "StatefulSet")]
+    return [g["template"]["spec"] for g in [*groups, *plain]]
+
+
+def pins() -> dict[str, str]:
+    lines = (CLUSTER / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+# ray up
+
+
+@pytest.mark.parametrize("path", RAY_UP, ids=lambda p: p.name)
+def test_ray_up_files_fit_rays_schema(path: Path) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    config = load(path)
+    jsonschema.validate(config, schema)
+    filled = prepare_config(config)
+    validate_config(filled)
+    types = filled["available_node_types"]
+    if path.name != "ray-local.yaml":
+        assert all(types[t]["min_workers"] == 0 for t in types), "nothing runs, and costs, before it is asked for"
+        assert types["head"]["resources"] == {"CPU": 0}, "the head is for the driver"
+        assert {"cpu", "gpu"} <= types.keys()
+
+
+@pytest.mark.parametrize("path", RAY_UP, ids=lambda p: p.name)
+def test_ray_up_files_share_one_path_and_keep_the_dashboard_at_home(path: Path) -> None:
+    config = load(path)
+    assert config["docker"]["image"] == IMAGE
+    assert not {"head_image", "worker_image"} & config["docker"].keys(), "one image, one set of mounts, for all nodes"
+    assert "--volume /shared:/shared" in config["docker"]["run_options"]
+    assert any("/shared" in command for command in config["initialization_commands"])
+    head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
+    assert "--dashboard-host=127.0.0.1" in head
+    assert all("RAY_AUTH_MODE=token" in command for command in (head, worker))
+    assert config["file_mounts"] == {"/home/ray/.ray/auth_token": "~/.ray/auth_token"}
+    port = re.search(r"--port=(\d+)", head)
+    assert port
+    assert f"$RAY_HEAD_IP:{port.group(1)}" in worker
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp"])
+def test_cloud_workers_are_spot(name: str) -> None:
+    types = load(CLUSTER / f"ray-{name}.yaml")["available_node_types"]
+    for worker in ("cpu", "gpu"):
+        node = types[worker]["node_config"]
+        market = node.get("InstanceMarketOptions", node.get("scheduling"))
+        assert "spot" in str(market).lower()
+    assert "spot" not in str(types["head"]).lower(), "the head is not to be taken away"
+
+
+# KubeRay
+
+
+def test_the_job_runs_on_the_same_cluster_as_the_standing_one() -> None:
+    job = load(CLUSTER / "kuberay-job.yaml")
+    assert job["spec"]["rayClusterSpec"] == load(CLUSTER / "kuberay-cluster.yaml")["spec"]
+    spec = job["spec"]
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["backoffLimit"] > 0, "a run that lost its head is tried again, and goes on"
+    assert spec["activeDeadlineSeconds"] > 0
+
+
+def test_kuberay_fields() -> None:
+    for document in kind("RayCluster") + kind("RayJob"):
+        assert document["apiVersion"] == "ray.io/v1"
+    spec = load(CLUSTER / "kuberay-cluster.yaml")["spec"]
+    assert spec["rayVersion"] == ray.__version__
+    assert spec["authOptions"]["mode"] == "token"
+    assert spec["authOptions"]["secretName"]
+    assert spec["enableInTreeAutoscaling"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    groups = {g["groupName"]: g for g in spec["workerGroupSpecs"]}
+    assert set(groups) == {"cpu", "gpu"}
+    for group in groups.values():
+        assert (group["replicas"], group["minReplicas"]) == (0, 0)
+        assert group["maxReplicas"] > 0
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert int(limits["cpu"]) >= 8, "a model's actor takes one, and decodes in the others"
+        pod = group["template"]["spec"]
+        assert pod["restartPolicy"] == "Never", (
+            "the autoscaler replaces a lost worker; a restarted pod would be another node"
+        )
+        assert any("spot" in t["key"] for t in pod["tolerations"])
+    gpu = groups["gpu"]["template"]["spec"]
+    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert any(t["key"] == "nvidia.com/gpu" for t in gpu["tolerations"])
+
+
+def test_ray_pods_are_alike_where_they_must_be() -> None:
+    spec = load(CLUSTER / "kuberay-cluster.yaml")["spec"]
+    pods = [g["template"]["spec"] for g in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+    boxes = [pod["containers"][0] for pod in pods]
+    assert {box["image"] for box in boxes} == {IMAGE}
+    assert all(box["volumeMounts"] == boxes[0]["volumeMounts"] for box in boxes)
+    assert {m["mountPath"] for m in boxes[0]["volumeMounts"]} == {"/shared", "/dev/shm"}
+    (claim,) = kind("PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod, box in zip(pods, boxes, strict=True):
+        volumes = {v["name"]: v for v in pod["volumes"]}
+        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        memory = volumes["memory"]["emptyDir"]
+        assert memory["medium"] == "Memory"
+        whole, shared = gibibytes(box["resources"]["limits"]["memory"]), gibibytes(memory["sizeLimit"])
+        assert 0.3 * whole <= shared <= 0.5 * whole, "room for Ray's object store (30 %), and the rest for work"
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert box[probe]["httpGet"] == HEALTH
+
+
+def gibibytes(amount: str) -> float:
+    number, unit = re.fullmatch(r"(\d+)(Gi|Ti)", amount).groups()  # type: ignore[union-attr]
+    return int(number) * {"Gi": 1, "Ti": 1024}[unit]
+
+
+def test_every_container_is_bounded_and_unprivileged() -> None:
+    for pod in pod_specs():
+        assert pod["securityContext"]["runAsNonRoot"]
+        for box in pod["containers"]:
+            assert box["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            assert {"requests", "limits"} <= box["resources"].keys()
+            assert "readinessProbe" in box
+            assert not box["image"].endswith(":latest")
+            assert ":" in box["image"]
+
+
+def test_manifests_name_only_what_exists() -> None:
+    """Services select pods, policies select pods, mounts have volumes, secrets have one way in."""
+    labels = [d["spec"]["template"]["metadata"]["labels"] for d in kind("Deployment") + kind("StatefulSet")]
+    for service in kind("Service"):
+        assert service["spec"]["selector"] in labels
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP", "nothing is open to the world"
+    for pod in pod_specs():
+        named = {v["name"] for v in pod.get("volumes", [])} | {"database"}
+        assert {m["name"] for box in pod["containers"] for m in box.get("volumeMounts", [])} <= named
+    policies = [p["spec"]["podSelector"]["matchLabels"] for p in kind("NetworkPolicy")]
+    assert {"app": "mlflow-postgres"} in policies
+    assert {"app": "mlflow"} in policies
+    assert {"ray.io/is-ray-node": "yes"} in policies
+
+
+@pytest.mark.skipif(
+    "ALIGNET_KUBERAY_CRDS" not in os.environ, reason="ALIGNET_KUBERAY_CRDS names no folder of KubeRay's CRDs"
+)
+@pytest.mark.parametrize(("name", "crd"), [("cluster", "rayclusters"), ("job", "rayjobs")])
+def test_kuberay_files_fit_the_operators_schema(name: str, crd: str) -> None:
+    text = (Path(os.environ["ALIGNET_KUBERAY_CRDS"]) / f"ray.io_{crd}.yaml").read_text()
+    versions = yaml.load(text, yaml.CSafeLoader)["spec"]["versions"]
+    schema = next(v for v in versions if v["name"] == "v1")["schema"]["openAPIV3Schema"]
+    schema["properties"]["metadata"] = {"type": "object", "additionalProperties": True}
+    jsonschema.Draft202012Validator(strict(schema)).validate(load(CLUSTER / f"kuberay-{name}.yaml"))
+
+
+def strict(schema: Any) -> Any:
+    """An OpenAPI schema of Kubernetes as JSON schema, with unknown fields refused."""
+    if isinstance(schema, list):
+        return [strict(s) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    closed = {"additionalProperties": False} if "properties" in schema and "additionalProperties" not in schema else {}
+    return {key: strict(value) for key, value in schema.items()} | closed
+
+
+# MLflow
+
+
+def test_mlflow_listens_at_home_and_keeps_its_password() -> None:
+    compose = load(CLUSTER / "mlflow-compose.yaml")
+    mlflow, postgres = compose["services"]["mlflow"], compose["services"]["postgres"]
+    assert mlflow["ports"] == ["127.0.0.1:5000:5000"]
+    assert "ports" not in postgres
+    assert postgres["environment"]["POSTGRES_PASSWORD_FILE"] == "/run/secrets/postgres_password"
+    assert mlflow["depends_on"]["postgres"]["condition"] == "service_healthy"
+    assert mlflow["build"] == {"context": "..", "dockerfile": "cluster/Dockerfile", "target": "mlflow"}
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert Path(compose["secrets"]["postgres_password"]["file"]).name in ignored
+    images = {mlflow["image"], *(b["image"] for p in pod_specs() for b in p["containers"] if b["name"] == "mlflow")}
+    assert images == {f"registry.example.com/alignet-mlflow:{pins()['mlflow']}"}
+    database = {
+        postgres["image"],
+        *(b["image"] for p in pod_specs() for b in p["containers"] if b["name"] == "postgres"),
+    }
+    assert len(database) == 1
+
+
+def test_mlflow_commands_are_understood() -> None:
+    """The server's own parser takes every option of both files."""
+    from mlflow.cli import server
+
+    (deployment,) = kind("Deployment")
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    script = load(CLUSTER / "mlflow-compose.yaml")["services"]["mlflow"]["command"][-1]
+    composed = shlex.split(script.replace("$$", "$"))
+    composed = composed[composed.index("server") + 1 :]
+    for args in (arguments, composed):
+        options = server.make_context("server", list(args)).params
+        assert options["backend_store_uri"].startswith("postgresql://mlflow@")
+        assert options["port"] == 5000
+
+
+# Dockerfile: rules of our own, those of hadolint that matter here
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", (CLUSTER / "Dockerfile").read_text())
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split()[0], line.split(None, 1)[1]) for line in lines]
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for word, rest in instructions():
+        if word == "FROM":
+            found[rest.split(" AS ")[1]] = []
+        elif found:
+            found[list(found)[-1]].append((word, rest))
+    return found
+
+
+def test_the_dockerfile_is_pinned_staged_and_unprivileged() -> None:
+    lines = instructions()
+    (base,) = [rest for word, rest in lines if word == "ARG"]
+    assert re.fullmatch(r"PYTHON=3\.12\.\d+-slim-\w+", base)
+    assert all(rest.startswith("python:${PYTHON} AS ") for word, rest in lines if word == "FROM")
+    assert set(stages()) == {"build", "ray", "mlflow"}
+    for name in ("ray", "mlflow"):
+        users = [rest for word, rest in stages()[name] if word == "USER"]
+        assert users, f"{name} runs as root"
+        assert users[-1] not in ("root", "0")
+    assert not [word for word, _ in lines if word in ("ADD", "MAINTAINER")]
+    for word, rest in lines:
+        if word == "RUN" and "apt-get install" in rest:
+            assert "--no-install-recommends" in rest
+            assert "rm -rf /var/lib/apt/lists" in rest
+        if word == "RUN" and "pip install" in rest and "--constraint" not in rest and "--no-deps" not in rest:
+            packages = re.findall(r"pip install ([^&]+)", rest)[0].split()
+            assert all("==" in p for p in packages), rest
+        if word in ("ENV", "ARG"):
+            assert not re.search(r"(TOKEN|PASSWORD|SECRET|KEY)=", rest)
+
+
+def test_the_image_copies_what_the_context_offers() -> None:
+    offered = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [p for word, rest in stages()["build"] if word == "COPY" for p in rest.split()[:-1]]
+    assert set(copied) == set(offered)
+    assert all((ROOT / p).exists() for p in copied)
+
+
+def test_the_constraints_cover_what_the_package_needs() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'"ray[data,train,tune,default]=={pins()["ray"]}"' in project
+    needed = re.findall(r'^    "([a-z0-9-]+)', re.search(r"dependencies = \[\n(.*?)\n\]", project, re.S).group(1), re.M)  # type: ignore[union-attr]
+    assert {n.lower() for n in needed} <= pins().keys()
+    assert pins()["ray"] == ray.__version__
+    mlflow = re.search(r"mlflow==([\d.]+)", (CLUSTER / "Dockerfile").read_text())
+    assert mlflow
+    assert mlflow.group(1) == pins()["mlflow"]
+
+
+# Everything
+
+
+def commands() -> list[tuple[str, str]]:
+    """(file, command line) of every run of this package that a file under cluster/ names."""
+    found = []
+    for path in FILES:
+        text = re.sub(r"\\\n\s*(#\s*)?", " ", path.read_text())
+        for line in text.splitlines():
+            match = re.search(rf"(python jobs/\w+\.py|alignet-ray (?:run|plan|{'|'.join(STAGE_VERBS)})\b)[^`&|]*", line)
+            if match and "Usage" not in line:
+                found.append((path.name, match.group(0).strip().rstrip("&").strip()))
+    return found
+
+
+@pytest.mark.parametrize(("file", "line"), commands(), ids=lambda v: v[:60])
+def test_every_command_is_understood(file: str, line: str) -> None:
+    line = re.sub(r"\$\(\([^)]*\)\)", "1", line).replace('"$@"', "smoke").replace('"$address:$port"', "10.0.0.1:6379")
+    words = shlex.split(line)
+    if words[0] == "python":
+        script = ROOT / words[1]
+        assert script.is_file()
+        assert importlib.util.spec_from_file_location(script.stem, script)
+    parse("run", words[2:])
+
+
+def test_the_entrypoints_were_found() -> None:
+    files = {file for file, _ in commands()}
+    assert {"kuberay-cluster.yaml", "kuberay-job.yaml", "slurm.sh", *(p.name for p in RAY_UP)} <= files
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_no_secret_in_any_file(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|gh[pousr]_\w{20,}|hf_\w{20,}", text)
+    for name, value in re.findall(
+        r"(\w*(?:password|secret|token|key)\w*)[=:][ \t]*[\"']?([^\s\"'{}\[\],]+)", text, re.I
+    ):
+        assert value.startswith(("alignet-", "/run/secrets/")) or not re.fullmatch(r"[\w+/=-]{16,}", value), (
+            f"{path.name}: {name} looks like a secret"
+        )
+    for credentials in re.findall(r"://([^/\s]*)@", text):
+        assert ":" not in credentials, "a password inside a URL"
+
+
+def test_the_shell_script_parses(tmp_path: Path) -> None:
+    done = subprocess.run(["bash", "-n", str(CLUSTER / "slurm.sh")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_image_names_agree_everywhere() -> None:
+    text = "\n".join(p.read_text() for p in FILES)
+    assert set(re.findall(r"registry\.example\.com/alignet-ray:\S+", text)) == {IMAGE}
+
+
+def test_a_job_ships_the_package_and_not_the_data(tmp_path: Path) -> None:
+    """Ray's own packaging over a copy of the checkout with data in it."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    tree = tmp_path / "checkout"
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
+    ignores = [".rayignore", ".gitignore"]
+    for name in itertools.chain((n for n in listed.splitlines() if (ROOT / n).is_file()), ignores):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    for name in (
+        "runs/embed/1/part-00000.parquet",
+        "images/cat/1.JPEG",
+        "teacher.safetensors",
+        ".git/HEAD",
+        "mlflow.db",
+    ):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_bytes(b"x" * 100_000)
+    package = tmp_path / "package.zip"
+    create_package(str(tree), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
+    names = [n for n in zipfile.ZipFile(package).namelist() if not n.endswith("/")]
+    assert {n.split("/")[0] for n in names} <= {
+        "alignet_ray",
+        "jobs",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        ".ci",
+    } | {n for n in names if n.startswith(".")}
+    assert {"alignet_ray/cli.py", "jobs/pipeline.py"} <= set(names)
+    assert package.stat().st_size < 2_000_000
