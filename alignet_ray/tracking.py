@@ -187,7 +187,7 @@ def register_model(
         inputs=Schema([TensorSpec(float32, (-1, 3, size, size))]),
         outputs=Schema([TensorSpec(float32, (-1, width), key) for key, width in widths.items()]),
     )
-    before = mlflow.get_tracking_uri()
+    environment = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with mlflow.start_run(run_id=tracker.run_id):
@@ -203,7 +203,7 @@ def register_model(
             )
             mlflow.log_artifact(str(card))
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(environment or "")
     mine = client(tracker.uri)
     version = str(info.registered_model_version)
     mine.update_model_version(name, version, description=card.read_text())

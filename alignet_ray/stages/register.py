@@ -1,5 +1,6 @@
 """register: the student becomes a version in MLflow's model registry, with a card that says what it is and how good."""
 
+from pathlib import Path
 from typing import Any
 
 from alignet_ray import tracking
@@ -51,15 +52,22 @@ def estimate(cfg: Config, role: str) -> str:
 
 def run(work: Work) -> None:
     """Log the student with signature, input example and card, register it and move the alias."""
+    from alignet_ray.models import serving
+
     student = work.parents["distill@student"]
-    card = _card(work, student, work.parents["evaluate"])
-    work.out.write_bytes("card.md", card.encode())
-    version = tracking.register_student(
+    info = student.read_json("model.json")
+    work.out.write_bytes("card.md", _card(work, student, info).encode())
+    widths = {"embedding": info["width"]} | ({"triplet_logits": info["head"]["width"]} if info["head"] else {})
+    version = tracking.register_model(
         work.tracker,
+        code=Path(serving.__file__),
         folder=student.local(),
         card=work.out.local("card.md"),
         name=work.cfg.register.name,
         alias=work.cfg.register.alias,
+        size=info["preprocessing"]["input_size"][1],
+        widths=widths,
+        requirements=serving.requirements(),
         tags={"alignet.distill": student.id, "alignet.evaluate": work.parents["evaluate"].id},
     )
     work.out.write_json("version.json", version)
@@ -67,20 +75,20 @@ def run(work: Work) -> None:
     work.screen.line(f"   {version['model']} is version {version['version']} of {version['name']}")
 
 
-def _card(work: Work, student: Artifact, evaluated: Artifact) -> str:
+def _card(work: Work, student: Artifact, info: dict[str, Any]) -> str:
     """The model card, from what the artifacts say."""
-    info = student.read_json("model.json")
+    from alignet_ray import __version__
+
+    evaluated = work.parents["evaluate"]
     rows = evaluated.read_table("scores.parquet").to_pylist()
     shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     objects = evaluated.manifest["facts"].get("test_objects", "the")
-    from alignet_ray import __version__
-
     return CARD.format(
         name=work.cfg.register.name,
         alias=work.cfg.register.alias,
-        backbone=info["backbone"],
-        size=info["size"],
-        head=info["head"],
+        backbone=info["model"],
+        size=info["preprocessing"]["input_size"][1],
+        head=info["head"]["width"] if info["head"] else 0,
         teacher=" + ".join(work.cfg.embed.model),
         map=work.cfg.align.map,
         id=student.id,

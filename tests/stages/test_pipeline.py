@@ -1,0 +1,135 @@
+"""The graph and the plan: who reads whom, what is named by what, what a changed field reaches."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
+from alignet_ray.stages import STAGES, Work, graph, pipeline
+from alignet_ray.store import Store
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Config:
+    """Three objects with an image each: enough to plan on."""
+    for name in "abc":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name / "1.png")
+    (tmp_path / "objects.csv").write_text("label,object\na,0\nb,1\nc,2\n")
+    (tmp_path / "triplets.txt").write_text("0 1 2\n")
+    return Config().replace(
+        corpus__path=str(tmp_path / "images"),
+        objects__table=str(tmp_path / "objects.csv"),
+        human__triplets=str(tmp_path / "triplets.txt"),
+        embed__model=("random:test_vit",),
+        distill__model="random:test_vit",
+    )
+
+
+def ids(cfg: Config, store: Store) -> dict[str, str]:
+    return {s.node.name: s.artifact.id for s in pipeline.plan(cfg, store)}
+
+
+@pytest.mark.parametrize("form", ["low_rank", "network"])
+@pytest.mark.parametrize("control", [True, False])
+def test_every_node_comes_after_its_parents(form: str, control: bool) -> None:
+    seen: set[str] = set()
+    for node in graph(Config().replace(align__map=form, distill__control=control)):
+        assert set(node.parents) <= seen, node
+        assert node.name not in seen
+        assert node.stage in STAGES
+        seen.add(node.name)
+    assert ("distill@control" in seen) == control
+
+
+def test_a_verb_runs_its_stage_and_what_it_needs() -> None:
+    cfg = Config().replace(objects__table="x")
+    nodes = [n.name for n in pipeline.needed(cfg, pipeline.targets(cfg, "cluster"))]
+    assert nodes == ["soften", "embed@objects", "embed@corpus", "align", "cluster"]
+    assert pipeline.targets(Config(), "embed") == ["embed@corpus"]
+    assert pipeline.targets(Config(), "label") == ["label@aligned", "label@raw"]
+
+
+def test_ids_ignore_where_and_how(small: Config, store: Store) -> None:
+    other = small.replace(
+        ray__num_cpus=7, embed__batch=3, embed__actors=5, distill__workers=1, tracking__experiment="x"
+    )
+    assert ids(small, store) == ids(other.replace(store__root="elsewhere", name="other"), store)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reached", "kept"),
+    [
+        (
+            "cluster__k",
+            7,
+            {"cluster", "label@aligned", "distill@student"},
+            {"align", "soften", "embed@corpus", "embed@base"},
+        ),
+        ("distill__lr", 1.0, {"distill@student", "distill@control", "embed@student"}, {"label@aligned", "embed@base"}),
+        ("embed__dtype", "float32", {"embed@corpus", "align", "evaluate"}, {"soften"}),
+        ("evaluate__draws", 3, {"evaluate", "register"}, {"embed@student", "distill@student"}),
+    ],
+)
+def test_a_change_reaches_what_depends_on_it(
+    small: Config, store: Store, field: str, value: object, reached: set[str], kept: set[str]
+) -> None:
+    before, after = ids(small, store), ids(small.replace(**{field: value}), store)
+    changed = {name for name in before if before[name] != after[name]}
+    assert reached <= changed
+    assert not kept & changed
+
+
+def test_new_files_make_new_artifacts(small: Config, store: Store, tmp_path: Path) -> None:
+    before = ids(small, store)
+    image = tmp_path / "images" / "a" / "1.png"
+    stat = image.stat()
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    after = ids(small, store)
+    assert before["embed@corpus"] != after["embed@corpus"]
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert ids(small, store) == before
+
+
+def test_the_plan_says_why(small: Config, store: Store) -> None:
+    assert {s.why for s in pipeline.plan(small, store)} == {"never made under this root"}
+    steps = {s.node.name: s for s in pipeline.plan(small, store)}
+    draft = store.draft("cluster", steps["cluster"].artifact.id)
+    draft.write_bytes("part-00000.parquet", b"")
+    assert {s.node.name: s.state for s in pipeline.plan(small, store)}["cluster"] == "partial"
+    draft.finish({"node": "cluster", "recipe": steps["cluster"].recipe, "finished": 0.0})
+    assert {s.node.name: s.state for s in pipeline.plan(small, store)}["cluster"] == "finished"
+    changed = {s.node.name: s.why for s in pipeline.plan(small.replace(cluster__k=7), store)}
+    assert changed["cluster"] == "changed: k"
+
+
+def test_a_missing_input_is_found_by_the_plan(small: Config, store: Store) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        pipeline.plan(small.replace(human__triplets="/nowhere"), store)
+
+
+def test_what_no_run_names_is_not_reachable(store: Store) -> None:
+    store.draft("embed", "aaa").finish({})
+    store.draft("embed", "bbb").finish({})
+    store.write_ref("run", {"nodes": {"embed@corpus": "aaa"}})
+    assert pipeline.reachable(store) == {("embed", "aaa")}
+
+
+def test_a_failing_stage_leaves_no_success(
+    small: Config, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(work: Work) -> None:
+        work.out.write_bytes("part-00000.parquet", b"x")
+        raise UserError("mend this")
+
+    monkeypatch.setattr(pipeline.module("soften"), "run", fail)
+    monkeypatch.setattr(pipeline.runtime, "start", lambda cfg: "")
+    cfg = small.replace(store__root=str(tmp_path / "root"))
+    with pytest.raises(UserError, match="mend this"):
+        pipeline.run(cfg, Screen(), ["soften"])
+    states = {s.node.name: s.state for s in pipeline.plan(cfg, Store.open(cfg.store.root), ["soften"])}
+    assert states == {"soften": "partial"}
