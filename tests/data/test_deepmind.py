@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignet_ray.data import deepmind
+from alignet_ray.data.schemas import IMAGES, TRIPLETS
+from alignet_ray.errors import UserError
+
+
+@pytest.fixture
+def images() -> pa.Table:
+    """Twenty images in two class folders; their ids have gaps."""
+    paths = [f"n{c}/n{c}_{i}.JPEG" for c in range(2) for i in range(10)]
+    columns = [list(range(5, 45, 2)), paths, [p[:2] for p in paths], [1] * 20]
+    return pa.table(columns, schema=IMAGES)
+
+
+def release(path: Path, images: pa.Table, n: int = 50, seed: int = 0, **changes: np.ndarray) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.permutation(20)[:3] for _ in range(n)])
+    names = np.array([p.split("/")[1] for p in images["path"].to_pylist()])
+    members = {"filenames": names[rows], "similarities": -np.sort(-rng.normal(size=(n, 3))), "indices": rows} | changes
+    np.savez(path, **members)
+    return members
+
+
+def test_a_release_comes_in_and_goes_out_unchanged(tmp_path: Path, images: pa.Table) -> None:
+    members = release(tmp_path / "a.npz", images)
+    assert deepmind.is_release(tmp_path / "a.npz")
+    tally = deepmind.Tally()
+    table = pa.concat_tables(deepmind.import_triplets(tmp_path / "a.npz", images, tally))
+    assert (tally.rows, tally.ties, tally.permuted) == (50, 0, 0)
+    ids = images["image_id"].to_numpy()
+    np.testing.assert_array_equal(table["i2"].to_numpy(), ids[members["indices"][:, 2]])
+    np.testing.assert_allclose(table["s12"].to_numpy(), members["similarities"][:, 2], rtol=1e-6)
+    assert deepmind.export_triplets(tmp_path / "b.npz", lambda: iter([table[:20], table[20:]]), images) == 50
+    with np.load(tmp_path / "b.npz", allow_pickle=False) as out:
+        np.testing.assert_array_equal(out["filenames"], members["filenames"])
+        np.testing.assert_array_equal(out["similarities"], members["similarities"].astype(np.float32))
+    again = pa.concat_tables(deepmind.import_triplets(tmp_path / "b.npz", images))
+    assert again.equals(table)
+
+
+def test_blocks_are_small_and_complete(tmp_path: Path, images: pa.Table) -> None:
+    members = release(tmp_path / "a.npz", images, n=103)
+    found = list(deepmind.blocks(tmp_path / "a.npz", block=25))
+    assert [len(b["similarities"]) for b in found] == [25, 25, 25, 25, 3]
+    np.testing.assert_array_equal(np.concatenate([b["filenames"] for b in found]), members["filenames"])
+
+
+@given(st.permutations(range(3)), st.integers(0, 1000))
+def test_odd_last_moves_images_with_their_similarities(order: list[int], seed: int) -> None:
+    z = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
+    ids = np.array([order], dtype=np.int64)
+
+    def similarities(row: np.ndarray) -> np.ndarray:
+        a, b, c = z[row]
+        return np.array([[a @ b, a @ c, b @ c]], dtype=np.float32)
+
+    moved, s, _ = deepmind.odd_last(ids, similarities(ids[0]))
+    assert s[0, 0] == s.max()
+    np.testing.assert_allclose(s, similarities(moved[0]), rtol=1e-6)
+    assert set(moved[0]) == {0, 1, 2}
+
+
+def test_ties_and_a_wrong_order_are_counted(tmp_path: Path, images: pa.Table) -> None:
+    s = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
+    release(tmp_path / "a.npz", images, n=3, similarities=s)
+    tally = deepmind.Tally()
+    table = next(iter(deepmind.import_triplets(tmp_path / "a.npz", images, tally)))
+    assert (tally.rows, tally.ties, tally.permuted) == (3, 1, 1)
+    assert table.schema == TRIPLETS
+    assert table["s01"].to_pylist() == [2.0, 1.0, 3.0]
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path: Path, images: pa.Table) -> None:
+    path = tmp_path / "a.npz"
+    bad = {
+        "pickled": {"filenames": np.array([["a", "b", "c"]] * 50, dtype=object)},
+        "no image here": {"filenames": np.full((50, 3), "other.JPEG")},
+        "not finite": {"similarities": np.full((50, 3), np.nan)},
+        "must be": {"similarities": np.ones((49, 3))},
+    }
+    for says, change in bad.items():
+        release(path, images, **change)
+        with pytest.raises(UserError, match=says):
+            list(deepmind.import_triplets(path, images))
+    np.savez(path, weights=np.eye(3))
+    assert not deepmind.is_release(path)
+    with pytest.raises(UserError, match="no AligNet triplets"):
+        list(deepmind.import_triplets(path, images))
+    path.write_bytes(b"PK nonsense")
+    with pytest.raises(UserError, match="no AligNet triplets"):
+        list(deepmind.import_triplets(path, images))
