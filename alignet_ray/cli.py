@@ -8,10 +8,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.presets import PRESETS
+
+if TYPE_CHECKING:
+    from alignet_ray.capacity import On
 
 STAGE_VERBS = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
 OVERVIEW = """alignet-ray: vision models that see similarity as people do.
@@ -20,6 +24,7 @@ usage: alignet-ray VERB [PRESET] [--config FILE] [--section.field VALUE ...] [--
 
 whole runs   run       the whole line; finished steps are reused
              plan      what `run` would do, and why, without doing it
+                       with --on.gpus N --on.images N: hours and money there
 stages       embed soften align cluster label distill evaluate register
                        the line up to that stage
 results      ls        artifacts and runs under a root        --store.root DIR
@@ -179,7 +184,13 @@ def _run(stage: str | None, args: list[str]) -> None:
 
 
 def _plan(args: list[str]) -> None:
+    from alignet_ray import capacity
+
+    on, args = capacity.split(args)
     cfg = parse("plan", args)
+    if on:
+        _plan_on(cfg, on)
+        return
     from alignet_ray import runtime
     from alignet_ray.screen import Screen, table
     from alignet_ray.stages import pipeline
@@ -195,6 +206,16 @@ def _plan(args: list[str]) -> None:
     print(table(rows))
     todo = sum(r["state"] != "finished" for r in rows)
     print(f"\n{todo} of {len(rows)} steps to do" if todo else "\nnothing to do: everything is finished")
+
+
+def _plan_on(cfg: Config, on: "On") -> None:
+    """Hours, storage and money on a cluster that need not be there."""
+    from alignet_ray import capacity
+    from alignet_ray.screen import table
+
+    result = capacity.plan(cfg, on)
+    print(table(capacity.describe(result)))
+    print("\n" + "\n".join(capacity.verdict(cfg, result)))
 
 
 def _late(name: str) -> Callable[[list[str]], None]:
