@@ -136,9 +136,12 @@ def sample(
 
 
 def mixture(parts: list[tuple[str, Groups, int]], seed: int, stream: int = 0) -> Int[np.ndarray, "n 3"]:
-    """Distinct triplets of several kinds with exact counts, shuffled together; (kind, groups, n) each."""
+    """Distinct triplets of several kinds with exact counts, shuffled together; (kind, groups, n) each.
+
+    The kind with the fewest triplets is drawn first, so that a kind which contains it does not use them up.
+    """
     drawn = np.empty((0, 3), dtype=np.int64)
-    for index, (kind, groups, n) in enumerate(parts):
+    for index, (kind, groups, n) in sorted(enumerate(parts), key=lambda part: count(part[1][0], part[1][1])):
         drawn = np.concatenate([drawn, sample(kind, groups, n, seed, stream * 64 + index, drawn)])
     if sum(n > 0 for _, _, n in parts) < 2:
         return drawn
