@@ -60,33 +60,43 @@ class Work:
         self.screen.line(f"warning: {message}")
 
 
+def judged(cfg: Config) -> bool:
+    """Whether people's answers come in; without any, a stored transform (`align.from`) labels the corpus."""
+    return bool(cfg.human.triplets or cfg.human.embedding or not cfg.align.from_)
+
+
 def graph(cfg: Config) -> list[Node]:
     """All nodes, each after its parents.
 
     With a network teacher the teacher's own weights come out of `align`, so `embed` of objects and corpus reads it, and
-    the control's labels need the corpus embedded by the untouched teacher as well (`embed@raw`).
+    the control's labels need the corpus embedded by the untouched teacher as well (`embed@raw`). Without judgements
+    there is nobody to agree with: nothing is softened, held out or evaluated.
     """
     network = cfg.align.map == "network" and not cfg.align.from_
+    answers = ("soften",) if judged(cfg) else ()
     if network:
         teacher = [
-            Node("align", "", ("soften",)),
+            Node("align", "", answers),
             Node("embed", "objects", ("align",)),
             Node("embed", "corpus", ("align",)),
         ]
-    else:
+    elif judged(cfg):
         teacher = [Node("embed", "objects"), Node("embed", "corpus"), Node("align", "", ("soften", "embed@objects"))]
+    else:
+        teacher = [Node("embed", "corpus"), Node("align", "", ("embed@corpus",))]
     students = {"student": ("label@aligned", "embed@corpus")}
     if cfg.distill.control:
-        raw = "embed@raw" if network else "embed@corpus"
         teacher += [Node("embed", "raw")] if network else []
-        students["control"] = ("label@raw", raw)
-    nodes = [Node("soften"), *teacher, Node("cluster", "", ("soften", "embed@corpus", "align"))]
+        students["control"] = ("label@raw", "embed@raw" if network else "embed@corpus")
+    nodes = [Node(name) for name in answers]
+    nodes += [*teacher, Node("cluster", "", (*answers, "embed@corpus", "align"))]
     for role, (label, embedded) in students.items():
-        drawn = (
-            ("soften", "cluster") if role == "student" else ("label@aligned",)
-        )  # the control relabels the same images
+        # the control relabels the images of the student's triplets
+        drawn = (*answers, "cluster") if role == "student" else ("label@aligned",)
         nodes.append(Node("label", label.split("@")[1], (embedded, "align", *drawn)))
-        nodes.append(Node("distill", role, (label, embedded, "align", "cluster", "soften")))
+        nodes.append(Node("distill", role, (label, embedded, "align", "cluster", *answers)))
+    if not judged(cfg):
+        return [*nodes, Node("register", "", ("distill@student",))]
     nodes.append(Node("embed", "base"))
     nodes += [Node("embed", role, (f"distill@{role}",)) for role in students]
     trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")]

@@ -173,7 +173,7 @@ def _take_over(work: Work) -> None:
     """Use a stored transform: refused where its width is another, warned where it belongs to another model."""
     path = _stored(work.cfg)
     stored = official.read_transform(path)
-    parent = work.parents["embed@objects"]
+    parent = next(a for name, a in work.parents.items() if name.startswith("embed@"))  # the corpus, without judgements
     _, x = embeddings.load(parent)
     if x.shape[1] != stored.transform.width:
         raise UserError(

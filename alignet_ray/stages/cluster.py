@@ -49,7 +49,7 @@ def run(work: Work) -> None:
     cache = runtime.state_dir(work.cfg) / "cache"
     source = Source(work.parents["embed@corpus"], work.parents["align"], cache, work.cfg.cluster.space == "raw")
     matrix = source.matrix()
-    soften = work.parents["soften"] if objects_in_corpus(work.cfg) else None
+    soften = work.parents.get("soften") if objects_in_corpus(work.cfg) else None
     rows = allowed(matrix, soften)
     if len(rows) < work.cfg.cluster.k:
         raise UserError(

@@ -20,9 +20,6 @@ A {backbone} student, aligned with human similarity judgements by alignet_ray {v
 * artifact: distill/{id}, seed {seed}; whole configuration in the run's parameters
 
 ## Scores on objects that no training saw
-```
-{table}
-```
 {scores}
 
 ## Use
@@ -30,7 +27,7 @@ A {backbone} student, aligned with human similarity judgements by alignet_ray {v
     model(preprocess(image)[None]).embedding
 
 ## Limits
-Judged on {objects} test objects; the similarity it learned is that of the people whose answers it was given.
+The similarity it learned is that of the people whose answers it was given.
 The base weights keep their own licence ({backbone}).
 """
 
@@ -68,7 +65,7 @@ def run(work: Work) -> None:
         size=info["preprocessing"]["input_size"][1],
         widths=widths,
         requirements=serving.requirements(),
-        tags={"alignet.distill": student.id, "alignet.evaluate": work.parents["evaluate"].id},
+        tags={f"alignet.{name}": artifact.id for name, artifact in work.parents.items()},
     )
     work.out.write_json("version.json", version)
     work.facts["version"] = version["version"]
@@ -79,10 +76,6 @@ def _card(work: Work, student: Artifact, info: dict[str, Any]) -> str:
     """The model card, from what the artifacts say."""
     from alignet_ray import __version__
 
-    evaluated = work.parents["evaluate"]
-    rows = evaluated.read_table("scores.parquet").to_pylist()
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
-    objects = evaluated.manifest["facts"].get("test_objects", "the")
     return CARD.format(
         name=work.cfg.register.name,
         alias=work.cfg.register.alias,
@@ -94,7 +87,16 @@ def _card(work: Work, student: Artifact, info: dict[str, Any]) -> str:
         id=student.id,
         seed=work.cfg.seed,
         version=__version__,
-        table="\n".join(map(str, evaluated.manifest["facts"].get("table", []))),
-        scores=f"```\n{table(shown)}\n```",
-        objects=objects,
+        scores=_scores(work.parents.get("evaluate")),
     )
+
+
+def _scores(evaluated: Artifact | None) -> str:
+    """The card's section on scores."""
+    if evaluated is None:
+        return "Not scored: no human judgements came with this run; its teacher was a stored transform."
+    facts = evaluated.manifest["facts"]
+    rows = evaluated.read_table("scores.parquet").to_pylist()
+    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
+    headline = "\n".join(map(str, facts.get("table", [])))
+    return f"```\n{headline}\n```\nJudged on {facts.get('test_objects')} test objects.\n\n```\n{table(shown)}\n```"

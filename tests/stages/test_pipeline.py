@@ -133,3 +133,12 @@ def test_a_failing_stage_leaves_no_success(
         pipeline.run(cfg, Screen(), ["soften"])
     states = {s.node.name: s.state for s in pipeline.plan(cfg, Store.open(cfg.store.root), ["soften"])}
     assert states == {"soften": "partial"}
+
+
+def test_without_judgements_a_stored_transform_labels_the_corpus(small: Config, tmp_path: Path) -> None:
+    cfg = small.replace(human__triplets=None, objects__table=None, align__from_=str(tmp_path / "transform.npz"))
+    names = [n.name for n in graph(cfg)]
+    assert names == [
+        *("embed@corpus", "align", "cluster", "label@aligned", "distill@student", "label@raw", "distill@control"),
+        "register",
+    ]
