@@ -164,7 +164,8 @@ def _state(artifact: Artifact, node: Node, recipe: dict[str, Any], known: list[d
     for group in ("inputs", "parents"):
         keys = recipe[group].keys() | last[group].keys()
         changed += sorted(k for k in keys if recipe[group].get(k) != last[group].get(k))
-    return "missing", "changed: " + ", ".join(changed or ["nothing known"])
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    return "missing", "changed: " + ", ".join(changed[:4] or ["nothing known"]) + more
 
 
 def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None = None) -> dict[str, Artifact]:
