@@ -188,6 +188,10 @@ class Label(Section):
     The six kinds of draw are mixed in proportion to their weights.
     """
 
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = Field(None, alias="from")
+    """Labelled triplets in DeepMind's format (.npz) to take instead of drawing; images are found by their file names."""
+    from_valid: str | None = None
+    """Validation triplets in that format; left out: those of `from` whose images are all set aside."""
     train: int = Field(100_000, ge=1)
     """Training triplets, exactly."""
     valid: int = Field(10_000, ge=1)
@@ -264,8 +268,8 @@ class Distill(Section):
     """Validation triplets that the student is judged on while it trains. Does not change the student."""
     log_every: int = Field(20, ge=1)
     """Updates between two rows of metrics. Does not change the student."""
-    checkpoint_every: float = Field(60.0, ge=0)
-    """Seconds between checkpoints. Does not change the student."""
+    checkpoint_every: float = Field(30.0, ge=0)
+    """Seconds between checkpoints; the first one follows the first update. Does not change the student."""
     retries: int = 2
     """How often a lost process is replaced before the run gives up."""
     workers: int | None = None
@@ -283,6 +287,8 @@ class Evaluate(Section):
     """Triplets of test objects to score: all of them, or so many drawn at random where there are more."""
     bootstrap: int = Field(1000, ge=20)
     """Resamplings of the test objects that the intervals come from."""
+    shots: tuple[int, ...] = (1, 5)
+    """Images per object that few-shot classifiers learn from (objects with more images than that take part)."""
 
 
 class Register(Section):

@@ -1,6 +1,7 @@
 """Several runs side by side: `alignet-ray compare RUN RUN`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -39,7 +40,7 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
     return f"{about}; shares in %, [95 % intervals]\n{table(lines)}"
 
 
-def _key(row: Mapping[str, str]) -> Key:
+def _key(row: Mapping[str, Any]) -> Key:
     return row["model"], row["layer"], row["dataset"], row["metric"], row["level"], row["split"]
 
 
@@ -47,7 +48,7 @@ def _factor(metric: str) -> tuple[float, str]:
     return (100.0, ".1f") if metric.startswith(SHARES) else (1.0, ".3f")
 
 
-def _show(metric: str, row: Mapping[str, float] | None) -> str:
+def _show(metric: str, row: Mapping[str, Any] | None) -> str:
     if row is None:
         return "-"
     factor, form = _factor(metric)
@@ -57,7 +58,7 @@ def _show(metric: str, row: Mapping[str, float] | None) -> str:
     return shown
 
 
-def _difference(metric: str, first: Mapping[str, float] | None, second: Mapping[str, float] | None) -> str:
+def _difference(metric: str, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> str:
     if first is None or second is None:
         return ""
     factor, form = _factor(metric)

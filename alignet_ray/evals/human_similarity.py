@@ -11,8 +11,7 @@ from alignet_ray.evals.spaces import Judged, Space
 def object_similarity(space: Space, judged: Judged) -> Float[np.ndarray, "m m"]:
     """Expected similarity between random images of two objects; the diagonal is an object with itself."""
     ids, owner = judged.all_images()
-    x = space.rows(ids)
-    x = x if space.kind == "dot" else similarity.unit(x)
+    x = space.features(ids)
     means = np.zeros((len(judged), x.shape[1]), np.float32)
     np.add.at(means, owner, x)
     means /= np.bincount(owner)[:, None]

@@ -72,7 +72,30 @@ def evaluate(found: Answers, trials: Trials, judged: Judged, draws: int, seed: i
         value = normal(raw.value, float(means[-1]))
         rows.append(replace(raw, metric="odd_one_out_normalised", value=value, low=low, high=high))
         rows.append(replace(raw, metric="odd_one_out_ties", value=float(found.ties[column]), low=NAN, high=NAN))
-    return rows + by_level(found, trials, judged, draws, seed)
+    return rows + gains(found, boot, trials, seed) + by_level(found, trials, judged, draws, seed)
+
+
+def gains(found: Answers, boot: Float[np.ndarray, "draws s"], trials: Trials, seed: int) -> list[Score]:
+    """Paired differences on the same trials and the same resamplings of objects; p values after Holm's correction."""
+    columns = {name: column for column, name in enumerate(found.names)}
+    means, rows, p_values = found.agreement.mean(axis=0), [], []
+    for (model, layer), column in columns.items():
+        for other, other_layer in (("base", "pre_logits"), ("control", layer)):
+            against = columns.get((other, other_layer))
+            if model not in ("student", "control") or model == other or against is None:
+                continue
+            drawn = boot[:, column] - boot[:, against]
+            low, high = scores.interval(drawn)
+            value, n = float(means[column] - means[against]), len(trials.triplets)
+            rows.append(
+                Score(model, layer, DATASET, "odd_one_out_gain", value, low, high, n, f"over:{other}", seed=seed)
+            )
+            p_values.append(scores.paired_p_value(drawn))
+    adjusted = scores.holm(np.array(p_values))
+    return rows + [
+        replace(row, metric="odd_one_out_gain_p", value=float(p), low=NAN, high=NAN)
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
 def by_level(found: Answers, trials: Trials, judged: Judged, draws: int, seed: int) -> list[Score]:

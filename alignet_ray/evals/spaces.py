@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from alignet_ray.core import scores, vice
+from alignet_ray.core import scores, similarity, vice
 from alignet_ray.errors import UserError
 
 NAMES = {
@@ -41,6 +41,11 @@ class Space:
         position = np.minimum(np.searchsorted(self.ids, image_ids), len(self.ids) - 1)
         assert (self.ids[position] == image_ids).all(), f"{self.model} {self.layer} lacks images"
         return self.x[position].astype(np.float32)
+
+    def features(self, image_ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+        """As `rows`, scaled so that dot products are the space's similarities."""
+        x = self.rows(image_ids)
+        return similarity.unit(x) if self.kind == "cosine" else x
 
 
 @dataclass(frozen=True)
@@ -81,22 +86,25 @@ class Judged:
         Raises:
             UserError: if fewer than three objects are left.
         """
-        shared = spaces[0].ids
-        for space in spaces[1:]:
-            shared = np.intersect1d(shared, space.ids)
-        images = [ids[np.isin(ids, shared)] for ids in self.images]
-        kept = np.array([row for row, ids in enumerate(images) if len(ids)], dtype=np.int64)
-        if len(kept) < 3:
+        seen = self.shown(spaces)
+        if len(seen) < 3:
             raise UserError(
-                f"{len(kept)} test objects have readable images; at least 3 are needed to score triplets: "
+                f"{len(seen)} test objects have readable images; at least 3 are needed to score triplets: "
                 "name more objects in objects.table"
             )
+        return seen
+
+    def shown(self, spaces: list[Space]) -> "Judged":
+        """As `seen_by`, but for uses that can do without: few objects, or none, are no mistake."""
+        shared = _shared_ids(spaces)
+        images = [ids[np.isin(ids, shared)] for ids in self.images]
+        kept = np.array([row for row, ids in enumerate(images) if len(ids)], dtype=np.int64)
         return replace(self, images=images).take(kept)
 
     def all_images(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """image_ids of all objects, and the row of the object each belongs to."""
         owner = np.repeat(np.arange(len(self)), [len(ids) for ids in self.images])
-        return np.concatenate(self.images), owner
+        return np.concatenate([np.empty(0, np.int64), *self.images]), owner
 
     def picks(self, draws: int, seed: int) -> Int[np.ndarray, "draws m"]:
         """One random image per object and draw; a single draw where every object has one image."""
@@ -109,6 +117,13 @@ class Judged:
         """Dot products of the human model's (non-negative) embedding."""
         x = np.maximum(self.mu, 0) if self.sigma.any() else self.mu
         return np.asarray(x @ x.T)
+
+
+def _shared_ids(spaces: list[Space]) -> Int[np.ndarray, " n"]:
+    shared = spaces[0].ids
+    for space in spaces[1:]:
+        shared = np.intersect1d(shared, space.ids)
+    return shared
 
 
 @dataclass(frozen=True)

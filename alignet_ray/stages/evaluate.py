@@ -17,8 +17,8 @@ from alignet_ray.core import similarity
 from alignet_ray.core.scores import CHANCE, Score
 from alignet_ray.data import embeddings, images, objects, schemas
 from alignet_ray.data.official import load_transform
-from alignet_ray.evals import human_similarity, neighbours, odd_one_out
-from alignet_ray.evals.spaces import NAMES, Judged, Space, Trials
+from alignet_ray.evals import suite
+from alignet_ray.evals.spaces import NAMES, Judged, Space
 from alignet_ray.report import gather
 from alignet_ray.screen import table
 from alignet_ray.stages import Work
@@ -45,24 +45,20 @@ def estimate(cfg: Config, role: str) -> str:
 
 def run(work: Work) -> None:
     """Score every space, write the table and the report."""
-    spaces = read_spaces(work)
-    judged = read_judged(work.parents["soften"], "test").seen_by(spaces)
-    options = work.cfg.evaluate
-    trials = Trials.of(judged, options.triplets, work.cfg.soften.draws, work.cfg.seed)
-    picks = judged.picks(options.draws, work.cfg.seed)
-    work.screen.line(f"   {len(trials.triplets):,} triplets of {len(judged)} test objects, {len(spaces)} spaces")
-    found = odd_one_out.answers(spaces, picks, trials)
-    scores = odd_one_out.evaluate(found, trials, judged, options.bootstrap, work.cfg.seed)
-    scores += human_similarity.evaluate(spaces, judged, options.bootstrap, work.cfg.seed)
-    scores += neighbours.evaluate(spaces[0], spaces[1:], judged, options.bootstrap, work.cfg.seed)
-    raw = read_answers(work.parents["soften"])
-    scores += odd_one_out.evaluate_raw(spaces, picks, judged, raw, options.bootstrap, work.cfg.seed)
-    work.out.write_table("scores.parquet", scores_table(scores))
-    summary = summarise(scores)
-    work.facts |= {"table": headline(trials, judged) + table(summary).splitlines(), "test_objects": len(judged)}
-    work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in scores if not s.level}
-    html = build_report(work, spaces, judged, trials, found, picks[0], scores, summary)
-    work.out.write_bytes("report.html", html.encode())
+    cfg, options = work.cfg, work.cfg.evaluate
+    spaces, soften = read_spaces(work), work.parents["soften"]
+    test = read_judged(soften, "test").seen_by(spaces)
+    train, validation = (read_judged(soften, split).shown(spaces) for split in ("train", "validation"))
+    work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
+    amount = suite.Options(
+        options.draws, options.triplets, options.bootstrap, cfg.soften.draws, options.shots, cfg.seed
+    )
+    found = suite.evaluate(spaces, suite.Sides(train, validation, test), read_answers(soften), amount)
+    work.out.write_table("scores.parquet", scores_table(found.scores))
+    summary = summarise(found.scores)
+    work.facts |= {"table": headline(found, test) + table(summary).splitlines(), "test_objects": len(test)}
+    work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in found.scores if not s.level}
+    work.out.write_bytes("report.html", build_report(work, spaces, test, found, summary).encode())
 
 
 def read_spaces(work: Work) -> list[Space]:
@@ -105,11 +101,11 @@ def scores_table(scores: list[Score]) -> pa.Table:
     return schemas.check(pa.Table.from_pylist(rows, schema=schemas.SCORES), schemas.SCORES)
 
 
-def headline(trials: Trials, judged: Judged) -> list[str]:
+def headline(found: suite.Results, judged: Judged) -> list[str]:
     """What the table is about."""
     return [
-        f"odd-one-out agreement with people, %, on {len(trials.triplets):,} triplets of {len(judged)} test objects "
-        f"(chance {100 * CHANCE:.1f}; 95 % intervals over objects)"
+        f"odd-one-out agreement with people, %, on {len(found.trials.triplets):,} triplets of {len(judged)} test "
+        f"objects (chance {100 * CHANCE:.1f}; 95 % intervals over objects)"
     ]
 
 
@@ -128,14 +124,7 @@ def summarise(scores: list[Score]) -> list[dict[str, str]]:
 
 
 def build_report(
-    work: Work,
-    spaces: list[Space],
-    judged: Judged,
-    trials: Trials,
-    found: odd_one_out.Answers,
-    pick: np.ndarray,
-    scores: list[Score],
-    summary: list[dict[str, str]],
+    work: Work, spaces: list[Space], judged: Judged, found: suite.Results, summary: list[dict[str, str]]
 ) -> str:
     """Gather what the report shows, and render it."""
     human = judged.human_similarity()
@@ -144,12 +133,12 @@ def build_report(
     backbones = [s for s in spaces if s.layer == "pre_logits"]
     compared = [s for s in backbones if s.model in ("base", "student")]
     picture = pictures(work.parents["embed@objects"], objects.images_uri(work.cfg))
-    gains, slips = gather.examples(found, trials, judged, pick, picture)
+    gains, slips = gather.examples(found.answers, found.trials, judged, found.picks[0], picture)
     material = report.Material(
         title=f"alignet_ray: {work.cfg.name}",
         facts=provenance(work),
         table=summary,
-        scores=scores,
+        scores=found.scores,
         losses=losses(work),
         matrices=gather.matrices(compared, judged, human, order),
         groups=[groups[row] for row in order],
@@ -160,6 +149,7 @@ def build_report(
         slips=slips[:3],
         queries=gather.queries(compared, judged, groups, picture),
         clusters=clusters(work),
+        calibration={m: curve for (m, layer), curve in found.curves.items() if layer in ("pre_logits", "aligned")},
     )
     return report.build(material)
 

@@ -1,0 +1,139 @@
+"""Shift within categories: learn a category from some of its objects, recognise it in others.
+
+The protocol is that of BREEDS (Santurkar et al. 2021): superclasses stay, subclasses change. Superclasses are the
+objects' categories, subclasses the objects; the source are objects of training and validation, the target are test
+objects, which no training saw in any role.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from alignet_ray.core import probe
+from alignet_ray.core.scores import Score
+from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES, by_object
+from alignet_ray.evals.spaces import Judged, Space
+
+MOST = 4000
+"""Source images that a probe is fitted on; more are drawn at random."""
+LEAST_SOURCE, LEAST_TARGET = 5, 3
+"""Images of a category that anomaly detection needs."""
+
+
+def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judged, seed: int) -> list[Score]:
+    """Accuracy on source and target objects, and k-NN anomaly detection (AUROC); nothing with fewer than two
+    categories.
+
+    shift_source: a quarter of the images of source objects that have several is held back. shift_target: all images
+    of the test objects. Both are means over objects. anomaly_auroc: an image's similarity to the five nearest source
+    images of a category tells the category's test objects from all others, mean over categories.
+    """
+    categories = _shared(train, validation, test)
+    if len(categories) < 2:
+        return []
+    sides = Sides(*(_labelled(side, categories) for side in (train, validation, test)))
+    rows: list[Score] = []
+    for space in spaces:
+        rows += _probe(space, sides, seed)
+        rows += _anomaly(space, sides, seed)
+    return rows
+
+
+class Side(NamedTuple):
+    """Images of some objects: image_ids, and the object and category of each."""
+
+    ids: Int[np.ndarray, " n"]
+    owner: Int[np.ndarray, " n"]
+    label: Int[np.ndarray, " n"]
+
+
+class Sides(NamedTuple):
+    """Source objects (training, validation) and target objects (test)."""
+
+    train: Side
+    validation: Side
+    test: Side
+
+
+def _shared(train: Judged, validation: Judged, test: Judged) -> list[str]:
+    """Categories with at least two source objects and a target object."""
+    source = train.categories + validation.categories
+    return sorted(c for c in set(test.categories) if c and source.count(c) > 1 and c in train.categories)
+
+
+def _labelled(judged: Judged, categories: list[str]) -> Side:
+    kept = [row for row, c in enumerate(judged.categories) if c in categories]
+    if not kept:
+        nothing = np.empty(0, np.int64)
+        return Side(nothing, nothing, nothing)
+    some = judged.take(np.array(kept))
+    ids, owner = some.all_images()
+    code = np.array([categories.index(c) for c in some.categories])
+    return Side(ids, some.objects[owner], code[owner])
+
+
+def _probe(space: Space, sides: Sides, seed: int) -> list[Score]:
+    ids, owner, label = (np.concatenate(columns) for columns in zip(*sides, strict=True))
+    role = np.repeat([0, 1, 2], [len(side.ids) for side in sides])
+    x = probe.coordinates(space.features(ids))
+    penalty = _best_penalty(x, label, role, seed)
+    held = _held_back(owner, role < 2, seed)
+    fitted = _some((role < 2) & ~held, seed)
+    found = probe.logistic_predictions(x[fitted], label[fitted], x, penalty)
+    rows = []
+    for metric, part in (("shift_source", held), ("shift_target", role == 2)):
+        if part.sum() >= 10:
+            value, low, high = by_object(found[part] == label[part], owner[part], seed)
+            n = int(part.sum())
+            rows.append(Score(space.model, space.layer, "objects", metric, value, low, high, n, seed=seed))
+    return rows
+
+
+def _best_penalty(
+    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], role: Int[np.ndarray, " n"], seed: int
+) -> float:
+    """The penalty with which a probe of the training objects recognises the validation objects best."""
+    fitted, check = _some(role == 0, seed), role == 1
+    if not check.any():
+        return PENALTIES[1]
+
+    def right(penalty: float) -> float:
+        return float((probe.logistic_predictions(x[fitted], label[fitted], x[check], penalty) == label[check]).mean())
+
+    return max(PENALTIES, key=right)
+
+
+def _held_back(owner: Int[np.ndarray, " n"], source: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+    """A quarter (at least one) of the images of every source object that has several."""
+    rng = np.random.default_rng(seed)
+    held = np.zeros(len(owner), dtype=bool)
+    for o in np.unique(owner[source]):
+        rows = np.flatnonzero(source & (owner == o))
+        if len(rows) > 1:
+            held[rng.permutation(rows)[: max(1, len(rows) // 4)]] = True
+    return held
+
+
+def _some(part: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " k"]:
+    rows = np.flatnonzero(part)
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:MOST])
+
+
+def _anomaly(space: Space, sides: Sides, seed: int) -> list[Score]:
+    train, validation, test = sides
+    source = np.concatenate([train.ids, validation.ids])
+    label = np.concatenate([train.label, validation.label])
+    close = space.features(test.ids) @ space.features(source).T
+    values = []
+    for category in np.unique(test.label):
+        normal, inside = label == category, test.label == category
+        if normal.sum() < LEAST_SOURCE or inside.sum() < LEAST_TARGET or inside.all():
+            continue
+        nearest = np.sort(close[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
+        values.append(probe.auroc(nearest, inside))
+    if not values:
+        return []
+    return [
+        Score(space.model, space.layer, "objects", "anomaly_auroc", float(np.mean(values)), n=len(values), seed=seed)
+    ]
