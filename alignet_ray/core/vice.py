@@ -46,6 +46,7 @@ class Schedule:
         lr: Adam's step size at its peak; it falls to a twentieth along a cosine.
         warm: share of the steps over which the weight of the prior grows to 1; with full weight from the start, every
             dimension is pressed to zero before the answers can say what it is for.
+        settle: share of the steps after which dimensions are no longer merged or left out.
         every: steps between two counts of the significant dimensions.
         window: counts in a row that must agree for the fit to be called stable.
     """
@@ -55,6 +56,7 @@ class Schedule:
     batch: int = 8192
     lr: float = 1e-2
     warm: float = 0.3
+    settle: float = 0.8
     every: int = 100
     window: int = 3
 
@@ -95,30 +97,81 @@ def fit(
     """
     rng = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
-    mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).requires_grad_()
-    log_sigma = torch.full((objects, schedule.dims), math.log(0.1)).requires_grad_()
-    optimizer = torch.optim.Adam([mu, log_sigma], lr=schedule.lr)
+    mu = torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2
+    state = _State(mu, torch.full_like(mu, math.log(0.1)), schedule.lr)
     history: list[dict[str, float]] = []
-    running = torch.zeros(())
+    running, since = torch.zeros(()), 0
     for step in range(1, schedule.steps + 1):
-        optimizer.param_groups[0]["lr"] = schedule.lr * _cosine(step / schedule.steps)
-        weight = min(1.0, step / max(1.0, schedule.warm * schedule.steps))
+        done = step / schedule.steps
+        weight = min(1.0, done / schedule.warm) if schedule.warm else 1.0
         batch = rows[torch.randint(len(rows), (min(schedule.batch, len(rows)),), generator=rng)]
-        cross_entropy, complexity = elbo_terms(mu, log_sigma, batch, prior, rng)
-        optimizer.zero_grad(set_to_none=True)
-        (cross_entropy + weight * complexity / len(rows)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        running += cross_entropy.detach()
+        cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
+        state.descend(cross_entropy + weight * complexity / len(rows), schedule.lr * _cosine(done))
+        running, since = running + cross_entropy.detach(), since + 1
         if step % schedule.every == 0 or step == schedule.steps:
-            kept = int(significant(mu.detach().numpy(), log_sigma.detach().exp().numpy()).sum())
-            mean = float(running) / (step - (int(history[-1]["step"]) if history else 0))
-            history.append({"step": float(step), "cross_entropy": mean, "dims": float(kept)})
-            running.zero_()
+            if schedule.warm <= done < schedule.settle:
+                state = state.condensed(schedule.lr)
+            kept = int(significant(*state.arrays()).sum())
+            history.append({"step": float(step), "cross_entropy": float(running) / since, "dims": float(kept)})
+            running, since = torch.zeros(()), 0
             if report:
-                report(step, mean, kept)
+                report(step, history[-1]["cross_entropy"], kept)
     counts = [row["dims"] for row in history[-schedule.window :]]
-    kept_mu, kept_sigma = prune(mu.detach().numpy(), log_sigma.detach().exp().numpy())
-    return Fit(kept_mu, kept_sigma, history, len(counts) == schedule.window and len(set(counts)) == 1)
+    return Fit(*prune(*state.arrays()), history, len(counts) == schedule.window and len(set(counts)) == 1)
+
+
+class _State:
+    """The posterior's parameters with their optimiser."""
+
+    def __init__(self, mu: Float[Tensor, "m d"], log_sigma: Float[Tensor, "m d"], lr: float) -> None:
+        self.mu, self.log_sigma = mu.requires_grad_(), log_sigma.requires_grad_()
+        self.optimizer = torch.optim.Adam([self.mu, self.log_sigma], lr=lr)
+
+    def descend(self, loss: Float[Tensor, ""], lr: float) -> None:
+        """One step."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def arrays(self) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, "m d"]]:
+        """mu and sigma."""
+        return self.mu.detach().numpy().copy(), self.log_sigma.detach().exp().numpy()
+
+    def condensed(self, lr: float) -> "_State":
+        """The same without dimensions that say nothing, and with one dimension for those that say the same."""
+        mu, sigma = condense(*self.arrays())
+        if mu.shape[1] == self.mu.shape[1]:
+            return self
+        return _State(torch.from_numpy(mu), torch.from_numpy(sigma).log(), lr)
+
+
+def condense(
+    mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"], alike: float = 0.7
+) -> tuple[Float32[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
+    """Leave out dimensions that are not significant, and merge those whose positive parts point the same way.
+
+    A dimension that is split in two proportional ones has the same similarities, so gradients never undo it; merged as
+    sqrt(a^2 + b^2), it keeps every dot product of proportional columns.
+
+    Args:
+        mu, sigma: posterior.
+        alike: cosine from which on two dimensions are merged, the most similar ones first.
+    """
+    keep = significant(mu, sigma)
+    if not keep.any():
+        return mu, sigma
+    mu, sigma = mu[:, keep], sigma[:, keep]
+    while mu.shape[1] > 1:
+        x = np.maximum(mu, 0)
+        x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
+        cosine = np.triu(x.T @ x, 1)
+        a, b = np.unravel_index(int(cosine.argmax()), cosine.shape)
+        if cosine[a, b] < alike:
+            break
+        mu[:, a] = np.hypot(np.maximum(mu[:, a], 0), np.maximum(mu[:, b], 0))
+        mu, sigma = np.delete(mu, b, axis=1), np.delete(sigma, b, axis=1)
+    return np.ascontiguousarray(mu), np.ascontiguousarray(sigma)
 
 
 def elbo_terms(

@@ -102,7 +102,7 @@ def settle(
     if low < 0:
         raise UserError(f"{path}: line {_line(rows.min(axis=1) < 0)} names object {low}; objects count from 0 or 1")
     objects = len(reference) if reference is not None else objects
-    start = _base(low, high, objects, base if base is not None else answers.base)
+    start = _start(low, high, objects, base if base is not None else answers.base)
     if start > low:
         raise UserError(
             f"{path}: line {_line(rows.min(axis=1) < start)} names object {low}, but it should count from 1"
@@ -142,7 +142,9 @@ def plausibility(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m
     """Compare answers with a reference embedding, on at most `CHECKED` rows spread over the file."""
     some = rows[:: max(1, len(rows) // CHECKED)]
     p = vice.choice_probabilities(reference.astype(np.float32), np.zeros(reference.shape, np.float32), some, 1, 0)
-    return Plausibility(float((p.argmax(axis=1) == 0).mean()), float(p.max(axis=1).mean()))
+    top = p.max(axis=1, keepdims=True)
+    hits = (p[:, 0] == top[:, 0]) / (p == top).sum(axis=1)  # a guess among equals
+    return Plausibility(float(hits.mean()), float(top.mean()))
 
 
 def require_plausible(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"], path: str) -> None:
@@ -152,14 +154,21 @@ def require_plausible(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarra
         UserError: with the readings of the file that would fit.
     """
     found = plausibility(rows, reference)
-    if found.good:
-        return
+    if not found.good:
+        raise UserError(
+            f"{path}: the reference embedding predicts {found.agreement:.1%} of its rows, "
+            f"{found.expected:.1%} expected: {fitting_readings(rows, reference)}"
+        )
+
+
+def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> str:
+    """Which other reading of rows (counted from 0) the reference embedding would predict, as advice."""
     m = len(reference)
     readings = {
-        "count from 1 (its numbers are one too high)": rows - 1,
-        "count from 0 (its numbers are one too low)": rows + 1,
-        "put the odd one first": rows[:, [1, 2, 0]],
-        "put the odd one in the middle": rows[:, [0, 2, 1]],
+        "count from 1 (read it with --human.base 1)": rows - 1,
+        "count from 0 (read it with --human.base 0)": rows + 1,
+        "put the odd one first (it must be last)": rows[:, [1, 2, 0]],
+        "put the odd one in the middle (it must be last)": rows[:, [0, 2, 1]],
     }
     fits = [
         text
@@ -167,15 +176,9 @@ def require_plausible(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarra
         if (inside := (other >= 0).all(axis=1) & (other < m).all(axis=1)).mean() > 0.9
         and plausibility(other[inside], reference).good
     ]
-    mend = (
-        f"it seems to {' or to '.join(fits)}"
-        if fits
-        else "its objects are probably in another order: see --human.order"
-    )
-    raise UserError(
-        f"{path}: the reference embedding predicts {found.agreement:.1%} of its rows, {found.expected:.1%} expected: "
-        f"{mend}"
-    )
+    if fits:
+        return f"it seems to {' or to '.join(fits)}"
+    return "its objects are probably in another order (--human.order), or they are other objects"
 
 
 def read_embedding(path: str) -> Float32[np.ndarray, "m d"]:
@@ -217,11 +220,13 @@ def read_order(path: str) -> Int64[np.ndarray, " m"]:
     return order
 
 
-def _base(low: int, high: int, objects: int | None, given: int | None) -> int:
-    """What a file counts from: as given, else 1 only if no other reading is possible."""
-    if given is not None:
-        return given
+def detect_base(low: int, high: int, objects: int | None) -> int:
+    """What numbers from `low` to `high` count from: 1 only if no other reading is possible."""
     return int(low >= 1 and objects is not None and high == objects)
+
+
+def _start(low: int, high: int, objects: int | None, given: int | None) -> int:
+    return given if given is not None else detect_base(low, high, objects)
 
 
 def _bytes(path: str) -> bytes:
