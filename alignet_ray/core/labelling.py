@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-GATHER = 32
+GATHER = 48
 """Triplets per gather: their rows, in float16 and float32, stay in a core's second-level cache."""
 
 

@@ -165,9 +165,9 @@ def keys(triplets: Int[np.ndarray, "n 3"], size: int) -> Int[np.ndarray, " n"]:
     Exact up to 2 million images; above, a 64-bit hash, where of 10 million triplets two differing ones share a key with
     probability 3e-6 (the later one is then dropped).
     """
-    low = triplets.min(axis=1).astype(np.uint64)
-    high = triplets.max(axis=1).astype(np.uint64)
-    middle = triplets.sum(axis=1).astype(np.uint64) - low - high
+    a, b, c = triplets.astype(np.uint64).T
+    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+    middle = a + b + c - low - high
     if size < 1 << 21:
         return np.asarray(((low << np.uint64(42)) | (middle << np.uint64(21)) | high).view(np.int64))
     return np.asarray(scramble(scramble(scramble(low) ^ middle) ^ high).view(np.int64))

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data.schemas import IMAGES, OBJECTS, embeddings
+from alignet_ray.data.schemas import CLUSTERS, IMAGES, OBJECTS, embeddings
 from alignet_ray.store import Artifact, Store
 
 
@@ -30,6 +30,15 @@ class SmallCorpus:
         )
         self.hidden = self.ids[self.labels == 0]
         self.embed, self.soften, self.align = self._embed(parts), self._soften(), self._align()
+
+    def clustered(self, k: int = 8) -> Artifact:
+        """Any clusters of the images that may be seen; the last one has a single image."""
+        draft = self.store.draft("cluster", f"k{k}")
+        seen = np.flatnonzero(~np.isin(self.ids, self.hidden))
+        clusters = (self.ids[seen] * 31 // 3 % (k - 1)).astype(np.int32)
+        clusters[-1] = k - 1
+        draft.write_table("part-00000.parquet", pa.table([self.ids[seen], clusters], schema=CLUSTERS))
+        return draft.finish({})
 
     @property
     def parents(self) -> dict[str, Artifact]:

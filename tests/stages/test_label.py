@@ -1,6 +1,7 @@
 """label: same rows whatever the workers, exact counts, two disjoint sets, and figures that say what was drawn."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,24 +9,23 @@ import pytest
 from small_corpus import SmallCorpus
 
 from alignet_ray.core import labelling
+from alignet_ray.data import deepmind
 from alignet_ray.data.schemas import TRIPLETS, check
 from alignet_ray.errors import UserError
-from alignet_ray.stages import Work, cluster, label
+from alignet_ray.stages import Work, label
 from alignet_ray.store import Artifact, Store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-@pytest.fixture
-def corpus(store: Store) -> SmallCorpus:
-    return SmallCorpus(store)
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> SmallCorpus:
+    return SmallCorpus(Store.open(str(tmp_path_factory.mktemp("store"))))
 
 
-@pytest.fixture
-def clustered(corpus: SmallCorpus, make_work: Callable[..., Work]) -> Artifact:
-    work = make_work(corpus.config(), "cluster", corpus.parents)
-    cluster.run(work)
-    return work.out.finish({})
+@pytest.fixture(scope="module")
+def clustered(corpus: SmallCorpus) -> Artifact:
+    return corpus.clustered()
 
 
 def labelled(
@@ -91,6 +91,60 @@ def test_finished_parts_are_kept_and_the_rest_is_the_same(
     kept = [n for n in names if n.startswith("train") and n != "train/part-00001.parquet"]
     assert len(kept) == 2
     assert all(broken.out.local(n).stat().st_mtime_ns == before[n] for n in kept)
+
+
+def test_workers_and_part_size_do_not_change_a_row(
+    corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+    for parts in (1, 2, 7):
+        monkeypatch.setattr(label, "part_size", lambda n, parts=parts: -(-n // parts))
+        out = labelled(corpus, clustered, make_work, f"p{parts}").out
+        assert len(out.parts("train")) == parts
+        rows.append(np.concatenate([columns(out.read_parts(s), "i0 i1 i2 s01 s02 s12") for s in ("train", "valid")]))
+    assert np.array_equal(rows[0], rows[1])
+    assert np.array_equal(rows[0], rows[2])
+
+
+def test_kinds_by_class_and_mixtures(corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work]) -> None:
+    kinds = {"cluster_border": 1.0, "class_border": 2.0, "within_class": 1.0, "between_class": 2.0}
+    work = labelled(corpus, clustered, make_work, **{f"label__{k}": v for k, v in kinds.items()})
+    classes = corpus.labels[np.searchsorted(corpus.ids, columns(work.out.read_parts("train"), "i0 i1 i2"))]
+    different = np.array([len(set(row)) for row in classes.tolist()])
+    assert len(different) == 3000
+    assert (different == 1).sum() >= 500
+    assert (different == 2).sum() >= 1000
+    assert (different == 3).sum() >= 1000
+
+
+def test_few_images_give_few_validation_triplets(store: Store, make_work: Callable[..., Work]) -> None:
+    corpus = SmallCorpus(store, images=60, classes=6)
+    work = labelled(corpus, corpus.clustered(12), make_work, label__train=400)
+    held_out = work.out.read_table("held_out.parquet")["image_id"].to_numpy()
+    assert len(held_out) == 5
+    assert set(columns(work.out.read_parts("valid"), "i0 i1 i2").ravel()) <= set(held_out)
+    assert 0 < work.facts["valid"] <= 10
+    assert "set aside" in work.facts["warnings"][0]
+
+
+def test_their_triplets_become_our_labels_and_ours_theirs(
+    corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    ours = labelled(corpus, clustered, make_work, "ours").out.finish({})
+    images = corpus.embed.read_table("images.parquet")
+    for side in ("train", "valid"):
+        deepmind.export_triplets(tmp_path / f"{side}.npz", lambda side=side: ours.iter_parts(side), images)
+    paths = {"label__from_": str(tmp_path / "train.npz"), "label__from_valid": str(tmp_path / "valid.npz")}
+    work = labelled(corpus, clustered, make_work, "theirs", **paths)
+    for side in ("train", "valid"):
+        assert work.out.read_parts(side).equals(ours.read_parts(side))
+    used = np.unique(columns(ours.read_parts("valid"), "i0 i1 i2"))
+    assert np.array_equal(work.out.read_table("held_out.parquet")["image_id"].to_numpy(), used)
+    one = labelled(corpus, clustered, make_work, "one", label__from_=paths["label__from_"], label__held_out=0.4)
+    assert 0 < one.facts["train"] < 3000
+    aside = one.out.read_table("held_out.parquet")["image_id"].to_numpy()
+    assert not np.isin(columns(one.out.read_parts("train"), "i0 i1 i2"), aside).any()
+    assert np.isin(columns(one.out.read_parts("valid"), "i0 i1 i2"), aside).all()
 
 
 def test_more_triplets_than_there_are(corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work]) -> None:
