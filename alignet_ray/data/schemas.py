@@ -21,8 +21,10 @@ OBJECTS = pa.schema(
 )
 """objects.parquet: every object of the human data; split is train, validation or test; image_ids may be empty."""
 
-ANSWERS = pa.schema([(c, pa.int64()) for c in "ijk"] + [("participant", pa.string()), ("rt", pa.float64())])
-"""Odd-one-out answers as people gave them: objects (pair, pair, odd); participant "" and rt (ms) NaN where unknown."""
+ANSWERS = pa.schema(
+    [(c, pa.int64()) for c in "ijk"] + [("participant", pa.string()), ("rt", pa.float64()), ("level", pa.string())]
+)
+"""Odd-one-out answers as people gave them: objects (pair, pair, odd); participant and level "", rt (ms) NaN if unknown."""
 
 SOFT = pa.schema(
     [("i", pa.int64()), ("j", pa.int64()), ("k", pa.int64())] + [(p, pa.float32()) for p in ("p01", "p02", "p12")]
@@ -50,6 +52,13 @@ def embeddings(width: int, dtype: str, logits: int = 0) -> pa.Schema:
     if logits:
         fields.append(pa.field("triplet_logits", pa.fixed_shape_tensor(value, [logits])))
     return pa.schema(fields)
+
+
+def tensors(values: np.ndarray) -> pa.ExtensionArray:
+    """Rows of vectors (n, width), n may be 0, as the Arrow column of `embeddings`."""
+    width = values.shape[1]
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(lists.type.value_type, [width]), lists)
 
 
 def check(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -1,7 +1,10 @@
 """Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +19,9 @@ from alignet_ray.models.student import Student, load_student
 Head = Literal["none", "beside", "instead"]
 """What becomes of a student's head: left out; a column `triplet_logits` beside the embedding; or the embedding itself,
 divided by sqrt(tau), so that plain dot products are choice logits."""
+
+Opened = list[Tensor] | str
+"""An image ready for every member, or the reason why it is not."""
 
 NOT_FINITE = "the model's output is not finite"
 
@@ -79,27 +85,40 @@ class Encoder:
         outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
         return {name: torch.cat([o[name].float() for o in outputs], 1).cpu().numpy() for name in self.widths}
 
-    def encode(self, images: Sequence[Callable[[], Image]], batch: int) -> Encoded:
-        """Features of images that are opened one by one; what cannot be opened, or gives no finite number, is an error.
+    def encode(self, images: Sequence[Callable[[], Image]], batch: int, readers: int = 1) -> Encoded:
+        """Features of images; what cannot be opened, or gives no finite number, is an error.
 
         Args:
             images: functions that open an image as RGB, or raise ValueError or OSError with the reason why not.
             batch: images a forward pass.
+            readers: threads that open and preprocess images while the network is busy.
         """
         kept: list[int] = []
         errors: list[tuple[int, str]] = []
         outputs: list[dict[str, np.ndarray]] = []
-        for start in range(0, len(images), batch):
-            pictures, positions = [], []
-            for position in range(start, min(start + batch, len(images))):
-                try:
-                    pictures.append(self.preprocess(images[position]()))
-                    positions.append(position)
-                except (ValueError, OSError) as error:
-                    errors.append((position, _reason(error)))
-            if pictures:
+        pictures: list[list[Tensor]] = []
+        for position, opened in enumerate(_ahead([partial(self._open, image) for image in images], 2 * batch, readers)):
+            if isinstance(opened, str):
+                errors.append((position, opened))
+                continue
+            pictures.append(opened)
+            kept.append(position)
+            if len(pictures) == batch:
                 outputs.append(self.forward(pictures))
-                kept += positions
+                pictures = []
+        if pictures:
+            outputs.append(self.forward(pictures))
+        return self._sound(kept, outputs, errors)
+
+    def _open(self, image: Callable[[], Image]) -> Opened:
+        try:
+            return self.preprocess(image())
+        except (ValueError, OSError) as error:
+            return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0][
+                :200
+            ]
+
+    def _sound(self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]) -> Encoded:
         columns = {
             name: np.concatenate([o[name] for o in outputs]) if outputs else np.zeros((0, width), np.float32)
             for name, width in self.widths.items()
@@ -130,5 +149,13 @@ class Encoder:
         return member.backbone if isinstance(member, Student) else member
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0][:200]
+def _ahead(jobs: Sequence[Callable[[], Opened]], ahead: int, threads: int) -> Iterator[Opened]:
+    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat."""
+    waiting: deque[Future[Opened]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for job in jobs:
+            waiting.append(pool.submit(job))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from alignet_ray.config import Config
 from alignet_ray.data import images as source
 from alignet_ray.data.quarantine import Quarantine
-from alignet_ray.data.schemas import IMAGES, check, embeddings
+from alignet_ray.data.schemas import IMAGES, check, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, Draft
@@ -32,6 +32,9 @@ VERSION = 1
 
 UNIT = (16, 256)
 """Least and most images of a unit: the grain of resuming, progress and load balance."""
+
+START = 600
+"""Seconds within which all actors must have loaded their models."""
 
 ERRORS_KEY = b"alignet.errors"
 """Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
@@ -115,20 +118,21 @@ def run(work: Work) -> None:
         work.screen.line(f"   reused {len(finished)} finished parts of {units}")
     todo = [k for k in range(units) if k not in finished]
     done = sum(min(unit, len(table) - k * unit) for k in finished)
+    actors: set[int] = set()
     with work.screen.progress(len(table), "images", done=done) as bar:
         for answer in _embed(work, todo):
             if answer["problem"]:
                 raise UserError(answer["problem"])
             tally.add(json.loads(answer["errors"]))
             bar.add(answer["images"])
-            work.facts.setdefault("actors", set()).add(answer["pid"])
+            actors.add(answer["pid"])
     work.out.write_table("errors.parquet", tally.table())
     work.facts |= {
         "rows": len(table) - len(tally.errors),
         "quarantined": len(tally.errors),
         "reused_parts": len(finished),
+        "actors": sorted(actors),
     }
-    work.facts["actors"] = sorted(work.facts.get("actors", set()))
 
 
 def _selection(cfg: Config, role: str) -> pa.Table:
@@ -148,8 +152,7 @@ def _selection(cfg: Config, role: str) -> pa.Table:
 
 def _errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
     fs, path = out.where(_part(unit))
-    found: list[dict[str, Any]] = json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY])
-    return found
+    return list(json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY]))
 
 
 def _part(unit: int) -> str:
@@ -190,11 +193,8 @@ def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
         num_gpus=min(1.0, gpus / actors) if gpus else 0,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
     )
-    for batch in answers.iter_batches(batch_size=None, prefetch_batches=0):
-        for row in range(len(batch["pid"])):
-            yield {
-                key: value[row].item() if hasattr(value[row], "item") else value[row] for key, value in batch.items()
-            }
+    answers.context.wait_for_min_actors_s = START  # else the first one up would take most of a small set
+    yield from answers.iter_rows()
 
 
 class _Embedder:
@@ -228,10 +228,12 @@ class _Embedder:
     def _unit(self, unit: int) -> dict[str, Any]:
         fs, path = self.job.out.where("images.parquet")
         rows = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
-        done = self.encoder.encode([partial(_open, self.job.uri, row["path"]) for row in rows], self.job.batch)
+        done = self.encoder.encode(
+            [partial(_open, self.job.uri, row["path"]) for row in rows], self.job.batch, self.job.threads
+        )
         errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
         ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
-        arrays = [_tensors(values, np.dtype(self.job.dtype)) for values in done.columns.values()]
+        arrays = [tensors(_narrow(values, self.job.dtype)) for values in done.columns.values()]
         widths = self.encoder.widths
         schema = embeddings(widths["embedding"], self.job.dtype, widths.get("triplet_logits", 0))
         table = check(pa.Table.from_arrays([ids, *arrays], schema=schema), schema)
@@ -243,8 +245,8 @@ def _open(uri: str, path: str) -> Image:
     return source.decode(source.read_bytes(uri, path))
 
 
-def _tensors(values: np.ndarray, dtype: np.dtype[Any]) -> pa.Array:
+def _narrow(values: np.ndarray, dtype: str) -> np.ndarray:
     most = float(np.abs(values).max(initial=0))
-    if most > np.finfo(dtype).max:
+    if most > float(np.finfo(dtype).max):
         raise UserError(f"embeddings reach {most:.3g}, too much for {dtype}: use --embed.dtype float32")
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values, dtype))
+    return values.astype(dtype)

@@ -1,46 +1,300 @@
-from collections.abc import Callable
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from alignet_ray.config import Config
+from alignet_ray.data.images import decode
 from alignet_ray.errors import UserError
+from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
+from alignet_ray.store import Artifact, Store
+
+IMAGES = 90
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        path = tmp_path / "images" / f"c{i % 4}" / f"{i:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
-    return tmp_path / "images"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of noise in many shapes and modes, with four files that nobody can read."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+    for i in range(IMAGES):
+        path = root / f"c{i % 4}" / f"{i:02d}.{'jpg' if i % 3 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        height, width = rng.integers(16, 90, 2)
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image.convert("L" if i % 5 == 0 else "RGB").save(path)
+    broken = {"c0/empty.jpg": b"", "c1/page.jpg": b"<html>", "c2/cut.png": (root / "c2" / "06.png").read_bytes()[:300]}
+    for name, data in broken.items():
+        (root / name).write_bytes(data)
+    return root
 
 
 def config(folder: Path, **changes: Any) -> Config:
-    settings = {"corpus__path": str(folder), "embed__model": ("random:test_vit",), "embed__size": 32} | changes
-    return Config().replace(**settings)
+    settings = {
+        "corpus__path": str(folder),
+        "embed__model": ("random:test_vit",),
+        "embed__size": 32,
+        "embed__max_bad": 0.1,
+        "embed__batch": 8,
+    }
+    return Config().replace(**settings | changes)
 
 
-def rows(work: Work) -> dict[int, np.ndarray]:
-    table = work.out.read_parts()
-    vectors = table["embedding"].combine_chunks().to_numpy_ndarray()
-    return dict(zip(table["image_id"].to_pylist(), vectors, strict=True))
+def vectors(artifact: Artifact, column: str = "embedding") -> dict[int, np.ndarray]:
+    table = artifact.read_parts()
+    return dict(zip(table["image_id"].to_pylist(), table[column].combine_chunks().to_numpy_ndarray(), strict=True))
 
 
-def test_two_actors_embed_every_image(ray_session: None, folder: Path, make_work: Callable[..., Work]) -> None:
+def content(artifact: Artifact) -> dict[str, bytes]:
+    return {name: artifact.read_bytes(name) for name in artifact.files(suffix=".parquet")}
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """The whole folder, embedded without interruption by two actors."""
+    from alignet_ray.screen import Screen
+    from alignet_ray.stages import Node
+    from alignet_ray.tracking import Tracker
+
+    draft = Store.open(str(tmp_path_factory.mktemp("whole"))).draft("embed", "whole")
+    work = Work(config(folder), Node("embed", "corpus"), {}, draft, Tracker(), Screen(), {})
+    embed.run(work)
+    return work
+
+
+@pytest.fixture
+def serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actor's work done here, one unit after the other, without Ray."""
+
+    def here(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
+        actor = embed._Embedder(embed._job(work, 1, 1))
+        for unit in units:
+            yield {key: value[0] for key, value in actor({"unit": np.array([unit])}).items()}
+
+    monkeypatch.setattr(embed, "_embed", here)
+
+
+def test_two_processes_embed_every_image_once(whole: Work) -> None:
+    actors = whole.facts["actors"]
+    assert isinstance(actors, list)
+    assert len(actors) == 2
+    assert os.getpid() not in actors
+    errors = whole.out.read_table("errors.parquet").to_pylist()
+    assert {row["path"]: row["reason"] for row in errors} == {
+        "c0/empty.jpg": "empty file",
+        "c1/page.jpg": "text or HTML, not an image",
+        "c2/cut.png": "truncated",
+    }
+    images = whole.out.read_table("images.parquet")
+    assert sorted([*vectors(whole.out), *(row["image_id"] for row in errors)]) == images["image_id"].to_pylist()
+    assert whole.facts["rows"] == IMAGES
+    assert whole.facts["quarantined"] == 3
+
+
+def test_numbers_are_those_of_a_plain_loop(whole: Work, folder: Path) -> None:
+    backbone, found = load_backbone("random:test_vit", 32), vectors(whole.out)
+    rows = [row for row in whole.out.read_table("images.parquet").to_pylist() if row["image_id"] in found]
+    pictures = [backbone.preprocess(decode((folder / row["path"]).read_bytes())) for row in rows]
+    expected = backbone(torch.stack(pictures))
+    actual = torch.from_numpy(np.stack([found[row["image_id"]] for row in rows])).float()
+    assert torch.nn.functional.cosine_similarity(actual, expected).min() > 0.9999
+
+
+def test_model_json_says_what_made_it(whole: Work) -> None:
+    (member,) = whole.out.read_json("model.json")["members"]
+    assert member["model"] == "random:test_vit"
+    assert member["size"] == 32
+    assert member["preprocessing"]["input_size"] == [3, 32, 32]
+    assert len(member["checksum"]) == 64
+
+
+def test_a_resumed_run_keeps_parts_and_ends_the_same(whole: Work, folder: Path, make_work: Callable[..., Work]) -> None:
+    work = make_work(config(folder), "embed@corpus")
+    for name in ("model.json", "part-00001.parquet", "part-00003.parquet"):
+        work.out.write_bytes(name, whole.out.read_bytes(name))
+    kept = Path(work.out.local("part-00003.parquet")).stat().st_mtime_ns
+    embed.run(work)
+    assert work.facts["reused_parts"] == 2
+    assert Path(work.out.local("part-00003.parquet")).stat().st_mtime_ns == kept
+    assert content(work.out) == content(whole.out)
+    embed.run(work)
+    assert work.facts["actors"] == []
+
+
+def test_the_number_of_actors_changes_nothing(whole: Work, folder: Path, make_work: Callable[..., Work]) -> None:
+    work = make_work(config(folder, embed__actors=3, ray__num_cpus=4), "embed@corpus")
+    embed.run(work)
+    assert len(work.facts["actors"]) >= 2  # type: ignore[arg-type]
+    assert content(work.out) == content(whole.out)
+
+
+def test_one_process_with_more_threads_gives_the_same_to_rounding(
+    serial: None, whole: Work, folder: Path, make_work: Callable[..., Work]
+) -> None:
     work = make_work(config(folder), "embed@corpus")
     embed.run(work)
-    found = rows(work)
-    assert list(found) == list(range(40))
-    assert len(work.facts["actors"]) == 2
-    assert work.out.read_table("errors.parquet").num_rows == 0
+    found = vectors(work.out)
+    for image, x in vectors(whole.out).items():
+        np.testing.assert_allclose(found[image], x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_student_gives_logits_beside_its_embedding(
+    serial: None, folder: Path, make_work: Callable[..., Work], store: Store
+) -> None:
+    student = make_student("random:test_vit", 32, head=12, seed=0)
+    student.tau = 4.0
+    parent = store.draft("distill", "s")
+    save_student(parent.local(), student, {})
+    table = folder.parent / "objects.csv"
+    table.write_text("label,object\nc1,0\nc2,5\n")
+    cfg = config(folder, objects__table=str(table), align__map="network")
+    work = make_work(cfg, "embed@student", {"distill@student": parent})
+    embed.run(work)
+    labels = set(work.out.read_table("images.parquet")["label"].to_pylist())
+    assert labels == {"c1", "c2"}
+    logits = vectors(work.out, "triplet_logits")
+    teacher = make_work(cfg, "embed@objects", {"align": parent})
+    embed.run(teacher)
+    for image, x in vectors(teacher.out).items():
+        np.testing.assert_allclose(x, logits[image] / 2, rtol=1e-2, atol=1e-3)
+
+
+def test_models_are_concatenated(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
+    work = make_work(config(folder, embed__model=("random:test_vit", "random:test_resnet")), "embed@corpus")
+    embed.run(work)
+    widths = [load_backbone(f"random:{name}").width for name in ("test_vit", "test_resnet")]
+    assert {len(x) for x in vectors(work.out).values()} == {sum(widths)}
 
 
 def test_unknown_model_is_told(ray_session: None, folder: Path, make_work: Callable[..., Work]) -> None:
     with pytest.raises(UserError, match="did you mean"):
         embed.run(make_work(config(folder, embed__model=("random:resnet1888",)), "embed@corpus"))
+
+
+def test_too_many_bad_images_stop_the_run(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
+    work = make_work(config(folder, embed__max_bad=0.01), "embed@corpus")
+    with pytest.raises(UserError, match=r"images cannot be used, --embed.max-bad allows 1.00%: .*\(1, e.g. c"):
+        embed.run(work)
+
+
+def test_nothing_readable_is_told(serial: None, tmp_path: Path, make_work: Callable[..., Work]) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 1 images can be used: empty file"):
+        embed.run(make_work(config(tmp_path / "x", embed__max_bad=1.0), "embed@corpus"))
+
+
+def test_float16_overflow_is_told(serial: None, folder: Path, tmp_path: Path, make_work: Callable[..., Work]) -> None:
+    weights = load_backbone("random:test_vit").net.state_dict()
+    weights["norm.weight"] = weights["norm.weight"] * 1e6
+    torch.save(weights, tmp_path / "loud.pth")
+    with pytest.raises(UserError, match=r"too much for float16: use --embed.dtype float32"):
+        embed.run(make_work(config(folder, embed__model=(f"test_vit@{tmp_path / 'loud.pth'}",)), "embed@corpus"))
+
+
+def test_nan_embeddings_are_quarantined(
+    serial: None, folder: Path, tmp_path: Path, make_work: Callable[..., Work]
+) -> None:
+    weights = load_backbone("random:test_vit").net.state_dict()
+    weights["norm.bias"] = weights["norm.bias"] + float("nan")
+    torch.save(weights, tmp_path / "nan.pth")
+    cfg = config(folder, embed__model=(f"test_vit@{tmp_path / 'nan.pth'}",))
+    with pytest.raises(UserError, match="the model's output is not finite"):
+        embed.run(make_work(cfg, "embed@corpus"))
+
+
+def test_ids_know_what_changes_a_result(folder: Path) -> None:
+    cfg = config(folder)
+    same = config(folder, embed__batch=64, embed__actors=7, embed__max_bad=0.5)
+    assert embed.inputs(cfg, "corpus") == embed.inputs(same, "corpus")
+    for change in ({"embed__size": 64}, {"embed__dtype": "float32"}, {"embed__model": ("random:test_resnet",)}):
+        assert embed.inputs(cfg, "corpus") != embed.inputs(config(folder, **change), "corpus")
+    json.dumps(embed.inputs(cfg, "base"))
+
+
+DRIVER = """
+import sys
+from alignet_ray import runtime
+from alignet_ray.config import Config
+from alignet_ray.screen import Screen
+from alignet_ray.stages import Node, Work, embed
+from alignet_ray.store import Store
+from alignet_ray.tracking import Tracker
+
+cfg = Config.from_yaml(sys.argv[1])
+draft = Store.open(cfg.store.root).draft("embed", "killed")
+runtime.start(cfg)
+work = Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), Screen(), {})
+embed.run(work)
+print(work.facts)
+"""
+
+
+@pytest.fixture
+def driver(folder: Path, tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
+    """Starts a run in a process of its own, with a Ray of its own."""
+    cfg = config(folder, store__root=str(tmp_path / "store"))
+    (tmp_path / "run.yaml").write_text(cfg.to_yaml())
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "run.yaml")]
+    return lambda: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def wait_for_part(out: Artifact, process: "subprocess.Popen[str]") -> None:
+    while not out.parts():
+        assert process.poll() is None, "the run ended before its first part"
+        time.sleep(0.002)
+
+
+def actors(parent: int) -> list[int]:
+    """Processes below `parent`'s Ray that are embedding actors."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title, session = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"MapWorker" in title and f"EMBED_TEST={parent}".encode() in session:
+            found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["driver", "actor"])
+def test_kill_9_loses_nothing(
+    whole: Work,
+    driver: Callable[[], "subprocess.Popen[str]"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    victim: str,
+) -> None:
+    out = Store.open(str(tmp_path / "store")).draft("embed", "killed")
+    monkeypatch.setenv("EMBED_TEST", str(os.getpid()))
+    process = driver()
+    wait_for_part(out, process)
+    if victim == "actor":
+        alive = actors(os.getpid())
+        assert len(alive) == 2
+        os.kill(alive[0], signal.SIGKILL)
+    else:
+        process.kill()
+        process.wait()
+        assert len(out.parts()) < len(whole.out.parts())
+        process = driver()
+    stdout, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, stdout
+    assert content(out) == content(whole.out)
+    assert ("reused" in stdout) == (victim == "driver")
+    assert pq.read_table(str(out.local("part-00000.parquet"))).num_rows > 0
