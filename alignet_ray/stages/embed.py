@@ -127,12 +127,8 @@ def run(work: Work) -> None:
             bar.add(answer["images"])
             actors.add(answer["pid"])
     work.out.write_table("errors.parquet", tally.table())
-    work.facts |= {
-        "rows": len(table) - len(tally.errors),
-        "quarantined": len(tally.errors),
-        "reused_parts": len(finished),
-        "actors": sorted(actors),
-    }
+    work.facts |= {"rows": len(table) - len(tally.errors), "quarantined": len(tally.errors)}
+    work.facts |= {"reused_parts": len(finished), "actors": sorted(actors)}
 
 
 def _selection(cfg: Config, role: str) -> pa.Table:
