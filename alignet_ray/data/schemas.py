@@ -24,7 +24,7 @@ OBJECTS = pa.schema(
 ANSWERS = pa.schema(
     [(c, pa.int64()) for c in "ijk"] + [("participant", pa.string()), ("rt", pa.float64()), ("level", pa.string())]
 )
-"""Odd-one-out answers as people gave them: objects (pair, pair, odd); participant and level "", rt (ms) NaN if unknown."""
+"""Odd-one-out answers as given: objects (pair, pair, odd); participant and level "", rt (ms) NaN where unknown."""
 
 SOFT = pa.schema(
     [("i", pa.int64()), ("j", pa.int64()), ("k", pa.int64())] + [(p, pa.float32()) for p in ("p01", "p02", "p12")]

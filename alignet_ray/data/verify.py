@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from alignet_ray.core import consistency
 from alignet_ray.data import deepmind, embeddings, human, images, official, schemas
+from alignet_ray.data.answers import read_answers
 from alignet_ray.errors import UserError
 from alignet_ray.screen import table as text_table
 from alignet_ray.store import Artifact
@@ -158,7 +159,7 @@ def _holds_triplets(file: Path) -> bool:
 
 def _answers(path: str, aids: Aids, found: Findings) -> None:
     """Human answers: form, range, base, odd one, duplicates, and agreement with a reference."""
-    raw = human.read_answers(path)
+    raw = read_answers(path)
     rows = raw.triplets
     reference = human.read_embedding(aids.reference) if aids.reference else None
     objects = len(reference) if reference is not None else aids.objects

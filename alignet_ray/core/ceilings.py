@@ -1,0 +1,75 @@
+"""Noise ceilings from repeated triplets: how well the best prediction, or other people, predict a person's answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from alignet_ray.core import consistency, scores
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A ceiling with its 95 % interval (resampling triplets), in fractions.
+
+    Attributes:
+        value, low, high: the ceiling.
+        triplets, answers: what it rests on.
+    """
+
+    value: float
+    low: float
+    high: float
+    triplets: int
+    answers: int
+
+
+def noise_ceilings(rows: Int64[np.ndarray, "n 3"]) -> dict[str, Ceiling]:
+    """Both ceilings of answers (pair, pair, odd), from the sets of three that at least two people saw.
+
+    `modal`: share of answers that are the most frequent one of their triplet (an upper bound, since it knows them all).
+    `leave_one_out`: share of answers that the most frequent answer of the others predicts; equals share the credit.
+
+    Raises:
+        ValueError: no set of three occurs twice.
+    """
+    counts = answer_counts(rows)
+    counts = counts[counts.sum(axis=1) >= 2]
+    if len(counts) == 0:
+        raise ValueError("no triplet was answered twice, so there is no noise ceiling")
+    return {
+        "modal": _ceiling(counts, counts.max(axis=1).astype(np.float64)),
+        "leave_one_out": _ceiling(counts, _predicted_by_others(counts)),
+    }
+
+
+def answer_counts(rows: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "t 3"]:
+    """For every set of three, how often its smallest, middle and largest object was the odd one."""
+    _, group = np.unique(consistency.keys(rows), return_inverse=True)
+    odd = (np.sort(rows, axis=1) == rows[:, 2:]).argmax(axis=1)
+    counts = np.zeros((int(group.max(initial=-1)) + 1, 3), dtype=np.int64)
+    np.add.at(counts, (group.reshape(-1), odd), 1)
+    return counts
+
+
+def _predicted_by_others(counts: Int64[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:
+    """Expected number of answers of each triplet that the mode of its other answers predicts."""
+    total = np.zeros(len(counts))
+    for choice in range(3):
+        others = counts.copy()
+        others[:, choice] -= 1
+        top = others.max(axis=1)
+        hit = (others[:, choice] == top) / (others == top[:, None]).sum(axis=1)
+        total += np.where(counts[:, choice] > 0, counts[:, choice] * hit, 0)
+    return total
+
+
+def _ceiling(counts: Int64[np.ndarray, "t 3"], hits: Float[np.ndarray, " t"], draws: int = 500) -> Ceiling:
+    answers = counts.sum(axis=1)
+    rng = np.random.default_rng(0)
+    drawn = np.empty(draws)
+    for draw in range(draws):
+        some = rng.integers(len(counts), size=len(counts))
+        drawn[draw] = hits[some].sum() / answers[some].sum()
+    low, high = scores.interval(drawn)
+    return Ceiling(float(hits.sum() / answers.sum()), low, high, len(counts), int(answers.sum()))
