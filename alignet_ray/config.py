@@ -166,6 +166,10 @@ class Cluster(Section):
 
     k: int = Field(500, ge=2)
     """Clusters ("superordinate categories")."""
+    candidates: tuple[int, ...] = ()
+    """Numbers of clusters to try on a sample of the images; the one that `choose` picks replaces k."""
+    choose: Literal["elbow", "silhouette"] = "elbow"
+    """How a candidate is picked: the bend of the inertia curve, or the highest mean silhouette."""
     space: Literal["aligned", "raw"] = "aligned"
     """Cluster the aligned or the raw embeddings."""
     spherical: bool = False
@@ -178,8 +182,8 @@ class Cluster(Section):
     """Stop when a pass lowers the inertia by less than this share of it."""
     moved: float = Field(1e-3, ge=0, le=1)
     """Stop when a pass moves less than this share of the images to another cluster."""
-    seeding: int = Field(20_000, ge=1)
-    """Images (random ones) that the k-means++ seeding looks at; at least 20 per cluster are taken."""
+    sample: int = Field(20_000, ge=1)
+    """Images (random ones) that the k-means++ seeding and the candidates look at; at least 20 per cluster."""
 
 
 class Label(Section):
@@ -189,7 +193,7 @@ class Label(Section):
     """
 
     from_: Annotated[str | None, tyro.conf.arg(name="from")] = Field(None, alias="from")
-    """Labelled triplets in DeepMind's format (.npz) to take instead of drawing; images are found by their file names."""
+    """Labelled triplets in DeepMind's format (.npz) to take instead of drawing; images are found by file name."""
     from_valid: str | None = None
     """Validation triplets in that format; left out: those of `from` whose images are all set aside."""
     train: int = Field(100_000, ge=1)
@@ -287,6 +291,10 @@ class Evaluate(Section):
     """Triplets of test objects to score: all of them, or so many drawn at random where there are more."""
     bootstrap: int = Field(1000, ge=20)
     """Resamplings of the test objects that the intervals come from."""
+    margin: float = Field(0.02, ge=0)
+    """A student is fit to replace its base if agreement with people rises by at least this (a fraction) ..."""
+    tolerance: float = Field(0.01, ge=0)
+    """... and no generalisation score falls by more than this (a fraction)."""
     shots: tuple[int, ...] = (1, 5)
     """Images per object that few-shot classifiers learn from (objects with more images than that take part)."""
 

@@ -8,12 +8,13 @@ from scipy.stats import rankdata
 
 
 def coordinates(x: Float[np.ndarray, "n d"], most: int = 256) -> Float[np.ndarray, "n r"]:
-    """The same points in as few dimensions as they span: centred, scaled to a mean squared length of 1, rotated.
+    """Standardised features in as few dimensions as they span, at a mean squared length of 1.
 
-    Linear classifiers with an L2 penalty give the same answers there, only faster; beyond `most` principal dimensions
-    the rest is left out.
+    Linear classifiers with an L2 penalty give the same answers there as on the standardised features, only faster;
+    beyond `most` principal dimensions the rest is left out.
     """
     centred = (x - x.mean(axis=0)).astype(np.float64)
+    centred /= np.maximum(centred.std(axis=0), 1e-6)
     centred /= max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     keep = s > 1e-6 * max(s.max(), 1e-12)

@@ -10,7 +10,7 @@ from alignet_ray.core import probe, scores, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.spaces import Judged, Space
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 NEIGHBOURS = 5
 LEAST_CLASSES = 5
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -34,20 +35,27 @@ def empty(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str], ylabel: str
-) -> bytes:
-    """Training curves: name -> (steps, values). Short runs show their points."""
+class Line(NamedTuple):
+    """One line of a diagram."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    style: str = "-"
+
+
+def curves(lines: Sequence[Line], ylabel: str) -> bytes:
+    """Training curves; short ones show their points."""
     figure, axes = empty(6.4, 3.5)
-    for name, (steps, values) in lines.items():
-        axes.plot(
-            steps, values, label=name, color=colours.get(name), lw=2, marker="o" if len(steps) < 15 else None, ms=4
-        )
+    for line in lines:
+        marker = "o" if len(line.x) < 15 else None
+        axes.plot(line.x, line.y, label=line.name, color=line.colour, ls=line.style, lw=2, marker=marker, ms=4)
     axes.set_xlabel("training step", fontsize=12)
     axes.set_ylabel(ylabel, fontsize=12)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#e6e9ee")
-    axes.legend(frameon=False, fontsize=12)
+    axes.legend(frameon=False, fontsize=11)
     return png(figure)
 
 

@@ -11,7 +11,7 @@ from alignet_ray.evals.human_similarity import object_similarity
 from alignet_ray.evals.odd_one_out import Answers
 from alignet_ray.evals.spaces import NAMES, Judged, Space, Trials
 from alignet_ray.report import figures
-from alignet_ray.report.build import Example, Query
+from alignet_ray.report.material import Example, Query
 
 Picture = Callable[[int], Image.Image | None]
 """image_id -> the picture, None where it cannot be read."""

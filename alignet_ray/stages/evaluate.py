@@ -17,7 +17,7 @@ from alignet_ray.core import similarity
 from alignet_ray.core.scores import CHANCE, Score
 from alignet_ray.data import embeddings, images, objects, schemas
 from alignet_ray.data.official import load_transform
-from alignet_ray.evals import suite
+from alignet_ray.evals import gate, suite
 from alignet_ray.evals.spaces import NAMES, Judged, Space
 from alignet_ray.report import gather
 from alignet_ray.screen import table
@@ -58,7 +58,9 @@ def run(work: Work) -> None:
     summary = summarise(found.scores)
     work.facts |= {"table": headline(found, test) + table(summary).splitlines(), "test_objects": len(test)}
     work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in found.scores if not s.level}
-    work.out.write_bytes("report.html", build_report(work, spaces, test, found, summary).encode())
+    decision = gate.decide([asdict(s) for s in found.scores], options.margin, options.tolerance)
+    work.facts |= {"champion": decision.champion, "reasons": decision.reasons}
+    work.out.write_bytes("report.html", build_report(work, spaces, test, found, summary, decision).encode())
 
 
 def read_spaces(work: Work) -> list[Space]:
@@ -83,7 +85,7 @@ def read_judged(soften: Artifact, split: str) -> Judged:
     table = soften.read_table("objects.parquet")
     human = load_file(soften.local("embedding.safetensors"))
     image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
-    names = [name.replace("_", " ") for name in table["name"].to_pylist()]
+    names = [name.replace("_", " ").rstrip("0123456789") for name in table["name"].to_pylist()]
     categories = table["category"].to_pylist()
     every = Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
     return every.take(np.flatnonzero(np.array(table["split"].to_pylist()) == split))
@@ -124,7 +126,12 @@ def summarise(scores: list[Score]) -> list[dict[str, str]]:
 
 
 def build_report(
-    work: Work, spaces: list[Space], judged: Judged, found: suite.Results, summary: list[dict[str, str]]
+    work: Work,
+    spaces: list[Space],
+    judged: Judged,
+    found: suite.Results,
+    summary: list[dict[str, str]],
+    decision: gate.Decision,
 ) -> str:
     """Gather what the report shows, and render it."""
     human = judged.human_similarity()
@@ -145,6 +152,7 @@ def build_report(
         maps=gather.maps(compared, judged),
         map_groups=groups,
         map_names=judged.names,
+        decision=decision,
         gains=gains,
         slips=slips[:3],
         queries=gather.queries(compared, judged, groups, picture),
@@ -171,17 +179,18 @@ def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
     return picture
 
 
-def losses(work: Work) -> dict[str, tuple[list[float], list[float]]]:
-    """Training curves of student and control."""
-    curves = {}
+def losses(work: Work) -> list[report.Curve]:
+    """Training curves of student and control: on the training triplets, and on those held out."""
+    curves = []
     for role in ("student", "control"):
         artifact = work.parents.get(f"distill@{role}")
         if artifact is None or not artifact.has("metrics.jsonl"):
             continue
         rows = [json.loads(line) for line in artifact.read_bytes("metrics.jsonl").decode().splitlines() if line.strip()]
-        points = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-        if points:
-            curves[role] = ([float(s) for s, _ in points], [float(v) for _, v in points])
+        for key in ("loss", "valid_loss"):
+            points = [(float(row["step"]), float(row[key])) for row in rows if key in row]
+            if points:
+                curves.append(report.Curve(role, key == "valid_loss", *map(list, zip(*points, strict=True))))
     return curves
 
 
