@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from alignet_ray.core import probe, scores, similarity
+from alignet_ray.core import classify, scores, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.spaces import Judged, Space
 
@@ -74,11 +74,11 @@ def few_shot_task(judged: Judged, shots: int, draws: int, seed: int) -> Task | N
 
 def few_shot(space: Space, task: Task, penalties: Sequence[float]) -> Float[np.ndarray, "p b q"]:
     """1 where a test image is recognised, 0 where not, for each penalty; all draws and penalties are fitted at once."""
-    x = probe.coordinates(space.features(task.ids))
+    x = classify.coordinates(space.features(task.ids))
     times, draws = len(penalties), len(task.train)
     labels = np.tile(task.train_labels, (times, 1))
     strength = np.repeat(penalties, draws)
-    weights, bias = probe.fit_logistic(x[np.tile(task.train, (times, 1))], labels, int(labels.max()) + 1, strength)
+    weights, bias = classify.fit_logistic(x[np.tile(task.train, (times, 1))], labels, int(labels.max()) + 1, strength)
     found = (x[np.tile(task.test, (times, 1))] @ weights + bias).argmax(axis=-1).reshape(times, draws, -1)
     return np.asarray(found == task.test_labels, dtype=np.float64)
 
@@ -99,7 +99,7 @@ def knn_category(space: Space, judged: Judged, seed: int) -> list[Score]:
     _, category = np.unique(some.categories, return_inverse=True)
     s = similarity.similarity_matrix(space.features(ids), "dot")
     s[owner[:, None] == owner[None]] = -np.inf
-    found = probe.knn_predictions(s, category[owner], NEIGHBOURS)
+    found = classify.knn_predictions(s, category[owner], NEIGHBOURS)
     value, low, high = by_object(found == category[owner], owner, seed)
     return [Score(space.model, space.layer, "objects", "knn_category", value, low, high, len(ids), seed=seed)]
 

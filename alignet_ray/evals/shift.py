@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alignet_ray.core import probe
+from alignet_ray.core import classify
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES, by_object
 from alignet_ray.evals.spaces import Judged, Space
@@ -76,11 +76,11 @@ def _labelled(judged: Judged, categories: list[str]) -> Side:
 def _probe(space: Space, sides: Sides, seed: int) -> list[Score]:
     ids, owner, label = (np.concatenate(columns) for columns in zip(*sides, strict=True))
     role = np.repeat([0, 1, 2], [len(side.ids) for side in sides])
-    x = probe.coordinates(space.features(ids))
+    x = classify.coordinates(space.features(ids))
     penalty = _best_penalty(x, label, role, seed)
     held = _held_back(owner, role < 2, seed)
     fitted = _some((role < 2) & ~held, seed)
-    found = probe.logistic_predictions(x[fitted], label[fitted], x, penalty)
+    found = classify.logistic_predictions(x[fitted], label[fitted], x, penalty)
     rows = []
     for metric, part in (("shift_source", held), ("shift_target", role == 2)):
         if part.sum() >= 10:
@@ -99,7 +99,7 @@ def _best_penalty(
         return PENALTIES[1]
 
     def right(penalty: float) -> float:
-        return float((probe.logistic_predictions(x[fitted], label[fitted], x[check], penalty) == label[check]).mean())
+        return float((classify.logistic_predictions(x[fitted], label[fitted], x[check], penalty) == label[check]).mean())
 
     return max(PENALTIES, key=right)
 
@@ -131,7 +131,7 @@ def _anomaly(space: Space, sides: Sides, seed: int) -> list[Score]:
         if normal.sum() < LEAST_SOURCE or inside.sum() < LEAST_TARGET or inside.all():
             continue
         nearest = np.sort(close[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
-        values.append(probe.auroc(nearest, inside))
+        values.append(classify.auroc(nearest, inside))
     if not values:
         return []
     return [

@@ -46,7 +46,10 @@ def _turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     if not rows:
         return []
     names = [name for name in rows[0] if name != "layer" and any(row[name] != "-" for row in rows)]
-    return [{"agreement with people, %": name} | {row["layer"]: row[name] for row in rows} for name in names]
+    return [
+        {"agreement with people, %": name} | {row["layer"]: row[name].replace(", ", ",\u00a0") for row in rows}
+        for name in names
+    ]
 
 
 def scores(material: Material) -> str:
@@ -92,7 +95,8 @@ def levels(material: Material) -> str:
         page.paragraph(
             "The same score (percent) on parts of the triplets. Clear: people nearly always agree. Unclear: people "
             "are divided, so the ceiling is low. One, two or three categories: whether the three objects come from "
-            "the same or from different categories. Gain: student minus base."
+            "the same or from different categories. The name of a category: at least two of its objects. Gain: student "
+            "minus base."
         ),
         page.table(rows),
     )
@@ -128,7 +132,7 @@ def _level_name(level: str) -> str:
         "categories:border": "two categories",
         "categories:within": "one category",
     }
-    return known.get(level, level.replace("category:", "two or more: "))
+    return known.get(level, level.removeprefix("category:"))
 
 
 def calibration(material: Material) -> str:

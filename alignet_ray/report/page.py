@@ -18,7 +18,7 @@ h3 { font-size:1rem; margin:1.2em 0 .4em } .card h3 { margin:0 0 .2em }
 p { margin:.4em 0 .8em; max-width:46em } .note { color:var(--soft); font-size:.92rem }
 .lead { font-size:1.08rem } .scroll { overflow-x:auto }
 table { border-collapse:collapse; font-variant-numeric:tabular-nums; font-size:.92rem; min-width:100% }
-th,td { text-align:right; padding:.38em .7em; border-bottom:1px solid var(--line); vertical-align:bottom }
+th,td { text-align:right; padding:.38em .7em; border-bottom:1px solid var(--line); vertical-align:top }
 td { white-space:nowrap }
 th:first-child,td:first-child { text-align:left } thead th { background:var(--wash) }
 figure { margin:.6em 0 } figure img { width:100%; height:auto; display:block }
@@ -56,7 +56,7 @@ dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 14px; font-siz
   dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 @media (max-width:560px) { .bar { grid-template-columns:1fr 5.6em } .bar .track { grid-column:1 / -1;
   grid-row:2 } .bar { margin:12px 0 }
-  table { font-size:.84rem } th,td { padding:.34em .4em; white-space:normal } }
+  table { font-size:.84rem } th,td { padding:.34em .35em; white-space:normal } .number { display:none } }
 """
 
 
@@ -109,9 +109,14 @@ def thumbnail(image: Image.Image | None, side: int = 128) -> str:
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as a table that scrolls sideways where the screen is narrow."""
-    heads = "".join(f"<th>{escape(head)}</th>" for head in rows[0])
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row.values()) + "</tr>" for row in rows)
+    """Rows as a table that scrolls sideways where the screen is narrow; a phone leaves out the column `number`."""
+
+    def cell(tag: str, head: str, text: str) -> str:
+        kind = ' class="number"' if head == "number" else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    heads = "".join(cell("th", head, head) for head in rows[0])
+    lines = "".join("<tr>" + "".join(cell("td", *pair) for pair in row.items()) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
