@@ -1,23 +1,16 @@
-"""Folders of images (local or s3://): the list with stable ids, the bytes of one image, and careful decoding."""
+"""Images of a source: the list with stable ids, the bytes of one of them, and careful decoding."""
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alignet_ray.data import sources
 from alignet_ray.data.schemas import IMAGES
 from alignet_ray.errors import UserError
-from alignet_ray.store import filesystem
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""File names that are listed, whatever is in them; anything else in the folder is not an image."""
 
 MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""
@@ -27,27 +20,28 @@ MAX_ASPECT = 100
 
 CHUNK = 65_536  # rows per record batch while listing
 
-Entry = tuple[str, int, int]
-"""Relative POSIX path, size in bytes, modification time in nanoseconds."""
+SPLITS = ("train", "val", "valid", "validation", "test")
+"""Top folders that are no classes: the class folder is the one below."""
 
 
 def list_images(uri: str) -> pa.Table:
-    """Every image file under a folder, as an IMAGES table; `image_id` is the row number.
+    """Every image under a root, as an IMAGES table; `image_id` is the row number.
 
-    The order is that of the relative POSIX paths as UTF-8 bytes; `label` is the top folder ("" for files at the root).
-    Files are streamed: memory is that of the table, not of Python objects.
+    Images are files in folders, members of tar shards or rows of Parquet files. The order is that of the relative POSIX
+    paths as UTF-8 bytes. `label` is what the shard says, or a list of validation classes (`sources.CLASS_LISTS`), or
+    the class folder ("" for files at the root). Rows are streamed: memory is that of the table.
 
     Raises:
-        UserError: missing or empty folder, or a file name that is not UTF-8.
+        UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
     """
     batches, first = [], 0
-    for rows in _chunks(walk(uri)):
-        paths = [path for path, _, _ in rows]
+    flat = {name: label for text in sources.class_lists(uri) for name, label in sources.class_list(text).items()}
+    for rows in _chunks(_members(uri)):
         columns = {
             "image_id": np.arange(first, first + len(rows)),
-            "path": paths,
-            "label": [path.partition("/")[0] if "/" in path else "" for path in paths],
-            "bytes": [size for _, size, _ in rows],
+            "path": [row.path for row in rows],
+            "label": [row.label or _label(row.path, flat) for row in rows],
+            "bytes": [row.size for row in rows],
         }
         batches.append(pa.RecordBatch.from_pydict(columns, schema=IMAGES))
         first += len(rows)
@@ -57,13 +51,13 @@ def list_images(uri: str) -> pa.Table:
 
 
 def fingerprint(uri: str) -> str:
-    """Hash over path, size and modification time of every image under a folder (or of the one file that `uri` is).
+    """Hash over path, size and modification time of every image and shard under a root (or of the one file it is).
 
     Raises:
         UserError: nothing there.
     """
     total, found = hashlib.sha256(), False
-    for path, size, modified in walk(uri):
+    for path, size, modified in sources.files(uri):
         total.update(f"{path}\0{size}\0{modified}\n".encode())
         found = True
     if not found:
@@ -77,12 +71,7 @@ def read_bytes(uri: str, path: str) -> bytes:
     Raises:
         OSError: it is gone or may not be read.
     """
-    if "://" not in uri:
-        return Path(uri, path).read_bytes()
-    fs, base = _remote(uri)
-    with fs.open_input_stream(f"{base}/{path}") as stream:
-        content: bytes = stream.read()
-        return content
+    return sources.read(uri, path)
 
 
 def decode(data: bytes) -> Image.Image:
@@ -112,81 +101,32 @@ def decode(data: bytes) -> Image.Image:
         raise ValueError("truncated" if "truncated" in text else f"broken: {text[:100]}") from error
 
 
-def walk(uri: str) -> Iterator[Entry]:
-    """Image files under a folder in listing order, one by one; a file is listed as itself.
-
-    Raises:
-        UserError: nothing there.
-    """
-    if "://" in uri:
-        yield from _walk_remote(uri)
-        return
-    root = Path(uri).expanduser()
-    if root.is_file():
-        stat = root.stat()
-        yield root.name, stat.st_size, stat.st_mtime_ns
-    elif root.is_dir():
-        yield from _walk(str(root), "", ())
-    else:
-        raise UserError(f"{uri} does not exist: give a folder of images")
+def _members(uri: str) -> Iterator[sources.Member]:
+    for path, size, _ in sources.files(uri):
+        if sources.is_shard(path):
+            yield from sources.members(uri, path)
+        elif sources.is_image(path):
+            yield sources.Member(path, "", size)
 
 
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    """Depth first. A folder sorts as `name/`, so that the order of visits is the byte order of whole paths."""
-    stat = os.stat(folder)
-    here = (stat.st_dev, stat.st_ino)
-    if here in above:  # a link to a folder above
-        return
-    try:
-        with os.scandir(folder) as found:
-            entries = [(e.name + "/" if e.is_dir() else e.name, e) for e in found if not e.name.startswith(".")]
-    except PermissionError as error:
-        raise UserError(f"folder {folder} may not be read: give it read permission or take it out") from error
-    for name, entry in sorted(entries, key=lambda pair: os.fsencode(pair[0])):
-        if name.endswith("/"):
-            yield from _walk(entry.path, prefix + name, (*above, here))
-        elif name.lower().endswith(SUFFIXES):
-            yield _entry(prefix + name, entry)
-
-
-def _entry(path: str, entry: "os.DirEntry[str]") -> Entry:
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the file name {os.fsencode(path)!r} is not UTF-8: rename it") from error
-    try:
-        stat = entry.stat()
-    except OSError:  # a dangling link: listed, so that quarantine can name it
-        return path, 0, 0
-    return path, stat.st_size, stat.st_mtime_ns
-
-
-def _walk_remote(uri: str) -> Iterator[Entry]:
-    fs, base = _remote(uri)
-    try:
-        infos = fs.get_file_info(pafs.FileSelector(base, recursive=True))
-    except OSError as error:
-        raise UserError(f"cannot list {uri}: {str(error).splitlines()[0]}") from error
-    names = ((info.path[len(base) + 1 :], info) for info in infos if info.type == pafs.FileType.File)
-    images = [(n, i) for n, i in names if n.lower().endswith(SUFFIXES) and not any(p[:1] == "." for p in n.split("/"))]
-    for name, info in sorted(images, key=lambda pair: pair[0].encode()):
-        yield name, info.size, info.mtime_ns or 0
-
-
-@lru_cache(maxsize=8)
-def _remote(uri: str) -> tuple[pafs.FileSystem, str]:
-    fs, base = filesystem(uri)
-    return fs, base.rstrip("/")
+def _label(path: str, flat: dict[str, str]) -> str:
+    *folders, name = path.split("/")
+    if flat and name.rsplit(".", 1)[0] in flat:
+        return flat[name.rsplit(".", 1)[0]]
+    if len(folders) > 1 and folders[0].lower() in SPLITS:
+        return folders[1]
+    return folders[0] if folders else ""
 
 
 def _nothing(uri: str) -> UserError:
-    return UserError(f"no images under {uri}: expected files like CLASS/NAME.jpg ({', '.join(SUFFIXES)})")
+    names = ", ".join(sources.IMAGES)
+    return UserError(f"no images under {uri}: expected files like CLASS/NAME.jpg ({names}), or .tar or .parquet shards")
 
 
-def _chunks(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    rows: list[Entry] = []
-    for entry in entries:
-        rows.append(entry)
+def _chunks(members: Iterator[sources.Member]) -> Iterator[list[sources.Member]]:
+    rows: list[sources.Member] = []
+    for member in members:
+        rows.append(member)
         if len(rows) == CHUNK:
             yield rows
             rows = []
