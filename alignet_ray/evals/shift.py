@@ -99,7 +99,8 @@ def _best_penalty(
         return PENALTIES[1]
 
     def right(penalty: float) -> float:
-        return float((classify.logistic_predictions(x[fitted], label[fitted], x[check], penalty) == label[check]).mean())
+        found = classify.logistic_predictions(x[fitted], label[fitted], x[check], penalty)
+        return float((found == label[check]).mean())
 
     return max(PENALTIES, key=right)
 
