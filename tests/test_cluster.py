@@ -16,7 +16,7 @@ import pytest
 import ray
 import yaml
 
-from alignet_ray import __version__
+from alignet_ray import __version__, capacity
 from alignet_ray.cli import STAGE_VERBS, parse
 
 ROOT = Path(__file__).parent.parent
@@ -331,7 +331,7 @@ def test_every_command_is_understood(file: str, line: str) -> None:
         script = ROOT / words[1]
         assert script.is_file()
         assert importlib.util.spec_from_file_location(script.stem, script)
-    parse("run", words[2:])
+    parse("run", capacity.split(words[2:])[1])
 
 
 def test_the_entrypoints_were_found() -> None:
