@@ -105,6 +105,10 @@ class Embed(Section):
     """Embedding actors; left out: one per GPU, or one per two cores, at least two. Does not change a result."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored embeddings."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the forward pass; bfloat16 is for GPUs."""
+    layer: str = "pre_logits"
+    """The teacher's layer: `pre_logits`, `patch_mean` (mean of the last patches) or `block:N` (mean after block N)."""
     max_bad: float = Field(0.01, ge=0, le=1)
     """Share of unreadable images that is tolerated."""
 
@@ -130,6 +134,29 @@ class Soften(Section):
     """Prior share of entries in the spike."""
 
 
+class Network(Section):
+    """align.map network: the teacher itself is fine-tuned on people's soft choices."""
+
+    steps: int = Field(100, ge=1)
+    """Updates; the validation objects choose the one that is kept."""
+    batch: int = Field(96, ge=3)
+    """Objects an update, one random image each; all processes together."""
+    lr: float = Field(3e-4, gt=0)
+    """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
+    decay_to_init: float = Field(1.0, ge=0)
+    """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
+    head: int = Field(1024, ge=1)
+    """Width of the triplet head, whose dot products are the teacher's similarities."""
+    features: float = Field(1.0, ge=0)
+    """Weight of the same loss on the cosines of `pre_logits`."""
+    crop: float = Field(0.8, gt=0, le=1)
+    """Random crops keep at least this share of a side, and half of them are flipped; 1: images as they are."""
+    every: int = Field(10, ge=1)
+    """Updates between two looks at the validation objects."""
+    workers: int | None = None
+    """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
+
+
 class Align(Section):
     """align: a map from the teacher's embedding space to one whose similarities predict people's choices."""
 
@@ -147,6 +174,8 @@ class Align(Section):
     """Temperature of the local term."""
     folds: int = Field(4, ge=0)
     """Object-wise folds that judge these settings on the training objects; 0 leaves that out."""
+    network: Network = Network()
+    """Settings of `align.map network`."""
     pull: float = Field(2e-4, ge=0)
     """Weight of the pull of the map's weights to a multiple of the identity, for features of unit mean square norm."""
     lr: float = Field(1e-2, gt=0)
@@ -268,8 +297,14 @@ class Distill(Section):
     """Compile the network (worth it on a GPU)."""
     packed: bool = True
     """Decode and resize every image once into a file that all processes map; else decode whenever it is drawn."""
-    valid: int = 2_000
+    locality: float = Field(0.0, ge=0)
+    """Weight of gLocal's local term: neighbours before training stay neighbours (costs a forward pass of the base)."""
+    overfit_batch: bool = False
+    """Train on one batch again and again, to see whether anything can be learned: the loss must fall towards 0."""
+    valid: int = Field(500, ge=1)
     """Validation triplets that the student is judged on while it trains. Does not change the student."""
+    valid_every: int = Field(100, ge=1)
+    """Updates between two such judgements. Does not change the student."""
     log_every: int = Field(20, ge=1)
     """Updates between two rows of metrics. Does not change the student."""
     checkpoint_every: float = Field(30.0, ge=0)
@@ -291,6 +326,8 @@ class Evaluate(Section):
     """Triplets of test objects to score: all of them, or so many drawn at random where there are more."""
     bootstrap: int = Field(1000, ge=20)
     """Resamplings of the test objects that the intervals come from."""
+    models: tuple[str, ...] = ()
+    """More models to score beside the run's own (spellings as embed.model; each at its own input size)."""
     margin: float = Field(0.02, ge=0)
     """A student is fit to replace its base if agreement with people rises by at least this (a fraction) ..."""
     tolerance: float = Field(0.01, ge=0)

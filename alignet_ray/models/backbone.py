@@ -39,25 +39,49 @@ PACKAGES = {
 
 
 class Backbone(nn.Module):
-    """A timm network without classifier: images -> pooled features before the classifier (`pre_logits`).
+    """A timm network without classifier: images -> features, by default those before the classifier (`pre_logits`).
 
     Attributes:
         net: the timm module, built with `num_classes=0`; its state dict is what `backbone.safetensors` holds.
         arch: timm name that rebuilds `net`.
         spec: the spelling it was loaded by.
         data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
+        layer: where features are taken, see `load_backbone`.
     """
 
-    def __init__(self, net: nn.Module, arch: str, spec: str, data: dict[str, Any]) -> None:
+    def __init__(self, net: nn.Module, arch: str, spec: str, data: dict[str, Any], layer: str = "pre_logits") -> None:
         super().__init__()
-        self.net, self.arch, self.spec, self.data = net, arch, spec, data
-        self.width = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
+        self.net, self.arch, self.spec, self.data, self.layer = net, arch, spec, data, layer
+        self.width = self._width()
         self.preprocess = preprocessing(data)
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Features of a batch, in the network's own number format."""
-        features: Tensor = self.net(x)
+        features: Tensor = self.net(x) if self.layer == "pre_logits" else self._maps(x).flatten(2).mean(2)
         return features
+
+    def _maps(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
+        """Patch or pixel features: after the last block and its norm, or straight after one block."""
+        last = self.layer == "patch_mean"
+        depth = 1 if last else [int(self.layer.removeprefix("block:"))]
+        options = {"norm": last, "output_fmt": "NCHW", "intermediates_only": True}
+        maps: Tensor = self.net.forward_intermediates(x, indices=depth, **options)[-1]  # type: ignore[operator]
+        return maps
+
+    def _width(self) -> int:
+        if self.layer == "pre_logits":
+            return int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
+        training = self.net.training
+        try:
+            with torch.inference_mode():
+                return int(self.eval()._maps(torch.zeros(1, 3, self.size, self.size)).shape[1])
+        except (AttributeError, AssertionError, IndexError, ValueError) as error:
+            raise UserError(
+                f"{self.spec} has no layer {self.layer!r} ({_first_line(error)}): use pre_logits, patch_mean, or "
+                "block:N with N from 0 (or -1 for the last)"
+            ) from error
+        finally:
+            self.net.train(training)
 
     @property
     def size(self) -> int:
@@ -73,7 +97,7 @@ class Backbone(nn.Module):
             "preprocessing": self.data,
             "width": self.width,
             "size": self.size,
-            "layer": "pre_logits",
+            "layer": self.layer,
         }
 
 
@@ -94,16 +118,18 @@ def checksum(net: nn.Module) -> str:
     return total.hexdigest()
 
 
-def load_backbone(spec: str, size: int | None = None, seed: int = 0) -> Backbone:
+def load_backbone(spec: str, size: int | None = None, seed: int = 0, layer: str = "pre_logits") -> Backbone:
     """Load a backbone, frozen and in evaluation mode.
 
     Args:
         spec: see the module's docstring.
         size: side of the square input in pixels; None: the model's own.
         seed: seed of `random:NAME`.
+        layer: `pre_logits`; `patch_mean`, the mean over patches (or pixels) after the last block and its norm, without
+            class token; `block:N`, the mean over patches after block (or stage) N, counted from 0, or from the end.
 
     Raises:
-        UserError: unknown name, missing file or package, weights that do not fit, no network.
+        UserError: unknown name or layer, missing file or package, weights that do not fit, no network.
     """
     if spec.startswith("pip:"):
         backbone = _from_package(spec, size)
@@ -120,6 +146,8 @@ def load_backbone(spec: str, size: int | None = None, seed: int = 0) -> Backbone
         )
     else:
         backbone = _pretrained(spec, size)
+    if layer != "pre_logits":
+        backbone = Backbone(backbone.net, backbone.arch, backbone.spec, backbone.data, layer)
     return backbone.eval().requires_grad_(False)
 
 

@@ -48,22 +48,31 @@ class Encoder:
         members: frozen backbones or students.
         head: see `Head`; students only.
         device: where they lie.
+        bfloat16: compute matrix products and convolutions in bfloat16.
     """
 
     members: tuple[Backbone | Student, ...]
     head: Head = "none"
     device: str = "cpu"
+    bfloat16: bool = False
 
     @classmethod
-    def load(cls, specs: Sequence[str], size: int | None = None, head: Head = "none") -> "Encoder":
-        """Load networks onto the GPU if there is one.
+    def load(
+        cls,
+        specs: Sequence[str],
+        size: int | None = None,
+        head: Head = "none",
+        layer: str = "pre_logits",
+        bfloat16: bool = False,
+    ) -> "Encoder":
+        """Load networks onto the GPU if there is one; `size` and `layer` are for backbones, a student has its own.
 
         Raises:
             UserError: as `load_backbone` and `load_student`.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        members = [load_backbone(spec, size) if head == "none" else load_student(spec) for spec in specs]
-        return cls(tuple(member.to(device) for member in members), head, device)
+        members = [load_backbone(s, size, layer=layer) if head == "none" else load_student(s) for s in specs]
+        return cls(tuple(member.to(device) for member in members), head, device, bfloat16)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -82,7 +91,8 @@ class Encoder:
     def forward(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
         """Columns of a batch of preprocessed images."""
         batches = [torch.stack(x).to(self.device) for x in zip(*pictures, strict=True)]
-        outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
+            outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
         return {name: torch.cat([o[name].float() for o in outputs], 1).cpu().numpy() for name in self.widths}
 
     def encode(self, images: Sequence[Callable[[], Image]], batch: int, readers: int = 1) -> Encoded:
@@ -134,6 +144,7 @@ class Encoder:
             "members": [self._body(member).describe() for member in self.members],
             "head": self.head,
             "widths": self.widths,
+            "compute": "bfloat16" if self.bfloat16 else "float32",
         }
 
     def _columns(self, member: Backbone | Student, x: Tensor) -> dict[str, Tensor]:

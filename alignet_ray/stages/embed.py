@@ -46,8 +46,9 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
         f"{name}@{Path(file).name}" if file else name
         for name, _, file in (m.partition("@") for m in _models(cfg, role))
     ]
-    size = cfg.distill.size if role == "base" else cfg.embed.size if names else None
-    return {"models": names, "size": size, "dtype": cfg.embed.dtype, "judged": role not in ("corpus", "raw")}
+    size = _size(cfg, role) if names else None
+    fields = {"models": names, "size": size, "dtype": cfg.embed.dtype, "judged": role not in ("corpus", "raw")}
+    return fields | {"compute": cfg.embed.compute, "layer": _layer(cfg, role)}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -65,7 +66,19 @@ def _models(cfg: Config, role: str) -> tuple[str, ...]:
     """Spellings of the models that the config names for a role; none where the model is a parent's artifact."""
     if role in ("student", "control"):
         return ()
+    if role.startswith("other"):
+        return (cfg.evaluate.models[int(role.removeprefix("other"))],)
     return (cfg.distill.model,) if role == "base" else cfg.embed.model
+
+
+def _size(cfg: Config, role: str) -> int | None:
+    if role.startswith("other"):
+        return None
+    return cfg.distill.size if role == "base" else cfg.embed.size
+
+
+def _layer(cfg: Config, role: str) -> str:
+    return cfg.embed.layer if role in ("corpus", "objects", "raw") else "pre_logits"
 
 
 def root(cfg: Config, role: str) -> str:
@@ -78,13 +91,12 @@ def root(cfg: Config, role: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What every actor needs to know; small, it travels once to each.
+    """What every actor needs to know.
 
     Attributes:
         out: where parts go; `images.parquet` lies there, one row group a unit.
         uri: folder of the images.
-        models: spellings of the models whose embeddings are concatenated.
-        size: side of the input, None for the models' own.
+        models: spellings of the models whose embeddings are concatenated; `size` and `layer` as in the config.
         head: what becomes of a student's head.
         dtype: stored number format.
         batch: images a forward pass.
@@ -96,6 +108,8 @@ class Job:
     models: tuple[str, ...]
     size: int | None
     head: Head
+    layer: str
+    bfloat16: bool
     dtype: str
     batch: int
     threads: int
@@ -103,20 +117,18 @@ class Job:
 
 def run(work: Work) -> None:
     """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
-    cfg = work.cfg
-    table = _selection(cfg, work.role)
+    table = _selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
     work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
-    units = math.ceil(len(table) / unit)
     finished = {int(Path(name).stem.removeprefix("part-")) for name in work.out.parts()}
     if not work.out.has("model.json"):
         finished = set()
-    tally = Quarantine(len(table), cfg.embed.max_bad)
+    tally = Quarantine(len(table), work.cfg.embed.max_bad)
     for k in sorted(finished):
         tally.add(_errors(work.out, k))
     if finished:
-        work.screen.line(f"   reused {len(finished)} finished parts of {units}")
-    todo = [k for k in range(units) if k not in finished]
+        work.screen.line(f"   reused {len(finished)} finished parts of {math.ceil(len(table) / unit)}")
+    todo = [k for k in range(math.ceil(len(table) / unit)) if k not in finished]
     done = sum(min(unit, len(table) - k * unit) for k in finished)
     actors: set[int] = set()
     with work.screen.progress(len(table), "images", done=done) as bar:
@@ -158,13 +170,14 @@ def _part(unit: int) -> str:
 def _job(work: Work, actors: int, cores: int) -> Job:
     cfg, role = work.cfg, work.role
     head: Head = "none"
-    models, size = _models(cfg, role), cfg.distill.size if role == "base" else cfg.embed.size
+    models, size = _models(cfg, role), _size(cfg, role)
     if role in ("student", "control"):
         head, size, models = "beside", None, (str(work.parents[f"distill@{role}"].local()),)
     elif "align" in work.parents:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
     threads = max(1, cores // actors)
-    return Job(work.out, root(cfg, role), models, size, head, cfg.embed.dtype, cfg.embed.batch, threads)
+    how = (size, head, _layer(cfg, role), cfg.embed.compute == "bfloat16")
+    return Job(work.out, root(cfg, role), models, *how, cfg.embed.dtype, cfg.embed.batch, threads)
 
 
 def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
@@ -174,16 +187,13 @@ def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
     import ray
     from ray.data import ActorPoolStrategy
 
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    nodes = len(ray.nodes())  # type: ignore[no-untyped-call]
-    cores = min(cpus, nodes * (os.cpu_count() or 1))
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
+    cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
     actors = min(work.cfg.embed.actors or gpus or max(2, cores // 2), cpus)
-    job = _job(work, actors, cores)
     data = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
     answers = data.map_batches(
         _Embedder,
-        fn_constructor_args=(job,),
+        fn_constructor_args=(_job(work, actors, cores),),
         batch_size=1,
         num_cpus=1,
         num_gpus=min(1.0, gpus / actors) if gpus else 0,
@@ -204,7 +214,7 @@ class _Embedder:
         torch.set_num_threads(job.threads)
         self.job, self.problem = job, ""
         try:
-            self.encoder = Encoder.load(job.models, job.size, job.head)
+            self.encoder = Encoder.load(job.models, job.size, job.head, job.layer, job.bfloat16)
         except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
             self.problem = str(error)
             return

@@ -29,6 +29,37 @@ def test_output_is_what_timm_calls_pre_logits(name: str) -> None:
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+def test_patch_mean_leaves_out_the_class_token() -> None:
+    backbone = load_backbone("random:test_vit", 64, layer="patch_mean")
+    x = torch.randn(2, 3, 64, 64)
+    tokens = backbone.net.forward_features(x)
+    assert torch.allclose(backbone(x), tokens[:, backbone.net.num_prefix_tokens :].mean(1), atol=1e-5)
+    assert backbone.width == tokens.shape[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("test_vit", "block:2"), ("test_vit", "block:-1"), ("test_resnet", "block:1")]
+)
+def test_any_block_can_be_read(name: str, layer: str) -> None:
+    backbone = load_backbone(f"random:{name}", 64, layer=layer)
+    caught: list[torch.Tensor] = []
+    if name == "test_vit":
+        block = backbone.net.blocks[int(layer.removeprefix("block:"))]
+        block.register_forward_hook(lambda module, args, output: caught.append(output))
+    x = torch.randn(2, 3, 64, 64)
+    z = backbone(x)
+    assert z.shape == (2, backbone.width)
+    if caught:
+        assert torch.allclose(z, caught[0][:, backbone.net.num_prefix_tokens :].mean(1), atol=1e-5)
+    assert backbone.describe()["layer"] == layer
+
+
+@pytest.mark.parametrize("layer", ["block:99", "block:x", "penultimate"])
+def test_an_unknown_layer_is_told(layer: str) -> None:
+    with pytest.raises(UserError, match=r"use pre_logits, patch_mean, or block:N"):
+        load_backbone("random:test_vit", 64, layer=layer)
+
+
 def test_preprocessing_is_timms_own(noise: Image.Image) -> None:
     backbone = load_backbone("random:test_efficientnet", 48)
     config = timm.data.resolve_model_data_config(timm.create_model("test_efficientnet")) | {"input_size": (3, 48, 48)}
