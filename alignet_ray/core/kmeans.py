@@ -5,6 +5,9 @@ any number of shards, to rounding. Lloyd, "Least squares quantization in PCM" (1
 "k-means++" (2007).
 """
 
+import io
+import json
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -132,10 +135,85 @@ def update(partial: Partial, previous: Float[np.ndarray, "k d"], spherical: bool
     return centroids.astype(np.float32)
 
 
-def _wide(block: Float[Tensor, "n d"], spherical: bool) -> Float[Tensor, "n d"]:
-    """A float32 copy of a block."""
-    wide = block.to(torch.float32)
-    return normalise(wide) if spherical else wide
+class Fitted(NamedTuple):
+    """A fit in memory.
+
+    Attributes:
+        centroids: float32.
+        inertia: sum of squared distances to them.
+        silhouette: mean over the rows of (b - a) / b, a and b the distances to the nearest and the second centroid
+            (the simplified silhouette of Hruschka, de Castro and Campello, 2004).
+    """
+
+    centroids: Float[np.ndarray, "k d"]
+    inertia: float
+    silhouette: float
+
+
+def fit(
+    x: Float[Tensor, "n d"],
+    centroids: Float[np.ndarray, "k d"],
+    iterations: int,
+    tolerance: float = 1e-4,
+    spherical: bool = False,
+) -> Fitted:
+    """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
+    k, before = len(centroids), np.inf
+    for _ in range(iterations):
+        labels, distances = assign(x, torch.from_numpy(centroids), spherical)
+        partial = accumulate(x, labels, distances, k, spherical, far=k)
+        if partial.inertia >= before * (1 - tolerance):
+            break
+        before, centroids = partial.inertia, update(partial, centroids, spherical)
+    c, wide = torch.from_numpy(centroids), _wide(x, spherical)
+    nearest = torch.cdist(wide, c).topk(2, largest=False).values
+    silhouette = ((nearest[:, 1] - nearest[:, 0]) / nearest[:, 1].clamp_min(1e-12)).mean()
+    return Fitted(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette))
+
+
+def elbow(ks: list[int], inertias: list[float]) -> int:
+    """Index of the bend of the curve: the point furthest below the straight line from the first to the last.
+
+    Both axes are scaled to 0..1, k on a logarithmic scale (Satopaa et al., "Finding a kneedle in a haystack", 2011).
+    """
+    x, y = np.log(ks), np.asarray(inertias)
+    across = (x - x[0]) / (x[-1] - x[0])
+    down = (y - y[-1]) / max(y[0] - y[-1], 1e-300)
+    return int(np.argmax(1 - across - down))
+
+
+@dataclass
+class State:
+    """A fit between two passes, so that it can be put down and taken up.
+
+    Attributes:
+        centroids: of the pass to come.
+        labels: clusters by the pass before (-1: none yet).
+        restart: number of the seeding.
+        history: inertia and share of moved rows of every pass of every restart.
+        best, best_inertia: the best restart so far.
+    """
+
+    centroids: np.ndarray
+    labels: np.ndarray
+    restart: int
+    history: list[list[dict[str, float]]]
+    best: np.ndarray
+    best_inertia: float = float("inf")
+
+    def to_bytes(self) -> bytes:
+        """As npz, without pickles."""
+        sink = io.BytesIO()
+        np.savez(sink, **{k: v for k, v in vars(self).items() if k != "history"}, history=json.dumps(self.history))
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "State":
+        """The inverse."""
+        state = dict(np.load(io.BytesIO(data), allow_pickle=False))
+        history = json.loads(str(state["history"]))
+        scalars = {"restart": int(state["restart"]), "best_inertia": float(state["best_inertia"])}
+        return cls(**{**state, **scalars, "history": history})
 
 
 class Composition(NamedTuple):
@@ -160,3 +238,9 @@ def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k
         if len(commonest[pair // width]) < top:
             commonest[pair // width].append((pair % width, count))
     return Composition(sum(c[0][1] for c in commonest if c) / len(labels), commonest)
+
+
+def _wide(block: Float[Tensor, "n d"], spherical: bool) -> Float[Tensor, "n d"]:
+    """A float32 copy of a block."""
+    wide = block.to(torch.float32)
+    return normalise(wide) if spherical else wide

@@ -46,11 +46,8 @@ class Corpus:
         """The images that `cluster` clustered; a fixed `share` of them is set aside."""
         table = cluster.read_parts().sort_by("image_id")
         ids = table["image_id"].to_numpy()
-        images = embed.read_table("images.parquet", ["image_id", "label"]).sort_by("image_id")
-        rows = np.searchsorted(images["image_id"].to_numpy(), ids)
-        classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
-        numbers = classes.indices.to_numpy(zero_copy_only=False)
-        return cls(ids, table["cluster"].to_numpy(), numbers, sampling.held_out(ids, share, seed))
+        classes, _ = classes_of(embed, ids)
+        return cls(ids, table["cluster"].to_numpy(), classes, sampling.held_out(ids, share, seed))
 
     def on(self, side: Side) -> Bool[np.ndarray, " n"]:
         """Which images belong to a side."""
@@ -59,6 +56,14 @@ class Corpus:
     def groups(self, by: str, side: Side) -> sampling.Groups:
         """The images of one side by cluster or by class."""
         return sampling.group_by(np.where(self.on(side), self.clusters if by == "cluster" else self.classes, -1))
+
+
+def classes_of(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
+    """Class folder of every image as a number, and the folders' names by number (in the order in which they come)."""
+    images = embed.read_table("images.parquet", ["image_id", "label"]).sort_by("image_id")
+    rows = np.searchsorted(images["image_id"].to_numpy(), ids)
+    classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
+    return classes.indices.to_numpy(zero_copy_only=False), classes.dictionary.to_pylist()
 
 
 class Drawn(NamedTuple):

@@ -5,10 +5,7 @@ Shards have a fixed size, so the result does not depend on the number of actors.
 killed run goes on from it.
 """
 
-import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +15,9 @@ import safetensors.numpy
 import torch
 
 from alignet_ray import runtime
-from alignet_ray.config import Config
+from alignet_ray.config import Cluster, Config
 from alignet_ray.core import kmeans
+from alignet_ray.data.draws import classes_of
 from alignet_ray.data.embeddings import Matrix, Source
 from alignet_ray.data.objects import held_out_ids, objects_in_corpus
 from alignet_ray.data.schemas import CLUSTERS, check
@@ -29,9 +27,11 @@ from alignet_ray.store import Artifact
 
 VERSION = 1
 SHARD = 1 << 16
+"""Rows of a shard."""
 FAR = 64
+"""Rows that a shard offers to empty clusters."""
 STATE = ".fit.npz"
-CENTROIDS = "centroids.safetensors"
+CENTROIDS, HISTORY, CURVE = "centroids.safetensors", "history.json", "curve.json"
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
@@ -51,17 +51,57 @@ def run(work: Work) -> None:
     matrix = source.matrix()
     soften = work.parents.get("soften") if objects_in_corpus(work.cfg) else None
     rows = allowed(matrix, soften)
-    if len(rows) < work.cfg.cluster.k:
+    cfg = _chosen(work, source, rows)
+    pool = Pool(source, soften, len(rows), cfg.spherical)
+    if not work.out.has(CENTROIDS):
+        _fit(work, cfg, pool, matrix, rows)
+    _write_parts(work, cfg, pool, matrix.ids[rows])
+
+
+def _check(cfg: Cluster, images: int) -> None:
+    """A UserError where so many clusters cannot be made of so many images, or the candidates are no curve."""
+    most, field = max(cfg.candidates or (cfg.k,)), "candidates" if cfg.candidates else "k"
+    if images < most:
         raise UserError(
-            f"cluster.k is {work.cfg.cluster.k}, but only {len(rows)} images may be clustered:"
-            " set a smaller --cluster.k, or add images"
+            f"cluster.{field} asks for {most} clusters, but only {images} images may be clustered:"
+            f" set a smaller --cluster.{field}, or add images"
         )
-    pool = Pool(source, soften, len(rows), work.cfg.cluster.spherical)
-    if work.out.has(CENTROIDS):
-        work.screen.line("   the centroids of an interrupted run are reused")
-    else:
-        _fit(work, pool, matrix, rows)
-    _write_parts(work, pool, matrix.ids[rows])
+    if cfg.candidates and (len(set(cfg.candidates)) < 3 or min(cfg.candidates) < 2):
+        raise UserError("cluster.candidates must be three or more different numbers from 2 up")
+
+
+def _chosen(work: Work, source: Source, rows: np.ndarray) -> Cluster:
+    """The section with the k that is chosen among the candidates, if there are any; the curve is kept in curve.json."""
+    cfg = work.cfg.cluster
+    _check(cfg, len(rows))
+    if not cfg.candidates:
+        return cfg
+    ks = sorted(set(cfg.candidates))
+    if not work.out.has(CURVE):
+        shared, task = ray.put(rows), ray.remote(num_cpus=1)(curve_point)
+        sized = {k: cfg.model_copy(update={"k": k}) for k in ks}
+        points = ray.get([task.remote(source, shared, sized[k], work.cfg.seed) for k in ks])
+        work.out.write_json(CURVE, points)
+    points = work.out.read_json(CURVE)
+    inertias, silhouettes = [p["inertia"] for p in points], [p["silhouette"] for p in points]
+    best = kmeans.elbow(ks, inertias) if cfg.choose == "elbow" else int(np.argmax(silhouettes))
+    work.screen.line(f"   {ks[best]} clusters, by the {cfg.choose} over {', '.join(map(str, ks))}")
+    return cfg.model_copy(update={"k": ks[best]})
+
+
+def curve_point(source: Source, rows: np.ndarray, cfg: Cluster, seed: int) -> dict[str, float]:
+    """Task: a fit of one candidate on a sample of the rows."""
+    x = _sample(cfg, source.matrix(), rows, np.random.default_rng([seed, 0]))
+    start = kmeans.seed_centroids(x.numpy(), cfg.k, seed % 2**32)
+    found = kmeans.fit(x, start, cfg.iterations, cfg.tolerance, cfg.spherical)
+    return {"k": cfg.k, "inertia": found.inertia, "silhouette": found.silhouette}
+
+
+def _sample(cfg: Cluster, matrix: Matrix, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """Random rows in float32, of length one where directions are clustered."""
+    size = min(len(rows), max(cfg.sample, 20 * cfg.k))
+    x = torch.from_numpy(matrix.x[rows[np.sort(rng.permutation(len(rows))[:size])]].astype(np.float32))
+    return kmeans.normalise(x) if cfg.spherical else x
 
 
 def allowed(matrix: Matrix, soften: Artifact | None) -> np.ndarray:
@@ -75,9 +115,9 @@ def allowed(matrix: Matrix, soften: Artifact | None) -> np.ndarray:
 class Shards:
     """An actor: assigns rows of the shared matrix. A pure function of (shard, centroids): it may be restarted."""
 
-    def __init__(self, source: Source, soften: Artifact | None, spherical: bool) -> None:
+    def __init__(self, source: Source, soften: Artifact | None, spherical: bool, size: int) -> None:
         matrix = source.matrix()
-        self.x, self.rows, self.spherical = matrix.x, allowed(matrix, soften), spherical
+        self.x, self.rows, self.spherical, self.size = matrix.x, allowed(matrix, soften), spherical, size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.resident: dict[int, torch.Tensor] = {}
 
@@ -92,7 +132,8 @@ class Shards:
         """The rows of a shard; on a GPU they stay there."""
         if shard in self.resident:
             return self.resident[shard]
-        x = torch.from_numpy(self.x[self.rows[shard * SHARD : (shard + 1) * SHARD]]).to(self.device)
+        rows = self.rows[shard * self.size : (shard + 1) * self.size]
+        x = torch.from_numpy(self.x[rows]).to(self.device)
         if self.device.type == "cuda":
             self.resident[shard] = x
         return x
@@ -107,7 +148,7 @@ class Pool:
         self.shards = -(-rows // SHARD)
         size = min(self.shards, gpus or max(1, int(resources.get("CPU", 1)) // 2))
         actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1)(Shards)
-        self.actors: list[Any] = [actor.remote(source, soften, spherical) for _ in range(size)]
+        self.actors: list[Any] = [actor.remote(source, soften, spherical, SHARD) for _ in range(size)]
 
     def step(self, centroids: np.ndarray) -> tuple[kmeans.Partial, np.ndarray]:
         """One assignment of all rows: merged sums, and the clusters."""
@@ -117,80 +158,50 @@ class Pool:
         return kmeans.merge([p for p, _ in results]), np.concatenate([labels for _, labels in results])
 
 
-@dataclass
-class Fit:
-    """The state of a fit between two passes; `labels` are those of the pass before (-1: none)."""
-
-    centroids: np.ndarray
-    labels: np.ndarray
-    restart: int
-    history: list[list[dict[str, float]]]
-    best: np.ndarray
-    best_inertia: float = float("inf")
-
-    def to_bytes(self) -> bytes:
-        """As npz, without pickles."""
-        sink = io.BytesIO()
-        np.savez(sink, **{k: v for k, v in vars(self).items() if k != "history"}, history=json.dumps(self.history))
-        return sink.getvalue()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Fit":
-        """The inverse."""
-        state = dict(np.load(io.BytesIO(data), allow_pickle=False))
-        history = json.loads(str(state["history"]))
-        scalars = {"restart": int(state["restart"]), "best_inertia": float(state["best_inertia"])}
-        return cls(**{**state, **scalars, "history": history})
-
-
-def _fit(work: Work, pool: Pool, matrix: Matrix, rows: np.ndarray) -> None:
+def _fit(work: Work, cfg: Cluster, pool: Pool, matrix: Matrix, rows: np.ndarray) -> None:
     """All restarts; writes the centroids of the lowest inertia, with the history of every restart."""
-    cfg = work.cfg.cluster
-    fit = _resume(work, matrix, rows)
-    with work.screen.progress(cfg.restarts * cfg.iterations, "passes", fit.restart * cfg.iterations) as bar:
+    fit = _resume(work, cfg, matrix, rows)
+    done = sum(map(len, fit.history))
+    with work.screen.progress(cfg.restarts * cfg.iterations, "passes", done) as bar:
         while fit.restart < cfg.restarts:
-            for note in _lloyd(work, pool, fit):
+            for note in _lloyd(work, cfg, pool, fit):
                 bar.add(1, note)
             inertia = fit.history[-1][-1]["inertia"]
             if inertia < fit.best_inertia:
                 fit.best, fit.best_inertia = fit.centroids, inertia
             fit.restart += 1
             if fit.restart < cfg.restarts:
-                _seed(work, matrix, rows, fit)
+                _seed(work, cfg, matrix, rows, fit)
             work.out.write_bytes(STATE, fit.to_bytes())
         bar.total = bar.done
-    work.out.write_json("history.json", fit.history)
+    work.out.write_json(HISTORY, fit.history)
     work.out.write_bytes(CENTROIDS, safetensors.numpy.save({"centroids": fit.best}))
     work.out.remove(STATE)
 
 
-def _resume(work: Work, matrix: Matrix, rows: np.ndarray) -> Fit:
+def _resume(work: Work, cfg: Cluster, matrix: Matrix, rows: np.ndarray) -> kmeans.State:
     """The state that an interrupted fit left, or a fresh one."""
     if work.out.has(STATE):
-        fit = Fit.from_bytes(work.out.read_bytes(STATE))
+        fit = kmeans.State.from_bytes(work.out.read_bytes(STATE))
         work.screen.line(f"   the fit of an interrupted run goes on (restart {fit.restart + 1})")
         return fit
     empty = np.empty((0, 0), dtype=np.float32)
-    fit = Fit(empty, np.full(len(rows), -1, dtype=np.int32), 0, [], empty)
-    _seed(work, matrix, rows, fit)
+    fit = kmeans.State(empty, np.full(len(rows), -1, dtype=np.int32), 0, [], empty)
+    _seed(work, cfg, matrix, rows, fit)
     return fit
 
 
-def _seed(work: Work, matrix: Matrix, rows: np.ndarray, fit: Fit) -> None:
+def _seed(work: Work, cfg: Cluster, matrix: Matrix, rows: np.ndarray, fit: kmeans.State) -> None:
     """k-means++ centroids for the next restart, from a random sample of the rows."""
-    cfg = work.cfg.cluster
     rng = np.random.default_rng([work.cfg.seed, fit.restart])
-    size = min(len(rows), max(cfg.seeding, 20 * cfg.k))
-    x = torch.from_numpy(matrix.x[rows[np.sort(rng.permutation(len(rows))[:size])]].astype(np.float32))
-    x = kmeans.normalise(x) if cfg.spherical else x
-    fit.centroids = kmeans.seed_centroids(x.numpy(), cfg.k, int(rng.integers(2**31)))
+    sample = _sample(cfg, matrix, rows, rng).numpy()
+    fit.centroids = kmeans.seed_centroids(sample, cfg.k, int(rng.integers(2**31)))
     fit.labels = np.full(len(rows), -1, dtype=np.int32)
     fit.history.append([])
 
 
-def _lloyd(work: Work, pool: Pool, fit: Fit) -> Iterator[str]:
+def _lloyd(work: Work, cfg: Cluster, pool: Pool, fit: kmeans.State) -> Iterator[str]:
     """Passes of one restart until it converges; the last one only assigns, so labels and centroids belong together."""
-    cfg = work.cfg.cluster
     passes = fit.history[-1]
     while True:
         merged, labels = pool.step(fit.centroids)
@@ -207,36 +218,33 @@ def _lloyd(work: Work, pool: Pool, fit: Fit) -> Iterator[str]:
             return
 
 
-def _write_parts(work: Work, pool: Pool, ids: np.ndarray) -> None:
+def _write_parts(work: Work, cfg: Cluster, pool: Pool, ids: np.ndarray) -> None:
     """Clusters of all images, one part per shard, and the statistics."""
     centroids = safetensors.numpy.load(work.out.read_bytes(CENTROIDS))["centroids"]
     merged, labels = pool.step(centroids)
     for shard in range(pool.shards):
         part = slice(shard * SHARD, (shard + 1) * SHARD)
-        table = pa.table({"image_id": ids[part], "cluster": labels[part]}, schema=CLUSTERS)
-        work.out.write_table(f"part-{shard:05d}.parquet", check(table, CLUSTERS))
-    stats = _stats(work, ids, labels, merged)
+        table = check(pa.table([ids[part], labels[part]], schema=CLUSTERS), CLUSTERS)
+        work.out.write_table(f"part-{shard:05d}.parquet", table)
+    stats = _stats(work, cfg.k, ids, labels, merged)
     work.out.write_json("stats.json", stats)
     work.facts |= {k: stats[k] for k in ("images", "k", "inertia", "smallest", "largest", "purity")}
 
 
-def _stats(work: Work, ids: np.ndarray, labels: np.ndarray, merged: kmeans.Partial) -> dict[str, Any]:
+def _stats(work: Work, k: int, ids: np.ndarray, labels: np.ndarray, merged: kmeans.Partial) -> dict[str, Any]:
     """Figures of the clustering; with class folders also purity and the commonest classes of every cluster."""
-    images = work.parents["embed@corpus"].read_table("images.parquet", ["image_id", "label"])
-    order = np.argsort(images["image_id"].to_numpy())
-    names = images["label"].take(pa.array(order[np.searchsorted(images["image_id"].to_numpy(), ids, sorter=order)]))
-    classes = names.combine_chunks().dictionary_encode()
-    found = kmeans.composition(labels, classes.indices.to_numpy(zero_copy_only=False), work.cfg.cluster.k)
-    dictionary = classes.dictionary.to_pylist()
-    sizes = np.bincount(labels, minlength=work.cfg.cluster.k)
+    classes, names = classes_of(work.parents["embed@corpus"], ids)
+    found = kmeans.composition(labels, classes, k)
+    sizes = np.bincount(labels, minlength=k)
     return {
         "images": len(ids),
-        "k": work.cfg.cluster.k,
+        "k": k,
         "inertia": merged.inertia,
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
         "sizes": sizes.tolist(),
-        "purity": found.purity if len(dictionary) > 1 else None,
-        "classes": [[[dictionary[c], n] for c, n in top] for top in found.commonest] if len(dictionary) > 1 else [],
-        "history": work.out.read_json("history.json"),
+        "purity": found.purity if len(names) > 1 else None,
+        "classes": [[[names[c], n] for c, n in top] for top in found.commonest] if len(names) > 1 else [],
+        "history": work.out.read_json(HISTORY),
+        "curve": work.out.read_json(CURVE) if work.out.has(CURVE) else [],
     }

@@ -122,3 +122,21 @@ def test_composition() -> None:
     found = kmeans.composition(np.array([0, 0, 0, 1, 1]), np.array([2, 2, 0, 1, 0]), 3)
     assert found.purity == pytest.approx(3 / 5)
     assert found.commonest == [[(2, 2), (0, 1)], [(0, 1), (1, 1)], []]
+
+
+def test_fit_ends_where_scikit_learn_ends() -> None:
+    x = blobs(2000, 8, 10)
+    start = kmeans.seed_centroids(x, 8, 0)
+    found = kmeans.fit(torch.from_numpy(x), start, 100, 0.0)
+    oracle = KMeans(8, init=start, n_init=1, tol=0).fit(x)
+    assert np.allclose(found.centroids, oracle.cluster_centers_, atol=1e-3)
+    assert found.inertia == pytest.approx(oracle.inertia_, rel=1e-4)
+    assert 0 < found.silhouette < 1
+
+
+def test_the_bend_of_the_curve_is_the_true_number_of_clusters() -> None:
+    x = torch.from_numpy(blobs(3000, 12, 40))
+    ks = [2, 4, 8, 12, 24, 48]
+    fits = [kmeans.fit(x, kmeans.seed_centroids(x.numpy(), k, 0), 50) for k in ks]
+    assert ks[kmeans.elbow(ks, [f.inertia for f in fits])] == 12
+    assert ks[int(np.argmax([f.silhouette for f in fits]))] == 12
