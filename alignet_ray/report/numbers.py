@@ -139,8 +139,8 @@ def calibration(material: Material) -> str:
     """Reliability curves."""
     if not material.calibration:
         return ""
-    colours = {NAMES[m]: figures.COLOURS[m] for m in material.calibration}
-    lines = {NAMES[m]: line for m, line in material.calibration.items()}
+    colours = {NAMES.get(m, m): figures.COLOURS.get(m, figures.OTHER) for m in material.calibration}
+    lines = {NAMES.get(m, m): line for m, line in material.calibration.items()}
     return page.section(
         "Does it know when people are unsure?",
         page.paragraph(
@@ -158,7 +158,7 @@ def generalisation(material: Material) -> str:
         found = {s.model: s.value for s in select(material.scores, metric) if s.layer in ("pre_logits", "aligned")}
         if "base" not in found:
             continue
-        row = {"score": name} | {NAMES[m]: f"{100 * v:.1f}" for m, v in found.items()}
+        row = {"score": name} | {NAMES.get(m, m): f"{100 * v:.1f}" for m, v in found.items()}
         if "student" in found:
             row["change"] = f"{100 * (found['student'] - found['base']):+.1f}"
         rows.append(row)

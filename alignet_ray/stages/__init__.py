@@ -99,6 +99,7 @@ def graph(cfg: Config) -> list[Node]:
         return [*nodes, Node("register", "", ("distill@student",))]
     nodes.append(Node("embed", "base"))
     nodes += [Node("embed", role, (f"distill@{role}",)) for role in students]
-    trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")]
+    others = [Node("embed", f"other{i}") for i in range(len(cfg.evaluate.models))]
+    trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")] + [n.name for n in others]
     read = ("soften", "align", "embed@objects", "embed@corpus", "embed@base", "cluster", "label@aligned", *trained)
-    return [*nodes, Node("evaluate", "", read), Node("register", "", ("distill@student", "evaluate"))]
+    return [*nodes, *others, Node("evaluate", "", read), Node("register", "", ("distill@student", "evaluate"))]

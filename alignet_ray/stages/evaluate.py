@@ -55,7 +55,7 @@ def run(work: Work) -> None:
     )
     found = suite.evaluate(spaces, suite.Sides(train, validation, test), read_answers(soften), amount)
     work.out.write_table("scores.parquet", scores_table(found.scores))
-    summary = summarise(found.scores)
+    summary = summarise(found.scores, options.models)
     work.facts |= {"table": headline(found, test) + table(summary).splitlines(), "test_objects": len(test)}
     work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in found.scores if not s.level}
     decision = gate.decide([asdict(s) for s in found.scores], options.margin, options.tolerance)
@@ -73,6 +73,8 @@ def read_spaces(work: Work) -> list[Space]:
         spaces.append(Space(model, "pre_logits", *embeddings.load(artifact)))
         if "triplet_logits" in artifact.read_table(artifact.parts()[0]).column_names:
             spaces.append(Space(model, "head", *embeddings.load(artifact, "triplet_logits")))
+    for i, name in enumerate(work.cfg.evaluate.models):
+        spaces.append(Space(name, "pre_logits", *embeddings.load(work.parents[f"embed@other{i}"])))
     ids, x = embeddings.load(work.parents["embed@objects"])
     align = work.parents["align"]
     if align.has(embeddings.TRANSFORM):
@@ -111,14 +113,14 @@ def headline(found: suite.Results, judged: Judged) -> list[str]:
     ]
 
 
-def summarise(scores: list[Score]) -> list[dict[str, str]]:
+def summarise(scores: list[Score], others: tuple[str, ...] = ()) -> list[dict[str, str]]:
     """The table that a person reads at the end of a run; base, teacher and ceiling stand in both rows."""
     found = {(s.model, s.layer): s for s in scores if s.metric == "odd_one_out" and not s.level}
-    elsewhere = {"base": "pre_logits", "teacher": "aligned", "human": ""}
+    elsewhere = {"base": "pre_logits", "teacher": "aligned", "human": ""} | dict.fromkeys(others, "pre_logits")
     rows = []
     for layer in ("pre_logits", "head"):
         row = {"layer": layer}
-        for model, name in NAMES.items():
+        for model, name in (NAMES | {name: name for name in others}).items():
             score = found.get((model, layer)) or found.get((model, elsewhere.get(model, "-")))
             row[name] = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]" if score else "-"
         rows.append(row)

@@ -178,6 +178,32 @@ def test_facts_hold_the_table_and_the_report_needs_nothing_else(
         assert heading in html
 
 
+def test_other_models_stand_beside_the_runs_own(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = world.parents() | {"embed@other0": world.embed("other0", world.meaning)}
+    work = make_work(cfg.replace(evaluate__models=("pip:some-net",)), "evaluate", parents)
+    evaluate.run(work)
+    assert scores(work)["pip:some-net", "pre_logits", "odd_one_out", ""]["value"] > 0.6
+    assert work.facts["table"][1].endswith("pip:some-net")  # type: ignore[index]
+    assert "pip:some-net" in work.out.read_bytes("report.html").decode()
+
+
+def test_a_run_without_control_or_categories(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    parents = {name: a for name, a in world.parents().items() if not name.endswith("@control")}
+    table = parents["soften"].read_table("objects.parquet")
+    draft = world.draft("soften", "plain")
+    for name in parents["soften"].files():
+        draft.write_bytes(name, parents["soften"].read_bytes(name))
+    for place, column in ((1, "name"), (2, "category")):
+        table = table.set_column(place, column, pa.array([""] * len(table)))
+    draft.write_table("objects.parquet", table)
+    parents["soften"] = draft.finish({})
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    assert not any(model == "control" for model, *_ in scores(work))
+    assert not any(metric.startswith(("shift", "knn")) for _, _, metric, _ in scores(work))
+    assert "group 1" in work.out.read_bytes("report.html").decode()
+
+
 def test_unreadable_test_images_are_left_out(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
     parents = world.parents()
     keep = np.setdiff1d(np.arange(IMAGES), [29])  # the only image of object 29
