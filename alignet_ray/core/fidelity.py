@@ -1,6 +1,7 @@
 """What a teacher's map brought and what it cost: agreement with people with intervals, and neighbourhoods kept."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -41,12 +42,28 @@ def figures(y: Float32[np.ndarray, "n q"], side: sides.Side, seed: int = 0) -> d
     return found
 
 
+def report(
+    split: str, spaces: Mapping[str, Float32[np.ndarray, "n _"]], side: sides.Side, seed: int
+) -> dict[str, float]:
+    """`figures` of several spaces on one side, as `<split>_<space>_<figure>`, and the ceiling beside them."""
+    found = {
+        f"{split}_{space}_{name}": value
+        for space, y in spaces.items()
+        for name, value in figures(y, side, seed).items()
+    }
+    return found | {f"{split}_ceiling": float(side.targets.max(dim=1).values.mean())}
+
+
 def neighbours_kept(x: Float32[np.ndarray, "n p"], transform: AffineTransform, seed: int = 0) -> float:
     """Share of each image's ten nearest neighbours (by cosine) that are still among its ten nearest after the map."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(x))[:LARGEST])
-    before, after = directions(x[rows]), directions(transform(x[rows]))
-    k = min(NEIGHBOURS, len(rows) - 1)
-    return float(similarity.neighbour_overlap(before @ before.T, after @ after.T, k).mean())
+    return overlap(x, transform(x), seed)
+
+
+def overlap(before: Float32[np.ndarray, "n p"], after: Float32[np.ndarray, "n q"], seed: int = 0) -> float:
+    """Share of each row's ten nearest rows (by cosine) before that are still among its ten nearest after."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(before))[:LARGEST])
+    a, b = directions(before[rows]), directions(after[rows])
+    return float(similarity.neighbour_overlap(a @ a.T, b @ b.T, min(NEIGHBOURS, len(rows) - 1)).mean())
 
 
 def checksum(x: Float32[np.ndarray, "n p"]) -> str:

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import safetensors.numpy
 from jaxtyping import Float32, Int64
 
@@ -21,6 +23,14 @@ def human_model(cfg: Config, soften: Artifact) -> sides.HumanModel:
     """The model of human choices in a soften artifact."""
     stored = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
     return sides.HumanModel(stored["mu"], stored["sigma"], cfg.soften.draws, cfg.seed)
+
+
+def features_model(embed: Artifact) -> dict[str, Any]:
+    """model.json of an embed artifact, with the width that its table really has."""
+    stored = embed.read_json("model.json") if embed.has("model.json") else {}
+    fs, path = embed.where(embed.parts()[0])
+    tensor = pq.read_schema(path, filesystem=fs).field("embedding").type
+    return stored | {"width": int(tensor.shape[0])}
 
 
 def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
@@ -47,6 +57,7 @@ class Judged:
         x: features of all images, (n, p) float32.
         objects: the numbers of the objects with images on each side of the split.
         images: feature rows of every object.
+        teacher: model.json of the features.
         human: the model of human choices.
     """
 
@@ -54,6 +65,7 @@ class Judged:
         self.cfg, self.soften, self.embed = cfg, soften, embed
         ids, x = embeddings.load(embed)
         self.x: Float32[np.ndarray, "n p"] = _features(x)
+        self.teacher = features_model(embed)
         self.human = human_model(cfg, soften)
         split = split_images(soften, ids)
         self.objects = {side: list(members) for side, members in split.items()}

@@ -80,6 +80,44 @@ def read_transform(path: str | Path) -> StoredTransform:
     return StoredTransform(_transform(arrays, str(path)), json.loads(text))
 
 
+def locate(name: str, root: str) -> str:
+    """The file that `align.from` means: a transform, or the one in an align artifact's folder (or of its id).
+
+    Raises:
+        UserError: a folder without a transform.
+    """
+    for folder in (Path(name).expanduser(), Path(root).expanduser() / "align" / name):
+        if folder.is_dir():
+            if (folder / "transform.npz").is_file():
+                return str(folder / "transform.npz")
+            network = "; it holds a network: use it as --embed.model" if (folder / "model.json").is_file() else ""
+            raise UserError(f"align.from {name}: no transform.npz in that folder{network}")
+    return name
+
+
+def doubt(stored: StoredTransform, path: str, model: dict[str, Any]) -> str | None:
+    """What speaks against applying a stored transform to a model's features, if anything.
+
+    Args:
+        stored: the transform; path: its file.
+        model: model.json of the features: width, checksum.
+
+    Raises:
+        UserError: the features have another width.
+    """
+    if model.get("width") != stored.transform.width:
+        raise UserError(
+            f"{path} maps features of width {stored.transform.width}, embed.model gives {model.get('width')}: "
+            "it was fitted for another model"
+        )
+    fitted = stored.provenance.get("teacher", {})
+    if not fitted:
+        return f"{path} does not say which model it was fitted for; its width fits"
+    if fitted.get("checksum") != model.get("checksum"):
+        return f"{path} was fitted for other weights ({fitted.get('model')}) than embed.model's"
+    return None
+
+
 def _npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}

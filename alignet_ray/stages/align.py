@@ -1,7 +1,10 @@
 """align: fit (or take over) the map that makes the teacher's similarities predict people's choices."""
 
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,15 @@ from alignet_ray.config import Config
 from alignet_ray.core import alignment, fidelity
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
-from alignet_ray.data import embeddings, official
-from alignet_ray.data.judged import Judged
+from alignet_ray.data import official
+from alignet_ray.data.judged import Judged, features_model
+from alignet_ray.data.objects import images_uri
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 
 VERSION = 2
+SCRATCH, PROBLEM = ".train", "problem.json"
+"""What Ray Train writes for itself, and what a training process could not do; neither is kept."""
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
@@ -25,19 +31,35 @@ FOLDS = pa.schema(
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """The section, and the seed of draws."""
-    return cfg.align.model_dump(mode="json", exclude={"from_"}) | {"seed": cfg.seed, "draws": cfg.soften.draws}
+    """What the chosen kind of map depends on, and the seed of draws."""
+    fields = cfg.align.model_dump(mode="json", exclude={"from_": True, "network": {"workers"}})
+    if cfg.align.from_:
+        return {}
+    if cfg.align.map == "network":
+        name, _, file = cfg.embed.model[0].partition("@")
+        model = [f"{name}@{Path(file).name}" if file else name, *cfg.embed.model[1:]]
+        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size}
+    else:
+        fields.pop("network")
+    return fields | {"seed": cfg.seed, "draws": cfg.soften.draws}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """A stored transform, where one is used."""
-    return [_stored(cfg)] if cfg.align.from_ else []
+    """A stored transform, where one is used; the images and weights of a network that is fine-tuned."""
+    if cfg.align.from_:
+        return [official.locate(cfg.align.from_, cfg.store.root)]
+    if cfg.align.map != "network":
+        return []
+    files = [file for _, _, file in (name.partition("@") for name in cfg.embed.model) if file]
+    return [images_uri(cfg), *files]
 
 
 def estimate(cfg: Config, role: str) -> str:
     """For the plan."""
     if cfg.align.from_:
         return "a stored transform"
+    if cfg.align.map == "network":
+        return f"{cfg.align.network.steps * cfg.align.network.batch:,} image passes"
     return f"at most {cfg.align.steps:,} steps" + (f", {cfg.align.folds} folds" if cfg.align.folds else "")
 
 
@@ -47,7 +69,8 @@ def run(work: Work) -> None:
         _take_over(work)
         return
     if work.cfg.align.map == "network":
-        raise UserError("align.map network is not available: choose affine, low_rank, diagonal or orthogonal")
+        _fine_tune(work)
+        return
     judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"])
     settings = settings_of(work.cfg)
     rows = _cross_validate(work, judged, settings)
@@ -72,32 +95,22 @@ def settings_of(cfg: Config) -> alignment.Settings:
 
 def _cross_validate(work: Work, judged: Judged, settings: alignment.Settings) -> list[dict[str, Any]]:
     """Every fold of the training objects, as Ray tasks that share one copy of the features."""
-    k, objects = work.cfg.align.folds, judged.objects["train"]
-    if k == 0:
+    objects = judged.objects["train"]
+    k = min(work.cfg.align.folds, len(objects) // 3)
+    if k < work.cfg.align.folds:
+        work.warn(f"align.folds {work.cfg.align.folds}: {len(objects)} training objects make {k} folds of 3 or more")
+    if k < 2:
         return []
-    if len(objects) < 3 * max(k, 2) or k == 1:
-        raise UserError(
-            f"align.folds {k}: {len(objects)} training objects do not make {k} folds of at least 3; "
-            f"give align.folds {len(objects) // 3 if len(objects) >= 6 else 0}"
-        )
     parts = folds(objects, k, work.cfg.seed)
     rows = []
     with work.screen.progress(k, "folds") as bar:
         for fold, fitted in _fit_folds(judged, parts, settings, work.cfg.seed):
             held = judged.side(parts[fold])
-            base, _ = fidelity.agreement(fidelity.directions(judged.x), held)
-            rows.append(
-                {
-                    "fold": fold,
-                    "objects": parts[fold],
-                    "step": fitted.step,
-                    "base": float(base.mean()),
-                    "accuracy": fitted.score.accuracy,
-                    "cross_entropy": fitted.score.cross_entropy,
-                    "ceiling": float(held.targets.max(dim=1).values.mean()),
-                }
-            )
-            bar.add(1, f"{fitted.score.accuracy:.1%} (base {rows[-1]['base']:.1%})")
+            base = float(fidelity.agreement(fidelity.directions(judged.x), held)[0].mean())
+            row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
+            row |= asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())}
+            rows.append(row)
+            bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
     return sorted(rows, key=lambda row: int(row["fold"]))
 
 
@@ -121,20 +134,24 @@ def _fit_folds(
 def _write(work: Work, judged: Judged, transform: AffineTransform, facts: dict[str, Any]) -> None:
     """The map in both formats with its provenance, and how well it agrees with people."""
     report = facts | {"width": judged.x.shape[1], "neighbours_kept": fidelity.neighbours_kept(judged.x, transform)}
+    spaces = {"base": fidelity.directions(judged.x), "aligned": transform(judged.x)}
     for split in ("validation", "test"):
-        side = judged.side(judged.objects[split])
-        for name, y in {"base": fidelity.directions(judged.x), "aligned": transform(judged.x)}.items():
-            report |= {f"{split}_{name}_{k}": v for k, v in fidelity.figures(y, side, work.cfg.seed).items()}
-        report[f"{split}_ceiling"] = float(side.targets.max(dim=1).values.mean())
-    provenance = _teacher(judged) | {
+        report |= fidelity.report(split, spaces, judged.side(judged.objects[split]), work.cfg.seed)
+    provenance = {
+        "teacher": judged.teacher,
         "map": report["map"],
         "width": report["width"],
         "features": fidelity.checksum(judged.x),
         "objects": judged.objects["train"],
     }
     _save(work, transform, provenance, report)
-    folds_table = pa.Table.from_pylist(facts["folds"], schema=FOLDS)
-    work.out.write_table("folds.parquet", folds_table)
+    work.out.write_table("folds.parquet", pa.Table.from_pylist(facts["folds"], schema=FOLDS))
+    _conclude(work, report)
+
+
+def _conclude(work: Work, report: dict[str, Any]) -> None:
+    """The figures, for artifact.json and for the person."""
+    work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
     work.screen.line(
         f"   validation objects: base {report['validation_base_accuracy']:.1%}, aligned "
         f"{report['validation_aligned_accuracy']:.1%}, ceiling {report['validation_ceiling']:.1%}; "
@@ -149,42 +166,83 @@ def _save(work: Work, transform: AffineTransform, provenance: dict[str, Any], re
     work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
 
 
-def _teacher(judged: Judged) -> dict[str, Any]:
-    """What the embed artifact says about the model."""
-    stored = json.loads(judged.embed.read_bytes("model.json")) if judged.embed.has("model.json") else {}
-    return {"teacher": stored}
-
-
-def _stored(cfg: Config) -> str:
-    """The file that align.from means: a transform, or the one in an align artifact's folder (or id)."""
-    assert cfg.align.from_
-    for folder in (Path(cfg.align.from_).expanduser(), Path(cfg.store.root).expanduser() / "align" / cfg.align.from_):
-        if folder.is_dir():
-            if (folder / "transform.npz").is_file():
-                return str(folder / "transform.npz")
-            raise UserError(
-                f"align.from {cfg.align.from_}: no transform.npz in that folder"
-                + ("; it holds a network: use it as --embed.model" if (folder / "model.json").is_file() else "")
-            )
-    return cfg.align.from_
-
-
 def _take_over(work: Work) -> None:
     """Use a stored transform: refused where its width is another, warned where it belongs to another model."""
-    path = _stored(work.cfg)
+    path = official.locate(str(work.cfg.align.from_), work.cfg.store.root)
     stored = official.read_transform(path)
     parent = next(a for name, a in work.parents.items() if name.startswith("embed@"))  # the corpus, without judgements
-    _, x = embeddings.load(parent)
-    if x.shape[1] != stored.transform.width:
-        raise UserError(
-            f"{path} maps features of width {stored.transform.width}, embed.model gives {x.shape[1]}: "
-            "it was fitted for another model"
-        )
-    mine = json.loads(parent.read_bytes("model.json")) if parent.has("model.json") else {}
-    theirs = stored.provenance.get("teacher", {})
-    if not theirs:
-        work.warn(f"{path} does not say which model it was fitted for; its width fits")
-    elif theirs.get("checksum") != mine.get("checksum"):
-        work.warn(f"{path} was fitted for other weights ({theirs.get('model')}) than embed.model's")
+    if doubt := official.doubt(stored, path, features_model(parent)):
+        work.warn(doubt)
     _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
     work.out.write_table("folds.parquet", FOLDS.empty_table())
+
+
+def _fine_tune(work: Work) -> None:
+    """Fine-tune the teacher network by Ray Train, and show how it goes."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from alignet_ray.models import teacher
+
+    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    workers = work.cfg.align.network.workers or gpus or 2
+    job = teacher.make_job(
+        work.cfg, work.out, work.parents["soften"], teacher.decoder(work.cfg, work.parents["soften"]), workers
+    )
+    for name in (teacher.METRICS, PROBLEM):
+        work.out.remove(name)
+    trainer = TorchTrainer(
+        teach,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
+        run_config=RunConfig(name=f"{time.time_ns():x}", storage_path=f"{work.out.uri}/{SCRATCH}"),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the driver's thread below
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    try:
+        _watch(work, thread, teacher.METRICS)
+    finally:
+        fs, path = work.out.where(SCRATCH)
+        fs.delete_dir(path)
+    if work.out.has(PROBLEM):
+        raise UserError(work.out.read_json(PROBLEM)["problem"])
+    if failure:
+        raise failure[0]
+    work.out.write_table("folds.parquet", FOLDS.empty_table())
+    _conclude(work, work.out.read_json("report.json"))
+
+
+def _watch(work: Work, thread: threading.Thread, metrics: str) -> None:
+    """A progress bar out of the metrics that the first process writes, until training is over."""
+    seen = 0
+    with work.screen.progress(work.cfg.align.network.steps, "updates") as bar:
+        while thread.is_alive():
+            thread.join(0.5)
+            rows = work.out.read_bytes(metrics).splitlines() if work.out.has(metrics) else []
+            for row in map(json.loads, rows[seen:]):
+                step = int(row.pop("step"))
+                bar.add(step - bar.done, f"held-out accuracy {row['accuracy']:.1%}")
+                work.tracker.log_batch({f"align_{k}": v for k, v in row.items()}, step)
+            seen = len(rows)
+
+
+def teach(config: Mapping[str, Any]) -> None:
+    """One training process. A mistake of the user is written down, so that the driver can say it."""
+    from ray.train import report
+    from ray.train.torch import get_device
+
+    from alignet_ray.models.teacher import Process
+
+    try:
+        Process(config["job"], str(get_device()), report).train()
+    except UserError as error:
+        config["job"].out.write_json(PROBLEM, {"problem": str(error)})

@@ -1,0 +1,130 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alignet_ray.config import Config
+from alignet_ray.core import sides
+from alignet_ray.data import objects
+from alignet_ray.data.images import list_images
+from alignet_ray.errors import UserError
+from alignet_ray.models import teacher
+from alignet_ray.models.student import load_student
+from alignet_ray.stages import Work, align
+from alignet_ray.store import Artifact, Store
+
+OBJECTS = 30
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    """People sort by colour: red, green and blue things."""
+    return (2 * np.eye(3, dtype=np.float32))[np.arange(OBJECTS) % 3]
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Config:
+    """Two images an object: its colour in a random place on noise."""
+    rng = np.random.default_rng(0)
+    for n in range(OBJECTS):
+        folder = tmp_path / "images" / f"o{n:02d}"
+        folder.mkdir(parents=True)
+        for k in range(2):
+            pixels = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            y, x = rng.integers(0, 12, 2)
+            pixels[y : y + 20, x : x + 20, n % 3] = 255
+            Image.fromarray(pixels).save(folder / f"{k}.png")
+    return Config().replace(
+        corpus__path=str(tmp_path / "images"),
+        embed__model=("random:test_efficientnet_ln",),
+        embed__size=32,
+        align__map="network",
+        align__network__steps=12,
+        align__network__every=4,
+        align__network__batch=16,
+        align__network__head=16,
+        align__network__lr=3e-3,
+        align__network__workers=1,
+        align__network__crop=1.0,
+    )
+
+
+@pytest.fixture
+def soften(store: Store, cfg: Config, truth: np.ndarray) -> Artifact:
+    import safetensors.numpy
+
+    listed = list_images(str(cfg.corpus.path))
+    ids: dict[int, list[int]] = {}
+    for row in listed.to_pylist():
+        ids.setdefault(int(row["label"][1:]), []).append(row["image_id"])
+    draft = store.draft("soften", "s")
+    draft.write_bytes("embedding.safetensors", safetensors.numpy.save({"mu": truth, "sigma": 0 * truth}))
+    draft.write_table("objects.parquet", objects.objects_table(0, OBJECTS, [], ids))
+    return draft.finish({})
+
+
+def test_batches_hold_distinct_objects_and_peoples_probabilities(truth: np.ndarray) -> None:
+    images = tuple(np.array([2 * n, 2 * n + 1]) for n in range(OBJECTS))
+    human = sides.HumanModel(truth, 0 * truth, 1, 0)
+    batches = teacher.HumanBatches(np.arange(100, 160), images, human, batch=12, seed=0)
+    batch = batches(3)
+    shown = (batch.ids - 100) // 2
+    assert len(set(shown.tolist())) == 12
+    expected = human.probabilities(shown[batch.triplets.numpy()])
+    np.testing.assert_allclose(batch.similarities.softmax(dim=1).numpy(), expected, atol=1e-5)
+    assert (batches(3).ids == batch.ids).all()
+    assert not (batches(4).ids == batch.ids).all()
+
+
+def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
+    cfg: Config, soften: Artifact, store: Store
+) -> None:
+    out = store.draft("align", "a")
+    job = teacher.make_job(cfg, out, soften, teacher.decoder(cfg, soften), workers=1)
+    rows: list[dict[str, float]] = []
+    teacher.Process(job, "cpu", rows.append).train()
+    report = out.read_json("report.json")
+    assert [row["step"] for row in report["history"]] == [0, 4, 8, 12]
+    best = min(report["history"], key=lambda row: row["cross_entropy"])
+    assert report["step"] == best["step"] > 0
+    assert report["validation_aligned_cross_entropy"] == pytest.approx(best["cross_entropy"], abs=0.05)
+    assert best["cross_entropy"] < report["history"][0]["cross_entropy"]
+    student = load_student(out.local())
+    assert student.head is not None
+    assert student.tau > 0
+    assert 0 <= report["neighbours_kept"] <= 1
+    for split in ("validation", "test"):
+        assert {f"{split}_{space}_accuracy" for space in ("base", "features", "aligned")} < set(report)
+
+
+def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:
+    both = cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
+    with pytest.raises(UserError, match=r"one embed\.model"):
+        teacher.make_job(both, store.draft("align", "a"), soften, teacher.decoder(cfg, soften), workers=1)
+
+
+@pytest.mark.slow
+def test_the_stage_trains_it_in_two_processes(
+    cfg: Config, soften: Artifact, make_work: Callable[..., Work], ray_session: None
+) -> None:
+    alone = make_work(cfg, "align", {"soften": soften}, id="1")
+    align.run(alone)
+    both = make_work(cfg.replace(align__network__workers=2), "align", {"soften": soften}, id="2")
+    align.run(both)
+    assert both.out.read_table("folds.parquet").num_rows == 0
+    assert load_student(both.out.local()).head is not None
+    assert not [name for name in both.out.files(deep=True) if name.startswith(".train")]
+    one, two = (work.out.read_json("report.json")["history"] for work in (alone, both))
+    for a, b in zip(one, two, strict=True):
+        assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], rel=1e-2)
+
+
+def test_what_changes_the_teacher_and_what_does_not(cfg: Config) -> None:
+    fields = align.inputs(cfg, "")
+    assert fields["model"] == ["random:test_efficientnet_ln"]
+    assert "workers" not in fields["network"]
+    assert align.sources(cfg, "") == [cfg.corpus.path]
+    assert align.inputs(cfg.replace(align__network__workers=2), "") == fields
+    assert align.inputs(cfg.replace(align__network__lr=1e-5), "") != fields
