@@ -42,43 +42,32 @@ ERRORS_KEY = b"alignet.errors"
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the embeddings of a role."""
-    names = [
-        f"{name}@{Path(file).name}" if file else name
-        for name, _, file in (m.partition("@") for m in _models(cfg, role))
-    ]
-    size = _size(cfg, role) if names else None
-    fields = {"models": names, "size": size, "dtype": cfg.embed.dtype, "judged": role not in ("corpus", "raw")}
-    return fields | {"compute": cfg.embed.compute, "layer": _layer(cfg, role)}
+    models, size, layer = _asked(cfg, role)
+    parts = (model.partition("@") for model in models)
+    names = [f"{name}@{Path(file).name}" if file else name for name, _, file in parts]
+    fields = {"models": names, "size": size, "layer": layer, "judged": role not in ("corpus", "raw")}
+    return fields | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weights files."""
-    files = [file for _, _, file in (model.partition("@") for model in _models(cfg, role)) if file]
-    folders = [Path(model).expanduser() for model in _models(cfg, role)]
-    students = [
-        str(file) for folder in folders if (folder / "model.json").is_file() for file in sorted(folder.glob("*.*"))
-    ]
+    models, _, _ = _asked(cfg, role)
+    files = [file for _, _, file in (model.partition("@") for model in models) if file]
+    folders = [Path(model).expanduser() for model in models]
+    students = [str(f) for folder in folders if (folder / "model.json").is_file() for f in sorted(folder.glob("*.*"))]
     table = [cfg.objects.table] if cfg.objects.table and role not in ("corpus", "raw") else []
     return [root(cfg, role), *table, *files, *students]
 
 
-def _models(cfg: Config, role: str) -> tuple[str, ...]:
-    """Spellings of the models that the config names for a role; none where the model is a parent's artifact."""
+def _asked(cfg: Config, role: str) -> tuple[tuple[str, ...], int | None, str]:
+    """Spellings, size and layer that the config names for a role; no model where it is a parent's artifact."""
     if role in ("student", "control"):
-        return ()
+        return (), None, "pre_logits"
     if role.startswith("other"):
-        return (cfg.evaluate.models[int(role.removeprefix("other"))],)
-    return (cfg.distill.model,) if role == "base" else cfg.embed.model
-
-
-def _size(cfg: Config, role: str) -> int | None:
-    if role.startswith("other"):
-        return None
-    return cfg.distill.size if role == "base" else cfg.embed.size
-
-
-def _layer(cfg: Config, role: str) -> str:
-    return cfg.embed.layer if role in ("corpus", "objects", "raw") else "pre_logits"
+        return (cfg.evaluate.models[int(role.removeprefix("other"))],), None, "pre_logits"
+    if role == "base":
+        return (cfg.distill.model,), cfg.distill.size, "pre_logits"
+    return cfg.embed.model, cfg.embed.size, cfg.embed.layer
 
 
 def root(cfg: Config, role: str) -> str:
@@ -120,6 +109,7 @@ def run(work: Work) -> None:
     table = _selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
     work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
+    units = math.ceil(len(table) / unit)
     finished = {int(Path(name).stem.removeprefix("part-")) for name in work.out.parts()}
     if not work.out.has("model.json"):
         finished = set()
@@ -127,8 +117,8 @@ def run(work: Work) -> None:
     for k in sorted(finished):
         tally.add(_errors(work.out, k))
     if finished:
-        work.screen.line(f"   reused {len(finished)} finished parts of {math.ceil(len(table) / unit)}")
-    todo = [k for k in range(math.ceil(len(table) / unit)) if k not in finished]
+        work.screen.line(f"   reused {len(finished)} finished parts of {units}")
+    todo = [k for k in range(units) if k not in finished]
     done = sum(min(unit, len(table) - k * unit) for k in finished)
     actors: set[int] = set()
     with work.screen.progress(len(table), "images", done=done) as bar:
@@ -170,13 +160,13 @@ def _part(unit: int) -> str:
 def _job(work: Work, actors: int, cores: int) -> Job:
     cfg, role = work.cfg, work.role
     head: Head = "none"
-    models, size = _models(cfg, role), _size(cfg, role)
+    models, size, layer = _asked(cfg, role)
     if role in ("student", "control"):
         head, size, models = "beside", None, (str(work.parents[f"distill@{role}"].local()),)
     elif "align" in work.parents:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
     threads = max(1, cores // actors)
-    how = (size, head, _layer(cfg, role), cfg.embed.compute == "bfloat16")
+    how = (size, head, layer, cfg.embed.compute == "bfloat16")
     return Job(work.out, root(cfg, role), models, *how, cfg.embed.dtype, cfg.embed.batch, threads)
 
 
