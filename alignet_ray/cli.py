@@ -26,7 +26,8 @@ whole runs   run       the whole line; finished steps are reused
              plan      what `run` would do, and why, without doing it
                        with --on.gpus N --on.images N: hours and money there
 stages       embed soften align cluster label distill evaluate register
-                       the line up to that stage
+                       the line up to that stage; embed --export npy|safetensors
+                       also writes the embeddings as one file
 results      ls        artifacts and runs under a root        --store.root DIR
              show      a preset, a run or an artifact, as YAML or JSON
              compare   the scores of several runs side by side
@@ -173,6 +174,7 @@ def _plain(box: str) -> str:
 
 
 def _run(stage: str | None, args: list[str]) -> None:
+    form, args = _export(args) if stage == "embed" else ("", args)
     cfg = parse(stage or "run", args)
     from alignet_ray.screen import Screen
     from alignet_ray.stages import pipeline
@@ -181,6 +183,22 @@ def _run(stage: str | None, args: list[str]) -> None:
     artifacts = pipeline.run(cfg, screen, pipeline.targets(cfg, stage) if stage else None)
     screen.line()
     pipeline.farewell(cfg, artifacts, screen)
+    if form:
+        from alignet_ray import runtime
+        from alignet_ray.data.export import export
+
+        screen.line(f"exported         {export(artifacts['embed@corpus'], form, runtime.state_dir(cfg) / 'exports')}")
+
+
+def _export(args: list[str]) -> tuple[str, list[str]]:
+    """The format behind `embed --export`, which is no part of the config: it changes no result."""
+    if "--export" not in args:
+        return "", args
+    at = args.index("--export")
+    form = args[at + 1] if at + 1 < len(args) else ""
+    if form not in ("npy", "safetensors"):
+        raise UserError("--export needs a format: npy or safetensors")
+    return form, [*args[:at], *args[at + 2 :]]
 
 
 def _plan(args: list[str]) -> None:

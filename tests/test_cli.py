@@ -33,6 +33,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("run", "smoke", "--embed.modle", "x"), "did you mean '--embed.model'"),
         (("run", "smoke", "--embed.batch", "x"), "--embed.batch"),
         (("run", "smoke", "--config"), "needs a file"),
+        (("embed", "--export", "csv"), "npy or safetensors"),
         (("run", "--config", "/nowhere.yaml"), "/nowhere.yaml"),
         (("show", "nothing", "--store.root", "/nowhere"), "not a folder"),
         (("rm",), "names"),
