@@ -54,6 +54,8 @@ class Human(Section):
     """An embedding that the answers are only checked against; left out, `embedding` serves."""
     base: Literal[0, 1] | None = None
     """What the answers' object numbers count from; left out, the file's layout and numbers say."""
+    columns: tuple[str, ...] = ()
+    """Columns that differ from ours, as `ours=theirs`: image1, image2, image3, choice, participant, rt, level."""
     order: str | None = None
     """Text file with one row number a line: the row that each object number of the answers means (older orders)."""
 
@@ -120,8 +122,12 @@ class Soften(Section):
     """Dimensions that the fit starts with."""
     draws: int = Field(50, ge=1)
     """Posterior draws that a choice probability is averaged over."""
-    steps: int = Field(1500, ge=1)
-    """Largest number of optimiser steps of the fit."""
+    seeds: int = Field(1, ge=1)
+    """Fits from different seeds, as Ray tasks; the best is kept, and how far they agree is reported."""
+    steps: int = Field(1000, ge=1)
+    """Optimiser steps of a fit."""
+    warm: float = Field(0.3, ge=0, le=1)
+    """Share of the steps over which the prior gains its full weight; too little, and it presses everything to zero."""
     batch: int = Field(8192, ge=1)
     """Answers a step."""
     lr: float = Field(1e-2, gt=0)
@@ -332,6 +338,17 @@ class Evaluate(Section):
     """A student is fit to replace its base if agreement with people rises by at least this (a fraction) ..."""
     tolerance: float = Field(0.01, ge=0)
     """... and no generalisation score falls by more than this (a fraction)."""
+    answers: str | None = None
+    """Odd-one-out answers on single images, kept out of the run (Levels, say): a table with columns image0, image1, image2
+    (paths of judged objects' images), choice (position of the odd one, from 1) and, if known, level, participant, rt."""
+    columns: tuple[str, ...] = ()
+    """OURS=THEIRS for each column of `answers` that has another name."""
+    choices: str | None = None
+    """Two-alternative choices in the layout of NIGHTS: ref_path, left_path, right_path, left_vote, right_vote."""
+    matrix: str | None = None
+    """People's similarities between all objects (.npy, .csv, .mat; participants x m x m is averaged)."""
+    matrix_kind: Literal["similarity", "distance"] = "similarity"
+    """What the values of `matrix` are."""
     shots: tuple[int, ...] = (1, 5)
     """Images per object that few-shot classifiers learn from (objects with more images than that take part)."""
 

@@ -7,7 +7,7 @@ spike and slab: p(X) = prod [pi N(0, spike^2) + (1 - pi) N(0, slab^2)].
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,6 +219,22 @@ def prune(
     chosen = np.flatnonzero(keep if keep.any() else np.ones_like(keep))
     order = chosen[np.argsort(-np.maximum(mu[:, chosen], 0).sum(axis=0), kind="stable")]
     return mu[:, order].astype(np.float32), sigma[:, order].astype(np.float32)
+
+
+def reproducibility(
+    mu: Float32[np.ndarray, "m d"], others: Sequence[Float32[np.ndarray, "m _"]], threshold: float = 0.8
+) -> float:
+    """Share of dimensions that other fits found too: the best correlation with any of theirs is above the threshold.
+
+    Args:
+        mu: the fit in question; others: fits from other seeds, at least one.
+        threshold: Pearson correlation over objects (the paper's 0.8).
+    """
+    shares = []
+    for other in others:
+        both = np.corrcoef(np.maximum(mu, 0).T, np.maximum(other, 0).T)[: mu.shape[1], mu.shape[1] :]
+        shares.append(float((np.nan_to_num(both).max(axis=1) > threshold).mean()))
+    return float(np.mean(shares))
 
 
 def choice_probabilities(

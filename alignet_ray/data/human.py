@@ -5,6 +5,7 @@ against a reference embedding wherever there is one: a wrong base or order is re
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ def read_triplets(
     base: int | None = None,
     reference: Float[np.ndarray, "m d"] | None = None,
     order: Int64[np.ndarray, " m"] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Int64[np.ndarray, "n 3"]:
     """Rows (pair, pair, odd) of object numbers 0..m-1, checked.
 
@@ -34,12 +36,13 @@ def read_triplets(
         reference: embedding of the m objects that must predict the answers about as well as its own probabilities
             promise.
         order: for every number of the file (from 0), the object's row: for files in an older order of objects.
+        columns: our column names -> the file's, where they differ.
 
     Raises:
         UserError: the file is missing or no triplet file, counts past the objects, repeats an object in a row, or is at
             odds with the reference; the message says which reading would fit.
     """
-    answers = read_answers(path)
+    answers = read_answers(path, columns)
     return settle(answers, path, objects, base, reference, order)
 
 

@@ -8,21 +8,25 @@ import safetensors.numpy
 
 from alignet_ray.config import Config
 from alignet_ray.core import vice
+from alignet_ray.core.calibration import calibration_error
 from alignet_ray.data import human, objects
 from alignet_ray.data.images import list_images
 from alignet_ray.data.schemas import SOFT, check
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 
-VERSION = 1
+VERSION = 2
 ROWS = 1_000_000
 """Answers a Parquet part."""
+COLLAPSED = 0.95
+"""Cross-entropy (nats; chance 1.099) above which a fit of few dimensions has not learned to tell people's choices."""
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The seed, and all that decides how the human files are read and modelled."""
     fit = {} if cfg.human.embedding else cfg.soften.model_dump(mode="json")
-    return {"seed": cfg.seed, "base": cfg.human.base, "in_corpus": objects.objects_in_corpus(cfg), "fit": fit}
+    reading = {"base": cfg.human.base, "columns": list(cfg.human.columns)}
+    return {"seed": cfg.seed, "reading": reading, "in_corpus": objects.objects_in_corpus(cfg), "fit": fit}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -82,7 +86,11 @@ def _answers(work: Work, path: str | None, published: np.ndarray | None, count: 
     h = work.cfg.human
     reference = human.read_embedding(h.reference) if h.reference else published
     order = human.read_order(h.order) if h.order else None
-    return human.read_triplets(path, count, h.base, reference, order)
+    wrong = [pair for pair in h.columns if "=" not in pair]
+    if wrong:
+        raise UserError(f"human.columns {wrong[0]}: write it as ours=theirs, choice=answer say")
+    columns = dict(pair.split("=", 1) for pair in h.columns)
+    return human.read_triplets(path, count, h.base, reference, order, columns)
 
 
 def _require_sides(table: pa.Table) -> None:
@@ -98,18 +106,51 @@ def _require_sides(table: pa.Table) -> None:
 
 
 def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the variational model."""
+    """Fit the variational model, from one seed here or from several as Ray tasks."""
     s = work.cfg.soften
-    schedule = vice.Schedule(dims=s.dims, steps=s.steps, batch=s.batch, lr=s.lr)
-    with work.screen.progress(s.steps, "steps") as bar:
+    schedule = vice.Schedule(dims=s.dims, steps=s.steps, batch=s.batch, lr=s.lr, warm=s.warm)
+    prior = vice.Prior(s.spike, s.slab, s.pi)
+    if s.seeds > 1:
+        fitted = _best_seed(work, triplets, count, schedule, prior)
+    else:
+        with work.screen.progress(s.steps, "steps") as bar:
 
-        def report(step: int, cross_entropy: float, dims: int) -> None:
-            bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-            work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
+            def report(step: int, cross_entropy: float, dims: int) -> None:
+                bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
+                work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
 
-        fitted = vice.fit(triplets, count, schedule, vice.Prior(s.spike, s.slab, s.pi), work.cfg.seed, report)
+            fitted = vice.fit(triplets, count, schedule, prior, work.cfg.seed, report)
     work.facts |= {"history": fitted.history, "stable": fitted.stable}
+    if fitted.mu.shape[1] < 4 <= s.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
+        work.warn(
+            f"the fit collapsed to {fitted.mu.shape[1]} dimensions and says little: weaken the prior (--soften.spike, "
+            "--soften.warm), take more steps, or give more answers"
+        )
     return fitted.mu, fitted.sigma
+
+
+def _best_seed(work: Work, triplets: np.ndarray, count: int, schedule: vice.Schedule, prior: vice.Prior) -> vice.Fit:
+    """Fits from several seeds; the one of lowest final cross-entropy, and how many of its dimensions others found."""
+    import ray
+
+    fit, rows = ray.remote(vice.fit), ray.put(triplets)
+    seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
+    tasks = [fit.remote(rows, count, schedule, prior, seed) for seed in seeds]
+    with work.screen.progress(len(tasks), "fits") as bar:
+        waiting = list(tasks)
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            bar.add(len(done))
+    fits: list[vice.Fit] = ray.get(tasks)
+    best = min(range(len(fits)), key=lambda n: fits[n].history[-1]["cross_entropy"])
+    others = [fit.mu for n, fit in enumerate(fits) if n != best]
+    work.facts |= {
+        "best_seed": seeds[best],
+        "seed_cross_entropies": [fit.history[-1]["cross_entropy"] for fit in fits],
+        "seed_dims": [fit.mu.shape[1] for fit in fits],
+        "reproducibility": vice.reproducibility(fits[best].mu, others),
+    }
+    return fits[best]
 
 
 def _write_soft(work: Work, triplets: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> None:
@@ -127,5 +168,10 @@ def _validate(work: Work, mu: np.ndarray, sigma: np.ndarray) -> None:
     p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.draws, work.cfg.seed)
     accuracy = float((p.argmax(axis=1) == 0).mean())
     cross_entropy = float(-np.log(np.maximum(p[:, 0], 1e-12)).mean())
-    work.facts |= {"validation_accuracy": accuracy, "validation_cross_entropy": cross_entropy}
-    work.screen.line(f"   held-out answers: {accuracy:.1%} predicted, cross-entropy {cross_entropy:.3f} nats")
+    error = calibration_error(p.max(axis=1).astype(np.float64), (p.argmax(axis=1) == 0).astype(np.float64))
+    names = ("validation_accuracy", "validation_cross_entropy", "validation_calibration_error")
+    work.facts |= dict(zip(names, (accuracy, cross_entropy, error), strict=True))
+    work.screen.line(
+        f"   held-out answers: {accuracy:.1%} predicted, cross-entropy {cross_entropy:.3f} nats, "
+        f"calibration error {error:.3f}"
+    )

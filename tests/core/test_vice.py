@@ -110,3 +110,11 @@ def test_significant_dimensions_against_a_plain_benjamini_hochberg() -> None:
         expected.append(max(passing, default=0) > 5)
     np.testing.assert_array_equal(vice.significant(mu, sigma), expected)
     assert not expected[3]
+
+
+def test_reproducibility_matches_dimensions_in_any_order() -> None:
+    mu = np.abs(np.random.default_rng(0).normal(size=(40, 4))).astype(np.float32)
+    noise = np.abs(np.random.default_rng(1).normal(size=(40, 4))).astype(np.float32)
+    assert vice.reproducibility(mu, [2 * mu[:, [2, 0, 3, 1]]]) == 1
+    assert vice.reproducibility(mu, [np.concatenate([mu[:, :1], noise], axis=1)]) == 0.25
+    assert vice.reproducibility(mu, [mu, noise]) == 0.5

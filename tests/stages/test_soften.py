@@ -64,6 +64,31 @@ def test_a_published_embedding_stands_in_for_the_fit(
     assert not stored["sigma"].any()
 
 
+def test_several_seeds_are_fitted_and_compared(
+    world: Config, make_work: Callable[..., Work], ray_session: None
+) -> None:
+    work = make_work(world.replace(soften__seeds=2, soften__steps=60), "soften")
+    soften.run(work)
+    assert len(work.facts["seed_cross_entropies"]) == 2  # type: ignore[arg-type]
+    assert work.facts["best_seed"] in (0, 1)
+    assert 0 <= float(str(work.facts["reproducibility"])) <= 1
+
+
+def test_held_out_answers_are_scored_and_a_collapse_is_said(world: Config, make_work: Callable[..., Work]) -> None:
+    held_out = world.replace(
+        human__validation=world.human.triplets, soften__steps=40, soften__spike=1e-3, soften__slab=1e-3
+    )
+    work = make_work(held_out.replace(soften__warm=0), "soften")
+    soften.run(work)
+    assert 0 < float(str(work.facts["validation_accuracy"])) < 1
+    assert 0 <= float(str(work.facts["validation_calibration_error"])) < 1
+
+
+def test_columns_are_named_in_pairs(world: Config, make_work: Callable[..., Work]) -> None:
+    with pytest.raises(UserError, match="ours=theirs"):
+        soften.run(make_work(world.replace(human__columns=("choice",)), "soften"))
+
+
 def test_what_is_missing_is_named(world: Config) -> None:
     with pytest.raises(UserError, match=r"--objects\.table"):
         soften.sources(world.replace(objects__table=None), "")
