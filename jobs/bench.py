@@ -1,0 +1,218 @@
+"""Ours against plain loops and against what the hardware allows, side by side in one run.
+
+    python jobs/bench.py NAME ... [--sizes small|medium|paper] [--json FILE]
+
+A bench is a generator of rows in BENCHES; the first row of each is what the ratios refer to. Timings are medians, of
+this machine and at this moment: only the ratios travel.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignet_ray.core import kmeans, labelling, sampling, triplets
+from alignet_ray.screen import table
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work: images, width of the features, clusters, triplets."""
+
+    images: int
+    width: int
+    k: int
+    triplets: int
+
+
+SIZES = {
+    "small": Size(20_000, 256, 50, 200_000),
+    "medium": Size(200_000, 1152, 500, 1_000_000),
+    "paper": Size(1_281_167, 1152, 500, 10_000_000),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was done, how many units of work, in how many seconds."""
+
+    what: str
+    units: float
+    seconds: float
+    note: str = ""
+
+
+def timed(work: Callable[[], Any], repeats: int = 3) -> float:
+    """Median seconds of a call, after one that warms up."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def features(size: Size, folder: Path) -> np.ndarray:
+    """A float16 matrix on disk, mapped read only: 64 shuffled copies of a clustered block."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(size.k, size.width))
+    block = centres[rng.integers(0, size.k, 16_384)] + rng.normal(size=(16_384, size.width))
+    block = block.astype(np.float16)
+    path = folder / "x.npy"
+    x = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(size.images, size.width))
+    for start in range(0, size.images, len(block)):
+        x[start : start + len(block)] = block[rng.permutation(len(block))][: size.images - start]
+    x.flush()
+    return np.asanyarray(np.load(path, mmap_mode="r"))
+
+
+def cluster(size: Size, folder: Path) -> Iterator[Row]:
+    """A Lloyd pass against one matrix product of the same size, and whole fits against scikit-learn's."""
+    x = torch.from_numpy(np.array(features(size, folder)[: min(size.images, 200_000)]))
+    n, k = len(x), size.k
+    start = kmeans.seed_centroids(x[:: max(1, n // 20_000)].float().numpy(), k, 0)
+    c, wide = torch.from_numpy(start), x[: kmeans.BLOCK].float()
+
+    def product() -> None:
+        for _ in range(0, n, kmeans.BLOCK):
+            torch.mm(wide, c.T)
+
+    def lloyd() -> kmeans.Partial:
+        labels, distances = kmeans.assign(x, c)
+        return kmeans.accumulate(x, labels, distances, k)
+
+    yield Row("bare matrix product, float32", n, timed(product), "rows x centroids, in blocks")
+    yield Row("our Lloyd pass, float16 rows", n, timed(lloyd), "assign, add up")
+    yield from fits(x, start)
+
+
+def fits(x: torch.Tensor, start: np.ndarray, passes: int = 10) -> Iterator[Row]:
+    """Ten passes from the same centroids, and scikit-learn's mini-batches."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    n, k = len(x), len(start)
+    begin = time.perf_counter()
+    ours = kmeans.fit(x, start, passes, 0.0)
+    yield Row(f"our fit, {passes} passes", n * passes, time.perf_counter() - begin, f"inertia {ours.inertia:.6g}")
+    wide = x.float().numpy()
+    for name, model in (
+        ("KMeans", KMeans(k, init=start, n_init=1, max_iter=passes, tol=0)),
+        ("MiniBatchKMeans", MiniBatchKMeans(k, init=start, n_init=1, batch_size=4096, max_iter=passes)),
+    ):
+        begin = time.perf_counter()
+        model.fit(wide)
+        seconds = time.perf_counter() - begin
+        yield Row(f"scikit-learn {name}", n * model.n_iter_, seconds, f"inertia {-model.score(wide):.6g}")
+
+
+def label(size: Size, folder: Path) -> Iterator[Row]:
+    """Ten million triplets: drawing, labelling, and simpler ways to do it."""
+    x = features(size, folder)
+    clusters = np.random.default_rng(1).integers(0, size.k, size.images)
+    groups = sampling.group_by(clusters)
+    begin = time.perf_counter()
+    drawn = sampling.sample("border", groups, size.triplets, 0)
+    draw_seconds = time.perf_counter() - begin
+    np.save(folder / "triplets.npy", drawn)
+    few, some = drawn[:5_000], drawn[: min(200_000, size.triplets)]
+    torch.set_num_threads(1)
+
+    def loop() -> None:
+        for a, b, c in few.tolist():
+            z = np.asarray(x[[a, b, c]], dtype=np.float32)
+            _ = z @ z.T
+
+    yield Row("a loop over triplets", len(few), timed(loop, 1), "one core")
+    yield Row("chunked torch gathers", len(some), timed(lambda: gathers(x, some), 1), "one core, 4096 a chunk")
+    yield Row("random reads alone", len(some), timed(lambda: reads(x, some), 1), "one core, nothing computed")
+    yield Row("ours", len(some), timed(lambda: labelling.similarities(x, some), 1), "one core")
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        parts = [(folder, p) for p in np.array_split(np.arange(len(drawn)), 4 * workers)]
+        list(pool.map(label_part, [(folder, p[:100]) for _, p in parts]))
+        begin = time.perf_counter()
+        list(pool.map(label_part, parts))
+        seconds = time.perf_counter() - begin
+    yield Row("ours, all cores", len(drawn), seconds, f"{workers} processes")
+    yield Row("drawing", len(drawn), draw_seconds, "one core")
+    yield Row("drawing and labelling", len(drawn), seconds + draw_seconds, f"{workers} processes")
+
+
+def gathers(x: np.ndarray, rows: np.ndarray) -> None:
+    """What one writes first: gather, widen, multiply."""
+    for start in range(0, len(rows), 4096):
+        z = torch.from_numpy(x[rows[start : start + 4096]]).float()
+        triplets.pair_similarities(z)
+
+
+def reads(x: np.ndarray, rows: np.ndarray) -> None:
+    """Copies of the rows into a small buffer: the floor for any way that reads them in this order."""
+    buffer = np.empty((3 * labelling.GATHER, x.shape[1]), dtype=x.dtype)
+    for start in range(0, len(rows) - labelling.GATHER, labelling.GATHER):
+        np.take(x, rows[start : start + labelling.GATHER].reshape(-1), axis=0, out=buffer, mode="clip")
+
+
+def label_part(job: tuple[Path, np.ndarray]) -> None:
+    """Label some of the stored triplets in a process of its own."""
+    folder, rows = job
+    torch.set_num_threads(1)
+    x = np.load(folder / "x.npy", mmap_mode="r")
+    labelling.similarities(x, np.load(folder / "triplets.npy", mmap_mode="r")[rows])
+
+
+BENCHES: dict[str, Callable[[Size, Path], Iterator[Row]]] = {"cluster": cluster, "label": label}
+"""Name -> bench. A bench gets a size and a scratch folder, and yields its rows."""
+
+
+def measured(name: str, size: Size) -> list[dict[str, Any]]:
+    """The rows of a bench with rates, and ratios to its first row."""
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="alignet-bench-") as folder:
+        rows = list(BENCHES[name](size, Path(folder)))
+    torch.set_num_threads(threads)
+    first = rows[0].units / rows[0].seconds
+    return [
+        {
+            name: row.what,
+            "seconds": round(row.seconds, 4),
+            "per second": round(row.units / row.seconds),
+            "ratio": round(row.units / row.seconds / first, 2),
+            "note": row.note,
+        }
+        for row in rows
+    ]
+
+
+def main() -> None:
+    """Run the benches that are named."""
+    parser = argparse.ArgumentParser(prog="bench", description="Ours against plain loops, side by side.")
+    parser.add_argument("names", nargs="+", choices=list(BENCHES), metavar="|".join(BENCHES))
+    parser.add_argument("--sizes", choices=list(SIZES), default="small")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    size = SIZES[args.sizes]
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
+    print(f"{args.sizes}: {size.images:,} x {size.width} features, k {size.k}, {size.triplets:,} triplets; {machine}")
+    found = {}
+    for name in args.names:
+        found[name] = measured(name, size)
+        print("\n" + table(found[name]))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "size": vars(size), "rows": found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
