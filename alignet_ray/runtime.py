@@ -129,6 +129,7 @@ def start(cfg: Config) -> str:
         options["include_dashboard"] = False
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         context: Any = ray.init(
             address=address,
@@ -139,6 +140,7 @@ def start(cfg: Config) -> str:
         )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
+    signal.signal(signal.SIGTERM, ours)  # ray.init puts its own in place, under which a stop would not look like one
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 

@@ -1,0 +1,274 @@
+"""The line as submitted jobs on a real cluster of several nodes, token on, and what happens when machines fail.
+
+Every fault is really caused, while the stage works; the artifact must equal the one of an undisturbed run.
+"""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from machines import BIN, ROOT, Done, LocalCluster, until
+
+from alignet_ray.store import Store
+
+pytestmark = pytest.mark.slow
+TINY = [
+    *(
+        "smoke",
+        "--corpus.path",
+        "synthetic:tiny",
+        "--embed.model",
+        "synthetic:tiny",
+        "--distill.model",
+        "synthetic:tiny",
+    ),
+    *("--distill.no-control", "--distill.steps", "60", "--distill.checkpoint-every", "0.2", "--name", "job"),
+    *("--label.train", "6000", "--label.valid", "4", "--soften.steps", "300", "--align.folds", "0"),
+    *("--distill.batch", "48"),
+]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and network namespaces need root")
+
+
+def job(cluster: LocalCluster, stage: str, root: Path, *more: str) -> Done:
+    return cluster.job("python", f"jobs/{stage}.py", *TINY, "--store.root", str(root), *more)
+
+
+def background(cluster: LocalCluster, stage: str, root: Path) -> str:
+    """Submit with --no-wait; the submission's id."""
+    known = {j["submission_id"] for j in cluster.ask("/api/jobs/")}
+    command = ["python", f"jobs/{stage}.py", *TINY, "--store.root", str(root)]
+    submit = cluster.jobs("submit", "--no-wait", "--working-dir", str(ROOT), "--", *command)
+    assert submit.code == 0, submit.text
+    (new,) = {j["submission_id"] for j in cluster.ask("/api/jobs/")} - known
+    return str(new)
+
+
+def state(cluster: LocalCluster, submission: str) -> str:
+    return str(cluster.ask(f"/api/jobs/{submission}")["status"])
+
+
+def artifact(root: Path, node: str) -> Path:
+    ref = Store.open(str(root)).read_ref("job")
+    assert ref is not None
+    return root / node.split("@")[0] / ref["nodes"][node]
+
+
+def content(root: Path, node: str) -> dict[str, str]:
+    folder = artifact(root, node)
+    assert (folder / "_SUCCESS").exists(), f"{node} is not finished"
+    results = [p for p in sorted(folder.rglob("*")) if p.suffix in (".parquet", ".safetensors", ".npz")]
+    kept = [p for p in results if "checkpoints" not in p.parts]
+    assert kept
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in kept}
+
+
+def without(root: Path, node: str, target: Path) -> Path:
+    """A copy of a finished root in which one artifact was never made; ids are the same under any root."""
+    gone = artifact(root, node)
+    skip = {"mlflow.db", "mlflow-artifacts", "logs", "run.lock"}
+    shutil.copytree(
+        root, target, ignore=lambda folder, names: [n for n in names if n in skip or Path(folder, n) == gone]
+    )
+    return target
+
+
+def begun(folder: Path, pattern: str) -> Callable[[], bool]:
+    """Whether a durable part of an artifact is there."""
+    return lambda: any(not p.name.startswith(".") for p in folder.glob(pattern))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        made = LocalCluster(Path(folder))
+        try:
+            made.start()
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture(scope="module")
+def whole(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The undisturbed line, as one job over two nodes."""
+    root = tmp_path_factory.mktemp("whole")
+    return root, job(cluster, "pipeline", root, "--ray.cpus", "6")
+
+
+def test_the_whole_line_is_one_job(whole: tuple[Path, Done]) -> None:
+    root, done = whole
+    assert done.code == 0, done.text[-4000:]
+    for word in ("== embed@corpus", "== distill@student", "== register", "images/s", "done in", "report "):
+        assert word in done.text, word
+    assert all((artifact(root, n) / "_SUCCESS").exists() for n in ("evaluate", "register", "distill@student"))
+
+
+def test_a_second_job_finds_nothing_to_do(cluster: LocalCluster, whole: tuple[Path, Done]) -> None:
+    done = job(cluster, "pipeline", whole[0])
+    assert done.code == 0, done.text[-2000:]
+    assert "nothing to do" in done.text
+
+
+def test_work_went_to_both_nodes(cluster: LocalCluster, whole: tuple[Path, Done]) -> None:
+    """The actors that embed lived on both."""
+    actors = cluster.ask("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
+    assert len({a["node_id"] for a in actors if "MapWorker" in a["class_name"]}) == 2
+
+
+def test_a_mistake_ends_the_job_with_its_reason(cluster: LocalCluster, tmp_path: Path) -> None:
+    done = cluster.job("python", "jobs/embed.py", *TINY)
+    assert done.code == 1
+    assert "give an absolute --store.root" in done.text
+    assert "exit code 2" in done.text
+    done = cluster.job("python", "jobs/pipeline.py", "smok", "--store.root", str(tmp_path))
+    assert done.code == 1
+    assert "did you mean 'smoke'?" in done.text
+
+
+def test_a_stopped_job_is_continued_by_the_next(
+    cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    root = without(whole[0], "embed@corpus", tmp_path / "root")
+    submission = background(cluster, "embed", root)
+    until(begun(artifact(root, "embed@corpus"), "part-*"), 120, "part")
+    assert cluster.jobs("stop", submission).code == 0
+    assert state(cluster, submission) == "STOPPED"
+    parts = len(list(artifact(root, "embed@corpus").glob("part-*")))
+    done = job(cluster, "embed", root)
+    assert done.code == 0, done.text[-3000:]
+    if not (artifact(root, "embed@corpus") / "_SUCCESS").exists():
+        assert f"reused {parts} finished parts" in done.text
+    assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
+
+
+@pytest.mark.parametrize(
+    ("node", "pattern"),
+    [("embed@corpus", "part-*"), ("label@aligned", "t*/part-*"), ("distill@student", "checkpoints/**/*")],
+)
+def test_losing_a_worker_node_changes_nothing(
+    cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path, node: str, pattern: str
+) -> None:
+    root = without(whole[0], node, tmp_path / "root")
+    submission = background(cluster, node.split("@")[0], root)
+    until(begun(artifact(root, node), pattern), 180, "part")
+    cluster.running()[-1].kill()
+    assert not (artifact(root, node) / "_SUCCESS").exists(), "too late: the stage had ended"
+    until(lambda: state(cluster, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
+    log = cluster.ask(f"/api/jobs/{submission}/logs")["logs"]
+    cluster.start()
+    assert state(cluster, submission) == "SUCCEEDED", log[-4000:]
+    assert content(root, node) == content(whole[0], node)
+
+
+def test_a_killed_driver_is_continued_by_the_next_job(
+    cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    root = without(whole[0], "embed@corpus", tmp_path / "root")
+    submission = background(cluster, "embed", root)
+    until(begun(artifact(root, "embed@corpus"), "part-*"), 120, "part")
+    os.kill(int(cluster.ask(f"/api/jobs/{submission}")["driver_info"]["pid"]), signal.SIGKILL)
+    until(lambda: state(cluster, submission) == "FAILED", 60, "failure")
+    done = job(cluster, "embed", root)
+    assert done.code == 0, done.text[-3000:]
+    assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
+
+
+@as_root
+def test_storage_that_a_node_does_not_see_is_found_at_the_start(cluster: LocalCluster, tmp_path: Path) -> None:
+    """A third node in a mount namespace of its own, where another disk lies over the root."""
+    root = tmp_path / "root"
+    root.mkdir()
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{root}" && exec "$@"', "sh"]
+    third = cluster.start(inside=hide)
+    start = time.monotonic()
+    try:
+        done = job(cluster, "pipeline", root)
+        assert done.code == 1, done.text[-2000:]
+        assert "does not see" in done.text
+        assert "mount the same storage on every node" in done.text
+        assert "== embed" not in done.text
+        assert time.monotonic() - start < 120
+    finally:
+        third.kill()
+        until(lambda: cluster.alive() == 2, 60, "notice of the third node's end")
+
+
+@as_root
+def test_a_full_disk_says_so_and_the_run_goes_on_with_room(
+    cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    size = sum(p.stat().st_size for p in whole[0].rglob("*") if p.is_file())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "none", str(root)], check=True)
+    try:
+        done = job(cluster, "pipeline", root)
+        assert done.code == 1, done.text[-3000:]
+        assert "the disk is full" in done.text, done.text[-3000:]
+        subprocess.run(["mount", "-o", f"remount,size={4 * size}", str(root)], check=True)
+        done = job(cluster, "pipeline", root)
+        assert done.code == 0, done.text[-3000:]
+        assert content(root, "distill@student") == content(whole[0], "distill@student")
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, since the path of a Unix socket may have 107 bytes only."""
+    with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """Stand-ins for Slurm's commands on one machine: srun runs what follows its options, scontrol notes its calls."""
+    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$1" = show ] && exec hostname\necho "$@" >> "$SLURM_NOTES"\n')
+    (tmp_path / "srun").write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    for name in ("scontrol", "srun"):
+        (tmp_path / name).chmod(0o755)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    slurm = {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "here", "JOB_NUM_NODES": "1", "CPUS_ON_NODE": "4"}
+    env = clean | {f"SLURM_{k}": v for k, v in slurm.items()}
+    env |= {"SLURM_NOTES": str(tmp_path / "notes"), "RAY_TMPDIR": str(tmp_path / "ray"), "SLURM_SUBMIT_DIR": str(ROOT)}
+    return tmp_path, env | {"PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}"}
+
+
+def test_the_slurm_script_runs_a_job_and_leaves_nothing(slurm: tuple[Path, dict[str, str]]) -> None:
+    folder, env = slurm
+    command = ["bash", str(ROOT / "cluster" / "slurm.sh"), "smok", "--store.root", str(folder / "root")]
+    done = Done.of(command, env, 180)
+    assert done.code == 2, done.text
+    assert "did you mean 'smoke'?" in done.text
+    assert not list(ROOT.glob(".ray-token-*"))
+    assert not processes(str(folder))
+
+
+def test_the_slurm_script_queues_again_when_time_is_up(slurm: tuple[Path, dict[str, str]]) -> None:
+    folder, env = slurm
+    command = ["bash", str(ROOT / "cluster" / "slurm.sh"), *TINY, "--store.root", str(folder / "root")]
+    with (folder / "log").open("wb") as log:
+        script = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        until(lambda: "== soften" in (folder / "log").read_text(), 180, "stage")
+        script.terminate()
+        assert script.wait(timeout=90) == 130, (folder / "log").read_text()[-2000:]
+    finally:
+        script.kill()
+    assert "requeue" in (folder / "notes").read_text()
+    assert "the same command goes on from there" in (folder / "log").read_text()
+    until(lambda: not processes(str(folder)), 20, "end of Ray's processes")
+
+
+def processes(mark: str) -> list[int]:
+    """Processes whose command line names a folder."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])]
