@@ -178,8 +178,10 @@ class Align(Section):
     """Weight of gLocal's local term, which keeps every image's neighbours; 0 leaves it out."""
     tau: float = Field(0.1, gt=0)
     """Temperature of the local term."""
-    folds: int = Field(4, ge=0)
+    folds: int = Field(3, ge=0)
     """Object-wise folds that judge these settings on the training objects; 0 leaves that out."""
+    search: int = Field(0, ge=0)
+    """Settings (pull, lr, rank, local term) that Ray Tune tries on all folds, these first; the best is then fitted."""
     network: Network = Network()
     """Settings of `align.map network`."""
     pull: float = Field(2e-4, ge=0)

@@ -10,6 +10,7 @@ def build(material: Material) -> str:
         numbers.head(material),
         numbers.scores(material),
         numbers.levels(material),
+        numbers.outside(material),
         numbers.generalisation(material),
         galleries.examples(material),
         galleries.matrices(material),

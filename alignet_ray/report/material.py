@@ -78,10 +78,10 @@ class Material:
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
 
-def select(scores: Sequence[Score], metric: str, level: str = "") -> list[Score]:
+def select(scores: Sequence[Score], metric: str, level: str = "", dataset: str = "objects") -> list[Score]:
     """Scores of one metric and level, models in their usual order."""
     order = list(NAMES)
-    found = [s for s in scores if s.metric == metric and s.level == level]
+    found = [s for s in scores if (s.dataset, s.metric, s.level) == (dataset, metric, level)]
     return sorted(found, key=lambda s: (order.index(s.model) if s.model in order else 99, s.layer == "head", s.layer))
 
 
@@ -93,4 +93,4 @@ def label(score: Score) -> str:
 
 def value(scores: Sequence[Score], metric: str, model: str, layer: str) -> Score | None:
     """One score, if it was computed."""
-    return next((s for s in scores if (s.metric, s.model, s.layer, s.level) == (metric, model, layer, "")), None)
+    return next((s for s in select(scores, metric) if (s.model, s.layer) == (model, layer)), None)

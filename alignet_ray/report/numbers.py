@@ -84,7 +84,8 @@ def scores(material: Material) -> str:
 
 def levels(material: Material) -> str:
     """Agreement on parts of the triplets."""
-    levels = sorted({s.level for s in material.scores if s.metric == "odd_one_out" and s.level}, key=_level_order)
+    own = [s for s in material.scores if s.metric == "odd_one_out" and s.level and s.dataset == "objects"]
+    levels = sorted({s.level for s in own}, key=_level_order)
     found = {level: select(material.scores, "odd_one_out", level) for level in levels}
     single = sorted((lv for lv in levels if lv.startswith("category:")), key=lambda lv: -found[lv][0].n)
     rows = [_level(lv, found[lv]) for lv in levels if lv not in single[LARGEST:]]
@@ -148,6 +149,35 @@ def calibration(material: Material) -> str:
             "diagonal. One temperature per model was fitted on the validation objects."
         ),
         page.grid([page.figure(figures.reliability(lines, colours), "Confidence against agreement with people.")]),
+    )
+
+
+OUTSIDE = (
+    ("answers", "odd_one_out", "single answers of people, % given, too"),
+    ("choices", "two_afc", "which of two is more alike, % of people who choose so"),
+    ("matrix", "rsa_spearman", "people's similarity matrix, rank correlation"),
+    ("answers", "entropy_time", "response times, rank correlation with doubt"),
+)
+"""Judgements from outside the run: dataset, metric, and what a person reads."""
+
+
+def outside(material: Material) -> str:
+    """Agreement with judgements that had no part in the run."""
+    rows = []
+    for dataset, metric, name in OUTSIDE:
+        levels = sorted({s.level for s in material.scores if (s.dataset, s.metric) == (dataset, metric)})
+        for level in levels:
+            found = select(material.scores, metric, level, dataset)
+            factor = 1 if "correlation" in name else 100
+            shown = {label(s): f"{factor * s.value:.{3 if factor == 1 else 1}f}" for s in found if s.model != "teacher"}
+            rows.append({"judgements": f"{name}, {level}" if level else name} | shown)
+    if not rows:
+        return ""
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    return page.section(
+        "Other judgements of people",
+        page.paragraph("Files of judgements that were not used in the run; all their rows count."),
+        page.table([{head: row.get(head, "-") for head in heads} for row in rows]),
     )
 
 

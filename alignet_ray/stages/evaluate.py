@@ -14,28 +14,31 @@ from safetensors.numpy import load_file
 from alignet_ray import report
 from alignet_ray.config import Config
 from alignet_ray.core import similarity
-from alignet_ray.core.scores import CHANCE, Score
-from alignet_ray.data import embeddings, images, objects, schemas
+from alignet_ray.core.scores import Score
+from alignet_ray.data import embeddings, images, objects, outside, schemas
+from alignet_ray.data.matrices import read_matrix
 from alignet_ray.data.official import load_transform
-from alignet_ray.evals import gate, suite
-from alignet_ray.evals.spaces import NAMES, Judged, Space
+from alignet_ray.errors import UserError
+from alignet_ray.evals import gate, judgements, suite, summary
+from alignet_ray.evals.spaces import Judged, Space
 from alignet_ray.report import gather
-from alignet_ray.screen import table
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
 VERSION = 1
 STUDENTS = ("base", "student", "control")
+OUTSIDE = ("answers", "choices", "matrix")
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The section, and the seed of image draws and intervals."""
-    return cfg.evaluate.model_dump(mode="json") | {"seed": cfg.seed}
+    files = {name: bool(getattr(cfg.evaluate, name)) for name in OUTSIDE}  # which they are, their fingerprints say
+    return cfg.evaluate.model_dump(mode="json") | files | {"seed": cfg.seed}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """Nothing besides artifacts."""
-    return []
+    """Judgements from outside the run."""
+    return [str(getattr(cfg.evaluate, name)) for name in OUTSIDE if getattr(cfg.evaluate, name)]
 
 
 def estimate(cfg: Config, role: str) -> str:
@@ -54,13 +57,20 @@ def run(work: Work) -> None:
         options.draws, options.triplets, options.bootstrap, cfg.soften.draws, options.shots, cfg.seed
     )
     found = suite.evaluate(spaces, suite.Sides(train, validation, test), read_answers(soften), amount)
+    found = found._replace(scores=found.scores + outside_scores(work, spaces, test))
     work.out.write_table("scores.parquet", scores_table(found.scores))
-    summary = summarise(found.scores, options.models)
-    work.facts |= {"table": headline(found, test) + table(summary).splitlines(), "test_objects": len(test)}
-    work.facts |= {f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value for s in found.scores if not s.level}
-    decision = gate.decide([asdict(s) for s in found.scores], options.margin, options.tolerance)
+    rows = summary.rows(found.scores, options.models)
+    work.facts |= {"table": summary.lines(rows, len(found.trials.triplets), len(test)), "test_objects": len(test)}
+    work.facts |= {
+        f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value
+        for s in found.scores
+        if not s.level and s.dataset == "objects"
+    }
+    decision = gate.decide(
+        [asdict(s) for s in found.scores if s.dataset == "objects"], options.margin, options.tolerance
+    )
     work.facts |= {"champion": decision.champion, "reasons": decision.reasons}
-    work.out.write_bytes("report.html", build_report(work, spaces, test, found, summary, decision).encode())
+    work.out.write_bytes("report.html", build_report(work, spaces, test, found, rows, decision).encode())
 
 
 def read_spaces(work: Work) -> list[Space]:
@@ -99,32 +109,33 @@ def read_answers(soften: Artifact) -> np.ndarray:
     return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
 
 
+def outside_scores(work: Work, spaces: list[Space], test: Judged) -> list[Score]:
+    """Scores on the files of judgements that the config names."""
+    options, seed = work.cfg.evaluate, work.cfg.seed
+    listing = work.parents["embed@objects"].read_table("images.parquet", ["image_id", "path"])
+    known = set(np.unique(spaces[0].ids).tolist())
+    pairs = zip(listing["path"].to_pylist(), listing["image_id"].to_pylist(), strict=True)
+    paths = {path: image_id for path, image_id in pairs if image_id in known}
+    scores: list[Score] = []
+    if options.answers:
+        answers = outside.read_image_answers(options.answers, paths, options.columns)
+        scores += judgements.evaluate_answers(spaces, *answers, seed)
+    if options.choices:
+        scores += judgements.evaluate_choices(spaces, *outside.read_choices(options.choices, paths), seed)
+    if options.matrix:
+        matrix = read_matrix(options.matrix, options.matrix_kind)
+        if len(matrix) <= test.objects.max():
+            raise UserError(
+                f"{options.matrix} has {len(matrix)} rows; one for every object of the human data is needed"
+            )
+        scores += judgements.evaluate_matrix(spaces, test, matrix[np.ix_(test.objects, test.objects)], seed)
+    return scores
+
+
 def scores_table(scores: list[Score]) -> pa.Table:
     """The tidy table."""
     rows = [asdict(score) for score in scores]
     return schemas.check(pa.Table.from_pylist(rows, schema=schemas.SCORES), schemas.SCORES)
-
-
-def headline(found: suite.Results, judged: Judged) -> list[str]:
-    """What the table is about."""
-    return [
-        f"odd-one-out agreement with people, %, on {len(found.trials.triplets):,} triplets of {len(judged)} test "
-        f"objects (chance {100 * CHANCE:.1f}; 95 % intervals over objects)"
-    ]
-
-
-def summarise(scores: list[Score], others: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """The table that a person reads at the end of a run; base, teacher and ceiling stand in both rows."""
-    found = {(s.model, s.layer): s for s in scores if s.metric == "odd_one_out" and not s.level}
-    elsewhere = {"base": "pre_logits", "teacher": "aligned", "human": ""} | dict.fromkeys(others, "pre_logits")
-    rows = []
-    for layer in ("pre_logits", "head"):
-        row = {"layer": layer}
-        for model, name in (NAMES | {name: name for name in others}).items():
-            score = found.get((model, layer)) or found.get((model, elsewhere.get(model, "-")))
-            row[name] = f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]" if score else "-"
-        rows.append(row)
-    return rows
 
 
 def build_report(
@@ -132,7 +143,7 @@ def build_report(
     spaces: list[Space],
     judged: Judged,
     found: suite.Results,
-    summary: list[dict[str, str]],
+    rows: list[dict[str, str]],
     decision: gate.Decision,
 ) -> str:
     """Gather what the report shows, and render it."""
@@ -146,7 +157,7 @@ def build_report(
     material = report.Material(
         title=f"alignet_ray: {work.cfg.name}",
         facts=provenance(work),
-        table=summary,
+        table=rows,
         scores=found.scores,
         losses=losses(work),
         matrices=gather.matrices(compared, judged, human, order),

@@ -187,6 +187,32 @@ def test_other_models_stand_beside_the_runs_own(world: World, cfg: Config, make_
     assert "pip:some-net" in work.out.read_bytes("report.html").decode()
 
 
+def test_judgements_from_outside_the_run(
+    world: World, cfg: Config, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    (tmp_path / "levels.csv").write_text("image0,image1,image2,choice\n012.png,013.png,015.png,2\n")
+    votes = "ref_path,left_path,right_path,left_vote,right_vote\n"
+    (tmp_path / "nights.csv").write_text(votes + "012.png,015.png,013.png,5,0\n")
+    np.save(tmp_path / "matrix.npy", world.mu @ world.mu.T)
+    cfg = cfg.replace(
+        evaluate__answers=str(tmp_path / "levels.csv"),
+        evaluate__choices=str(tmp_path / "nights.csv"),
+        evaluate__matrix=str(tmp_path / "matrix.npy"),
+    )
+    assert len(evaluate.sources(cfg, "")) == 3
+    assert "levels.csv" not in json.dumps(evaluate.inputs(cfg, ""))
+    work = make_work(cfg, "evaluate", world.parents())
+    evaluate.run(work)
+    found = {(r["dataset"], r["model"]): r["value"] for r in work.out.read_table("scores.parquet").to_pylist()}
+    assert found["answers", "teacher"] == 0  # its last metric: no ties
+    assert found["choices", "teacher"] == 1
+    assert found["matrix", "teacher"] > 0.99
+    assert "Other judgements of people" in work.out.read_bytes("report.html").decode()
+    np.save(tmp_path / "matrix.npy", np.eye(5))
+    with pytest.raises(UserError, match="5 rows"):
+        evaluate.run(make_work(cfg, "evaluate", world.parents(), id="again"))
+
+
 def test_a_run_without_control_or_categories(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
     parents = {name: a for name, a in world.parents().items() if not name.endswith("@control")}
     table = parents["soften"].read_table("objects.parquet")
