@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from alignet_ray.data import official
 from alignet_ray.data.judged import Judged, features_model
 from alignet_ray.data.objects import images_uri
 from alignet_ray.errors import UserError
-from alignet_ray.stages import Work
+from alignet_ray.stages import Work, search
 
 VERSION = 2
 SCRATCH, PROBLEM = ".train", "problem.json"
@@ -73,7 +73,14 @@ def run(work: Work) -> None:
         return
     judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"])
     settings = settings_of(work.cfg)
-    rows = _cross_validate(work, judged, settings)
+    tried: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    if parts := _parts(work, judged):
+        rest = [[o for other in parts if other is not part for o in other] for part in parts]
+        pairs = [(judged.train_side(a), judged.side(b)) for a, b in zip(rest, parts, strict=True)]
+        if work.cfg.align.search:
+            settings, tried = search.search(work, judged.x, pairs, settings)
+        rows = _cross_validate(work, judged, parts, pairs, settings)
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
@@ -82,7 +89,8 @@ def run(work: Work) -> None:
 
         train, valid = judged.train_side(judged.objects["train"]), judged.side(judged.objects["validation"])
         fitted = alignment.fit(judged.x, train, valid, settings, work.cfg.seed, report)
-    facts = {"map": settings.kind, "step": fitted.step, "history": fitted.history, "folds": rows}
+    facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
+    facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
     _write(work, judged, fitted.transform, facts)
 
 
@@ -93,42 +101,34 @@ def settings_of(cfg: Config) -> alignment.Settings:
     return alignment.Settings(cfg.align.map, **{name: getattr(cfg.align, name) for name in names})
 
 
-def _cross_validate(work: Work, judged: Judged, settings: alignment.Settings) -> list[dict[str, Any]]:
-    """Every fold of the training objects, as Ray tasks that share one copy of the features."""
+def _parts(work: Work, judged: Judged) -> list[list[int]]:
+    """The folds of the training objects; none where there are too few objects for two."""
     objects = judged.objects["train"]
     k = min(work.cfg.align.folds, len(objects) // 3)
     if k < work.cfg.align.folds:
         work.warn(f"align.folds {work.cfg.align.folds}: {len(objects)} training objects make {k} folds of 3 or more")
-    if k < 2:
-        return []
-    parts = folds(objects, k, work.cfg.seed)
-    rows = []
-    with work.screen.progress(k, "folds") as bar:
-        for fold, fitted in _fit_folds(judged, parts, settings, work.cfg.seed):
-            held = judged.side(parts[fold])
-            base = float(fidelity.agreement(fidelity.directions(judged.x), held)[0].mean())
-            row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
-            row |= asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())}
-            rows.append(row)
-            bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
-    return sorted(rows, key=lambda row: int(row["fold"]))
+    return folds(objects, k, work.cfg.seed) if k >= 2 else []
 
 
-def _fit_folds(
-    judged: Judged, parts: list[list[int]], settings: alignment.Settings, seed: int
-) -> Iterator[tuple[int, alignment.Fitted]]:
-    """(fold, its fit) in the order in which they finish."""
+def _cross_validate(
+    work: Work, judged: Judged, parts: list[list[int]], pairs: list[search.Fold], settings: alignment.Settings
+) -> list[dict[str, Any]]:
+    """Every fold, as Ray tasks that share one copy of the features."""
     import ray
 
     fit, x = ray.remote(alignment.fit), ray.put(judged.x)
-    tasks = {}
-    for fold, part in enumerate(parts):
-        rest = [o for other in parts if other is not part for o in other]
-        tasks[fit.remote(x, judged.train_side(rest), judged.side(part), settings, seed)] = fold
-    waiting = list(tasks)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        yield tasks[done[0]], ray.get(done[0])
+    tasks = {fit.remote(x, *pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
+    rows, waiting = [], list(tasks)
+    with work.screen.progress(len(pairs), "folds") as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            fold, fitted = tasks[done[0]], ray.get(done[0])
+            held = pairs[fold][1]
+            base = float(fidelity.agreement(fidelity.directions(judged.x), held)[0].mean())
+            row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
+            rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
+            bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
+    return sorted(rows, key=lambda row: int(row["fold"]))
 
 
 def _write(work: Work, judged: Judged, transform: AffineTransform, facts: dict[str, Any]) -> None:

@@ -117,6 +117,23 @@ def test_a_stored_transform_is_taken_over(
         align.run(make_work(cfg, "align", parents, id="narrow"))
 
 
+@pytest.mark.slow
+def test_the_search_runs_every_fold_and_its_winner_is_fitted(
+    parents: dict[str, Artifact], make_work: Callable[..., Work], ray_session: None
+) -> None:
+    changes = QUICK | {"align__folds": 2, "align__search": 3, "align__steps": 60, "align__pull": 1e2}
+    work = make_work(Config().replace(**changes), "align", parents)
+    align.run(work)
+    report = work.out.read_json("report.json")
+    assert len(report["search"]) == 3
+    entropies = [row["cross_entropy"] for row in report["search"]]
+    assert entropies == sorted(entropies)
+    assert 1e2 in [row["pull"] for row in report["search"]], "the given settings are tried, too"
+    assert report["settings"]["pull"] == report["search"][0]["pull"] < 1e2
+    assert np.mean([row["cross_entropy"] for row in report["folds"]]) == pytest.approx(entropies[0], rel=1e-4)
+    assert not [name for name in work.out.files(deep=True) if name.startswith("search")]
+
+
 def test_too_few_objects_for_the_folds(
     parents: dict[str, Artifact], make_work: Callable[..., Work], ray_session: None
 ) -> None:
