@@ -40,8 +40,8 @@ def test_response_times_that_follow_doubt(make_judged: Callable[..., Judged], ma
     space = make_space([judged], 2, 0.3)
     rng = np.random.default_rng(0)
     triplets = rng.permuted(np.tile(judged.all_images()[0], (500, 1)), axis=1)[:, :3]
-    p = calibration.softmax(judgements.triplet_similarities(space, triplets) / 0.2)
-    odd = 2 - np.array([rng.choice(3, p=row) for row in p.astype(np.float64)])  # people answer as the space does
+    p = calibration.softmax(judgements.triplet_similarities(space, triplets).astype(np.float64) / 0.2)
+    odd = 2 - np.array([rng.choice(3, p=row) for row in p])  # people answer as the space does
     triplets = np.stack([np.append(np.delete(t, o), t[o]) for t, o in zip(triplets, odd, strict=True)])
     times = 500 + 400 * calibration.entropy(p) + rng.normal(0, 20, 500)  # and take longer where it is unsure
     found = judgements.evaluate_answers([space], triplets, [""] * 500, times, 0)
