@@ -1,6 +1,7 @@
 """Ours against plain loops and against what the hardware allows, side by side in one run.
 
     python jobs/bench.py NAME ... [--sizes small|medium|paper] [--json FILE]
+    python jobs/bench.py embed --images DIR [--model NAME] [--size SIDE] [--json FILE]      (bench_embed.py)
 
 A bench is a generator of rows in BENCHES; the first row of each is what the ratios refer to. Timings are medians, of
 this machine and at this moment: only the ratios travel.
@@ -10,7 +11,9 @@ import argparse
 import json
 import os
 import platform
+import runpy
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -90,12 +93,8 @@ def cluster(size: Size, folder: Path) -> Iterator[Row]:
         for _ in range(0, n, kmeans.BLOCK):
             torch.mm(wide, c.T)
 
-    def lloyd() -> kmeans.Partial:
-        labels, distances = kmeans.assign(x, c)
-        return kmeans.accumulate(x, labels, distances, k)
-
     yield Row("bare matrix product, float32", n, timed(product), "rows x centroids, in blocks")
-    yield Row("our Lloyd pass, float16 rows", n, timed(lloyd), "assign, add up")
+    yield Row("our Lloyd pass, float16 rows", n, timed(lambda: kmeans.step(x, c)), "assign, add up")
     yield from fits(x, start)
 
 
@@ -198,6 +197,9 @@ def measured(name: str, size: Size) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the benches that are named."""
+    if sys.argv[1:2] == ["embed"]:  # it needs images and a model, and has its own options
+        runpy.run_path(str(Path(__file__).with_name("bench_embed.py")))["main"](sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="bench", description="Ours against plain loops, side by side.")
     parser.add_argument("names", nargs="+", choices=list(BENCHES), metavar="|".join(BENCHES))
     parser.add_argument("--sizes", choices=list(SIZES), default="small")

@@ -1,0 +1,174 @@
+"""`bench embed`: ours against a plain torch loop with a DataLoader, the bare forward and the bare decode, in one run.
+
+    python jobs/bench.py embed --images DIR [--model pip:efficientnet-lite0] [--size 224] [--rounds 5] [--json FILE]
+
+All read the same full-size JPEGs (the folder's, enlarged to 500 x 375 first: about 110 kB each, as ImageNet's are) and
+use the same model and preprocessing on all cores. Rates are images/s in steady state, the median of `rounds`; start-up
+is apart: ours counts from the second finished unit on, when both actors are at work. Ratios are to the plain loop of the
+same round. Ray gives its workers a higher niceness than the plain loop has: measure on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alignet_ray import runtime
+from alignet_ray.config import Config
+from alignet_ray.data.images import decode, list_images, read_bytes
+from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.screen import Screen, table
+from alignet_ray.stages import Node, Work, embed
+from alignet_ray.store import Store
+from alignet_ray.tracking import Tracker
+
+
+def enlarge(source: str, target: Path, count: int) -> None:
+    """Write `count` JPEGs of 500 x 375, quality 92, cycling through the folder's images."""
+    paths = list_images(source)["path"].to_pylist()
+    for i in range(count):
+        file = target / f"c{i % 10}" / f"{i:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        decode(read_bytes(source, paths[i % len(paths)])).resize((500, 375)).save(file, quality=92)
+
+
+class Files(torch.utils.data.Dataset[torch.Tensor]):
+    """The plain way: a list of files, opened one by one."""
+
+    def __init__(self, folder: str, backbone: Backbone) -> None:
+        self.folder, self.preprocess = folder, backbone.preprocess
+        self.paths = list_images(folder)["path"].to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        return self.preprocess(decode(read_bytes(self.folder, self.paths[i])))
+
+
+def loader_loop(files: Files, backbone: Backbone, batch: int, workers: int) -> float:
+    """A plain torch loop; seconds from its first batch to its last."""
+    loader = torch.utils.data.DataLoader(files, batch, num_workers=workers)
+    start = 0.0
+    with torch.inference_mode():
+        for i, x in enumerate(loader):
+            if i == 1:
+                start = time.perf_counter()
+            backbone(x)
+    return (len(files) - batch) / (time.perf_counter() - start)
+
+
+def forward(backbone: Backbone, batch: int, count: int) -> float:
+    """The bare forward pass on all cores."""
+    x = torch.rand(batch, 3, backbone.size, backbone.size)
+    with torch.inference_mode():
+        backbone(x)
+        start = time.perf_counter()
+        for _ in range(count // batch):
+            backbone(x)
+    return count // batch * batch / (time.perf_counter() - start)
+
+
+def decoding(files: Files, workers: int) -> float:
+    """Reading, decoding and preprocessing alone, in as many processes as there are cores."""
+    loader = torch.utils.data.DataLoader(files, 32, num_workers=workers)
+    start, seen = 0.0, 0
+    for i, x in enumerate(loader):
+        if i == 0:
+            start = time.perf_counter()
+        else:
+            seen += len(x)
+    return seen / (time.perf_counter() - start)
+
+
+class Watch(Screen):
+    """A screen that only notes when images were finished."""
+
+    def __init__(self) -> None:
+        super().__init__(open(os.devnull, "w"))  # noqa: SIM115
+        self.seen: list[tuple[float, int]] = []
+
+    def progress(self, total: int, unit: str, done: int = 0) -> Any:
+        """A progress line that nobody sees."""
+        bar, seen = super().progress(total, unit, done), self.seen
+        add = bar.add
+
+        def noted(n: int = 1, note: str = "") -> None:
+            seen.append((time.perf_counter(), n))
+            add(n, note)
+
+        bar.add = noted  # type: ignore[method-assign]
+        return bar
+
+
+def ours(folder: str, model: str, size: int, root: str, round: int) -> tuple[float, float]:
+    """The stage: images/s in steady state, and seconds until the first unit was finished."""
+    cfg = Config().replace(corpus__path=folder, embed__model=(model,), embed__size=size)
+    watch, draft = Watch(), Store.open(root).draft("embed", f"bench-{round}")
+    start = time.perf_counter()
+    embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), watch, {}))
+    first, last = watch.seen[1][0], watch.seen[-1][0]  # two actors finish their first units together
+    return sum(n for _, n in watch.seen[2:]) / (last - first), watch.seen[0][0] - start
+
+
+def measure(images: str, model: str, size: int, count: int, rounds: int) -> list[dict[str, Any]]:
+    """The table."""
+    cores = os.cpu_count() or 1
+    rates: dict[str, list[float]] = {}
+    starts: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        enlarge(images, Path(folder, "images"), count)
+        backbone = load_backbone(model, size)
+        files = Files(f"{folder}/images", backbone)
+        runtime.start(Config())
+        for round in range(rounds):
+            rate, start = ours(files.folder, model, size, f"{folder}/store", round)
+            starts.append(start)
+            runs: dict[str, Callable[[], float]] = {
+                f"plain loop, {cores} loading processes": lambda: loader_loop(files, backbone, 32, cores),
+                "plain loop, no loading process": lambda: loader_loop(files, backbone, 32, 0),
+                "bare forward": lambda: forward(backbone, 32, count // 2),
+                "bare decode": lambda: decoding(files, cores),
+            }
+            for name, value in {"ours": rate, **{name: run() for name, run in runs.items()}}.items():
+                rates.setdefault(name, []).append(value)
+        runtime.stop()
+    plain = rates[f"plain loop, {cores} loading processes"]
+    rows = []
+    for name, values in rates.items():
+        ratio = statistics.median(value / base for value, base in zip(values, plain, strict=True))
+        rows.append(
+            {"what": name, "images/s": round_to(statistics.median(values)), "to the plain loop": round_to(ratio)}
+        )
+    return [
+        *rows,
+        {"what": "ours, start-up (s)", "images/s": round_to(statistics.median(starts)), "to the plain loop": None},
+    ]
+
+
+def round_to(value: float) -> float:
+    """Three digits."""
+    return float(f"{value:.3g}")
+
+
+def main(args: list[str]) -> None:
+    """Command line of `bench embed`."""
+    parser = argparse.ArgumentParser(prog="bench embed", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", required=True, help="folder of images")
+    parser.add_argument("--model", default="pip:efficientnet-lite0")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--count", type=int, default=1024, help="JPEGs that are read")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", help="file for the rows")
+    given = parser.parse_args(args)
+    rows = measure(given.images, given.model, given.size, given.count, given.rounds)
+    print(table(rows))
+    if given.json:
+        Path(given.json).write_text(json.dumps(rows, indent=1))
