@@ -1,6 +1,6 @@
-"""k-means as one Lloyd step in three functions: assign a block, merge partial sums, update the centroids.
+"""k-means as a Lloyd step in three functions: a shard's part of it, merging the parts, updating the centroids.
 
-A block's partial result does not depend on the others, and merging adds them in float64: the centroids are the same for
+A shard's part does not depend on the others, and merging adds them in float64: the centroids are the same for
 any number of shards, to rounding. Lloyd, "Least squares quantization in PCM" (1982); seeding: Arthur and Vassilvitskii,
 "k-means++" (2007).
 """
@@ -55,48 +55,36 @@ def normalise(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 def assign(
     x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool = False
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Nearest centroid of every row and the squared distance to it; one matrix product per block of rows.
+    """Nearest centroid of every row and the squared distance to it.
 
     Args:
         x: rows in any float format; float32 copies are made of one block at a time.
         centroids: float32.
         spherical: rows are normalised first (centroids are expected to be).
     """
-    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    distances = torch.empty(len(x), device=x.device)
-    offset = -0.5 * centroids.square().sum(1)
-    for start in range(0, len(x), BLOCK):
-        block = _wide(x[start : start + BLOCK], spherical)
-        best, which = torch.addmm(offset, block, centroids.T).max(1)
-        labels[start : start + BLOCK] = which
-        distances[start : start + BLOCK] = (block.square().sum(1) - 2 * best).clamp_min(0)
+    labels, distances, _ = _pass(x, centroids, spherical, add=False)
     return labels, distances
 
 
-def accumulate(
-    x: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
-    distances: Float[Tensor, " n"],
-    k: int,
-    spherical: bool = False,
-    far: int = 0,
-) -> Partial:
-    """Sums, counts and inertia of one shard, and its `far` rows that are furthest from their centroid."""
-    sums = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), BLOCK):
-        block, which = _wide(x[start : start + BLOCK], spherical), labels[start : start + BLOCK]
-        sums += torch.zeros(k, x.shape[1], device=x.device).index_add_(0, which, block)
-    counts = torch.bincount(labels, minlength=k)
+def step(
+    x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool = False, far: int = 0
+) -> tuple[Partial, Int[Tensor, " n"]]:
+    """One shard's part of a Lloyd step, and its labels.
+
+    Rows are widened once for both the product and the sums; blocks are added in float32, their sums in float64.
+    """
+    labels, distances, sums = _pass(x, centroids, spherical, add=True)
     order = torch.argsort(distances, descending=True, stable=True)[: min(far, len(x))]
-    return Partial(
+    partial = Partial(
         sums.cpu().numpy(),
-        counts.cpu().numpy(),
+        torch.bincount(labels, minlength=len(centroids)).cpu().numpy(),
         float(distances.sum(dtype=torch.float64)),
         order.cpu().numpy(),
         _wide(x[order], spherical).cpu().numpy(),
         distances[order].cpu().numpy(),
         labels[order].cpu().numpy(),
     )
+    return partial, labels
 
 
 def merge(parts: list[Partial]) -> Partial:
@@ -158,10 +146,9 @@ def fit(
     spherical: bool = False,
 ) -> Fitted:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
-    k, before = len(centroids), np.inf
+    before = np.inf
     for _ in range(iterations):
-        labels, distances = assign(x, torch.from_numpy(centroids), spherical)
-        partial = accumulate(x, labels, distances, k, spherical, far=k)
+        partial, _ = step(x, torch.from_numpy(centroids), spherical, far=len(centroids))
         if partial.inertia >= before * (1 - tolerance):
             break
         before, centroids = partial.inertia, update(partial, centroids, spherical)
@@ -240,7 +227,33 @@ def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k
     return Composition(sum(c[0][1] for c in commonest if c) / len(labels), commonest)
 
 
-def _wide(block: Float[Tensor, "n d"], spherical: bool) -> Float[Tensor, "n d"]:
-    """A float32 copy of a block."""
-    wide = block.to(torch.float32)
+def _pass(
+    x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool, add: bool
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "k d"]]:
+    """Labels, squared distances and (if `add`) float64 sums by cluster: one matrix product per block of rows."""
+    labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    distances = torch.empty(len(x), device=x.device)
+    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
+    recent = torch.zeros_like(centroids)
+    buffer = torch.empty(min(BLOCK, len(x)), x.shape[1], device=x.device)
+    offset = -0.5 * centroids.square().sum(1)
+    for start in range(0, len(x), BLOCK):
+        block = _wide(x[start : start + BLOCK], spherical, buffer)
+        best, which = torch.addmm(offset, block, centroids.T).max(1)
+        labels[start : start + BLOCK] = which
+        norms = torch.linalg.vector_norm(block, dim=1).square()
+        distances[start : start + BLOCK] = (norms - 2 * best).clamp_min(0)
+        if add:
+            recent.index_add_(0, which, block)
+            if start // BLOCK % 4 == 3 or start + BLOCK >= len(x):
+                sums += recent
+                recent.zero_()
+    return labels, distances, sums
+
+
+def _wide(
+    rows: Float[Tensor, "n d"], spherical: bool, buffer: Float[Tensor, "b d"] | None = None
+) -> Float[Tensor, "n d"]:
+    """A float32 copy of some rows, in `buffer` if there is one (fresh memory costs more than the copying)."""
+    wide = rows.to(torch.float32) if buffer is None else buffer[: len(rows)].copy_(rows)
     return normalise(wide) if spherical else wide

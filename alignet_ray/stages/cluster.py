@@ -123,9 +123,8 @@ class Shards:
 
     def step(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, np.ndarray]:
         """Partial sums of one shard, and the cluster of each of its rows."""
-        x, c = self._features(shard), torch.tensor(centroids, device=self.device)
-        labels, distances = kmeans.assign(x, c, self.spherical)
-        partial = kmeans.accumulate(x, labels, distances, len(c), self.spherical, FAR)
+        c = torch.tensor(centroids, device=self.device)
+        partial, labels = kmeans.step(self._features(shard), c, self.spherical, FAR)
         return partial, labels.cpu().numpy().astype(np.int32)
 
     def _features(self, shard: int) -> torch.Tensor:

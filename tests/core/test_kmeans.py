@@ -15,12 +15,9 @@ def blobs(n: int = 3000, k: int = 12, d: int = 20, seed: int = 0) -> np.ndarray:
 
 
 def step(x: np.ndarray, centroids: np.ndarray, shards: int = 1, spherical: bool = False) -> kmeans.Partial:
-    parts = []
-    for rows in np.array_split(x, shards):
-        t = torch.from_numpy(rows)
-        labels, distances = kmeans.assign(t, torch.from_numpy(centroids), spherical)
-        parts.append(kmeans.accumulate(t, labels, distances, len(centroids), spherical, far=32))
-    return kmeans.merge(parts)
+    c = torch.from_numpy(centroids)
+    splits = np.array_split(x, shards)
+    return kmeans.merge([kmeans.step(torch.from_numpy(rows), c, spherical, far=32)[0] for rows in splits])
 
 
 def lloyd(x: np.ndarray, centroids: np.ndarray, passes: int, shards: int = 1, spherical: bool = False) -> np.ndarray:
@@ -63,8 +60,8 @@ def test_shards_do_not_matter(shards: int) -> None:
 
 def test_half_precision_rows_are_added_in_full_precision() -> None:
     x = np.full((40_000, 3), 0.1, dtype=np.float16)
-    labels, distances = torch.zeros(40_000, dtype=torch.int64), torch.zeros(40_000)
-    partial = kmeans.accumulate(torch.from_numpy(x), labels, distances, 1)
+    partial, labels = kmeans.step(torch.from_numpy(x), torch.zeros(1, 3))
+    assert not labels.any()
     assert np.allclose(partial.sums / 40_000, np.float64(np.float16(0.1)), rtol=1e-6)
 
 
