@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from alignet_ray.data.world_base import train_base
+from alignet_ray.data.world_base import Base, train_base
 from alignet_ray.data.world_drawing import TRAITS, Looks, draw, draw_looks
 
-FAMILIES = ("110000", "001100", "000011", "011000", "000110", "100001", "101010", "010101")
+FAMILIES = ("11000", "00110", "10001", "01100", "00011", "10100", "01010", "00101")
 """Families by the traits that they have (in the order of TRAITS), each at least two."""
 
 EPOCH = 1_600_000_000
@@ -49,10 +49,9 @@ class World:
         exemplars: pictures a basic concept.
         size: side of a picture in pixels.
         answers: odd-one-out answers of the simulated people.
+        base: training of the base network.
         sharpness: length of one trait in people's similarity space; higher makes them surer of their answers.
         jitter: standard deviation of an exemplar's traits around its concept's.
-        arch: timm name of the base network.
-        pictures, steps, batch, lr, form_weight: its training (see `train_base`).
         seed: of everything random.
     """
 
@@ -61,14 +60,9 @@ class World:
     exemplars: int
     size: int
     answers: int
+    base: Base
     sharpness: float = 2.0
     jitter: float = 0.03
-    arch: str = "test_resnet"
-    pictures: int = 8000
-    steps: int = 500
-    batch: int = 64
-    lr: float = 1e-2
-    form_weight: float = 3.0
     seed: int = 0
 
     @property
@@ -78,8 +72,15 @@ class World:
 
 
 WORLDS: dict[str, World] = {
-    "smoke": World(families=8, basics=10, exemplars=15, size=48, answers=40_000),
-    "tiny": World(families=4, basics=6, exemplars=4, size=32, answers=4_000, pictures=512, steps=30, batch=32),
+    "smoke": World(families=8, basics=12, exemplars=15, size=32, answers=40_000, base=Base()),
+    "tiny": World(
+        families=4,
+        basics=6,
+        exemplars=4,
+        size=32,
+        answers=4_000,
+        base=Base(pictures=512, steps=30, batch=32, threads=1),
+    ),
 }
 """The worlds by name: `smoke` for a whole run with a result, `tiny` for tests of the plumbing."""
 
@@ -97,15 +98,15 @@ class Meaning:
     """
 
     family: Int64[np.ndarray, " m"]
-    traits: Float32[np.ndarray, "m 6"]
-    embedding: Float32[np.ndarray, "m 12"]
+    traits: Float32[np.ndarray, "m 5"]
+    embedding: Float32[np.ndarray, "m 10"]
     exemplar_object: Int64[np.ndarray, " n"]
-    exemplar_traits: Float32[np.ndarray, "n 6"]
+    exemplar_traits: Float32[np.ndarray, "n 5"]
 
     @property
     def similarity(self) -> Float32[np.ndarray, "m m"]:
         """People's similarities, the logits of their choices."""
-        return self.embedding @ self.embedding.T
+        return np.asarray(self.embedding @ self.embedding.T)
 
 
 def materialise(name: str, folder: str | Path, tell: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -141,7 +142,7 @@ def paths(name: str, folder: str | Path) -> dict[str, str]:
         "triplets": str(base / ANSWERS),
         "concepts": str(base / CONCEPTS),
         "truth": str(base / TRUTH),
-        "model": f"{WORLDS[name].arch}@{base / WEIGHTS}",
+        "model": f"{WORLDS[name].base.arch}@{base / WEIGHTS}",
     }
 
 
@@ -173,7 +174,7 @@ def choice_probabilities(
     a, b, c = triplets.T
     logits = np.stack([similarity[a, b], similarity[a, c], similarity[b, c]], axis=1).astype(np.float64)
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def answers(world: World, known: Meaning) -> Int64[np.ndarray, "n 3"]:
@@ -235,17 +236,7 @@ def _write_pictures(folder: Path, drawn: UInt8[np.ndarray, "n s s 3"], labels: l
 def _write_base(file: Path, world: World, tell: Callable[[int, int], None]) -> None:
     from safetensors.torch import save_file
 
-    weights = train_base(
-        arch=world.arch,
-        size=world.size,
-        pictures=world.pictures,
-        steps=world.steps,
-        batch=world.batch,
-        lr=world.lr,
-        form_weight=world.form_weight,
-        seed=world.seed,
-        tell=lambda step: tell(step, world.steps),
-    )
+    weights = train_base(world.base, world.size, world.seed, lambda step: tell(step, world.base.steps))
     save_file(weights, file)
 
 

@@ -1,19 +1,28 @@
 """Pictures of the generated worlds: a form that means something, dressed in looks that do not.
 
-A picture has six traits of form in [0, 1] (its meaning) and looks drawn apart from them: colours and textures of figure
-and ground, place, size, turn and light. All functions are vectorised over pictures.
+A picture has five traits of form in [0, 1] (its meaning), and looks drawn apart from them: colours and textures of
+figure and ground, place, size, turn and light. All functions are vectorised over pictures.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-TRAITS = ("elongation", "lobes", "hole", "notch", "gap", "ring")
-"""The traits of form. 0: a plain disc; 1: an ellipse, a star, an annulus, a half disc, two halves, a ringed disc."""
+TRAITS = ("elongation", "lobes", "hole", "gap", "ring")
+"""The traits of form. 0: a plain disc; 1: an ellipse, a star, an annulus, two halves, a ringed disc."""
 
-TEXTURES = 5
-"""Plain, stripes, checks, dots, waves."""
+PATTERNS: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
+    lambda a, b: np.asarray(np.sign(np.sin(a))),
+    lambda a, b: np.asarray(np.sign(np.sin(a) * b)),
+    lambda a, b: np.where(np.sin(a) + b > 0.9, 1, -1),
+    lambda a, b: np.asarray(np.sin(0.6 * a + 1.7 * b)),
+)
+"""Stripes, checks, dots and waves: brightness in [-1, 1] from the phase along and the wave across."""
+
+TEXTURES = 1 + len(PATTERNS)
+"""The patterns, and none."""
 
 CHUNK = 128
 """Pictures that are drawn at once."""
@@ -73,7 +82,7 @@ def draw_looks(n: int, rng: np.random.Generator) -> Looks:
 
 
 def draw(
-    traits: Float[np.ndarray, "n 6"], looks: Looks, size: int, rng: np.random.Generator
+    traits: Float[np.ndarray, "n 5"], looks: Looks, size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "n s s 3"]:
     """Pictures of the given traits and looks.
 
@@ -88,11 +97,24 @@ def draw(
     return np.concatenate([_draw(form[part], looks[part], size, rng) for part in parts])
 
 
-def _draw(
-    form: Float32[np.ndarray, "n 6"], looks: Looks, size: int, rng: np.random.Generator
-) -> UInt8[np.ndarray, "n s s 3"]:
+def cover(form: Float32[np.ndarray, "n 5"], looks: Looks, size: int) -> Float32[np.ndarray, "n s s"]:
+    """Share of each pixel that the figure covers, of pictures of side `size`."""
+    x, y = _grid(size)
+    parts = [slice(start, start + CHUNK) for start in range(0, len(form), CHUNK)]
+    return np.concatenate([silhouette(form[part], looks[part], x, y) for part in parts])
+
+
+def _grid(size: int) -> tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"]]:
+    """Centres of all pixels, x and y in [-1, 1]."""
     axis = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def _draw(
+    form: Float32[np.ndarray, "n 5"], looks: Looks, size: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "n s s 3"]:
+    x, y = _grid(size)
     figure = silhouette(form, looks, x, y)
     light = 1 + _wide(looks.light[:, 0]) * x + _wide(looks.light[:, 1]) * y
     shades = (_texture(looks, 0, x, y) * figure * light, _texture(looks, 1, x, y) * (1 - figure) * light)
@@ -102,29 +124,29 @@ def _draw(
 
 
 def silhouette(
-    form: Float32[np.ndarray, "n 6"],
+    form: Float32[np.ndarray, "n 5"],
     looks: Looks,
     x: Float32[np.ndarray, "s s"],
     y: Float32[np.ndarray, "s s"],
 ) -> Float32[np.ndarray, "n s s"]:
     """Share of each pixel (centres at x, y in [-1, 1]) that the figure covers."""
-    long, lobes, hole, notch, gap, ring = (_wide(form[:, i]) for i in range(len(TRAITS)))
+    long, lobes, hole, gap, ring = (_wide(form[:, i]) for i in range(len(TRAITS)))
     along, across, pixel = _own_axes(looks, x, y)
     across = across * (1 + 1.2 * long)
     radius = np.sqrt(along * along + across * across) + np.float32(1e-6)
-    cosine, sine = along / radius, np.clip(across / radius, -1, 1)
+    cosine = along / radius
     five = 16 * cosine**5 - 20 * cosine**3 + 5 * cosine  # cos(5 angle)
     outline = 0.72 - 0.06 * lobes - 0.14 * ring + 0.26 * lobes * five
 
     def inside(distance: Float32[np.ndarray, "n s s"]) -> Float32[np.ndarray, "n s s"]:
-        return np.clip(distance / pixel + np.float32(0.5), 0, 1)
+        return np.asarray(np.clip(distance / pixel + np.float32(0.5), 0, 1))
 
     figure = inside(outline - radius)
     figure *= inside(radius - 0.5 * hole + 0.05)
-    figure *= inside((np.arccos(sine) - 1.4 * notch + 0.14) * radius)
-    figure *= inside(np.abs(along) - 0.25 * gap + 0.03)
+    figure *= inside(np.abs(along) - 0.34 * gap + 0.04)
     width = 0.24 * ring - 0.03
-    return np.maximum(figure, inside(radius - 0.98 + width) * inside(0.98 - radius) * (width > 0))
+    around = inside(radius - 0.98 + width) * inside(0.98 - radius) * (width > 0)
+    return np.asarray(np.maximum(figure, around))
 
 
 def _own_axes(
@@ -146,23 +168,17 @@ def _texture(
     first = waves * (cosine * x + sine * y) + _wide(phases[:, 0])
     second = np.sin(waves * (cosine * y - sine * x) + _wide(phases[:, 1]))
     pattern = np.zeros_like(first)
-    kinds = (
-        lambda a, b: np.sign(np.sin(a)),
-        lambda a, b: np.sign(np.sin(a) * b),
-        lambda a, b: np.where(np.sin(a) + b > 0.9, 1, -1),
-        lambda a, b: np.sin(0.6 * a + 1.7 * b),
-    )
-    for number, kind in enumerate(kinds, start=1):
+    for number, kind in enumerate(PATTERNS, start=1):
         rows = looks.texture[:, layer] == number
         pattern[rows] = kind(first[rows], second[rows])
-    return 1 + 0.5 * _wide(looks.depth[:, layer]) * pattern
+    return np.asarray(1 + 0.5 * _wide(looks.depth[:, layer]) * pattern)
 
 
 def _rgb(
     hue: Float[np.ndarray, "n 2"], saturation: Float[np.ndarray, "n 2"], value: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "n 2 3"]:
     sector = (np.array([5.0, 3.0, 1.0]) + 6 * hue[..., None]) % 6
-    return value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(sector, 4 - sector), 0, 1))
+    return np.asarray(value[..., None] * (1 - saturation[..., None] * np.clip(np.minimum(sector, 4 - sector), 0, 1)))
 
 
 def _wide(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 1 1"]:
