@@ -114,7 +114,9 @@ def fit(
     core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
     before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
-    best = Fitted(basis.export(core), 0, score(core(z).detach(), valid), [])
+    held_rows, held = valid.compact()
+    held_z = z[held_rows]
+    best = Fitted(basis.export(core), 0, score(core(held_z).detach(), held), [])
     history: list[dict[str, float]] = []
     for step in range(1, settings.steps + 1):
         loss = _loss(core, z, before, train, settings, rng)
@@ -124,7 +126,7 @@ def fit(
         optimizer.step()
         if step % settings.every:
             continue
-        found = score(core(z).detach(), valid)
+        found = score(core(held_z).detach(), held)
         history.append(
             {"step": float(step), "loss": loss.item(), "accuracy": found.accuracy, "cross_entropy": found.cross_entropy}
         )

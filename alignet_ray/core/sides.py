@@ -1,7 +1,7 @@
 """Judged objects on one side of a split: their images, triplets, what people say, and how well a map agrees."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class Side:
         counts = np.array([len(i) for i in images])
         rows = np.stack([np.resize(i, counts.max()) for i in images])
         return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (rows, counts, triplets, np.float32(targets))))
+
+    def compact(self) -> tuple[Int[Tensor, " k"], "Side"]:
+        """The feature rows that occur, ascending, and the same side over features of these rows alone."""
+        used, rows = torch.unique(self.rows, return_inverse=True)
+        return used, replace(self, rows=rows)
 
     def draw(self, rng: torch.Generator) -> Int[Tensor, " n"]:
         """The feature row of one random image of every object."""

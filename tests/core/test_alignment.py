@@ -122,6 +122,9 @@ def test_an_object_shows_each_of_its_images() -> None:
     drawn = np.array([side.draw(rng).numpy() for _ in range(200)])
     assert set(drawn[:, 0]) == {7}
     assert set(drawn[:, 1]) == {1, 2, 3}
+    used, compact = side.compact()
+    np.testing.assert_array_equal(used, [1, 2, 3, 7])
+    np.testing.assert_array_equal(used[compact.rows], side.rows)
 
 
 def test_affine_transform_is_its_formula_and_works_in_chunks() -> None:
