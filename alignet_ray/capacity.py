@@ -214,7 +214,7 @@ def _figures(cfg: Config, on: On) -> dict[str, Figure]:
     found = FIGURES | {
         "forward": forward,
         "step": _known_step(cfg),
-        "width": Figure(width, "dimensions of the teacher"),
+        "width": Figure(width, "dimensions of the teacher", forward.source),
     }
     base, _ = _known(cfg.distill.model, TEACHERS)
     found["student"] = base

@@ -95,6 +95,7 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_timeout_ms": "5000",
@@ -122,7 +123,7 @@ class LocalCluster:
             [*(inside or []), str(BIN / "ray"), "start", *role, *common], env=self.env, stdout=log, stderr=log
         )
         self.machines.append(Machine(process, agent))
-        until(lambda: process.poll() is not None or self.alive() == len(self.running()), 180, "node")
+        until(lambda: process.poll() is not None or self.alive() == len(self.running()), 300, "node")
         assert process.poll() is None, (self.folder / f"node-{len(self.machines) - 1}.log").read_text()
         return self.machines[-1]
 
