@@ -4,8 +4,8 @@
 
 All read the same full-size JPEGs (the folder's, enlarged to 500 x 375 first: about 110 kB each, as ImageNet's are) and
 use the same model and preprocessing on all cores. Rates are images/s in steady state, the median of `rounds`; start-up
-is apart: ours counts from the second finished unit on, when both actors are at work. Ratios are to the plain loop of the
-same round. Ray gives its workers a higher niceness than the plain loop has: measure on a machine that does nothing else.
+is apart: ours counts from the second finished unit on, when both actors are at work. Ratios are to the plain loop of
+the same round. Ray gives its workers a higher niceness than the plain loop has: measure on an otherwise idle machine.
 """
 
 import argparse
