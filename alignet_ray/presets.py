@@ -5,7 +5,7 @@ The values that a paper fixes stand here with their source, and nowhere else.
 
 from collections.abc import Callable
 
-from alignet_ray.config import Align, Cluster, Config, Corpus, Distill, Embed, Label
+from alignet_ray.config import Align, Cluster, Config, Corpus, Distill, Embed, Label, Soften
 
 SO400M = ("vit_so400m_patch14_siglip_384.webli",)
 SIGLIP_B = "vit_base_patch16_siglip_224.webli"
@@ -20,9 +20,11 @@ def smoke() -> Config:
         name="smoke",
         corpus=Corpus(path="synthetic:smoke"),
         embed=Embed(model=("synthetic:smoke",)),
-        cluster=Cluster(k=12),
+        soften=Soften(dims=30, steps=500, batch=4096),
+        align=Align(map="low_rank", rank=96),
+        cluster=Cluster(k=8),
         label=Label(train=20_000, valid=2_000),
-        distill=Distill(model="synthetic:smoke"),
+        distill=Distill(model="synthetic:smoke", steps=120, batch=96, lr=2e-3, decay_to_init=0.3, head=64),
     )
 
 
@@ -33,10 +35,11 @@ def sample() -> Config:
     """
     return Config(
         name="sample",
-        embed=Embed(model=("pip:efficientnet-lite0",), size=160),
+        embed=Embed(model=("pip:efficientnet-lite0", "pip:efficientnet-lite2"), size=160),
+        align=Align(map="low_rank", rank=50),
         cluster=Cluster(k=30),
         label=Label(train=100_000, valid=10_000),
-        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=100, batch=128),
+        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=90, batch=64),
     )
 
 

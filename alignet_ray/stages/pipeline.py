@@ -97,10 +97,11 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
     changes |= {"objects__table": cfg.objects.table or paths["table"]}
     changes |= {"objects__concepts": cfg.objects.concepts or paths["concepts"]}
     changes |= {"human__triplets": cfg.human.triplets or paths["triplets"]}
+    side = synthetic.WORLDS[name].size
     if cfg.embed.model == (cfg.corpus.path,):
-        changes["embed__model"] = (paths["model"],)
+        changes |= {"embed__model": (paths["model"],), "embed__size": cfg.embed.size or side}
     if cfg.distill.model == cfg.corpus.path:
-        changes["distill__model"] = paths["model"]
+        changes |= {"distill__model": paths["model"], "distill__size": cfg.distill.size or side}
     return cfg.replace(**changes)
 
 

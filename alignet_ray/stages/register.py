@@ -65,7 +65,7 @@ def run(work: Work) -> None:
         size=info["preprocessing"]["input_size"][1],
         widths=widths,
         requirements=serving.requirements(),
-        tags={f"alignet.{name}": artifact.id for name, artifact in work.parents.items()},
+        tags={"alignet." + name.replace("@", "."): artifact.id for name, artifact in work.parents.items()},
     )
     work.out.write_json("version.json", version)
     work.facts["version"] = version["version"]
