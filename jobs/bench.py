@@ -2,6 +2,7 @@
 
     python jobs/bench.py NAME ... [--sizes small|medium|paper] [--json FILE]
     python jobs/bench.py embed --images DIR [--model NAME] [--size SIDE] [--json FILE]      (bench_embed.py)
+    python jobs/bench.py distill [--model NAME] [--size SIDE] [--batch N] [--json FILE]             (bench_distill.py)
 
 A bench is a generator of rows in BENCHES; the first row of each is what the ratios refer to. Timings are medians, of
 this machine and at this moment: only the ratios travel.
@@ -197,8 +198,8 @@ def measured(name: str, size: Size) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the benches that are named."""
-    if sys.argv[1:2] == ["embed"]:  # it needs images and a model, and has its own options
-        runpy.run_path(str(Path(__file__).with_name("bench_embed.py")))["main"](sys.argv[2:])
+    if sys.argv[1:2] in (["embed"], ["distill"]):  # they need a model, and have their own options
+        runpy.run_path(str(Path(__file__).with_name(f"bench_{sys.argv[1]}.py")))["main"](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="bench", description="Ours against plain loops, side by side.")
     parser.add_argument("names", nargs="+", choices=list(BENCHES), metavar="|".join(BENCHES))

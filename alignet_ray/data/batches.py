@@ -126,6 +126,11 @@ class InBatch:
         return np.concatenate([rows, rng.permutation(rest)[: self.batch - len(rows)]])
 
 
+def repeat(batch: Batch) -> Batches:
+    """The same batch at every step."""
+    return lambda step: batch
+
+
 def distinct_rows(seed: int, step: int, batch: int, rows: int) -> Int[np.ndarray, " batch"]:
     """Distinct rows of a step: whole batches out of each epoch's permutation, the remainder left out.
 

@@ -103,15 +103,21 @@ class Pack:
 
     @classmethod
     def begin(cls, target: Path, decoder: Decoder) -> "Pack":
-        """Reserve the space.
+        """Reserve the space, and remove what an interrupted run left.
 
         Raises:
             OSError: the disk is too small.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}.*"):
+            left.unlink(missing_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        with temporary.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, len(decoder.ids) * decoder.size**2 * 3)
+        try:
+            with temporary.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, len(decoder.ids) * decoder.size**2 * 3)
+        except OSError:
+            temporary.unlink()
+            raise
         return cls(target, decoder, temporary)
 
     def write(self, start: int, stop: int) -> int:

@@ -24,7 +24,7 @@ def step_of(name: str | None) -> int:
     return int(Path(name).stem.split("-")[1]) if name else 0
 
 
-def save(out: Draft, training: Training, history: list[dict[str, float]]) -> None:
+def save(out: Draft, training: Training, history: list[dict[str, Any]]) -> None:
     """Write a checkpoint with the metrics so far, then remove all but the one before it."""
     sink = io.BytesIO()
     torch.save({**training.state(), "history": json.dumps(history)}, sink)
@@ -34,12 +34,12 @@ def save(out: Draft, training: Training, history: list[dict[str, float]]) -> Non
         out.remove(name)
 
 
-def resume(out: Draft, training: Training) -> list[dict[str, float]]:
+def resume(out: Draft, training: Training) -> list[dict[str, Any]]:
     """Go on from the newest checkpoint, if there is one; returns the metrics so far."""
     name = latest(out)
     if name is None:
         return []
     state: dict[str, Any] = torch.load(io.BytesIO(out.read_bytes(name)), map_location="cpu", weights_only=True)
     training.resume(state)
-    history: list[dict[str, float]] = json.loads(state["history"])
+    history: list[dict[str, Any]] = json.loads(state["history"])
     return history

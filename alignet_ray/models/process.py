@@ -1,26 +1,29 @@
 """One process of a training run: from a job to the student's folder, with checkpoints and metrics. No Ray in it."""
 
+import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from alignet_ray.config import Config
-from alignet_ray.data.batches import Batches, InBatch, by_cluster, held_out, labelled
+from alignet_ray.data.batches import Batches, InBatch, by_cluster, held_out, labelled, repeat
 from alignet_ray.data.embeddings import Source
-from alignet_ray.data.pixels import Decoder, Packed
+from alignet_ray.data.pixels import Decoder, Pack, Packed
 from alignet_ray.models import checkpoints
+from alignet_ray.models.backbone import load_backbone, preprocessing
 from alignet_ray.models.ranks import rank
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.models.training import Recipe, Training
-from alignet_ray.store import Artifact, Draft
+from alignet_ray.store import Artifact, Draft, digest
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,63 @@ class Job:
         )
 
 
+def make_job(
+    cfg: Config,
+    role: str,
+    out: Draft,
+    parents: Mapping[str, Artifact],
+    cache: Path,
+    workers: int,
+    pack: Callable[[Pack], None],
+) -> Job:
+    """The inputs of a run's processes.
+
+    Args:
+        role: `student` or `control`, whose teacher is the unaligned one.
+        out: where checkpoints and the student go.
+        parents: by node name: label, embed, align, cluster.
+        cache: local folder for packed images and the teacher's matrix, which student and control share.
+        workers: number of processes on this machine.
+        pack: fills a pack of images.
+    """
+    label, embed = (next(a for n, a in parents.items() if n.startswith(f"{s}@")) for s in ("label", "embed"))
+    clusters = parents["cluster"].read_parts().sort_by("image_id")
+    ids = clusters["image_id"].to_numpy()
+    seen = ~np.isin(ids, label.read_table("held_out.parquet")["image_id"].to_numpy())
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    return Job(
+        cfg=cfg,
+        out=out,
+        label=label,
+        teacher=Source(embed, parents["align"], cache, raw=role == "control"),
+        scale=float(label.read_json("stats.json")["scale"]),
+        seen=ids[seen],
+        clusters=clusters["cluster"].to_numpy()[seen],
+        images=_images(cfg, embed, ids, cache, threads, pack),
+        threads=threads,
+        provenance={"role": role, "artifact": out.id, "parents": {n: a.id for n, a in parents.items()}},
+    )
+
+
+def _images(
+    cfg: Config, embed: Artifact, ids: np.ndarray, cache: Path, threads: int, pack: Callable[[Pack], None]
+) -> Packed | Decoder:
+    """Where pixels come from: a file that is packed here if it is not there yet, or the images themselves."""
+    data = load_backbone(cfg.distill.model, cfg.distill.size).data
+    listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
+    paths = listed["path"].take(pa.array(np.searchsorted(listed["image_id"].to_numpy(), ids))).to_pylist()
+    uri, mean, std, size = str(cfg.corpus.path), tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1])
+    decoder = Decoder(uri, ids, tuple(paths), preprocessing(data), mean, std, size, threads)
+    if not cfg.distill.packed:
+        return decoder
+    target = cache / f"pixels-{digest([embed.id, data, hashlib.sha256(ids.tobytes()).hexdigest()])}.u8"
+    if not target.exists():
+        new = Pack.begin(target, replace(decoder, threads=1))
+        pack(new)
+        new.finish()
+    return Packed(target, ids, size)
+
+
 def recipe(cfg: Config) -> Recipe:
     """The loop's recipe."""
     d = cfg.distill
@@ -73,6 +133,7 @@ def recipe(cfg: Config) -> Recipe:
         tau=None if d.tau == "auto" else d.tau,
         normalize=d.normalize,
         features=d.features,
+        locality=d.locality,
         decay=d.decay_to_init,
         clip=d.clip,
         mean=d.ema,
@@ -83,11 +144,6 @@ def recipe(cfg: Config) -> Recipe:
         bfloat16=d.bfloat16,
         seed=cfg.seed,
     )
-
-
-def images_per_step(cfg: Config) -> int:
-    """Images that are forwarded in one update."""
-    return cfg.distill.batch * (1 if cfg.distill.batching == "in_batch" else 3)
 
 
 class Process:
@@ -107,12 +163,14 @@ class Process:
         self.is_first = rank() == 0
         self.report = report
         self.recent: list[dict[str, float]] = []
-        self.saved = self.logged = time.monotonic()
+        self.saved, self.logged = 0.0, time.monotonic()
 
     def train(self) -> None:
         """The loop, then the student's files."""
         self.report({"pid": os.getpid(), "step": self.training.step})
         batches, images, steps = self.job.batches(), self.job.images, self.training.recipe.steps
+        if self.job.cfg.distill.overfit_batch:
+            batches = repeat(batches(0))
         if self.training.step == 0:
             self.training.calibrate(batches, images)
             self.log({})
@@ -123,20 +181,24 @@ class Process:
         self.report({"step": steps})
 
     def after(self, training: Training, figures: dict[str, float]) -> None:
-        """After each update: a row of metrics every so often, a checkpoint every so many seconds."""
+        """After each update: a row of metrics every so often, a checkpoint at once and then every so many seconds."""
         self.recent.append(figures)
-        if training.step % self.job.cfg.distill.log_every == 0 or training.step == training.recipe.steps:
+        d = self.job.cfg.distill
+        if training.step == d.steps or not training.step % d.log_every or not training.step % d.valid_every:
             self.log({k: sum(f[k] for f in self.recent) / len(self.recent) for k in figures})
-        if self.is_first and time.monotonic() - self.saved >= self.job.cfg.distill.checkpoint_every:
+        due = not self.saved or time.monotonic() - self.saved >= self.job.cfg.distill.checkpoint_every
+        if self.is_first and due:
             checkpoints.save(self.job.out, training, self.history)
             self.saved = time.monotonic()
 
     def log(self, row: dict[str, float]) -> None:
-        """Add held-out figures; keep the row, and report it with its speed."""
+        """Keep a row of metrics, with held-out figures every so often, and report it with its speed."""
         seconds = time.monotonic() - self.logged
-        stall = row.pop("stall", 0.0) * len(self.recent) / seconds
-        speed = len(self.recent) * images_per_step(self.job.cfg) / seconds
-        row = {"step": self.training.step, **row, **self.training.validate(self.valid, self.job.images)}
+        stall, speed = (row.pop(key, 0.0) * len(self.recent) / seconds for key in ("stall", "images"))
+        step = self.training.step
+        row = {"step": step, **row}
+        if step % self.job.cfg.distill.valid_every == 0 or step == self.training.recipe.steps:
+            row |= self.training.validate(self.valid, self.job.images)
         self.history.append(row)
         self.report({**row, "images_per_second": speed, "stall": stall} if self.is_first else {})
         self.recent, self.logged = [], time.monotonic()

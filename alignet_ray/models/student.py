@@ -75,7 +75,8 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int) -> St
     """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
 
     Args:
-        spec: backbone, spelled as in `models.backbone`; a student folder brings its own head if it is `head` wide.
+        spec: backbone, spelled as in `models.backbone`; a student's folder, to start from it, brings its own head and
+            tau if the head is `head` wide.
         size: side of the square input in pixels; None: the model's own.
         head: width of the triplet head; None: no head.
         seed: seed of the head's weights.
@@ -86,6 +87,10 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int) -> St
     backbone = load_backbone(spec, size, seed).requires_grad_(True)
     if not head:
         return Student(backbone, None)
+    if (Path(spec).expanduser() / MODEL).is_file():
+        earlier = load_student(Path(spec).expanduser())
+        if earlier.head is not None and earlier.head.out_features == head:
+            return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
     layer = nn.Linear(backbone.width, head)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

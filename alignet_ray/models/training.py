@@ -4,13 +4,14 @@ Several processes split the images of a batch, gather the outputs and compute th
 gradient and schedule are the same for any number of them, and all of them see a non-finite loss at once.
 """
 
+import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ class Recipe:
     tau: float | None = None
     normalize: bool = False
     features: float = 0.0
+    locality: float = 0.0
     decay: float = 1.0
     clip: float | None = None
     mean: float = 0.0
@@ -72,6 +74,10 @@ class Recipe:
     micro: int | None = None
     bfloat16: bool = False
     seed: int = 0
+
+
+LOCALITY_TAU = 0.1
+"""Temperature of the local term's neighbour distributions (cosines)."""
 
 
 class NotFinite(UserError):
@@ -88,14 +94,14 @@ class Training:
     """
 
     def __init__(self, student: Student, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
-        self.student = student.to(device)
-        if device != "cpu":
-            self.student = self.student.to(memory_format=torch.channels_last)
+        self.student = student
+        student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe, self.device, self.compile, self.step, self.feature_tau = recipe, device, compile, 0, 1.0
         choose_trainable(student, recipe.trainable)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.initial = [p.detach().clone() for p in self.parameters]
         self.mean = [p.detach().clone() for p in self.parameters] if recipe.mean else []
+        self.before = copy.deepcopy(student.backbone).requires_grad_(False).eval() if recipe.locality else None
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.lr, fused=device != "cpu")
         data = student.backbone.data
         self.shift = torch.tensor(data["mean"], device=device).view(3, 1, 1)
@@ -120,7 +126,8 @@ class Training:
             if self.mean:
                 update_mean(self.mean, self.parameters, self.recipe.mean)
             self.step += 1
-            after(self, {**figures, "lr": rate, "gradient": float(norm), "stall": waited})
+            facts = {"lr": rate, "gradient": float(norm), "images": float(len(batch.ids)), "stall": waited}
+            after(self, {**figures, **facts})
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """Pixels as the network wants them: on the device, cropped where the recipe says so, normalised."""
@@ -128,7 +135,7 @@ class Training:
         if self.recipe.crop < 1:
             place = draw_crops([self.recipe.seed, self.step], len(x) * world(), self.recipe.crop)
             x = crop(x, place[rank() * len(x) :][: len(x)].to(self.device))
-        return x.sub_(self.shift).div_(self.scale)
+        return x.sub_(self.shift).div_(self.scale).contiguous(memory_format=torch.channels_last)
 
     def backward(self, net: Callable[[Tensor], Output], x: Tensor, batch: Batch) -> dict[str, float]:
         """Gradients of the loss over the whole batch into `.grad`; the figures of the step.
@@ -137,14 +144,15 @@ class Training:
         forward pass carries each piece's into the weights: the loss over all pairs of the batch, whatever fits at once.
         """
         pieces = torch.split(x, self.recipe.micro or len(x))
+        first = self.first(pieces)
         if len(pieces) == 1:
-            loss, figures = self.loss(self.forward(net, x), batch)
+            loss, figures = self.loss(self.forward(net, x), batch, first)
             torch.autograd.backward(loss * world())  # processes average gradients; each holds its part of their sum
             return figures
         with torch.no_grad():
             whole = join([self.forward(net, p) for p in pieces])
         leaves = each(lambda z: z.requires_grad_(), whole)
-        loss, figures = self.loss(leaves, batch)
+        loss, figures = self.loss(leaves, batch, first)
         torch.autograd.backward(loss * world())
         grads = [(i, z.grad) for i, z in enumerate(leaves) if z is not None and z.grad is not None]
         for at, piece in enumerate(pieces):
@@ -155,13 +163,20 @@ class Training:
                 torch.autograd.backward(parts, [g[start : start + len(piece)] for _, g in grads])
         return figures
 
+    @torch.no_grad()
+    def first(self, pieces: Sequence[Tensor]) -> Tensor | None:
+        """Embeddings of the whole batch by the backbone as it was before training, for the local term."""
+        if self.before is None:
+            return None
+        return gather(torch.cat([self.before(piece).float() for piece in pieces]))
+
     def forward(self, net: Callable[[Tensor], Output], x: Tensor) -> Output:
         """Outputs in float32, whatever the precision of the pass."""
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.bfloat16):
             z, logits = net(x)
         return Output(z.float(), None if logits is None else logits.float())
 
-    def loss(self, local: Output, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, local: Output, batch: Batch, first: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         """Loss over the whole batch, and figures about it.
 
         Raises:
@@ -176,6 +191,9 @@ class Training:
         if recipe.features:
             extra = objective(recipe.objective, similarities(cosine, triplets), teacher, self.feature_tau).mean()
             loss, figures["loss_features"] = loss + recipe.features * extra, extra.detach()
+        if first is not None:
+            local_loss = losses.locality(first, cosine, LOCALITY_TAU, LOCALITY_TAU)
+            loss, figures["loss_locality"] = loss + recipe.locality * local_loss, local_loss.detach()
         right = choice_agreement(student.detach(), teacher).float().mean()
         ties = (student.amax(-1) == student.amin(-1)).float().mean()
         values = {k: float(v) for k, v in {**figures, "agreement": right, "ties": ties}.items()}
@@ -219,8 +237,12 @@ class Training:
 
     @torch.no_grad()
     def validate(self, batch: Batch, images: Images) -> dict[str, float]:
-        """Loss and agreement on a fixed batch of held-out triplets, and the effective rank of the outputs."""
-        z, _ = self.judged(self.outputs(batch, images))
+        """Loss and agreement on held-out triplets, and the outputs' effective rank; processes split the images."""
+        share = -(-len(batch.ids) // world())
+        padded = np.pad(batch.ids, (0, share * world() - len(batch.ids)), mode="edge")
+        mine = replace(batch, ids=padded[rank() * share :][:share])
+        z, _ = self.judged(each(gather, self.outputs(mine, images)))
+        z = z[: len(batch.ids)]
         s, t = similarities(z, batch.triplets.to(self.device)), batch.similarities.to(self.device)
         return {
             "valid_loss": float(objective(self.recipe.objective, s, t, self.student.tau).mean()),

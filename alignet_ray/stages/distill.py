@@ -4,36 +4,38 @@ The loop is `models.training` and a process `models.process`, in plain torch. He
 what a person sees meanwhile.
 """
 
-import hashlib
+import errno
 import os
 import threading
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
-import ray.train
-import torch
-from ray.train.torch import TorchTrainer, get_device
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.data.embeddings import Source
-from alignet_ray.data.pixels import Decoder, Pack, Packed
 from alignet_ray.errors import UserError
-from alignet_ray.models import checkpoints
-from alignet_ray.models.backbone import load_backbone, preprocessing
-from alignet_ray.models.process import Job, Process, images_per_step
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact, digest
 from alignet_ray.tracking import Tracker
 
 VERSION = 1
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
-UNCHANGED = ("workers", "control", "compile", "packed", "valid", "log_every", "checkpoint_every", "retries")
+UNCHANGED = (
+    "workers",
+    "control",
+    "compile",
+    "packed",
+    "valid",
+    "valid_every",
+    "log_every",
+    "checkpoint_every",
+    "retries",
+)
 """Fields that do not change the student."""
 
 
@@ -47,10 +49,9 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
 def sources(cfg: Config, role: str) -> list[str]:
     """The images, and the student's weights where they are files."""
     _, _, file = cfg.distill.model.partition("@")
-    folder = Path(cfg.distill.model).expanduser()
-    weights = (
-        [file] if file else [str(f) for f in sorted(folder.glob("*.*"))] if (folder / "model.json").is_file() else []
-    )
+    weights, folder = [file] if file else [], Path(cfg.distill.model).expanduser()
+    if (folder / "model.json").is_file():
+        weights = [str(path) for path in sorted(folder.glob("*.*"))]
     return [*([cfg.corpus.path] if cfg.corpus.path else []), *weights]
 
 
@@ -59,34 +60,31 @@ def estimate(cfg: Config, role: str) -> str:
     return f"{cfg.distill.steps * images_per_step(cfg):,} image passes"
 
 
+def images_per_step(cfg: Config) -> int:
+    """Images that are forwarded in one update."""
+    return cfg.distill.batch * (1 if cfg.distill.batching == "in_batch" else 3)
+
+
 def run(work: Work) -> None:
     """Train, watch, and keep the student."""
+    from alignet_ray.models import checkpoints
+    from alignet_ray.models.process import make_job
+
     workers, gpu = processes(work.cfg)
-    job = _job(work, workers)
+    cache = runtime.state_dir(work.cfg) / "cache"
+    job = make_job(work.cfg, work.role, work.out, work.parents, cache, workers, partial(_pack, work))
     found = checkpoints.latest(work.out)
     if found:
         work.screen.line(f"   reused {found}: goes on from there")
-    board = ray.remote(num_cpus=0)(Board).remote()
-    trainer = TorchTrainer(
-        train_process,
-        train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if gpu else {})}
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"{time.time_ns():x}",
-            storage_path=f"{work.out.uri}/{SCRATCH}",
-            failure_config=ray.train.FailureConfig(max_failures=work.cfg.distill.retries),
-            callbacks=[Report(work.tracker, board)],  # type: ignore[list-item]
-        ),
-    )
+    start = checkpoints.step_of(found)
     try:
-        last = _watch(work, trainer, board, checkpoints.step_of(found))
+        last = _watch(work, {"job": job}, workers, gpu, start)
     finally:
         fs, path = work.out.where(SCRATCH)
         fs.delete_dir(path)
+    _judge(work, last)
     work.facts |= {k: v for k, v in last.items() if k != "step"}
-    work.facts |= {"steps": work.cfg.distill.steps, "images": len(job.seen), "resumed": checkpoints.step_of(found)}
+    work.facts |= {"steps": work.cfg.distill.steps, "images": len(job.seen), "resumed": start}
 
 
 def processes(cfg: Config) -> tuple[int, bool]:
@@ -102,82 +100,65 @@ def processes(cfg: Config) -> tuple[int, bool]:
     return workers, gpus > 0
 
 
-def _job(work: Work, workers: int) -> Job:
-    """Inputs of the training processes, with the images packed."""
-    cfg, label = work.cfg, work.parents[next(n for n in work.parents if n.startswith("label@"))]
-    embed = work.parents[next(n for n in work.parents if n.startswith("embed@"))]
-    cache = runtime.state_dir(cfg) / "cache"
-    clusters = work.parents["cluster"].read_parts().sort_by("image_id")
-    ids = clusters["image_id"].to_numpy()
-    seen = ~np.isin(ids, label.read_table("held_out.parquet")["image_id"].to_numpy())
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    return Job(
-        cfg=cfg,
-        out=work.out,
-        label=label,
-        teacher=Source(embed, work.parents["align"], cache, raw=work.role == "control"),
-        scale=float(label.read_json("stats.json")["scale"]),
-        seen=ids[seen],
-        clusters=clusters["cluster"].to_numpy()[seen],
-        images=_images(work, embed, ids, cache, threads),
-        threads=threads,
-        provenance={"role": work.role, "artifact": work.out.id, "parents": {n: a.id for n, a in work.parents.items()}},
-    )
+def _pack(work: Work, pack: Any) -> None:
+    """Decode and resize all images, some at a time in tasks of their own."""
+    total = len(pack.decoder.ids)
+    shared, task = ray.put(pack), ray.remote(_pack_rows)
+    size = max(16, min(4096, total // 16))
+    pending = [task.remote(shared, start, min(start + size, total)) for start in range(0, total, size)]
+    with work.screen.progress(total, "images packed") as bar:
+        while pending:
+            done, pending = ray.wait(pending)
+            bar.add(sum(ray.get(done)))
 
 
-def _images(work: Work, embed: Artifact, ids: np.ndarray, cache: Path, threads: int) -> Packed | Decoder:
-    """Where pixels come from; images are packed once for student and control."""
-    cfg = work.cfg
-    data = load_backbone(cfg.distill.model, cfg.distill.size).data
-    listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
-    rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
-    paths = tuple(listed["path"].take(pa.array(rows)).to_pylist())
-    size = int(data["input_size"][-1])
-    decoder = Decoder(
-        str(cfg.corpus.path), ids, paths, preprocessing(data), (*data["mean"],), (*data["std"],), size, threads
-    )
-    if not cfg.distill.packed:
-        return decoder
-    target = cache / f"pixels-{digest([embed.id, data, hashlib.sha256(ids.tobytes()).hexdigest()])}.u8"
-    if not target.exists():
-        pack = Pack.begin(target, decoder)
-        shared = ray.put(pack)
-        task = ray.remote(_pack)
-        step = max(16, min(4096, len(ids) // 16))
-        pending = [task.remote(shared, a, min(a + step, len(ids))) for a in range(0, len(ids), step)]
-        with work.screen.progress(len(ids), "images packed") as bar:
-            while pending:
-                done, pending = ray.wait(pending)
-                bar.add(sum(ray.get(done)))
-        pack.finish()
-    return Packed(target, ids, size)
+def _pack_rows(pack: Any, start: int, stop: int) -> int:
+    packed: int = pack.write(start, stop)
+    return packed
 
 
-def _pack(pack: Pack, start: int, stop: int) -> int:
-    torch.set_num_threads(1)
-    return pack.write(start, stop)
-
-
-def train_process(config: dict[str, Any]) -> None:
+def train_process(config: Mapping[str, Any]) -> None:
     """One training process. A mistake of the user is reported by all, so that nothing is tried again."""
+    from ray.train.torch import get_device
+
+    from alignet_ray.models.process import Process
+
     try:
-        Process(config["job"], str(get_device()), ray.train.report).train()
+        Process(config["job"], str(get_device()), report).train()
     except UserError as error:
-        ray.train.report({"problem": str(error)})
+        report({"problem": str(error)})
 
 
-class Report(ray.train.UserCallback):
-    """Lives in Train's controller: metrics of the first process go to the tracking server and to the driver's board."""
+def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board: Any) -> Any:
+    """Ray Train's controller for this run. Checkpoints are ours, so a name of its own each time is all it needs."""
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": 1.0} | ({"GPU": 1.0} if gpu else {})
+    return TorchTrainer(
+        train_process,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=f"{time.time_ns():x}",
+            storage_path=f"{work.out.uri}/{SCRATCH}",
+            failure_config=FailureConfig(max_failures=work.cfg.distill.retries),
+            callbacks=[Report(work.tracker, board)],  # type: ignore[list-item]
+        ),
+    )
+
+
+class Report(UserCallback):
+    """In Train's controller: metrics go to the tracking server, and to the driver's board."""
 
     def __init__(self, tracker: Tracker, board: Any) -> None:
         self.tracker, self.board = tracker, board
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """All processes have reported."""
+        """All processes have reported; the first one's row counts."""
         self.board.post.remote(metrics)
-        row = metrics[0]
-        if "valid_loss" in row:
-            self.tracker.log_batch({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
+        if "images_per_second" in metrics[0]:
+            row = dict(metrics[0])
+            self.tracker.log_batch(row, int(row.pop("step")))
 
 
 class Board:
@@ -196,15 +177,17 @@ class Board:
         return rows
 
 
-def _watch(work: Work, trainer: TorchTrainer, board: Any, start: int) -> dict[str, Any]:
-    """Run the trainer in a thread and show what it reports; the last row.
+def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: int) -> dict[str, Any]:
+    """Train in a thread and show what is reported; the last row.
 
     The thread leaves Ctrl-C to this one, so that it stops within a poll.
 
     Raises:
         UserError: what a process said that the user can mend.
     """
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
     failure: list[BaseException] = []
+    trainer = _trainer(work, config, workers, gpu, board)
 
     def fit() -> None:
         try:
@@ -214,26 +197,34 @@ def _watch(work: Work, trainer: TorchTrainer, board: Any, start: int) -> dict[st
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    each, last, problem = images_per_step(work.cfg), {}, ""
+    last: dict[str, Any] = {}
+    each, problem, alive = images_per_step(work.cfg), "", True
     with work.screen.progress(work.cfg.distill.steps * each, "images", start * each) as bar:
-        while True:
+        while alive:
+            thread.join(0.5)
             alive = thread.is_alive()
             for rows in ray.get(board.take.remote()):
                 problem = problem or rows[0].get("problem", "")
                 if "pid" in rows[0]:
                     work.facts["processes"] = [row["pid"] for row in rows]
-                if "valid_loss" in rows[0]:
-                    last = rows[0]
+                if "images_per_second" in rows[0]:
+                    last |= rows[0]
                     bar.add(last["step"] * each - bar.done, _note(last))
-            if not alive:
-                break
-            thread.join(0.5)
-    if problem:
-        raise UserError(problem)
-    if failure:
-        raise failure[0]
-    _judge(work, last)
+        if problem:
+            raise UserError(problem)
+        if failure:
+            raise _explained(work, failure[0])
     return last
+
+
+def _explained(work: Work, failure: BaseException) -> BaseException:
+    """What the user can mend about a lost run; the failure itself if that is nothing."""
+    text = str(failure)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if os.strerror(number) in text:
+            where = f"{os.strerror(number)} while writing to {work.out.uri}"
+            return UserError(f"{where}: mend that and run again, it goes on from the last checkpoint")
+    return failure
 
 
 def _note(row: dict[str, Any]) -> str:

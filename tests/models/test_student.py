@@ -52,6 +52,14 @@ def test_the_same_seed_makes_the_same_head():
     assert not torch.equal(one, other)
 
 
+def test_a_folder_to_start_from_brings_its_head(folder: Path):
+    again, other = make_student(str(folder), 32, 8, seed=2), make_student(str(folder), 32, 16, seed=2)
+    assert torch.equal(again.head.weight, load_student(folder).head.weight)
+    assert again.tau == 3.5
+    assert all(p.requires_grad for p in again.parameters())
+    assert other.head.out_features == 16
+
+
 def test_without_a_head(tmp_path: Path):
     save_student(tmp_path, make_student(SPEC, 32, 0, seed=0), {})
     assert not (tmp_path / "head.safetensors").exists()

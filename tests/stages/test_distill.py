@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,13 @@ from safetensors.torch import load_file
 from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.data import images
+from alignet_ray.data.pixels import Pack
 from alignet_ray.data.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.errors import UserError
+from alignet_ray.models import checkpoints
+from alignet_ray.models.process import Process, make_job
 from alignet_ray.models.student import load_student
+from alignet_ray.models.training import Training
 from alignet_ray.stages import Work, distill
 from alignet_ray.store import Artifact, Store
 
@@ -66,7 +74,14 @@ def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
 
 def config(pictures: Path, store: Store, **changes: Any) -> Config:
     base: dict[str, Any] = {"model": "random:test_efficientnet_ln", "size": 32, "steps": 12, "batch": 16, "head": 16}
-    base |= {"lr": 3e-3, "features": 0.5, "log_every": 4, "checkpoint_every": 0.0, "decay_to_init": 0.1}
+    base |= {
+        "lr": 3e-3,
+        "features": 0.5,
+        "log_every": 4,
+        "checkpoint_every": 0.0,
+        "decay_to_init": 0.1,
+        "valid_every": 6,
+    }
     tree = {"corpus": {"path": str(pictures)}, "store": {"root": store.root}, "distill": base | changes}
     return Config.model_validate(tree)
 
@@ -77,6 +92,70 @@ def weights(work: Work) -> dict[str, torch.Tensor]:
 
 
 Make = Callable[..., Work]
+
+
+def alone(work: Work, workers: int = 1) -> Process:
+    """A training process in this one, without Ray."""
+
+    def pack(pack: Pack) -> None:
+        pack.write(0, len(pack.decoder.ids))
+
+    cache = Path(work.out.root) / "cache"
+    job = make_job(work.cfg, work.role, work.out, work.parents, cache, workers, pack)
+    return Process(job, "cpu", lambda row: work.facts.setdefault("reported", []).append(row))
+
+
+def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    cfg = config(pictures, store)
+    whole, cut = (make_work(cfg, "distill@student", parents, name) for name in ("whole", "cut"))
+    alone(whole).train()
+    for stop in (3, 7, 8):  # a kill after each of these updates
+        process = alone(cut)
+        after = process.after
+
+        def killed(training: Training, figures: dict[str, float], stop: int = stop, after: Any = after) -> None:
+            after(training, figures)
+            if training.step == stop:
+                raise KeyboardInterrupt
+
+        process.after = killed  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            process.train()
+        assert checkpoints.step_of(checkpoints.latest(cut.out)) == stop
+    alone(cut).train()
+    assert {k: v.tolist() for k, v in weights(cut).items()} == {k: v.tolist() for k, v in weights(whole).items()}
+    assert cut.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
+    assert len(cut.out.files("checkpoints")) == 2
+    check_student(whole)
+
+
+def test_student_and_control_share_pixels_and_differ_in_the_teacher(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    control = {"label@raw": parents["label@aligned"]} | {k: v for k, v in parents.items() if k != "label@aligned"}
+    jobs = []
+    for role, mine in (("student", parents), ("control", control)):
+        work = make_work(config(pictures, store), f"distill@{role}", mine)
+        jobs.append(alone(work).job)
+    assert jobs[0].images == jobs[1].images
+    assert (jobs[0].teacher.raw, jobs[1].teacher.raw) == (False, True)
+    one, two = jobs[0].batches()(0), jobs[1].batches()(0)
+    assert np.array_equal(one.ids, two.ids)
+    assert not torch.allclose(one.similarities, two.similarities)
+    held = parents["label@aligned"].read_table("held_out.parquet")["image_id"].to_numpy()
+    assert not set(jobs[0].seen) & set(held)
+
+
+def test_the_published_scheme_reads_the_labels(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    work = make_work(config(pictures, store, batching="triplets", batch=4, packed=False), "distill@student", parents)
+    alone(work).train()
+    rows = [row for row in work.facts["reported"] if "loss" in row]
+    assert distill.images_per_step(work.cfg) == 12
+    assert rows[-1]["loss"] < rows[0]["loss"]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -103,14 +182,14 @@ def check_student(work: Work) -> None:
     net = timm.create_model("test_efficientnet_ln", num_classes=0)
     net.load_state_dict(load_file(work.out.local("backbone.safetensors")), strict=True)
     rows = [json.loads(line) for line in work.out.read_bytes("metrics.jsonl").splitlines()]
-    assert [row["step"] for row in rows] == [0, 4, 8, 12]
+    assert [row["step"] for row in rows] == [0, 4, 6, 8, 12]
     assert rows[-1]["valid_loss"] < rows[0]["valid_loss"]
     assert not work.out.has(".train")
 
 
 def test_inputs_leave_out_what_does_not_change_the_student():
     fields = distill.inputs(Config(), "student")
-    assert not set(distill.UNCHANGED) & fields.keys()
+    assert not fields.keys() & set(distill.UNCHANGED)
     assert {"lr", "steps", "batch", "seed"} <= fields.keys()
 
 
@@ -120,3 +199,23 @@ def test_a_mistake_of_the_user_is_one_line(pictures: Path, store: Store, parents
         distill.run(make_work(config(pictures, store, workers=3), "distill@student", parents))
     with pytest.raises(UserError, match="set a smaller"):
         distill.run(make_work(config(pictures, store, batch=64), "distill@student", parents, "big"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_process_is_replaced_and_ends_with_the_same_weights(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    cfg = config(pictures, store, workers=1, steps=40, checkpoint_every=0.1)
+    whole, killed = (make_work(cfg, "distill@student", parents, name) for name in ("whole", "killed"))
+    distill.run(whole)
+    thread = threading.Thread(target=distill.run, args=(killed,))
+    thread.start()
+    while len(killed.out.files("checkpoints", ".pt")) < 2:
+        time.sleep(0.005)
+    os.kill(killed.facts["processes"][0], signal.SIGKILL)
+    thread.join()
+    assert killed.facts["steps"] == 40
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(killed)[name]), name
+    assert killed.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
