@@ -79,7 +79,7 @@ WORLDS: dict[str, World] = {
         exemplars=4,
         size=32,
         answers=4_000,
-        base=Base(pictures=512, steps=30, batch=32, threads=1),
+        base=Base(pictures=512, steps=30, batch=32),
     ),
 }
 """The worlds by name: `smoke` for a whole run with a result, `tiny` for tests of the plumbing."""

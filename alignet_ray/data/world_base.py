@@ -41,7 +41,8 @@ class Base:
         steps, batch: updates, and pictures an update.
         lr: peak learning rate of AdamW (one cycle).
         form_weight: weight of the form's mean squared error; that of the looks, and of figure and edges, is 1.
-        threads: of torch; a fixed number, since the order of sums decides the last bits.
+        threads: of torch; a fixed number, since the order of sums decides the last bits, and small, since two threads
+            that wait for each other on busy cores are slower than one.
     """
 
     arch: str = "test_resnet"
@@ -50,7 +51,7 @@ class Base:
     batch: int = 64
     lr: float = 1e-2
     form_weight: float = 4.0
-    threads: int = 2
+    threads: int = 1
 
 
 class Aims(nn.Module):
