@@ -161,6 +161,10 @@ class LocalCluster:
     def stop(self) -> None:
         for machine in reversed(self.running()):
             machine.kill()
+        for process in psutil.process_iter():  # agents that outlived their node carry this cluster's token file
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RAY_AUTH_TOKEN_PATH") == str(self.token) and process.pid != os.getpid():
+                    process.kill()
 
 
 @dataclass
