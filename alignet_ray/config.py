@@ -104,7 +104,7 @@ class Embed(Section):
     batch: int = 32
     """Images per forward pass. Does not change a result."""
     actors: int | None = None
-    """Embedding actors; left out: one per two cores, at least two, at most four a GPU. Does not change a result."""
+    """Embedding actors; left out: one per GPU, or one per two cores, at least two. Does not change a result."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored embeddings."""
     compute: Literal["float32", "bfloat16"] = "float32"
