@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,29 @@ def step_of(name: str | None) -> int:
     return int(Path(name).stem.split("-")[1]) if name else 0
 
 
-def save(out: Draft, training: Training, history: list[dict[str, Any]]) -> None:
-    """Write a checkpoint with the metrics so far, then remove all but the one before it."""
+@dataclass
+class Notes:
+    """What a run has to say so far: rows of metrics, and the figures of the updates since the last row."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    recent: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(out: Draft, training: Training, notes: Notes) -> None:
+    """Write a checkpoint with the notes so far, then remove all but the one before it."""
     sink = io.BytesIO()
-    torch.save({**training.state(), "history": json.dumps(history)}, sink)
+    torch.save({**training.state(), "notes": json.dumps(asdict(notes))}, sink)
     older = out.files(FOLDER, ".pt")
     out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
     for name in older[:-1]:
         out.remove(name)
 
 
-def resume(out: Draft, training: Training) -> list[dict[str, Any]]:
-    """Go on from the newest checkpoint, if there is one; returns the metrics so far."""
+def resume(out: Draft, training: Training) -> Notes:
+    """Go on from the newest checkpoint, if there is one; returns the notes so far."""
     name = latest(out)
     if name is None:
-        return []
+        return Notes()
     state: dict[str, Any] = torch.load(io.BytesIO(out.read_bytes(name)), map_location="cpu", weights_only=True)
     training.resume(state)
-    history: list[dict[str, Any]] = json.loads(state["history"])
-    return history
+    return Notes(**json.loads(state["notes"]))

@@ -158,11 +158,10 @@ class Process:
         d = job.cfg.distill
         student = make_student(d.model, d.size, d.head, job.cfg.seed)
         self.job, self.training = job, Training(student, recipe(job.cfg), device, d.compile)
-        self.history = checkpoints.resume(job.out, self.training)
+        self.notes = checkpoints.resume(job.out, self.training)
         self.valid = held_out(job.label, d.valid)
         self.is_first = rank() == 0
         self.report = report
-        self.recent: list[dict[str, float]] = []
         self.saved, self.logged = 0.0, time.monotonic()
 
     def train(self) -> None:
@@ -176,32 +175,32 @@ class Process:
             self.log({})
         self.training.run(batches, images, self.after)
         if self.is_first:
-            checkpoints.save(self.job.out, self.training, self.history)
+            checkpoints.save(self.job.out, self.training, self.notes)
             self.write()
         self.report({"step": steps})
 
     def after(self, training: Training, figures: dict[str, float]) -> None:
         """After each update: a row of metrics every so often, a checkpoint at once and then every so many seconds."""
-        self.recent.append(figures)
+        self.notes.recent.append(figures)
         d = self.job.cfg.distill
         if training.step == d.steps or not training.step % d.log_every or not training.step % d.valid_every:
-            self.log({k: sum(f[k] for f in self.recent) / len(self.recent) for k in figures})
+            self.log({k: sum(f[k] for f in self.notes.recent) / len(self.notes.recent) for k in figures})
         due = not self.saved or time.monotonic() - self.saved >= self.job.cfg.distill.checkpoint_every
         if self.is_first and due:
-            checkpoints.save(self.job.out, training, self.history)
+            checkpoints.save(self.job.out, training, self.notes)
             self.saved = time.monotonic()
 
     def log(self, row: dict[str, float]) -> None:
         """Keep a row of metrics, with held-out figures every so often, and report it with its speed."""
         seconds = time.monotonic() - self.logged
-        stall, speed = (row.pop(key, 0.0) * len(self.recent) / seconds for key in ("stall", "images"))
+        stall, speed = (row.pop(key, 0.0) * len(self.notes.recent) / seconds for key in ("stall", "images"))
         step = self.training.step
         row = {"step": step, **row}
         if step % self.job.cfg.distill.valid_every == 0 or step == self.training.recipe.steps:
             row |= self.training.validate(self.valid, self.job.images)
-        self.history.append(row)
+        self.notes.rows.append(row)
         self.report({**row, "images_per_second": speed, "stall": stall} if self.is_first else {})
-        self.recent, self.logged = [], time.monotonic()
+        self.notes.recent, self.logged = [], time.monotonic()
 
     def write(self) -> None:
         """The student's folder and the metrics."""
@@ -209,5 +208,5 @@ class Process:
             save_student(Path(folder), self.training.result(), self.job.provenance)
             for file in sorted(Path(folder).iterdir()):
                 self.job.out.write_bytes(file.name, file.read_bytes())
-        rows = "".join(json.dumps(row) + "\n" for row in self.history)
+        rows = "".join(json.dumps(row) + "\n" for row in self.notes.rows)
         self.job.out.write_bytes("metrics.jsonl", rows.encode())
