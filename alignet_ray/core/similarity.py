@@ -87,7 +87,11 @@ def rsa(
 def rsa_bootstrap(
     a: Float[np.ndarray, "n n"], b: Float[np.ndarray, "n n"], draws: int = 200, seed: int = 0, method: str = "spearman"
 ) -> Float[np.ndarray, " draws"]:
-    """RSA under resampling of items with replacement; pairs of an item with its own copy are left out."""
+    """RSA under resampling of items with replacement; pairs of an item with its own copy are left out.
+
+    Above 700 items or so, fewer than `draws` (at least 20) are made: there the interval is narrow anyway.
+    """
+    draws = min(draws, max(20, 50_000_000 // len(a) ** 2))
     rng = np.random.default_rng(seed)
     rows, columns = np.triu_indices(len(a), 1)
     values = []

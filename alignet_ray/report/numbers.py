@@ -99,17 +99,21 @@ def levels(material: Material) -> str:
             "the same or from different categories. The name of a category: at least two of its objects. Gain: student "
             "minus base."
         ),
-        page.table(rows),
+        page.table(rows, minor=("control, head", "number")),
     )
 
 
 def _level(level: str, found: list[Score]) -> dict[str, str]:
     row = {"triplets": _level_name(level)}
     values = {label(s): s.value for s in found if s.model != "teacher"}
-    row |= {name.replace("unaligned ", "").replace("aligned ", ""): f"{100 * v:.1f}" for name, v in values.items()}
+    row |= {_short(name): f"{100 * v:.1f}" for name, v in values.items()}
     if {"base", "aligned student"} <= set(values):
         row["gain"] = f"{100 * (values['aligned student'] - values['base']):+.1f}"
     return row | {"number": f"{found[0].n:,}"}
+
+
+def _short(name: str) -> str:
+    return name.replace("unaligned ", "").replace("aligned ", "")
 
 
 def _level_order(level: str) -> tuple[int, str]:
@@ -188,7 +192,7 @@ def generalisation(material: Material) -> str:
         found = {s.model: s.value for s in select(material.scores, metric) if s.layer in ("pre_logits", "aligned")}
         if "base" not in found:
             continue
-        row = {"score": name} | {NAMES.get(m, m): f"{100 * v:.1f}" for m, v in found.items()}
+        row = {"score": name} | {_short(NAMES.get(m, m)): f"{100 * v:.1f}" for m, v in found.items()}
         if "student" in found:
             row["change"] = f"{100 * (found['student'] - found['base']):+.1f}"
         rows.append(row)
@@ -202,7 +206,7 @@ def generalisation(material: Material) -> str:
             "What simple readers make of the backbone's output, percent right. Change: student minus base. Test "
             "objects only; where few objects have several images or a category, these scores vary by several points."
         ),
-        page.table(rows),
+        page.table(rows, minor=("teacher",)),
         page.paragraph(f"Fit to replace its base: {'yes' if verdict.champion else 'no'}.") if verdict else "",
         f'<ul class="note">{reasons}</ul>',
     )

@@ -56,7 +56,7 @@ dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 14px; font-siz
   dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 @media (max-width:560px) { .bar { grid-template-columns:1fr 5.6em } .bar .track { grid-column:1 / -1;
   grid-row:2 } .bar { margin:12px 0 }
-  table { font-size:.84rem } th,td { padding:.34em .35em; white-space:normal } .number { display:none } }
+  table { font-size:.84rem } th,td { padding:.34em .35em; white-space:normal } .minor { display:none } }
 """
 
 
@@ -108,11 +108,11 @@ def thumbnail(image: Image.Image | None, side: int = 128) -> str:
     return data_uri(buffer.getvalue(), "jpeg")
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """Rows as a table that scrolls sideways where the screen is narrow; a phone leaves out the column `number`."""
+def table(rows: Sequence[dict[str, str]], minor: Sequence[str] = ()) -> str:
+    """Rows as a table that scrolls sideways where the screen is narrow; a phone leaves out the columns `minor`."""
 
     def cell(tag: str, head: str, text: str) -> str:
-        kind = ' class="number"' if head == "number" else ""
+        kind = ' class="minor"' if head in minor else ""
         return f"<{tag}{kind}>{escape(text)}</{tag}>"
 
     heads = "".join(cell("th", head, head) for head in rows[0])
