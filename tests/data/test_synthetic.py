@@ -113,7 +113,10 @@ def test_families_share_traits_and_concepts_differ(known: Meaning) -> None:
     other = ~np.eye(SMOKE.families, dtype=bool)
     assert (shared[other].reshape(SMOKE.families, -1).max(1) >= 1).all()
     gaps = np.linalg.norm(known.traits[:, None] - known.traits[None], axis=-1)
-    assert gaps[~np.eye(SMOKE.objects, dtype=bool)].min() > 2 * SMOKE.jitter
+    np.fill_diagonal(gaps, np.inf)
+    # A concept lies farther from the next one than its exemplars scatter: as a rule, since concepts are random points.
+    assert np.median(gaps.min(1)) > SMOKE.jitter * np.sqrt(len(TRAITS))
+    assert gaps.min() > SMOKE.jitter
     within = known.exemplar_traits - known.traits[known.exemplar_object]
     assert within.std() == pytest.approx(SMOKE.jitter, rel=0.2)
 
