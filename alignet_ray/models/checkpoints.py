@@ -37,9 +37,8 @@ def save(out: Draft, training: Training, notes: Notes) -> None:
     """Write a checkpoint with the notes so far, then remove all but the one before it."""
     sink = io.BytesIO()
     torch.save({**training.state(), "notes": json.dumps(asdict(notes))}, sink)
-    older = out.files(FOLDER, ".pt")
     out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
-    for name in older[:-1]:
+    for name in out.files(FOLDER, ".pt")[:-2]:
         out.remove(name)
 
 
