@@ -34,7 +34,7 @@ class Notes:
 
 
 def save(out: Draft, training: Training, notes: Notes) -> None:
-    """Write a checkpoint with the notes so far, then remove all but the one before it."""
+    """Write a checkpoint with the notes so far, then remove all but the newest two."""
     sink = io.BytesIO()
     torch.save({**training.state(), "notes": json.dumps(asdict(notes))}, sink)
     out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
