@@ -170,8 +170,7 @@ def figure_cells(form: Float32[np.ndarray, "n 5"], looks: Looks, size: int) -> F
 def standardised(values: Float[np.ndarray, "n ..."], axes: tuple[int, ...] = (0,)) -> Float32[np.ndarray, "n ..."]:
     """Mean 0 and variance 1 over the given axes."""
     spread = values.std(axes, keepdims=True)
-    centred: Float32[np.ndarray, "n ..."] = ((values - values.mean(axes, keepdims=True)) / spread).astype(np.float32)
-    return centred
+    return np.asarray((values - values.mean(axes, keepdims=True)) / spread, dtype=np.float32)
 
 
 def turned(
