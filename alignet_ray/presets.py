@@ -21,7 +21,7 @@ def smoke() -> Config:
         corpus=Corpus(path="synthetic:smoke"),
         embed=Embed(model=("synthetic:smoke",)),
         soften=Soften(dims=30, steps=500, batch=4096),
-        align=Align(map="low_rank", rank=96),
+        align=Align(map="affine", folds=0),
         cluster=Cluster(k=8),
         label=Label(train=20_000, valid=2_000),
         distill=Distill(model="synthetic:smoke", steps=120, batch=96, lr=2e-3, decay_to_init=0.3, head=64),

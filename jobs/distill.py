@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir . -- python jobs/distill.py [PRESET] [--section.field VALUE ...]`: the line up to distill."""
+"""`ray job submit ... -- python jobs/distill.py [PRESET] [--section.field VALUE ...]`: the line up to distill."""
 
 import sys
 

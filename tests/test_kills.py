@@ -17,14 +17,15 @@ import pytest
 
 from alignet_ray.store import Store
 
-SLOWED = [
+TINY = [
     *("--corpus.path", "synthetic:tiny", "--embed.model", "synthetic:tiny", "--distill.model", "synthetic:tiny"),
-    *("--distill.no-control", "--name", "kill"),
+    *("--distill.no-control", "--name", "kill", "--cluster.k", "4", "--label.train", "6000", "--label.valid", "4"),
+    *("--distill.batch", "48", "--distill.steps", "60", "--distill.checkpoint-every", "0", "--distill.workers", "1"),
 ]
 
 
 def command(root: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "alignet_ray.cli", "run", "smoke", *SLOWED, "--store.root", str(root), *more]
+    return [sys.executable, "-m", "alignet_ray.cli", "run", "smoke", *TINY, "--store.root", str(root), *more]
 
 
 def node(root: Path, name: str) -> Path:
