@@ -154,13 +154,13 @@ def register_model(
     folder: Path,
     card: Path,
     name: str,
-    alias: str,
+    aliases: list[str],
     size: int,
     widths: dict[str, int],
     requirements: list[str],
     tags: dict[str, str],
 ) -> dict[str, Any]:
-    """Log a student as code and safetensors (no pickle), register it as a new version and move the alias to it.
+    """Log a student as code and safetensors (no pickle), register it as a new version and move the aliases to it.
 
     Args:
         tracker: the run that the model belongs to.
@@ -168,7 +168,7 @@ def register_model(
         folder: the student's folder.
         card: the model card (Markdown), kept with the run and as the version's description.
         name: registered model name.
-        alias: alias to move.
+        aliases: aliases to move to it; the first is the one that is returned.
         size: side of the square input in pixels.
         widths: output name -> width.
         requirements: what the model needs to load, as pip requirements.
@@ -209,5 +209,6 @@ def register_model(
     mine.update_model_version(name, version, description=card.read_text())
     for key, value in tags.items():
         mine.set_model_version_tag(name, version, key, value)
-    mine.set_registered_model_alias(name, alias, version)
-    return {"name": name, "version": version, "alias": alias, "model": f"models:/{name}@{alias}"}
+    for alias in aliases:
+        mine.set_registered_model_alias(name, alias, version)
+    return {"name": name, "version": version, "aliases": aliases, "model": f"models:/{name}@{aliases[0]}"}

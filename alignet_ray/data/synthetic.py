@@ -26,6 +26,9 @@ from alignet_ray.data.world_drawing import TRAITS, Looks, draw, draw_looks
 FAMILIES = ("11000", "00110", "10001", "01100", "00011", "10100", "01010", "00101")
 """Families by the traits that they have (in the order of TRAITS), each at least two."""
 
+VERSION = 1
+"""Raised by hand when the same numbers give other worlds."""
+
 EPOCH = 1_600_000_000
 """Modification time of every file, so that the same world has the same fingerprint wherever it is made."""
 

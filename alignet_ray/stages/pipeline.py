@@ -76,7 +76,7 @@ def world(cfg: Config, state: Path) -> tuple[str, Path] | None:
     name = str(cfg.corpus.path).partition(":")[2]
     if name not in synthetic.WORLDS:
         raise UserError(f"no generated world named {name!r}: there are {', '.join(synthetic.WORLDS)}")
-    return name, state / "worlds" / f"{name}-{digest(asdict(synthetic.WORLDS[name]), 8)}"
+    return name, state / "worlds" / f"{name}-{digest([synthetic.VERSION, asdict(synthetic.WORLDS[name])], 8)}"
 
 
 def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
@@ -89,9 +89,8 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
     name, folder = found
     if not (folder / "world.json").exists():
         screen.heading("world", f"drawing {name!r} and training its base network")
-        start = time.monotonic()
-        synthetic.materialise(name, folder)
-        screen.line(f"   {folder}, {clock(time.monotonic() - start)}")
+        with screen.progress(synthetic.WORLDS[name].base.steps, "steps") as bar:
+            synthetic.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
     paths = synthetic.paths(name, folder)
     changes: dict[str, Any] = {"corpus__path": paths["corpus"]}
     changes |= {"objects__table": cfg.objects.table or paths["table"]}

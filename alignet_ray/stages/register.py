@@ -9,7 +9,7 @@ from alignet_ray.screen import table
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
-VERSION = 1
+VERSION = 2
 CARD = """# {name}
 
 A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
@@ -48,7 +48,7 @@ def estimate(cfg: Config, role: str) -> str:
 
 
 def run(work: Work) -> None:
-    """Log the student with signature, input example and card, register it and move the alias."""
+    """Log the student with signature, input example and card, register it and move its aliases."""
     from alignet_ray.models import serving
 
     student = work.parents["distill@student"]
@@ -61,7 +61,7 @@ def run(work: Work) -> None:
         folder=student.local(),
         card=work.out.local("card.md"),
         name=work.cfg.register.name,
-        alias=work.cfg.register.alias,
+        aliases=[work.cfg.register.alias, *(["champion"] if _is_champion(work) else [])],
         size=info["preprocessing"]["input_size"][1],
         widths=widths,
         requirements=serving.requirements(),
@@ -96,7 +96,20 @@ def _scores(evaluated: Artifact | None) -> str:
     if evaluated is None:
         return "Not scored: no human judgements came with this run; its teacher was a stored transform."
     facts = evaluated.manifest["facts"]
-    rows = evaluated.read_table("scores.parquet").to_pylist()
+    rows = [r for r in evaluated.read_table("scores.parquet").to_pylist() if not r["level"]]
     shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     headline = "\n".join(map(str, facts.get("table", [])))
-    return f"```\n{headline}\n```\nJudged on {facts.get('test_objects')} test objects.\n\n```\n{table(shown)}\n```"
+    judged = f"Judged on {facts.get('test_objects')} test objects."
+    return f"```\n{headline}\n```\n{judged}\n{_verdict(facts)}\n```\n{table(shown)}\n```"
+
+
+def _is_champion(work: Work) -> bool:
+    """Whether evaluate's gate lets this student be the champion."""
+    evaluated = work.parents.get("evaluate")
+    return bool(evaluated and evaluated.manifest["facts"].get("champion"))
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    """The gate's decision and its reasons."""
+    decision = "passed: this version is the champion" if facts.get("champion") else "not passed: a candidate only"
+    return f"\nGate {decision}\n" + "".join(f"* {reason}\n" for reason in facts.get("reasons", []))
