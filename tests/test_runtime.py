@@ -1,5 +1,6 @@
 """Where a run may lie, and the nodes that it waits for and looks over."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_the_fleet_waits_no_longer_than_told(ray_session: None, tmp_path: Path) 
     with pytest.raises(UserError, match="no GPU came within 0 minutes"):
         runtime.Fleet(cfg.replace(ray__gpus=2, ray__patience=0), said.append).ready()
     runtime.Fleet(cfg.replace(ray__cpus=10_000, ray__patience=0), said.append).ready()
-    assert said[-1] == "   going on with 4 CPUs"
+    assert re.fullmatch(r" +going on with \d+ CPUs", said[-1])
 
 
 def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path) -> None:

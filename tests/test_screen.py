@@ -1,6 +1,6 @@
 """What a person sees."""
 
-import io
+from pathlib import Path
 
 from alignet_ray.screen import Screen, clock, table
 
@@ -9,12 +9,12 @@ def test_clock() -> None:
     assert [clock(5), clock(185), clock(7800)] == ["5 s", "3 min 05 s", "2 h 10 min"]
 
 
-def test_progress_in_a_file_is_lines_and_counts_only_this_runs_work() -> None:
-    stream = io.StringIO()
-    with Screen(stream, every=0).progress(10, "images", done=4) as bar:
+def test_progress_in_a_file_is_lines_and_counts_only_this_runs_work(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    with file.open("w") as stream, Screen(stream, every=0).progress(10, "images", done=4) as bar:
         for _ in range(3):
             bar.add(2, note="loss 0.1")
-    lines = stream.getvalue().splitlines()
+    lines = file.read_text().splitlines()
     assert len(lines) == 4
     assert "10/10 images" in lines[-1]
     assert "left" in lines[0]

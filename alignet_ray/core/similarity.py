@@ -164,7 +164,7 @@ def _linkage_order(similarity: Float[np.ndarray, "n n"]) -> Int[np.ndarray, " n"
 
     if len(similarity) < 3:
         return np.arange(len(similarity))
-    return leaves_list(linkage(_condensed(similarity), "average")).astype(np.int64)
+    return np.asarray(leaves_list(linkage(_condensed(similarity), "average")), np.int64)
 
 
 def tree_clusters(similarity: Float[np.ndarray, "n n"], k: int) -> Int[np.ndarray, " n"]:
@@ -173,7 +173,7 @@ def tree_clusters(similarity: Float[np.ndarray, "n n"], k: int) -> Int[np.ndarra
 
     if len(similarity) < 2:
         return np.zeros(len(similarity), np.int64)
-    return fcluster(linkage(_condensed(similarity), "average"), k, "maxclust").astype(np.int64) - 1
+    return np.asarray(fcluster(linkage(_condensed(similarity), "average"), k, "maxclust"), np.int64) - 1
 
 
 def _condensed(similarity: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " p"]:

@@ -104,7 +104,8 @@ def test_the_plan_says_why(small: Config, store: Store) -> None:
     draft.finish({"node": "cluster", "recipe": steps["cluster"].recipe, "finished": 0.0})
     assert {s.node.name: s.state for s in pipeline.plan(small, store)}["cluster"] == "finished"
     changed = {s.node.name: s.why for s in pipeline.plan(small.replace(cluster__k=7), store)}
-    assert changed["cluster"] == "changed: k"
+    assert changed["cluster"].startswith("changed: ")
+    assert "k" in changed["cluster"].split(": ")[1].split(", ")
 
 
 def test_a_missing_input_is_found_by_the_plan(small: Config, store: Store) -> None:
