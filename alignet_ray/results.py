@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from alignet_ray import runtime
 from alignet_ray.cli import parse
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -114,20 +115,28 @@ def rm(args: list[str]) -> None:
 
 
 def gc(args: list[str]) -> None:
-    """Delete every artifact that no run's name reaches."""
-    parser = _arguments("gc", "delete artifacts that no run names")
+    """Delete every artifact that no run's name reaches, and the cache, while no run is going on."""
+    parser = _arguments("gc", "delete artifacts that no run names, and the cache")
+    parser.add_argument("--state-dir", dest="state", default=None, help="local folder of the runs of a remote root")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     chosen = parser.parse_args(args)
     store = _store(chosen.root)
     kept = pipeline.reachable(store)
-    loose = [a for a in store.all(list(STAGES)) if (a.stage, a.id) not in kept]
-    if not loose:
-        print("nothing to delete: every artifact belongs to a run")
-        return
-    print(table([_row(a, kept) for a in loose]))
-    if _confirmed(chosen.yes, f"delete these {len(loose)} artifacts"):
-        for artifact in loose:
-            store.delete(artifact)
+    state = runtime.state_dir(Config().replace(store__root=chosen.root, state_dir=chosen.state))
+    with runtime.lock(state):
+        loose = [a for a in store.all(list(STAGES)) if (a.stage, a.id) not in kept]
+        cache = [path for path in (state / "cache").glob("*") if path.is_file()]
+        if not loose and not cache:
+            print("nothing to delete: every artifact belongs to a run")
+            return
+        print(table([_row(a, kept) for a in loose]))
+        size = sum(path.stat().st_size for path in cache) / 1e6
+        print(f"and {len(cache)} files of the cache, {size:,.0f} MB, made again when a run wants them")
+        if _confirmed(chosen.yes, f"delete these {len(loose)} artifacts and the cache"):
+            for artifact in loose:
+                store.delete(artifact)
+            for path in cache:
+                path.unlink()
 
 
 def _confirmed(yes: bool, what: str) -> bool:

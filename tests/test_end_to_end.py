@@ -173,6 +173,7 @@ def test_results_verbs(smoke: Finished) -> None:
     listed = alignet("ls", *root).stdout
     assert "smoke" in listed
     assert "distill@student" in listed
+    assert "files of the cache" in alignet("gc", "--yes", *root).stdout
     assert "nothing to delete" in alignet("gc", *root).stdout
     manifest = json.loads(alignet("show", smoke["cluster"].id, *root).stdout)
     assert manifest["node"] == "cluster"

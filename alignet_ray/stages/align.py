@@ -54,7 +54,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [images_uri(cfg), *files]
 
 
-def estimate(cfg: Config, role: str) -> str:
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """For the plan."""
     if cfg.align.from_:
         return "a stored transform"

@@ -55,9 +55,16 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [*([cfg.corpus.path] if cfg.corpus.path else []), *weights]
 
 
-def estimate(cfg: Config, role: str) -> str:
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """Size, for `plan`."""
     return f"{cfg.distill.steps * images_per_step(cfg):,} image passes"
+
+
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse a model that nobody knows before anything starts."""
+    from alignet_ray.models.backbone import check as known
+
+    known(cfg.distill.model)
 
 
 def images_per_step(cfg: Config) -> int:

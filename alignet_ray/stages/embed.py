@@ -59,6 +59,23 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [root(cfg, role), *table, *files, *students]
 
 
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
+    """For the plan: what there is to read."""
+    found = sources[0]
+    if not isinstance(found, dict):
+        return "one file"
+    few = "" if role in ("corpus", "raw") else "the judged ones of "
+    return f"{few}{found['files']:,} files, {max(1, round(found['bytes'] / 1e6)):,} MB"
+
+
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse models that nobody knows before anything starts."""
+    from alignet_ray.models.backbone import check as known
+
+    for model in _asked(cfg, role)[0]:
+        known(model)
+
+
 def _asked(cfg: Config, role: str) -> tuple[tuple[str, ...], int | None, str]:
     """Spellings, size and layer that the config names for a role; no model where it is a parent's artifact."""
     if role in ("student", "control"):

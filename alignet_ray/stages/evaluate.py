@@ -41,7 +41,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [str(getattr(cfg.evaluate, name)) for name in OUTSIDE if getattr(cfg.evaluate, name)]
 
 
-def estimate(cfg: Config, role: str) -> str:
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """For the plan."""
     return f"{cfg.evaluate.draws} draws of images, scores and report"
 

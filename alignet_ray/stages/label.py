@@ -50,7 +50,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [path for path in (cfg.label.from_, cfg.label.from_valid) if path and role == "aligned"]
 
 
-def estimate(cfg: Config, role: str) -> str:
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """Size, for `plan`."""
     total = cfg.label.train + cfg.label.valid
     return f"{total:,} triplets, {max(1, round(total * 26 / 1e6)):,} MB"

@@ -126,7 +126,7 @@ def plan(cfg: Config, store: Store, names: Iterable[str] | None = None) -> list[
         ids[node.name] = digest(recipe)
         artifact = store.artifact(node.stage, ids[node.name])
         state, why = _state(artifact, node, recipe, known)
-        size = stage.estimate(cfg, node.role) if state != "finished" and hasattr(stage, "estimate") else ""
+        size = "" if state == "finished" else stage.estimate(cfg, node.role, recipe["sources"])
         steps.append(Step(node, artifact, recipe, state, why, size))
     return steps
 
@@ -187,6 +187,9 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         store.write_ref(cfg.name, {"nodes": {s.node.name: s.artifact.id for s in steps}, "config": cfg.to_yaml()})
         todo = [s for s in steps if s.state != "finished"]
         if todo:
+            for step in todo:
+                if refuse := getattr(module(step.node.stage), "refuse", None):
+                    refuse(resolved, step.node.role)
             screen.line(f"{len(todo)} of {len(steps)} steps to do; logs in {log_file}")
             _work(resolved, store, steps, state, screen)
         else:

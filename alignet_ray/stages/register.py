@@ -42,7 +42,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     return []
 
 
-def estimate(cfg: Config, role: str) -> str:
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """For the plan."""
     return f"1 version of {cfg.register.name}"
 

@@ -44,6 +44,13 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [*filter(None, files), objects.images_uri(cfg)]
 
 
+def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
+    """For the plan."""
+    if cfg.human.embedding:
+        return "a published embedding"
+    return f"{cfg.soften.seeds} fits of at most {cfg.soften.steps:,} steps"
+
+
 def run(work: Work) -> None:
     """Read and check the answers, model them, soften every one of them, and write down who is on which side."""
     cfg = work.cfg

@@ -249,17 +249,18 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 def test_fingerprint_sees_new_changed_and_renamed_files(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
-    seen = {fingerprint(str(tmp_path)), fingerprint(str(tmp_path))}
+    seen = {str(fingerprint(str(tmp_path))), str(fingerprint(str(tmp_path)))}
     assert len(seen) == 1
     (tmp_path / "b.jpg").write_bytes(b"y")
-    seen.add(fingerprint(str(tmp_path)))
+    seen.add(str(fingerprint(str(tmp_path))))
     (tmp_path / "b.jpg").write_bytes(b"yy")
-    seen.add(fingerprint(str(tmp_path)))
+    seen.add(str(fingerprint(str(tmp_path))))
     (tmp_path / "b.jpg").rename(tmp_path / "c.jpg")
-    seen.add(fingerprint(str(tmp_path)))
+    seen.add(str(fingerprint(str(tmp_path))))
     os.utime(tmp_path / "c.jpg", ns=(1, 1))
-    seen.add(fingerprint(str(tmp_path)))
+    seen.add(str(fingerprint(str(tmp_path))))
     assert len(seen) == 5
+    assert fingerprint(str(tmp_path)).items() >= {"files": 2, "bytes": 3}.items()
 
 
 def test_read_bytes_reads_what_was_listed(tmp_path: Path) -> None:

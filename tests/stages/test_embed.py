@@ -183,6 +183,21 @@ def test_unknown_model_is_told(ray_session: None, folder: Path, make_work: Calla
         embed.run(make_work(config(folder, embed__model=("random:resnet1888",)), "embed@corpus"))
 
 
+@pytest.mark.parametrize(
+    ("model", "mend"),
+    [
+        ("random:resnet1888", "did you mean"),
+        ("resnet18@nowhere.pth", "weights file nowhere.pth does not exist"),
+        ("resnet18.in1", "no pretrained weights"),
+        ("some/where", "no folder with model.json"),
+        ("pip:lite7", "there are pip:efficientnet-lite0"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_before_the_start(folder: Path, model: str, mend: str) -> None:
+    with pytest.raises(UserError, match=mend):
+        embed.refuse(config(folder, embed__model=(model,)), "corpus")
+
+
 def test_too_many_bad_images_stop_the_run(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
     work = make_work(config(folder, embed__max_bad=0.01), "embed@corpus")
     with pytest.raises(UserError, match=r"images cannot be used, --embed.max-bad allows 1.00%: .*\(1, e.g. c"):
