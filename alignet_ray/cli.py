@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alignet_ray.capacity import On
 
 STAGE_VERBS = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
+EXPORTS = {"embed": ("npy", "safetensors"), "label": ("npz",)}
 OVERVIEW = """alignet-ray: vision models that see similarity as people do.
 
 usage: alignet-ray VERB [PRESET] [--config FILE] [--section.field VALUE ...] [--debug]
@@ -27,7 +28,8 @@ whole runs   run       the whole line; finished steps are reused
                        with --on.gpus N --on.images N: hours and money there
 stages       embed soften align cluster label distill evaluate register
                        the line up to that stage; embed --export npy|safetensors
-                       also writes the embeddings as one file
+                       also writes the embeddings as one file, label --export npz
+                       the triplets in DeepMind's format
 results      ls        artifacts and runs under a root        --store.root DIR
              show      a preset, a run or an artifact, as YAML or JSON
              compare   the scores of several runs side by side
@@ -173,8 +175,8 @@ def _plain(box: str) -> str:
     return " ".join(body[:until]) or "the options could not be read"
 
 
-def _run(stage: str | None, args: list[str]) -> None:
-    form, args = _export(args) if stage == "embed" else ("", args)
+def _run(stage: str, args: list[str]) -> None:
+    form, args = _export(stage, args) if stage in EXPORTS else ("", args)
     cfg = parse(stage or "run", args)
     from alignet_ray.screen import Screen
     from alignet_ray.stages import pipeline
@@ -185,19 +187,25 @@ def _run(stage: str | None, args: list[str]) -> None:
     pipeline.farewell(cfg, artifacts, screen)
     if form:
         from alignet_ray import runtime
-        from alignet_ray.data.export import export
+        from alignet_ray.data import export
 
-        screen.line(f"exported         {export(artifacts['embed@corpus'], form, runtime.state_dir(cfg) / 'exports')}")
+        folder = runtime.state_dir(cfg) / "exports"
+        if stage == "embed":
+            files = [export.embeddings(artifacts["embed@corpus"], form, folder)]
+        else:
+            files = export.triplets(artifacts["label@aligned"], artifacts["embed@corpus"], folder)
+        for file in files:
+            screen.line(f"exported         {file}")
 
 
-def _export(args: list[str]) -> tuple[str, list[str]]:
-    """The format behind `embed --export`, which is no part of the config: it changes no result."""
+def _export(stage: str, args: list[str]) -> tuple[str, list[str]]:
+    """The format behind `--export`, which is no part of the config: it changes no result."""
     if "--export" not in args:
         return "", args
     at = args.index("--export")
     form = args[at + 1] if at + 1 < len(args) else ""
-    if form not in ("npy", "safetensors"):
-        raise UserError("--export needs a format: npy or safetensors")
+    if form not in EXPORTS[stage]:
+        raise UserError(f"{stage} --export needs a format: {' or '.join(EXPORTS[stage])}")
     return form, [*args[:at], *args[at + 2 :]]
 
 
@@ -248,7 +256,7 @@ def _late(name: str) -> Callable[[list[str]], None]:
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
-    "run": lambda args: _run(None, args),
+    "run": lambda args: _run("", args),
     "plan": _plan,
     **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "bench")},
 }

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 GATHER = 48
 """Triplets per gather: their rows, in float16 and float32, stay in a core's second-level cache."""
@@ -44,6 +45,19 @@ def similarities(x: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "n 3"]) 
         np.vecdot(block[:, 0], block[:, 1], out=out[:, 0])
         np.vecdot(block[:, 0], block[:, 2], out=out[:, 1])
         np.vecdot(block[:, 1], block[:, 2], out=out[:, 2])
+    return result
+
+
+def resident_similarities(
+    x: Float[Tensor, "m p"], triplets: Int[np.ndarray, "n 3"], chunk: int = 1 << 14
+) -> Float[np.ndarray, "n 3"]:
+    """The same where the whole matrix lies in a GPU's memory: large gathers, products and sums in float32."""
+    result = np.empty((len(triplets), 3), dtype=np.float32)
+    for start in range(0, len(triplets), chunk):
+        index = torch.from_numpy(np.ascontiguousarray(triplets[start : start + chunk])).to(x.device)
+        a, b, c = x[index].float().unbind(1)
+        sums = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
+        result[start : start + chunk] = sums.cpu().numpy()
     return result
 
 

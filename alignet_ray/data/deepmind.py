@@ -111,12 +111,14 @@ def export_triplets(path: str | Path, tables: Callable[[], Iterator[pa.Table]], 
     Args:
         path: .npz to write.
         tables: called once a member: yields the same TRIPLETS tables each time (a label artifact's `iter_parts`, say).
-        images: schema IMAGES: image_ids become base names.
+        images: schema IMAGES: image_ids become base names, or paths where two images share a base name.
     """
     rows = sum(len(t) for t in tables())
     ids = images["image_id"].to_numpy()
     order = np.argsort(ids)
-    names = np.array([Path(p).name for p in images["path"].to_pylist()])[order]
+    paths = images["path"].to_pylist()
+    short = [Path(p).name for p in paths]
+    names = np.array(short if len(set(short)) == len(short) else paths)[order]
 
     def indices(t: pa.Table) -> np.ndarray:
         return np.stack([t[c].to_numpy() for c in ("i0", "i1", "i2")], axis=1)

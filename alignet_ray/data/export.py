@@ -1,20 +1,22 @@
-"""Embeddings as one file for other programs: .npy or .safetensors, and a CSV that names its rows."""
+"""Results as files for other programs: embeddings (.npy, .safetensors) with a CSV of their rows, triplets (.npz)."""
 
 import csv
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from alignet_ray.data.deepmind import export_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
 FORMATS = ("npy", "safetensors")
 
 
-def export(embed: Artifact, form: str, folder: Path) -> Path:
+def embeddings(embed: Artifact, form: str, folder: Path) -> Path:
     """Write `embeddings-<id>.<form>` and `images-<id>.csv` (row, image_id, label, path) into a folder.
 
     The rows are those of the embeddings, by image_id; quarantined images are not among them. A .npy is filled part by
@@ -37,6 +39,28 @@ def export(embed: Artifact, form: str, folder: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def triplets(label: Artifact, embed: Artifact, folder: Path) -> list[Path]:
+    """Write the labelled triplets in DeepMind's layout: `triplets-<id>-train.npz` and `-valid.npz`.
+
+    Args:
+        label: finished artifact with `train/` and `valid/` parts.
+        embed: the corpus' embeddings, whose images the triplets name.
+        folder: is made if it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    images, written = embed.read_table("images.parquet"), []
+    for side in ("train", "valid"):
+        target = folder / f"triplets-{label.id}-{side}.npz"
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            export_triplets(temporary, partial(label.iter_parts, side), images)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        written.append(target)
+    return written
 
 
 def _npy(embed: Artifact, target: Path) -> np.ndarray:

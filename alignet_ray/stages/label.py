@@ -5,11 +5,13 @@ triplets of label@aligned, part by part, and relabels them by the teacher withou
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+import torch
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
@@ -31,10 +33,24 @@ IMAGES, SIMILARITIES = TRIPLETS.names[:3], TRIPLETS.names[3:]
 
 @dataclass(frozen=True)
 class Teacher:
-    """Whose judgement: dot products of `source`, times `scale`."""
+    """Whose judgement: dot products of `source`, times `scale`; on a GPU, if the cluster has one."""
 
     source: Source
     scale: float = 1.0
+
+    def similarities(self, triplets: np.ndarray) -> np.ndarray:
+        """Scaled dot products of triplets of image_ids."""
+        matrix = self.source.matrix()
+        rows = matrix.rows(triplets)
+        if ray.get_gpu_ids():
+            return labelling.resident_similarities(_on_gpu(self.source), rows) * np.float32(self.scale)
+        return labelling.similarities(matrix.x, rows) * np.float32(self.scale)
+
+
+@lru_cache(maxsize=1)
+def _on_gpu(source: Source) -> torch.Tensor:
+    """The whole matrix in the GPU's memory; it stays there for the parts that this process labels next."""
+    return torch.from_numpy(np.array(source.matrix().x)).cuda()
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
@@ -156,8 +172,9 @@ def _label(work: Work, teacher: Teacher, task: Any, jobs: dict[str, tuple[Any, .
     there = [name for side in SIDES for name in work.out.parts(side)]
     if there:
         work.screen.line(f"   {len(there)} of {len(jobs)} parts are there from an interrupted run and reused")
-    remote = ray.remote(num_cpus=1, max_retries=3)(task)
-    slots = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    remote = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=3)(task)
+    slots = 2 * max(1, int(resources.get("CPU", 1)))
     waiting, found = list(jobs), {}
     pending: dict[Any, str] = {}
     with work.screen.progress(len(jobs), "parts") as bar:
@@ -200,9 +217,7 @@ def relabel_part(teacher: Teacher, out: Draft, name: str, parent: Artifact) -> d
 def _part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray) -> pa.Table:
     """The labelled table of a part, made only if it is not there."""
     if not out.has(name):
-        matrix = teacher.source.matrix()
-        sims = labelling.similarities(matrix.x, matrix.rows(triplets)) * np.float32(teacher.scale)
-        labelled = labelling.odd_last(triplets, sims)
+        labelled = labelling.odd_last(triplets, teacher.similarities(triplets))
         columns = [*labelled.triplets.T, *labelled.similarities.T]
         out.write_table(name, check(pa.table(columns, schema=TRIPLETS), TRIPLETS))
     return out.read_table(name)

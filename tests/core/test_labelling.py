@@ -20,6 +20,14 @@ def test_similarities_are_the_dot_products_of_the_pairs(n: int, p: int, dtype: t
     assert np.allclose(labelling.similarities(x, rows), expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_both_ways_to_the_dot_products_agree(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x, rows = rng.normal(size=(60, 33)).astype(dtype), rng.integers(0, 60, (500, 3))
+    other = labelling.resident_similarities(torch.from_numpy(x), rows, chunk=64)
+    assert np.allclose(labelling.similarities(x, rows), other, rtol=1e-5, atol=1e-5)
+
+
 def test_similarities_of_a_read_only_map(tmp_path: object) -> None:
     x = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float16)
     np.save(f"{tmp_path}/x.npy", x)

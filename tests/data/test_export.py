@@ -6,8 +6,10 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from alignet_ray.data.export import export
-from alignet_ray.data.schemas import IMAGES, embeddings, tensors
+from alignet_ray.data import deepmind
+from alignet_ray.data.export import embeddings as export
+from alignet_ray.data.export import triplets
+from alignet_ray.data.schemas import IMAGES, TRIPLETS, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, Store
 
@@ -45,3 +47,21 @@ def test_safetensors_holds_the_same(embedded: Artifact, tmp_path: Path) -> None:
 def test_an_unknown_format_is_told(embedded: Artifact, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="npy, safetensors"):
         export(embedded, "csv", tmp_path)
+
+
+@pytest.mark.parametrize("twins", [False, True])
+def test_triplets_come_back_from_the_npz(store: Store, tmp_path: Path, twins: bool) -> None:
+    embed, label, rng = store.draft("embed", "e"), store.draft("label", "l"), np.random.default_rng(0)
+    images = [{"image_id": i, "path": f"c{i}/{0 if twins else i}.png", "label": f"c{i}", "bytes": 1} for i in range(9)]
+    embed.write_table("images.parquet", pa.Table.from_pylist(images, schema=IMAGES))
+    tables = {}
+    for side, rows in (("train", 7), ("valid", 3)):
+        ids = np.stack([rng.permutation(9)[:3] for _ in range(rows)]).T
+        sims = np.sort(rng.random((3, rows), dtype=np.float32), axis=0)[::-1]
+        tables[side] = pa.table([*ids, *sims], schema=TRIPLETS)
+        label.write_table(f"{side}/part-00000.parquet", tables[side])
+    for file, side in zip(triplets(label, embed, tmp_path / "out"), tables, strict=True):
+        assert file.name == f"triplets-l-{side}.npz"
+        back = deepmind.import_triplets(file, embed.read_table("images.parquet"))
+        assert pa.concat_tables(back).equals(tables[side])
+    assert len(list((tmp_path / "out").iterdir())) == 2
