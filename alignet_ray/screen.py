@@ -16,16 +16,23 @@ def clock(seconds: float) -> str:
 
 
 class Screen:
-    """Writes to a terminal (a bar that redraws itself) or to a file (a line every `every` seconds)."""
+    """Writes to a terminal (a bar that redraws itself) or to a file (a line every `every` seconds).
+
+    Attributes:
+        moved: when (time.monotonic) something last went forward.
+    """
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
         self.stream = stream or sys.stdout
         self.every = every
         self.live = self.stream.isatty()
         self._open = False
+        self.moved = time.monotonic()
 
-    def line(self, text: str = "") -> None:
-        """One line."""
+    def line(self, text: str = "", moves: bool = True) -> None:
+        """One line; with `moves` it counts as something that went forward."""
+        if moves:
+            self.moved = time.monotonic()
         if self._open:
             self.stream.write("\r\x1b[2K")
             self._open = False
@@ -68,7 +75,7 @@ class Progress:
     def add(self, n: int = 1, note: str = "") -> None:
         """Count `n` more; `note` is appended (a loss, say)."""
         self.done += n
-        now = time.monotonic()
+        now = self.screen.moved = time.monotonic()
         if now - self.shown >= (0.2 if self.screen.live else self.screen.every):
             self.shown = now
             self.screen.redraw(self.text(note))

@@ -77,6 +77,8 @@ class RaySection(Section):
     """CPUs, likewise."""
     patience: float = Field(30.0, ge=0)
     """Minutes to wait for them; then the run goes on with what is there, or stops if that is nothing."""
+    stuck: float = Field(10.0, ge=0)
+    """Minutes without any progress after which the run says so, and what it waits for; 0: never."""
 
 
 class Tracking(Section):
@@ -316,6 +318,8 @@ class Distill(Section):
     """How often a lost process is replaced before the run gives up."""
     workers: int | None = None
     """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
+    gpu: float = Field(1.0, gt=0, le=1)
+    """GPU that a training process takes; a share lets small trials of a sweep use one together. Changes no result."""
     control: bool = True
     """Also train the control: the same student with the unaligned teacher's labels."""
 
@@ -330,7 +334,14 @@ class Evaluate(Section):
     bootstrap: int = Field(1000, ge=20)
     """Resamplings of the test objects that the intervals come from."""
     models: tuple[str, ...] = ()
-    """More models to score beside the run's own (spellings as embed.model; each at its own input size)."""
+    """More models to score beside the run's own, each at its own input size: spellings as embed.model;
+    `models:/NAME@ALIAS` in MLflow's registry; stored embeddings of the judged objects' images (`embed/ID`, or a .npy or
+    .safetensors file beside a CSV with a column `path`)."""
+    ood: str | None = None
+    """Folder of images from elsewhere in class folders, ImageNet-A, say: are they told from the judged objects' images,
+    and recognised where a class has their name?"""
+    maps: Literal["pca", "umap"] = "pca"
+    """Two-dimensional maps of the report: principal components, or UMAP (package umap-learn)."""
     margin: float = Field(0.02, ge=0)
     """A student is fit to replace its base if agreement with people rises by at least this (a fraction) ..."""
     tolerance: float = Field(0.01, ge=0)
@@ -358,3 +369,25 @@ class Register(Section):
     """Registered model name."""
     alias: str = "candidate"
     """Alias that the new version gets."""
+
+
+class Sweep(Section):
+    """sweep: try settings of `align` or of `distill`. None of these changes what a trial makes."""
+
+    space: tuple[str, ...] = ()
+    """What is tried, fields of one stage: `align.pull=loguniform(1e-5,1e-2)`; or uniform(low,high), randint or
+    lograndint (both bounds included), choice(a,b,...), grid(a,b,...)."""
+    trials: int = Field(12, ge=1)
+    """Settings to try, the given ones first; a larger number continues a sweep."""
+    searcher: Literal["random", "optuna"] = "random"
+    """Draw settings at random, or near those that did well (package optuna)."""
+    halving: int = Field(3, ge=0)
+    """At a ninth and a third of the steps, one trial in this many goes on (ASHA); 0: all are trained to the end."""
+    repeats: int = Field(0, ge=0)
+    """The best three and the given settings are trained so many times more, with other seeds, before one is chosen."""
+    minutes: float | None = None
+    """Trials are stopped after this time, to go on later; the best finished one is chosen."""
+    concurrent: int | None = None
+    """Trials at a time; left out: as many as the machine or cluster has room for."""
+    full: bool = True
+    """Run the winner through the rest of the line up to its evaluation; its trial is reused."""

@@ -44,12 +44,6 @@ def sources(cfg: Config, role: str) -> list[str]:
     return []
 
 
-def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
-    """For the plan."""
-    ks = cfg.cluster.candidates or (cfg.cluster.k,)
-    return f"k = {', '.join(map(str, ks))}, at most {cfg.cluster.iterations} passes"
-
-
 def run(work: Work) -> None:
     """Fit the centroids and write the cluster of every image."""
     cache = runtime.state_dir(work.cfg) / "cache"
