@@ -35,6 +35,7 @@ results      ls        artifacts and runs under a root        --store.root DIR
              compare   the scores of several runs side by side
              verify    is this triplet file, folder or transform sane?
              rm, gc    delete an artifact or a run's name; all that no run names
+use          demo      a local page: three pictures, base against aligned
 measure      bench     ours against plain loops, side by side
 
 presets      {presets}
@@ -255,9 +256,16 @@ def _late(name: str) -> Callable[[list[str]], None]:
     return call
 
 
+def _demo(args: list[str]) -> None:
+    from alignet_ray.demo import server
+
+    server.main(args)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "run": lambda args: _run("", args),
     "plan": _plan,
+    "demo": _demo,
     **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "bench")},
 }
 

@@ -1,4 +1,7 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can mend this; and a parser of options that raises it."""
+
+import argparse
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -6,3 +9,11 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with code 2. Anything else that is raised is our own bug.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose mistakes are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake."""
+        raise UserError(f"{self.prog}: {message}")

@@ -1,32 +1,24 @@
 """Verbs about what runs left behind: show, ls, rm, gc, compare, verify; and bench."""
 
-import argparse
 import json
 import runpy
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from alignet_ray import runtime
 from alignet_ray.cli import parse
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError
+from alignet_ray.errors import Parser, UserError
 from alignet_ray.presets import PRESETS
 from alignet_ray.screen import table
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes become one-line errors."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
-
-
-def _arguments(verb: str, about: str) -> _Parser:
-    parser = _Parser(prog=f"alignet-ray {verb}", description=about)
+def _arguments(verb: str, about: str) -> Parser:
+    parser = Parser(prog=f"alignet-ray {verb}", description=about)
     parser.add_argument(
         "--store.root", dest="root", default=Config().store.root, help="folder that holds all artifacts"
     )

@@ -1,10 +1,8 @@
 """A data doctor: is this triplet file, folder or transform sane? One table, a verdict, an exit code."""
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +11,7 @@ import pyarrow.parquet as pq
 from alignet_ray.core import consistency
 from alignet_ray.data import deepmind, embeddings, human, images, official, schemas
 from alignet_ray.data.answers import read_answers
-from alignet_ray.errors import UserError
+from alignet_ray.errors import Parser, UserError
 from alignet_ray.screen import table as text_table
 from alignet_ray.store import Artifact
 
@@ -89,7 +87,7 @@ def verify(path: str, aids: Aids | None = None) -> tuple[str, bool]:
 
 def main(args: list[str]) -> int:
     """The verb: prints the table and returns the exit code, 1 where something is wrong."""
-    parser = _Parser(prog="alignet-ray verify", description=__doc__)
+    parser = Parser(prog="alignet-ray verify", description=__doc__)
     parser.add_argument("path", help="triplet file, folder or transform")
     parser.add_argument("--objects", type=int, help="number of objects in the human data")
     parser.add_argument("--reference", help="human embedding that must predict the answers")
@@ -103,11 +101,6 @@ def main(args: list[str]) -> int:
     text, ok = verify(chosen.pop("path"), Aids(**chosen))
     print(text)
     return 0 if ok else 1
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
 
 
 def _examine(path: str, aids: Aids, found: Findings) -> str:

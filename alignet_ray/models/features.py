@@ -93,7 +93,9 @@ class Encoder:
         batches = [torch.stack(x).to(self.device) for x in zip(*pictures, strict=True)]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
             outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
-        return {name: torch.cat([o[name].float() for o in outputs], 1).cpu().numpy() for name in self.widths}
+        return {
+            name: torch.cat([o[name].float() for o in outputs if name in o], 1).cpu().numpy() for name in self.widths
+        }
 
     def encode(self, images: Sequence[Callable[[], Image]], batch: int, readers: int = 1) -> Encoded:
         """Features of images; what cannot be opened, or gives no finite number, is an error.

@@ -1,13 +1,20 @@
 """`model, preprocess = load(...)`: a student's folder, a registered model, or any backbone. It executes nothing."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alignet_ray.errors import UserError
-from alignet_ray.models.backbone import Preprocess, load_backbone
-from alignet_ray.models.student import MODEL, Student, load_student
+
+if TYPE_CHECKING:
+    from alignet_ray.models.backbone import Preprocess
+    from alignet_ray.models.student import Student
+
+REGISTRY = "models:/"
+"""How the spelling of a registered model begins."""
+MODEL = "model.json"
 
 
-def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None) -> tuple[Student, Preprocess]:
+def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None) -> "tuple[Student, Preprocess]":
     """Load a model for use, frozen and in evaluation mode.
 
     Args:
@@ -24,14 +31,44 @@ def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None)
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    name = str(spec)
-    if name.startswith("models:/"):
-        student = load_student(fetch(name, tracking_uri))
-    elif (Path(name).expanduser() / MODEL).is_file():
-        student = load_student(Path(name).expanduser())
-    else:
-        student = Student(load_backbone(name), None).eval()
+    from alignet_ray.models.backbone import load_backbone
+    from alignet_ray.models.student import Student, load_student
+
+    folder = locate(spec, tracking_uri)
+    student = load_student(folder) if folder else Student(load_backbone(str(spec)), None).eval()
     return student.to(device), student.preprocess
+
+
+def locate(spec: str | Path, tracking_uri: str | None = None) -> Path | None:
+    """The student's folder that a name means, fetched from the registry if need be; None where it means a backbone.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    name = str(spec)
+    if name.startswith(REGISTRY):
+        return fetch(name, tracking_uri)
+    folder = Path(name).expanduser()
+    return folder if (folder / MODEL).is_file() else None
+
+
+def identity(uri: str, tracking_uri: str | None = None) -> str:
+    """Name, version and creation time of the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now.
+
+    Raises:
+        UserError: MLflow is not installed, or does not know the model.
+    """
+    mlflow = _mlflow(uri)
+    name, at, alias = uri.removeprefix(REGISTRY).partition("@")
+    name, _, version = (name, "", "") if at else name.rpartition("/")
+    if not name or not (alias or version):
+        raise UserError(f"{uri}: a registered model is {REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION")
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+    try:
+        found = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+    except mlflow.exceptions.MlflowException as error:
+        raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
+    return f"{REGISTRY}{name}/{found.version} of {found.creation_timestamp}"
 
 
 def fetch(uri: str, tracking_uri: str | None = None) -> Path:
@@ -40,16 +77,24 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
     Raises:
         UserError: MLflow is not installed, does not know the model, or it holds no student.
     """
-    try:
-        import mlflow
-    except ImportError as error:
-        raise UserError(f"{uri} needs mlflow: pip install mlflow, or give the student's folder") from error
+    mlflow = _mlflow(uri)
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri))
     except mlflow.exceptions.MlflowException as error:
-        asked = tracking_uri or mlflow.get_tracking_uri()
-        raise UserError(f"{uri} is not in the registry at {asked}: {str(error).splitlines()[0]}") from error
+        raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
     found = sorted(folder.rglob(MODEL))
     if not found:
         raise UserError(f"{uri} is not a student of alignet_ray: it holds no {MODEL}")
     return found[0].parent
+
+
+def _mlflow(uri: str) -> Any:
+    try:
+        import mlflow
+    except ImportError as error:
+        raise UserError(f"{uri} needs mlflow: pip install mlflow, or give the student's folder") from error
+    return mlflow
+
+
+def _unknown(uri: str, asked: str, error: Exception) -> str:
+    return f"{uri} is not in the registry at {asked}: {str(error).splitlines()[0]}"

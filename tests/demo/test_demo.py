@@ -1,0 +1,224 @@
+"""The demo as a browser meets it: uploads, verdicts, neighbours, mistakes, and the page in headless Chromium."""
+
+import json
+import shutil
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image, ImageDraw
+
+from alignet_ray.cli import main
+from alignet_ray.data.images import decode
+from alignet_ray.demo import server
+from alignet_ray.demo.judges import NAMES, Judges
+from alignet_ray.demo.pictures import Pictures, see_folder
+from alignet_ray.errors import UserError
+from alignet_ray.models.student import make_student, save_student
+from alignet_ray.screen import Screen
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def picture(seed: int, form: str = "PNG") -> bytes:
+    """A coloured shape on a coloured ground."""
+    colours = np.random.default_rng(seed).integers(0, 256, (2, 3)).tolist()
+    image = Image.new("RGB", (60, 40), tuple(colours[0]))
+    ImageDraw.Draw(image).regular_polygon((30, 20, 15), 3 + seed % 5, fill=tuple(colours[1]))
+    buffer = BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student's folder, and a folder with twelve pictures of two classes and one broken file."""
+    root = tmp_path_factory.mktemp("demo")
+    for seed in range(12):
+        file = root / "images" / ("sharp" if seed % 2 else "round") / f"{seed:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(seed))
+    (root / "images" / "round" / "broken.jpg").write_text("<html>")
+    (root / "student").mkdir()
+    save_student(root / "student", make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    return root
+
+
+@pytest.fixture(scope="module")
+def pictures(place: Path) -> Pictures:
+    judges = Judges.open(str(place / "student"))
+    return Pictures(judges, see_folder(judges, str(place / "images"), 100, Screen()))
+
+
+@pytest.fixture(scope="module")
+def url(pictures: Pictures) -> Iterator[str]:
+    """The demo's address, served by a thread."""
+    listener = socket.create_server((server.HOST, 0))
+    web = uvicorn.Server(uvicorn.Config(server.application(pictures), log_level="warning"))
+    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not web.started:
+        time.sleep(0.01)
+    yield f"http://{server.HOST}:{listener.getsockname()[1]}"
+    web.should_exit = True
+    thread.join(30)
+
+
+def ask(url: str, data: bytes | None = None, kind: str = "application/octet-stream") -> Any:
+    """Status and answer (JSON, or bytes)."""
+    request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            body, status, found = answer.read(), answer.status, answer.headers.get_content_type()
+    except HTTPError as error:
+        body, status, found = error.read(), error.code, error.headers.get_content_type()
+    return status, json.loads(body) if found == "application/json" else body
+
+
+def judge(url: str, names: list[str]) -> Any:
+    status, answer = ask(f"{url}/verdict?{urlencode(dict(zip('abc', names, strict=True)))}")
+    assert status == 200, answer
+    return answer
+
+
+def test_verdicts_are_the_models_own(url: str, pictures: Pictures) -> None:
+    data = [picture(100, "JPEG"), picture(101), picture(102)]
+    names = [ask(f"{url}/pictures", d)[1]["name"] for d in data]
+    answer = judge(url, names)
+    judges = pictures.judges
+    for name, model, scale in (("aligned", judges.student, 1.0), ("base", judges.base, judges.temperature)):
+        model.tau, before = model.tau * scale, model.tau
+        expected = model.odd_one_out(*(model.preprocess(decode(d))[None] for d in data))[0]
+        model.tau = before
+        torch.testing.assert_close(torch.tensor(answer[name]["odd"]), expected, atol=1e-5, rtol=0)
+    swapped = judge(url, [names[2], names[0], names[1]])
+    assert swapped["base"]["odd"] == pytest.approx([answer["base"]["odd"][i] for i in (2, 0, 1)], abs=1e-6)
+
+
+def test_the_base_is_as_sure_as_the_student(pictures: Pictures) -> None:
+    assert pictures.folder is not None
+    triplets = np.array([(i, j, k) for i in range(12) for j in range(i) for k in range(j)])
+    sure = {name: pictures.folder.sights[name].odd(triplets).max(1).mean() for name in NAMES}
+    assert sure["base"] == pytest.approx(sure["aligned"], abs=0.02)
+
+
+def test_neighbours_are_near_and_never_the_picture_itself(url: str, pictures: Pictures) -> None:
+    folder = pictures.folder
+    assert folder is not None
+    assert len(folder.paths) == 12  # the broken file is left out
+    name = ask(f"{url}/pictures", picture(5))[1]["name"]  # the same bytes as the folder's sixth
+    near = judge(url, [name, "f1", "f2"])["aligned"]["neighbours"][0]
+    shown = [folder.paths[int(n["name"][1:])] for n in near]
+    assert "sharp/05.png" not in shown
+    assert len(shown) == server.NEAR
+    cosines = [n["cosine"] for n in near]
+    assert cosines == sorted(cosines, reverse=True)
+    row = folder.paths.index("sharp/05.png")
+    x = folder.sights["aligned"].embedding
+    best = np.argsort(-(x @ x[row]))
+    assert folder.paths[next(b for b in best if b != row)] == shown[0]
+
+
+def test_disputed_triplets_are_disputed(url: str) -> None:
+    status, answer = ask(f"{url}/triplet?kind=disputed")
+    assert status == 200, answer
+    odd = judge(url, answer["names"])
+    assert np.argmax(odd["base"]["odd"]) != np.argmax(odd["aligned"]["odd"])
+    preview = ask(f"{url}/pictures/{answer['names'][0]}")[1]
+    assert decode(preview).size == (60, 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty file"),
+        (b"hello", "not an image"),
+        (b"<svg></svg>", "text or HTML"),
+        (picture(1)[:90], "truncated|broken"),
+    ],
+)
+def test_bad_uploads_say_why(url: str, data: bytes, message: str) -> None:
+    status, answer = ask(f"{url}/pictures", data)
+    assert status == 422
+    assert any(part in answer["error"] for part in message.split("|"))
+
+
+def test_other_mistakes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(f"{url}/pictures", picture(1), "text/plain")[0] == 415  # what a foreign page could send unasked
+    assert ask(f"{url}/verdict?a=f0&b=f1&c=f99")[0] == 404
+    assert ask(f"{url}/pictures/u..%2f..%2fetc%2fpasswd")[0] == 404
+    assert ask(f"{url.replace('127.0.0.1', 'localhost')}/about")[0] == 200
+    request = urllib.request.Request(f"{url}/about", headers={"Host": "elsewhere.example"})
+    with pytest.raises(HTTPError, match="400"):
+        urllib.request.urlopen(request)
+    monkeypatch.setattr(server, "LARGEST", 50)
+    status, answer = ask(f"{url}/pictures", picture(1))
+    assert (status, "larger" in answer["error"]) == (413, True)
+
+
+def test_the_verb_says_what_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    student = str(place / "student")
+    with socket.create_server((server.HOST, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for args, mend in (
+            ([student, "--port", port], "--port"),
+            (["random:test_efficientnet", "--port", "0"], "--base NAME"),
+            ([student, "--base", "nothing", "--port", "0"], "--base"),
+            ([student, "--images", str(place / "student"), "--port", "0"], "no images"),
+        ):
+            with pytest.raises(SystemExit) as stop:
+                main(["demo", *args])
+            message = capsys.readouterr().err
+            assert stop.value.code == 2, message
+            assert mend in message
+    judges = Judges.open(student)
+    with pytest.raises(UserError, match="three or more"):
+        see_folder(judges, str(place / "images"), 2, Screen())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        errors: list[str] = []
+        for width in (1280, 390):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(url)
+            inputs = page.locator(".slot input")
+            inputs.nth(0).set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"})
+            page.get_by_role("alert").get_by_text("notes.txt: not an image").wait_for()
+            files = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": picture(200 + i)} for i in range(3)]
+            inputs.nth(0).set_input_files(files)
+            page.locator("#aligned .three").wait_for()
+            assert page.locator("#problem").is_hidden()
+            names = [ask(f"{url}/pictures", f["buffer"])[1]["name"] for f in files]
+            answer = judge(url, names)
+            for model in NAMES:
+                odd = int(np.argmax(answer[model]["odd"]))
+                assert page.locator(f"#{model}").get_attribute("data-odd") == "ABC"[odd]
+                assert f"{100 * answer[model]['odd'][odd]:.0f} %" in page.locator(f"#{model} .odd").inner_text()
+            assert page.locator("#neighbours .near").count() == 3
+            page.get_by_role("button", name="disagree").click()
+            page.locator("#base img[src^='/pictures/f']").first.wait_for()
+            picks = [page.locator(f"#{model}").get_attribute("data-odd") for model in NAMES]
+            assert picks[0] != picks[1]
+            page.wait_for_load_state("networkidle")
+            broken = page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")
+            assert broken == 0
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            page.screenshot(path=tmp_path / f"demo-{width}.png", full_page=True)
+        assert not errors
+        browser.close()
