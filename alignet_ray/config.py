@@ -24,6 +24,7 @@ from alignet_ray.sections import (
     Section,
     Soften,
     StoreSection,
+    Sweep,
     Tracking,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "Section",
     "Soften",
     "StoreSection",
+    "Sweep",
     "Tracking",
 ]
 
@@ -72,6 +74,7 @@ class Config(Section):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     register: Register = Register()
+    sweep: Sweep = Sweep()
     store: StoreSection = StoreSection()
     ray: RaySection = RaySection()
     tracking: Tracking = Tracking()

@@ -114,8 +114,11 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
                 os.close(original)
 
 
-def start(cfg: Config) -> str:
-    """Start Ray on this machine or join a cluster, once; returns where its worker logs lie."""
+def start(cfg: Config, dashboard: bool = False) -> str:
+    """Start Ray on this machine or join a cluster, once; returns where its worker logs lie.
+
+    With `dashboard`, a Ray of our own sees when the driver of a Train run is killed, and frees what that run held.
+    """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     import ray
@@ -126,7 +129,7 @@ def start(cfg: Config) -> str:
     options: dict[str, Any] = {}
     if address == "local":
         options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
-        options["include_dashboard"] = False
+        options["include_dashboard"] = dashboard
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
     ours = signal.getsignal(signal.SIGTERM)

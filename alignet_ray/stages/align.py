@@ -75,12 +75,12 @@ def run(work: Work) -> None:
     settings = settings_of(work.cfg)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
-    if parts := _parts(work, judged):
+    parts, pairs = _parts(work, judged), []
+    if parts:
         rest = [[o for other in parts if other is not part for o in other] for part in parts]
         pairs = [(judged.train_side(a), judged.side(b)) for a, b in zip(rest, parts, strict=True)]
         if work.cfg.align.search:
             settings, tried = search.search(work, judged.x, pairs, settings)
-        rows = _cross_validate(work, judged, parts, pairs, settings)
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
@@ -89,6 +89,8 @@ def run(work: Work) -> None:
 
         train, valid = judged.train_side(judged.objects["train"]), judged.side(judged.objects["validation"])
         fitted = alignment.fit(judged.x, train, valid, settings, work.cfg.seed, report)
+    if parts:  # last, so that a sweep can stop a hopeless fit before it
+        rows = _cross_validate(work, judged, parts, pairs, settings)
     facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
     facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
     _write(work, judged, fitted.transform, facts)
@@ -196,7 +198,7 @@ def _fine_tune(work: Work) -> None:
         teach,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
-        run_config=RunConfig(name=f"{time.time_ns():x}", storage_path=f"{work.out.uri}/{SCRATCH}"),
+        run_config=RunConfig(name=f"{work.node.name}-{time.time_ns():x}", storage_path=f"{work.out.uri}/{SCRATCH}"),
     )
     failure: list[BaseException] = []
 

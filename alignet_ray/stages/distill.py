@@ -20,7 +20,6 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.tracking import Tracker
 
 VERSION = 1
 SCRATCH = ".train"
@@ -35,6 +34,7 @@ UNCHANGED = (
     "log_every",
     "checkpoint_every",
     "retries",
+    "gpu",
 )
 """Fields that do not change the student."""
 
@@ -140,32 +140,29 @@ def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board:
     """Ray Train's controller for this run. Checkpoints are ours, so a name of its own each time is all it needs."""
     from ray.train.torch import TorchTrainer
 
-    resources = {"CPU": 1.0} | ({"GPU": 1.0} if gpu else {})
+    resources = {"CPU": 1.0} | ({"GPU": work.cfg.distill.gpu} if gpu else {})
     return TorchTrainer(
         train_process,
         train_loop_config=config,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=f"{time.time_ns():x}",
+            name=f"{work.node.name}-{time.time_ns():x}",
             storage_path=f"{work.out.uri}/{SCRATCH}",
             failure_config=FailureConfig(max_failures=work.cfg.distill.retries),
-            callbacks=[Report(work.tracker, board)],  # type: ignore[list-item]
+            callbacks=[Report(board)],  # type: ignore[list-item]
         ),
     )
 
 
 class Report(UserCallback):
-    """In Train's controller: metrics go to the tracking server, and to the driver's board."""
+    """In Train's controller: what the processes report goes to the driver's board."""
 
-    def __init__(self, tracker: Tracker, board: Any) -> None:
-        self.tracker, self.board = tracker, board
+    def __init__(self, board: Any) -> None:
+        self.board = board
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """All processes have reported; the first one's row counts."""
+        """All processes have reported."""
         self.board.post.remote(metrics)
-        if "images_per_second" in metrics[0]:
-            row = dict(metrics[0])
-            self.tracker.log_batch(row, int(row.pop("step")))
 
 
 class Board:
@@ -185,7 +182,7 @@ class Board:
 
 
 def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: int) -> dict[str, Any]:
-    """Train in a thread and show what is reported; the last row.
+    """Train in a thread; show what is reported and hand it to the tracking server, which no process waits for.
 
     The thread leaves Ctrl-C to this one, so that it stops within a poll.
 
@@ -217,6 +214,7 @@ def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: i
                 if "images_per_second" in rows[0]:
                     last |= rows[0]
                     bar.add(last["step"] * each - bar.done, _note(last))
+                    work.tracker.log_batch({k: v for k, v in rows[0].items() if k != "step"}, int(last["step"]))
         if problem:
             raise UserError(problem)
         if failure:

@@ -1,10 +1,11 @@
 """The line: name every node's artifact by what goes into it, skip what is finished, run the rest in order."""
 
+import contextlib
 import importlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import STAGES, Node, Work, graph
+from alignet_ray.stages.watch import watched
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
@@ -104,17 +106,27 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
     return cfg.replace(**changes)
 
 
-def plan(cfg: Config, store: Store, names: Iterable[str] | None = None) -> list[Step]:
+def plan(
+    cfg: Config, store: Store, names: Iterable[str] | None = None, pinned: Mapping[str, str] | None = None
+) -> list[Step]:
     """What a run would do, node by node, without starting Ray.
+
+    Args:
+        cfg: the configuration, its generated world resolved.
+        store: where artifacts lie.
+        names: nodes wanted; all by default.
+        pinned: ids of nodes that are taken as they are, whatever `cfg` says of them; they make no steps.
 
     Raises:
         UserError: an input that a node reads is missing.
     """
     prints: dict[str, Any] = {}
-    ids: dict[str, str] = {}
+    ids: dict[str, str] = dict(pinned or {})
     known = [a.manifest for a in store.all(list(STAGES)) if a.finished]
     steps = []
     for node in needed(cfg, names or targets(cfg, None)):
+        if pinned and node.name in pinned:
+            continue
         stage = module(node.stage)
         recipe = {
             "inputs": stage.inputs(cfg, node.role),
@@ -126,7 +138,8 @@ def plan(cfg: Config, store: Store, names: Iterable[str] | None = None) -> list[
         ids[node.name] = digest(recipe)
         artifact = store.artifact(node.stage, ids[node.name])
         state, why = _state(artifact, node, recipe, known)
-        size = "" if state == "finished" else stage.estimate(cfg, node.role, recipe["sources"])
+        estimate = getattr(stage, "estimate", None) if state != "finished" else None
+        size = estimate(cfg, node.role, recipe["sources"]) if estimate else ""
         steps.append(Step(node, artifact, recipe, state, why, size))
     return steps
 
@@ -178,43 +191,46 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         UserError: something that the user can mend; what was finished before it stays.
     """
     screen = screen or Screen()
-    state = runtime.state_dir(cfg)
-    log_file = state / "logs" / f"{cfg.name}.log"
-    with runtime.terminable(), runtime.lock(state), runtime.log_to(log_file, screen):
-        resolved = resolve(cfg, state, screen)
-        store = Store.open(cfg.store.root)
+    with opened(cfg, screen) as (resolved, store, state):
         steps = plan(resolved, store, names)
         store.write_ref(cfg.name, {"nodes": {s.node.name: s.artifact.id for s in steps}, "config": cfg.to_yaml()})
         todo = [s for s in steps if s.state != "finished"]
         if todo:
-            for step in todo:
-                if refuse := getattr(module(step.node.stage), "refuse", None):
-                    refuse(resolved, step.node.role)
-            screen.line(f"{len(todo)} of {len(steps)} steps to do; logs in {log_file}")
-            _work(resolved, store, steps, state, screen)
+            refuse(resolved, steps)
+            screen.line(f"{len(todo)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
+            with tracked(resolved, state) as (session, parent):
+                carry_out(resolved, store, steps, session, parent, screen)
         else:
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
         return {s.node.name: s.artifact for s in steps}
 
 
-def _work(cfg: Config, store: Store, steps: list[Step], state: Path, screen: Screen) -> None:
-    """Do the unfinished steps inside one MLflow run, with Ray started at the first of them."""
+def log_file(cfg: Config, state: Path) -> Path:
+    """Where a run's log goes."""
+    return state / "logs" / f"{cfg.name}.log"
+
+
+@contextlib.contextmanager
+def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
+    """Within it the root is held by this process, whose output but for the screen goes to the run's log.
+
+    Yields:
+        The config with its generated world resolved, the store, the local state folder.
+    """
+    state = runtime.state_dir(cfg)
+    with runtime.terminable(), runtime.lock(state), runtime.log_to(log_file(cfg, state), screen):
+        yield resolve(cfg, state, screen), Store.open(cfg.store.root), state
+
+
+@contextlib.contextmanager
+def tracked(cfg: Config, state: Path) -> Iterator[tuple[Session, Tracker]]:
+    """Within it there is an MLflow run that others can be children of; Ray, once started, stops at its end."""
     session = Session.open(cfg, state)
     tags = {"alignet.state_dir": str(state), "alignet.commit": str(runtime.provenance()["commit"])}
     parent = session.begin(cfg.name, cfg, tags)
     status = "FAILED"
     try:
-        logs = runtime.start(cfg)
-        if logs:
-            screen.line(f"Ray's worker logs in {logs}")
-        fleet = runtime.Fleet(cfg, screen.line)
-        for step in steps:
-            if step.state == "finished":
-                screen.line(f"-- {step.node.name} {step.artifact.id}: reused")
-            else:
-                if step.node.stage in SPREAD:
-                    fleet.ready()
-                _step(cfg, store, step, {s.node.name: s.artifact for s in steps}, session, parent, screen)
+        yield session, parent
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -222,6 +238,30 @@ def _work(cfg: Config, store: Store, steps: list[Step], state: Path, screen: Scr
     finally:
         session.end(parent, status)
         runtime.stop()
+
+
+def refuse(cfg: Config, steps: Iterable[Step]) -> None:
+    """Raise a UserError for what can be known to fail before anything starts."""
+    for step in steps:
+        if step.state != "finished" and (check := getattr(module(step.node.stage), "refuse", None)):
+            check(cfg, step.node.role)
+
+
+def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, parent: Tracker, screen: Screen) -> None:
+    """Do the unfinished steps, with Ray started at the first of them."""
+    if all(step.state == "finished" for step in steps):
+        return
+    logs = runtime.start(cfg)
+    if logs:
+        screen.line(f"Ray's worker logs in {logs}")
+    fleet = runtime.Fleet(cfg, screen.line)
+    for step in steps:
+        if step.state == "finished":
+            screen.line(f"-- {step.node.name} {step.artifact.id}: reused")
+        else:
+            if step.node.stage in SPREAD:
+                fleet.ready()
+            _step(cfg, store, step, {s.node.name: s.artifact for s in steps}, session, parent, screen)
 
 
 def _step(
@@ -233,27 +273,42 @@ def _step(
     parent: Tracker,
     screen: Screen,
 ) -> None:
-    """Run one node and finish its artifact."""
+    """Run one node, in an MLflow run of its own."""
     node, start = step.node, time.time()
     screen.heading(node.name, " ".join(filter(None, (step.artifact.id, step.size, f"({step.why})"))))
     tracker = session.begin(node.name, None, {"alignet.artifact": step.artifact.id}, parent.run_id)
-    parents = {name: artifacts[name] for name in node.parents}
-    work = Work(cfg, node, parents, store.draft(node.stage, step.artifact.id), tracker, screen, {})
     status = "FAILED"
     try:
-        module(node.stage).run(work)
-        seconds = time.time() - start
-        work.out.finish(_manifest(work, step.recipe, seconds))
-        session.lineage(tracker, parents.values())
-        figures = {k: float(v) for k, v in work.facts.items() if isinstance(v, int | float)}
-        tracker.log_batch(figures | {"seconds": seconds}, 0)
-        screen.line(f"   done in {clock(seconds)}")
+        make(cfg, store, step, artifacts, session, tracker, screen)
+        screen.line(f"   done in {clock(time.time() - start)}")
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         session.end(tracker, status)
+
+
+def make(
+    cfg: Config,
+    store: Store,
+    step: Step,
+    artifacts: Mapping[str, Artifact],
+    session: Session,
+    tracker: Tracker,
+    screen: Screen,
+) -> None:
+    """Run one node and finish its artifact; what it read and its figures go to `tracker`."""
+    node, start = step.node, time.time()
+    parents = {name: artifacts[name] for name in node.parents}
+    work = Work(cfg, node, parents, store.draft(node.stage, step.artifact.id), tracker, screen, {})
+    with watched(screen, node.name, cfg.ray.stuck):
+        module(node.stage).run(work)
+    seconds = time.time() - start
+    work.out.finish(_manifest(work, step.recipe, seconds))
+    session.lineage(tracker, parents.values())
+    figures = {k: float(v) for k, v in work.facts.items() if isinstance(v, int | float)}
+    tracker.log_batch(figures | {"seconds": seconds}, 0)
 
 
 def _manifest(work: Work, recipe: dict[str, Any], seconds: float) -> dict[str, Any]:
