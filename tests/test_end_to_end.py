@@ -192,3 +192,39 @@ def test_shuffled_judgements_teach_nothing(smoke: Finished, tmp_path: Path) -> N
     for row in scores:
         if row["model"] == "student" and row["metric"] == "odd_one_out" and row["level"] == "":
             assert abs(row["value"] - 1 / 3) < 0.06, row
+
+
+def test_a_stored_transform_labels_images_that_nobody_judged(smoke: Finished) -> None:
+    """Images of one's own, and the map of another run: the same verb, without anybody's answers."""
+    world = synthetic.paths("smoke", smoke.world)
+    own = ["--corpus.path", world["corpus"], "--embed.model", world["model"], "--embed.size", "32", "--name", "own"]
+    own += ["--distill.model", world["model"], "--distill.size", "32", "--distill.steps", "4", "--distill.no-control"]
+    own += ["--align.from", smoke["align"].uri, "--cluster.k", "8", "--label.train", "5000", "--label.valid", "500"]
+    printed = alignet("run", *own, "--store.root", str(smoke.root)).stdout
+    assert "-- embed@corpus" in printed  # the same images and model: reused
+    for absent in ("soften", "evaluate", "embed@objects"):
+        assert f"== {absent}" not in printed
+    assert "is version" in printed.split("== register")[1]
+    ref = smoke.store.read_ref("own")
+    assert ref is not None
+    assert smoke.store.artifact("distill", ref["nodes"]["distill@student"]).has("backbone.safetensors")
+
+
+def test_judged_objects_may_have_images_of_their_own(smoke: Finished, tmp_path: Path) -> None:
+    """The corpus is one folder and the judged objects' images are another: nothing of the corpus is held out."""
+    world = synthetic.paths("smoke", smoke.world)
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "corpus" / f"c{i % 6}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    apart = ["--corpus.path", str(tmp_path / "corpus"), "--objects.path", world["corpus"], "--name", "apart"]
+    apart += ["--objects.table", world["table"], "--objects.concepts", world["concepts"]]
+    apart += ["--human.triplets", world["triplets"], "--embed.model", world["model"], "--embed.size", "32"]
+    apart += ["--cluster.k", "4", "--label.train", "1000", "--label.valid", "10", "--store.root", str(smoke.root)]
+    printed = alignet("label", "smoke", *apart).stdout
+    assert "-- embed@objects " in printed  # the same images and model: reused
+    ref = smoke.store.read_ref("apart")
+    assert ref is not None
+    clustered = smoke.store.artifact("cluster", ref["nodes"]["cluster"])
+    assert sum(len(t) for t in clustered.iter_parts()) == 60
