@@ -1,11 +1,13 @@
-"""Noise ceilings from repeated triplets: how well the best prediction, or other people, predict a person's answer."""
+"""Noise ceilings: how well other people, or the best prediction, predict a person's answers or similarity matrix."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
+from scipy.stats import rankdata
 
-from alignet_ray.core import consistency, scores
+from alignet_ray.core import consistency, scores, similarity
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ def noise_ceilings(rows: Int64[np.ndarray, "n 3"]) -> dict[str, Ceiling]:
     }
 
 
+def repeated(rows: Int64[np.ndarray, "n 3"]) -> bool:
+    """Whether some set of three was answered more than once."""
+    return len(np.unique(consistency.keys(rows))) < len(rows)
+
+
 def answer_counts(rows: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "t 3"]:
     """For every set of three, how often its smallest, middle and largest object was the odd one."""
     _, group = np.unique(consistency.keys(rows), return_inverse=True)
@@ -73,3 +80,43 @@ def _ceiling(counts: Int64[np.ndarray, "t 3"], hits: Float[np.ndarray, " t"], dr
         drawn[draw] = hits[some].sum() / answers[some].sum()
     low, high = scores.interval(drawn)
     return Ceiling(float(hits.sum() / answers.sum()), low, high, len(counts), int(answers.sum()))
+
+
+def correlations(
+    matrix: Float[np.ndarray, "n n"], people: Float[np.ndarray, "p n n"], method: Literal["spearman", "pearson"]
+) -> Float[np.ndarray, " p"]:
+    """Correlation of a matrix with each person's, over the pairs that the person judged (the others are NaN)."""
+    model, judged = similarity.upper(matrix), _pairs(people)
+    seen = np.isfinite(judged)
+    return np.array([similarity.correlation(model[k], v[k], method) for v, k in zip(judged, seen, strict=True)])
+
+
+def rsa_ceilings(people: Float[np.ndarray, "p n n"], method: Literal["spearman", "pearson"]) -> tuple[float, float]:
+    """Bounds on the mean correlation with single people that the true model could reach (Nili et al. 2014).
+
+    Lower: each person with the mean of the others. Upper: each person with the mean of all, which knows the person,
+    too. Means are of ranks (Spearman) or of standardised values (Pearson), which is what maximises them.
+    """
+    judged = _pairs(people)
+    even = np.stack([_even(values, method) for values in judged])
+    lower: list[float] = []
+    upper: list[float] = []
+    for person in range(len(judged)):
+        seen = np.isfinite(judged[person])
+        for bounds, others in ((lower, np.delete(even, person, axis=0)), (upper, even)):
+            known = seen & np.isfinite(others).any(axis=0)
+            pooled = np.nanmean(others[:, known], axis=0)
+            bounds.append(similarity.correlation(pooled, judged[person, known], method))
+    return float(np.mean(lower)), float(np.mean(upper))
+
+
+def _pairs(people: Float[np.ndarray, "p n n"]) -> Float[np.ndarray, "p q"]:
+    return np.stack([similarity.upper(person) for person in people])
+
+
+def _even(values: Float[np.ndarray, " q"], method: str) -> Float[np.ndarray, " q"]:
+    """One person's values on a scale that all share."""
+    if method == "spearman":
+        return np.asarray(rankdata(values, nan_policy="omit"))
+    spread = float(np.nanstd(values))
+    return np.asarray((values - np.nanmean(values)) / (spread or 1.0))

@@ -34,8 +34,10 @@ def rdm(x: Float[np.ndarray, "n d"], kind: Literal["cosine", "correlation"] = "c
     return distance
 
 
-def check_matrix(matrix: np.ndarray, name: str = "the similarity matrix") -> Float[np.ndarray, "n n"]:
-    """A square, symmetric, finite matrix of at least three items in float64.
+def check_matrix(
+    matrix: np.ndarray, name: str = "the similarity matrix", gaps: bool = False
+) -> Float[np.ndarray, "n n"]:
+    """A square, symmetric, finite matrix of at least three items in float64; with `gaps`, NaN entries may stay.
 
     Raises:
         UserError: saying what is wrong with it.
@@ -45,14 +47,14 @@ def check_matrix(matrix: np.ndarray, name: str = "the similarity matrix") -> Flo
     if matrix.shape[0] < 3:
         raise UserError(f"{name} has {matrix.shape[0]} items; at least 3 are needed")
     square = matrix.astype(np.float64)
-    off = ~np.eye(len(square), dtype=bool)
-    if not np.isfinite(square[off]).all():
-        raise UserError(
-            f"{name} has {int((~np.isfinite(square[off])).sum())} entries that are not numbers: fill or leave out "
-            "their items"
-        )
-    worst = float(np.abs(np.where(off, square - square.T, 0)).max())
-    if worst > 1e-4 * max(1.0, float(np.abs(square[off]).max())):
+    off = square[~np.eye(len(square), dtype=bool)]
+    bad = int(np.isinf(off).sum() if gaps else (~np.isfinite(off)).sum())
+    if bad:
+        raise UserError(f"{name} has {bad} entries that are not numbers: fill or leave out their items")
+    if gaps and np.isnan(off).all():
+        raise UserError(f"{name} has no entry that is a number: leave it out")
+    worst = float(np.nanmax(np.abs(square - square.T)[~np.eye(len(square), dtype=bool)]))
+    if worst > 1e-4 * max(1.0, float(np.nanmax(np.abs(off)))):
         raise UserError(
             f"{name} is not symmetric (entries differ by up to {worst:.3g}): average it with its transpose if that "
             "is meant"

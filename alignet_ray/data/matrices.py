@@ -1,9 +1,10 @@
 """Similarity judgements that come as matrices: multi-arrangement (Cichy, King) and pairwise ratings (Peterson).
 
-All reduce to one similarity matrix over a list of images. A stack of matrices, one a participant, is averaged.
+All reduce to one similarity matrix over a list of images, or one a participant.
 """
 
 import io
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -26,19 +27,45 @@ def read_matrix(path: str, kind: Kind, key: str | None = None) -> Float[np.ndarr
         kind: what its values are; distances d become -d, which keeps every order.
         key: variable of a .mat file; None: the only one that can be a matrix.
 
+    Matrices of several participants are averaged.
+
     Raises:
         UserError: no such file, not one matrix, not square, not symmetric, not finite.
     """
+    return mean(read_people(path, kind, key), path)
+
+
+def read_people(path: str, kind: Kind, key: str | None = None) -> Float[np.ndarray, "p n m"]:
+    """As `read_matrix`, one matrix a participant (one in all where the file holds one); NaN: pairs not judged.
+
+    Raises:
+        UserError: as `read_matrix`, naming the first participant whose matrix is wrong.
+    """
     values = np.squeeze(_load(path, key))
-    if values.ndim == 3:
-        values = np.nanmean(values, axis=0)
     if values.ndim == 1:
         try:
             values = squareform(values, checks=False)
         except ValueError as error:
             raise UserError(f"{path}: {len(values)} values are no upper triangle of a matrix") from error
-    matrix = check_matrix(values, path)
-    return -matrix if kind == "distance" else matrix
+    people = values[None] if values.ndim == 2 else values
+    if people.ndim != 3:
+        raise UserError(f"{path} has shape {values.shape}: it must be items x items, or participants x items x items")
+    if len(people) > 1:
+        for person, matrix in enumerate(people, start=1):
+            check_matrix(matrix, f"{path}, participant {person},", gaps=True)
+    mean(people, path)
+    return -people if kind == "distance" else people
+
+
+def mean(people: Float[np.ndarray, "p n m"], name: str) -> Float[np.ndarray, "n n"]:
+    """The mean over participants, of those who judged a pair.
+
+    Raises:
+        UserError: a pair that nobody judged.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pairs that nobody judged are told by the check
+        return check_matrix(np.nanmean(people, axis=0), name)
 
 
 def _load(path: str, key: str | None) -> Float[np.ndarray, "..."]:

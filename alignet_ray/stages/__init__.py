@@ -5,7 +5,7 @@ A node is a stage in a role (`embed@corpus`). Each stage's module offers
     VERSION                        raised by hand when its results change
     inputs(cfg, role) -> dict      the config fields that change the result
     sources(cfg, role) -> list     files and folders that it reads besides artifacts
-    estimate(cfg, role, sources)   its size in words, for the plan; `sources` are the fingerprints of its sources
+    estimate(cfg, role, sources)   optional: its size in words, for the plan, by the fingerprints of its sources
     refuse(cfg, role)              optional: raises a UserError for what can be known to fail before anything starts
     run(work) -> None              does the work, writing into `work.out`
 """
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignet_ray.config import Config
+from alignet_ray.data.roles import ELSEWHERE
+from alignet_ray.data.stored import is_stored
 from alignet_ray.screen import Screen
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.tracking import Tracker
@@ -101,7 +103,11 @@ def graph(cfg: Config) -> list[Node]:
         return [*nodes, Node("register", "", ("distill@student",))]
     nodes.append(Node("embed", "base"))
     nodes += [Node("embed", role, (f"distill@{role}",)) for role in students]
-    others = [Node("embed", f"other{i}") for i in range(len(cfg.evaluate.models))]
+    others = [Node("embed", f"other{i}") for i, spec in enumerate(cfg.evaluate.models) if not is_stored(spec)]
+    if cfg.evaluate.ood:
+        ours = [Node("embed", f"{ELSEWHERE}base"), *(Node("embed", ELSEWHERE + r, (f"distill@{r}",)) for r in students)]
+        others += [*ours, *(Node("embed", ELSEWHERE + other.role) for other in others)]
     trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")] + [n.name for n in others]
-    read = ("soften", "align", "embed@objects", "embed@corpus", "embed@base", "cluster", "label@aligned", *trained)
+    labels = tuple(label for label, _ in students.values())
+    read = ("soften", "align", "embed@objects", "embed@corpus", "embed@base", "cluster", *labels, *trained)
     return [*nodes, *others, Node("evaluate", "", read), Node("register", "", ("distill@student", "evaluate"))]

@@ -11,22 +11,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL.Image import Image
 
+from alignet_ray import runtime, tracking
 from alignet_ray.config import Config
 from alignet_ray.data import images as source
+from alignet_ray.data import roles
 from alignet_ray.data.quarantine import Quarantine
 from alignet_ray.data.schemas import IMAGES, check, embeddings, tensors
 from alignet_ray.errors import UserError
+from alignet_ray.models import hub
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, Draft
-
-Head = Literal["none", "beside", "instead"]
 
 VERSION = 1
 
@@ -42,21 +43,33 @@ ERRORS_KEY = b"alignet.errors"
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the embeddings of a role."""
-    models, size, layer = _asked(cfg, role)
-    parts = (model.partition("@") for model in models)
-    names = [f"{name}@{Path(file).name}" if file else name for name, _, file in parts]
-    fields = {"models": names, "size": size, "layer": layer, "judged": role not in ("corpus", "raw")}
-    return fields | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
+    models, size, layer = roles.network(cfg, role)
+    fields = {"models": [_name(cfg, m) for m in models], "size": size, "layer": layer, "judged": roles.judged(role)}
+    heads = {"head": "beside"} if any(map(_student, models)) and roles.model_of(role).startswith("other") else {}
+    return fields | heads | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
+
+
+def _name(cfg: Config, model: str) -> str:
+    """A model's name in an id: a file's fingerprint is among the sources, a registered model's is its version."""
+    if model.startswith(hub.REGISTRY):
+        return hub.identity(model, tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
+    name, _, file = model.partition("@")
+    return f"{name}@{Path(file).name}" if file else name
+
+
+def _student(model: str) -> bool:
+    """Whether a model may bring a triplet head."""
+    return model.startswith(hub.REGISTRY) or (Path(model).expanduser() / "model.json").is_file()
 
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weights files."""
-    models, _, _ = _asked(cfg, role)
+    models = [m for m in roles.network(cfg, role).models if not m.startswith(hub.REGISTRY)]
     files = [file for _, _, file in (model.partition("@") for model in models) if file]
     folders = [Path(model).expanduser() for model in models]
     students = [str(f) for folder in folders if (folder / "model.json").is_file() for f in sorted(folder.glob("*.*"))]
-    table = [cfg.objects.table] if cfg.objects.table and role not in ("corpus", "raw") else []
-    return [root(cfg, role), *table, *files, *students]
+    table = [cfg.objects.table] if cfg.objects.table and roles.judged(role) else []
+    return [roles.root(cfg, role), *table, *files, *students]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -64,7 +77,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     found = sources[0]
     if not isinstance(found, dict):
         return "one file"
-    few = "" if role in ("corpus", "raw") else "the judged ones of "
+    few = "the judged ones of " if roles.judged(role) else ""
     return f"{few}{found['files']:,} files, {max(1, round(found['bytes'] / 1e6)):,} MB"
 
 
@@ -72,27 +85,9 @@ def refuse(cfg: Config, role: str) -> None:
     """Refuse models that nobody knows before anything starts."""
     from alignet_ray.models.backbone import check as known
 
-    for model in _asked(cfg, role)[0]:
-        known(model)
-
-
-def _asked(cfg: Config, role: str) -> tuple[tuple[str, ...], int | None, str]:
-    """Spellings, size and layer that the config names for a role; no model where it is a parent's artifact."""
-    if role in ("student", "control"):
-        return (), None, "pre_logits"
-    if role.startswith("other"):
-        return (cfg.evaluate.models[int(role.removeprefix("other"))],), None, "pre_logits"
-    if role == "base":
-        return (cfg.distill.model,), cfg.distill.size, "pre_logits"
-    return cfg.embed.model, cfg.embed.size, cfg.embed.layer
-
-
-def root(cfg: Config, role: str) -> str:
-    """Folder of the images that a role reads."""
-    path = cfg.corpus.path if role in ("corpus", "raw") else cfg.objects.path or cfg.corpus.path
-    if not path:
-        raise UserError("no images: give a folder with --corpus.path")
-    return path
+    for model in roles.network(cfg, role).models:
+        if not model.startswith(hub.REGISTRY):  # the plan has found it
+            known(model)
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,7 @@ class Job:
         out: where parts go; `images.parquet` lies there, one row group a unit.
         uri: folder of the images.
         models: spellings of the models whose embeddings are concatenated; `size` and `layer` as in the config.
+        registry: MLflow server of registered models.
         head: what becomes of a student's head.
         dtype: stored number format.
         batch: images a forward pass.
@@ -112,8 +108,9 @@ class Job:
     out: Draft
     uri: str
     models: tuple[str, ...]
+    registry: str
     size: int | None
-    head: Head
+    head: roles.Head
     layer: str
     bfloat16: bool
     dtype: str
@@ -123,7 +120,7 @@ class Job:
 
 def run(work: Work) -> None:
     """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
-    table = _selection(work.cfg, work.role)
+    table = roles.selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
     work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
     units = math.ceil(len(table) / unit)
@@ -150,21 +147,6 @@ def run(work: Work) -> None:
     work.facts |= {"reused_parts": len(finished), "actors": sorted(actors)}
 
 
-def _selection(cfg: Config, role: str) -> pa.Table:
-    """IMAGES rows of the role: the whole source, or the images of judged objects."""
-    table = source.list_images(root(cfg, role))
-    if role in ("corpus", "raw"):
-        return table
-    from alignet_ray.data.objects import read_table
-
-    ids = sorted({i for some in read_table(cfg, table).values() for i in some})
-    if not ids:
-        raise UserError(
-            f"no image under {root(cfg, role)} belongs to an object of {cfg.objects.table}: check its labels"
-        )
-    return table.take(ids)  # image_id is the row number of the whole listing
-
-
 def _errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
     fs, path = out.where(_part(unit))
     return list(json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY]))
@@ -175,16 +157,20 @@ def _part(unit: int) -> str:
 
 
 def _job(work: Work, actors: int, cores: int) -> Job:
-    cfg, role = work.cfg, work.role
-    head: Head = "none"
-    models, size, layer = _asked(cfg, role)
-    if role in ("student", "control"):
-        head, size, models = "beside", None, (str(work.parents[f"distill@{role}"].local()),)
+    cfg, model = work.cfg, roles.model_of(work.role)
+    head: roles.Head = "none"
+    models, size, layer = roles.network(cfg, work.role)
+    if model in ("student", "control"):
+        head, models = "beside", (str(work.parents[f"distill@{model}"].local()),)
+    elif model.startswith("other") and _student(models[0]):
+        head = "beside"
     elif "align" in work.parents:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
+    registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else ""
     threads = max(1, cores // actors)
     how = (size, head, layer, cfg.embed.compute == "bfloat16")
-    return Job(work.out, root(cfg, role), models, *how, cfg.embed.dtype, cfg.embed.batch, threads)
+    uri = roles.root(cfg, work.role)
+    return Job(work.out, uri, models, registry, *how, cfg.embed.dtype, cfg.embed.batch, threads)
 
 
 def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
@@ -198,6 +184,7 @@ def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
     cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
     actors = min(work.cfg.embed.actors or gpus or max(2, cores // 2), cpus)
     data = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
+    data.set_name(work.node.name)  # what the dashboard and Prometheus call it
     answers = data.map_batches(
         _Embedder,
         fn_constructor_args=(_job(work, actors, cores),),
@@ -221,7 +208,8 @@ class _Embedder:
         torch.set_num_threads(job.threads)
         self.job, self.problem = job, ""
         try:
-            self.encoder = Encoder.load(job.models, job.size, job.head, job.layer, job.bfloat16)
+            models = [str(hub.locate(model, job.registry or None) or model) for model in job.models]
+            self.encoder = Encoder.load(models, job.size, job.head, job.layer, job.bfloat16)
         except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
             self.problem = str(error)
             return

@@ -1,44 +1,39 @@
 """evaluate: scores of base, teacher, student and control on the objects that no training saw, and the report."""
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
-from safetensors.numpy import load_file
 
 from alignet_ray import report
 from alignet_ray.config import Config
 from alignet_ray.core import similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.data import embeddings, images, objects, outside, schemas
-from alignet_ray.data.matrices import read_matrix
-from alignet_ray.data.official import load_transform
+from alignet_ray.data import objects, outside, schemas, stored
+from alignet_ray.data.matrices import read_people
 from alignet_ray.errors import UserError
-from alignet_ray.evals import gate, judgements, suite, summary
+from alignet_ray.evals import elsewhere, gate, judgements, reading, suite, summary
 from alignet_ray.evals.spaces import Judged, Space
-from alignet_ray.report import gather
+from alignet_ray.report import figures, gather
+from alignet_ray.report import sources as shown
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact
 
-VERSION = 1
-STUDENTS = ("base", "student", "control")
+VERSION = 2
 OUTSIDE = ("answers", "choices", "matrix")
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """The section, and the seed of image draws and intervals."""
-    files = {name: bool(getattr(cfg.evaluate, name)) for name in OUTSIDE}  # which they are, their fingerprints say
-    return cfg.evaluate.model_dump(mode="json") | files | {"seed": cfg.seed}
+    """The section, and the seed of image draws and intervals; which files it names, their fingerprints say."""
+    files = {name: bool(getattr(cfg.evaluate, name)) for name in (*OUTSIDE, "ood")}
+    models = {"models": [reading.name(spec) for spec in cfg.evaluate.models]}
+    return cfg.evaluate.model_dump(mode="json") | files | models | {"seed": cfg.seed}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """Judgements from outside the run."""
-    return [str(getattr(cfg.evaluate, name)) for name in OUTSIDE if getattr(cfg.evaluate, name)]
+    """Judgements from outside the run, and files of stored embeddings."""
+    stores = [file for spec in cfg.evaluate.models if stored.is_stored(spec) for file in stored.files(spec)]
+    return [str(getattr(cfg.evaluate, name)) for name in OUTSIDE if getattr(cfg.evaluate, name)] + stores
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -46,20 +41,27 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     return f"{cfg.evaluate.draws} draws of images, scores and report"
 
 
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse models of one name, and maps without their package, before anything starts."""
+    reading.check_names(cfg)
+    figures.check_maps(cfg.evaluate.maps)
+
+
 def run(work: Work) -> None:
     """Score every space, write the table and the report."""
     cfg, options = work.cfg, work.cfg.evaluate
-    spaces, soften = read_spaces(work), work.parents["soften"]
-    test = read_judged(soften, "test").seen_by(spaces)
-    train, validation = (read_judged(soften, split).shown(spaces) for split in ("train", "validation"))
+    listing, soften = reading.listing(work.parents["embed@objects"]), work.parents["soften"]
+    spaces = reading.spaces(cfg, work.parents, listing)
+    test = reading.judged(soften, "test").seen_by(spaces)
+    train, validation = (reading.judged(soften, split).shown(spaces) for split in ("train", "validation"))
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
     amount = suite.Options(
         options.draws, options.triplets, options.bootstrap, cfg.soften.draws, options.shots, cfg.seed
     )
-    found = suite.evaluate(spaces, suite.Sides(train, validation, test), read_answers(soften), amount)
-    found = found._replace(scores=found.scores + outside_scores(work, spaces, test))
+    found = suite.evaluate(spaces, suite.Sides(train, validation, test), reading.answers(soften), amount)
+    found = found._replace(scores=found.scores + outside_scores(work, spaces, test, listing))
     work.out.write_table("scores.parquet", scores_table(found.scores))
-    rows = summary.rows(found.scores, options.models)
+    rows = summary.rows(found.scores, [reading.name(spec) for spec in options.models])
     work.facts |= {"table": summary.lines(rows, len(found.trials.triplets), len(test)), "test_objects": len(test)}
     work.facts |= {
         f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value
@@ -73,49 +75,11 @@ def run(work: Work) -> None:
     work.out.write_bytes("report.html", build_report(work, spaces, test, found, rows, decision).encode())
 
 
-def read_spaces(work: Work) -> list[Space]:
-    """Every layer of every model that was embedded: the base first, the teacher last."""
-    spaces = []
-    for model in STUDENTS:
-        artifact = work.parents.get(f"embed@{model}")
-        if artifact is None:
-            continue
-        spaces.append(Space(model, "pre_logits", *embeddings.load(artifact)))
-        if "triplet_logits" in artifact.read_table(artifact.parts()[0]).column_names:
-            spaces.append(Space(model, "head", *embeddings.load(artifact, "triplet_logits")))
-    for i, name in enumerate(work.cfg.evaluate.models):
-        spaces.append(Space(name, "pre_logits", *embeddings.load(work.parents[f"embed@other{i}"])))
-    ids, x = embeddings.load(work.parents["embed@objects"])
-    align = work.parents["align"]
-    if align.has(embeddings.TRANSFORM):
-        x = load_transform(str(align.local(embeddings.TRANSFORM)))(x)
-    return [*spaces, Space("teacher", "aligned", ids, x, "dot")]
-
-
-def read_judged(soften: Artifact, split: str) -> Judged:
-    """The objects of one split, with images or without."""
-    table = soften.read_table("objects.parquet")
-    human = load_file(soften.local("embedding.safetensors"))
-    image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
-    names = [name.replace("_", " ").rstrip("0123456789") for name in table["name"].to_pylist()]
-    categories = table["category"].to_pylist()
-    every = Judged(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
-    return every.take(np.flatnonzero(np.array(table["split"].to_pylist()) == split))
-
-
-def read_answers(soften: Artifact) -> np.ndarray:
-    """The raw answers of people: rows (pair, pair, odd) of object numbers."""
-    table = soften.read_parts(columns=["i", "j", "k"])
-    return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
-
-
-def outside_scores(work: Work, spaces: list[Space], test: Judged) -> list[Score]:
-    """Scores on the files of judgements that the config names."""
+def outside_scores(work: Work, spaces: list[Space], test: Judged, listing: reading.Listing) -> list[Score]:
+    """Scores on the files of judgements and the folder of images that the config names."""
     options, seed = work.cfg.evaluate, work.cfg.seed
-    listing = work.parents["embed@objects"].read_table("images.parquet", ["image_id", "path"])
     known = set(np.unique(spaces[0].ids).tolist())
-    pairs = zip(listing["path"].to_pylist(), listing["image_id"].to_pylist(), strict=True)
-    paths = {path: image_id for path, image_id in pairs if image_id in known}
+    paths = {path: image_id for path, image_id in listing.ids.items() if image_id in known}
     scores: list[Score] = []
     if options.answers:
         answers = outside.read_image_answers(options.answers, paths, options.columns)
@@ -123,12 +87,15 @@ def outside_scores(work: Work, spaces: list[Space], test: Judged) -> list[Score]
     if options.choices:
         scores += judgements.evaluate_choices(spaces, *outside.read_choices(options.choices, paths), seed)
     if options.matrix:
-        matrix = read_matrix(options.matrix, options.matrix_kind)
-        if len(matrix) <= test.objects.max():
+        people = read_people(options.matrix, options.matrix_kind)
+        if people.shape[1] <= test.objects.max():
             raise UserError(
-                f"{options.matrix} has {len(matrix)} rows; one for every object of the human data is needed"
+                f"{options.matrix} has {people.shape[1]} rows; one for every object of the human data is needed"
             )
-        scores += judgements.evaluate_matrix(spaces, test, matrix[np.ix_(test.objects, test.objects)], seed)
+        people = people[:, test.objects][:, :, test.objects]
+        scores += judgements.evaluate_matrix(spaces, test, people, seed)
+    if (folder := reading.elsewhere(work.cfg, work.parents)) is not None:
+        scores += elsewhere.evaluate(spaces, listing.labels, folder, seed)
     return scores
 
 
@@ -147,83 +114,32 @@ def build_report(
     decision: gate.Decision,
 ) -> str:
     """Gather what the report shows, and render it."""
+    cfg, parents = work.cfg, work.parents
     human = judged.human_similarity()
     groups = gather.groups(judged, human)
     order = similarity.category_order(human, groups)
-    backbones = [s for s in spaces if s.layer == "pre_logits"]
-    compared = [s for s in backbones if s.model in ("base", "student")]
-    picture = pictures(work.parents["embed@objects"], objects.images_uri(work.cfg))
+    compared = [s for s in spaces if s.layer == "pre_logits" and s.model in ("base", "student")]
+    picture = shown.pictures(parents["embed@objects"], objects.images_uri(cfg))
     gains, slips = gather.examples(found.answers, found.trials, judged, found.picks[0], picture)
     material = report.Material(
-        title=f"alignet_ray: {work.cfg.name}",
-        facts=provenance(work),
+        title=f"alignet_ray: {cfg.name}",
+        facts=shown.provenance(cfg, parents),
         table=rows,
         scores=found.scores,
-        losses=losses(work),
+        losses=shown.losses(parents),
         matrices=gather.matrices(compared, judged, human, order),
         groups=[groups[row] for row in order],
-        maps=gather.maps(compared, judged),
+        maps=gather.maps(compared, judged, cfg.evaluate.maps, cfg.seed),
+        map_kind=cfg.evaluate.maps,
         map_groups=groups,
         map_names=judged.names,
         decision=decision,
         gains=gains,
         slips=slips[:3],
         queries=gather.queries(compared, judged, groups, picture),
-        clusters=clusters(work),
+        clusters=shown.clusters(cfg, parents),
+        candidates=shown.candidates(parents["cluster"]),
+        labels=shown.labels(parents),
         calibration={m: curve for (m, layer), curve in found.curves.items() if layer in ("pre_logits", "aligned")},
     )
     return report.build(material)
-
-
-def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
-    """image_id -> picture, through the listing of an embed artifact."""
-    listing = embed.read_table("images.parquet", ["image_id", "path"])
-    paths = dict(zip(listing["image_id"].to_pylist(), listing["path"].to_pylist(), strict=True))
-
-    @lru_cache(maxsize=256)
-    def picture(image_id: int) -> Image.Image | None:
-        try:
-            image = images.decode(images.read_bytes(uri, paths[image_id]))
-        except (OSError, ValueError):
-            return None  # the images have gone since they were embedded: the report shows grey squares
-        image.thumbnail((160, 160))
-        return image
-
-    return picture
-
-
-def losses(work: Work) -> list[report.Curve]:
-    """Training curves of student and control: on the training triplets, and on those held out."""
-    curves = []
-    for role in ("student", "control"):
-        artifact = work.parents.get(f"distill@{role}")
-        if artifact is None or not artifact.has("metrics.jsonl"):
-            continue
-        rows = [json.loads(line) for line in artifact.read_bytes("metrics.jsonl").decode().splitlines() if line.strip()]
-        for key in ("loss", "valid_loss"):
-            points = [(float(row["step"]), float(row[key])) for row in rows if key in row]
-            if points:
-                curves.append(report.Curve(role, key == "valid_loss", *map(list, zip(*points, strict=True))))
-    return curves
-
-
-def clusters(work: Work) -> dict[str, list[Image.Image | None]]:
-    """Contact sheets of a few clusters of the corpus."""
-    parts = work.parents["cluster"].read_parts()
-    assert work.cfg.corpus.path is not None, "a run has a corpus"
-    picture = pictures(work.parents["embed@corpus"], work.cfg.corpus.path)
-    return gather.contact_sheets(parts["image_id"].to_numpy(), parts["cluster"].to_numpy().astype(np.int64), picture)
-
-
-def provenance(work: Work) -> dict[str, str]:
-    """What the run was made of."""
-    cfg = work.cfg
-    facts = {
-        "teacher": " + ".join(cfg.embed.model),
-        "map to human similarity": cfg.align.from_ or cfg.align.map,
-        "student": cfg.distill.model,
-        "corpus": str(cfg.corpus.path),
-        "human data": cfg.human.embedding or str(cfg.human.triplets),
-        "seed": str(cfg.seed),
-    }
-    return facts | {name: artifact.id for name, artifact in work.parents.items()}

@@ -196,10 +196,12 @@ def test_judgements_from_outside_the_run(
     assert "levels.csv" not in json.dumps(evaluate.inputs(cfg, ""))
     work = make_work(cfg, "evaluate", world.parents())
     evaluate.run(work)
-    found = {(r["dataset"], r["model"]): r["value"] for r in work.out.read_table("scores.parquet").to_pylist()}
-    assert found["answers", "teacher"] == 0  # its last metric: no ties
-    assert found["choices", "teacher"] == 1
-    assert found["matrix", "teacher"] > 0.99
+    rows = work.out.read_table("scores.parquet").to_pylist()
+    found = {(r["dataset"], r["metric"]): r["value"] for r in rows if r["model"] == "teacher" and not r["level"]}
+    assert found["answers", "odd_one_out"] == 1
+    assert found["answers", "ties"] == 0
+    assert found["choices", "two_afc"] == 1
+    assert found["matrix", "rsa_spearman"] > 0.99
     assert "Other judgements of people" in work.out.read_bytes("report.html").decode()
     np.save(tmp_path / "matrix.npy", np.eye(5))
     with pytest.raises(UserError, match="5 rows"):
