@@ -32,7 +32,7 @@ TINY = [
     ),
     *("--distill.no-control", "--distill.steps", "40", "--distill.checkpoint-every", "0.2", "--name", "job"),
     *("--label.train", "6000", "--label.valid", "4", "--soften.steps", "100", "--align.folds", "0"),
-    *("--distill.batch", "48", "--evaluate.bootstrap", "50"),
+    *("--distill.batch", "48", "--evaluate.bootstrap", "50", "--cluster.k", "4"),
 ]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and network namespaces need root")
 
