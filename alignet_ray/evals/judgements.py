@@ -7,9 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alignet_ray.core import calibration, scores, similarity
-from alignet_ray.core.ceilings import noise_ceilings
+from alignet_ray.core.ceilings import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.human_similarity import object_similarity
+from alignet_ray.data.matrices import mean
+from alignet_ray.evals import human_similarity, paired
 from alignet_ray.evals.spaces import Judged, Space
 
 CHUNK = 65_536
@@ -32,14 +33,11 @@ def evaluate_answers(
     groups = {"": np.ones(len(triplets), dtype=bool)}
     groups |= {level: np.array([name == level for name in levels]) for level in sorted(set(levels) - {""})}
     timed = np.isfinite(times)
+    right = {}
     for space in spaces:
         s = triplet_similarities(space, triplets)
         choice = scores.choices(s)
-        right = (choice == 0).astype(np.float64)
-        for level, chosen in groups.items():
-            low, high = scores.mean_interval(right[chosen], seed=seed)
-            value, n = float(right[chosen].mean()), int(chosen.sum())
-            rows.append(Score(space.model, space.layer, "answers", "odd_one_out", value, low, high, n, level, "", seed))
+        right[space.model, space.layer] = (choice == 0).astype(np.float64)
         ties = float((choice == scores.TIE).mean())
         rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(s), split="", seed=seed))
         if timed.sum() > 2:
@@ -49,8 +47,10 @@ def evaluate_answers(
             n = int(timed.sum())
             rows.append(Score(space.model, space.layer, "answers", "entropy_time", value, n=n, split="", seed=seed))
     for level, chosen in groups.items():
-        if len(np.unique(np.sort(triplets[chosen], axis=1), axis=0)) < chosen.sum():
-            top = noise_ceilings(triplets[chosen].astype(np.int64))["leave_one_out"]
+        found = {name: values[chosen] for name, values in right.items()}
+        rows += paired.rows(found, "answers", "odd_one_out", seed, level=level, split="")
+        if repeated(triplets[chosen]):
+            top = noise_ceilings(triplets[chosen])["leave_one_out"]
             rows.append(
                 Score("human", "", "answers", "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)
             )
@@ -77,27 +77,16 @@ def evaluate_choices(
     seed: int,
 ) -> list[Score]:
     """Two-alternative forced choice: the share of people who choose as the space does, and the best possible share."""
-    rows = []
-    best = np.maximum(votes_left, 1 - votes_left)
+    agree = {}
     for space in spaces:
         s = triplet_similarities(space, np.stack([reference, left, right], axis=1))
-        agree = np.where(s[:, 0] > s[:, 1], votes_left, 1 - votes_left)
-        agree = np.where(s[:, 0] == s[:, 1], 0.0, agree)
-        low, high = scores.mean_interval(agree, seed=seed)
-        value = float(agree.mean())
-        rows.append(Score(space.model, space.layer, "choices", "two_afc", value, low, high, len(agree), "", "", seed))
-    low, high = scores.mean_interval(best, seed=seed)
-    return [*rows, Score("human", "", "choices", "two_afc", float(best.mean()), low, high, len(best), "", "", seed)]
+        share = np.where(s[:, 0] > s[:, 1], votes_left, 1 - votes_left)
+        agree[space.model, space.layer] = np.where(s[:, 0] == s[:, 1], 0.0, share)
+    agree["human", ""] = np.maximum(votes_left, 1 - votes_left)
+    return paired.rows(agree, "choices", "two_afc", seed, split="")
 
 
-def evaluate_matrix(spaces: list[Space], judged: Judged, matrix: Float[np.ndarray, "m m"], seed: int) -> list[Score]:
-    """RSA with a matrix of people's similarities between the judged objects (its rows): Spearman and Pearson."""
-    rows = []
-    pairs = len(judged) * (len(judged) - 1) // 2
-    for space in spaces:
-        ours = object_similarity(space, judged)
-        for method in ("spearman", "pearson"):
-            value = similarity.rsa(ours, matrix, method)
-            low, high = scores.interval(similarity.rsa_bootstrap(ours, matrix, 100, seed, method))
-            rows.append(Score(space.model, space.layer, "matrix", f"rsa_{method}", value, low, high, pairs, seed=seed))
-    return rows
+def evaluate_matrix(spaces: list[Space], judged: Judged, people: Float[np.ndarray, "p m m"], seed: int) -> list[Score]:
+    """RSA with people's similarities between the judged objects (rows): their mean, and single people if several."""
+    rows = human_similarity.evaluate(spaces, judged, 100, seed, mean(people, "evaluate.matrix"), "matrix")
+    return rows + (human_similarity.evaluate_people(spaces, judged, people, seed) if len(people) > 1 else [])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alignet_ray.core import scores, similarity
+from alignet_ray.core import ceilings, scores, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.spaces import Judged, Space, Trials
 
@@ -82,7 +82,7 @@ def gains(found: Answers, boot: Float[np.ndarray, "draws s"], trials: Trials, se
     for (model, layer), column in columns.items():
         for other, other_layer in (("base", "pre_logits"), ("control", layer)):
             against = columns.get((other, other_layer))
-            if model not in ("student", "control") or model == other or against is None:
+            if model in ("base", "teacher", "human") or model == other or against is None:
                 continue
             drawn = boot[:, column] - boot[:, against]
             low, high = scores.interval(drawn)
@@ -133,6 +133,21 @@ def levels(trials: Trials, categories: list[str], least: int = 20) -> Iterator[t
             (f"category:{name}", (b == code_) & ((a == b) | (b == c))) for code_, name in enumerate(names) if name
         ]
     yield from ((level, chosen) for level, chosen in parts if chosen.sum() >= least)
+
+
+def noise_ceilings(rows: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
+    """Both noise ceilings of all answers (pair, pair, odd), where at least two people saw the same triplet.
+
+    odd_one_out_raw_ceiling: how well other people predict an answer; _modal: how well the most frequent answer does.
+    """
+    if not ceilings.repeated(rows):
+        return []
+    found = {"": "leave_one_out", "_modal": "modal"}
+    tops = {f"odd_one_out_raw_ceiling{end}": ceilings.noise_ceilings(rows)[kind] for end, kind in found.items()}
+    return [
+        Score("human", "", DATASET, metric, top.value, top.low, top.high, top.answers, split="", seed=seed)
+        for metric, top in tops.items()
+    ]
 
 
 def evaluate_raw(

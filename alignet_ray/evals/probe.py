@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from alignet_ray.core import classify, scores, similarity
+from alignet_ray.core import classify, similarity
 from alignet_ray.core.scores import Score
+from alignet_ray.evals import paired
 from alignet_ray.evals.spaces import Judged, Space
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -30,23 +31,21 @@ def evaluate(
 ) -> list[Score]:
     """Few-shot accuracy over objects with enough images, and k-NN over categories.
 
-    few_shot_k: logistic regression from k images of every object to its other images, mean over draws of the images;
-    the L2 penalty is the best one on the validation objects. knn_category: the vote of the five nearest images of
-    *other* objects on an image's category. Both are left out where there are fewer than five classes.
+    few_shot_k: logistic regression from k images of every object to its other images, mean over draws of the images and
+    over objects; the L2 penalty is the best one on the validation objects. knn_category: the vote of the five nearest
+    images of *other* objects on an image's category. Both are left out where there are fewer than five classes.
     """
     rows: list[Score] = []
     for k in shots:
         task = few_shot_task(test, k, draws, seed)
         if task is None:
             continue
-        tuning = few_shot_task(validation, k, draws, seed)
+        tuning, found = few_shot_task(validation, k, draws, seed), {}
         for space in spaces:
             right = few_shot(space, task, [_penalty(space, tuning)])[0]
-            low, high = scores.mean_interval(right.mean(axis=1), seed=seed)
-            name = f"few_shot_{k}"
-            n = int(task.test.size)
-            rows.append(Score(space.model, space.layer, "objects", name, float(right.mean()), low, high, n, seed=seed))
-    return rows + [row for space in spaces for row in knn_category(space, test, seed)]
+            found[space.model, space.layer] = paired.by_object(right.ravel(), task.test_labels.ravel())
+        rows += paired.rows(found, "objects", f"few_shot_{k}", seed)
+    return rows + knn_category(spaces, test, seed)
 
 
 def few_shot_task(judged: Judged, shots: int, draws: int, seed: int) -> Task | None:
@@ -89,7 +88,7 @@ def _penalty(space: Space, tuning: Task | None) -> float:
     return PENALTIES[int(few_shot(space, tuning, PENALTIES).mean(axis=(1, 2)).argmax())]
 
 
-def knn_category(space: Space, judged: Judged, seed: int) -> list[Score]:
+def knn_category(spaces: list[Space], judged: Judged, seed: int) -> list[Score]:
     """Accuracy of the vote of the nearest images of other objects on the category, mean over objects."""
     named = np.array([row for row, c in enumerate(judged.categories) if c and judged.categories.count(c) > 1])
     if len({judged.categories[r] for r in named}) < 2:
@@ -97,15 +96,10 @@ def knn_category(space: Space, judged: Judged, seed: int) -> list[Score]:
     some = judged.take(named)
     ids, owner = some.all_images()
     _, category = np.unique(some.categories, return_inverse=True)
-    s = similarity.similarity_matrix(space.features(ids), "dot")
-    s[owner[:, None] == owner[None]] = -np.inf
-    found = classify.knn_predictions(s, category[owner], NEIGHBOURS)
-    value, low, high = by_object(found == category[owner], owner, seed)
-    return [Score(space.model, space.layer, "objects", "knn_category", value, low, high, len(ids), seed=seed)]
-
-
-def by_object(right: np.ndarray, owner: Int[np.ndarray, " n"], seed: int) -> tuple[float, float, float]:
-    """Mean over objects of the share of their images that are right, and its interval over objects."""
-    used = np.unique(owner)
-    means = np.array([right[owner == o].mean() for o in used])
-    return float(means.mean()), *scores.mean_interval(means, seed=seed)
+    right = {}
+    for space in spaces:
+        s = similarity.similarity_matrix(space.features(ids), "dot")
+        s[owner[:, None] == owner[None]] = -np.inf
+        found = classify.knn_predictions(s, category[owner], NEIGHBOURS)
+        right[space.model, space.layer] = paired.by_object(found == category[owner], owner)
+    return paired.rows(right, "objects", "knn_category", seed)

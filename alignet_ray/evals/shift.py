@@ -12,13 +12,16 @@ from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import classify
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES, by_object
+from alignet_ray.evals import paired
+from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES
 from alignet_ray.evals.spaces import Judged, Space
 
 MOST = 4000
 """Source images that a probe is fitted on; more are drawn at random."""
 LEAST_SOURCE, LEAST_TARGET = 5, 3
 """Images of a category that anomaly detection needs."""
+LEAST_IMAGES = 10
+"""Images below which recognising categories is not scored."""
 
 
 def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judged, seed: int) -> list[Score]:
@@ -27,17 +30,19 @@ def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judge
 
     shift_source: a quarter of the images of source objects that have several is held back. shift_target: all images
     of the test objects. Both are means over objects. anomaly_auroc: an image's similarity to the five nearest source
-    images of a category tells the category's test objects from all others, mean over categories.
+    images of a category tells the category's test objects from all others, mean over categories, which are also what
+    its interval draws anew.
     """
     categories = _shared(train, validation, test)
     if len(categories) < 2:
         return []
     sides = Sides(*(_labelled(side, categories) for side in (train, validation, test)))
+    recognised = {(space.model, space.layer): _probe(space, sides, seed) for space in spaces}
     rows: list[Score] = []
-    for space in spaces:
-        rows += _probe(space, sides, seed)
-        rows += _anomaly(space, sides, seed)
-    return rows
+    for metric in ("shift_source", "shift_target"):
+        found = {name: right[metric] for name, right in recognised.items() if metric in right}
+        rows += paired.rows(found, "objects", metric, seed)
+    return rows + _anomaly(spaces, sides, seed)
 
 
 class Side(NamedTuple):
@@ -73,7 +78,8 @@ def _labelled(judged: Judged, categories: list[str]) -> Side:
     return Side(ids, some.objects[owner], code[owner])
 
 
-def _probe(space: Space, sides: Sides, seed: int) -> list[Score]:
+def _probe(space: Space, sides: Sides, seed: int) -> dict[str, Float[np.ndarray, " o"]]:
+    """metric -> share of right images of every object."""
     ids, owner, label = (np.concatenate(columns) for columns in zip(*sides, strict=True))
     role = np.repeat([0, 1, 2], [len(side.ids) for side in sides])
     x = classify.coordinates(space.features(ids))
@@ -81,13 +87,12 @@ def _probe(space: Space, sides: Sides, seed: int) -> list[Score]:
     held = _held_back(owner, role < 2, seed)
     fitted = _some((role < 2) & ~held, seed)
     found = classify.logistic_predictions(x[fitted], label[fitted], x, penalty)
-    rows = []
-    for metric, part in (("shift_source", held), ("shift_target", role == 2)):
-        if part.sum() >= 10:
-            value, low, high = by_object(found[part] == label[part], owner[part], seed)
-            n = int(part.sum())
-            rows.append(Score(space.model, space.layer, "objects", metric, value, low, high, n, seed=seed))
-    return rows
+    parts = {"shift_source": held, "shift_target": role == 2}
+    return {
+        metric: paired.by_object(found[part] == label[part], owner[part])
+        for metric, part in parts.items()
+        if part.sum() >= LEAST_IMAGES
+    }
 
 
 def _best_penalty(
@@ -121,20 +126,19 @@ def _some(part: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " k"]:
     return np.sort(np.random.default_rng(seed).permutation(rows)[:MOST])
 
 
-def _anomaly(space: Space, sides: Sides, seed: int) -> list[Score]:
+def _anomaly(spaces: list[Space], sides: Sides, seed: int) -> list[Score]:
     train, validation, test = sides
     source = np.concatenate([train.ids, validation.ids])
     label = np.concatenate([train.label, validation.label])
-    close = space.features(test.ids) @ space.features(source).T
-    values = []
-    for category in np.unique(test.label):
-        normal, inside = label == category, test.label == category
-        if normal.sum() < LEAST_SOURCE or inside.sum() < LEAST_TARGET or inside.all():
-            continue
-        nearest = np.sort(close[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
-        values.append(classify.auroc(nearest, inside))
-    if not values:
-        return []
-    return [
-        Score(space.model, space.layer, "objects", "anomaly_auroc", float(np.mean(values)), n=len(values), seed=seed)
-    ]
+    found = {}
+    for space in spaces:
+        close, values = space.features(test.ids) @ space.features(source).T, []
+        for category in np.unique(test.label):
+            normal, inside = label == category, test.label == category
+            if normal.sum() < LEAST_SOURCE or inside.sum() < LEAST_TARGET or inside.all():
+                continue
+            nearest = np.sort(close[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
+            values.append(classify.auroc(nearest, inside))
+        if values:
+            found[space.model, space.layer] = np.array(values)
+    return paired.rows(found, "objects", "anomaly_auroc", seed)

@@ -64,6 +64,7 @@ def evaluate(spaces: list[Space], sides: Sides, raw: Int[np.ndarray, "n 3"], opt
     answers = odd_one_out.answers(spaces, picks, trials)
     scores = odd_one_out.evaluate(answers, trials, test, bootstrap, seed)
     scores += odd_one_out.evaluate_raw(spaces, picks, test, raw, bootstrap, seed)
+    scores += odd_one_out.noise_ceilings(raw, seed)
     scores += human_similarity.evaluate(spaces, test, bootstrap, seed)
     scores += neighbours.evaluate(spaces[0], spaces[1:], test, bootstrap, seed)
     with threadpool_limits(1, "blas"):  # many small problems: threads would only wait for each other

@@ -1,5 +1,6 @@
 """Pictures as PNG bytes. Matplotlib without its global state: every figure is an object that is drawn once."""
 
+import importlib.util
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -11,6 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from alignet_ray.errors import UserError
+
+Points = Float[np.ndarray, "n 2"]
 PALETTE = ("#3b6fb6", "#e07b39", "#3f9b5f", "#b3476b", "#8064a8", "#8c6d46", "#d9a520", "#4aa6b5", "#d16ba5", "#7f8c3b")
 OTHER = "#c3c9d1"
 NO_GROUP = "no category"
@@ -45,16 +49,33 @@ class Line(NamedTuple):
     style: str = "-"
 
 
-def curves(lines: Sequence[Line], ylabel: str) -> bytes:
-    """Training curves; short ones show their points."""
+def curves(lines: Sequence[Line], ylabel: str, xlabel: str = "training step", mark: float | None = None) -> bytes:
+    """Curves over steps, from zero up; short ones show their points; a vertical line at `mark`."""
     figure, axes = empty(6.4, 3.5)
     for line in lines:
         marker = "o" if len(line.x) < 15 else None
         axes.plot(line.x, line.y, label=line.name, color=line.colour, ls=line.style, lw=2, marker=marker, ms=4)
-    axes.set_xlabel("training step", fontsize=12)
+    if mark is not None:
+        axes.axvline(mark, color="#8a94a3", ls="--", lw=1.5)
+    axes.set_xlabel(xlabel, fontsize=12)
     axes.set_ylabel(ylabel, fontsize=12)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#e6e9ee")
+    axes.legend(frameon=False, fontsize=11)
+    return png(figure)
+
+
+def histogram(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str], top: float, xlabel: str) -> bytes:
+    """Shares of triplets (percent) per equally wide bin between 0 and `top`, one outline a name."""
+    figure, axes = empty(4.8, 3.2)
+    for name, values in shares.items():
+        edges = np.linspace(0, top, len(values) + 1)
+        axes.stairs(100 * np.asarray(values), edges, label=name, color=colours.get(name), lw=2)
+        axes.stairs(100 * np.asarray(values), edges, fill=True, alpha=0.12, color=colours.get(name))
+    axes.set_xlim(0, top)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(xlabel, fontsize=11)
+    axes.set_ylabel("% of triplets", fontsize=11)
     axes.legend(frameon=False, fontsize=11)
     return png(figure)
 
@@ -144,3 +165,26 @@ def principal_plane(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
     plane[:, : min(2, len(s))] = (u * s)[:, :2]
     largest = np.take_along_axis(plane, np.abs(plane).argmax(axis=0)[None], axis=0)[0]
     return plane * np.where(largest < 0, -1, 1)
+
+
+def check_maps(kind: str) -> None:
+    """Refuse maps whose package is not there.
+
+    Raises:
+        UserError: saying how to install it.
+    """
+    if kind == "umap" and importlib.util.find_spec("umap") is None:
+        raise UserError("evaluate.maps umap needs its package: pip install umap-learn, or take pca")
+
+
+def umap_plane(x: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
+    """Coordinates by UMAP of cosine distances (McInnes et al. 2018); one thread and a seed, so that maps repeat."""
+    check_maps("umap")
+    reducer = importlib.import_module("umap").UMAP(
+        n_neighbors=min(15, len(x) - 1),
+        metric="cosine",
+        random_state=seed,
+        n_jobs=1,
+        init="random" if len(x) < 10 else "spectral",
+    )
+    return np.asarray(reducer.fit_transform(x.astype(np.float32)), dtype=np.float64)

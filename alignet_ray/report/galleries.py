@@ -12,6 +12,12 @@ ODD = (2, 1, 0)
 """The image left over by each pair (01, 02, 12)."""
 
 
+MAPS = {
+    "pca": "on the first two principal components of each space",
+    "umap": "in two dimensions that keep neighbours together (UMAP)",
+}
+
+
 def examples(material: Material) -> str:
     """Triplets: who chose what."""
     if not material.gains and not material.slips:
@@ -73,8 +79,8 @@ def maps(material: Material) -> str:
     return page.section(
         "A map of the objects",
         page.paragraph(
-            "Test objects on the first two principal components of each space; near means alike. Colours are "
-            "groups of meaning: the better a model sees as people do, the more the colours hold together."
+            f"Test objects {MAPS[material.map_kind]}; near means alike. Colours are groups of meaning: the better a "
+            "model sees as people do, the more the colours hold together. The axes themselves mean nothing."
         ),
         page.key(colours),
         page.grid(pictures),
@@ -106,7 +112,7 @@ def queries(material: Material) -> str:
 
 
 def clusters(material: Material) -> str:
-    """Contact sheets of clusters."""
+    """Contact sheets of clusters, and the curve that chose their number."""
     cards = []
     for name, images in material.clusters.items():
         strip = "".join(f'<img src="{page.thumbnail(image, 96)}" alt="">' for image in images)
@@ -114,10 +120,29 @@ def clusters(material: Material) -> str:
     if not cards:
         return ""
     return page.section(
-        "What the training triplets are made of",
+        "The clusters that training triplets are drawn from",
         page.paragraph(
-            "The corpus falls into clusters of images that the teacher sees as alike. A triplet takes two images "
-            "of one cluster and one of another."
+            "The corpus falls into clusters of images that the teacher sees as alike; some are shown here, large ones "
+            "first. A triplet takes two images of one cluster and one of another. Images of one cluster should have "
+            "something in common that you can name."
         ),
         page.grid(cards),
+        _candidates(material),
     )
+
+
+def _candidates(material: Material) -> str:
+    """How the number of clusters was chosen."""
+    points, k = material.candidates, material.facts.get("clusters")
+    if not points:
+        return ""
+    ks = [point["k"] for point in points]
+    mark = float(k) if k else None
+    pictures = []
+    for name, text in (
+        ("inertia", "Inertia: how far images lie from their cluster's centre. It always falls; look for the bend."),
+        ("silhouette", "Silhouette: how much nearer images lie to their own cluster than to the next one."),
+    ):
+        line = figures.Line(name, ks, [point[name] for point in points], figures.COLOURS["student"])
+        pictures.append(page.figure(figures.curves([line], name, "number of clusters k", mark), text))
+    return page.paragraph("Numbers of clusters that were tried; dashed: the one that was taken.") + page.grid(pictures)

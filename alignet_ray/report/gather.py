@@ -39,12 +39,12 @@ def matrices(
     return {name: matrix[np.ix_(order, order)] for name, matrix in found.items()}
 
 
-def maps(spaces: Iterable[Space], judged: Judged) -> dict[str, Float[np.ndarray, "m 2"]]:
-    """The first two principal components of the mean embedding of each object."""
+def maps(spaces: Iterable[Space], judged: Judged, kind: str = "pca", seed: int = 0) -> dict[str, figures.Points]:
+    """Two dimensions (`pca` or `umap`) of the mean embedding of each object."""
     found = {}
     for space in spaces:
         means = np.stack([similarity.unit(space.rows(ids)).mean(axis=0) for ids in judged.images])
-        found[describe(space)] = figures.principal_plane(means)
+        found[describe(space)] = figures.umap_plane(means, seed) if kind == "umap" else figures.principal_plane(means)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +43,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Labels:
+    """How the training triplets came out.
+
+    Attributes:
+        train: teacher ("aligned", "raw") -> statistics of its labels, as `label` writes them.
+        images: images that the triplets could have used.
+    """
+
+    train: dict[str, dict[str, Any]]
+    images: int | None
+
+
+@dataclass(frozen=True)
 class Material:
     """All that the report shows.
 
@@ -52,10 +66,13 @@ class Material:
         scores: the scores table.
         losses: training curves.
         matrices: similarity matrices of the test objects, already in display order; `groups` are their rows' groups.
-        maps: two-dimensional maps, name -> (points); `map_groups` and `map_names` belong to the points.
+        maps: two-dimensional maps, name -> (points); `map_groups` and `map_names` belong to the points, `map_kind` says
+            how they were made (pca, umap).
         gains, slips: triplets on which the student agrees with people and the base does not, and the reverse.
         queries: nearest neighbours before and after.
         clusters: contact sheets of clusters, name -> images.
+        candidates: the numbers of clusters that were tried: k, inertia, silhouette.
+        labels: how the training triplets came out.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
     """
@@ -70,10 +87,13 @@ class Material:
     maps: dict[str, Float[np.ndarray, "n 2"]] = field(default_factory=dict)
     map_groups: list[str] = field(default_factory=list)
     map_names: list[str] = field(default_factory=list)
+    map_kind: str = "pca"
     gains: list[Example] = field(default_factory=list)
     slips: list[Example] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
     clusters: dict[str, list[Image.Image | None]] = field(default_factory=dict)
+    candidates: list[dict[str, float]] = field(default_factory=list)
+    labels: Labels | None = None
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 

@@ -49,7 +49,7 @@ def test_neighbours_of_the_same_object_do_not_count(
         oracle = KNeighborsClassifier(1, metric="cosine").fit(x[others], y[others])
         right.append(oracle.predict(x[row : row + 1])[0] == y[row])
     monkeypatch.setattr(probe, "NEIGHBOURS", 1)
-    assert probe.knn_category(space, judged, 0)[0].value == pytest.approx(np.mean(right))
+    assert probe.knn_category([space], judged, 0)[0].value == pytest.approx(np.mean(right))
 
 
 def test_without_categories_there_is_nothing_to_score(
