@@ -26,6 +26,8 @@ usage: alignet-ray VERB [PRESET] [--config FILE] [--section.field VALUE ...] [--
 whole runs   run       the whole line; finished steps are reused
              plan      what `run` would do, and why, without doing it
                        with --on.gpus N --on.images N: hours and money there
+             sweep    try settings of align or distill, choose, run the best
+                       --sweep.space "align.pull=loguniform(1e-5,1e-2)" ...
 stages       embed soften align cluster label distill evaluate register
                        the line up to that stage; embed --export npy|safetensors
                        also writes the embeddings as one file, label --export npz
@@ -36,6 +38,7 @@ results      ls        artifacts and runs under a root        --store.root DIR
              verify    is this triplet file, folder or transform sane?
              rm, gc    delete an artifact or a run's name; all that no run names
 use          demo      a local page: three pictures, base against aligned
+             export    a model --to timm, onnx or thingsvision
 measure      bench     ours against plain loops, side by side
 
 presets      {presets}
@@ -256,16 +259,31 @@ def _late(name: str) -> Callable[[list[str]], None]:
     return call
 
 
+def _sweep(args: list[str]) -> None:
+    cfg = parse("sweep", args)
+    from alignet_ray.stages import sweep
+
+    sweep.run(cfg)
+
+
 def _demo(args: list[str]) -> None:
     from alignet_ray.demo import server
 
     server.main(args)
 
 
+def _export_model(args: list[str]) -> None:
+    from alignet_ray.models import formats
+
+    formats.main(args)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "run": lambda args: _run("", args),
     "plan": _plan,
+    "sweep": _sweep,
     "demo": _demo,
+    "export": _export_model,
     **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "bench")},
 }
 
