@@ -1,5 +1,6 @@
 """Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.student import Student, load_student
 
@@ -40,7 +42,7 @@ class Encoded(NamedTuple):
     errors: list[tuple[int, str]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoder:
     """Networks that see the same images; their embeddings are concatenated.
 
@@ -49,12 +51,14 @@ class Encoder:
         head: see `Head`; students only.
         device: where they lie.
         bfloat16: compute matrix products and convolutions in bfloat16.
+        most: images that one pass takes; halved whenever the GPU's memory is too small for that many.
     """
 
     members: tuple[Backbone | Student, ...]
     head: Head = "none"
     device: str = "cpu"
     bfloat16: bool = False
+    most: int = sys.maxsize
 
     @classmethod
     def load(
@@ -87,9 +91,30 @@ class Encoder:
         """Every member's input for an image: (3, s, s) each."""
         return [member.preprocess(image) for member in self.members]
 
-    @torch.inference_mode()
     def forward(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
-        """Columns of a batch of preprocessed images."""
+        """Columns of a batch of preprocessed images, in as many passes as the GPU's memory makes necessary.
+
+        Raises:
+            UserError: not even one image fits.
+        """
+        passes, start = [], 0
+        while start < len(pictures):
+            some = pictures[start : start + self.most]
+            try:
+                passes.append(self._pass(some))
+                start += len(some)
+            except torch.OutOfMemoryError as error:
+                if len(some) == 1:
+                    raise UserError(
+                        "one image does not fit into the GPU's memory: use a smaller --embed.size"
+                    ) from error
+                self.most = len(some) // 2
+            if start < len(pictures) and self.device == "cuda":
+                torch.cuda.empty_cache()  # what the failed pass held in pieces
+        return {name: np.concatenate([columns[name] for columns in passes]) for name in passes[0]}
+
+    @torch.inference_mode()
+    def _pass(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
         batches = [torch.stack(x).to(self.device) for x in zip(*pictures, strict=True)]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
             outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]

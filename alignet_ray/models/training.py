@@ -112,12 +112,18 @@ class Training:
 
         Raises:
             NotFinite: before the optimiser's step, in all processes alike.
+            UserError: the GPU's memory is too small for a whole batch.
         """
         net = self.parallel()
         for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
             self.set_mode()
             self.optimizer.zero_grad(set_to_none=True)
-            figures = self.backward(net, self.prepare(pixels), batch)
+            try:
+                figures = self.backward(net, self.prepare(pixels), batch)
+            except torch.OutOfMemoryError as error:
+                n = len(pixels)
+                mend = f"set --distill.micro {max(1, n // 2)} or less (the result stays the same)"
+                raise UserError(f"{n} images at once are too many for this GPU: {mend}") from error
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf)
             rate = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup, self.recipe.lr)
             self.optimizer.param_groups[0]["lr"] = rate

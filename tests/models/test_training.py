@@ -12,6 +12,7 @@ import torch
 from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
 from alignet_ray.data.batches import Batch, InBatch, LabelledBatches, repeat
+from alignet_ray.errors import UserError
 from alignet_ray.models.augment import crop, draw_crops
 from alignet_ray.models.student import Student, make_student
 from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, similarities
@@ -229,3 +230,14 @@ def test_real_architectures_take_a_step(name: str):
     training.calibrate(in_batch(4, 4), lambda ids: pixels[ids])
     training.run(in_batch(4, 4), lambda ids: pixels[ids], lambda *_: None)
     assert any(not torch.equal(a, b) for a, b in zip(before, training.parameters, strict=True))
+
+
+def test_a_batch_that_a_gpu_cannot_hold_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    training = start()
+    training.calibrate(in_batch(), images)
+    monkeypatch.setattr(training, "backward", full)
+    with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro 8"):
+        training.run(in_batch(), images, lambda *_: None)
