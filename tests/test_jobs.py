@@ -3,6 +3,7 @@
 Every fault is really caused, while the stage works; the artifact must equal the one of an undisturbed run.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -85,16 +86,23 @@ def begun(folder: Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(not p.name.startswith(".") for p in folder.glob(pattern))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+@contextlib.contextmanager
+def two_nodes(*options: str) -> Iterator[LocalCluster]:
+    """A head and a worker, gone at the end."""
     with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
         made = LocalCluster(Path(folder))
         try:
-            made.start()
-            made.start()
+            made.start(*options)
+            made.start(*options)
             yield made
         finally:
             made.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with two_nodes() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +188,51 @@ def test_a_killed_driver_is_continued_by_the_next_job(
     done = job(cluster, "embed", root)
     assert done.code == 0, done.text[-3000:]
     assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
+
+
+def test_a_node_that_nobody_hears_for_a_minute_changes_nothing(
+    cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    """All processes of a worker node stand still, as behind a cut cable, and come back when the others gave it up."""
+    root = without(whole[0], "distill@student", tmp_path / "root")
+    submission = background(cluster, "distill", root)
+    until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 180, "part")
+    cut = cluster.running()[-1]
+    for process in (tree := cut.tree()):
+        process.suspend()
+    assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"
+    time.sleep(60)
+    for process in tree:
+        process.resume()
+    until(lambda: state(cluster, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
+    log = cluster.ask(f"/api/jobs/{submission}/logs")["logs"]
+    cut.kill()
+    until(lambda: cluster.alive() == 1, 60, "notice of the node's end")
+    cluster.start()
+    assert state(cluster, submission) == "SUCCEEDED", log[-4000:]
+    assert content(root, "distill@student") == content(whole[0], "distill@student")
+
+
+def test_a_killed_head_leaves_a_root_that_another_cluster_continues(whole: tuple[Path, Done], tmp_path: Path) -> None:
+    root = without(whole[0], "embed@corpus", tmp_path / "root")
+    with two_nodes() as first:
+        background(first, "embed", root)
+        until(begun(artifact(root, "embed@corpus"), "part-*"), 180, "part")
+        first.machines[0].kill()
+        assert not (artifact(root, "embed@corpus") / "_SUCCESS").exists(), "too late: the stage had ended"
+    with two_nodes() as second:
+        done = job(second, "embed", root)
+    assert done.code == 0, done.text[-3000:]
+    assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
+
+
+def test_a_small_object_store_is_enough(whole: tuple[Path, Done], tmp_path: Path) -> None:
+    """The least that Ray takes: what is passed around is names and rows, and matrices lie in files."""
+    with two_nodes("--object-store-memory=80000000") as small:
+        done = job(small, "pipeline", tmp_path / "root")
+    assert done.code == 0, done.text[-3000:]
+    for node in ("embed@corpus", "label@aligned", "distill@student"):
+        assert content(tmp_path / "root", node) == content(whole[0], node)
 
 
 @as_root
