@@ -381,8 +381,9 @@ class Sweep(Section):
     """Settings to try, the given ones first; a larger number continues a sweep."""
     searcher: Literal["random", "optuna"] = "random"
     """Draw settings at random, or near those that did well (package optuna)."""
-    halving: int = Field(3, ge=0)
-    """At a ninth and a third of the steps, one trial in this many goes on (ASHA); 0: all are trained to the end."""
+    halving: int = Field(2, ge=0)
+    """At a quarter and a half of the steps the best one in this many goes on (ASHA, live metric of validation; with 3:
+    at a ninth and a third); 0: all are trained to the end."""
     repeats: int = Field(0, ge=0)
     """The best three and the given settings are trained so many times more, with other seeds, before one is chosen."""
     minutes: float | None = None

@@ -15,37 +15,99 @@ from typing import Any
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.store import Artifact
+from alignet_ray.store import Artifact, digest
 
+PAUSE = 60.0
+"""Seconds for which a server that did not answer is not asked again, so that nobody waits for it."""
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag that makes a run a child."""
+UNBORN = "unborn-"
+"""Begins the name of a run that the server does not know yet."""
+MOST = 500
+"""Metrics in one request."""
+_silent: dict[str, float] = {}
 log = logging.getLogger(__name__)
+
+IMAGES = "alignet.images"
+"""Tag of a version: the same student as a model that takes image files."""
 
 
 @dataclass(frozen=True)
 class Tracker:
     """One MLflow run: strings only, so that it travels to workers and callbacks.
 
-    An empty `uri` tracks nothing (unit tests).
+    An empty `uri` tracks nothing (unit tests); `spool` is the folder for what the server did not take.
     """
 
     uri: str = ""
     run_id: str = ""
+    spool: str = ""
 
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics at a step; numbers only. A server that does not answer is logged and never stops the work."""
-        if not self.uri:
-            return
-        from mlflow.entities import Metric
+        """Log metrics at a step; numbers only. What a server does not take is kept, and never stops the work."""
+        if self.uri:
+            now = int(time.time() * 1000)
+            self._send({"metrics": {k: float(v) for k, v in metrics.items()}, "step": step, "time": now})
 
-        now = int(time.time() * 1000)
-        rows = [Metric(k, float(v), now, step) for k, v in metrics.items()]
-        with _survive(f"metrics of step {step}"):
-            client(self.uri).log_batch(self.run_id, metrics=rows)
+    def end(self, status: str) -> None:
+        """Close the run: FINISHED, FAILED or KILLED."""
+        if self.uri:
+            self._send({"end": status, "time": int(time.time() * 1000)})
+
+    def _send(self, row: dict[str, Any]) -> None:
+        """Deliver a row after those that wait, or let it wait with them."""
+        if not self.run_id.startswith(UNBORN) and _silent.get(self.uri, 0.0) <= time.monotonic():
+            try:
+                _deliver(self.uri, self.run_id, [*_read(self._file), row])
+                if self.spool:
+                    self._file.unlink(missing_ok=True)
+                return
+            except Exception as error:  # a server can fail in any way; none of them is worth a run
+                _silent[self.uri] = time.monotonic() + PAUSE
+                log.warning("MLflow did not take metrics, they are kept: %s", hide(error))
+        self.keep(row)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Write a row down for later."""
+        try:
+            if not self.spool:
+                raise OSError("there is no state folder")
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            log.warning("lost: %s (%s)", row, error)
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.spool) / f"{self.run_id}.jsonl"
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a spool file; a line cut short by a kill is left out."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _deliver(uri: str, run_id: str, rows: list[dict[str, Any]]) -> None:
+    """Send rows of metrics, in as few requests as the server allows, and a run's end."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(k, v, r["time"], r["step"]) for r in rows for k, v in r.get("metrics", {}).items()]
+    for start in range(0, len(metrics), MOST):
+        client(uri).log_batch(run_id, metrics=metrics[start : start + MOST])
+    for row in rows:
+        if "end" in row:
+            client(uri).set_terminated(run_id, row["end"], end_time=row["time"])
 
 
 def client(uri: str) -> Any:
     """An MlflowClient."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -76,39 +138,78 @@ class Session:
 
     uri: str
     experiment: str
+    spool: str = ""
 
     @classmethod
     def open(cls, cfg: Config, state: Path) -> "Session":
-        """Connect and find or create the experiment.
+        """Connect, find or create the experiment, and deliver what earlier runs could not.
 
         Raises:
             UserError: the server does not answer.
         """
         uri = resolve_uri(cfg, state)
+        spool = str(state / "spool" / digest(uri))
         try:
             found = client(uri).get_experiment_by_name(cfg.tracking.experiment)
             if found is None:
                 local = uri.startswith("sqlite:")
                 place = (state / "mlflow-artifacts").as_uri() if local else None
-                return cls(uri, client(uri).create_experiment(cfg.tracking.experiment, artifact_location=place))
+                return cls(uri, client(uri).create_experiment(cfg.tracking.experiment, artifact_location=place), spool)
         except Exception as error:
             first = str(error).splitlines()[0]
             raise UserError(f"no MLflow at {hide(uri)} ({first}): start it, or leave out --tracking.uri") from error
-        return cls(uri, found.experiment_id)
+        session = cls(uri, found.experiment_id, spool)
+        session.flush()
+        return session
 
     def begin(self, name: str, cfg: Config | None, tags: dict[str, str], parent: str = "") -> Tracker:
-        """Start a run (a child of `parent`), with the flattened config as parameters; empty if that fails."""
-        with _survive(f"run {name}"):
-            from mlflow.entities import Param
-            from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+        """Start a run (a child of `parent`), with the flattened config as parameters.
 
-            mine = client(self.uri)
-            tags = tags | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
-            run = mine.create_run(self.experiment, tags=tags, run_name=name)
-            if cfg is not None:
-                mine.log_batch(run.info.run_id, params=[Param(k, hide(v)[:500]) for k, v in cfg.flat().items()])
-            return Tracker(self.uri, run.info.run_id)
-        return Tracker()
+        If the server does not answer, the run waits in the spool; without one the tracker is empty.
+        """
+        params = {k: hide(v)[:500] for k, v in cfg.flat().items()} if cfg is not None else {}
+        tags = {k: hide(v) for k, v in tags.items()} | ({PARENT: parent} if parent else {})
+        row = {"name": name, "tags": tags, "params": params, "time": int(time.time() * 1000)}
+        if not parent.startswith(UNBORN) and _silent.get(self.uri, 0.0) <= time.monotonic():
+            try:
+                return Tracker(self.uri, self._create(row), self.spool)
+            except Exception as error:  # as in Tracker._send
+                _silent[self.uri] = time.monotonic() + PAUSE
+                log.warning("MLflow did not take run %s, it is kept: %s", name, hide(error))
+        if not self.spool:
+            return Tracker()
+        tracker = Tracker(self.uri, f"{UNBORN}{time.time_ns():x}-{uuid.uuid4().hex[:8]}", self.spool)
+        tracker.keep(row)
+        return tracker
+
+    def _create(self, row: dict[str, Any]) -> str:
+        from mlflow.entities import Param
+
+        mine = client(self.uri)
+        run = mine.create_run(self.experiment, start_time=row["time"], tags=row["tags"], run_name=row["name"])
+        if row["params"]:
+            mine.log_batch(run.info.run_id, params=[Param(k, v) for k, v in row["params"].items()])
+        return str(run.info.run_id)
+
+    def flush(self) -> None:
+        """Deliver all that waits in the spool, the oldest run first; what the server does not take stays."""
+        waiting = {file: _read(file) for file in Path(self.spool).glob("*.jsonl")} if self.spool else {}
+        born: dict[str, str] = {}
+        for file, rows in sorted(
+            waiting.items(), key=lambda item: (item[1][0]["time"] if item[1] else 0, item[0].name)
+        ):
+            try:
+                run_id = file.stem
+                if run_id.startswith(UNBORN):
+                    tags = rows[0]["tags"]
+                    tags |= {PARENT: born[tags[PARENT]]} if tags.get(PARENT) in born else {}
+                    run_id = born[file.stem] = self._create(rows[0])
+                _deliver(self.uri, run_id, rows)
+                file.unlink()
+                log.warning("MLflow took %d rows that had waited in %s", len(rows), file.name)
+            except Exception as error:  # as in Tracker._send
+                log.warning("MLflow does not take %s, which stays: %s", file, hide(error))
+                return
 
     def lineage(self, tracker: Tracker, artifacts: Iterable[Artifact]) -> None:
         """Record the artifacts that a run read, by `log_inputs` (digest = artifact id)."""
@@ -122,7 +223,7 @@ class Session:
             for a in artifacts
         ]
         if tracker.uri and rows:
-            with _survive("lineage"):
+            with _survive(f"the lineage of run {tracker.run_id}"):
                 client(self.uri).log_inputs(tracker.run_id, datasets=rows)
 
     def attach(self, tracker: Tracker, *paths: Path) -> None:
@@ -133,9 +234,7 @@ class Session:
 
     def end(self, tracker: Tracker, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
-        if tracker.uri:
-            with _survive("the end of a run"):
-                client(self.uri).set_terminated(tracker.run_id, status)
+        tracker.end(status)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """Runs, parameters and lineage in the embedded MLflow database; nothing secret in it; a dead server stops nothing."""
 
 import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alignet_ray import tracking
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.store import Store
@@ -61,3 +64,96 @@ def test_a_remote_root_needs_a_server(tmp_path: Path, monkeypatch: pytest.Monkey
         resolve_uri(remote, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert resolve_uri(remote, tmp_path) == "http://127.0.0.1:5000"
+
+
+@pytest.fixture
+def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], Session]]:
+    """A session whose server can be switched off."""
+    session = Session.open(Config().replace(store__root=str(tmp_path)), tmp_path)
+    working = tracking.client
+
+    def switch(up: bool) -> Session:
+        tracking._silent.clear()
+
+        def broken(uri: str) -> Any:
+            raise ConnectionError("nobody at postgresql://me:sesame@db")
+
+        monkeypatch.setattr(tracking, "client", working if up else broken)
+        return session
+
+    yield switch
+    tracking._silent.clear()
+
+
+def history(session: Session, run: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in client(session.uri).get_metric_history(run, "loss")]
+
+
+def test_what_the_server_did_not_take_arrives_later(
+    flaky: Callable[[bool], Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    session = flaky(True)
+    tracker = session.begin("night", None, {})
+    tracker.log_batch({"loss": 1.0}, 1)
+    flaky(False)
+    tracker.log_batch({"loss": 2.0}, 2)
+    tracker.log_batch({"loss": float("nan")}, 3)
+    assert "they are kept" in caplog.text
+    assert "sesame" not in caplog.text
+    flaky(True)
+    tracker.log_batch({"loss": 4.0}, 4)
+    found = history(session, tracker.run_id)
+    assert [step for step, _ in found] == [1, 2, 3, 4]
+    assert [value for _, value in found if value == value] == [1.0, 2.0, 4.0]
+    assert not list(Path(session.spool).glob("*"))
+
+
+def test_a_server_that_is_down_is_not_asked_again_at_once(flaky: Callable[[bool], Session]) -> None:
+    session = flaky(True)
+    tracker = session.begin("night", None, {})
+    flaky(False)
+    tracker.log_batch({"loss": 2.0}, 2)
+    quiet = dict(tracking._silent)
+    flaky(True)
+    tracking._silent.update(quiet)
+    tracker.log_batch({"loss": 3.0}, 3)
+    assert history(session, tracker.run_id) == []
+    session.flush()
+    assert history(session, tracker.run_id) == [(2, 2.0), (3, 3.0)]
+
+
+def test_whole_runs_wait_and_are_born_with_their_parents(flaky: Callable[[bool], Session], tmp_path: Path) -> None:
+    session, cfg = flaky(False), Config(name="night").replace(store__root=str(tmp_path))
+    parent = session.begin("night", cfg, {"alignet.commit": "abc"})
+    child = session.begin("label", None, {}, parent.run_id)
+    child.log_batch({"loss": 0.5}, 7)
+    session.end(child, "FINISHED")
+    session.end(parent, "FAILED")
+    session.flush()
+    assert len(list(Path(session.spool).glob("unborn-*"))) == 2, "still waiting"
+    flaky(True)
+    again = Session.open(cfg, tmp_path)
+    runs = {r.info.run_name: r for r in client(again.uri).search_runs([again.experiment])}
+    assert runs["night"].info.status == "FAILED"
+    assert runs["night"].data.params.keys() == cfg.flat().keys()
+    assert runs["label"].data.tags["mlflow.parentRunId"] == runs["night"].info.run_id
+    assert runs["label"].info.status == "FINISHED"
+    assert history(again, runs["label"].info.run_id) == [(7, 0.5)]
+    assert not list(Path(session.spool).glob("*"))
+
+
+def test_a_spool_cut_short_by_a_kill_is_read_up_to_there(flaky: Callable[[bool], Session]) -> None:
+    session = flaky(True)
+    tracker = session.begin("night", None, {})
+    flaky(False)
+    tracker.log_batch({"loss": 2.0}, 2)
+    with next(Path(session.spool).glob("*")).open("a") as file:
+        file.write('{"metrics": {"lo')
+    flaky(True).flush()
+    assert history(session, tracker.run_id) == [(2, 2.0)]
+
+
+def test_a_spool_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    Tracker("x", "unborn-1", str(tmp_path / "file")).log_batch({"loss": 1.0}, 1)
+    assert "lost: " in caplog.text

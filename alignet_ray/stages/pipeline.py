@@ -169,7 +169,7 @@ def _state(artifact: Artifact, node: Node, recipe: dict[str, Any], known: list[d
         return "finished", "is there already"
     if artifact.files(deep=True):
         return "partial", "was interrupted: finished parts are kept"
-    alike = [m for m in known if m["node"] == node.name]
+    alike = [m for m in known if m.get("node") == node.name]
     if not alike:
         return "missing", "never made under this root"
     last = max(alike, key=lambda m: m["finished"])["recipe"]
@@ -237,6 +237,7 @@ def tracked(cfg: Config, state: Path) -> Iterator[tuple[Session, Tracker]]:
         raise
     finally:
         session.end(parent, status)
+        session.flush()
         runtime.stop()
 
 

@@ -1,0 +1,154 @@
+"""One trial of a sweep: the sweep's stage with some fields replaced, in a process of Ray Tune. Part of `sweep`."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alignet_ray.config import Config
+from alignet_ray.core import fidelity
+from alignet_ray.data.judged import Judged
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
+from alignet_ray.stages import pipeline
+from alignet_ray.store import Artifact, Store
+from alignet_ray.tracking import Session, Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a sweep of one stage makes and looks at.
+
+    Attributes:
+        nodes: what each trial makes, the swept node first.
+        beside: what its judgement reads besides.
+        live: the metric that is reported while it trains; live_mode: whether less of it is better.
+        mode: whether less of the score is better.
+        score: its name for a person.
+        judge: config and artifacts -> figures on validation objects.
+    """
+
+    nodes: tuple[str, ...]
+    beside: tuple[str, ...]
+    live: str
+    live_mode: str
+    mode: str
+    score: str
+    judge: Callable[[Config, Mapping[str, Artifact]], dict[str, float]]
+
+
+def judge_map(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float]:
+    """A teacher, by its own report: cross-entropy of people's choices between validation objects."""
+    report = artifacts["align"].read_json("report.json")
+    names = ("accuracy", "accuracy_low", "accuracy_high", "cross_entropy")
+    score, found = report["validation_aligned_cross_entropy"], {n: report[f"validation_aligned_{n}"] for n in names}
+    return {"score": score, **_renamed(found), "kept": report["neighbours_kept"]}
+
+
+def judge_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float]:
+    """A student, by the cosines of its embedding: agreement with people on validation objects, whom none trained on."""
+    soften = artifacts["soften"]
+    base, student = (Judged(cfg, soften, artifacts[f"embed@{role}"]) for role in ("base", "student"))
+    side = student.side(student.objects["validation"])
+    found = fidelity.figures(fidelity.directions(student.x), side, cfg.seed)
+    return {"score": found["accuracy"], **_renamed(found), "kept": fidelity.overlap(base.x, student.x)}
+
+
+def _renamed(found: Mapping[str, float]) -> dict[str, float]:
+    names = {"agreement": "accuracy", "agreement_low": "accuracy_low", "agreement_high": "accuracy_high"}
+    return {ours: float(found[theirs]) for ours, theirs in names.items()} | {"entropy": float(found["cross_entropy"])}
+
+
+GOALS = {
+    "align": Goal(("align",), (), "align_cross_entropy", "min", "min", "cross-entropy (nats)", judge_map),
+    "distill": Goal(
+        ("distill@student", "embed@student"),
+        ("soften", "embed@base"),
+        "valid_agreement",
+        "max",
+        "max",
+        "agreement with people",
+        judge_student,
+    ),
+}
+"""The stages that can be swept."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all trials share; small, since everything large lies in the store.
+
+    Attributes:
+        cfg: the given settings, generated worlds resolved.
+        goal: what is swept.
+        pinned: ids of everything upstream.
+        session, parent: where trials are tracked.
+    """
+
+    cfg: Config
+    goal: Goal
+    pinned: dict[str, str]
+    session: Session
+    parent: Tracker
+
+    def config(self, params: Mapping[str, Any], seed: int) -> Config:
+        """A trial's config; another seed changes its draws, not the split of objects, which lies upstream."""
+        return self.cfg.replace(seed=seed, **{name.replace(".", "__"): value for name, value in params.items()})
+
+    def steps(self, cfg: Config, store: Store) -> list[pipeline.Step]:
+        """What a trial with this config makes."""
+        return pipeline.plan(cfg, store, self.goal.nodes, self.pinned)
+
+
+@dataclass(frozen=True)
+class Relay(Tracker):
+    """A trial's tracker: hands the live metric to Ray Tune as well."""
+
+    live: str = ""
+
+    def log_batch(self, metrics: dict[str, float], step: int) -> None:
+        """Log, and report; Tune may end the trial here."""
+        super().log_batch(metrics, step)
+        if self.live in metrics:
+            from ray import tune
+
+            tune.report({"step": step, "live": float(metrics[self.live]), "run_id": self.run_id, "score": None})
+
+
+def run(config: dict[str, Any], setup: Setup) -> None:
+    """A trial, as Ray Tune calls it; its last report holds the figures, or what went wrong."""
+    from ray import tune
+
+    job, found = config["job"], {}
+    tracker = Tracker()
+    try:
+        cfg = setup.config(job["params"], job["seed"])
+        tracker = _begin(setup, cfg, job)
+        figures = _carry_out(setup, cfg, tracker)
+        tracker.log_batch({f"validation_{name}": value for name, value in figures.items()}, 0)
+        found = {"figures": figures, "score": figures["score"]}
+    except UserError as error:
+        found = {"problem": str(error), "score": None}
+    except Exception as error:  # one bad setting must not end the sweep: it is shown with its reason
+        log.exception("trial %s", job)
+        found = {"problem": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}", "score": None}
+    tune.report({**found, "run_id": tracker.run_id})
+
+
+def _begin(setup: Setup, cfg: Config, job: Mapping[str, Any]) -> Relay:
+    tags = {f"sweep.{name}": str(value) for name, value in job["params"].items()}
+    tags |= {"sweep.trial": str(job["number"]), "sweep.seed": str(job["seed"])}
+    tracker = setup.session.begin(f"trial {job['number']} seed {job['seed']}", cfg, tags, setup.parent.run_id)
+    return Relay(tracker.uri, tracker.run_id, tracker.spool, setup.goal.live)
+
+
+def _carry_out(setup: Setup, cfg: Config, tracker: Relay) -> dict[str, float]:
+    store, screen = Store.open(cfg.store.root), Screen()
+    artifacts = {name: store.artifact(name.split("@")[0], id) for name, id in setup.pinned.items()}
+    for step in setup.steps(cfg, store):
+        if step.state != "finished":
+            pipeline.make(cfg, store, step, artifacts, setup.session, tracker, screen)
+        artifacts[step.node.name] = step.artifact
+    return setup.goal.judge(setup.cfg, artifacts)
