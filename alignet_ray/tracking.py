@@ -1,13 +1,17 @@
 """The only module that talks to MLflow's tracking server; it imports no ray, and mlflow only when it is used.
 
-One run per pipeline run, a child run per node; params are the flattened config, data sets the artifacts (digest = id).
+One run per pipeline run, a child run per node or trial; params are the flattened config, data sets the artifacts
+(digest = id). While the server does not answer, runs, metrics and ends go to files under the state folder, from which
+they are delivered when it is back.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
