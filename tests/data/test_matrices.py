@@ -48,3 +48,27 @@ def test_bad_matrices(tmp_path: Path, matrix: np.ndarray) -> None:
     (tmp_path / "no.csv").write_text("hello\n")
     with pytest.raises(UserError, match="no matrix"):
         matrices.read_matrix(str(tmp_path / "no.csv"), "similarity")
+
+
+def test_single_people(tmp_path: Path, matrix: np.ndarray) -> None:
+    path = str(tmp_path / "people.npy")
+    gaps = matrix.copy()
+    gaps[0, 1] = gaps[1, 0] = np.nan
+    np.save(path, np.stack([matrix, gaps]))
+    people = matrices.read_people(path, "distance")
+    assert people.shape == (2, 6, 6)
+    assert (people[0] == -matrix).all()
+    assert np.isnan(people[1, 0, 1])
+    np.testing.assert_allclose(matrices.read_matrix(path, "similarity"), matrix)
+    for wrong, says in (
+        ([matrix, np.triu(matrix)], "participant 2, is not symmetric"),
+        ([gaps, gaps], "2 entries that are not numbers"),
+        ([matrix, matrix * np.nan], "participant 2, has no entry"),
+        ([matrix[:4], matrix[:4]], "participant 1, has shape"),
+    ):
+        np.save(path, np.stack(wrong))
+        with pytest.raises(UserError, match=says):
+            matrices.read_people(path, "similarity")
+    np.save(path, np.zeros((2, 2, 6, 6)))
+    with pytest.raises(UserError, match="participants x items x items"):
+        matrices.read_people(path, "similarity")

@@ -81,3 +81,12 @@ def test_raw_answers_count_only_among_judged_objects(
     assert found[0].value == pytest.approx(2 / 3)  # the last row pairs a vehicle with an animal: nobody would
     assert found[1].value == pytest.approx(2 / 3)
     assert odd_one_out.evaluate_raw([space], judged.picks(1, 0), judged, rows[1:2], 50, 0) == []
+
+
+def test_noise_ceilings_only_where_triplets_repeat() -> None:
+    once = np.array([[0, 1, 2], [3, 4, 5]])
+    assert odd_one_out.noise_ceilings(once, 0) == []
+    found = {s.metric: s for s in odd_one_out.noise_ceilings(np.concatenate([once, once, [[1, 2, 0]]]), 0)}
+    assert found["odd_one_out_raw_ceiling_modal"].value == pytest.approx(4 / 5)
+    assert found["odd_one_out_raw_ceiling"].value == pytest.approx((2 * 0.5 + 2) / 5)
+    assert {(s.model, s.n, s.split) for s in found.values()} == {("human", 5, "")}

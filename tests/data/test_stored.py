@@ -1,0 +1,90 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import save_file
+
+from alignet_ray.data import stored
+from alignet_ray.data.export import embeddings as export
+from alignet_ray.data.schemas import IMAGES, embeddings, tensors
+from alignet_ray.errors import UserError
+from alignet_ray.store import Artifact, Store
+
+X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+PATHS = [f"c{i % 2}/{i}.png" for i in range(6)]
+WANTED = {PATHS[5]: 10, PATHS[0]: 30, PATHS[2]: 20}
+"""Images in another listing than the embeddings', so with other ids."""
+
+
+@pytest.fixture
+def artifact(store: Store) -> Artifact:
+    draft = store.draft("embed", "abc123")
+    images = [{"image_id": i, "path": path, "label": path[:2], "bytes": 1} for i, path in enumerate(PATHS)]
+    draft.write_table("images.parquet", pa.Table.from_pylist(images, schema=IMAGES))
+    table = pa.Table.from_arrays([pa.array(np.arange(6)), tensors(X)], schema=embeddings(4, "float32"))
+    draft.write_table("part-00000.parquet", table)
+    return draft.finish({})
+
+
+def rows(path: Path, paths: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([["path"], *([p] for p in paths)])
+
+
+def check(spec: str, root: str) -> None:
+    ids, x = stored.read(spec, root, WANTED)
+    assert ids.tolist() == [10, 20, 30]
+    np.testing.assert_array_equal(x, X[[5, 2, 0]])
+
+
+def test_artifacts_and_files_are_matched_by_path(artifact: Artifact, store: Store, tmp_path: Path) -> None:
+    check("embed/abc", store.root)
+    check(artifact.uri, store.root)
+    for form in ("npy", "safetensors"):
+        check(str(export(artifact, form, tmp_path / "exports")), store.root)
+    np.save(tmp_path / "mine.npy", X[::-1])
+    rows(tmp_path / "mine.csv", PATHS[::-1])
+    check(str(tmp_path / "mine.npy"), store.root)
+
+
+def test_what_is_stored_and_what_is_a_model(artifact: Artifact, tmp_path: Path) -> None:
+    assert all(map(stored.is_stored, ("embed/abc", artifact.uri, "x.npy", "y.safetensors")))
+    assert not any(map(stored.is_stored, ("resnet18.a1_in1k", "resnet18@y.safetensors", "models:/s@champion")))
+    assert not stored.is_stored(str(tmp_path))
+    assert stored.files("embed/abc") == []
+    assert stored.files(artifact.uri) == [f"{artifact.uri}/artifact.json"]
+
+
+@pytest.mark.parametrize(
+    ("array", "paths", "says"),
+    [
+        (X, PATHS[:4], "4 lines, bad.npy has 6 rows"),
+        (X[:5], PATHS[:5], "lacks 1 of the 3 judged images"),
+        (X * np.nan, PATHS, "3 of the judged images have an embedding that is not finite"),
+        (X[0], PATHS, "are rows of decimal numbers"),
+        (X.astype(int), PATHS, "are rows of decimal numbers"),
+    ],
+)
+def test_bad_files_are_told(tmp_path: Path, array: np.ndarray, paths: list[str], says: str) -> None:
+    np.save(tmp_path / "bad.npy", array)
+    rows(tmp_path / "bad.csv", paths)
+    with pytest.raises(UserError, match=says):
+        stored.read(str(tmp_path / "bad.npy"), "", WANTED)
+
+
+def test_missing_rows_and_artifacts_are_told(store: Store, tmp_path: Path) -> None:
+    save_file({"embedding": X}, tmp_path / "alone.safetensors")
+    with pytest.raises(UserError, match=r"Put alone\.csv beside it"):
+        stored.files(str(tmp_path / "alone.safetensors"))
+    (tmp_path / "alone.csv").write_text("image\na.png\n")
+    with pytest.raises(UserError, match="no column path"):
+        stored.read(str(tmp_path / "alone.safetensors"), "", WANTED)
+    with pytest.raises(UserError, match="no finished artifacts"):
+        stored.read("embed/abc", store.root, WANTED)
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "text.csv").write_text("path\na.png\n")
+    with pytest.raises(UserError, match="holds no embeddings"):
+        stored.read(str(tmp_path / "text.npy"), "", WANTED)
