@@ -33,7 +33,10 @@ stages       embed soften align cluster label distill evaluate register
                        also writes the embeddings as one file, label --export npz
                        the triplets in DeepMind's format
 results      ls        artifacts and runs under a root        --store.root DIR
-             show      a preset, a run or an artifact, as YAML or JSON
+                       --models: the model registry, with aliases and scores
+             show      a preset, a run or an artifact, as YAML or JSON;
+                       models:/NAME@ALIAS: its card and all that it is made of
+             rollback  NAME: the champion before is champion again
              compare   the scores of several runs side by side
              verify    is this triplet file, folder or transform sane?
              rm, gc    delete an artifact or a run's name; all that no run names
@@ -284,7 +287,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "demo": _demo,
     "export": _export_model,
-    **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "bench")},
+    **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "rollback", "bench")},
 }
 
 

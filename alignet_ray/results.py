@@ -1,5 +1,6 @@
-"""Verbs about what runs left behind: show, ls, rm, gc, compare, verify; and bench."""
+"""Verbs about what runs left behind: show, ls, rm, gc, compare, verify, rollback; and bench."""
 
+import argparse
 import json
 import runpy
 import sys
@@ -7,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignet_ray import runtime
+from alignet_ray import registry, runtime, tracking
 from alignet_ray.cli import parse
 from alignet_ray.config import Config
 from alignet_ray.errors import Parser, UserError
@@ -22,6 +23,8 @@ def _arguments(verb: str, about: str) -> Parser:
     parser.add_argument(
         "--store.root", dest="root", default=Config().store.root, help="folder that holds all artifacts"
     )
+    if verb in ("ls", "show", "rollback"):
+        parser.add_argument("--tracking.uri", dest="tracking", help="MLflow server with the model registry")
     return parser
 
 
@@ -49,9 +52,12 @@ def show(args: list[str]) -> None:
     if not args or args[0].startswith("-") or args[0] in PRESETS:
         print(parse("show", args).to_yaml(), end="")
         return
-    parser = _arguments("show", "a preset, run or artifact")
+    parser = _arguments("show", "a preset, run, artifact or registered model")
     parser.add_argument("name")
     chosen = parser.parse_args(args)
+    if chosen.name.startswith("models:/"):
+        print(registry.describe(_registry(chosen), chosen.name))
+        return
     store = _store(chosen.root)
     ref = store.read_ref(chosen.name)
     if ref is not None:
@@ -63,9 +69,31 @@ def show(args: list[str]) -> None:
     print(json.dumps(artifact.manifest, indent=1))
 
 
+def _registry(chosen: argparse.Namespace) -> str:
+    """The registry's address: a server, or the root's embedded database."""
+    cfg = Config().replace(store__root=chosen.root, tracking__uri=chosen.tracking)
+    return tracking.resolve_uri(cfg, Path(chosen.root).expanduser().resolve())
+
+
+def rollback(args: list[str]) -> None:
+    """The alias `champion` back to the champion before."""
+    parser = _arguments("rollback", "give the alias champion back to the champion before")
+    parser.add_argument("name", help="registered model")
+    parser.add_argument("--to", help="version that becomes the champion")
+    chosen = parser.parse_args(args)
+    before, now = registry.rollback(_registry(chosen), chosen.name, chosen.to)
+    print(f"champion of {chosen.name}: version {now}" + (f" (was {before})" if before else ""))
+
+
 def ls(args: list[str]) -> None:
-    """Runs and artifacts under a root."""
-    store = _store(_arguments("ls", "runs and artifacts under a root").parse_args(args).root)
+    """Runs and artifacts under a root; or, with --models, what is in the model registry."""
+    parser = _arguments("ls", "runs and artifacts under a root")
+    parser.add_argument("--models", action="store_true", help="registered models with aliases and scores instead")
+    chosen = parser.parse_args(args)
+    if chosen.models:
+        print(table(registry.versions(_registry(chosen))))
+        return
+    store = _store(chosen.root)
     runs = [{"run": name, "nodes": len((store.read_ref(name) or {}).get("nodes", {}))} for name in store.refs()]
     print(table(runs) + "\n")
     kept = pipeline.reachable(store)
@@ -145,6 +173,7 @@ def compare(args: list[str]) -> None:
 
     parser = _arguments("compare", "the scores of several runs side by side")
     parser.add_argument("runs", nargs="+", help="run names or evaluate artifacts")
+    parser.add_argument("--levels", action="store_true", help="also parts of the triplets, gains and their p values")
     chosen = parser.parse_args(args)
     store = _store(chosen.root)
     tables = {}
@@ -154,7 +183,7 @@ def compare(args: list[str]) -> None:
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         tables[name] = artifact.read_table("scores.parquet")
-    print(comparison.text(tables))
+    print(comparison.text(tables, chosen.levels))
 
 
 def verify(args: list[str]) -> None:

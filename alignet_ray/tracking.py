@@ -6,6 +6,7 @@ they are delivered when it is back.
 """
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -278,31 +279,41 @@ def register_model(
         tags: tags of the version.
 
     Returns:
-        name, version, alias, uri of the model.
+        name, version, aliases, uri of the model, and of the same student as a model that takes image files (logged
+        beside it, not registered).
     """
     import mlflow
     import numpy as np
+    import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     float32 = np.dtype("float32")
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(float32, (-1, 3, size, size))]),
-        outputs=Schema([TensorSpec(float32, (-1, width), key) for key, width in widths.items()]),
-    )
+    outputs = Schema([TensorSpec(float32, (-1, width), key) for key, width in widths.items()])
+    tensors = Schema([TensorSpec(float32, (-1, 3, size, size))])
+    both = {
+        "python_model": str(code),
+        "artifacts": {"student": str(folder)},
+        "pip_requirements": requirements,
+        "code_paths": [str(Path(__file__).parent)],
+    }
     environment = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with mlflow.start_run(run_id=tracker.run_id):
             info = mlflow.pyfunc.log_model(
                 name="student",
-                python_model=str(code),
-                artifacts={"student": str(folder)},
-                signature=signature,
+                signature=ModelSignature(tensors, outputs),
                 input_example=np.zeros((2, 3, size, size), np.float32),
-                pip_requirements=requirements,
-                code_paths=[str(Path(__file__).parent)],
                 registered_model_name=name,
+                **both,
+            )
+            images = mlflow.pyfunc.log_model(
+                name="student-images",
+                signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
+                model_config={"takes": "images"},
+                input_example=pandas.DataFrame({"image": [_png(size)]}),
+                **both,
             )
             mlflow.log_artifact(str(card))
     finally:
@@ -310,8 +321,18 @@ def register_model(
     mine = client(tracker.uri)
     version = str(info.registered_model_version)
     mine.update_model_version(name, version, description=card.read_text())
-    for key, value in tags.items():
+    for key, value in (tags | {IMAGES: images.model_uri}).items():
         mine.set_model_version_tag(name, version, key, value)
     for alias in aliases:
         mine.set_registered_model_alias(name, alias, version)
-    return {"name": name, "version": version, "aliases": aliases, "model": f"models:/{name}@{aliases[0]}"}
+    uri = f"models:/{name}@{aliases[0]}"
+    return {"name": name, "version": version, "aliases": aliases, "model": uri, "images": images.model_uri}
+
+
+def _png(size: int) -> bytes:
+    """A grey picture's file."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (size, size), "grey").save(stream, "PNG")
+    return stream.getvalue()

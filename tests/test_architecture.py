@@ -22,7 +22,8 @@ ROOMS = {
     "models": GROUND | {"core", "data"},
     "evals": GROUND | {"core", "data", "models"},
     "report": GROUND | {"core", "data", "models", "evals"},
-    "stages": GROUND | {"core", "data", "models", "evals", "report", "runtime", "tracking"},
+    "demo": GROUND | {"core", "data", "models"},
+    "stages": GROUND | {"core", "data", "models", "evals", "report", "runtime", "tracking", "registry"},
 }
 
 

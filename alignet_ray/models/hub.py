@@ -1,5 +1,8 @@
 """`model, preprocess = load(...)`: a student's folder, a registered model, or any backbone. It executes nothing."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +82,8 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
     """
     mlflow = _mlflow(uri)
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri))
+        with _asking(mlflow, tracking_uri):
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except mlflow.exceptions.MlflowException as error:
         raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
     found = sorted(folder.rglob(MODEL))
@@ -94,6 +98,19 @@ def _mlflow(uri: str) -> Any:
     except ImportError as error:
         raise UserError(f"{uri} needs mlflow: pip install mlflow, or give the student's folder") from error
     return mlflow
+
+
+@contextlib.contextmanager
+def _asking(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
+    """MLflow with this server: a version's source is itself an address, which MLflow asks of its own default server."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
+    if tracking_uri:
+        mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        if tracking_uri:
+            mlflow.set_tracking_uri(before or "")
 
 
 def _unknown(uri: str, asked: str, error: Exception) -> str:

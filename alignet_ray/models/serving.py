@@ -5,7 +5,8 @@ MLflow runs this file (`python_model=<its path>`, "models from code") with the s
     mlflow.pyfunc.log_model(name="student", python_model=serving.__file__, artifacts={"student": folder},
                             code_paths=[folder of the package alignet_ray], pip_requirements=requirements(), ...)
 
-Input: float32 (b, 3, s, s), preprocessed. Output: a dictionary of float32 arrays, `embedding` (b, d) and, with a head,
+Input: float32 (b, 3, s, s), preprocessed; or, with `model_config={"takes": "images"}`, a table whose column `image`
+holds image files' bytes (base64 in JSON). Output: a dictionary of float32 arrays, `embedding` (b, d) and, with a head,
 `triplet_logits` (b, k).
 """
 
@@ -15,10 +16,13 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from torch import Tensor
 
+from alignet_ray.models.backbone import Preprocess
 from alignet_ray.models.student import load_student
 
-NEEDS = ("torch", "timm", "safetensors", "numpy", "pillow", "jaxtyping", "mlflow")
+NEEDS = ("torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "jaxtyping", "mlflow")
+BATCH = 64
 
 
 def requirements() -> list[str]:
@@ -27,18 +31,39 @@ def requirements() -> list[str]:
 
 
 class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Preprocessed images -> embedding and triplet logits."""
+    """Preprocessed images, or image files -> embedding and triplet logits."""
 
     def load_context(self, context: Any) -> None:
         """Load the student from its folder."""
         self.student = load_student(context.artifacts["student"])
+        self.takes = (context.model_config or {}).get("takes", "tensors")
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> dict[str, np.ndarray]:
-        """Outputs of a batch (b, 3, s, s)."""
-        x = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+        """Outputs of a batch: of an array, or (MLflow allows one type to be named) of a table with a column `image`.
+
+        Raises:
+            ValueError: bytes that are no usable image, with their row and the reason.
+        """
+        if self.takes == "images":
+            x = _pictures(list(model_input["image"]), self.student.preprocess)
+        else:
+            x = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
         with torch.inference_mode():
-            output = self.student(x)
-        return {name: z.float().numpy() for name, z in output._asdict().items() if z is not None}
+            outputs = [self.student(part)._asdict() for part in torch.split(x, BATCH)]
+        names = [name for name, z in outputs[0].items() if z is not None]
+        return {name: torch.cat([o[name] for o in outputs]).float().numpy() for name in names}
+
+
+def _pictures(files: list[bytes], preprocess: Preprocess) -> Tensor:
+    from alignet_ray.data.images import decode
+
+    pictures = []
+    for row, data in enumerate(files):
+        try:
+            pictures.append(preprocess(decode(data)))
+        except ValueError as error:
+            raise ValueError(f"image {row}: {error}") from error
+    return torch.stack(pictures)
 
 
 mlflow.models.set_model(Pyfunc())

@@ -1,15 +1,17 @@
 """register: the student becomes a version in MLflow's model registry, with a card that says what it is and how good."""
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from alignet_ray import tracking
+from alignet_ray import registry, tracking
 from alignet_ray.config import Config
 from alignet_ray.screen import table
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
-VERSION = 2
+VERSION = 3
 CARD = """# {name}
 
 A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
@@ -50,23 +52,31 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def run(work: Work) -> None:
     """Log the student with signature, input example and card, register it and move its aliases."""
     from alignet_ray.models import serving
+    from alignet_ray.models.student import BACKBONE, HEAD, MODEL
 
     student = work.parents["distill@student"]
     info = student.read_json("model.json")
     work.out.write_bytes("card.md", _card(work, student, info).encode())
     widths = {"embedding": info["width"]} | ({"triplet_logits": info["head"]["width"]} if info["head"] else {})
-    version = tracking.register_model(
-        work.tracker,
-        code=Path(serving.__file__),
-        folder=student.local(),
-        card=work.out.local("card.md"),
-        name=work.cfg.register.name,
-        aliases=[work.cfg.register.alias, *(["champion"] if _is_champion(work) else [])],
-        size=info["preprocessing"]["input_size"][1],
-        widths=widths,
-        requirements=serving.requirements(),
-        tags={"alignet." + name.replace("@", "."): artifact.id for name, artifact in work.parents.items()},
-    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "student"
+        folder.mkdir()
+        for name in (BACKBONE, MODEL, *([HEAD] if info["head"] else [])):  # and not the checkpoints beside them
+            shutil.copy(student.local(name), folder)
+        version = tracking.register_model(
+            work.tracker,
+            code=Path(serving.__file__),
+            folder=folder,
+            card=work.out.local("card.md"),
+            name=work.cfg.register.name,
+            aliases=[work.cfg.register.alias],
+            size=info["preprocessing"]["input_size"][1],
+            widths=widths,
+            requirements=serving.requirements(),
+            tags=registry.tags(work.parents, _figures(work.parents.get("evaluate"))),
+        )
+    if _is_champion(work):
+        registry.promote(work.tracker.uri, version["name"], version["version"])
     work.out.write_json("version.json", version)
     work.facts["version"] = version["version"]
     work.screen.line(f"   {version['model']} is version {version['version']} of {version['name']}")
@@ -101,6 +111,20 @@ def _scores(evaluated: Artifact | None) -> str:
     headline = "\n".join(map(str, facts.get("table", [])))
     judged = f"Judged on {facts.get('test_objects')} test objects."
     return f"```\n{headline}\n```\n{judged}\n{_verdict(facts)}\n```\n{table(shown)}\n```"
+
+
+def _figures(evaluated: Artifact | None) -> dict[str, str]:
+    """What a list of versions says: agreement with people of base and student, in percent with intervals; the gate."""
+    if evaluated is None:
+        return {}
+    rows = evaluated.read_table("scores.parquet").to_pylist()
+    shown = {("base", "pre_logits"): "base", ("student", "pre_logits"): "student", ("student", "head"): "head"}
+    figures = {
+        shown[r["model"], r["layer"]]: f"{100 * r['value']:.1f} ({100 * r['low']:.1f}-{100 * r['high']:.1f})"
+        for r in rows
+        if r["metric"] == "odd_one_out" and not r["level"] and (r["model"], r["layer"]) in shown
+    }
+    return figures | {"gate": "passed" if evaluated.manifest["facts"].get("champion") else "not passed"}
 
 
 def _is_champion(work: Work) -> bool:

@@ -1,0 +1,236 @@
+"""The registry: what `register` leaves in it, promotion and rollback, lineage, and the model where it is served."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from alignet_ray import registry
+from alignet_ray.cli import main
+from alignet_ray.config import Config
+from alignet_ray.data.images import decode
+from alignet_ray.errors import UserError
+from alignet_ray.models.hub import load
+from alignet_ray.models.student import make_student, save_student
+from alignet_ray.screen import Screen
+from alignet_ray.stages import Node, Work, register
+from alignet_ray.store import Artifact, Store
+from alignet_ray.tracking import IMAGES, Session, client
+
+ROOT = Path(__file__).parent.parent
+NAME = "alignet-student"
+SCORE = {"dataset": "objects", "metric": "odd_one_out", "level": "", "low": 0.4, "high": 0.6, "n": 100}
+
+
+def artifact(store: Store, node: str, id: str, parents: dict[str, Artifact], facts: dict[str, Any]) -> Artifact:
+    draft = store.draft(node.split("@")[0], id)
+    ids = {name: parent.id for name, parent in parents.items()}
+    return draft.finish({"node": node, "finished": 0.0, "recipe": {"parents": ids}, "facts": facts})
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
+    """A student that passed the gate, registered by the stage as version 1; the registry's address, and the store."""
+    store = Store.open(str(tmp_path_factory.mktemp("registry")))
+    align = artifact(store, "align", "a" * 12, {}, {})
+    folder = Path(store.draft("distill", "d" * 12).uri)
+    save_student(folder, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-1.pt").write_bytes(b"large")
+    student = artifact(store, "distill@student", "d" * 12, {"align": align}, {})
+    found = (("base", "pre_logits", 0.41), ("student", "pre_logits", 0.5), ("student", "head", 0.55))
+    rows = [{"model": model, "layer": layer, "value": value} | SCORE for model, layer, value in found]
+    store.draft("evaluate", "e" * 12).write_table("scores.parquet", pa.Table.from_pylist(rows))
+    evaluated = artifact(store, "evaluate", "e" * 12, {"distill@student": student, "align": align}, {"champion": True})
+    cfg = Config().replace(store__root=store.root)
+    session = Session.open(cfg, Path(store.root))
+    parents = {"distill@student": student, "evaluate": evaluated}
+    node, draft = Node("register", "", tuple(parents)), store.draft("register", "r" * 12)
+    work = Work(cfg, node, parents, draft, session.begin("register", cfg, {}), Screen(), {})
+    register.run(work)
+    draft.finish({"node": "register", "facts": work.facts})
+    return session.uri, store
+
+
+@pytest.fixture
+def three(store: Store) -> tuple[str, Store]:
+    """A registry with three versions of a model; the first one is the champion."""
+    uri = f"sqlite:///{store.root}/mlflow.db"
+    Path(store.root).mkdir()
+    client(uri).create_registered_model(NAME)
+    for _ in range(3):
+        client(uri).create_model_version(NAME, store.root)
+    registry.promote(uri, NAME, "1")
+    return uri, store
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    main(list(args))
+    return capsys.readouterr().out
+
+
+def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
+    registered: tuple[str, Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, store = registered
+    listed = run(capsys, "ls", "--models", "--store.root", store.root).splitlines()
+    assert len(listed) == 3  # heads, a rule, and version 1
+    for word in (NAME, "candidate champion", "41.0 (40.0-60.0)", "50.0 (", "55.0 (", "passed"):
+        assert word in listed[2]
+    shown = run(capsys, "show", f"models:/{NAME}@champion", "--store.root", store.root)
+    assert f"# {NAME}" in shown  # the card
+    rows = registry.lineage(client(uri).get_model_version(NAME, "1").tags)
+    assert [row["node"] for row in rows] == ["distill@student", "evaluate", "align"]
+    assert all(row["state"] == "finished" and (Path(row["artifact"]) / "_SUCCESS").exists() for row in rows)
+    assert all(row["artifact"] in shown for row in rows)
+    store.delete(store.artifact("align", "a" * 12))
+    assert "not here" in run(capsys, "show", f"models:/{NAME}/1", "--store.root", store.root)
+    model, _ = load(f"models:/{NAME}@champion", tracking_uri=uri)
+    x = torch.randn(2, 3, 32, 32)
+    folder, _ = load(store.artifact("distill", "d" * 12).uri)
+    assert torch.equal(model(x).triplet_logits, folder(x).triplet_logits)
+    assert not list(Path(store.root, "mlflow-artifacts").rglob("*.pt"))  # no checkpoints in the registry
+
+
+def picture(seed: int) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+BARE = """
+import importlib.util, json, sys
+import pandas
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+sys.path = [p for p in sys.path if p not in ("", {root!r})]
+assert importlib.util.find_spec("alignet_ray") is None, "the test wants it not to be installed"
+import mlflow
+model = mlflow.pyfunc.load_model({uri!r})
+import alignet_ray
+out = model.predict(pandas.DataFrame({{"image": [open({file!r}, "rb").read()]}}))
+print(json.dumps([alignet_ray.__file__, "ray" in sys.modules, out["triplet_logits"].tolist()]))
+"""
+
+
+def test_the_logged_model_brings_its_code(registered: tuple[str, Store], tmp_path: Path) -> None:
+    """The model that takes image files, in a process where alignet_ray is not installed; nothing of it is pickled."""
+    uri, store = registered
+    (tmp_path / "a.png").write_bytes(picture(1))
+    model = client(uri).get_model_version(NAME, "1").tags[IMAGES]
+    code = BARE.format(root=str(ROOT), uri=model, file=str(tmp_path / "a.png"))
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": ""}
+    environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    where, ray, logits = json.loads(done.stdout.splitlines()[-1])
+    assert not Path(where).is_relative_to(ROOT)
+    assert not ray
+    student, preprocess = load(store.artifact("distill", "d" * 12).uri)
+    expected = student(preprocess(decode(picture(1)))[None]).triplet_logits
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+    assert not [f for f in Path(store.root, "mlflow-artifacts").rglob("*") if f.suffix in (".pkl", ".pickle", ".pth")]
+
+
+@contextlib.contextmanager
+def served(uri: str, model: str) -> Iterator[str]:
+    """`mlflow models serve` of a model; the address of its invocations."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-p", str(port), "-h", "127.0.0.1"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri}
+    server = subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True)
+    try:
+        until = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping"):
+                break
+            assert server.poll() is None and time.monotonic() < until, "the server did not start"  # noqa: PT018
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, np.ndarray]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return {name: np.array(rows) for name, rows in json.load(answer)["predictions"].items()}
+
+
+@pytest.mark.slow
+def test_mlflow_serves_tensors_and_image_files(registered: tuple[str, Store]) -> None:
+    uri, store = registered
+    student, preprocess = load(store.artifact("distill", "d" * 12).uri)
+    files = [picture(1), picture(2)]
+    x = torch.stack([preprocess(decode(f)) for f in files])
+    expected = student(x)
+    images = client(uri).get_model_version(NAME, "1").tags[IMAGES]
+    table = {"columns": ["image"], "data": [[base64.b64encode(f).decode()] for f in files]}
+    for model, body in (
+        (f"models:/{NAME}@champion", {"inputs": x.tolist()}),
+        (images, {"dataframe_split": table}),
+    ):
+        with served(uri, model) as url:
+            found = post(url, body)
+            np.testing.assert_allclose(found["embedding"], expected.embedding.numpy(), atol=1e-4)
+            np.testing.assert_allclose(found["triplet_logits"], expected.triplet_logits.numpy(), atol=1e-4)
+
+
+def test_rollback_gives_the_champion_back(three: tuple[str, Store], capsys: pytest.CaptureFixture[str]) -> None:
+    uri, store = three
+    root = ("--store.root", store.root)
+
+    def champion() -> str:
+        return str(client(uri).get_registered_model(NAME).aliases["champion"])
+
+    assert champion() == "1"
+    registry.promote(uri, NAME, "2")
+    registry.promote(uri, NAME, "2")  # twice is once
+    assert champion() == "2"
+    assert "version 1 (was 2)" in run(capsys, "rollback", NAME, *root)
+    assert champion() == "1"
+    for args, mend in (
+        (("rollback", NAME), "no champion of alignet-student before 1"),
+        (("rollback", NAME, "--to", "7"), "no version 7"),
+        (("rollback", "nothing"), "nothing cannot be had"),
+        (("show", "models:/nothing@champion"), "cannot be had"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*args, *root])
+        assert mend in capsys.readouterr().err
+    run(capsys, "rollback", NAME, "--to", "2", *root)
+    run(capsys, "rollback", NAME, *root)
+    assert champion() == "1"
+    client(uri).set_registered_model_alias(NAME, "champion", "3")  # by hand, past us
+    assert registry.rollback(uri, NAME) == ("3", "1")
+    registry.promote(uri, NAME, "2")
+    client(uri).delete_model_version(NAME, "1")
+    with pytest.raises(UserError, match="name a version"):
+        registry.rollback(uri, NAME)
+
+
+def test_asking_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ls", "--models", "--store.root", str(tmp_path)])
+    assert "no model registry" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
