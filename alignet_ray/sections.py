@@ -106,6 +106,8 @@ class Embed(Section):
     """Number format of the stored embeddings."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass; bfloat16 is for GPUs."""
+    decode: Literal["exact", "fast"] = "exact"
+    """`fast`: JPEGs are decoded at a half, a quarter or an eighth of their size if that is enough for the network."""
     layer: str = "pre_logits"
     """The teacher's layer: `pre_logits`, `patch_mean` (mean of the last patches) or `block:N` (mean after block N)."""
     max_bad: float = Field(0.01, ge=0, le=1)

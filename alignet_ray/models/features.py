@@ -1,5 +1,6 @@
 """Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,12 @@ class Encoder:
         if self.head == "instead":
             return {"embedding": heads}
         return {"embedding": bodies} | ({"triplet_logits": heads} if self.head == "beside" and heads else {})
+
+    @property
+    def least(self) -> int:
+        """The shortest side, in pixels, that no member has to enlarge an image to reach."""
+        bodies = [self._body(member) for member in self.members]
+        return max(math.floor(body.size / float(body.data.get("crop_pct") or 1)) for body in bodies)
 
     def preprocess(self, image: Image) -> list[Tensor]:
         """Every member's input for an image: (3, s, s) each."""

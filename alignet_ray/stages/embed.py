@@ -8,26 +8,20 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any
 
 from alignet_ray import runtime, tracking
 from alignet_ray.config import Config
-from alignet_ray.data import images as source
 from alignet_ray.data import roles
 from alignet_ray.data.quarantine import Quarantine
-from alignet_ray.data.schemas import IMAGES, check, embeddings, tensors
+from alignet_ray.data.schemas import IMAGES, check
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact, Draft
+
+if TYPE_CHECKING:
+    from alignet_ray.models.embedder import Job
 
 VERSION = 1
 
@@ -37,16 +31,14 @@ UNIT = (16, 256)
 START = 600
 """Seconds within which all actors must have loaded their models."""
 
-ERRORS_KEY = b"alignet.errors"
-"""Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
-
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the embeddings of a role."""
     models, size, layer = roles.network(cfg, role)
     fields = {"models": [_name(cfg, m) for m in models], "size": size, "layer": layer, "judged": roles.judged(role)}
     heads = {"head": "beside"} if any(map(_student, models)) and roles.model_of(role).startswith("other") else {}
-    return fields | heads | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
+    decode = {} if cfg.embed.decode == "exact" else {"decode": cfg.embed.decode}
+    return fields | heads | decode | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
 
 
 def _name(cfg: Config, model: str) -> str:
@@ -90,36 +82,10 @@ def refuse(cfg: Config, role: str) -> None:
             known(model)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What every actor needs to know.
-
-    Attributes:
-        out: where parts go; `images.parquet` lies there, one row group a unit.
-        uri: folder of the images.
-        models: spellings of the models whose embeddings are concatenated; `size` and `layer` as in the config.
-        registry: MLflow server of registered models.
-        head: what becomes of a student's head.
-        dtype: stored number format.
-        batch: images a forward pass.
-        threads: CPU threads an actor.
-    """
-
-    out: Draft
-    uri: str
-    models: tuple[str, ...]
-    registry: str
-    size: int | None
-    head: roles.Head
-    layer: str
-    bfloat16: bool
-    dtype: str
-    batch: int
-    threads: int
-
-
 def run(work: Work) -> None:
     """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
+    from alignet_ray.models.embedder import errors
+
     table = roles.selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
     work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
@@ -129,7 +95,7 @@ def run(work: Work) -> None:
         finished = set()
     tally = Quarantine(len(table), work.cfg.embed.max_bad)
     for k in sorted(finished):
-        tally.add(_errors(work.out, k))
+        tally.add(errors(work.out, k))
     if finished:
         work.screen.line(f"   reused {len(finished)} finished parts of {units}")
     todo = [k for k in range(units) if k not in finished]
@@ -147,16 +113,9 @@ def run(work: Work) -> None:
     work.facts |= {"reused_parts": len(finished), "actors": sorted(actors)}
 
 
-def _errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
-    fs, path = out.where(_part(unit))
-    return list(json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY]))
+def _job(work: Work, actors: int, cores: int) -> "Job":
+    from alignet_ray.models.embedder import Job
 
-
-def _part(unit: int) -> str:
-    return f"part-{unit:05d}.parquet"
-
-
-def _job(work: Work, actors: int, cores: int) -> Job:
     cfg, model = work.cfg, roles.model_of(work.role)
     head: roles.Head = "none"
     models, size, layer = roles.network(cfg, work.role)
@@ -168,7 +127,7 @@ def _job(work: Work, actors: int, cores: int) -> Job:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
     registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else ""
     threads = max(1, cores // actors)
-    how = (size, head, layer, cfg.embed.compute == "bfloat16")
+    how = (size, head, layer, cfg.embed.compute == "bfloat16", cfg.embed.decode == "fast")
     uri = roles.root(cfg, work.role)
     return Job(work.out, uri, models, registry, *how, cfg.embed.dtype, cfg.embed.batch, threads)
 
@@ -180,13 +139,15 @@ def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
     import ray
     from ray.data import ActorPoolStrategy
 
+    from alignet_ray.models.embedder import Embedder
+
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
     cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
     actors = min(work.cfg.embed.actors or gpus or max(2, cores // 2), cpus)
     data = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
     data.set_name(work.node.name)  # what the dashboard and Prometheus call it
     answers = data.map_batches(
-        _Embedder,
+        Embedder,
         fn_constructor_args=(_job(work, actors, cores),),
         batch_size=1,
         num_cpus=1,
@@ -195,59 +156,3 @@ def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
     )
     answers.context.wait_for_min_actors_s = START  # else the first one up would take most of a small set
     yield from answers.iter_rows()
-
-
-class _Embedder:
-    """One actor: holds the model, turns a unit into a part."""
-
-    def __init__(self, job: Job) -> None:
-        import torch
-
-        from alignet_ray.models.features import Encoder
-
-        torch.set_num_threads(job.threads)
-        self.job, self.problem = job, ""
-        try:
-            models = [str(hub.locate(model, job.registry or None) or model) for model in job.models]
-            self.encoder = Encoder.load(models, job.size, job.head, job.layer, job.bfloat16)
-        except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
-            self.problem = str(error)
-            return
-        if not job.out.has("model.json"):
-            job.out.write_json("model.json", self.encoder.describe())
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """One unit: read, decode, forward, write."""
-        answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "errors": "[]", "images": 0}
-        if not self.problem:
-            try:
-                answer |= self._unit(int(batch["unit"][0]))
-            except UserError as error:
-                answer["problem"] = str(error)
-        return {key: [value] for key, value in answer.items()}
-
-    def _unit(self, unit: int) -> dict[str, Any]:
-        fs, path = self.job.out.where("images.parquet")
-        rows = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
-        done = self.encoder.encode(
-            [partial(_open, self.job.uri, row["path"]) for row in rows], self.job.batch, self.job.threads
-        )
-        errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
-        ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
-        arrays = [tensors(_narrow(values, self.job.dtype)) for values in done.columns.values()]
-        widths = self.encoder.widths
-        schema = embeddings(widths["embedding"], self.job.dtype, widths.get("triplet_logits", 0))
-        table = check(pa.Table.from_arrays([ids, *arrays], schema=schema), schema)
-        self.job.out.write_table(_part(unit), table.replace_schema_metadata({ERRORS_KEY: json.dumps(errors)}))
-        return {"errors": json.dumps(errors), "images": len(rows)}
-
-
-def _open(uri: str, path: str) -> Image:
-    return source.decode(source.read_bytes(uri, path))
-
-
-def _narrow(values: np.ndarray, dtype: str) -> np.ndarray:
-    most = float(np.abs(values).max(initial=0))
-    if most > float(np.finfo(dtype).max):
-        raise UserError(f"embeddings reach {most:.3g}, too much for {dtype}: use --embed.dtype float32")
-    return values.astype(dtype)

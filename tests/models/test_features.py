@@ -42,3 +42,9 @@ def test_an_image_that_never_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     small = Small(Encoder.load(["random:test_efficientnet_ln"], 32).members)
     with pytest.raises(UserError, match="use a smaller"):
         small.encode([lambda: pictures(1)[0]], 8)
+
+
+def test_the_least_side_is_what_the_transform_resizes_to() -> None:
+    encoder = Encoder.load(["random:test_efficientnet_ln", "random:test_vit"], 32)
+    resizes = [member.preprocess.transforms[0].size for member in encoder.members]  # type: ignore[union-attr]
+    assert encoder.least == max(size if isinstance(size, int) else max(size) for size in resizes)

@@ -18,6 +18,7 @@ from alignet_ray.config import Config
 from alignet_ray.data.images import decode
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.embedder import Embedder
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
 from alignet_ray.store import Artifact, Store
@@ -79,7 +80,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's work done here, one unit after the other, without Ray."""
 
     def here(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
-        actor = embed._Embedder(embed._job(work, 1, 1))
+        actor = Embedder(embed._job(work, 1, 1))
         for unit in units:
             yield {key: value[0] for key, value in actor({"unit": np.array([unit])}).items()}
 
@@ -169,6 +170,33 @@ def test_a_student_gives_logits_beside_its_embedding(
     embed.run(teacher)
     for image, x in vectors(teacher.out).items():
         np.testing.assert_allclose(x, logits[image] / 2, rtol=1e-2, atol=1e-3)
+
+
+def test_students_among_other_models_bring_their_heads_and_see_other_folders(
+    serial: None, folder: Path, make_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_student(tmp_path, make_student("random:test_vit", 32, head=12, seed=0), {})
+    table = tmp_path / "objects.csv"
+    table.write_text("label,object\nc1,0\n")
+    models = (str(tmp_path), "models:/s@best", "random:test_vit")
+    cfg = config(folder, objects__table=str(table), evaluate__models=models, evaluate__ood=str(folder))
+    monkeypatch.setattr(embed.hub, "identity", lambda uri, server: "models:/s/7 of 1")
+    monkeypatch.setattr(embed.hub, "fetch", lambda uri, server: tmp_path)
+    found = {}
+    for role in ("other0", "other1", "ood-other1", "other2"):
+        work = make_work(cfg, f"embed@{role}")
+        embed.run(work)
+        found[role] = vectors(work.out, "embedding" if role == "other2" else "triplet_logits")
+    assert {image: x.tolist() for image, x in found["other0"].items()} == {
+        image: x.tolist() for image, x in found["other1"].items()
+    }
+    assert len(found["ood-other1"]) == IMAGES
+    assert len(found["other2"]) == len(found["other0"]) < IMAGES
+    assert embed.inputs(cfg, "other1")["models"] == ["models:/s/7 of 1"]
+    assert embed.inputs(cfg, "other0")["head"] == "beside"
+    assert "head" not in embed.inputs(cfg, "other2")
+    assert str(table) in embed.sources(cfg, "other1")
+    assert embed.sources(cfg, "ood-other1") == [str(folder)]
 
 
 def test_models_are_concatenated(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
