@@ -245,7 +245,7 @@ def test_mlflow_commands_are_understood() -> None:
     composed = composed[composed.index("server") + 1 :]
     for args in (arguments, composed):
         options = server.make_context("server", list(args)).params
-        assert options["backend_store_uri"].startswith("postgresql://mlflow@")
+        assert options["backend_store_uri"].startswith("postgresql+psycopg2://mlflow@")
         assert options["port"] == 5000
 
 

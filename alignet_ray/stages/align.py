@@ -118,7 +118,7 @@ def _cross_validate(
     """Every fold, as Ray tasks that share one copy of the features."""
     import ray
 
-    fit, x = ray.remote(alignment.fit), ray.put(judged.x)
+    fit, x = ray.remote(scheduling_strategy="SPREAD")(alignment.fit), ray.put(judged.x)  # not inside a trial's own CPU
     tasks = {fit.remote(x, *pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
     rows, waiting = [], list(tasks)
     with work.screen.progress(len(pairs), "folds") as bar:

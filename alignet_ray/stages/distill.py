@@ -110,7 +110,7 @@ def processes(cfg: Config) -> tuple[int, bool]:
 def _pack(work: Work, pack: Any) -> None:
     """Decode and resize all images, some at a time in tasks of their own."""
     total = len(pack.decoder.ids)
-    shared, task = ray.put(pack), ray.remote(_pack_rows)
+    shared, task = ray.put(pack), ray.remote(scheduling_strategy="SPREAD")(_pack_rows)  # not inside a trial's own CPU
     size = max(16, min(4096, total // 16))
     pending = [task.remote(shared, start, min(start + size, total)) for start in range(0, total, size)]
     with work.screen.progress(total, "images packed") as bar:

@@ -6,56 +6,20 @@ and the winner's full run reuses its trial. What belongs to the sweep itself lie
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from pydantic import ValidationError
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import selection
 from alignet_ray.core.selection import Trial
-from alignet_ray.core.space import Space, cells, parse, points
+from alignet_ray.core.space import Space, cells, points
 from alignet_ray.errors import UserError
 from alignet_ray.report import sweep as page
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import judged, pipeline, trial
-from alignet_ray.stages.trial import GOALS, Setup
+from alignet_ray.stages import pipeline, trial
+from alignet_ray.stages.trial import GOALS, Setup, read_space
 from alignet_ray.store import Artifact, Draft, Store, digest
-
-
-def read_space(cfg: Config) -> tuple[str, Space]:
-    """The stage that is swept, and the space.
-
-    Raises:
-        UserError: no space, fields of several stages, unknown fields, values that do not fit, or nothing to choose by.
-    """
-    space = parse(cfg.sweep.space)
-    stages = {name.partition(".")[0] for name in space}
-    if len(stages) != 1 or not stages <= set(GOALS):
-        raise UserError(
-            "--sweep.space needs fields of align or of distill, not of both: align.pull=loguniform(1e-5,1e-2), say"
-        )
-    stage = stages.pop()
-    if not judged(cfg) or (stage == "align" and cfg.align.from_):
-        raise UserError("a sweep needs people's answers to choose by: give --human.triplets, and no --align.from")
-    for name, domain in list(space.items()):
-        if name not in cfg.flat():
-            raise UserError(f"--sweep.space: there is no field {name}: `alignet-ray show` lists them")
-        made = [_checked(cfg, name, value) for value in domain.values]
-        module = pipeline.module(stage)
-        if not domain.is_range:  # as the config has them: 0 of a float is 0.0
-            space[name] = replace(domain, values=tuple(c.flat()[name] for c in made))
-        if len({digest(module.inputs(c, "student" if stage == "distill" else "")) for c in made}) < len(made):
-            raise UserError(f"--sweep.space: {name} changes no result, so there is nothing to choose")
-    return stage, space
-
-
-def _checked(cfg: Config, name: str, value: Any) -> Config:
-    try:
-        return cfg.replace(**{name.replace(".", "__"): value})
-    except ValidationError as error:
-        raise UserError(f"--sweep.space: {name} cannot be {value!r}: {error.errors()[0]['msg']}") from error
 
 
 def run(cfg: Config, screen: Screen | None = None) -> Artifact:

@@ -1,17 +1,20 @@
-"""One trial of a sweep: the sweep's stage with some fields replaced, in a process of Ray Tune. Part of `sweep`."""
+"""What a sweep can try, and one trial: a stage with some fields replaced, in a process of Ray Tune. Part of `sweep`."""
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import ValidationError
 
 from alignet_ray.config import Config
 from alignet_ray.core import fidelity
+from alignet_ray.core.space import Space, parse
 from alignet_ray.data.judged import Judged
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import pipeline
-from alignet_ray.store import Artifact, Store
+from alignet_ray.stages import judged, pipeline
+from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,40 @@ GOALS = {
     ),
 }
 """The stages that can be swept."""
+
+
+def read_space(cfg: Config) -> tuple[str, Space]:
+    """The stage that is swept, and the space.
+
+    Raises:
+        UserError: no space, fields of several stages, unknown fields, values that do not fit, or nothing to choose by.
+    """
+    space = parse(cfg.sweep.space)
+    stages = {name.partition(".")[0] for name in space}
+    if len(stages) != 1 or not stages <= set(GOALS):
+        raise UserError(
+            "--sweep.space needs fields of align or of distill, not of both: align.pull=loguniform(1e-5,1e-2), say"
+        )
+    stage = stages.pop()
+    if not judged(cfg) or (stage == "align" and cfg.align.from_):
+        raise UserError("a sweep needs people's answers to choose by: give --human.triplets, and no --align.from")
+    for name, domain in list(space.items()):
+        if name not in cfg.flat():
+            raise UserError(f"--sweep.space: there is no field {name}: `alignet-ray show` lists them")
+        made = [_checked(cfg, name, value) for value in domain.values]
+        module = pipeline.module(stage)
+        if not domain.is_range:  # as the config has them: 0 of a float is 0.0
+            space[name] = replace(domain, values=tuple(c.flat()[name] for c in made))
+        if len({digest(module.inputs(c, "student" if stage == "distill" else "")) for c in made}) < len(made):
+            raise UserError(f"--sweep.space: {name} changes no result, so there is nothing to choose")
+    return stage, space
+
+
+def _checked(cfg: Config, name: str, value: Any) -> Config:
+    try:
+        return cfg.replace(**{name.replace(".", "__"): value})
+    except ValidationError as error:
+        raise UserError(f"--sweep.space: {name} cannot be {value!r}: {error.errors()[0]['msg']}") from error
 
 
 @dataclass(frozen=True)

@@ -33,19 +33,19 @@ JUDGED = {"human__triplets": "x", "corpus__path": "x"}
 )
 def test_a_space_that_makes_no_sense_is_refused(texts: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
-        sweep.read_space(Config().replace(sweep__space=texts, **JUDGED))
+        trial.read_space(Config().replace(sweep__space=texts, **JUDGED))
     assert "\n" not in str(error.value)
 
 
 def test_a_space_needs_someone_to_choose_by() -> None:
     cfg = Config().replace(sweep__space=("distill.lr=choice(1,2)",), align__from_="map.npz")
     with pytest.raises(UserError, match="people's answers"):
-        sweep.read_space(cfg)
+        trial.read_space(cfg)
 
 
 def test_a_nested_field_is_found() -> None:
     cfg = Config().replace(sweep__space=("align.network.lr=loguniform(1e-5,1e-3)",), align__map="network", **JUDGED)
-    stage, space = sweep.read_space(cfg)
+    stage, space = trial.read_space(cfg)
     assert stage == "align"
     assert list(space) == ["align.network.lr"]
 
@@ -69,7 +69,7 @@ def make_sweep(
                 "align__map": "affine",
                 "align__steps": 60,
                 "align__batch": 1024,
-                "align__folds": 0,
+                "align__folds": 2,
                 "align__pull": 100.0,
                 "sweep__trials": 3,
                 "sweep__full": False,
@@ -79,7 +79,7 @@ def make_sweep(
                 **changes,
             }
         )
-        stage, space = sweep.read_space(cfg)
+        stage, space = trial.read_space(cfg)
         session = Session.open(cfg, tmp_path)
         pinned = {name: artifact.id for name, artifact in parents.items()}
         setup = trial.Setup(cfg, trial.GOALS[stage], pinned, session, session.begin("tiny", cfg, {}))
