@@ -15,6 +15,9 @@ READERS = {
     "shift_source": "category, new images of known objects",
     "shift_target": "category, objects never seen",
     "anomaly_auroc": "spotting images of another category (AUROC)",
+    "ood_auroc": "spotting images from the other folder (AUROC)",
+    "ood_knn": "class of the other folder's images, by the 5 nearest known images",
+    "ood_probe": "class of the other folder's images, learned from known images",
 }
 """Generalisation scores in the order of the table."""
 LARGEST = 8
@@ -160,6 +163,7 @@ OUTSIDE = (
     ("answers", "odd_one_out", "single answers of people, % given, too"),
     ("choices", "two_afc", "which of two is more alike, % of people who choose so"),
     ("matrix", "rsa_spearman", "people's similarity matrix, rank correlation"),
+    ("matrix", "rsa_spearman_participants", "single people's matrices, mean rank correlation"),
     ("answers", "entropy_time", "response times, rank correlation with doubt"),
 )
 """Judgements from outside the run: dataset, metric, and what a person reads."""
@@ -169,33 +173,33 @@ def outside(material: Material) -> str:
     """Agreement with judgements that had no part in the run."""
     rows = []
     for dataset, metric, name in OUTSIDE:
-        levels = sorted({s.level for s in material.scores if (s.dataset, s.metric) == (dataset, metric)})
-        for level in levels:
+        levels = {s.level for s in material.scores if (s.dataset, s.metric) == (dataset, metric)}
+        for level in sorted(levels - {"correlation"}):
             found = select(material.scores, metric, level, dataset)
             factor = 1 if "correlation" in name else 100
             shown = {label(s): f"{factor * s.value:.{3 if factor == 1 else 1}f}" for s in found if s.model != "teacher"}
             rows.append({"judgements": f"{name}, {level}" if level else name} | shown)
     if not rows:
         return ""
-    heads = list(dict.fromkeys(head for row in rows for head in row))
     return page.section(
         "Other judgements of people",
-        page.paragraph("Files of judgements that were not used in the run; all their rows count."),
-        page.table([{head: row.get(head, "-") for head in heads} for row in rows]),
+        page.paragraph(
+            "Files of judgements that were not used in the run; all their rows count. Ceiling: how well other people "
+            "predict a person, or the best that any answer can do."
+        ),
+        page.table(_even(rows)),
     )
+
+
+def _even(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows with the same columns: a dash where one has none."""
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    return [{head: row.get(head, "-") for head in heads} for row in rows]
 
 
 def generalisation(material: Material) -> str:
     """Scores that have nothing to do with people's judgements, and whether the student may replace its base."""
-    rows = []
-    for metric, name in READERS.items():
-        found = {s.model: s.value for s in select(material.scores, metric) if s.layer in ("pre_logits", "aligned")}
-        if "base" not in found:
-            continue
-        row = {"score": name} | {_short(NAMES.get(m, m)): f"{100 * v:.1f}" for m, v in found.items()}
-        if "student" in found:
-            row["change"] = f"{100 * (found['student'] - found['base']):+.1f}"
-        rows.append(row)
+    rows = [row for metric in READERS if (row := _reader(material.scores, metric))]
     if not rows:
         return ""
     verdict = material.decision
@@ -203,13 +207,30 @@ def generalisation(material: Material) -> str:
     return page.section(
         "Is it no worse at anything else?",
         page.paragraph(
-            "What simple readers make of the backbone's output, percent right. Change: student minus base. Test "
-            "objects only; where few objects have several images or a category, these scores vary by several points."
+            "What simple readers make of the backbone's output, percent right. Change: student minus base, with its "
+            "95 % interval; where that holds zero, the difference may be chance. Few objects with several images or a "
+            "category make wide intervals."
         ),
-        page.table(rows, minor=("teacher",)),
+        page.table(_even(rows), minor=("teacher",)),
         page.paragraph(f"Fit to replace its base: {'yes' if verdict.champion else 'no'}.") if verdict else "",
         f'<ul class="note">{reasons}</ul>',
     )
+
+
+def _reader(scores: Sequence[Score], metric: str) -> dict[str, str]:
+    """One score of all models; nothing where the base has none."""
+    dataset = "elsewhere" if metric.startswith("ood_") else "objects"
+    layers = ("pre_logits", "aligned")
+    found = {s.model: s.value for s in select(scores, metric, "", dataset) if s.layer in layers}
+    if "base" not in found:
+        return {}
+    row = {"score": READERS[metric]} | {_short(NAMES.get(m, m)): f"{100 * v:.1f}" for m, v in found.items()}
+    if "student" in found:
+        gains = select(scores, f"{metric}_gain", "over:base", dataset)
+        sure = next((s for s in gains if (s.model, s.layer) == ("student", "pre_logits")), None)
+        span = f" [{100 * sure.low:+.1f},\u00a0{100 * sure.high:+.1f}]" if sure else ""
+        row["change"] = f"{100 * (found['student'] - found['base']):+.1f}{span}"
+    return row
 
 
 def kept(material: Material) -> str:

@@ -40,7 +40,19 @@ def test_runs_stand_side_by_side_with_their_difference() -> None:
     ]
     assert lines[4].endswith("+10.0 *")
     assert lines[5].split() == ["rsa_spearman", "student", "pre_logits", "0.250", "-"]
-    assert len(lines) == 6
+    assert lines[6].startswith("* differs at 5 %")
+    assert len(lines) == 7
+
+
+def test_marks_are_corrected_for_all_rows_and_say_where_items_differ() -> None:
+    level = ("base", "pre_logits", "knn", 0.5, 0.47, 0.53, "")
+    other = ("base", "pre_logits", "knn", 0.545, 0.515, 0.575, "")  # alone: z = 2.08, p = 0.038
+    assert compare.text({"one": scores(level), "two": scores(other)}).splitlines()[3].endswith("+4.5 *")
+    more = [("base", "pre_logits", f"few_shot_{k}", 0.5, 0.47, 0.53, "") for k in (1, 5)]
+    lines = compare.text({"one": scores(level, *more), "two": scores(other, *more)}).splitlines()
+    assert not any(line.endswith("*") for line in lines)
+    fewer = scores(level).set_column(8, "n", pa.array([9]))
+    assert compare.text({"one": fewer, "two": scores(other)}).splitlines()[3].endswith("* ~")
 
 
 def test_levels_on_demand_and_any_number_of_runs() -> None:

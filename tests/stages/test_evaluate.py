@@ -16,7 +16,8 @@ from alignet_ray.core.affine import AffineTransform
 from alignet_ray.data import schemas
 from alignet_ray.data.official import save_transform
 from alignet_ray.errors import UserError
-from alignet_ray.stages import Work, evaluate
+from alignet_ray.report import figures
+from alignet_ray.stages import Work, evaluate, graph
 from alignet_ray.store import Artifact, Draft, Store
 
 OBJECTS, IMAGES, WIDTH = 30, 45, 12
@@ -86,8 +87,21 @@ class World:
         draft.write_bytes("metrics.jsonl", lines.encode())
         return draft.finish({})
 
+    def label(self, role: str) -> Artifact:
+        draft = self.draft("label", role)
+        train: dict[str, object] = {"triplets": 1000, "ties": 0, "entropy": 0.9, "margin": 0.3}
+        train |= {"entropy_histogram": [10] * 40, "margin_histogram": [25] * 40}
+        if role == "aligned":
+            uses = {"min": 3, "median": 9.0, "max": 31}
+            train |= {"border": 1.0, "odd_is_the_other": 0.8, "image_uses": uses, "images_used": 17}
+        else:
+            train["agreement"] = 0.64
+        draft.write_json("stats.json", {"images": 18, "train": train})
+        return draft.finish({})
+
     def cluster(self) -> Artifact:
         draft = self.draft("cluster", "c")
+        draft.write_json("curve.json", [{"k": k, "inertia": 9 / k, "silhouette": 0.1 * k} for k in (2, 3, 4)])
         part = pa.table({"image_id": np.arange(18), "cluster": np.arange(18, dtype=np.int32) % 3})
         draft.write_table("part-00000.parquet", part.cast(schemas.CLUSTERS))
         return draft.finish({})
@@ -105,6 +119,8 @@ class World:
             "embed@base": self.embed("base", self.noise),
             "embed@student": self.embed("student", student, head),
             "embed@control": self.embed("control", other, other[:, ::-1].copy()),
+            "label@aligned": self.label("aligned"),
+            "label@raw": self.label("raw"),
             "distill@student": self.distill("student"),
             "distill@control": self.distill("control"),
         }
@@ -160,6 +176,8 @@ def test_scores_facts_and_report(world: World, cfg: Config, make_work: Callable[
     assert 'name="viewport"' in html
     for heading in ("Who chose what", "A map of the objects", "How training went", "similarity matrix"):
         assert heading in html
+    for fact in ("Numbers of clusters that were tried", "80.0 %", "64.0 %", "9 (3 to 31)", "17 of 18"):
+        assert fact in html
 
 
 def test_the_same_again_is_the_same_bytes(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
@@ -180,13 +198,74 @@ def test_other_models_stand_beside_the_runs_own(world: World, cfg: Config, make_
     assert "pip:some-net" in work.out.read_bytes("report.html").decode()
 
 
+def test_stored_embeddings_and_students_with_heads(
+    world: World, cfg: Config, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "mine.npy", world.meaning)
+    (tmp_path / "mine.csv").write_text("path\n" + "".join(f"{i:03}.png\n" for i in range(IMAGES)))
+    cfg = cfg.replace(
+        store__root=world.store.root, evaluate__models=(str(tmp_path / "mine.npy"), "embed/base", "models:/s@best")
+    )
+    assert len(evaluate.sources(cfg, "")) == 2
+    others = [n.name for n in graph(cfg) if n.name.startswith("embed@other")]
+    assert others == ["embed@other2"]
+    parents = world.parents() | {"embed@other2": world.embed("other2", world.noise, world.meaning)}
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    found = scores(work)
+    value = {k[:2]: row["value"] for k, row in found.items() if k[2:] == ("odd_one_out", "")}
+    assert value["mine.npy", "pre_logits"] > 0.6
+    assert value["embed/base", "pre_logits"] == value["base", "pre_logits"] == value["models:/s@best", "pre_logits"]
+    assert value["models:/s@best", "head"] == pytest.approx(value["mine.npy", "pre_logits"])
+    assert found["mine.npy", "pre_logits", "odd_one_out_gain", "over:base"]["low"] > 0
+    np.save(tmp_path / "mine.npy", world.meaning[:40])
+    with pytest.raises(UserError, match=r"mine\.npy has 40 rows"):
+        evaluate.run(make_work(cfg, "evaluate", parents, id="again"))
+    with pytest.raises(UserError, match="would both be called"):
+        evaluate.refuse(cfg.replace(evaluate__models=("a/mine.npy", "b/mine.npy")), "")
+    with pytest.raises(UserError, match="would both be called 'base'"):
+        evaluate.refuse(cfg.replace(evaluate__models=("some/base",)), "")
+
+
+def test_a_folder_of_other_images(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
+    cfg = cfg.replace(evaluate__ood="elsewhere", evaluate__models=("pip:net",))
+    roles = ["base", "student", "control", "other0"]
+    assert [n.role for n in graph(cfg) if n.role.startswith("ood-")] == [f"ood-{role}" for role in roles]
+    parents = world.parents() | {"embed@other0": world.embed("other0", world.meaning)}
+    for role in roles:
+        head = world.meaning[:20] if role in ("student", "control") else None
+        parents[f"embed@ood-{role}"] = world.embed(f"ood-{role}", world.meaning[:20] + 9, head)
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    found = {(r["model"], r["layer"], r["metric"]) for r in work.out.read_table("scores.parquet").to_pylist()}
+    assert {("base", "pre_logits", "ood_auroc"), ("pip:net", "pre_logits", "ood_auroc")} <= found
+    assert ("student", "head", "ood_auroc") in found
+    assert ("teacher", "aligned", "ood_auroc") not in found
+    assert "spotting images from the other folder" in work.out.read_bytes("report.html").decode()
+
+
+def test_maps_by_another_method(
+    world: World, cfg: Config, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = cfg.replace(evaluate__maps="umap")
+    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install umap-learn"):
+        evaluate.refuse(cfg, "")
+    monkeypatch.undo()
+    monkeypatch.setattr(figures, "umap_plane", lambda x, seed: x[:, :2].astype(np.float64))
+    work = make_work(cfg, "evaluate", world.parents())
+    evaluate.run(work)
+    assert "keep neighbours together (UMAP)" in work.out.read_bytes("report.html").decode()
+
+
 def test_judgements_from_outside_the_run(
     world: World, cfg: Config, make_work: Callable[..., Work], tmp_path: Path
 ) -> None:
     (tmp_path / "levels.csv").write_text("image0,image1,image2,choice\n012.png,013.png,015.png,2\n")
     votes = "ref_path,left_path,right_path,left_vote,right_vote\n"
     (tmp_path / "nights.csv").write_text(votes + "012.png,015.png,013.png,5,0\n")
-    np.save(tmp_path / "matrix.npy", world.mu @ world.mu.T)
+    alone = np.random.default_rng(2).normal(size=(3, OBJECTS, 2))
+    np.save(tmp_path / "matrix.npy", world.mu @ world.mu.T + 0.1 * alone @ alone.transpose(0, 2, 1))
     cfg = cfg.replace(
         evaluate__answers=str(tmp_path / "levels.csv"),
         evaluate__choices=str(tmp_path / "nights.csv"),
@@ -201,7 +280,7 @@ def test_judgements_from_outside_the_run(
     assert found["answers", "odd_one_out"] == 1
     assert found["answers", "ties"] == 0
     assert found["choices", "two_afc"] == 1
-    assert found["matrix", "rsa_spearman"] > 0.99
+    assert found["matrix", "rsa_spearman"] > found["matrix", "rsa_spearman_participants"] > 0.8
     assert "Other judgements of people" in work.out.read_bytes("report.html").decode()
     np.save(tmp_path / "matrix.npy", np.eye(5))
     with pytest.raises(UserError, match="5 rows"):
