@@ -283,6 +283,29 @@ def register_model(
         beside it, not registered).
     """
     import mlflow
+
+    mine, environment = client(tracker.uri), os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
+    mlflow.set_tracking_uri(tracker.uri)
+    try:
+        with mlflow.start_run(run_id=tracker.run_id):
+            version, images = _log_both(code, folder, name, size, widths, requirements)
+            mlflow.log_artifact(str(card))
+    finally:
+        mlflow.set_tracking_uri(environment or "")
+    mine.update_model_version(name, version, description=card.read_text())
+    for key, value in (tags | {IMAGES: images}).items():
+        mine.set_model_version_tag(name, version, key, value)
+    for alias in aliases:
+        mine.set_registered_model_alias(name, alias, version)
+    uri = f"models:/{name}@{aliases[0]}"
+    return {"name": name, "version": version, "aliases": aliases, "model": uri, "images": images}
+
+
+def _log_both(
+    code: Path, folder: Path, name: str, size: int, widths: dict[str, int], requirements: list[str]
+) -> tuple[str, str]:
+    """Log a student twice, for tensors (registered) and for image files: the version, and the other one's URI."""
+    import mlflow
     import numpy as np
     import pandas
     from mlflow.models import ModelSignature
@@ -290,43 +313,27 @@ def register_model(
 
     float32 = np.dtype("float32")
     outputs = Schema([TensorSpec(float32, (-1, width), key) for key, width in widths.items()])
-    tensors = Schema([TensorSpec(float32, (-1, 3, size, size))])
     both = {
         "python_model": str(code),
         "artifacts": {"student": str(folder)},
         "pip_requirements": requirements,
         "code_paths": [str(Path(__file__).parent)],
     }
-    environment = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
-    mlflow.set_tracking_uri(tracker.uri)
-    try:
-        with mlflow.start_run(run_id=tracker.run_id):
-            info = mlflow.pyfunc.log_model(
-                name="student",
-                signature=ModelSignature(tensors, outputs),
-                input_example=np.zeros((2, 3, size, size), np.float32),
-                registered_model_name=name,
-                **both,
-            )
-            images = mlflow.pyfunc.log_model(
-                name="student-images",
-                signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
-                model_config={"takes": "images"},
-                input_example=pandas.DataFrame({"image": [_png(size)]}),
-                **both,
-            )
-            mlflow.log_artifact(str(card))
-    finally:
-        mlflow.set_tracking_uri(environment or "")
-    mine = client(tracker.uri)
-    version = str(info.registered_model_version)
-    mine.update_model_version(name, version, description=card.read_text())
-    for key, value in (tags | {IMAGES: images.model_uri}).items():
-        mine.set_model_version_tag(name, version, key, value)
-    for alias in aliases:
-        mine.set_registered_model_alias(name, alias, version)
-    uri = f"models:/{name}@{aliases[0]}"
-    return {"name": name, "version": version, "aliases": aliases, "model": uri, "images": images.model_uri}
+    info = mlflow.pyfunc.log_model(
+        name="student",
+        signature=ModelSignature(Schema([TensorSpec(float32, (-1, 3, size, size))]), outputs),
+        input_example=np.zeros((2, 3, size, size), np.float32),
+        registered_model_name=name,
+        **both,
+    )
+    images = mlflow.pyfunc.log_model(
+        name="student-images",
+        signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
+        model_config={"takes": "images"},
+        input_example=pandas.DataFrame({"image": [_png(size)]}),
+        **both,
+    )
+    return str(info.registered_model_version), str(images.model_uri)
 
 
 def _png(size: int) -> bytes:
