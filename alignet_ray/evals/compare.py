@@ -31,7 +31,8 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
     """
     found = {run: {_key(row): row for row in scores.to_pylist()} for run, scores in tables.items()}
     keys = list(dict.fromkeys(key for rows in found.values() for key in rows if levels or not key[4]))
-    pairs = {key: tuple(rows.get(key) for rows in found.values()) for key in keys} if len(found) == 2 else {}
+    first, second = list(found.values()) if len(found) == 2 else ({}, {})
+    pairs = {key: (first.get(key), second.get(key)) for key in keys} if len(found) == 2 else {}
     sure = _sure({key: (a, b) for key, (a, b) in pairs.items() if a and b})
     lines = []
     for key in sorted(keys, key=lambda k: (k[2], k[3], k[4])):
@@ -40,7 +41,7 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
         if levels:
             line["level"] = level
         line |= {run: _show(metric, rows.get(key)) for run, rows in found.items()}
-        if len(found) == 2:
+        if pairs:
             line["difference"] = _difference(metric, *pairs[key], key in sure)
         lines.append(line)
     shared = {(key[2], key[5]) for key in keys}
