@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,9 +128,13 @@ def start(cfg: Config, dashboard: bool = False) -> str:
         return ""
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
+    env = dict(QUIET)
     if address == "local":
         options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
         options["include_dashboard"] = dashboard
+        if dashboard:  # workers would look for it by process names, and give up if another Ray runs on this machine
+            options["dashboard_port"] = port = _free_port()
+            env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
     ours = signal.getsignal(signal.SIGTERM)
@@ -138,13 +143,19 @@ def start(cfg: Config, dashboard: bool = False) -> str:
             address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            runtime_env={"env_vars": QUIET},
+            runtime_env={"env_vars": env},
             **options,
         )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
     signal.signal(signal.SIGTERM, ours)  # ray.init puts its own in place, under which a stop would not look like one
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class Fleet:
