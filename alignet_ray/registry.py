@@ -93,7 +93,8 @@ def describe(uri: str, spec: str) -> str:
         mine = tracking.client(uri)
         version = mine.get_model_version_by_alias(name, which) if mark else mine.get_model_version(name, which)
         model = mine.get_registered_model(name)
-    facts = {"model": f"models:/{name}/{version.version}", **_row(version, model), "run": version.run_id}
+    row = {key: value for key, value in _row(version, model).items() if key not in ("name", "version")}
+    facts = {"model": f"models:/{name}/{version.version}"} | row | {"run": version.run_id}
     facts |= {"takes images": version.tags.get(tracking.IMAGES), "store": version.tags.get(STORE)}
     head = "\n".join(f"{key:<16} {value}" for key, value in facts.items() if value)
     return f"{head}\n\n{table(lineage(version.tags))}\n\n{version.description or ''}"
@@ -111,9 +112,8 @@ def lineage(tags: dict[str, str]) -> list[dict[str, Any]]:
         artifact = store.artifact(node.split("@")[0], id) if store else None
         parents = _parents(artifact)
         state = "not here" if parents is None else "finished"
-        made = "" if parents is None else " ".join(f"{name}/{i}" for name, i in parents.items())
         where = artifact.uri if artifact else f"{node.split('@')[0]}/{id}"
-        rows[node] = {"node": node, "artifact": where, "state": state, "made of": made}
+        rows[node] = {"node": node, "artifact": where, "state": state, "made of": " ".join(parents or {})}
         queue += list((parents or {}).items())
     return list(rows.values())
 

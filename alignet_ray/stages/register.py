@@ -28,6 +28,11 @@ A {backbone} student, aligned with human similarity judgements by alignet_ray {v
     model, preprocess = alignet_ray.load("models:/{name}@{alias}")
     model(preprocess(image)[None]).embedding
 
+By HTTP, preprocessed float32 images in, both outputs back; the model named by the version's tag `alignet.images` takes
+image files instead (base64):
+
+    mlflow models serve -m "models:/{name}@{alias}" --env-manager local
+
 ## Limits
 The similarity it learned is that of the people whose answers it was given.
 The base weights keep their own licence ({backbone}).
