@@ -26,6 +26,9 @@ PAUSE = 60.0
 """Seconds for which a server that did not answer is not asked again, so that nobody waits for it."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that makes a run a child."""
+STATE = "alignet.state_dir"
+"""Tag of a run that is nobody's child: the folder whose lock it held."""
+ALIVE = "attributes.status = 'RUNNING'"
 UNBORN = "unborn-"
 """Begins the name of a run that the server does not know yet."""
 MOST = 500
@@ -195,6 +198,15 @@ class Session:
         if row["params"]:
             mine.log_batch(run.info.run_id, params=[Param(k, v) for k, v in row["params"].items()])
         return str(run.info.run_id)
+
+    def bury(self, state: str) -> None:
+        """Close what a killed process left running: runs of this state folder, whose lock the caller holds."""
+        with _survive("the end of killed runs"):
+            left = client(self.uri).search_runs([self.experiment], f"tags.`{STATE}` = '{state}' and {ALIVE}")
+            for parent in left:
+                children = f"tags.`{PARENT}` = '{parent.info.run_id}' and {ALIVE}"
+                for run in (*client(self.uri).search_runs([self.experiment], children), parent):
+                    client(self.uri).set_terminated(run.info.run_id, "KILLED")
 
     def flush(self) -> None:
         """Deliver all that waits in the spool, the oldest run first; what the server does not take stays."""

@@ -157,3 +157,16 @@ def test_a_spool_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.L
     (tmp_path / "file").write_text("")
     Tracker("x", "unborn-1", str(tmp_path / "file")).log_batch({"loss": 1.0}, 1)
     assert "lost: " in caplog.text
+
+
+def test_runs_that_a_killed_process_left_are_closed(tmp_path: Path) -> None:
+    session = Session.open(Config().replace(store__root=str(tmp_path)), tmp_path)
+    mine, other = ({tracking.STATE: folder} for folder in ("/here", "/elsewhere"))
+    parent = session.begin("killed", None, mine)
+    children = [session.begin(name, None, {}, parent.run_id) for name in ("done", "cut short")]
+    session.end(children[0], "FINISHED")
+    stranger = session.begin("of another", None, other)
+    session.bury("/here")
+    status = {r.info.run_name: r.info.status for r in client(session.uri).search_runs([session.experiment])}
+    assert status == {"killed": "KILLED", "done": "FINISHED", "cut short": "KILLED", "of another": "RUNNING"}
+    assert stranger.run_id

@@ -226,7 +226,8 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
 def tracked(cfg: Config, state: Path) -> Iterator[tuple[Session, Tracker]]:
     """Within it there is an MLflow run that others can be children of; Ray, once started, stops at its end."""
     session = Session.open(cfg, state)
-    tags = {"alignet.state_dir": str(state), "alignet.commit": str(runtime.provenance()["commit"])}
+    session.bury(str(state))
+    tags = {tracking.STATE: str(state), "alignet.commit": str(runtime.provenance()["commit"])}
     parent = session.begin(cfg.name, cfg, tags)
     status = "FAILED"
     try:
