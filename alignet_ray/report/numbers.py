@@ -102,17 +102,24 @@ def levels(material: Material) -> str:
             "the same or from different categories. The name of a category: at least two of its objects. Gain: student "
             "minus base."
         ),
-        page.table(rows, minor=("control, head", "number")),
+        page.table(rows, minor=_minor(rows)),
     )
 
 
 def _level(level: str, found: list[Score]) -> dict[str, str]:
     row = {"triplets": _level_name(level)}
     values = {label(s): s.value for s in found if s.model != "teacher"}
-    row |= {_short(name): f"{100 * v:.1f}" for name, v in values.items()}
-    if {"base", "aligned student"} <= set(values):
-        row["gain"] = f"{100 * (values['aligned student'] - values['base']):+.1f}"
+    for name, share in values.items():
+        row[_short(name)] = f"{100 * share:.1f}"
+        if name == "aligned student" and "base" in values:
+            row["gain"] = f"{100 * (share - values['base']):+.1f}"
     return row | {"number": f"{found[0].n:,}"}
+
+
+def _minor(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Columns that a phone leaves out: heads, other models, numbers of triplets."""
+    major = {"base", "student", "gain", "change", "control", "ceiling"}
+    return [head for head in rows[0] if head not in major][1:] if rows else []
 
 
 def _short(name: str) -> str:
@@ -211,7 +218,7 @@ def generalisation(material: Material) -> str:
             "95 % interval; where that holds zero, the difference may be chance. Few objects with several images or a "
             "category make wide intervals."
         ),
-        page.table(_even(rows), minor=("teacher",)),
+        page.table(_even(rows), minor=_minor(_even(rows))),
         page.paragraph(f"Fit to replace its base: {'yes' if verdict.champion else 'no'}.") if verdict else "",
         f'<ul class="note">{reasons}</ul>',
     )

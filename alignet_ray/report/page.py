@@ -56,7 +56,7 @@ dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 14px; font-siz
   dt { color:var(--soft) } dd { margin:0; overflow-wrap:anywhere }
 @media (max-width:560px) { .bar { grid-template-columns:1fr 5.6em } .bar .track { grid-column:1 / -1;
   grid-row:2 } .bar { margin:12px 0 }
-  table { font-size:.84rem } th,td { padding:.34em .35em; white-space:normal } .minor { display:none } }
+  table { font-size:.84rem } th,td { padding:.34em .25em; white-space:normal } .minor { display:none } }
 """
 
 
