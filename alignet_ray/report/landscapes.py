@@ -34,6 +34,9 @@ def slice_of(
         axes.margins(x=0.15)
     elif domain.is_log:
         axes.set_xscale("log")
+        axes.minorticks_off()
+        ticks = np.geomspace(min(at), max(at), 4).tolist() if min(at) > 0 else []
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
     axes.set_xlabel(name, fontsize=12)
     axes.set_ylabel("score", fontsize=12)
     axes.grid(color="#eef1f4")

@@ -96,7 +96,7 @@ def _sureness(outcome: Outcome) -> str:
         for c in outcome.ranking
     ]
     if not several:
-        rows = [{k: v for k, v in row.items() if k in ("setting", "mean score")} for row in rows]
+        rows = [{"setting": row["setting"], "score": row["mean score"]} for row in rows]
     about = (
         "The finalists were trained again with other seeds on the same objects; the winner has the best mean. The last "
         "column is the share of draws from the seeds' spread in which a setting comes out first: the luck of training, "
