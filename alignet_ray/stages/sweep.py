@@ -91,7 +91,7 @@ class Sweep:
         if not here:
             here = [Trial(0, first, seed)]
         todo = [t for t in here if not self.ledger.is_done(t.number, seed)]
-        self._tune(Queue(todo), len(todo), options.trials, True)
+        self._tune(Queue(todo), len(todo), len(here), True)
         more = max(0, options.trials - len(here))
         known = selection.ranked(self.ledger.all(), self.goal.mode, seed)
         inner = optuna(self.space, self.goal.mode, seed + len(here), known)
