@@ -5,6 +5,7 @@ what a person sees meanwhile.
 """
 
 import errno
+import json
 import os
 import threading
 import time
@@ -25,16 +26,8 @@ VERSION = 1
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
 UNCHANGED = (
-    "workers",
-    "control",
-    "compile",
-    "packed",
-    "valid",
-    "valid_every",
-    "log_every",
-    "checkpoint_every",
-    "retries",
-    "gpu",
+    *("workers", "control", "compile", "packed", "retries", "gpu"),
+    *("valid", "valid_every", "log_every", "checkpoint_every"),
 )
 """Fields that do not change the student."""
 
@@ -89,6 +82,8 @@ def run(work: Work) -> None:
     finally:
         fs, path = work.out.where(SCRATCH)
         fs.delete_dir(path)
+    lines = work.out.read_bytes("metrics.jsonl").splitlines()  # holds what a killed run had reported before, too
+    last = {k: v for line in lines for k, v in json.loads(line).items()} | last
     _judge(work, last)
     work.facts |= {k: v for k, v in last.items() if k != "step"}
     work.facts |= {"steps": work.cfg.distill.steps, "images": len(job.seen), "resumed": start}
@@ -233,9 +228,9 @@ def _explained(work: Work, failure: BaseException) -> BaseException:
 
 
 def _note(row: dict[str, Any]) -> str:
-    return (
-        f"loss {row['loss']:.4f}, agrees {row['agreement']:.1%}, " if "loss" in row else ""
-    ) + f"held out {row['valid_loss']:.4f}, {row['valid_agreement']:.1%}"
+    fitted = f"loss {row['loss']:.4f}, agrees {row['agreement']:.1%}" if "loss" in row else ""
+    held = f"held out {row['valid_loss']:.4f}, {row['valid_agreement']:.1%}" if "valid_loss" in row else ""
+    return ", ".join(filter(None, (fitted, held)))
 
 
 def _judge(work: Work, last: dict[str, Any]) -> None:
