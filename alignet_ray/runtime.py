@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -24,12 +25,14 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQDM_DISABLE": "1",
 }
 """Environment of driver and workers: no usage reports, no progress bars but ours."""
+
+ALONE = {"RAY_TRAIN_METRICS_ENABLED": "0"}
+"""The same where Ray is our own and nobody scrapes its metrics."""
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
@@ -120,15 +123,15 @@ def start(cfg: Config, dashboard: bool = False) -> str:
 
     With `dashboard`, a Ray of our own sees when the driver of a Train run is killed, and frees what that run held.
     """
-    for key, value in QUIET.items():
+    address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+    env = QUIET | (ALONE if address == "local" else {})
+    for key, value in env.items():
         os.environ.setdefault(key, value)
     import ray
 
     if ray.is_initialized():
         return ""
-    address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
-    env = dict(QUIET)
     if address == "local":
         options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
         options["include_dashboard"] = dashboard
@@ -275,6 +278,16 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def tags() -> dict[str, str]:
+    """What a tracked run says of where it runs: commit, library versions, cores, and this machine's GPUs."""
+    found = provenance()
+    versions = cast(dict[str, str], found["versions"])
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
+    where = {"commit": str(found["commit"]), "python": str(found["python"]), "cpus": str(os.cpu_count())}
+    where |= {"gpus": str(len(gpus)), "platform": platform.platform()}
+    return {f"alignet.{k}": v for k, v in where.items()} | {f"alignet.version.{k}": v for k, v in versions.items()}
 
 
 def provenance() -> dict[str, object]:

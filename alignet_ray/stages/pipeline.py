@@ -227,7 +227,7 @@ def tracked(cfg: Config, state: Path) -> Iterator[tuple[Session, Tracker]]:
     """Within it there is an MLflow run that others can be children of; Ray, once started, stops at its end."""
     session = Session.open(cfg, state)
     session.bury(str(state))
-    tags = {tracking.STATE: str(state), "alignet.commit": str(runtime.provenance()["commit"])}
+    tags = {tracking.STATE: str(state)} | runtime.tags()
     parent = session.begin(cfg.name, cfg, tags)
     status = "FAILED"
     try:

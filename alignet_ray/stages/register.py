@@ -7,11 +7,10 @@ from typing import Any
 
 from alignet_ray import registry, tracking
 from alignet_ray.config import Config
-from alignet_ray.screen import table
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
-VERSION = 3
+VERSION = 4
 CARD = """# {name}
 
 A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
@@ -35,7 +34,7 @@ image files instead (base64):
 
 ## Limits
 The similarity it learned is that of the people whose answers it was given.
-The base weights keep their own licence ({backbone}).
+The base weights ({backbone}) keep their own licence{licence}.
 """
 
 
@@ -102,6 +101,7 @@ def _card(work: Work, student: Artifact, info: dict[str, Any]) -> str:
         id=student.id,
         seed=work.cfg.seed,
         version=__version__,
+        licence=_licence(info["architecture"], info["model"]),
         scores=_scores(work.parents.get("evaluate")),
     )
 
@@ -111,11 +111,19 @@ def _scores(evaluated: Artifact | None) -> str:
     if evaluated is None:
         return "Not scored: no human judgements came with this run; its teacher was a stored transform."
     facts = evaluated.manifest["facts"]
-    rows = [r for r in evaluated.read_table("scores.parquet").to_pylist() if not r["level"]]
-    shown = [{k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows]
     headline = "\n".join(map(str, facts.get("table", [])))
     judged = f"Judged on {facts.get('test_objects')} test objects."
-    return f"```\n{headline}\n```\n{judged}\n{_verdict(facts)}\n```\n{table(shown)}\n```"
+    return f"```\n{headline}\n```\n{judged} All scores: evaluate/{evaluated.id}/scores.parquet.\n{_verdict(facts)}"
+
+
+def _licence(architecture: str, spec: str) -> str:
+    """What timm knows about the licence of its weights; weights from a file are their owner's."""
+    if "@" in spec:
+        return ": ask whoever made that file"
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(architecture, allow_unregistered=True)
+    return f": {known.license}" if known and known.license else ""
 
 
 def _figures(evaluated: Artifact | None) -> dict[str, str]:
