@@ -66,18 +66,8 @@ def run_and_kill(root: Path, when: Callable[[], bool], sent: int = signal.SIGKIL
         process.wait()
 
 
-def unfinished(root: Path, stage: str, pattern: str) -> Callable[[], bool]:
-    """Whether an unfinished artifact of a stage holds a durable part."""
-
-    def look() -> bool:
-        found = [p for p in root.glob(f"{stage}/*/{pattern}") if not p.name.startswith(".")]
-        return any(not (root / stage / p.relative_to(root / stage).parts[0] / "_SUCCESS").exists() for p in found)
-
-    return look
-
-
 def begun(root: Path, name: str, pattern: str) -> bool:
-    """Whether the artifact of a node holds a durable part (and, just before the kill, is not finished)."""
+    """Whether the artifact of a node holds a durable part."""
     if not (root / "refs" / "kill.json").exists():
         return False
     return any(not part.name.startswith(".") for part in node(root, name).glob(pattern))
@@ -113,7 +103,7 @@ def test_killed_in_the_middle(undisturbed: Path, tmp_path: Path, name: str, patt
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_stops_cleanly_within_seconds(tmp_path: Path, sent: int) -> None:
     root = tmp_path / "root"
-    code, seconds = run_and_kill(root, unfinished(root, "distill", "checkpoints/**/*"), sent)
+    code, seconds = run_and_kill(root, lambda: begun(root, "distill@student", "checkpoints/**/*"), sent)
     assert code == 130
     assert seconds < 20
     again = subprocess.run([*command(root), "--help"], capture_output=True, timeout=60)
