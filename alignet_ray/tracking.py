@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,24 @@ def resolve_uri(cfg: Config, state: Path) -> str:
 def hide(value: Any) -> str:
     """A parameter's text with any password in a URL removed."""
     return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", str(value))
+
+
+@contextlib.contextmanager
+def measured(tracker: Tracker) -> Iterator[None]:
+    """Within it the run also gets this machine's load every ten seconds: processors, memory, disk, network, GPUs."""
+    if not tracker.run_id or tracker.run_id.startswith(UNBORN):
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(tracker.run_id, tracking_uri=tracker.uri)  # type: ignore[no-untyped-call]
+    monitor.start()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        end = threading.Thread(target=monitor.finish, daemon=True)
+        end.start()
+        end.join(5)  # a server that hangs is not waited for
 
 
 @dataclass(frozen=True)

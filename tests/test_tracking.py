@@ -1,6 +1,7 @@
 """Runs, parameters and lineage in the embedded MLflow database; nothing secret in it; a dead server stops nothing."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,16 @@ def test_runs_that_a_killed_process_left_are_closed(tmp_path: Path) -> None:
     status = {r.info.run_name: r.info.status for r in client(session.uri).search_runs([session.experiment])}
     assert status == {"killed": "KILLED", "done": "FINISHED", "cut short": "KILLED", "of another": "RUNNING"}
     assert stranger.run_id
+
+
+def test_the_load_of_the_machine_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    session = Session.open(Config().replace(store__root=str(tmp_path)), tmp_path)
+    parent = session.begin("run", None, {})
+    with tracking.measured(parent):
+        time.sleep(1.5)
+    found = client(session.uri).get_run(parent.run_id).data.metrics
+    assert 0 < found["system/system_memory_usage_percentage"] <= 100
+    assert "system/cpu_utilization_percentage" in found
+    with tracking.measured(Tracker()):
+        pass  # nothing is tracked

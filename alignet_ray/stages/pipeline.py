@@ -231,7 +231,8 @@ def tracked(cfg: Config, state: Path) -> Iterator[tuple[Session, Tracker]]:
     parent = session.begin(cfg.name, cfg, tags)
     status = "FAILED"
     try:
-        yield session, parent
+        with tracking.measured(parent):
+            yield session, parent
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
