@@ -50,6 +50,8 @@ def make_work(store: Store) -> Callable[..., Work]:
 
     def make(cfg: Config, name: str, parents: dict[str, Artifact] | None = None, id: str = "test") -> Work:
         stage, _, role = name.partition("@")
+        if cfg.store.root == Config().store.root:
+            cfg = cfg.replace(store__root=str(Path(store.root)))
         draft = store.draft(stage, f"{role}{id}")
         return Work(cfg, Node(stage, role, tuple(parents or {})), parents or {}, draft, Tracker(), Screen(), {})
 

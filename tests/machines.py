@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,17 @@ class LocalCluster:
 
     Attributes:
         folder: sessions, logs, the token.
+        host: address of the head.
         port: of the head's GCS.
         dashboard: of the head's dashboard.
+        settings: further environment variables of every node.
     """
 
     folder: Path
+    host: str = "127.0.0.1"
     port: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
+    settings: dict[str, str] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -85,7 +89,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
@@ -102,6 +106,7 @@ class LocalCluster:
             "RAY_health_check_failure_threshold": "10",
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
             "OMP_NUM_THREADS": "1",
+            **self.settings,
         }
 
     def start(self, *options: str, inside: list[str] | None = None) -> Machine:
@@ -112,7 +117,12 @@ class LocalCluster:
         if self.running():
             role = [f"--address={self.address}"]
         else:
-            role = ["--head", f"--port={self.port}", "--node-ip-address=127.0.0.1", f"--temp-dir={self.folder / 'ray'}"]
+            role = [
+                "--head",
+                f"--port={self.port}",
+                f"--node-ip-address={self.host}",
+                f"--temp-dir={self.folder / 'ray'}",
+            ]
             role += [
                 "--dashboard-host=127.0.0.1",
                 f"--dashboard-port={self.dashboard}",
@@ -165,6 +175,50 @@ class LocalCluster:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("RAY_AUTH_TOKEN_PATH") == str(self.token) and process.pid != os.getpid():
                     process.kill()
+
+
+@dataclass
+class Cable:
+    """A network namespace behind a cable: a machine with an address, ports and interfaces of its own. Needs root.
+
+    Both ends carry the cable's name, so that one setting names the interface on either side.
+    """
+
+    name: str
+    near: str
+    far: str
+
+    @property
+    def inside(self) -> list[str]:
+        """What runs a command behind the cable."""
+        return ["ip", "netns", "exec", self.name]
+
+    def plug(self, state: str) -> None:
+        """`up`, or `down`: nothing gets through, and nobody is told."""
+        subprocess.run(["ip", "link", "set", self.name, state], check=True)
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[Cable]:
+    """A cable between this machine and a namespace, both gone at the end."""
+    number = secrets.randbelow(200) + 20
+    made = Cable(f"aj{number}", f"10.213.{number}.1", f"10.213.{number}.2")
+    name = made.name
+    steps = [
+        f"netns add {name}",
+        f"link add {name} type veth peer name {name} netns {name}",
+        f"addr add {made.near}/24 dev {name}",
+        f"-n {name} addr add {made.far}/24 dev {name}",
+        f"-n {name} link set lo up",
+        f"-n {name} link set {name} up",
+    ]
+    try:
+        for step in steps:
+            subprocess.run(["ip", *step.split()], check=True)
+        made.plug("up")
+        yield made
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
 
 
 @dataclass

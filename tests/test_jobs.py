@@ -4,6 +4,7 @@ Every fault is really caused, while the stage works; the artifact must equal the
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -13,10 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from machines import BIN, ROOT, Done, LocalCluster, until
+from machines import BIN, ROOT, Done, LocalCluster, cable, until
 
 from alignet_ray.store import Store
 
@@ -54,6 +56,11 @@ def background(cluster: LocalCluster, stage: str, root: Path) -> str:
 
 def state(cluster: LocalCluster, submission: str) -> str:
     return str(cluster.ask(f"/api/jobs/{submission}")["status"])
+
+
+def actors(cluster: LocalCluster) -> list[dict[str, Any]]:
+    known: list[dict[str, Any]] = cluster.ask("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
+    return known
 
 
 def artifact(root: Path, node: str) -> Path:
@@ -128,8 +135,15 @@ def test_a_second_job_finds_nothing_to_do(cluster: LocalCluster, whole: tuple[Pa
 
 def test_work_went_to_both_nodes(cluster: LocalCluster, whole: tuple[Path, Done]) -> None:
     """The actors that embed lived on both."""
-    actors = cluster.ask("/api/v0/actors?limit=1000&detail=1")["data"]["result"]["result"]
-    assert len({a["node_id"] for a in actors if "MapWorker" in a["class_name"]}) == 2
+    assert len({a["node_id"] for a in actors(cluster) if "MapWorker" in a["class_name"]}) == 2
+
+
+def test_a_sweep_is_one_job(cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path) -> None:
+    root = without(whole[0], "align", tmp_path / "root")
+    space = ("--sweep.space", "align.pull=choice(1e-4,1e-2)", "--sweep.trials", "2", "--sweep.repeats", "0")
+    done = job(cluster, "sweep", root, "--align.folds", "2", *space, "--sweep.no-full")
+    assert done.code == 0, done.text[-3000:]
+    assert list(root.glob("**/sweep.html")), done.text[-3000:]
 
 
 def test_a_mistake_ends_the_job_with_its_reason(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -210,6 +224,37 @@ def test_a_node_that_nobody_hears_for_a_minute_changes_nothing(
     until(lambda: cluster.alive() == 1, 60, "notice of the node's end")
     cluster.start()
     assert state(cluster, submission) == "SUCCEEDED", log[-4000:]
+    assert content(root, "distill@student") == content(whole[0], "distill@student")
+
+
+@as_root
+@pytest.mark.skipif(shutil.which("ip") is None, reason="network namespaces need iproute2's ip")
+def test_a_network_cut_for_a_minute_changes_nothing(whole: tuple[Path, Done], tmp_path: Path) -> None:
+    """A node in a network namespace of its own: training spans the cable, which is pulled and put back."""
+    root = without(whole[0], "distill@student", tmp_path / "root")
+    with cable() as wire, tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        made = LocalCluster(Path(folder), host=wire.near, settings={"GLOO_SOCKET_IFNAME": wire.name})
+        try:
+            made.start("--num-cpus=1")
+            far = functools.partial(made.start, "--num-cpus=1", f"--node-ip-address={wire.far}", inside=wire.inside)
+            far()
+            submission = background(made, "distill", root)
+            until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 240, "part")
+            workers = [a for a in actors(made) if "RayTrainWorker" in a["class_name"] and a["state"] == "ALIVE"]
+            assert len({a["node_id"] for a in workers}) == 2
+            wire.plug("down")
+            assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"
+            time.sleep(60)
+            wire.plug("up")
+            time.sleep(10)
+            if made.alive() == 1:  # the head gave the node up: as a service would, start it again
+                made.running()[-1].kill()
+                far()
+            until(lambda: state(made, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
+            log = made.ask(f"/api/jobs/{submission}/logs")["logs"]
+            assert state(made, submission) == "SUCCEEDED", log[-4000:]
+        finally:
+            made.stop()
     assert content(root, "distill@student") == content(whole[0], "distill@student")
 
 

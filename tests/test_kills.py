@@ -53,7 +53,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_and_kill(root: Path, when: Callable[[], bool], sent: int = signal.SIGKILL) -> tuple[int, float]:
     """Start a run, signal it as soon as `when` holds; its exit code and how long it took to end."""
-    process = subprocess.Popen(command(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     try:
         while not when():
             assert process.poll() is None, "the run ended before it could be killed"

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +21,11 @@ HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class Matrix(NamedTuple):
-    """A teacher's features of a corpus, ready for dot products.
+    """Features of a corpus, ready for dot products.
 
     Attributes:
         ids: image_id of every row, ascending.
-        x: read-only memory map, float16; every process of a machine shares its pages.
+        x: read-only memory map, float16 for a teacher; every process of a machine shares its pages.
     """
 
     ids: Int[np.ndarray, " n"]
@@ -36,6 +36,26 @@ class Matrix(NamedTuple):
         found = np.searchsorted(self.ids, ids)
         assert np.array_equal(self.ids[np.minimum(found, len(self.ids) - 1)], ids), "image_ids that are not embedded"
         return found
+
+
+@dataclass(frozen=True)
+class Features:
+    """An embed artifact's rows as they are, in float32: small, so that it travels to workers, which open the one copy.
+
+    Attributes:
+        embed: a finished embed artifact.
+        cache: local folder, as for `teacher_matrix`.
+    """
+
+    embed: Artifact
+    cache: Path
+
+    def open(self) -> Matrix:
+        """The shared rows, written to the cache if this machine does not have them yet."""
+        target, ids = self.cache / f"{self.embed.id}-float32.npy", self.cache / f"{self.embed.id}-float32.ids.npy"
+        if not target.exists():
+            _build(self.embed, lambda part, x: x.astype(np.float32), np.float32, target, ids)
+        return Matrix(np.load(ids, allow_pickle=False), np.load(target, mmap_mode="r", allow_pickle=False))
 
 
 @dataclass(frozen=True)
@@ -95,25 +115,30 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
     name = f"{embed.id}-{align.id if align is not None and (affine or raw) else 'none'}{'-raw' if raw else ''}"
     target, ids = cache / f"{name}.npy", cache / f"{name}.ids.npy"
     if not target.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         transform = load_transform(str(align.local(TRANSFORM))) if align is not None and affine else None
-        _build(embed, transform, target, ids, raw)
+        mean, std = _scalars(embed, transform) if raw else (0.0, 1.0)
+
+        def mapped(part: np.ndarray, x: np.ndarray) -> np.ndarray:
+            return _half(part, (x.astype(np.float32) - mean) / std if raw or transform is None else transform(x))
+
+        _build(embed, mapped, np.float16, target, ids)
     return Matrix(np.load(ids, allow_pickle=False), np.load(target, mmap_mode="r", allow_pickle=False))
 
 
-def _build(embed: Artifact, transform: AffineTransform | None, target: Path, ids: Path, raw: bool) -> None:
-    """Write the matrix row block by row block; the ids first, the matrix last, each under its name only when whole."""
+def _build(
+    embed: Artifact, convert: Callable[[np.ndarray, np.ndarray], np.ndarray], dtype: type, target: Path, ids: Path
+) -> None:
+    """Write a matrix row block by row block; the ids first, the matrix last, each under its name only when whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     found = np.concatenate([t["image_id"].to_numpy() for t in embed.iter_parts(columns=["image_id"])])
     order = np.sort(found)
-    mean, std = _scalars(embed, transform) if raw else (0.0, 1.0)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         matrix: np.memmap | None = None
         for part, x in _parts(embed, "embedding"):
-            y = _half(part, (x.astype(np.float32) - mean) / std if raw or transform is None else transform(x))
+            y = convert(part, x)
             if matrix is None:
-                shape = (len(order), y.shape[1])
-                matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+                matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=(len(order), y.shape[1]))
             matrix[np.searchsorted(order, part)] = y
         if matrix is not None:
             matrix.flush()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,16 +55,18 @@ class Judged:
     """What `align` learns from.
 
     Attributes:
-        x: features of all images, (n, p) float32.
+        features: where they lie; another process opens the same copy.
+        x: features of all images, (n, p) float32, memory-mapped.
         objects: the numbers of the objects with images on each side of the split.
         images: feature rows of every object.
         teacher: model.json of the features.
         human: the model of human choices.
     """
 
-    def __init__(self, cfg: Config, soften: Artifact, embed: Artifact) -> None:
-        self.cfg, self.soften, self.embed = cfg, soften, embed
-        ids, x = embeddings.load(embed)
+    def __init__(self, cfg: Config, soften: Artifact, embed: Artifact, cache: Path) -> None:
+        self.cfg, self.soften = cfg, soften
+        self.features = embeddings.Features(embed, cache)
+        ids, x = self.features.open()
         self.x: Float32[np.ndarray, "n p"] = _features(x)
         self.teacher = features_model(embed)
         self.human = human_model(cfg, soften)
@@ -99,7 +102,6 @@ class Judged:
 
 
 def _features(x: np.ndarray) -> Float32[np.ndarray, "n p"]:
-    x = np.asarray(x, dtype=np.float32)
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).any(axis=1).sum())
         raise UserError(f"{bad} of the objects' embeddings are not finite (NaN or infinity)")

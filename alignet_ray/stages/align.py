@@ -10,11 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import alignment, fidelity
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
 from alignet_ray.data import official
+from alignet_ray.data.embeddings import Features
 from alignet_ray.data.judged import Judged, features_model
 from alignet_ray.data.objects import images_uri
 from alignet_ray.errors import UserError
@@ -71,7 +73,8 @@ def run(work: Work) -> None:
     if work.cfg.align.map == "network":
         _fine_tune(work)
         return
-    judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"])
+    cache = runtime.state_dir(work.cfg) / "cache"
+    judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
     settings = settings_of(work.cfg)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -118,8 +121,8 @@ def _cross_validate(
     """Every fold, as Ray tasks that share one copy of the features."""
     import ray
 
-    fit, x = ray.remote(scheduling_strategy="SPREAD")(alignment.fit), ray.put(judged.x)  # not inside a trial's own CPU
-    tasks = {fit.remote(x, *pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
+    fit = ray.remote(scheduling_strategy="SPREAD")(_fit)  # not inside a trial's own CPU
+    tasks = {fit.remote(judged.features, pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
     rows, waiting = [], list(tasks)
     with work.screen.progress(len(pairs), "folds") as bar:
         while waiting:
@@ -131,6 +134,10 @@ def _cross_validate(
             rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
             bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
     return sorted(rows, key=lambda row: int(row["fold"]))
+
+
+def _fit(features: Features, pair: search.Fold, settings: alignment.Settings, seed: int) -> alignment.Fitted:
+    return alignment.fit(features.open().x, *pair, settings, seed)
 
 
 def _write(work: Work, judged: Judged, transform: AffineTransform, facts: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import fidelity
 from alignet_ray.core.space import Space, parse
@@ -53,7 +54,8 @@ def judge_map(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float
 def judge_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float]:
     """A student, by the cosines of its embedding: agreement with people on validation objects, whom none trained on."""
     soften = artifacts["soften"]
-    base, student = (Judged(cfg, soften, artifacts[f"embed@{role}"]) for role in ("base", "student"))
+    cache = runtime.state_dir(cfg) / "cache"
+    base, student = (Judged(cfg, soften, artifacts[f"embed@{role}"], cache) for role in ("base", "student"))
     side = student.side(student.objects["validation"])
     found = fidelity.figures(fidelity.directions(student.x), side, cfg.seed)
     return {"score": found["accuracy"], **_renamed(found), "kept": fidelity.overlap(base.x, student.x)}

@@ -149,7 +149,7 @@ def test_useless_features_are_refused(
 ) -> None:
     x = np.ones((180, 4), np.float32)
     x[3, 2] = 1 if value is None else value
-    embed = store.draft("embed", "broken")
+    embed = store.draft("embed", f"broken{value}")
     table = pa.table(
         [np.arange(180), pa.FixedShapeTensorArray.from_numpy_ndarray(x)], schema=schemas.embeddings(4, "float32")
     )
