@@ -109,6 +109,9 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
             os.dup2(file.fileno(), number)
         try:
             yield
+        except Exception:
+            logging.getLogger(__name__).exception("the run ended")  # whatever the terminal is told
+            raise
         finally:
             screen.stream = before
             sys.stdout.flush()

@@ -387,7 +387,8 @@ class Sweep(Section):
     """At a quarter and a half of the steps the best one in this many goes on (ASHA, live metric of validation; with 3:
     at a ninth and a third); 0: all are trained to the end."""
     repeats: int = Field(0, ge=0)
-    """The best three and the given settings are trained so many times more, with other seeds, before one is chosen."""
+    """The best three, the given settings and the best of each alternative (a choice of words, as for distill.batching)
+    are trained so many times more, with other seeds, before one is chosen."""
     minutes: float | None = None
     """Trials are stopped after this time, to go on later; the best finished one is chosen."""
     concurrent: int | None = None

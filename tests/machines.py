@@ -113,6 +113,7 @@ class LocalCluster:
         """Start the head, or a worker if there is a head already; `inside` is a command that runs what follows it."""
         agent = free_port()
         common = ["--block", "--num-cpus=3", "--object-store-memory=200000000", "--disable-usage-stats", *options]
+        common += [f"--temp-dir={self.folder / f'ray{len(self.machines)}'}"]  # each its own, as machines have
         common += [f"--dashboard-agent-listen-port={agent}", "--include-log-monitor=false"]
         if self.running():
             role = [f"--address={self.address}"]

@@ -44,10 +44,18 @@ def ranked(trials: Sequence[Trial], mode: str, seed: int) -> list[Trial]:
     return sorted(done, key=lambda t: (sign * t.figures["score"], t.number))
 
 
-def finalists(trials: Sequence[Trial], mode: str, seed: int) -> list[Trial]:
-    """The best few, and the given setting if it finished: what is worth training again with other seeds."""
+def finalists(trials: Sequence[Trial], mode: str, seed: int, alternatives: Sequence[str] = ()) -> list[Trial]:
+    """What is worth training again with other seeds: the best few, the given setting, the best of each alternative.
+
+    Args:
+        trials: all of them.
+        mode: whether less of the score is better (min) or more (max).
+        seed: of the trials proper.
+        alternatives: fields whose values are names (`distill.batching`).
+    """
     order = ranked(trials, mode, seed)
-    return [t for place, t in enumerate(order) if place < FINALISTS or t.number == 0]
+    firsts = {(name, t.params[name]): t.number for name in alternatives for t in reversed(order)}
+    return [t for place, t in enumerate(order) if place < FINALISTS or t.number in {0, *firsts.values()}]
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,14 @@ class Contender:
         return float(np.mean(self.scores))
 
 
-def contenders(trials: Sequence[Trial], mode: str, seed: int) -> list[Contender]:
+def contenders(trials: Sequence[Trial], mode: str, seed: int, alternatives: Sequence[str] = ()) -> list[Contender]:
     """Finalists by their mean score over seeds, best first; without repeats, by their one score.
 
     A setting whose repeats did not all finish is compared by those that did. `chance` is the share of draws from normal
     distributions (means of the scores, the pooled spread over seeds) in which a setting comes out first: it speaks of
     the luck of training, not of the choice of validation objects.
     """
-    final = finalists(trials, mode, seed)
+    final = finalists(trials, mode, seed, alternatives)
     scores = {t.number: (t.figures["score"], *(r.figures["score"] for r in trials if _repeats(r, t))) for t in final}
     chances = _chances(list(scores.values()), mode, seed)
     found = [Contender(t.number, t.params, scores[t.number], c) for t, c in zip(final, chances, strict=True)]

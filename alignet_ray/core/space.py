@@ -38,6 +38,11 @@ class Domain:
         """Whether equal factors are equally likely."""
         return self.kind.startswith("log")
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it is a list of words: alternatives rather than amounts."""
+        return not self.is_range and all(isinstance(v, str) for v in self.values)
+
     def draw(self, rng: np.random.Generator) -> Any:
         """A random value."""
         if not self.is_range:

@@ -47,14 +47,16 @@ class Line(NamedTuple):
     y: Sequence[float]
     colour: str
     style: str = "-"
+    width: float = 2
 
 
 def curves(lines: Sequence[Line], ylabel: str, xlabel: str = "training step", mark: float | None = None) -> bytes:
     """Curves over steps, from zero up; short ones show their points; a vertical line at `mark`."""
     figure, axes = empty(6.4, 3.5)
     for line in lines:
-        marker = "o" if len(line.x) < 15 else None
-        axes.plot(line.x, line.y, label=line.name, color=line.colour, ls=line.style, lw=2, marker=marker, ms=4)
+        marker = "o" if len(line.x) < 15 and line.width > 1 else None
+        name = line.name or None
+        axes.plot(line.x, line.y, label=name, color=line.colour, ls=line.style, lw=line.width, marker=marker, ms=4)
     if mark is not None:
         axes.axvline(mark, color="#8a94a3", ls="--", lw=1.5)
     axes.set_xlabel(xlabel, fontsize=12)

@@ -7,9 +7,11 @@ from math import isnan
 from typing import Any
 
 from alignet_ray.core import selection
+from alignet_ray.core.courses import Course
 from alignet_ray.core.selection import Contender, Trial
 from alignet_ray.core.space import Space
 from alignet_ray.report import landscapes
+from alignet_ray.report.courses import courses
 from alignet_ray.report.page import figure, grid, page, paragraph, section, table
 from alignet_ray.screen import clock
 
@@ -23,6 +25,7 @@ class Outcome:
         ranking: the finalists, the winner first.
         seed: of the trials proper; others are repeats.
         test: the winner on test objects, in lines; empty if it was not run.
+        courses: held-out curves of the finished trainings, where their losses are of one kind.
     """
 
     title: str
@@ -33,6 +36,7 @@ class Outcome:
     ranking: Sequence[Contender]
     seed: int
     test: Sequence[str]
+    courses: Sequence[Course] = ()
 
 
 def words(params: Mapping[str, Any]) -> str:
@@ -51,6 +55,7 @@ def build(outcome: Outcome) -> str:
             _sureness(outcome),
             _slices(outcome, own),
             _pareto(own),
+            courses(outcome.courses, outcome.seed),
             _test(outcome),
             _trials(outcome),
         ],

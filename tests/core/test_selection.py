@@ -30,6 +30,15 @@ def test_the_given_setting_is_always_among_the_finalists() -> None:
     assert [t.number for t in finalists(trials, "min", 0)] == [1, 2, 3, 0]
 
 
+def test_the_best_of_every_alternative_is_among_the_finalists() -> None:
+    trials = [
+        Trial(n, {"a": "xyxyz"[n - 1]}, 0, FINISHED, {"score": n, "agreement": 0.5, "kept": 0.5}) for n in range(1, 6)
+    ]
+    assert [t.number for t in finalists(trials, "min", 0)] == [1, 2, 3]
+    assert [t.number for t in finalists(trials, "min", 0, ["a"])] == [1, 2, 3, 5]
+    assert [t.number for t in finalists(trials, "max", 0, ["a"])] == [5, 4, 3]
+
+
 def test_repeats_overturn_a_lucky_score() -> None:
     trials = [trial(0, 2.0), trial(1, 1.0), trial(2, 1.1)]
     assert contenders(trials, "min", 0)[0].number == 1
