@@ -320,6 +320,9 @@ class Distill(Section):
     """How often a lost process is replaced before the run gives up."""
     workers: int | None = None
     """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
+    least: int | None = Field(None, ge=1)
+    """Go on with so few training processes while machines are missing, and with more when they are back; left out:
+    wait for all of them. Does not change a result (to rounding)."""
     gpu: float = Field(1.0, gt=0, le=1)
     """GPU that a training process takes; a share lets small trials of a sweep use one together. Changes no result."""
     control: bool = True

@@ -122,7 +122,6 @@ class LocalCluster:
                 "--head",
                 f"--port={self.port}",
                 f"--node-ip-address={self.host}",
-                f"--temp-dir={self.folder / 'ray'}",
             ]
             role += [
                 "--dashboard-host=127.0.0.1",

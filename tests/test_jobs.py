@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,8 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import safetensors.numpy
 from machines import BIN, ROOT, Done, LocalCluster, cable, until
 
 from alignet_ray.store import Store
@@ -44,10 +47,10 @@ def job(cluster: LocalCluster, stage: str, root: Path, *more: str) -> Done:
     return cluster.job("python", f"jobs/{stage}.py", *TINY, "--store.root", str(root), *more)
 
 
-def background(cluster: LocalCluster, stage: str, root: Path) -> str:
+def background(cluster: LocalCluster, stage: str, root: Path, *more: str) -> str:
     """Submit with --no-wait; the submission's id."""
     known = {j["submission_id"] for j in cluster.ask("/api/jobs/")}
-    command = ["python", f"jobs/{stage}.py", *TINY, "--store.root", str(root)]
+    command = ["python", f"jobs/{stage}.py", *TINY, "--store.root", str(root), *more]
     submit = cluster.jobs("submit", "--no-wait", "--working-dir", str(ROOT), "--", *command)
     assert submit.code == 0, submit.text
     (new,) = {j["submission_id"] for j in cluster.ask("/api/jobs/")} - known
@@ -122,8 +125,9 @@ def whole(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> tu
 def test_the_whole_line_is_one_job(whole: tuple[Path, Done]) -> None:
     root, done = whole
     assert done.code == 0, done.text[-4000:]
-    for word in ("== embed@corpus", "== distill@student", "== register", "images/s", "done in", "report "):
+    for word in ("== embed@corpus", "== distill@student", "== register", "done in", "report "):
         assert word in done.text, word
+    assert re.search(r"96/96 images, [\d.]+/s", done.text)
     assert all((artifact(root, n) / "_SUCCESS").exists() for n in ("evaluate", "register", "distill@student"))
 
 
@@ -189,6 +193,24 @@ def test_losing_a_worker_node_changes_nothing(
     cluster.start()
     assert state(cluster, submission) == "SUCCEEDED", log[-4000:]
     assert content(root, node) == content(whole[0], node)
+
+
+def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path) -> None:
+    """Two processes on two nodes, one of which is lost for good: the other one takes the whole batch."""
+    root = without(whole[0], "distill@student", tmp_path / "root")
+    with two_nodes("--num-cpus=1") as small:
+        submission = background(small, "distill", root, "--distill.workers", "2", "--distill.least", "1")
+        until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 180, "part")
+        small.running()[-1].kill()
+        assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"
+        until(lambda: state(small, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
+        log = small.ask(f"/api/jobs/{submission}/logs")["logs"]
+        assert state(small, submission) == "SUCCEEDED", log[-4000:]
+    mine, theirs = (
+        safetensors.numpy.load_file(artifact(r, "distill@student") / "backbone.safetensors") for r in (root, whole[0])
+    )
+    for name, weight in theirs.items():
+        np.testing.assert_allclose(mine[name], weight, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_a_killed_driver_is_continued_by_the_next_job(

@@ -84,6 +84,7 @@ def fit(
     prior: Prior,
     seed: int,
     report: Callable[[int, float, int], None] | None = None,
+    device: str = "cpu",
 ) -> Fit:
     """Fit the posterior by stochastic gradients on the one-sample negative ELBO.
 
@@ -92,19 +93,20 @@ def fit(
         objects: m, the number of objects.
         schedule: steps, batch and step size.
         prior: spike and slab.
-        seed: of initial values, batches and draws.
+        seed: of initial values, batches and draws, which are the same on every device.
         report: called with (step, cross-entropy, dimensions) at every count.
+        device: where the gradients are computed.
     """
     rng = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
-    mu = torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2
+    mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
     state = _State(mu, torch.full_like(mu, math.log(0.1)), schedule.lr)
     history: list[dict[str, float]] = []
-    running, since = torch.zeros(()), 0
+    running, since = torch.zeros((), device=device), 0
     for step in range(1, schedule.steps + 1):
         done = step / schedule.steps
         weight = min(1.0, done / schedule.warm) if schedule.warm else 1.0
-        batch = rows[torch.randint(len(rows), (min(schedule.batch, len(rows)),), generator=rng)]
+        batch = rows[torch.randint(len(rows), (min(schedule.batch, len(rows)),), generator=rng)].to(device)
         cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
         state.descend(cross_entropy + weight * complexity / len(rows), schedule.lr * _cosine(done))
         running, since = running + cross_entropy.detach(), since + 1
@@ -113,7 +115,7 @@ def fit(
                 state = state.condensed(schedule.lr)
             kept = int(significant(*state.arrays()).sum())
             history.append({"step": float(step), "cross_entropy": float(running) / since, "dims": float(kept)})
-            running, since = torch.zeros(()), 0
+            running, since = torch.zeros_like(running), 0
             if report:
                 report(step, history[-1]["cross_entropy"], kept)
     counts = [row["dims"] for row in history[-schedule.window :]]
@@ -136,14 +138,15 @@ class _State:
 
     def arrays(self) -> tuple[Float32[np.ndarray, "m d"], Float32[np.ndarray, "m d"]]:
         """mu and sigma."""
-        return self.mu.detach().numpy().copy(), self.log_sigma.detach().exp().numpy()
+        return self.mu.detach().cpu().numpy().copy(), self.log_sigma.detach().exp().cpu().numpy()
 
     def condensed(self, lr: float) -> "_State":
         """The same without dimensions that say nothing, and with one dimension for those that say the same."""
         mu, sigma = condense(*self.arrays())
         if mu.shape[1] == self.mu.shape[1]:
             return self
-        return _State(torch.from_numpy(mu), torch.from_numpy(sigma).log(), lr)
+        device = self.mu.device
+        return _State(torch.from_numpy(mu).to(device), torch.from_numpy(sigma).log().to(device), lr)
 
 
 def condense(
@@ -182,7 +185,7 @@ def elbo_terms(
     rng: torch.Generator,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean cross-entropy of a batch (nats), and log q(X) - log p(X), both at one posterior draw X."""
-    noise = torch.randn(mu.shape, generator=rng, dtype=mu.dtype)
+    noise = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
     x = mu + log_sigma.exp() * noise
     z = torch.relu(x)
     first, second, odd = torch.nn.functional.embedding(batch, z).unbind(1)  # its backward is twice an index's speed

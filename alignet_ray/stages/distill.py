@@ -6,6 +6,7 @@ what a person sees meanwhile.
 
 import errno
 import json
+import math
 import os
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
@@ -26,7 +28,7 @@ VERSION = 1
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
 UNCHANGED = (
-    *("workers", "control", "compile", "packed", "retries", "gpu"),
+    *("workers", "control", "compile", "packed", "retries", "gpu", "least"),
     *("valid", "valid_every", "log_every", "checkpoint_every"),
 )
 """Fields that do not change the student."""
@@ -90,15 +92,20 @@ def run(work: Work) -> None:
 
 
 def processes(cfg: Config) -> tuple[int, bool]:
-    """Number of training processes, and whether each has a GPU.
+    """Largest number of training processes, and whether each has a GPU.
 
     Raises:
-        UserError: a batch that cannot be split among them.
+        UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     workers = cfg.distill.workers or gpus or (2 if cfg.distill.batch % 2 == 0 else 1)
-    if cfg.distill.batch % workers:
-        raise UserError(f"--distill.batch {cfg.distill.batch} cannot be split among {workers} workers: use a multiple")
+    least = cfg.distill.least or workers
+    if least > workers:
+        raise UserError(f"--distill.least {least} is more than the {workers} training processes: use {workers} or less")
+    for number in range(least, workers + 1):
+        if cfg.distill.batch % number:
+            mend = f"use a multiple of {math.lcm(*range(least, workers + 1))}"
+            raise UserError(f"--distill.batch {cfg.distill.batch} cannot be split among {number} workers: {mend}")
     return workers, gpus > 0
 
 
@@ -136,10 +143,12 @@ def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board:
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": 1.0} | ({"GPU": work.cfg.distill.gpu} if gpu else {})
+    least = work.cfg.distill.least
+    number = (least, workers) if least and least < workers else workers
     return TorchTrainer(
         train_process,
         train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources),  # type: ignore[arg-type]
         run_config=RunConfig(
             name=f"{work.node.name}-{time.time_ns():x}",
             storage_path=f"{work.out.uri}/{SCRATCH}",
@@ -184,7 +193,9 @@ def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: i
     Raises:
         UserError: what a process said that the user can mend.
     """
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    node = ray.get_runtime_context().get_node_id()  # type: ignore[no-untyped-call]
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()  # not on a node that may be lost
     failure: list[BaseException] = []
     trainer = _trainer(work, config, workers, gpu, board)
 
@@ -222,8 +233,9 @@ def _explained(work: Work, failure: BaseException) -> BaseException:
     text = str(failure)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         if os.strerror(number) in text:
-            where = f"{os.strerror(number)} while writing to {work.out.uri}"
-            return UserError(f"{where}: mend that and run again, it goes on from the last checkpoint")
+            what = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
+            mend = "mend that and run again, it goes on from the last checkpoint"
+            return UserError(f"{what} while writing to {work.out.uri}: {mend}")
     return failure
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
+import torch
 
 from alignet_ray.config import Config
 from alignet_ray.core import vice
@@ -126,7 +127,8 @@ def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.n
                 bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
                 work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
 
-            fitted = vice.fit(triplets, count, schedule, prior, work.cfg.seed, report)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            fitted = vice.fit(triplets, count, schedule, prior, work.cfg.seed, report, device)
     work.facts |= {"history": fitted.history, "stable": fitted.stable}
     if fitted.mu.shape[1] < 4 <= s.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
         work.warn(
@@ -140,9 +142,11 @@ def _best_seed(work: Work, triplets: np.ndarray, count: int, schedule: vice.Sche
     """Fits from several seeds; the one of lowest final cross-entropy, and how many of its dimensions others found."""
     import ray
 
-    fit, rows = ray.remote(vice.fit), ray.put(triplets)
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
-    tasks = [fit.remote(rows, count, schedule, prior, seed) for seed in seeds]
+    gpus = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
+    rows, device = ray.put(triplets), "cuda" if gpus else "cpu"
+    tasks = [fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]
     with work.screen.progress(len(tasks), "fits") as bar:
         waiting = list(tasks)
         while waiting:
