@@ -193,9 +193,9 @@ def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: i
     Raises:
         UserError: what a process said that the user can mend.
     """
-    node = ray.get_runtime_context().get_node_id()  # type: ignore[no-untyped-call]
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()  # not on a node that may be lost
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    free: Any = ray.remote(num_cpus=0)(Board)
+    board = free.options(scheduling_strategy=here).remote()  # not on a node that may be lost
     failure: list[BaseException] = []
     trainer = _trainer(work, config, workers, gpu, board)
 
