@@ -210,7 +210,7 @@ def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_pat
         safetensors.numpy.load_file(artifact(r, "distill@student") / "backbone.safetensors") for r in (root, whole[0])
     )
     for name, weight in theirs.items():
-        np.testing.assert_allclose(mine[name], weight, rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(mine[name], weight, rtol=0, atol=5e-4, err_msg=name)
 
 
 def test_a_killed_driver_is_continued_by_the_next_job(
@@ -268,9 +268,8 @@ def test_a_network_cut_for_a_minute_changes_nothing(whole: tuple[Path, Done], tm
             assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"
             time.sleep(60)
             wire.plug("up")
-            time.sleep(10)
-            if made.alive() == 1:  # the head gave the node up: as a service would, start it again
-                made.running()[-1].kill()
+            time.sleep(15)
+            if len(made.running()) == 1:  # the head had given the node up, so it ended; a service starts it again
                 far()
             until(lambda: state(made, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
             log = made.ask(f"/api/jobs/{submission}/logs")["logs"]
