@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 
@@ -20,6 +21,7 @@ from alignet_ray.data.embeddings import Source
 from alignet_ray.data.pixels import Decoder, Pack, Packed
 from alignet_ray.models import checkpoints
 from alignet_ray.models.backbone import load_backbone, preprocessing
+from alignet_ray.models.people import People, people
 from alignet_ray.models.ranks import rank
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.models.training import Recipe, Training
@@ -33,6 +35,7 @@ class Job:
     Attributes:
         seen: image ids that training may see, ascending.
         scale: factor of the teacher's dot products.
+        people: judged objects to watch the student by; None where nobody judged.
     """
 
     cfg: Config
@@ -44,6 +47,7 @@ class Job:
     clusters: np.ndarray
     images: Packed | Decoder
     threads: int
+    people: People | None
     provenance: dict[str, Any]
 
     def batches(self) -> Batches:
@@ -79,7 +83,7 @@ def make_job(
     Args:
         role: `student` or `control`, whose teacher is the unaligned one.
         out: where checkpoints and the student go.
-        parents: by node name: label, embed, align, cluster.
+        parents: by node name: label, embed, align, cluster; and soften, where people judged.
         cache: local folder for packed images and the teacher's matrix, which student and control share.
         workers: number of processes on this machine.
         pack: fills a pack of images.
@@ -99,6 +103,7 @@ def make_job(
         clusters=clusters["cluster"].to_numpy()[seen],
         images=_images(cfg, embed, ids, cache, threads, pack),
         threads=threads,
+        people=people(cfg, parents["soften"]) if "soften" in parents else None,
         provenance={"role": role, "artifact": out.id, "parents": {n: a.id for n, a in parents.items()}},
     )
 
@@ -144,6 +149,12 @@ def recipe(cfg: Config) -> Recipe:
         bfloat16=d.bfloat16,
         seed=cfg.seed,
     )
+
+
+def memory(device: str) -> float:
+    """GB that this process takes: on its GPU at most so far, or of the machine's memory now."""
+    used: int = torch.cuda.max_memory_allocated() if device != "cpu" else psutil.Process().memory_info().rss
+    return used / 1e9
 
 
 class Process:
@@ -198,8 +209,11 @@ class Process:
         row = {"step": step, **row}
         if step % self.job.cfg.distill.valid_every == 0 or step == self.training.recipe.steps:
             row |= self.training.validate(self.valid, self.job.images)
+            if self.job.people:
+                row["human_agreement"] = self.job.people.agreement(self.training)
         self.notes.rows.append(row)
-        self.report({**row, "images_per_second": speed, "stall": stall} if self.is_first else {})
+        pace = {"images_per_second": speed, "stall": stall, "memory": memory(self.training.device)}
+        self.report({**row, **pace} if self.is_first else {})
         self.notes.recent, self.logged = [], time.monotonic()
 
     def write(self) -> None:

@@ -22,12 +22,9 @@ from torch import Tensor
 from alignet_ray.config import Config
 from alignet_ray.core import fidelity, scores, sides
 from alignet_ray.data.batches import Batch
-from alignet_ray.data.images import list_images
 from alignet_ray.data.judged import HELD_OUT, human_model, split_images
-from alignet_ray.data.objects import images_uri
 from alignet_ray.data.pixels import Decoder
 from alignet_ray.errors import UserError
-from alignet_ray.models.backbone import load_backbone, preprocessing
 from alignet_ray.models.ranks import rank, world
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.models.training import Recipe, Training
@@ -119,18 +116,6 @@ def make_job(cfg: Config, out: Draft, soften: Artifact, images: Decoder, workers
     provenance = {"role": "teacher", "artifact": out.id, "parents": {"soften": soften.id}}
     threads = max(1, (os.cpu_count() or 1) // workers)
     return Job(cfg, out, human_model(cfg, soften), split, images, threads, provenance)
-
-
-def decoder(cfg: Config, soften: Artifact) -> Decoder:
-    """The judged objects' images, as the teacher network wants them."""
-    data = load_backbone(cfg.embed.model[0], cfg.embed.size).data
-    rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
-    ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
-    uri = images_uri(cfg)
-    listed = list_images(uri)["path"]
-    paths = tuple(listed[int(i)].as_py() for i in ids)  # an image's id is its row
-    mean, std, size = tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1])
-    return Decoder(uri, ids, paths, preprocessing(data), mean, std, size, max(1, (os.cpu_count() or 2) // 2))
 
 
 def recipe(cfg: Config) -> Recipe:

@@ -242,13 +242,17 @@ class Training:
         return join(parts)
 
     @torch.no_grad()
-    def validate(self, batch: Batch, images: Images) -> dict[str, float]:
-        """Loss and agreement on held-out triplets, and the outputs' effective rank; processes split the images."""
+    def shared(self, batch: Batch, images: Images) -> Output:
+        """`outputs`, for which processes split the images; all of them get the whole."""
         share = -(-len(batch.ids) // world())
         padded = np.pad(batch.ids, (0, share * world() - len(batch.ids)), mode="edge")
         mine = replace(batch, ids=padded[rank() * share :][:share])
-        z, _ = self.judged(each(gather, self.outputs(mine, images)))
-        z = z[: len(batch.ids)]
+        return each(lambda z: gather(z)[: len(batch.ids)], self.outputs(mine, images))
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, images: Images) -> dict[str, float]:
+        """Loss and agreement on held-out triplets, and the outputs' effective rank."""
+        z, _ = self.judged(self.shared(batch, images))
         s, t = similarities(z, batch.triplets.to(self.device)), batch.similarities.to(self.device)
         return {
             "valid_loss": float(objective(self.recipe.objective, s, t, self.student.tau).mean()),

@@ -1,9 +1,5 @@
 """align: fit (or take over) the map that makes the teacher's similarities predict people's choices."""
 
-import json
-import threading
-import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +15,9 @@ from alignet_ray.data import official
 from alignet_ray.data.embeddings import Features
 from alignet_ray.data.judged import Judged, features_model
 from alignet_ray.data.objects import images_uri
-from alignet_ray.errors import UserError
-from alignet_ray.stages import Work, search
+from alignet_ray.stages import Work, search, tutor
 
 VERSION = 2
-SCRATCH, PROBLEM = ".train", "problem.json"
-"""What Ray Train writes for itself, and what a training process could not do; neither is kept."""
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
@@ -71,7 +64,9 @@ def run(work: Work) -> None:
         _take_over(work)
         return
     if work.cfg.align.map == "network":
-        _fine_tune(work)
+        found = tutor.fine_tune(work)
+        work.out.write_table("folds.parquet", FOLDS.empty_table())
+        _conclude(work, found)
         return
     cache = runtime.state_dir(work.cfg) / "cache"
     judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
@@ -184,74 +179,3 @@ def _take_over(work: Work) -> None:
         work.warn(doubt)
     _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
     work.out.write_table("folds.parquet", FOLDS.empty_table())
-
-
-def _fine_tune(work: Work) -> None:
-    """Fine-tune the teacher network by Ray Train, and show how it goes."""
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from alignet_ray.models import teacher
-
-    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    workers = work.cfg.align.network.workers or gpus or 2
-    job = teacher.make_job(
-        work.cfg, work.out, work.parents["soften"], teacher.decoder(work.cfg, work.parents["soften"]), workers
-    )
-    for name in (teacher.METRICS, PROBLEM):
-        work.out.remove(name)
-    trainer = TorchTrainer(
-        teach,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
-        run_config=RunConfig(name=f"{work.node.name}-{time.time_ns():x}", storage_path=f"{work.out.uri}/{SCRATCH}"),
-    )
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # handed to the driver's thread below
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    try:
-        _watch(work, thread, teacher.METRICS)
-    finally:
-        fs, path = work.out.where(SCRATCH)
-        fs.delete_dir(path)
-    if work.out.has(PROBLEM):
-        raise UserError(work.out.read_json(PROBLEM)["problem"])
-    if failure:
-        raise failure[0]
-    work.out.write_table("folds.parquet", FOLDS.empty_table())
-    _conclude(work, work.out.read_json("report.json"))
-
-
-def _watch(work: Work, thread: threading.Thread, metrics: str) -> None:
-    """A progress bar out of the metrics that the first process writes, until training is over."""
-    seen = 0
-    with work.screen.progress(work.cfg.align.network.steps, "updates") as bar:
-        while thread.is_alive():
-            thread.join(0.5)
-            rows = work.out.read_bytes(metrics).splitlines() if work.out.has(metrics) else []
-            for row in map(json.loads, rows[seen:]):
-                step = int(row.pop("step"))
-                bar.add(step - bar.done, f"held-out accuracy {row['accuracy']:.1%}")
-                work.tracker.log_batch({f"align_{k}": v for k, v in row.items()}, step)
-            seen = len(rows)
-
-
-def teach(config: Mapping[str, Any]) -> None:
-    """One training process. A mistake of the user is written down, so that the driver can say it."""
-    from ray.train import report
-    from ray.train.torch import get_device
-
-    from alignet_ray.models.teacher import Process
-
-    try:
-        Process(config["job"], str(get_device()), report).train()
-    except UserError as error:
-        config["job"].out.write_json(PROBLEM, {"problem": str(error)})

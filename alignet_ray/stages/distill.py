@@ -8,7 +8,6 @@ import errno
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -16,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.train import FailureConfig, RunConfig, ScalingConfig, report
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.stages.trainer import Background, Report, make_board
 
 VERSION = 1
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
+STALL = 0.05
+"""Share of the time above which waiting for images is worth a word."""
 UNCHANGED = (
     *("workers", "control", "compile", "packed", "retries", "gpu", "least"),
     *("valid", "valid_every", "log_every", "checkpoint_every"),
@@ -158,61 +159,19 @@ def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board:
     )
 
 
-class Report(UserCallback):
-    """In Train's controller: what the processes report goes to the driver's board."""
-
-    def __init__(self, board: Any) -> None:
-        self.board = board
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """All processes have reported."""
-        self.board.post.remote(metrics)
-
-
-class Board:
-    """An actor that hands rows from the controller to the driver."""
-
-    def __init__(self) -> None:
-        self.rows: list[list[dict[str, Any]]] = []
-
-    def post(self, row: list[dict[str, Any]]) -> None:
-        """Add a row: a dictionary from each process."""
-        self.rows.append(row)
-
-    def take(self) -> list[list[dict[str, Any]]]:
-        """All rows since the last call."""
-        rows, self.rows = self.rows, []
-        return rows
-
-
 def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: int) -> dict[str, Any]:
-    """Train in a thread; show what is reported and hand it to the tracking server, which no process waits for.
-
-    The thread leaves Ctrl-C to this one, so that it stops within a poll.
+    """Train; show what is reported and hand it to the tracking server, which no process waits for.
 
     Raises:
         UserError: what a process said that the user can mend.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    free: Any = ray.remote(num_cpus=0)(Board)
-    board = free.options(scheduling_strategy=here).remote()  # not on a node that may be lost
-    failure: list[BaseException] = []
-    trainer = _trainer(work, config, workers, gpu, board)
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # handed to the driver's thread below
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
+    board = make_board()
+    training = Background(_trainer(work, config, workers, gpu, board))
     last: dict[str, Any] = {}
     each, problem, alive = images_per_step(work.cfg), "", True
     with work.screen.progress(work.cfg.distill.steps * each, "images", start * each) as bar:
         while alive:
-            thread.join(0.5)
-            alive = thread.is_alive()
+            alive = training.works()
             for rows in ray.get(board.take.remote()):
                 problem = problem or rows[0].get("problem", "")
                 if "pid" in rows[0]:
@@ -223,8 +182,8 @@ def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: i
                     work.tracker.log_batch({k: v for k, v in rows[0].items() if k != "step"}, int(last["step"]))
         if problem:
             raise UserError(problem)
-        if failure:
-            raise _explained(work, failure[0])
+        if training.failure:
+            raise _explained(work, training.failure)
     return last
 
 
@@ -242,7 +201,10 @@ def _explained(work: Work, failure: BaseException) -> BaseException:
 def _note(row: dict[str, Any]) -> str:
     fitted = f"loss {row['loss']:.4f}, agrees {row['agreement']:.1%}" if "loss" in row else ""
     held = f"held out {row['valid_loss']:.4f}, {row['valid_agreement']:.1%}" if "valid_loss" in row else ""
-    return ", ".join(filter(None, (fitted, held)))
+    human = f"people {row['human_agreement']:.1%}" if "human_agreement" in row else ""
+    waits = f"waits for images {row['stall']:.0%}" if row["stall"] > STALL else ""
+    rate = f"lr {row['lr']:.1e}" if "lr" in row else ""
+    return ", ".join(filter(None, (fitted, held, human, rate, f"{row['memory']:.1f} GB", waits)))
 
 
 def _judge(work: Work, last: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ Every trial makes ordinary artifacts, named by what went into them, so a sweep t
 and the winner's full run reuses its trial. What belongs to the sweep itself lies in `<root>/sweep/<id>/`.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +12,14 @@ from typing import Any
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import selection
-from alignet_ray.core.courses import Course
 from alignet_ray.core.selection import Trial
 from alignet_ray.core.space import Space, cells, points
 from alignet_ray.errors import UserError
 from alignet_ray.report import sweep as page
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import distill, pipeline, trial
+from alignet_ray.stages import pipeline, trial
 from alignet_ray.stages.trial import GOALS, Setup, read_space
 from alignet_ray.store import Artifact, Draft, Store, digest
-
-LOSS_FIELDS = ("objective", "tau", "normalize", "head", "valid")
-"""Fields of distill that make held-out losses incomparable."""
 
 
 def run(cfg: Config, screen: Screen | None = None) -> Artifact:
@@ -75,7 +70,7 @@ class Sweep:
 
         self.cfg, self.goal = self.setup.cfg, self.setup.goal
         self.ledger, self.began = Ledger(self.draft), time.monotonic()
-        self.alternatives = [name for name, domain in self.space.items() if domain.is_named]
+        self.alternatives = trial.alternatives(self.space)
 
     def search(self) -> None:
         """Every trial that is not done yet, with the given seed; the scheduler stops hopeless ones."""
@@ -202,35 +197,13 @@ class Sweep:
             trials=trials,
             ranking=ranking,
             seed=seed,
-            courses=self._courses(trials),
+            courses=trial.courses(self.setup, self.store, trials, self.space) if self.stage == "distill" else [],
             test=self._test(winner, trials),
         )
         self.draft.write_bytes("sweep.html", page.build(outcome).encode())
         self.setup.session.attach(self.setup.parent, self.draft.local("sweep.html"), self.draft.local("winner.yaml"))
         self.screen.line(f"report   {self.draft.uri}/sweep.html")
         self.screen.line(f"again    alignet-ray run --config {self.draft.uri}/winner.yaml   ({clock(self._elapsed())})")
-
-    def _courses(self, trials: Sequence[Trial]) -> list[Course]:
-        """Held-out curves of the finished trainings of students; none where their losses are not of one kind."""
-        if self.stage != "distill" or {f"distill.{name}" for name in LOSS_FIELDS} & set(self.space):
-            return []
-        found = []
-        for each in trials:
-            if each.status == selection.FINISHED:
-                cfg = self.setup.config(each.params, each.seed)
-                rows = self.setup.steps(cfg, self.store)[0].artifact.read_bytes("metrics.jsonl").splitlines()
-                looks = [row for row in map(json.loads, rows) if "valid_loss" in row]
-                found.append(
-                    Course(
-                        number=each.number,
-                        seed=each.seed,
-                        group=", ".join(str(each.params[name]) for name in self.alternatives),
-                        images=[row["step"] * distill.images_per_step(cfg) for row in looks],
-                        loss=[row["valid_loss"] for row in looks],
-                        agreement=[row["valid_agreement"] for row in looks],
-                    )
-                )
-        return found
 
     def _test(self, winner: Config, trials: Sequence[Trial]) -> list[str]:
         """The winner alone on test objects, in lines; its artifacts and all trials' are kept by a ref."""

@@ -1,7 +1,8 @@
 """What a sweep can try, and one trial: a stage with some fields replaced, in a process of Ray Tune. Part of `sweep`."""
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ from pydantic import ValidationError
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import fidelity
+from alignet_ray.core.courses import Course
+from alignet_ray.core.selection import FINISHED, Trial
 from alignet_ray.core.space import Space, parse
 from alignet_ray.data.judged import Judged
 from alignet_ray.errors import UserError
@@ -19,6 +22,8 @@ from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
+LOSS_FIELDS = ("objective", "tau", "normalize", "head", "valid")
+"""Fields of distill that make held-out losses incomparable."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,33 @@ class Setup:
     def steps(self, cfg: Config, store: Store) -> list[pipeline.Step]:
         """What a trial with this config makes."""
         return pipeline.plan(cfg, store, self.goal.nodes, self.pinned)
+
+
+def alternatives(space: Space) -> list[str]:
+    """Fields whose values are names."""
+    return [name for name, domain in space.items() if domain.is_named]
+
+
+def courses(setup: Setup, store: Store, trials: Sequence[Trial], space: Space) -> list[Course]:
+    """Held-out curves of the finished trainings of students; none where their losses are not of one kind."""
+    if {f"distill.{name}" for name in LOSS_FIELDS} & set(space):
+        return []
+    found = []
+    for each in (t for t in trials if t.status == FINISHED):
+        cfg = setup.config(each.params, each.seed)
+        rows = setup.steps(cfg, store)[0].artifact.read_bytes("metrics.jsonl").splitlines()
+        looks = [row for row in map(json.loads, rows) if "valid_loss" in row]
+        found.append(
+            Course(
+                number=each.number,
+                seed=each.seed,
+                group=", ".join(str(each.params[name]) for name in alternatives(space)),
+                images=[row["step"] * pipeline.module("distill").images_per_step(cfg) for row in looks],
+                loss=[row["valid_loss"] for row in looks],
+                agreement=[row["valid_agreement"] for row in looks],
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)

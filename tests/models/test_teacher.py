@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from alignet_ray.config import Config
@@ -11,7 +12,9 @@ from alignet_ray.data import objects
 from alignet_ray.data.images import list_images
 from alignet_ray.errors import UserError
 from alignet_ray.models import teacher
-from alignet_ray.models.student import load_student
+from alignet_ray.models.people import decoder, people
+from alignet_ray.models.student import load_student, make_student
+from alignet_ray.models.training import Recipe, Training
 from alignet_ray.stages import Work, align
 from alignet_ray.store import Artifact, Store
 
@@ -82,7 +85,7 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
     cfg: Config, soften: Artifact, store: Store
 ) -> None:
     out = store.draft("align", "a")
-    job = teacher.make_job(cfg, out, soften, teacher.decoder(cfg, soften), workers=1)
+    job = teacher.make_job(cfg, out, soften, decoder(cfg, soften, cfg.embed.model[0], cfg.embed.size), workers=1)
     rows: list[dict[str, float]] = []
     teacher.Process(job, "cpu", rows.append).train()
     report = out.read_json("report.json")
@@ -102,7 +105,9 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
 def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:
     both = cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
     with pytest.raises(UserError, match=r"one embed\.model"):
-        teacher.make_job(both, store.draft("align", "a"), soften, teacher.decoder(cfg, soften), workers=1)
+        teacher.make_job(
+            both, store.draft("align", "a"), soften, decoder(cfg, soften, cfg.embed.model[0], cfg.embed.size), workers=1
+        )
 
 
 @pytest.mark.slow
@@ -128,3 +133,24 @@ def test_what_changes_the_teacher_and_what_does_not(cfg: Config) -> None:
     assert align.sources(cfg, "") == [cfg.corpus.path]
     assert align.inputs(cfg.replace(align__network__workers=2), "") == fields
     assert align.inputs(cfg.replace(align__network__lr=1e-5), "") != fields
+
+
+def test_a_student_is_watched_on_objects_that_none_trains_on(cfg: Config, soften: Artifact) -> None:
+    """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
+    watched = people(cfg.replace(distill__model="random:test_efficientnet_ln", distill__size=32), soften)
+    table = soften.read_table("objects.parquet").to_pylist()
+    validation = {row["object"]: row["image_ids"] for row in table if row["split"] == "validation"}
+    assert len(watched.images.ids) == len(validation)
+    assert {int(i) for i in watched.images.ids} <= {i for ids in validation.values() for i in ids}
+    student = make_student("random:test_efficientnet_ln", 32, 8, 0)
+    found = watched.agreement(Training(student, Recipe(steps=1, lr=1e-3)))
+    pixels = watched.images(watched.images.ids).float() / 255
+    data = student.backbone.data
+    x = (pixels - torch.tensor(data["mean"]).view(3, 1, 1)) / torch.tensor(data["std"]).view(3, 1, 1)
+    with torch.inference_mode():
+        z = torch.nn.functional.normalize(student.eval()(x).embedding, dim=1)
+    s = z @ z.T
+    i, j, k = watched.side.triplets.T
+    best = torch.stack([s[i, j], s[i, k], s[j, k]], dim=1).argmax(dim=1)
+    expected = watched.side.targets.gather(1, best[:, None]).mean()
+    assert found == pytest.approx(float(expected), abs=1e-5)

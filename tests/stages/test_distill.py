@@ -69,7 +69,7 @@ def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
     for draft in (embed, cluster, label):
         draft.finish({})
     align = store.draft("align", "a")
-    return {"label@aligned": label, "embed@corpus": embed, "align": align, "cluster": cluster, "soften": align}
+    return {"label@aligned": label, "embed@corpus": embed, "align": align, "cluster": cluster}
 
 
 def config(pictures: Path, store: Store, **changes: Any) -> Config:

@@ -1,0 +1,68 @@
+"""Judged objects' images, and whether a student in training comes nearer to people on objects that none trains on."""
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alignet_ray.config import Config
+from alignet_ray.core import sides
+from alignet_ray.data.batches import Batch
+from alignet_ray.data.images import list_images
+from alignet_ray.data.judged import human_model, split_images
+from alignet_ray.data.objects import images_uri
+from alignet_ray.data.pixels import Decoder
+from alignet_ray.models.backbone import load_backbone, preprocessing
+from alignet_ray.models.training import Training
+from alignet_ray.store import Artifact
+
+TRIPLETS = 20_000
+"""Largest number of triplets that a look takes."""
+
+
+@dataclass(frozen=True)
+class People:
+    """Validation objects, an image each, and what people say about their triplets.
+
+    Attributes:
+        images: the images' pixels, as the student wants them.
+        side: rows are positions in `images.ids`.
+    """
+
+    images: Decoder
+    side: sides.Side
+
+    def agreement(self, training: Training) -> float:
+        """Expected share of people's choices that the cosines of `pre_logits` make; the same in all processes."""
+        batch = Batch(self.images.ids, self.side.triplets, self.side.targets)
+        _, cosine = training.judged(training.shared(batch, self.images))
+        return sides.score(cosine.cpu(), self.side).accuracy
+
+
+def people(cfg: Config, soften: Artifact) -> People:
+    """The validation objects of a split, to watch a student by.
+
+    Args:
+        cfg: names the student's network and the objects' images.
+        soften: the model of human choices, and the split.
+    """
+    listed = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
+    split = split_images(soften, np.array(sorted({i for row in listed for i in row}), dtype=np.int64))
+    first = {o: rows[:1] for o, rows in split["validation"].items()}
+    whole = decoder(cfg, soften, cfg.distill.model, cfg.distill.size)
+    at = np.array([rows[0] for rows in first.values()])
+    few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[int(i)] for i in at))
+    own = {o: np.array([n]) for n, o in enumerate(first)}
+    return People(few, sides.soft_side(list(own), own, human_model(cfg, soften), TRIPLETS))
+
+
+def decoder(cfg: Config, soften: Artifact, model: str, size: int | None) -> Decoder:
+    """The judged objects' images, as a network wants them."""
+    data = load_backbone(model, size).data
+    rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
+    ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
+    uri = images_uri(cfg)
+    listed = list_images(uri)["path"]
+    paths = tuple(listed[int(i)].as_py() for i in ids)  # an image's id is its row
+    mean, std, side = tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1])
+    return Decoder(uri, ids, paths, preprocessing(data), mean, std, side, max(1, (os.cpu_count() or 2) // 2))
