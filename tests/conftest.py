@@ -25,18 +25,26 @@ from alignet_ray.tracking import Tracker
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def ray_ended() -> Iterator[None]:
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=400_000_000,
-        include_dashboard=False,
-        log_to_driver=False,
-    )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_session(ray_ended: None) -> None:
+    """A Ray of this process's own; tests that run the whole line may have ended the last one."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=400_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
 
 
 @pytest.fixture

@@ -48,11 +48,11 @@ def people(cfg: Config, soften: Artifact) -> People:
     """
     listed = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
     split = split_images(soften, np.array(sorted({i for row in listed for i in row}), dtype=np.int64))
-    first = {o: rows[:1] for o, rows in split["validation"].items()}
+    first = {o: int(rows[0]) for o, rows in split["validation"].items()}
     whole = decoder(cfg, soften, cfg.distill.model, cfg.distill.size)
-    at = np.array([rows[0] for rows in first.values()])
-    few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[int(i)] for i in at))
-    own = {o: np.array([n]) for n, o in enumerate(first)}
+    at = np.unique([*first.values()])  # ids must ascend
+    few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[i] for i in at))
+    own = {o: np.searchsorted(at, [row]) for o, row in first.items()}
     return People(few, sides.soft_side(list(own), own, human_model(cfg, soften), TRIPLETS))
 
 

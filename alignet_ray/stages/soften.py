@@ -142,10 +142,11 @@ def _best_seed(work: Work, triplets: np.ndarray, count: int, schedule: vice.Sche
     """Fits from several seeds; the one of lowest final cross-entropy, and how many of its dimensions others found."""
     import ray
 
+    rows = ray.put(triplets)
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
     gpus = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
-    rows, device = ray.put(triplets), "cuda" if gpus else "cpu"
+    device = "cuda" if gpus else "cpu"
     tasks = [fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]
     with work.screen.progress(len(tasks), "fits") as bar:
         waiting = list(tasks)

@@ -61,7 +61,7 @@ def soften(store: Store, cfg: Config, truth: np.ndarray) -> Artifact:
     listed = list_images(str(cfg.corpus.path))
     ids: dict[int, list[int]] = {}
     for row in listed.to_pylist():
-        ids.setdefault(int(row["label"][1:]), []).append(row["image_id"])
+        ids.setdefault(OBJECTS - 1 - int(row["label"][1:]), []).append(row["image_id"])  # not in the images' order
     draft = store.draft("soften", "s")
     draft.write_bytes("embedding.safetensors", safetensors.numpy.save({"mu": truth, "sigma": 0 * truth}))
     draft.write_table("objects.parquet", objects.objects_table(0, OBJECTS, [], ids))
@@ -149,6 +149,7 @@ def test_a_student_is_watched_on_objects_that_none_trains_on(cfg: Config, soften
     x = (pixels - torch.tensor(data["mean"]).view(3, 1, 1)) / torch.tensor(data["std"]).view(3, 1, 1)
     with torch.inference_mode():
         z = torch.nn.functional.normalize(student.eval()(x).embedding, dim=1)
+    z = z[watched.side.rows[:, 0]]
     s = z @ z.T
     i, j, k = watched.side.triplets.T
     best = torch.stack([s[i, j], s[i, k], s[j, k]], dim=1).argmax(dim=1)
