@@ -10,7 +10,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+import pyarrow.fs as pafs
 import pytest
 import safetensors.numpy
-from machines import BIN, ROOT, Done, LocalCluster, cable, until
+from machines import BIN, ROOT, Done, LocalCluster, cable, free_port, until
 
 from alignet_ray.store import Store
 
@@ -97,10 +99,10 @@ def begun(folder: Path, pattern: str) -> Callable[[], bool]:
 
 
 @contextlib.contextmanager
-def two_nodes(*options: str) -> Iterator[LocalCluster]:
+def two_nodes(*options: str, settings: dict[str, str] | None = None) -> Iterator[LocalCluster]:
     """A head and a worker, gone at the end."""
     with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        made = LocalCluster(Path(folder))
+        made = LocalCluster(Path(folder), settings=settings or {})
         try:
             made.start(*options)
             made.start(*options)
@@ -301,6 +303,54 @@ def test_a_small_object_store_is_enough(whole: tuple[Path, Done], tmp_path: Path
         assert content(tmp_path / "root", node) == content(whole[0], node)
 
 
+def test_results_may_lie_in_a_bucket(whole: tuple[Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root is s3://, on a server on loopback; MLflow has a server, too."""
+    pytest.importorskip("moto.server")
+    bucket, tracking = free_port(), free_port()
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
+    keys["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{bucket}"
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    artifacts = ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with (
+        serving(bucket, sys.executable, "-m", "moto.server", "-p", str(bucket)),
+        serving(
+            tracking, str(BIN / "mlflow"), "server", "--backend-store-uri", database, *artifacts, "-p", str(tracking)
+        ),
+        two_nodes(settings=keys) as made,
+    ):
+        pafs.S3FileSystem(allow_bucket_creation=True).create_dir("results")
+        state = ("--state-dir", str(tmp_path / "state"), "--tracking.uri", f"http://127.0.0.1:{tracking}")
+        done = made.job("python", "jobs/pipeline.py", *TINY, "--store.root", "s3://results/root", *state)
+        assert done.code == 0, done.text[-4000:]
+        store = Store.open("s3://results/root")
+        ref = store.read_ref("job")
+        assert ref is not None
+        for node in ("embed@corpus", "label@aligned", "distill@student"):
+            there = store.artifact(node.split("@")[0], ref["nodes"][node])
+            assert there.finished
+            for name, checksum in content(whole[0], node).items():
+                assert hashlib.sha256(there.read_bytes(name)).hexdigest() == checksum, f"{node}: {name}"
+
+
+@contextlib.contextmanager
+def serving(port: int, *command: str) -> Iterator[None]:
+    """A server on loopback, gone at the end."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until(lambda: answers(port), 60, "server")
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @as_root
 def test_storage_that_a_node_does_not_see_is_found_at_the_start(cluster: LocalCluster, tmp_path: Path) -> None:
     """A third node in a mount namespace of its own, where another disk lies over the root."""
@@ -346,48 +396,3 @@ def tmp_path() -> Iterator[Path]:
     """Short, since the path of a Unix socket may have 107 bytes only."""
     with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """Stand-ins for Slurm's commands on one machine: srun runs what follows its options, scontrol notes its calls."""
-    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$1" = show ] && exec hostname\necho "$@" >> "$SLURM_NOTES"\n')
-    (tmp_path / "srun").write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
-    for name in ("scontrol", "srun"):
-        (tmp_path / name).chmod(0o755)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    slurm = {"JOB_ID": str(os.getpid()), "JOB_NODELIST": "here", "JOB_NUM_NODES": "1", "CPUS_ON_NODE": "4"}
-    env = clean | {f"SLURM_{k}": v for k, v in slurm.items()}
-    env |= {"SLURM_NOTES": str(tmp_path / "notes"), "RAY_TMPDIR": str(tmp_path / "ray"), "SLURM_SUBMIT_DIR": str(ROOT)}
-    return tmp_path, env | {"PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}"}
-
-
-def test_the_slurm_script_runs_a_job_and_leaves_nothing(slurm: tuple[Path, dict[str, str]]) -> None:
-    folder, env = slurm
-    command = ["bash", str(ROOT / "cluster" / "slurm.sh"), "smok", "--store.root", str(folder / "root")]
-    done = Done.of(command, env, 180)
-    assert done.code == 2, done.text
-    assert "did you mean 'smoke'?" in done.text
-    assert not list(ROOT.glob(".ray-token-*"))
-    assert not processes(str(folder))
-
-
-def test_the_slurm_script_queues_again_when_time_is_up(slurm: tuple[Path, dict[str, str]]) -> None:
-    folder, env = slurm
-    command = ["bash", str(ROOT / "cluster" / "slurm.sh"), *TINY, "--store.root", str(folder / "root")]
-    with (folder / "log").open("wb") as log:
-        script = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    try:
-        until(lambda: "== soften" in (folder / "log").read_text(), 180, "stage")
-        script.terminate()
-        assert script.wait(timeout=90) == 130, (folder / "log").read_text()[-2000:]
-    finally:
-        script.kill()
-    assert "requeue" in (folder / "notes").read_text()
-    assert "the same command goes on from there" in (folder / "log").read_text()
-    until(lambda: not processes(str(folder)), 20, "end of Ray's processes")
-
-
-def processes(mark: str) -> list[int]:
-    """Processes whose command line names a folder."""
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])]
