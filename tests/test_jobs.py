@@ -320,7 +320,9 @@ def test_results_may_lie_in_a_bucket(whole: tuple[Path, Done], tmp_path: Path, m
         ),
         two_nodes(settings=keys) as made,
     ):
-        pafs.S3FileSystem(allow_bucket_creation=True).create_dir("results")
+        pafs.S3FileSystem(
+            endpoint_override=keys["AWS_ENDPOINT_URL"], scheme="http", allow_bucket_creation=True
+        ).create_dir("results")
         state = ("--state-dir", str(tmp_path / "state"), "--tracking.uri", f"http://127.0.0.1:{tracking}")
         done = made.job("python", "jobs/pipeline.py", *TINY, "--store.root", "s3://results/root", *state)
         assert done.code == 0, done.text[-4000:]
