@@ -26,7 +26,7 @@ usage: alignet-ray VERB [PRESET] [--config FILE] [--section.field VALUE ...] [--
 whole runs   run       the whole line; finished steps are reused
              plan      what `run` would do, and why, without doing it
                        with --on.gpus N --on.images N: hours and money there
-             sweep    try settings of align or distill, choose, run the best
+             sweep     try settings of align or distill, choose, run the best
                        --sweep.space "align.pull=loguniform(1e-5,1e-2)" ...
 stages       embed soften align cluster label distill evaluate register
                        the line up to that stage; embed --export npy|safetensors

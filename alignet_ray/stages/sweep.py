@@ -42,7 +42,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
         named = {name: [d.kind, *d.values] for name, d in space.items()}
         id = digest({"given": given.artifact.id, "space": named, "searcher": cfg.sweep.searcher})
         screen.line(f"sweep {id} over {stage}; logs in {pipeline.log_file(cfg, state)}")
-        with pipeline.tracked(resolved, state) as (session, parent):
+        with pipeline.tracked(resolved, state, f"{cfg.name} sweep") as (session, parent):
             runtime.start(resolved, dashboard=stage == "distill" or cfg.align.map == "network")
             pipeline.carry_out(resolved, store, upstream, session, parent, screen)
             pinned = {s.node.name: s.artifact.id for s in upstream}

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,26 @@ def test_odd_one_out_names_the_stranger(head: int):
     if not head:  # an untrained head's dot products do not say; cosines do
         assert (p.argmax(-1) == 1).all()
     assert torch.allclose(student.embed(stranger, batch=2), student(stranger).embedding, atol=1e-5)
+
+
+COMPILED = """
+import sys, torch
+from alignet_ray.models.student import make_student
+for spec in ("random:test_efficientnet", "random:test_vit"):
+    student = make_student(spec, 32, 8, seed=0).eval().requires_grad_(False)
+    compiled = torch.compile(student, backend="aot_eager", fullgraph=True)
+    x = torch.randn(3, 3, 32, 32)
+    for one, two in zip(student(x), compiled(x), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+    assert torch.allclose(compiled.odd_one_out(x, x, x), student.odd_one_out(x, x, x), atol=1e-5)
+print("one graph")
+"""
+
+
+def test_a_student_compiles_into_one_graph():
+    """In a process of its own, since the checks of types that tests add are no part of the graph."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "one graph", done.stderr[-2000:]
 
 
 def test_any_backbone_loads_without_a_head():
