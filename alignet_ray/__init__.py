@@ -21,7 +21,7 @@ _WHERE = {
     "UserError": ("alignet_ray.errors", "UserError"),
     "load": ("alignet_ray.models.hub", "load"),
     "plan": ("alignet_ray.stages.pipeline", "plan"),
-    "presets": ("alignet_ray.presets", None),
+    "presets": ("alignet_ray.config.presets", None),
     "run": ("alignet_ray.stages.pipeline", "run"),
 }
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
-from alignet_ray.presets import PRESETS
 
 if TYPE_CHECKING:
     from alignet_ray.capacity import On

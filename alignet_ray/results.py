@@ -11,8 +11,8 @@ from typing import Any
 from alignet_ray import registry, runtime, tracking
 from alignet_ray.cli import parse
 from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import Parser, UserError
-from alignet_ray.presets import PRESETS
 from alignet_ray.screen import table
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store

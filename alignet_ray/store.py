@@ -5,8 +5,8 @@
       _SUCCESS                 written last; a folder without it is unfinished: resumed or discarded, never read
     <root>/refs/<name>.json    human names -> ids
 
-The root is a local folder or a URL that pyarrow understands (`s3://bucket/prefix`). Artifact and Draft are small values
-(three strings): they travel to Ray workers as they are.
+The root is a local folder or a URL that pyarrow or fsspec understands (`s3://bucket/prefix`). Artifact and Draft are
+small values (three strings): they travel to Ray workers as they are.
 """
 
 import hashlib
@@ -36,13 +36,20 @@ def digest(value: Any, length: int = 12) -> str:
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """pyarrow filesystem and path of a local path or URL; local paths become absolute."""
+    """pyarrow filesystem and path of a local path or URL; local paths become absolute.
+
+    URLs that pyarrow does not know (`az://`, ...) are fsspec's, if the package for them is installed.
+    """
     if "://" in uri:
-        try:
-            found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(uri)
-            return found
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
-            raise UserError(f"cannot open {uri}: {str(error).splitlines()[0]}") from error
+        for known in (uri, f"fsspec+{uri}"):
+            try:
+                found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
+                return found
+            except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
+                problem = str(error).splitlines()[0]
+                if not problem.startswith("Unrecognized filesystem type"):
+                    break
+        raise UserError(f"cannot open {uri}: {problem}")
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 

@@ -10,8 +10,8 @@ import yaml
 
 from alignet_ray.cli import main, mendable, parse
 from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
-from alignet_ray.presets import PRESETS
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:

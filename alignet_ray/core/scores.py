@@ -51,8 +51,8 @@ def all_triplets(m: int, limit: int | None = None, seed: int = 0) -> Int[np.ndar
 def _random_triplets(m: int, limit: int, seed: int) -> Int[np.ndarray, "t 3"]:
     rng = np.random.default_rng(seed)
     keys = np.empty(0, np.int64)
-    while len(keys) < limit:
-        drawn = np.sort(rng.integers(0, m, (2 * limit, 3)), axis=1)
+    while (missing := limit - len(keys)) > 0:
+        drawn = np.sort(rng.integers(0, m, (missing + missing // 8 + 16, 3)), axis=1)
         distinct = drawn[(drawn[:, 0] < drawn[:, 1]) & (drawn[:, 1] < drawn[:, 2])]
         keys = np.unique(np.concatenate([keys, (distinct[:, 0] * m + distinct[:, 1]) * m + distinct[:, 2]]))
     keys = np.sort(rng.permutation(keys)[:limit])

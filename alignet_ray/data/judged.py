@@ -11,7 +11,7 @@ import safetensors.numpy
 from jaxtyping import Float32, Int64
 
 from alignet_ray.config import Config
-from alignet_ray.core import sides
+from alignet_ray.core import alignment, sides
 from alignet_ray.data import embeddings
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
@@ -24,6 +24,12 @@ def human_model(cfg: Config, soften: Artifact) -> sides.HumanModel:
     """The model of human choices in a soften artifact."""
     stored = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
     return sides.HumanModel(stored["mu"], stored["sigma"], cfg.soften.draws, cfg.seed)
+
+
+def map_settings(cfg: Config, kind: alignment.MapKind) -> alignment.Settings:
+    """The section `align` as the settings of a transform."""
+    names = ("rank", "pull", "alpha", "tau", "lr", "batch", "steps", "patience")
+    return alignment.Settings(kind, **{name: getattr(cfg.align, name) for name in names})
 
 
 def features_model(embed: Artifact) -> dict[str, Any]:

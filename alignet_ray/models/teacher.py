@@ -3,6 +3,11 @@
 Every step looks at one image each of some training objects and at all triplets among them; the model of human choices
 says how probable each pair is, whoever was asked. The loop is that of `models.training`: loss on the triplet head and
 on normalised `pre_logits`, pull to the pretrained weights. Validation objects choose the update that is kept.
+
+Two things keep local structure: the head starts as the best low-rank map of the network as it is, so that gradients
+need not bend the features before the head says anything (Kumar et al., "Fine-tuning can distort pretrained features",
+ICLR 2022); and any point on the line between the pretrained and the fine-tuned weights is a teacher, too (Wortsman et
+al., "Robust fine-tuning of zero-shot models", CVPR 2022): the report holds what a few of them bring and keep.
 """
 
 import copy
@@ -20,9 +25,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from alignet_ray.config import Config
-from alignet_ray.core import fidelity, scores, sides
+from alignet_ray.core import alignment, fidelity, scores, sides
 from alignet_ray.data.batches import Batch
-from alignet_ray.data.judged import HELD_OUT, human_model, split_images
+from alignet_ray.data.judged import HELD_OUT, human_model, map_settings, split_images
 from alignet_ray.data.pixels import Decoder
 from alignet_ray.errors import UserError
 from alignet_ray.models.ranks import rank, world
@@ -31,6 +36,8 @@ from alignet_ray.models.training import Recipe, Training
 from alignet_ray.store import Artifact, Draft
 
 METRICS = "metrics.jsonl"
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Points between the pretrained weights and the fine-tuned ones at which the teacher is judged."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,7 @@ def recipe(cfg: Config) -> Recipe:
         lr=n.lr,
         warmup=round(0.1 * n.steps),
         objective="kld",
+        tau=None if n.start == "random" else 1.0,
         features=n.features,
         decay=n.decay_to_init,
         clip=1.0,
@@ -143,6 +151,11 @@ class Process:
         student = make_student(job.cfg.embed.model[0], job.cfg.embed.size, job.cfg.align.network.head, job.cfg.seed)
         self.training = Training(student, recipe(job.cfg), device)
         self.valid = job.side("validation")
+        self.every = np.arange(len(job.images.ids))
+        self.before = self.features(self.every)[0].numpy()
+        if job.cfg.align.network.start == "low_rank":
+            self.fit_head()
+            self.training = Training(student, recipe(job.cfg), device)  # whose pull is to this head
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
 
@@ -154,15 +167,42 @@ class Process:
         if batch < 3:
             raise UserError(f"align.network.batch: {batch} objects a step; at least 3 are needed")
         batches = self.job.batches("train", batch, self.job.cfg.seed)
-        every = np.arange(len(self.job.images.ids))
-        before = self.features(every)
         self.training.calibrate(batches, self.job.images)
         self.look({})
         self.training.run(batches, self.job.images, self.after)
         self.training.student.load_state_dict(self.best["model"])
         if rank() == 0:
-            self.write(before, self.features(every))
+            trade = self.trade()
+            self.write(self.features(self.every), trade)
         self.report({"step": self.training.recipe.steps})
+
+    def fit_head(self) -> None:
+        """The head becomes the best low-rank map of the network's features, whose dot products are logits."""
+        job, network = self.job, self.job.cfg.align.network
+        members = job.split["train"]
+        train = sides.soft_side(list(members), members, job.human, job.cfg.align.triplets)
+        fitted = alignment.fit(self.before, train, self.valid, map_settings(job.cfg, "low_rank"), job.cfg.seed)
+        weights, bias = fitted.transform.layer(network.head, job.cfg.seed)
+        head = self.training.student.head
+        assert head is not None
+        with torch.no_grad():
+            head.weight.copy_(torch.from_numpy(weights.T.copy()))
+            head.bias.copy_(torch.from_numpy(bias))
+
+    @torch.no_grad()
+    def trade(self) -> list[dict[str, float]]:
+        """What points on the line from the pretrained weights to the best ones bring; the weights are then `blend`."""
+        training, rows = self.training, []
+        best = [p.detach().clone() for p in training.parameters]
+        for share in (*SHARES, self.job.cfg.align.network.blend):
+            for p, first, last in zip(training.parameters, training.initial, best, strict=True):
+                p.copy_(torch.lerp(first, last, share))
+            z, head = self.features(self.every)
+            found = sides.score(self.scaled(head), self.valid)
+            features = sides.score(torch.from_numpy(fidelity.directions(z.numpy())), self.valid)
+            kept = fidelity.overlap(self.before, z.numpy())
+            rows.append({"share": share, "accuracy": found.accuracy, "features": features.accuracy, "kept": kept})
+        return rows[:-1]
 
     def after(self, training: Training, figures: dict[str, float]) -> None:
         """Every few updates: look at the validation objects, and keep the best weights."""
@@ -198,10 +238,11 @@ class Process:
         scaled: Tensor = head / self.training.student.tau**0.5
         return scaled
 
-    def write(self, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> None:
+    def write(self, after: tuple[Tensor, Tensor], trade: list[dict[str, float]]) -> None:
         """The teacher's folder, and how it agrees with people beside the network that it was."""
-        base, features, head = before[0].numpy(), after[0].numpy(), self.scaled(after[1]).numpy()
+        base, features, head = self.before, after[0].numpy(), self.scaled(after[1]).numpy()
         report: dict[str, Any] = {"map": "network", "step": self.best["row"]["step"], "history": self.history}
+        report["trade"] = trade
         spaces = {"base": fidelity.directions(base), "features": fidelity.directions(features), "aligned": head}
         for split in ("validation", "test"):
             report |= fidelity.report(split, spaces, self.job.side(split), self.job.cfg.seed)

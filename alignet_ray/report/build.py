@@ -1,6 +1,6 @@
 """The report, section by section, in the order in which a person asks."""
 
-from alignet_ray.report import galleries, labelled, numbers, page
+from alignet_ray.report import galleries, labelled, numbers, page, teachers
 from alignet_ray.report.material import Material
 
 
@@ -20,6 +20,7 @@ def build(material: Material) -> str:
         numbers.kept(material),
         numbers.losses(material),
         galleries.clusters(material),
+        teachers.teacher(material),
         labelled.labels(material),
         page.section("What this run was made of", page.facts(material.facts)),
     ]

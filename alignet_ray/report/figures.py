@@ -50,8 +50,14 @@ class Line(NamedTuple):
     width: float = 2
 
 
-def curves(lines: Sequence[Line], ylabel: str, xlabel: str = "training step", mark: float | None = None) -> bytes:
-    """Curves over steps, from zero up; short ones show their points; a vertical line at `mark`."""
+def curves(
+    lines: Sequence[Line],
+    ylabel: str,
+    xlabel: str = "training step",
+    mark: float | None = None,
+    bottom: float | None = 0,
+) -> bytes:
+    """Curves, from `bottom` up; short ones show their points; a vertical line at `mark`."""
     figure, axes = empty(6.4, 3.5)
     for line in lines:
         marker = "o" if len(line.x) < 15 and line.width > 1 else None
@@ -61,7 +67,7 @@ def curves(lines: Sequence[Line], ylabel: str, xlabel: str = "training step", ma
         axes.axvline(mark, color="#8a94a3", ls="--", lw=1.5)
     axes.set_xlabel(xlabel, fontsize=12)
     axes.set_ylabel(ylabel, fontsize=12)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=bottom)
     axes.grid(axis="y", color="#e6e9ee")
     axes.legend(frameon=False, fontsize=11)
     return png(figure)

@@ -73,6 +73,7 @@ class Material:
         clusters: contact sheets of clusters, name -> images.
         candidates: the numbers of clusters that were tried: k, inertia, silhouette.
         labels: how the training triplets came out.
+        teacher: the report of `align`; empty where the map was taken over.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
     """
@@ -94,6 +95,7 @@ class Material:
     clusters: dict[str, list[Image.Image | None]] = field(default_factory=dict)
     candidates: list[dict[str, float]] = field(default_factory=list)
     labels: Labels | None = None
+    teacher: dict[str, Any] = field(default_factory=dict)
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 

@@ -76,6 +76,12 @@ def labels(parents: Parents) -> Labels | None:
     return Labels({role: found["train"] for role, found in stats.items()}, stats["aligned"].get("images"))
 
 
+def teacher(parents: Parents) -> dict[str, Any]:
+    """What `align` reported; empty where no map was fitted."""
+    found: dict[str, Any] = parents["align"].read_json("report.json") if "align" in parents else {}
+    return found
+
+
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
     """What the run was made of."""
     facts = {

@@ -13,11 +13,11 @@ from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
 from alignet_ray.data import official
 from alignet_ray.data.embeddings import Features
-from alignet_ray.data.judged import Judged, features_model
+from alignet_ray.data.judged import Judged, features_model, map_settings
 from alignet_ray.data.objects import images_uri
 from alignet_ray.stages import Work, search, tutor
 
-VERSION = 2
+VERSION = 3
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
@@ -33,7 +33,9 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
     if cfg.align.map == "network":
         name, _, file = cfg.embed.model[0].partition("@")
         model = [f"{name}@{Path(file).name}" if file else name, *cfg.embed.model[1:]]
-        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size}
+        start = asdict(map_settings(cfg, "low_rank")) if cfg.align.network.start == "low_rank" else {}
+        start |= {"triplets": cfg.align.triplets} if start else {}
+        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size} | start
     else:
         fields.pop("network")
     return fields | {"seed": cfg.seed, "draws": cfg.soften.draws}
@@ -70,7 +72,7 @@ def run(work: Work) -> None:
         return
     cache = runtime.state_dir(work.cfg) / "cache"
     judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
-    settings = settings_of(work.cfg)
+    settings = map_settings(work.cfg, work.cfg.align.map)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     parts, pairs = _parts(work, judged), []
@@ -92,13 +94,6 @@ def run(work: Work) -> None:
     facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
     facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
     _write(work, judged, fitted.transform, facts)
-
-
-def settings_of(cfg: Config) -> alignment.Settings:
-    """The section as the core's settings."""
-    names = ("rank", "pull", "alpha", "tau", "lr", "batch", "steps", "patience")
-    assert cfg.align.map != "network"
-    return alignment.Settings(cfg.align.map, **{name: getattr(cfg.align, name) for name in names})
 
 
 def _parts(work: Work, judged: Judged) -> list[list[int]]:

@@ -19,7 +19,7 @@ from alignet_ray.report import figures, gather
 from alignet_ray.report import sources as shown
 from alignet_ray.stages import Work
 
-VERSION = 2
+VERSION = 3
 OUTSIDE = ("answers", "choices", "matrix")
 
 
@@ -140,6 +140,7 @@ def build_report(
         clusters=shown.clusters(cfg, parents),
         candidates=shown.candidates(parents["cluster"]),
         labels=shown.labels(parents),
+        teacher=shown.teacher(parents),
         calibration={m: curve for (m, layer), curve in found.curves.items() if layer in ("pre_logits", "aligned")},
     )
     return report.build(material)

@@ -132,12 +132,17 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def test_s3_gives_the_same_list_as_the_folder(bucket: str, tmp_path: Path) -> None:
+def write_corpus(folder: Path) -> None:
+    """Images one by one, in a shard and in a table."""
     for name in ("a/x.jpg", "a/.hidden.jpg", "b.png", "a-b/y.jpg", "notes.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    write_tar(tmp_path / "s.tar", {"m.jpg": b"member", "m.cls": b"3"})
-    pq.write_table(pa.table({"jpg": [b"one", b"two"]}), tmp_path / "t.parquet")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    write_tar(folder / "s.tar", {"m.jpg": b"member", "m.cls": b"3"})
+    pq.write_table(pa.table({"jpg": [b"one", b"two"]}), folder / "t.parquet")
+
+
+def test_s3_gives_the_same_list_as_the_folder(bucket: str, tmp_path: Path) -> None:
+    write_corpus(tmp_path)
     fs, base = pafs.FileSystem.from_uri(bucket)
     pafs.copy_files(str(tmp_path), base, destination_filesystem=fs)
     assert rows(bucket) == rows(str(tmp_path))
@@ -146,3 +151,17 @@ def test_s3_gives_the_same_list_as_the_folder(bucket: str, tmp_path: Path) -> No
     assert fingerprint(bucket) == fingerprint(bucket)
     with pytest.raises(UserError, match=r"cannot list|no images under"):
         list_images(bucket.replace("/set", "/elsewhere"))
+
+
+def test_a_url_that_only_fsspec_knows_gives_the_same_list_as_the_folder(tmp_path: Path) -> None:
+    import fsspec
+
+    write_corpus(tmp_path)
+    url = "memory://corpus"
+    fsspec.filesystem("memory").put(str(tmp_path), "/corpus", recursive=True)
+    assert rows(url) == rows(str(tmp_path))
+    for path in rows(url):
+        assert read_bytes(url, path) == read_bytes(str(tmp_path), path)
+    assert len(fingerprint(url)) == len(fingerprint(str(tmp_path)))
+    with pytest.raises(UserError, match="nowhere"):
+        list_images("nowhere://bucket/set")

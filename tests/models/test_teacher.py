@@ -94,12 +94,46 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
     assert report["step"] == best["step"] > 0
     assert report["validation_aligned_cross_entropy"] == pytest.approx(best["cross_entropy"], abs=0.05)
     assert best["cross_entropy"] < report["history"][0]["cross_entropy"]
+    first = report["history"][0]["accuracy"]
+    assert first > report["validation_base_accuracy"] + 0.05, "the head does not start as the low-rank map"
     student = load_student(out.local())
     assert student.head is not None
-    assert student.tau > 0
+    assert student.tau == 1
     assert 0 <= report["neighbours_kept"] <= 1
     for split in ("validation", "test"):
         assert {f"{split}_{space}_accuracy" for space in ("base", "features", "aligned")} < set(report)
+
+
+def test_blend_takes_a_point_on_the_way_that_the_report_shows(cfg: Config, soften: Artifact, store: Store) -> None:
+    reports, weights = {}, {}
+    for blend in (0.5, 1.0):
+        some = cfg.replace(align__network__blend=blend)
+        out = store.draft("align", f"b{blend}")
+        images = decoder(some, soften, some.embed.model[0], some.embed.size)
+        teacher.Process(teacher.make_job(some, out, soften, images, workers=1), "cpu", lambda _: None).train()
+        reports[blend] = out.read_json("report.json")
+        weights[blend] = dict(load_student(out.local()).named_parameters())
+    pretrained = dict(make_student(cfg.embed.model[0], 32, None, 0).named_parameters())
+    for name, start in pretrained.items():
+        middle = (start + weights[1.0][name]) / 2
+        torch.testing.assert_close(weights[0.5][name], middle, atol=1e-5, rtol=1e-4)
+    trade = {row["share"]: row for row in reports[1.0]["trade"]}
+    assert list(trade) == [0, 0.25, 0.5, 0.75, 1]
+    assert trade[0]["kept"] == 1
+    assert trade[0]["features"] == pytest.approx(reports[1.0]["validation_base_accuracy"], abs=0.03)
+    for blend, report in reports.items():
+        assert report["neighbours_kept"] == pytest.approx(trade[blend]["kept"], abs=1e-6)
+        assert report["validation_aligned_accuracy"] == pytest.approx(trade[blend]["accuracy"], abs=0.03)
+
+
+def test_a_random_head_is_calibrated(cfg: Config, soften: Artifact, store: Store) -> None:
+    some = cfg.replace(align__network__start="random")
+    out = store.draft("align", "r")
+    images = decoder(some, soften, some.embed.model[0], some.embed.size)
+    process = teacher.Process(teacher.make_job(some, out, soften, images, workers=1), "cpu", lambda _: None)
+    process.train()
+    assert process.training.student.tau not in (0, 1)
+    assert process.best["row"]["cross_entropy"] < process.history[0]["cross_entropy"]
 
 
 def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:

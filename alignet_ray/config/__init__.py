@@ -1,4 +1,4 @@
-"""The one typed configuration tree of a whole run: its sections stand in `sections.py`; YAML both ways."""
+"""The one typed configuration tree of a whole run, YAML both ways; its sections: `sections.py` and `stages.py`."""
 
 import warnings
 from pathlib import Path
@@ -7,26 +7,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from alignet_ray.config.sections import Corpus, Human, Objects, RaySection, Section, StoreSection, Tracking
+from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
 from alignet_ray.errors import UserError
-from alignet_ray.sections import (
-    Align,
-    Cluster,
-    Corpus,
-    Distill,
-    Embed,
-    Evaluate,
-    Human,
-    Label,
-    Network,
-    Objects,
-    RaySection,
-    Register,
-    Section,
-    Soften,
-    StoreSection,
-    Sweep,
-    Tracking,
-)
 
 __all__ = [
     "Align",

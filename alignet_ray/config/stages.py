@@ -1,93 +1,11 @@
-"""The sections of the configuration: one for each input and stage, and three for the machinery.
-
-Every field's docstring is its help text on the command line, its dotted name is its flag, and its default stands here
-and nowhere else (numbers that a paper fixes stand in `presets.py`). Sections are frozen and refuse unknown keys.
-"""
+"""The configuration's sections for the stages, in the order of the line, and for sweeps."""
 
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and strict about names."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
-    )
-
-
-class Corpus(Section):
-    """The images to learn on."""
-
-    path: str | None = None
-    """Folder (or s3:// URL) of images in class folders; `synthetic:NAME` for a generated world with a known answer."""
-
-
-class Objects(Section):
-    """The images of the objects that people judged."""
-
-    path: str | None = None
-    """Folder of their images; leave it out when they are part of the corpus."""
-    table: str | None = None
-    """CSV with columns `label` (class folder) or `path` (image), and `object` (row of the human data)."""
-    concepts: str | None = None
-    """Optional CSV, one row per object in order: `name` or `uniqueID`, and `category` where known. For the report."""
-
-
-class Human(Section):
-    """What people said."""
-
-    triplets: str | None = None
-    """Odd-one-out answers: rows (pair, pair, odd) of object numbers."""
-    validation: str | None = None
-    """Answers held out from the fit, in a file of their own."""
-    embedding: str | None = None
-    """A published human embedding (.npy, objects x dimensions) that replaces the fit of `soften`."""
-    reference: str | None = None
-    """An embedding that the answers are only checked against; left out, `embedding` serves."""
-    base: Literal[0, 1] | None = None
-    """What the answers' object numbers count from; left out, the file's layout and numbers say."""
-    columns: tuple[str, ...] = ()
-    """Columns that differ from ours, as `ours=theirs`: image1, image2, image3, choice, participant, rt, level."""
-    order: str | None = None
-    """Text file with one row number a line: the row that each object number of the answers means (older orders)."""
-
-
-class StoreSection(Section):
-    """Where results lie."""
-
-    root: str = "runs"
-    """Folder (or s3:// URL) that holds all artifacts."""
-
-
-class RaySection(Section):
-    """How Ray is started. None of these changes a result."""
-
-    address: str | None = None
-    """A running cluster's address; left out, RAY_ADDRESS counts, and without it Ray starts on this machine."""
-    num_cpus: int | None = None
-    """Logical CPUs of a local Ray; left out: the machine's cores, at least 4 (slots, not threads)."""
-    object_store_mb: int | None = None
-    """Shared memory of a local Ray in MB; left out: Ray decides."""
-    gpus: int = Field(0, ge=0)
-    """GPUs that a cluster is asked for, and waited for, before a stage that spreads over it."""
-    cpus: int = Field(0, ge=0)
-    """CPUs, likewise."""
-    patience: float = Field(30.0, ge=0)
-    """Minutes to wait for them; then the run goes on with what is there, or stops if that is nothing."""
-    stuck: float = Field(10.0, ge=0)
-    """Minutes without any progress after which the run says so, and what it waits for; 0: never."""
-
-
-class Tracking(Section):
-    """MLflow."""
-
-    uri: str | None = None
-    """Tracking server; left out, MLFLOW_TRACKING_URI counts, and without it `sqlite:///<root>/mlflow.db`."""
-    experiment: str = "alignet-ray"
-    """MLflow experiment."""
+from alignet_ray.config.sections import Section
 
 
 class Embed(Section):
@@ -142,6 +60,8 @@ class Soften(Section):
 class Network(Section):
     """align.map network: the teacher itself is fine-tuned on people's soft choices."""
 
+    start: Literal["low_rank", "random"] = "low_rank"
+    """The head at first: the low-rank map fitted to the network as it is (keeps more local structure), or random."""
     steps: int = Field(100, ge=1)
     """Updates; the validation objects choose the one that is kept."""
     batch: int = Field(96, ge=3)
@@ -150,6 +70,8 @@ class Network(Section):
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
     decay_to_init: float = Field(1.0, ge=0)
     """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
+    blend: float = Field(1.0, gt=0)
+    """How far to go from the pretrained weights (0) to the fine-tuned ones (1): the report shows what it trades."""
     head: int = Field(1024, ge=1)
     """Width of the triplet head, whose dot products are the teacher's similarities."""
     features: float = Field(1.0, ge=0)
