@@ -62,11 +62,11 @@ class Network(Section):
 
     start: Literal["low_rank", "random"] = "low_rank"
     """The head at first: the low-rank map fitted to the network as it is (keeps more local structure), or random."""
-    steps: int = Field(100, ge=1)
+    steps: int = Field(60, ge=1)
     """Updates; the validation objects choose the one that is kept."""
     batch: int = Field(96, ge=3)
     """Objects an update, one random image each; all processes together."""
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(2e-4, gt=0)
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
     decay_to_init: float = Field(1.0, ge=0)
     """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
@@ -208,6 +208,12 @@ class Distill(Section):
     """Updates of warm-up: a share of all below 1, a number from 1 on."""
     decay_to_init: float = Field(1.0, ge=0)
     """Strength of the pull to the initial weights, relative to the learning rate."""
+    l2_to_init: float = Field(0.0, ge=0)
+    """Weight of half the squared distance to the initial weights in the loss: another form of that pull."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Learning rate of every layer group relative to the group behind it; the head's is `lr`."""
+    hardest: float = Field(1.0, gt=0, le=1)
+    """Share of an update's triplets that count, those with the largest loss."""
     clip: float | None = None
     """Largest norm of the gradient."""
     ema: float = Field(0.0, ge=0, lt=1)

@@ -236,10 +236,11 @@ def _pass(
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
     recent = torch.zeros_like(centroids)
     buffer = torch.empty(min(BLOCK, len(x)), x.shape[1], device=x.device)
-    offset = -0.5 * centroids.square().sum(1)
+    scores = torch.empty(len(buffer), len(centroids), device=x.device)
+    offset, columns = -0.5 * centroids.square().sum(1), centroids.T.contiguous()
     for start in range(0, len(x), BLOCK):
         block = _wide(x[start : start + BLOCK], spherical, buffer)
-        best, which = torch.addmm(offset, block, centroids.T).max(1)
+        best, which = torch.addmm(offset, block, columns, out=scores[: len(block)]).max(1)
         labels[start : start + BLOCK] = which
         norms = torch.linalg.vector_norm(block, dim=1).square()
         distances[start : start + BLOCK] = (norms - 2 * best).clamp_min(0)

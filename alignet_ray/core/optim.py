@@ -30,6 +30,19 @@ def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate:
 
 
 @torch.no_grad()
+def l2_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], strength: float) -> None:
+    """The gradient of strength / 2 * sum ||theta - theta_0||^2 on top of `.grad`: the pull as a part of the loss.
+
+    Adam then scales it like any gradient, so that it means less where gradients are large (Loshchilov and Hutter,
+    "Decoupled weight decay regularization", 2019): another method than `decay_to_init`.
+    """
+    if strength:
+        for p, first in zip(parameters, initial, strict=True):
+            if p.grad is not None:
+                p.grad.add_(p - first, alpha=strength)
+
+
+@torch.no_grad()
 def update_mean(mean: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
     """mean <- decay * mean + (1 - decay) * theta, in place (exponential moving average of weights)."""
     torch._foreach_lerp_(list(mean), list(parameters), 1 - decay)

@@ -20,11 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from alignet_ray.core import losses
-from alignet_ray.core.optim import decay_to_init, update_mean, warmup_cosine
+from alignet_ray.core.optim import decay_to_init, l2_to_init, update_mean, warmup_cosine
 from alignet_ray.core.triplets import choice_agreement, gram_similarities, pair_similarities
 from alignet_ray.data.batches import Batch, Batches
 from alignet_ray.errors import UserError
 from alignet_ray.models.augment import crop, draw_crops
+from alignet_ray.models.layers import choose_trainable, layer_groups
 from alignet_ray.models.ranks import gather, rank, world
 from alignet_ray.models.student import Output, Student
 
@@ -46,7 +47,10 @@ class Recipe:
         normalize: whether the head's outputs are scaled to length 1 before their dot products.
         features: weight of the same loss on the cosines of the embeddings (with a tau of its own, always calibrated).
         locality: weight of gLocal's local term between the embeddings before training and now.
+        hardest: share of a batch's triplets that count, those with the largest loss.
         decay: strength of the pull to the initial weights, relative to the learning rate.
+        l2: weight of half the squared distance to the initial weights in the loss itself.
+        layer_decay: learning rate of every layer group relative to the next one; the head's is 1.
         clip: largest norm of the gradient; None: no limit.
         mean: decay of a running mean of the weights, which is then the result; 0: the last weights are.
         frozen_norm: BatchNorm layers keep their pretrained statistics.
@@ -65,7 +69,10 @@ class Recipe:
     normalize: bool = False
     features: float = 0.0
     locality: float = 0.0
+    hardest: float = 1.0
     decay: float = 1.0
+    l2: float = 0.0
+    layer_decay: float = 1.0
     clip: float | None = None
     mean: float = 0.0
     frozen_norm: bool = True
@@ -102,7 +109,9 @@ class Training:
         self.initial = [p.detach().clone() for p in self.parameters]
         self.mean = [p.detach().clone() for p in self.parameters] if recipe.mean else []
         self.before = copy.deepcopy(student.backbone).requires_grad_(False).eval() if recipe.locality else None
-        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.lr, fused=device != "cpu")
+        self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
+        groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
+        self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=device != "cpu")
         data = student.backbone.data
         self.shift = torch.tensor(data["mean"], device=device).view(3, 1, 1)
         self.scale = torch.tensor(data["std"], device=device).view(3, 1, 1)
@@ -124,16 +133,23 @@ class Training:
                 n = len(pixels)
                 mend = f"set --distill.micro {max(1, n // 2)} or less (the result stays the same)"
                 raise UserError(f"{n} images at once are too many for this GPU: {mend}") from error
+            l2_to_init(self.parameters, self.initial, self.recipe.l2)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf)
             rate = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup, self.recipe.lr)
-            self.optimizer.param_groups[0]["lr"] = rate
-            decay_to_init(self.parameters, self.initial, rate * self.recipe.decay)
-            self.optimizer.step()
+            self.descend(rate)
             if self.mean:
                 update_mean(self.mean, self.parameters, self.recipe.mean)
             self.step += 1
             facts = {"lr": rate, "gradient": float(norm), "images": float(len(batch.ids)), "stall": waited}
             after(self, {**figures, **facts})
+
+    def descend(self, rate: float) -> None:
+        """The optimiser's step, every layer group at its share of the learning rate, and the decoupled pull."""
+        for group, own in zip(self.groups, self.optimizer.param_groups, strict=True):
+            own["lr"] = rate * group.scale
+            initial = [self.initial[i] for i in group.members]
+            decay_to_init(own["params"], initial, own["lr"] * self.recipe.decay)
+        self.optimizer.step()
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """Pixels as the network wants them: on the device, cropped where the recipe says so, normalised."""
@@ -192,10 +208,10 @@ class Training:
         teacher, triplets = batch.similarities.to(self.device), batch.triplets.to(self.device)
         head, cosine = self.judged(each(gather, local))
         student = similarities(head, triplets)
-        loss = objective(recipe.objective, student, teacher, self.student.tau).mean()
+        loss = self.mean_loss(student, teacher, self.student.tau)
         figures = {"loss": loss.detach()}
         if recipe.features:
-            extra = objective(recipe.objective, similarities(cosine, triplets), teacher, self.feature_tau).mean()
+            extra = self.mean_loss(similarities(cosine, triplets), teacher, self.feature_tau)
             loss, figures["loss_features"] = loss + recipe.features * extra, extra.detach()
         if first is not None:
             local_loss = losses.locality(first, cosine, LOCALITY_TAU, LOCALITY_TAU)
@@ -209,6 +225,13 @@ class Training:
                 f"(image ids of its batch: {', '.join(map(str, batch.ids[:8]))} ...)"
             )
         return loss, values
+
+    def mean_loss(self, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+        """Mean divergence of a batch's triplets, or of the hardest share of them."""
+        values = objective(self.recipe.objective, student, teacher, tau)
+        if self.recipe.hardest < 1:
+            values = values.topk(max(1, round(self.recipe.hardest * len(values))), sorted=False).values
+        return values.mean()
 
     def judged(self, output: Output) -> tuple[Tensor, Tensor]:
         """What the loss compares: the head's outputs (the embedding's without a head), and embeddings of length 1."""
@@ -336,22 +359,6 @@ def effective_rank(z: Float[Tensor, "n d"]) -> float:
     shares = torch.linalg.svdvals(z - z.mean(0)).square()
     shares = shares / shares.sum().clamp_min(1e-30)
     return float(torch.special.entr(shares).sum().exp())
-
-
-def choose_trainable(student: Student, trainable: Literal["all", "head"] | int) -> None:
-    """Freeze all but what trains: the head, and the last layer groups of the backbone as timm groups them."""
-    if trainable == "all":
-        return
-    from timm.models import group_parameters
-
-    net = student.backbone.net
-    net.requires_grad_(False)
-    if trainable == "head":
-        return
-    layers = group_parameters(net, net.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
-    last = sorted(set(layers.values()))[-int(trainable) :]
-    for name, p in net.named_parameters():
-        p.requires_grad_(layers[name] in last)
 
 
 def prefetch(batches: Batches, images: Images, start: int, stop: int) -> Iterator[tuple[Batch, Tensor, float]]:

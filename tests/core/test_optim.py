@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from alignet_ray.core.optim import decay_to_init, update_mean, warmup_cosine
+from alignet_ray.core.optim import decay_to_init, l2_to_init, update_mean, warmup_cosine
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(50, 10), (30, 0), (7, 7)])
@@ -45,6 +45,18 @@ def test_fifty_steps_equal_the_numpy_transcription():
         decay_to_init([theta], initial, rate * 1.0)
         optimizer.step()
     assert np.allclose(theta.detach().numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_l2_form_is_the_gradient_of_half_the_squared_distance():
+    rng = np.random.default_rng(1)
+    theta = torch.nn.Parameter(torch.tensor(rng.normal(size=5)))
+    initial = torch.tensor(rng.normal(size=5))
+    loss = theta.sin().sum()
+    (expected,) = torch.autograd.grad(loss + 0.7 / 2 * (theta - initial).square().sum(), [theta], retain_graph=True)
+    loss.backward()
+    l2_to_init([theta], [initial], 0.7)
+    assert theta.grad is not None
+    torch.testing.assert_close(theta.grad, expected)
 
 
 def test_running_mean():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from alignet_ray.data.batches import Batch, InBatch, LabelledBatches, repeat
 from alignet_ray.errors import UserError
 from alignet_ray.models.augment import crop, draw_crops
 from alignet_ray.models.student import Student, make_student
-from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, similarities
+from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, objective, similarities
 
 COLOURS = 6
 IDS = np.arange(48)
@@ -75,7 +76,10 @@ def test_the_published_scheme_learns_too():
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
-@pytest.mark.parametrize("recipe", [{}, {"mean": 0.9, "features": 0.5, "crop": 0.7}], ids=["plain", "everything"])
+EVERYTHING = {"mean": 0.9, "features": 0.5, "crop": 0.7, "layer_decay": 0.7, "hardest": 0.5, "l2": 0.01}
+
+
+@pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_resume_is_exact(recipe: dict[str, Any]):
     whole, half = start(**recipe), start(**recipe)
     go(whole)
@@ -88,6 +92,30 @@ def test_resume_is_exact(recipe: dict[str, Any]):
     go(again)
     for a, b in zip(whole.result().state_dict().values(), again.result().state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_layer_groups_step_at_their_share_of_the_rate():
+    training = start(layer_decay=0.5, decay=0.0, warmup=0, steps=2, spec="random:test_vit")
+    before = [p.detach().clone() for p in training.parameters]
+    go(training, stop=1)
+    names = [name for name, p in training.student.named_parameters() if p.requires_grad]
+    step = {n: float((p.detach() - b).abs().max()) for n, p, b in zip(names, training.parameters, before, strict=True)}
+    assert step["head.weight"] == pytest.approx(3e-3, rel=0.01)  # Adam's first step is the rate itself
+    blocks = [
+        max(v for n, v in step.items() if f"blocks.{i}." in n) for i in range(len(training.student.backbone.net.blocks))
+    ]
+    assert blocks[-1] < step["head.weight"]
+    for lower, upper in pairwise(blocks):
+        assert lower == pytest.approx(upper / 2, rel=0.01)
+    assert max(v for n, v in step.items() if "patch_embed" in n) == pytest.approx(blocks[0] / 2, rel=0.01)
+
+
+def test_the_hardest_triplets_alone_can_count():
+    whole, half = start(), start(hardest=0.25)
+    student, teacher = torch.randn(40, 3), torch.randn(40, 3)
+    values = objective("jsd", student, teacher, 1.0)
+    torch.testing.assert_close(whole.mean_loss(student, teacher, 1.0), values.mean())
+    torch.testing.assert_close(half.mean_loss(student, teacher, 1.0), values.sort().values[-10:].mean())
 
 
 def test_pieces_give_the_gradient_of_the_whole_batch():
