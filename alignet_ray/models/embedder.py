@@ -17,11 +17,15 @@ from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
-from alignet_ray.models.features import Encoder
+from alignet_ray.models.features import Encoded, Encoder
 from alignet_ray.store import Artifact, Draft
 
 ERRORS_KEY = b"alignet.errors"
 """Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
+COSINES_KEY = b"alignet.cosines"
+"""Parquet metadata of the first part, where images are decoded fast: cosines to the exact embeddings."""
+COMPARED = 64
+"""Images that are decoded both ways."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,17 @@ class Embedder:
         widths = self.encoder.widths
         schema = embeddings(widths["embedding"], self.job.dtype, widths.get("triplet_logits", 0))
         table = check(pa.Table.from_arrays([ids, *arrays], schema=schema), schema)
-        self.job.out.write_table(part(unit), table.replace_schema_metadata({ERRORS_KEY: json.dumps(errors)}))
+        notes = {ERRORS_KEY: json.dumps(errors)}
+        if self.job.fast and unit == 0:
+            notes[COSINES_KEY] = json.dumps(self._cosines([rows[i]["path"] for i in done.kept[:COMPARED]], done))
+        self.job.out.write_table(part(unit), table.replace_schema_metadata(notes))
         return {"errors": json.dumps(errors), "images": len(rows)}
+
+    def _cosines(self, paths: list[str], fast: Encoded) -> list[float]:
+        """How near the fast embeddings of the first images are to those of the exact decoder."""
+        exact = self.encoder.encode([partial(_open, self.job.uri, p, None) for p in paths], self.job.batch)
+        a, b = exact.columns["embedding"], fast.columns["embedding"][exact.kept]
+        return [float(c) for c in (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)]
 
 
 def part(unit: int) -> str:
@@ -104,6 +117,13 @@ def errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
     """Images of a finished part that are in quarantine: image_id, path, reason."""
     fs, path = out.where(part(unit))
     return list(json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY]))
+
+
+def cosines(out: Artifact) -> list[float]:
+    """Cosines of embeddings of images that were decoded fast to those of the exact decoder; empty for the exact one."""
+    fs, path = out.where(part(0))
+    found = (pq.read_metadata(path, filesystem=fs).metadata or {}).get(COSINES_KEY, b"[]")
+    return list(json.loads(found))
 
 
 def _open(uri: str, path: str, least: int | None) -> Image:

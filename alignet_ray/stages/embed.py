@@ -84,7 +84,7 @@ def refuse(cfg: Config, role: str) -> None:
 
 def run(work: Work) -> None:
     """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
-    from alignet_ray.models.embedder import errors
+    from alignet_ray.models.embedder import cosines, errors
 
     table = roles.selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
@@ -111,6 +111,13 @@ def run(work: Work) -> None:
     work.out.write_table("errors.parquet", tally.table())
     work.facts |= {"rows": len(table) - len(tally.errors), "quarantined": len(tally.errors)}
     work.facts |= {"reused_parts": len(finished), "actors": sorted(actors)}
+    if near := cosines(work.out):
+        mean, least = sum(near) / len(near), min(near)
+        work.facts |= {"fast_cosine": mean, "fast_cosine_least": least}
+        work.screen.line(
+            f"   decoded fast: cosine to the exact embedding {mean:.4f} on average, {least:.4f} at least "
+            f"({len(near)} images compared)"
+        )
 
 
 def _job(work: Work, actors: int, cores: int) -> "Job":

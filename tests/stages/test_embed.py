@@ -199,6 +199,28 @@ def test_students_among_other_models_bring_their_heads_and_see_other_folders(
     assert embed.sources(cfg, "ood-other1") == [str(folder)]
 
 
+def test_fast_decoding_says_how_near_it_comes(
+    serial: None, tmp_path: Path, make_work: Callable[..., Work], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, folder = np.random.default_rng(3), tmp_path / "images"
+    folder.mkdir()
+    for i in range(6):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((320, 240)).save(folder / f"{i}.jpg")
+    works = {}
+    for way in ("exact", "fast"):
+        works[way] = make_work(config(folder, embed__decode=way), "embed@corpus", id=way)
+        embed.run(works[way])
+    exact, fast = (vectors(work.out) for work in works.values())
+    cosine = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(exact.values(), fast.values(), strict=True)
+    ]
+    assert works["fast"].facts["fast_cosine"] == pytest.approx(np.mean(cosine), abs=1e-3)
+    assert 0.9 < works["fast"].facts["fast_cosine_least"] < 1
+    assert "fast_cosine" not in works["exact"].facts
+    assert "6 images compared" in capsys.readouterr().out
+
+
 def test_models_are_concatenated(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
     work = make_work(config(folder, embed__model=("random:test_vit", "random:test_resnet")), "embed@corpus")
     embed.run(work)
