@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from alignet_ray.core import kmeans, labelling, sampling, triplets
+from alignet_ray.core import alignment, kmeans, labelling, sampling, sides, triplets, vice
+from alignet_ray.data import human
 from alignet_ray.screen import table
 
 
@@ -173,7 +174,89 @@ def label_part(job: tuple[Path, np.ndarray]) -> None:
     labelling.similarities(x, np.load(folder / "triplets.npy", mmap_mode="r")[rows])
 
 
-BENCHES: dict[str, Callable[[Size, Path], Iterator[Row]]] = {"cluster": cluster, "label": label}
+def read(size: Size, folder: Path) -> Iterator[Row]:
+    """A text file of people's answers about 1,854 objects."""
+    rows, path = answers(size), folder / "answers.txt"
+    np.savetxt(path, rows, fmt="%d")
+    yield Row("np.loadtxt", len(rows), timed(lambda: np.loadtxt(path, dtype=np.int64)), "nothing checked")
+    ours = timed(lambda: human.read_triplets(str(path), OBJECTS, None, None, None, {}))
+    yield Row("ours", len(rows), ours, "layout, base, range and repeats checked")
+
+
+def answers(size: Size) -> np.ndarray:
+    """Random triplets of distinct objects."""
+    rng = np.random.default_rng(0)
+    first, gaps = rng.integers(0, OBJECTS, size.triplets), rng.integers(1, OBJECTS // 2, (size.triplets, 2))
+    return np.column_stack([first, first + gaps[:, 0], first + gaps.sum(1)]) % OBJECTS
+
+
+def soften(size: Size, folder: Path) -> Iterator[Row]:
+    """Gradient steps of the model of people's choices: 1,854 objects, 100 dimensions, 8,192 answers a step."""
+    rows, batch, steps = answers(size), 8192, 30
+    yield Row("plain steps", batch * steps, plain_steps(rows, batch, steps), "indexed rows, autograd, Adam")
+    schedule = vice.Schedule(steps=steps, batch=batch, every=steps)
+    begin = time.perf_counter()
+    vice.fit(rows, OBJECTS, schedule, vice.Prior(), 0)
+    yield Row("ours", batch * steps, time.perf_counter() - begin, "with the pruning at the end")
+
+
+def plain_steps(rows: np.ndarray, batch: int, steps: int) -> float:
+    """Seconds of the same optimisation as one writes it first: logits of every triplet from indexed rows."""
+    triplets_, mu = torch.from_numpy(rows), torch.rand(OBJECTS, 100, requires_grad=True)
+    log_sigma = torch.full((OBJECTS, 100), -2.0, requires_grad=True)
+    optimizer = torch.optim.Adam([mu, log_sigma], lr=1e-2)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        some = triplets_[torch.randint(len(triplets_), (batch,))]
+        x = mu + log_sigma.exp() * torch.randn_like(mu)
+        a, b, c = (torch.relu(x)[some[:, i]] for i in range(3))
+        logits = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
+        log_q = -(log_sigma + ((x - mu) / log_sigma.exp()).square() / 2)
+        loss = -logits.log_softmax(1)[:, 0].mean() + (log_q - vice.Prior().log_density(x)).sum() / len(rows)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return time.perf_counter() - begin
+
+
+def align(size: Size, folder: Path) -> Iterator[Row]:
+    """Steps of fitting an affine map to soft choices of 1,854 objects, 8,192 triplets each."""
+    rng, batch, steps = np.random.default_rng(0), 8192, 10
+    x = rng.normal(size=(OBJECTS, size.width)).astype(np.float32)
+    drawn = np.stack([rng.permutation(OBJECTS)[:3] for _ in range(20_000)])
+    images = [np.array([i]) for i in range(OBJECTS)]
+    side = sides.Side.of(images, drawn, rng.dirichlet(np.ones(3), len(drawn)))
+    z, weight = torch.from_numpy(x), torch.eye(size.width, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=1e-3)
+
+    def each_triplet() -> None:
+        some = torch.randint(len(drawn), (batch,))
+        y = z[side.triplets[some]] @ weight
+        loss = -(side.targets[some] * triplets.pair_similarities(y).log_softmax(1)).sum(1).mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss + 1e-3 * alignment.eye_distance(weight))
+        optimizer.step()
+
+    yield Row("every triplet's objects mapped", batch, timed(each_triplet), "as published code does")
+    for kind in ("affine", "low_rank"):
+        settings = alignment.Settings(kind, batch=batch, steps=steps, every=steps)
+        begin = time.perf_counter()
+        alignment.fit(x, side, side, settings, 0)
+        yield Row(
+            f"ours, {kind}", batch * steps, time.perf_counter() - begin, "every object once; preparation included"
+        )
+
+
+OBJECTS = 1854
+"""Judged objects, as in THINGS."""
+
+BENCHES: dict[str, Callable[[Size, Path], Iterator[Row]]] = {
+    "read": read,
+    "soften": soften,
+    "align": align,
+    "cluster": cluster,
+    "label": label,
+}
 """Name -> bench. A bench gets a size and a scratch folder, and yields its rows."""
 
 
