@@ -74,7 +74,7 @@ def step(
     Rows are widened once for both the product and the sums; blocks are added in float32, their sums in float64.
     """
     labels, distances, sums = _pass(x, centroids, spherical, add=True)
-    order = torch.argsort(distances, descending=True, stable=True)[: min(far, len(x))]
+    order = _largest(distances, min(far, len(x)))
     partial = Partial(
         sums.cpu().numpy(),
         torch.bincount(labels, minlength=len(centroids)).cpu().numpy(),
@@ -131,11 +131,13 @@ class Fitted(NamedTuple):
         inertia: sum of squared distances to them.
         silhouette: mean over the rows of (b - a) / b, a and b the distances to the nearest and the second centroid
             (the simplified silhouette of Hruschka, de Castro and Campello, 2004).
+        passes: Lloyd passes that were made.
     """
 
     centroids: Float[np.ndarray, "k d"]
     inertia: float
     silhouette: float
+    passes: int
 
 
 def fit(
@@ -146,8 +148,8 @@ def fit(
     spherical: bool = False,
 ) -> Fitted:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
-    before = np.inf
-    for _ in range(iterations):
+    before, passes = np.inf, 0
+    for passes in range(1, iterations + 1):  # noqa: B007
         partial, _ = step(x, torch.from_numpy(centroids), spherical, far=len(centroids))
         if partial.inertia >= before * (1 - tolerance):
             break
@@ -155,7 +157,7 @@ def fit(
     c, wide = torch.from_numpy(centroids), _wide(x, spherical)
     nearest = torch.cdist(wide, c).topk(2, largest=False).values
     silhouette = ((nearest[:, 1] - nearest[:, 0]) / nearest[:, 1].clamp_min(1e-12)).mean()
-    return Fitted(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette))
+    return Fitted(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette), passes)
 
 
 def elbow(ks: list[int], inertias: list[float]) -> int:
@@ -225,6 +227,14 @@ def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k
         if len(commonest[pair // width]) < top:
             commonest[pair // width].append((pair % width, count))
     return Composition(sum(c[0][1] for c in commonest if c) / len(labels), commonest)
+
+
+def _largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " c"]:
+    """Positions of the largest values, largest first, equal ones in their order: a stable sort of the few alone."""
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64, device=values.device)
+    candidates = torch.nonzero(values >= values.topk(count).values[-1])[:, 0]
+    return candidates[torch.argsort(values[candidates], descending=True, stable=True)[:count]]
 
 
 def _pass(

@@ -137,3 +137,10 @@ def test_the_bend_of_the_curve_is_the_true_number_of_clusters() -> None:
     fits = [kmeans.fit(x, kmeans.seed_centroids(x.numpy(), k, 0), 50) for k in ks]
     assert ks[kmeans.elbow(ks, [f.inertia for f in fits])] == 12
     assert ks[int(np.argmax([f.silhouette for f in fits]))] == 12
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 40])
+def test_the_largest_are_those_of_a_stable_sort(count: int) -> None:
+    values = torch.from_numpy(np.random.default_rng(count).integers(0, 6, 40).astype(np.float32))
+    expected = torch.argsort(values, descending=True, stable=True)[:count]
+    assert torch.equal(kmeans._largest(values, count), expected)
