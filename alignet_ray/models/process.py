@@ -138,6 +138,7 @@ def recipe(cfg: Config) -> Recipe:
         tau=None if d.tau == "auto" else d.tau,
         normalize=d.normalize,
         features=d.features,
+        stretch=d.stretch,
         locality=d.locality,
         hardest=d.hardest,
         decay=d.decay_to_init,

@@ -135,6 +135,7 @@ def recipe(cfg: Config) -> Recipe:
         objective="kld",
         tau=None if n.start == "random" else 1.0,
         features=n.features,
+        stretch=n.stretch,
         decay=n.decay_to_init,
         clip=1.0,
         crop=n.crop,

@@ -46,6 +46,8 @@ class Recipe:
         tau: divides the dot products of the head; None: calibrated, so that their spread equals the teacher's.
         normalize: whether the head's outputs are scaled to length 1 before their dot products.
         features: weight of the same loss on the cosines of the embeddings (with a tau of its own, always calibrated).
+        stretch: how many times as wide as before training these cosines are to spread within triplets. At 1 they need
+            hardly move to satisfy the loss; wider ones make the embedding itself, not the head alone, agree.
         locality: weight of gLocal's local term between the embeddings before training and now.
         hardest: share of a batch's triplets that count, those with the largest loss.
         decay: strength of the pull to the initial weights, relative to the learning rate.
@@ -68,6 +70,7 @@ class Recipe:
     tau: float | None = None
     normalize: bool = False
     features: float = 0.0
+    stretch: float = 4.0
     locality: float = 0.0
     hardest: float = 1.0
     decay: float = 1.0
@@ -243,6 +246,8 @@ class Training:
     def calibrate(self, batches: Batches, images: Images) -> None:
         """Set the taus, so that the student's first similarities spread within triplets as the teacher's do.
 
+        Cosines cannot grow with the head's scale: theirs is `stretch` times larger.
+
         Every process does all of it, so the result does not depend on their number.
         """
         spreads: list[tuple[Tensor, ...]] = []
@@ -253,7 +258,7 @@ class Training:
             spreads.append(tuple(spread(s) for s in (*both, batch.similarities)))
         head, cosine, teacher = (float(torch.stack(v).mean()) for v in zip(*spreads, strict=True))
         self.student.tau = self.recipe.tau or head / max(teacher, 1e-12)
-        self.feature_tau = cosine / max(teacher, 1e-12)
+        self.feature_tau = self.recipe.stretch * cosine / max(teacher, 1e-12)
 
     def outputs(self, batch: Batch, images: Images, size: int = 64) -> Output:
         """Outputs for all images of a batch, `size` at a time, in evaluation mode and uncropped."""

@@ -17,7 +17,7 @@ def teacher(material: Material) -> str:
     return page.section(
         "The teacher",
         page.paragraph(
-            f"A map of the form `{found['map']}`, fitted on training objects and stopped by validation objects. Its "
+            f"A map of the form {found['map']!r}, fitted on training objects and stopped by validation objects. Its "
             "similarities are the labels that the student learns from. "
             f"{found['neighbours_kept']:.0%} of every judged image's ten nearest neighbours stay among its ten nearest."
         ),
@@ -66,7 +66,7 @@ def _trade(found: Mapping[str, Any]) -> str:
     picture = figures.curves(lines, "agrees with people, %", "neighbours kept, %", bottom=None)
     return page.paragraph(
         "Agreement is bought with local structure. Every point on the line from the pretrained weights to the "
-        "fine-tuned ones is a teacher, too: `--align.network.blend 0.5` takes the one half way. Figures are of the "
+        "fine-tuned ones is a teacher, too: --align.network.blend 0.5 takes the one half way. Figures are of the "
         "validation objects."
     ) + page.grid(
         [page.figure(picture, "Agreement against neighbours kept, from 100 % of the way to none."), page.table(rows)]

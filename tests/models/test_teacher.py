@@ -48,7 +48,7 @@ def cfg(tmp_path: Path) -> Config:
         align__network__every=4,
         align__network__batch=16,
         align__network__head=16,
-        align__network__lr=3e-3,
+        align__network__lr=1e-3,
         align__network__workers=1,
         align__network__crop=1.0,
     )
