@@ -171,6 +171,12 @@ class Draft(Artifact):
         """Context manager: a local temporary path that becomes member `name` on success and vanishes on failure."""
         return _Atomic(self, name)
 
+    def remove_folder(self, name: str) -> None:
+        """Delete a member folder with all that is in it, if it is there."""
+        fs, path = self.where(name)
+        if fs.get_file_info(path).type != pafs.FileType.NotFound:
+            fs.delete_dir(path)
+
     def remove(self, name: str) -> None:
         """Delete a member (an unfinished part that cannot be used)."""
         fs, path = self.where(name)

@@ -94,3 +94,12 @@ def test_unknown_schemes_are_a_users_mistake() -> None:
 @given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.none()))
 def test_digest_ignores_key_order(value: dict[str, object]) -> None:
     assert digest(value) == digest(dict(reversed(list(value.items()))))
+
+
+def test_a_folder_is_removed_if_it_is_there(store: Store) -> None:
+    draft = store.draft("embed", "a")
+    draft.write_bytes("scratch/deep/file", b"x")
+    draft.write_bytes("kept", b"y")
+    for _ in range(2):  # the second time there is nothing
+        draft.remove_folder("scratch")
+        assert draft.files(deep=True) == ["kept"]

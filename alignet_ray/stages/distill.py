@@ -83,8 +83,7 @@ def run(work: Work) -> None:
     try:
         last = _watch(work, {"job": job}, workers, gpu, start)
     finally:
-        fs, path = work.out.where(SCRATCH)
-        fs.delete_dir(path)
+        work.out.remove_folder(SCRATCH)
     lines = work.out.read_bytes("metrics.jsonl").splitlines()  # holds what a killed run had reported before, too
     last = {k: v for line in lines for k, v in json.loads(line).items()} | last
     _judge(work, last)

@@ -54,8 +54,7 @@ def search(
         results = [grid[n] for n in range(len(grid))]
         rows = [_row(result, space) for result in results if result.metrics and "accuracy" in result.metrics]
     finally:
-        fs, path = work.out.where(name)
-        fs.delete_dir(path)
+        work.out.remove_folder(name)
     assert rows, "every trial failed"
     rows.sort(key=lambda row: float(row["cross_entropy"]))
     return replace(settings, **{name: rows[0][name] for name in space}), rows

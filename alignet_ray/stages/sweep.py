@@ -175,8 +175,7 @@ class Sweep:
 
     def _tidy(self) -> None:
         """Remove what Tune wrote."""
-        fs, path = self.draft.where("sweep")
-        fs.delete_dir(path)
+        self.draft.remove_folder("sweep")
 
     def conclude(self) -> None:
         """Choose and say so, drop what stopped trials left, run the winner, write the page."""

@@ -43,8 +43,7 @@ def fine_tune(work: Work) -> dict[str, Any]:
     try:
         _watch(work, training, teacher.METRICS)
     finally:
-        fs, path = work.out.where(SCRATCH)
-        fs.delete_dir(path)
+        work.out.remove_folder(SCRATCH)
     if work.out.has(PROBLEM):
         raise UserError(work.out.read_json(PROBLEM)["problem"])
     if training.failure:
