@@ -41,7 +41,7 @@ class Soften(Section):
     """Posterior draws that a choice probability is averaged over."""
     seeds: int = Field(1, ge=1)
     """Fits from different seeds, as Ray tasks; the best is kept, and how far they agree is reported."""
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(1250, ge=1)
     """Optimiser steps of a fit."""
     warm: float = Field(0.3, ge=0, le=1)
     """Share of the steps over which the prior gains its full weight; too little, and it presses everything to zero."""

@@ -16,7 +16,7 @@ from alignet_ray.data.batches import Batch, InBatch, LabelledBatches, repeat
 from alignet_ray.errors import UserError
 from alignet_ray.models.augment import crop, draw_crops
 from alignet_ray.models.student import Student, make_student
-from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, objective, similarities
+from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, objective, similarities, spread
 
 COLOURS = 6
 IDS = np.arange(48)
@@ -140,6 +140,18 @@ def test_calibrated_tau_gives_the_student_the_teachers_spread():
     fixed = start(tau=7.0)
     fixed.calibrate(in_batch(), images)
     assert fixed.student.tau == 7.0
+
+
+def test_cosines_are_asked_to_spread_wider_by_the_stretch():
+    taus = {}
+    for stretch in (1.0, 4.0):
+        training, batch = start(stretch=stretch, features=1.0), in_batch()(0)
+        training.calibrate(in_batch(), images)
+        taus[stretch] = training.feature_tau
+        _, cosine = training.judged(training.outputs(batch, images))
+        s = similarities(cosine.detach(), batch.triplets) / training.feature_tau
+        assert float(spread(s) / spread(batch.similarities)) == pytest.approx(1 / stretch, rel=0.3)
+    assert taus[4.0] == pytest.approx(4 * taus[1.0])
 
 
 def test_batch_norm_statistics_stay_or_are_renewed():
