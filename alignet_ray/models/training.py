@@ -46,8 +46,8 @@ class Recipe:
         tau: divides the dot products of the head; None: calibrated, so that their spread equals the teacher's.
         normalize: whether the head's outputs are scaled to length 1 before their dot products.
         features: weight of the same loss on the cosines of the embeddings (with a tau of its own, always calibrated).
-        stretch: how many times as wide as before training these cosines are to spread within triplets. At 1 they need
-            hardly move to satisfy the loss; wider ones make the embedding itself, not the head alone, agree.
+        stretch: how many times as wide as before training these cosines are to spread within triplets. At 1 the head
+            does most of the work; wider ones make the embedding itself agree, and keep less of what it was.
         locality: weight of gLocal's local term between the embeddings before training and now.
         hardest: share of a batch's triplets that count, those with the largest loss.
         decay: strength of the pull to the initial weights, relative to the learning rate.
@@ -70,7 +70,7 @@ class Recipe:
     tau: float | None = None
     normalize: bool = False
     features: float = 0.0
-    stretch: float = 4.0
+    stretch: float = 1.0
     locality: float = 0.0
     hardest: float = 1.0
     decay: float = 1.0
