@@ -205,8 +205,8 @@ class Distill(Section):
     features: float = Field(1.0, ge=0)
     """Weight of the same loss on the cosines of the embedding (`pre_logits`), beside the head's."""
     stretch: float = Field(1.0, gt=0)
-    """How many times as wide as in the pretrained network these cosines are to spread within triplets: more agree better
-    with people, and forget more of what tells one object from its like (few-shot recognition)."""
+    """How many times as wide as in the pretrained network these cosines are to spread within triplets: wider ones agree
+    better with people, and forget more of what tells one object from its like (few-shot recognition)."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
     warmup: float = Field(0.1, ge=0)

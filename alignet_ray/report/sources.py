@@ -77,8 +77,9 @@ def labels(parents: Parents) -> Labels | None:
 
 
 def teacher(parents: Parents) -> dict[str, Any]:
-    """What `align` reported; empty where no map was fitted."""
-    found: dict[str, Any] = parents["align"].read_json("report.json") if "align" in parents else {}
+    """What `align` reported; empty without a report."""
+    artifact = parents.get("align")
+    found: dict[str, Any] = artifact.read_json("report.json") if artifact and artifact.has("report.json") else {}
     return found
 
 
