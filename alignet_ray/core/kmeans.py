@@ -149,7 +149,8 @@ def fit(
 ) -> Fitted:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
     before, passes = np.inf, 0
-    for passes in range(1, iterations + 1):  # noqa: B007
+    while passes < iterations:
+        passes += 1
         partial, _ = step(x, torch.from_numpy(centroids), spherical, far=len(centroids))
         if partial.inertia >= before * (1 - tolerance):
             break
