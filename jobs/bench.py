@@ -243,7 +243,7 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
         torch.autograd.backward(loss + 1e-3 * alignment.eye_distance(weight))
         optimizer.step()
 
-    yield Row("every triplet's objects mapped", batch, timed(each_triplet), "as published code does")
+    yield Row("every triplet's objects mapped", batch, timed(each_triplet), "three rows a triplet")
     for kind in ("affine", "low_rank"):
         settings = alignment.Settings(kind, batch=batch, steps=steps, every=steps)
         begin = time.perf_counter()

@@ -190,20 +190,24 @@ class Process:
             head.weight.copy_(torch.from_numpy(weights.T.copy()))
             head.bias.copy_(torch.from_numpy(bias))
 
-    @torch.no_grad()
     def trade(self) -> list[dict[str, float]]:
         """What points on the line from the pretrained weights to the best ones bring; the weights are then `blend`."""
-        training, rows = self.training, []
-        best = [p.detach().clone() for p in training.parameters]
-        for share in (*SHARES, self.job.cfg.align.network.blend):
-            for p, first, last in zip(training.parameters, training.initial, best, strict=True):
-                p.copy_(torch.lerp(first, last, share))
+        best, rows = [p.detach().clone() for p in self.training.parameters], []
+        for share in SHARES:
+            self.go(best, share)
             z, head = self.features(self.every)
             found = sides.score(self.scaled(head), self.valid)
             features = sides.score(torch.from_numpy(fidelity.directions(z.numpy())), self.valid)
             kept = fidelity.overlap(self.before, z.numpy())
             rows.append({"share": share, "accuracy": found.accuracy, "features": features.accuracy, "kept": kept})
-        return rows[:-1]
+        self.go(best, self.job.cfg.align.network.blend)
+        return rows
+
+    @torch.no_grad()
+    def go(self, best: list[Tensor], share: float) -> None:
+        """Put the weights on the line from the pretrained ones (0) to the best (1)."""
+        for p, first, last in zip(self.training.parameters, self.training.initial, best, strict=True):
+            p.copy_(torch.lerp(first, last, share))
 
     def after(self, training: Training, figures: dict[str, float]) -> None:
         """Every few updates: look at the validation objects, and keep the best weights."""
