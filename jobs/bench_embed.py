@@ -1,11 +1,14 @@
 """`bench embed`: ours against a plain torch loop with a DataLoader, the bare forward and the bare decode, in one run.
 
-    python jobs/bench.py embed --images DIR [--model pip:efficientnet-lite0] [--size 224] [--rounds 5] [--json FILE]
+    python jobs/bench.py embed --images DIR [--model pip:efficientnet-lite0] [--size 224] [--rounds 5]
+        [--set decode=fast readers=1 ...] [--json FILE]
 
-All read the same full-size JPEGs (the folder's, enlarged to 500 x 375 first: about 110 kB each, as ImageNet's are) and
-use the same model and preprocessing on all cores. Rates are images/s in steady state, the median of `rounds`; start-up
-is apart: ours counts from the second finished unit on, when both actors are at work. Ratios are to the plain loop of
-the same round. Ray gives its workers a higher niceness than the plain loop has: measure on an otherwise idle machine.
+All read the same full-size JPEGs (the folder's, enlarged to 500 x 375 first: about 110 kB each, as ImageNet's are)
+and use the same model and preprocessing on all cores; `--set` gives ours other settings of `embed`. A model that costs
+next to nothing (`random:test_vit` at 64 px) shows what opening images and Ray would leave of a GPU's rate. Rates are
+images/s in steady state, the median of `rounds`; start-up is apart: ours counts from the second finished unit on, when
+both actors are at work. Ratios are to the plain loop of the same round. Ray gives its workers a higher niceness than
+the plain loop has: measure on an otherwise idle machine.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
@@ -108,9 +112,10 @@ class Watch(Screen):
         return bar
 
 
-def ours(folder: str, model: str, size: int, root: str, round: int) -> tuple[float, float]:
+def ours(folder: str, model: str, size: int, root: str, round: int, settings: list[str]) -> tuple[float, float]:
     """The stage: images/s in steady state, and seconds until the first unit was finished."""
-    cfg = Config().replace(corpus__path=folder, embed__model=(model,), embed__size=size)
+    more = {f"embed__{name}": yaml.safe_load(value) for name, _, value in (text.partition("=") for text in settings)}
+    cfg = Config().replace(corpus__path=folder, embed__model=(model,), embed__size=size, **more)
     watch, draft = Watch(), Store.open(root).draft("embed", f"bench-{round}")
     start = time.perf_counter()
     embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), watch, {}))
@@ -118,7 +123,7 @@ def ours(folder: str, model: str, size: int, root: str, round: int) -> tuple[flo
     return sum(n for _, n in watch.seen[2:]) / (last - first), watch.seen[0][0] - start
 
 
-def measure(images: str, model: str, size: int, count: int, rounds: int) -> list[dict[str, Any]]:
+def measure(images: str, model: str, size: int, count: int, rounds: int, settings: list[str]) -> list[dict[str, Any]]:
     """The table."""
     cores = os.cpu_count() or 1
     rates: dict[str, list[float]] = {}
@@ -129,7 +134,7 @@ def measure(images: str, model: str, size: int, count: int, rounds: int) -> list
         files = Files(f"{folder}/images", backbone)
         runtime.start(Config())
         for round in range(rounds):
-            rate, start = ours(files.folder, model, size, f"{folder}/store", round)
+            rate, start = ours(files.folder, model, size, f"{folder}/store", round, settings)
             starts.append(start)
             runs: dict[str, Callable[[], float]] = {
                 f"plain loop, {cores} loading processes": lambda: loader_loop(files, backbone, 32, cores),
@@ -166,9 +171,10 @@ def main(args: list[str]) -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--count", type=int, default=1024, help="JPEGs that are read")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings of embed for ours")
     parser.add_argument("--json", help="file for the rows")
     given = parser.parse_args(args)
-    rows = measure(given.images, given.model, given.size, given.count, given.rounds)
+    rows = measure(given.images, given.model, given.size, given.count, given.rounds, given.set)
     print(table(rows))
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))

@@ -19,13 +19,20 @@ class Embed(Section):
     batch: int = 32
     """Images per forward pass. Does not change a result."""
     actors: int | None = None
-    """Embedding actors; left out: one per GPU, or one per two cores, at least two. Does not change a result."""
+    """Embedding actors; left out: two per GPU, or one per two cores, at least two. Does not change a result."""
+    readers: int | None = Field(None, ge=0)
+    """Processes that open images for the actors; 0: an actor opens its own. Left out: the cores that GPU actors leave,
+    and 0 without GPUs. Does not change a result."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the forward pass; auto: on a GPU, where that pays for the images left. Does not change a result (to
+    rounding)."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored embeddings."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass; bfloat16 is for GPUs."""
     decode: Literal["exact", "fast"] = "exact"
-    """`fast`: JPEGs are decoded at a half, a quarter or an eighth of their size if that is enough for the network."""
+    """`fast`: libjpeg-turbo decodes JPEGs (large ones at a part of their size) and 8-bit kernels resize them, more than
+    twice as quick; the log says how near the embeddings come."""
     layer: str = "pre_logits"
     """The teacher's layer: `pre_logits`, `patch_mean` (mean of the last patches) or `block:N` (mean after block N)."""
     max_bad: float = Field(0.01, ge=0, le=1)

@@ -93,7 +93,7 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
         raise ValueError("empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _refuse(image)
+            refuse(image)
             if least:
                 image.draft(None, (least, least))
             image.load()
@@ -142,7 +142,8 @@ def _chunks(members: Iterator[sources.Member]) -> Iterator[list[sources.Member]]
         yield rows
 
 
-def _refuse(image: Image.Image) -> None:
+def refuse(image: Image.Image) -> None:
+    """Raise ValueError for a picture that costs more than it can be worth, by its header alone."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"too many pixels ({width} x {height})")

@@ -6,7 +6,6 @@ machine share them, and reading one costs no more than copying it.
 
 import os
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
-from PIL.Image import Image
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from alignet_ray.data.images import decode, read_bytes
+from alignet_ray.data.view import View
 
 
 @dataclass(frozen=True)
@@ -29,18 +28,14 @@ class Decoder:
         uri: folder of the images.
         ids: image ids, ascending.
         paths: path of each.
-        preprocess: RGB image -> float tensor (3, s, s), normalised by `mean` and `std`.
-        size: s.
+        view: the network's resizing and cropping.
         threads: images decoded at once.
     """
 
     uri: str
     ids: Int[np.ndarray, " n"]
     paths: tuple[str, ...]
-    preprocess: Callable[[Image], Tensor]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
+    view: View
     threads: int = 1
 
     def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
@@ -55,8 +50,12 @@ class Decoder:
             return np.stack(list(pool.map(self._one, map(int, at))))
 
     def _one(self, at: int) -> np.ndarray:
-        x = self.preprocess(decode(read_bytes(self.uri, self.paths[at])))
-        return to_pixels(x, self.mean, self.std)
+        return self.view(decode(read_bytes(self.uri, self.paths[at]))).permute(1, 2, 0).numpy()
+
+    @property
+    def size(self) -> int:
+        """Side in pixels."""
+        return self.view.size
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,3 @@ def positions(known: Int[np.ndarray, " n"], ids: Int[np.ndarray, " b"]) -> Int[n
 def as_images(rows: UInt8[np.ndarray, "b s s 3"]) -> UInt8[Tensor, "b 3 s s"]:
     """A view with the axes in the order that networks want."""
     return torch.from_numpy(rows).permute(0, 3, 1, 2)
-
-
-def to_pixels(x: Float[Tensor, "3 s s"], mean: tuple[float, ...], std: tuple[float, ...]) -> UInt8[np.ndarray, "s s 3"]:
-    """8-bit pixels of a preprocessed image: the exact inverse of dividing them by 255 and normalising."""
-    values = x * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-    return (values * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()

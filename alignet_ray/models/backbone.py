@@ -27,6 +27,7 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from alignet_ray.data.view import View
 from alignet_ray.errors import UserError
 
 Preprocess = Callable[[Image], Tensor]
@@ -47,13 +48,14 @@ class Backbone(nn.Module):
         spec: the spelling it was loaded by.
         data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
         layer: where features are taken, see `load_backbone`.
+        view: the 8-bit half of its preprocessing.
     """
 
     def __init__(self, net: nn.Module, arch: str, spec: str, data: dict[str, Any], layer: str = "pre_logits") -> None:
         super().__init__()
         self.net, self.arch, self.spec, self.data, self.layer = net, arch, spec, data, layer
         self.width = self._width()
-        self.preprocess = preprocessing(data)
+        self.view, self.preprocess = View(data), preprocessing(data)
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Features of a batch, in the network's own number format."""
@@ -86,7 +88,7 @@ class Backbone(nn.Module):
     @property
     def size(self) -> int:
         """Side of the square input in pixels."""
-        return int(self.data["input_size"][-1])
+        return self.view.size
 
     def describe(self) -> dict[str, Any]:
         """What `model.json` says: name, architecture, checksum of all weights, preprocessing, width, size, layer."""

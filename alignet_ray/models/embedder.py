@@ -1,23 +1,27 @@
-"""One process of embedding: it holds the networks, and turns units of images into parts, each written in one piece."""
+"""The processes of embedding: one holds the networks and turns units of images into parts, each written in one piece;
+others open images for it, where one that feeds a GPU could not open enough."""
 
 import json
 import os
+import time
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL.Image import Image
 
-from alignet_ray.data import images as source
+from alignet_ray.data.images import decode, read_bytes
 from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
+from alignet_ray.data.view import Picture, View, decode_fast
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
-from alignet_ray.models.features import Encoded, Encoder
+from alignet_ray.models.features import Encoded, Encoder, open_image
 from alignet_ray.store import Artifact, Draft
 
 ERRORS_KEY = b"alignet.errors"
@@ -26,6 +30,11 @@ COSINES_KEY = b"alignet.cosines"
 """Parquet metadata of the first part, where images are decoded fast: cosines to the exact embeddings."""
 COMPARED = 64
 """Images that are decoded both ways."""
+MODEL = "model.json"
+"""What the artifact says of the networks; readers take the preprocessing from it."""
+
+COMPILING, SAVED = 90.0, 0.3
+"""Seconds that compiling a network takes, and the share of a GPU's time that it saves afterwards."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,13 @@ class Job:
         models: spellings of the models whose embeddings are concatenated; `size` and `layer` as in the config.
         registry: MLflow server of registered models.
         head: what becomes of a student's head.
-        fast: decode JPEGs at a fraction of their size.
+        bfloat16: compute in bfloat16.
+        fast: decode by `decode_fast`.
         dtype: stored number format.
         batch: images a forward pass.
         threads: CPU threads a process.
+        compile: whether to compile the networks; auto: on a GPU, once that pays for what is left.
+        expected: images that an actor has to expect.
     """
 
     out: Draft
@@ -56,39 +68,52 @@ class Job:
     dtype: str
     batch: int
     threads: int
+    compile: Literal["auto", "on", "off"]
+    expected: int
 
 
 class Embedder:
-    """An actor of the pool: a call is a unit."""
+    """An actor of the pool: a call is a unit, whose images it opens itself unless their pixels come along."""
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to shared pixels
         self.job, self.problem = job, ""
         try:
             models = [str(hub.locate(model, job.registry or None) or model) for model in job.models]
-            self.encoder = Encoder.load(models, job.size, job.head, job.layer, job.bfloat16)
+            self.encoder = Encoder.load(models, job.size, job.head, job.layer)
         except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
             self.problem = str(error)
             return
-        self.least = self.encoder.least if job.fast else None
-        if not job.out.has("model.json"):
-            job.out.write_json("model.json", self.encoder.describe() | {"decode": "fast" if job.fast else "exact"})
+        if not job.out.has(MODEL):
+            how = {"compute": "bfloat16" if job.bfloat16 else "float32", "decode": "fast" if job.fast else "exact"}
+            job.out.write_json(MODEL, self.encoder.describe() | how)
+        if job.bfloat16:
+            self.encoder.narrow()
+        if job.compile == "on":
+            self.encoder.compile(job.batch)
+        self.seen = 0
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One unit: read, decode, forward, write."""
         answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "errors": "[]", "images": 0}
         if not self.problem:
             try:
-                answer |= self._unit(int(batch["unit"][0]))
+                answer |= self._unit(int(batch["unit"][0]), batch)
             except UserError as error:
                 answer["problem"] = str(error)
         return {key: [value] for key, value in answer.items()}
 
-    def _unit(self, unit: int) -> dict[str, Any]:
-        fs, path = self.job.out.where("images.parquet")
-        rows = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
-        images = [partial(_open, self.job.uri, row["path"], self.least) for row in rows]
-        done = self.encoder.encode(images, self.job.batch, self.job.threads)
+    def _unit(self, unit: int, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        rows, views, start = listed(self.job.out, unit), self.encoder.views, time.perf_counter()
+        if "opened" in batch:
+            pixels = [torch.from_numpy(batch[f"pixels{i}"][0]) for i in range(len(views))]
+            opened = json.loads(batch["opened"][0])
+            done = self.encoder.encode_pixels(pixels, opened["kept"], opened["errors"], self.job.batch)
+        else:
+            images = [partial(picture, self.job, row["path"], views) for row in rows]
+            done = self.encoder.encode(images, self.job.batch, self.job.threads)
+        self._consider(len(rows), time.perf_counter() - start)
         errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
         ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
         arrays = [tensors(_narrow(values, self.job.dtype)) for values in done.columns.values()]
@@ -101,11 +126,64 @@ class Embedder:
         self.job.out.write_table(part(unit), table.replace_schema_metadata(notes))
         return {"errors": json.dumps(errors), "images": len(rows)}
 
+    def _consider(self, images: int, seconds: float) -> None:
+        """Compile once what is left would take longer without: by the rate of the first unit after the warm-up's."""
+        left, warm = self.job.expected - self.seen - images, self.seen > 0
+        self.seen += images
+        may = self.job.compile == "auto" and self.encoder.device == "cuda" and warm and not self.encoder.fixed
+        if may and pays(left, seconds / images):
+            self.encoder.compile(self.job.batch)
+
     def _cosines(self, paths: list[str], fast: Encoded) -> list[float]:
         """How near the fast embeddings of the first images are to those of the exact decoder."""
-        exact = self.encoder.encode([partial(_open, self.job.uri, p, None) for p in paths], self.job.batch)
+        images = [lambda p=p: decode(read_bytes(self.job.uri, p)) for p in paths]
+        exact = self.encoder.encode(images, self.job.batch)
         a, b = exact.columns["embedding"], fast.columns["embedding"][exact.kept]
         return [float(c) for c in (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)]
+
+
+def read(batch: dict[str, np.ndarray], job: Job) -> dict[str, Any]:
+    """Open a unit's images for an actor elsewhere: each member's pixels, uint8 (1, n, 3, s, s), and what failed."""
+    torch.set_num_threads(1)
+    unit = int(batch["unit"][0])
+    if not job.out.has(MODEL):  # the models could not be loaded: an actor will say why
+        return {"unit": batch["unit"]}
+    rows = listed(job.out, unit)
+    views = [View(member["preprocessing"]) for member in job.out.read_json(MODEL)["members"]]
+    pixels = [np.zeros((1, len(rows), 3, view.size, view.size), np.uint8) for view in views]
+    kept, errors = [], []
+    for i, row in enumerate(rows):
+        opened = open_image(partial(picture, job, row["path"], views), views)
+        if isinstance(opened, str):
+            errors.append((i, opened))
+            continue
+        kept.append(i)
+        for whole, x in zip(pixels, opened, strict=True):
+            whole[0, i] = x.numpy()
+    columns = {f"pixels{k}": whole for k, whole in enumerate(pixels)}
+    return {"unit": batch["unit"], "opened": [json.dumps({"kept": kept, "errors": errors})]} | columns
+
+
+def picture(job: Job, path: str, views: Sequence[View]) -> Picture:
+    """An image, decoded as the job says.
+
+    Raises:
+        ValueError, OSError: with the reason why it can't be used.
+    """
+    data = read_bytes(job.uri, path)
+    return decode_fast(data, max(view.least for view in views)) if job.fast else decode(data)
+
+
+def pays(images: int, seconds: float) -> bool:
+    """Whether compiling pays for so many images that take so many seconds each without."""
+    return images * seconds * SAVED > COMPILING
+
+
+def listed(out: Artifact, unit: int) -> list[dict[str, Any]]:
+    """The images of a unit."""
+    fs, path = out.where("images.parquet")
+    rows: list[dict[str, Any]] = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
+    return rows
 
 
 def part(unit: int) -> str:
@@ -124,10 +202,6 @@ def cosines(out: Artifact) -> list[float]:
     fs, path = out.where(part(0))
     found = (pq.read_metadata(path, filesystem=fs).metadata or {}).get(COSINES_KEY, b"[]")
     return list(json.loads(found))
-
-
-def _open(uri: str, path: str, least: int | None) -> Image:
-    return source.decode(source.read_bytes(uri, path), least)
 
 
 def _narrow(values: np.ndarray, dtype: str) -> np.ndarray:

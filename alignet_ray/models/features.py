@@ -1,6 +1,5 @@
 """Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
 
-import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL.Image import Image
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
+from alignet_ray.data.view import Picture, View
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.student import Student, load_student
@@ -24,7 +23,7 @@ Head = Literal["none", "beside", "instead"]
 divided by sqrt(tau), so that plain dot products are choice logits."""
 
 Opened = list[Tensor] | str
-"""An image ready for every member, or the reason why it is not."""
+"""An image's pixels (uint8) as every member sees them, or the reason why there are none."""
 
 NOT_FINITE = "the model's output is not finite"
 
@@ -51,8 +50,9 @@ class Encoder:
         members: frozen backbones or students.
         head: see `Head`; students only.
         device: where they lie.
-        bfloat16: compute matrix products and convolutions in bfloat16.
+        bfloat16: see `narrow`.
         most: images that one pass takes; halved whenever the GPU's memory is too small for that many.
+        fixed: images that every pass takes once the networks are compiled, filled up where there are fewer.
     """
 
     members: tuple[Backbone | Student, ...]
@@ -60,6 +60,7 @@ class Encoder:
     device: str = "cpu"
     bfloat16: bool = False
     most: int = sys.maxsize
+    fixed: int = 0
 
     @classmethod
     def load(
@@ -68,7 +69,6 @@ class Encoder:
         size: int | None = None,
         head: Head = "none",
         layer: str = "pre_logits",
-        bfloat16: bool = False,
     ) -> "Encoder":
         """Load networks onto the GPU if there is one; `size` and `layer` are for backbones, a student has its own.
 
@@ -77,7 +77,23 @@ class Encoder:
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         members = [load_backbone(s, size, layer=layer) if head == "none" else load_student(s) for s in specs]
-        return cls(tuple(member.to(device) for member in members), head, device, bfloat16)
+        return cls(tuple(member.to(device) for member in members), head, device)
+
+    def narrow(self) -> None:
+        """Make the networks' weights bfloat16, but for those of BatchNorm, whose statistics need more digits."""
+        self.bfloat16 = True
+        for member in self.members:
+            for module in member.modules():
+                if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    for tensors in (module._parameters, module._buffers):
+                        for value in tensors.values():
+                            if value is not None and value.is_floating_point():
+                                value.data = value.data.bfloat16()
+
+    def compile(self, batch: int, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the networks for passes of `batch` images; the next pass takes the time (a minute or so)."""
+        self.fixed = batch
+        self._outputs = torch.compile(self._outputs, dynamic=False, backend=backend)  # type: ignore[method-assign]
 
     @property
     def widths(self) -> dict[str, int]:
@@ -89,47 +105,50 @@ class Encoder:
         return {"embedding": bodies} | ({"triplet_logits": heads} if self.head == "beside" and heads else {})
 
     @property
-    def least(self) -> int:
-        """The shortest side, in pixels, that no member has to enlarge an image to reach."""
-        bodies = [self._body(member) for member in self.members]
-        return max(math.floor(body.size / float(body.data.get("crop_pct") or 1)) for body in bodies)
+    def views(self) -> list[View]:
+        """How every member sees an image."""
+        return [self._body(member).view for member in self.members]
 
-    def preprocess(self, image: Image) -> list[Tensor]:
-        """Every member's input for an image: (3, s, s) each."""
-        return [member.preprocess(image) for member in self.members]
-
-    def forward(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
-        """Columns of a batch of preprocessed images, in as many passes as the GPU's memory makes necessary.
+    def forward(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
+        """Columns of a batch, from every member's pixels, in as many passes as the GPU's memory makes necessary.
 
         Raises:
             UserError: not even one image fits.
         """
-        passes, start = [], 0
-        while start < len(pictures):
-            some = pictures[start : start + self.most]
+        passes, start, count = [], 0, len(pixels[0])
+        while start < count:
+            some = [x[start : start + self.most] for x in pixels]
             try:
                 passes.append(self._pass(some))
-                start += len(some)
+                start += len(some[0])
             except torch.OutOfMemoryError as error:
-                if len(some) == 1:
+                if len(some[0]) == 1:
                     raise UserError(
                         "one image does not fit into the GPU's memory: use a smaller --embed.size"
                     ) from error
-                self.most = len(some) // 2
-            if start < len(pictures) and self.device == "cuda":
+                self.most = len(some[0]) // 2
+            if start < count and self.device == "cuda":
                 torch.cuda.empty_cache()  # what the failed pass held in pieces
         return {name: np.concatenate([columns[name] for columns in passes]) for name in passes[0]}
 
-    @torch.inference_mode()
-    def _pass(self, pictures: list[list[Tensor]]) -> dict[str, Float[np.ndarray, "b d"]]:
-        batches = [torch.stack(x).to(self.device) for x in zip(*pictures, strict=True)]
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bfloat16):
-            outputs = [self._columns(member, x) for member, x in zip(self.members, batches, strict=True)]
-        return {
-            name: torch.cat([o[name].float() for o in outputs if name in o], 1).cpu().numpy() for name in self.widths
-        }
+    @torch.no_grad()  # inference mode would make tensors of two kinds, and the compiler a network for each
+    def _pass(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
+        count, full = len(pixels[0]), min(self.fixed, self.most)
+        if count < full:  # a compiled network knows one size of batch
+            pixels = [torch.cat([x, x[:1].expand(full - count, *x.shape[1:])]) for x in pixels]
+        if self.device == "cuda":
+            pixels = [x.pin_memory().to(self.device, non_blocking=True) for x in pixels]
+        return {name: x[:count].cpu().numpy() for name, x in self._outputs(pixels).items()}
 
-    def encode(self, images: Sequence[Callable[[], Image]], batch: int, readers: int = 1) -> Encoded:
+    def _outputs(self, pixels: list[Tensor]) -> dict[str, Tensor]:
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        outputs = [
+            self._columns(member, view.normal(x).to(dtype))
+            for member, view, x in zip(self.members, self.views, pixels, strict=True)
+        ]
+        return {name: torch.cat([o[name].float() for o in outputs if name in o], 1) for name in self.widths}
+
+    def encode(self, images: Sequence[Callable[[], Picture]], batch: int, readers: int = 1) -> Encoded:
         """Features of images; what cannot be opened, or gives no finite number, is an error.
 
         Args:
@@ -140,27 +159,38 @@ class Encoder:
         kept: list[int] = []
         errors: list[tuple[int, str]] = []
         outputs: list[dict[str, np.ndarray]] = []
-        pictures: list[list[Tensor]] = []
-        for position, opened in enumerate(_ahead([partial(self._open, image) for image in images], 2 * batch, readers)):
-            if isinstance(opened, str):
-                errors.append((position, opened))
+        pixels: list[list[Tensor]] = []
+        opened = ahead([partial(open_image, image, self.views) for image in images], 2 * batch, readers)
+        for position, found in enumerate(opened):
+            if isinstance(found, str):
+                errors.append((position, found))
                 continue
-            pictures.append(opened)
+            pixels.append(found)
             kept.append(position)
-            if len(pictures) == batch:
-                outputs.append(self.forward(pictures))
-                pictures = []
-        if pictures:
-            outputs.append(self.forward(pictures))
+            if len(pixels) == batch:
+                outputs.append(self.forward([torch.stack(x) for x in zip(*pixels, strict=True)]))
+                pixels = []
+        if pixels:
+            outputs.append(self.forward([torch.stack(x) for x in zip(*pixels, strict=True)]))
         return self._sound(kept, outputs, errors)
 
-    def _open(self, image: Callable[[], Image]) -> Opened:
-        try:
-            return self.preprocess(image())
-        except (ValueError, OSError) as error:
-            return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).split("\n")[0][
-                :200
-            ]
+    def encode_pixels(
+        self, pixels: list[UInt8[Tensor, "n 3 _ _"]], kept: list[int], errors: list[tuple[int, str]], batch: int
+    ) -> Encoded:
+        """As `encode`, for images that were opened elsewhere.
+
+        Args:
+            pixels: every member's; rows that are not in `kept` are not looked at.
+            kept: rows with an image.
+            errors: (row, reason) of the others.
+            batch: images a forward pass.
+        """
+        outputs = []
+        for start in range(0, len(kept), batch):
+            rows = kept[start : start + batch]
+            whole = rows[-1] - rows[0] == len(rows) - 1  # nearly always; then nothing is copied
+            outputs.append(self.forward([x[rows[0] : rows[-1] + 1] if whole else x[rows] for x in pixels]))
+        return self._sound(kept, outputs, errors)
 
     def _sound(self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]) -> Encoded:
         columns = {
@@ -168,7 +198,7 @@ class Encoder:
             for name, width in self.widths.items()
         }
         sound = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
-        errors += [(position, NOT_FINITE) for position, fine in zip(kept, sound, strict=True) if not fine]
+        errors = errors + [(position, NOT_FINITE) for position, fine in zip(kept, sound, strict=True) if not fine]
         kept = [position for position, fine in zip(kept, sound, strict=True) if fine]
         return Encoded(kept, {name: values[sound] for name, values in columns.items()}, sorted(errors))
 
@@ -178,7 +208,6 @@ class Encoder:
             "members": [self._body(member).describe() for member in self.members],
             "head": self.head,
             "widths": self.widths,
-            "compute": "bfloat16" if self.bfloat16 else "float32",
         }
 
     def _columns(self, member: Backbone | Student, x: Tensor) -> dict[str, Tensor]:
@@ -194,13 +223,23 @@ class Encoder:
         return member.backbone if isinstance(member, Student) else member
 
 
-def _ahead(jobs: Sequence[Callable[[], Opened]], ahead: int, threads: int) -> Iterator[Opened]:
-    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat."""
+def open_image(image: Callable[[], Picture], views: Sequence[View]) -> Opened:
+    """Call a function that opens an image, and look at the picture as each network does."""
+    try:
+        picture = image()
+        return [view(picture) for view in views]
+    except (ValueError, OSError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return text.split("\n")[0][:200]
+
+
+def ahead(jobs: Sequence[Callable[[], Opened]], count: int, threads: int) -> Iterator[Opened]:
+    """Results in order, with at most `count` of them computed before they are asked for: memory stays flat."""
     waiting: deque[Future[Opened]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for job in jobs:
             waiting.append(pool.submit(job))
-            if len(waiting) > ahead:
+            if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

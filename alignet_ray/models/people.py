@@ -12,7 +12,7 @@ from alignet_ray.data.images import list_images
 from alignet_ray.data.judged import human_model, split_images
 from alignet_ray.data.objects import images_uri
 from alignet_ray.data.pixels import Decoder
-from alignet_ray.models.backbone import load_backbone, preprocessing
+from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.training import Training
 from alignet_ray.store import Artifact
 
@@ -58,11 +58,10 @@ def people(cfg: Config, soften: Artifact) -> People:
 
 def decoder(cfg: Config, soften: Artifact, model: str, size: int | None) -> Decoder:
     """The judged objects' images, as a network wants them."""
-    data = load_backbone(model, size).data
+    view = load_backbone(model, size).view
     rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
     ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
     uri = images_uri(cfg)
     listed = list_images(uri)["path"]
     paths = tuple(listed[int(i)].as_py() for i in ids)  # an image's id is its row
-    mean, std, side = tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1])
-    return Decoder(uri, ids, paths, preprocessing(data), mean, std, side, max(1, (os.cpu_count() or 2) // 2))
+    return Decoder(uri, ids, paths, view, max(1, (os.cpu_count() or 2) // 2))

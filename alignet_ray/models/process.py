@@ -20,7 +20,7 @@ from alignet_ray.data.batches import Batches, InBatch, by_cluster, held_out, lab
 from alignet_ray.data.embeddings import Source
 from alignet_ray.data.pixels import Decoder, Pack, Packed
 from alignet_ray.models import checkpoints
-from alignet_ray.models.backbone import load_backbone, preprocessing
+from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.people import People, people
 from alignet_ray.models.ranks import rank
 from alignet_ray.models.student import make_student, save_student
@@ -112,19 +112,18 @@ def _images(
     cfg: Config, embed: Artifact, ids: np.ndarray, cache: Path, threads: int, pack: Callable[[Pack], None]
 ) -> Packed | Decoder:
     """Where pixels come from: a file that is packed here if it is not there yet, or the images themselves."""
-    data = load_backbone(cfg.distill.model, cfg.distill.size).data
+    view = load_backbone(cfg.distill.model, cfg.distill.size).view
     listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
     paths = listed["path"].take(pa.array(np.searchsorted(listed["image_id"].to_numpy(), ids))).to_pylist()
-    uri, mean, std, size = str(cfg.corpus.path), tuple(data["mean"]), tuple(data["std"]), int(data["input_size"][-1])
-    decoder = Decoder(uri, ids, tuple(paths), preprocessing(data), mean, std, size, threads)
+    decoder = Decoder(str(cfg.corpus.path), ids, tuple(paths), view, threads)
     if not cfg.distill.packed:
         return decoder
-    target = cache / f"pixels-{digest([embed.id, data, hashlib.sha256(ids.tobytes()).hexdigest()])}.u8"
+    target = cache / f"pixels-{digest([embed.id, view.data, hashlib.sha256(ids.tobytes()).hexdigest()])}.u8"
     if not target.exists():
         new = Pack.begin(target, replace(decoder, threads=1))
         pack(new)
         new.finish()
-    return Packed(target, ids, size)
+    return Packed(target, ids, view.size)
 
 
 def recipe(cfg: Config) -> Recipe:

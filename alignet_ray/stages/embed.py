@@ -37,7 +37,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
     models, size, layer = roles.network(cfg, role)
     fields = {"models": [_name(cfg, m) for m in models], "size": size, "layer": layer, "judged": roles.judged(role)}
     heads = {"head": "beside"} if any(map(_student, models)) and roles.model_of(role).startswith("other") else {}
-    decode = {} if cfg.embed.decode == "exact" else {"decode": cfg.embed.decode}
+    decode = {} if cfg.embed.decode == "exact" else {"decode": "turbo"}
     return fields | heads | decode | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
 
 
@@ -102,7 +102,7 @@ def run(work: Work) -> None:
     done = sum(min(unit, len(table) - k * unit) for k in finished)
     actors: set[int] = set()
     with work.screen.progress(len(table), "images", done=done) as bar:
-        for answer in _embed(work, todo):
+        for answer in _embed(work, todo, len(table) - done):
             if answer["problem"]:
                 raise UserError(answer["problem"])
             tally.add(json.loads(answer["errors"]))
@@ -120,7 +120,7 @@ def run(work: Work) -> None:
         )
 
 
-def _job(work: Work, actors: int, cores: int) -> "Job":
+def _job(work: Work, images: int, actors: int, cores: int) -> "Job":
     from alignet_ray.models.embedder import Job
 
     cfg, model = work.cfg, roles.model_of(work.role)
@@ -132,34 +132,76 @@ def _job(work: Work, actors: int, cores: int) -> "Job":
         head = "beside"
     elif "align" in work.parents:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
-    registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else ""
-    threads = max(1, cores // actors)
-    how = (size, head, layer, cfg.embed.compute == "bfloat16", cfg.embed.decode == "fast")
-    uri = roles.root(cfg, work.role)
-    return Job(work.out, uri, models, registry, *how, cfg.embed.dtype, cfg.embed.batch, threads)
+    return Job(
+        out=work.out,
+        uri=roles.root(cfg, work.role),
+        models=models,
+        registry=tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else "",
+        size=size,
+        head=head,
+        layer=layer,
+        bfloat16=cfg.embed.compute == "bfloat16",
+        fast=cfg.embed.decode == "fast",
+        dtype=cfg.embed.dtype,
+        batch=cfg.embed.batch,
+        threads=max(1, cores // actors),
+        compile=cfg.embed.compile,
+        expected=math.ceil(images / actors),
+    )
 
 
-def _embed(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
+def _embed(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]]:
     """Run the units on the pool; answers come in the order in which they finish."""
     if not units:
         return
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    from alignet_ray.models.embedder import Embedder
+    from alignet_ray.models.embedder import Embedder, read
 
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
     cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
-    actors = min(work.cfg.embed.actors or gpus or max(2, cores // 2), cpus)
-    data = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
+    actors, readers = pool(work.cfg, gpus, cpus, cores)
+    job = _job(work, images, actors, cores)
+    data: ray.data.Dataset = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
     data.set_name(work.node.name)  # what the dashboard and Prometheus call it
+    if readers:
+        data = data.map_batches(
+            read,  # type: ignore[arg-type]
+            fn_args=(job,),
+            batch_size=1,
+            num_cpus=1,
+            compute=TaskPoolStrategy(size=readers),
+        )
     answers = data.map_batches(
         Embedder,
-        fn_constructor_args=(_job(work, actors, cores),),
+        fn_constructor_args=(job,),
         batch_size=1,
         num_cpus=1,
         num_gpus=min(1.0, gpus / actors) if gpus else 0,
         compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+        zero_copy_batch=True,
     )
     answers.context.wait_for_min_actors_s = START  # else the first one up would take most of a small set
     yield from answers.iter_rows()
+
+
+def pool(cfg: Config, gpus: int, cpus: int, cores: int) -> tuple[int, int]:
+    """How many actors, and how many processes that open images for them.
+
+    Two actors share a GPU: one computes while the other writes its part. Opening images takes more cores than one
+    process can use, so GPU actors leave it to others.
+
+    Raises:
+        UserError: the CPUs that Ray has are too few for the readers asked for.
+    """
+    most = cpus if cfg.embed.readers == 0 or not (gpus or cfg.embed.readers) else cpus - 1
+    actors = min(cfg.embed.actors or 2 * gpus or max(2, cores // 2), max(1, most))
+    left = cpus - actors
+    readers = cfg.embed.readers if cfg.embed.readers is not None else (left if gpus else 0)
+    if readers > left:
+        raise UserError(
+            f"--embed.readers {readers} and {actors} actors need {readers + actors} CPUs, Ray has {cpus}: use "
+            f"--embed.readers {max(0, left)} or --ray.num-cpus {readers + actors}"
+        )
+    return actors, readers

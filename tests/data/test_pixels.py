@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from alignet_ray.data.pixels import Decoder, Pack, Packed
-from alignet_ray.models.backbone import load_backbone
+from alignet_ray.data.view import View
+from alignet_ray.models.backbone import load_backbone, preprocessing
 
 
 @pytest.fixture(params=["test_efficientnet", "vit_base_patch16_siglip_224"])
@@ -19,21 +20,17 @@ def decoder(request: pytest.FixtureRequest, tmp_path: Path) -> Decoder:
         data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9}
     else:
         data = load_backbone(f"random:{request.param}", 32).data
-    from alignet_ray.models.backbone import preprocessing
-
     paths = tuple(f"{i}.png" for i in range(7))
     ids = np.arange(10, 24, 2)
-    return Decoder(
-        str(tmp_path), ids, paths, preprocessing(data), tuple(data["mean"]), tuple(data["std"]), 32, threads=2
-    )
+    return Decoder(str(tmp_path), ids, paths, View(data), threads=2)
 
 
 def test_pixels_normalised_again_equal_the_preprocessing(decoder: Decoder):
     pixels = decoder(np.array([14, 10]))
     assert pixels.dtype == torch.uint8
-    again = (pixels.float() / 255 - torch.tensor(decoder.mean).view(3, 1, 1)) / torch.tensor(decoder.std).view(3, 1, 1)
-    expected = torch.stack([decoder.preprocess(Image.open(Path(decoder.uri) / f"{i}.png")) for i in (2, 0)])
-    assert torch.allclose(again, expected, atol=1e-5)
+    preprocess = preprocessing(decoder.view.data)
+    expected = torch.stack([preprocess(Image.open(Path(decoder.uri) / f"{i}.png")) for i in (2, 0)])
+    assert torch.equal(decoder.view.normal(pixels), expected)
 
 
 def test_packed_rows_equal_decoded_ones(decoder: Decoder, tmp_path: Path):

@@ -1,12 +1,16 @@
 """Features of images: what happens when the memory of the device is too small for a batch."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.testing
 from PIL import Image
 from torch import Tensor
 
 from alignet_ray.errors import UserError
+from alignet_ray.models.embedder import pays
 from alignet_ray.models.features import Encoder
 
 
@@ -44,7 +48,65 @@ def test_an_image_that_never_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         small.encode([lambda: pictures(1)[0]], 8)
 
 
-def test_the_least_side_is_what_the_transform_resizes_to() -> None:
-    encoder = Encoder.load(["random:test_efficientnet_ln", "random:test_vit"], 32)
-    resizes = [member.preprocess.transforms[0].size for member in encoder.members]  # type: ignore[union-attr]
-    assert encoder.least == max(size if isinstance(size, int) else max(size) for size in resizes)
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext", "test_efficientnet_ln"])
+def test_bfloat16_weights_stay_near(name: str) -> None:
+    images = [lambda image=image: image for image in pictures(5)]
+    wide, narrow = (Encoder.load([f"random:{name}"], 64) for _ in range(2))
+    narrow.narrow()
+    expected, found = (encoder.encode(images, 3).columns["embedding"] for encoder in (wide, narrow))
+    assert found.dtype == np.float32
+    assert cosines(expected, found).min() > 0.999
+    statistics = [m for m in narrow.members[0].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(m.running_var is not None and m.running_var.dtype == torch.float32 for m in statistics)
+    assert {p.dtype for p in narrow.members[0].parameters()} >= {torch.bfloat16}
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_encoder_sees_one_size_of_batch(backend: str) -> None:
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    torch._dynamo.reset()
+    plain, compiled = (Encoder.load(["random:test_vit", "random:test_efficientnet"], 32) for _ in range(2))
+    compiled.compile(4, backend)
+    images = [lambda image=image: image for image in pictures(10)]
+    expected, found = plain.encode(images, 4), compiled.encode(images, 4)
+    assert found.kept == list(range(10))
+    np.testing.assert_allclose(found.columns["embedding"], expected.columns["embedding"], rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_once_for_all_batches() -> None:
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    encoder = Encoder.load(["random:test_vit"], 32)
+    encoder.compile(4, counter)
+    images = [lambda image=image: image for image in pictures(10)]
+    encoder.encode(images[:4], 4)
+    first = counter.frame_count
+    assert first > 0
+    encoder.encode(images, 4)
+    assert counter.frame_count == first
+
+
+def test_pixels_opened_elsewhere_give_the_same() -> None:
+    encoder = Encoder.load(["random:test_vit", "random:test_resnet"])
+    images = [lambda image=image: image for image in pictures(9)]
+    expected = encoder.encode(images, 4)
+    pixels = [torch.stack([view(image()) for image in images]) for view in encoder.views]
+    found = encoder.encode_pixels(pixels, list(range(9)), [], 4)
+    np.testing.assert_array_equal(found.columns["embedding"], expected.columns["embedding"])
+    some = encoder.encode_pixels(pixels, [0, 2, 3, 7], [(1, "empty file")], 3)
+    np.testing.assert_allclose(
+        some.columns["embedding"], expected.columns["embedding"][[0, 2, 3, 7]], rtol=1e-4, atol=1e-5
+    )
+    assert some.errors == [(1, "empty file")]
+    nothing = encoder.encode_pixels(pixels, [], [(i, "empty file") for i in range(9)], 4)
+    assert nothing.columns["embedding"].shape == (0, expected.columns["embedding"].shape[1])
+
+
+def test_compiling_must_pay() -> None:
+    assert not pays(10_000, 1 / 5000)
+    assert pays(1_281_167 // 2, 1 / 1000)

@@ -79,8 +79,8 @@ def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFact
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's work done here, one unit after the other, without Ray."""
 
-    def here(work: Work, units: list[int]) -> Iterator[dict[str, Any]]:
-        actor = Embedder(embed._job(work, 1, 1))
+    def here(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]]:
+        actor = Embedder(embed._job(work, images, 1, 1))
         for unit in units:
             yield {key: value[0] for key, value in actor({"unit": np.array([unit])}).items()}
 
@@ -139,6 +139,64 @@ def test_the_number_of_actors_changes_nothing(whole: Work, folder: Path, make_wo
     embed.run(work)
     assert len(work.facts["actors"]) >= 2  # type: ignore[arg-type]
     assert content(work.out) == content(whole.out)
+
+
+def test_readers_change_nothing(whole: Work, folder: Path, make_work: Callable[..., Work]) -> None:
+    work = make_work(config(folder, embed__readers=2), "embed@corpus")
+    embed.run(work)
+    assert len(work.facts["actors"]) == 2  # type: ignore[arg-type]
+    assert content(work.out) == content(whole.out)
+
+
+def test_readers_feed_several_networks_and_see_no_image_at_all(
+    ray_session: None, tmp_path: Path, make_work: Callable[..., Work]
+) -> None:
+    rng, root = np.random.default_rng(0), tmp_path / "images"
+    root.mkdir()
+    for i in range(33):  # the first unit holds nothing but broken files
+        name, size = root / f"{i:02d}.jpg", tuple(rng.integers(40, 90, 2))
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(name)
+        if i < 16:
+            name.write_bytes(b"<html>")
+    models = ("random:test_vit", "random:test_resnet")
+    found = {}
+    for readers in (0, 1):
+        changes = {"embed__model": models, "embed__size": None, "embed__max_bad": 0.5, "embed__readers": readers}
+        work = make_work(config(root, **changes), "embed@corpus", id=str(readers))
+        embed.run(work)
+        found[readers] = content(work.out)
+    assert found[0] == found[1]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_with_readers(
+    ray_session: None, folder: Path, make_work: Callable[..., Work]
+) -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        embed.run(make_work(config(folder, embed__model=("random:resnet1888",), embed__readers=1), "embed@corpus"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "cpus", "expected"),
+    [
+        ({}, 0, 4, (2, 0)),
+        ({}, 0, 32, (16, 0)),
+        ({}, 1, 16, (2, 14)),
+        ({}, 8, 128, (16, 112)),
+        ({}, 4, 6, (5, 1)),
+        ({"readers": 0}, 1, 16, (2, 0)),
+        ({"readers": 3, "actors": 1}, 0, 4, (1, 3)),
+        ({"readers": 1}, 0, 2, (1, 1)),
+        ({"actors": 9}, 0, 4, (4, 0)),
+    ],
+)
+def test_the_pool(settings: dict[str, int], gpus: int, cpus: int, expected: tuple[int, int]) -> None:
+    cfg = Config().replace(**{f"embed__{name}": value for name, value in settings.items()})
+    assert embed.pool(cfg, gpus, cpus, cpus) == expected
+
+
+def test_more_readers_than_cpus_are_refused() -> None:
+    with pytest.raises(UserError, match=r"need 8 CPUs, Ray has 4: use --embed.readers 2 or --ray.num-cpus 8"):
+        embed.pool(Config().replace(embed__readers=6), 0, 4, 4)
 
 
 def test_one_process_with_more_threads_gives_the_same_to_rounding(
@@ -206,7 +264,7 @@ def test_fast_decoding_says_how_near_it_comes(
     folder.mkdir()
     for i in range(6):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        coarse.resize((320, 240)).save(folder / f"{i}.jpg")
+        coarse.resize((320, 240) if i % 2 else (50, 40)).save(folder / f"{i}.jpg")
     works = {}
     for way in ("exact", "fast"):
         works[way] = make_work(config(folder, embed__decode=way), "embed@corpus", id=way)
@@ -282,7 +340,7 @@ def test_nan_embeddings_are_quarantined(
 
 def test_ids_know_what_changes_a_result(folder: Path) -> None:
     cfg = config(folder)
-    same = config(folder, embed__batch=64, embed__actors=7, embed__max_bad=0.5)
+    same = config(folder, embed__batch=64, embed__actors=7, embed__max_bad=0.5, embed__readers=2, embed__compile="on")
     assert embed.inputs(cfg, "corpus") == embed.inputs(same, "corpus")
     for change in ({"embed__size": 64}, {"embed__dtype": "float32"}, {"embed__model": ("random:test_resnet",)}):
         assert embed.inputs(cfg, "corpus") != embed.inputs(config(folder, **change), "corpus")
@@ -310,7 +368,7 @@ print(work.facts)
 @pytest.fixture
 def driver(folder: Path, tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
     """Starts a run in a process of its own, with a Ray of its own."""
-    cfg = config(folder, store__root=str(tmp_path / "store"))
+    cfg = config(folder, store__root=str(tmp_path / "store"), embed__readers=2)
     (tmp_path / "run.yaml").write_text(cfg.to_yaml())
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "run.yaml")]
@@ -323,21 +381,21 @@ def wait_for_part(out: Artifact, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.002)
 
 
-def actors(parent: int) -> list[int]:
-    """Processes below `parent`'s Ray that are embedding actors."""
+def processes(parent: int, title: bytes) -> list[int]:
+    """Processes below `parent`'s Ray with these words in their title."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            title, session = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+            named, session = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
         except OSError:
             continue
-        if b"MapWorker" in title and f"EMBED_TEST={parent}".encode() in session:
+        if title in named and f"EMBED_TEST={parent}".encode() in session:
             found.append(int(folder.name))
     return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["driver", "actor"])
+@pytest.mark.parametrize("victim", ["driver", "actor", "reader"])
 def test_kill_9_loses_nothing(
     whole: Work,
     driver: Callable[[], "subprocess.Popen[str]"],
@@ -350,8 +408,12 @@ def test_kill_9_loses_nothing(
     process = driver()
     wait_for_part(out, process)
     if victim == "actor":
-        alive = actors(os.getpid())
+        alive = processes(os.getpid(), b"MapWorker")
         assert len(alive) == 2
+        os.kill(alive[0], signal.SIGKILL)
+    elif victim == "reader":
+        while not (alive := processes(os.getpid(), b"MapBatches(read)")):
+            assert process.poll() is None, "no reader was seen at work"
         os.kill(alive[0], signal.SIGKILL)
     else:
         process.kill()

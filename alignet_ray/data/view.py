@@ -1,0 +1,105 @@
+"""How a network sees an image: its pixels after resizing and cropping. What is left, normalising, the device does.
+
+Pixels stay 8-bit until then, a quarter of what floats take in memory and between processes. timm's own transform makes
+its floats from the same pixels by the same two operations: not a digit is lost.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import PIL.Image
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from alignet_ray.data.images import decode, refuse
+
+ORIENTATION = 0x0112
+"""EXIF's tag for how the camera was held."""
+
+Picture = PIL.Image.Image | UInt8[Tensor, "3 h w"]
+"""A decoded RGB image: Pillow's, or the pixels themselves from a quicker decoder."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A network's evaluation transform, in two halves.
+
+    Attributes:
+        data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
+    """
+
+    data: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Side of the square input in pixels."""
+        return int(self.data["input_size"][-1])
+
+    @property
+    def least(self) -> int:
+        """The shortest side, in pixels, that an image need have so as not to be enlarged."""
+        return math.floor(self.size / float(self.data.get("crop_pct") or 1))
+
+    def __call__(self, picture: Picture) -> UInt8[Tensor, "3 s s"]:
+        """Resize and crop, as timm does; pixels that are no Pillow image are resized by torchvision's 8-bit kernels."""
+        if isinstance(picture, Tensor):
+            return self._quick(picture)
+        pixels: Tensor = self._transform(picture)
+        return pixels
+
+    def normal(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+        """What the network takes: pixels divided by 255, less the mean, divided by the standard deviation."""
+        mean, std = (torch.tensor(self.data[key], device=pixels.device).view(3, 1, 1) for key in ("mean", "std"))
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+    @cached_property
+    def _transform(self) -> Callable[[Any], Tensor]:
+        from timm.data.transforms_factory import create_transform
+
+        transform: Callable[[Any], Tensor] = create_transform(**self.data, is_training=False, use_prefetcher=True)
+        return transform
+
+    @cached_property
+    def _quick(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import InterpolationMode, Resize, v2
+
+        first, *others = self._transform.transforms  # type: ignore[attr-defined]
+        if not isinstance(first, Resize) or first.interpolation not in (
+            InterpolationMode.BILINEAR,
+            InterpolationMode.BICUBIC,
+        ):
+            return lambda pixels: self._transform(v2.functional.to_pil_image(pixels))
+        quick: Callable[[Tensor], Tensor] = v2.Compose(
+            [v2.Resize(first.size, first.interpolation, antialias=True), *others]
+        )
+        return quick
+
+
+def decode_fast(data: bytes, least: int) -> Picture:
+    """As `decode`, in less than half the time when it is followed by `View`'s quick resizing.
+
+    Upright JPEGs are decoded by libjpeg-turbo straight into pixels, to the same values; those more than twice as large
+    as need be at a part of their size, which is not quite what resizing the whole picture gives.
+
+    Args:
+        data: the file.
+        least: pixels that the shorter side should keep.
+
+    Raises:
+        ValueError: with the reason why it can't be used.
+    """
+    import simplejpeg
+
+    with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:  # the careful decoder says what is wrong
+        refuse(image)
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1:
+            enough = least if min(image.size) >= 2 * least else 0
+            pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=enough, min_width=enough)
+            return torch.from_numpy(pixels).permute(2, 0, 1)
+    return decode(data, least)
