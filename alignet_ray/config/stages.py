@@ -16,8 +16,9 @@ class Embed(Section):
     `random:NAME`, or a folder that `distill` wrote. Several are concatenated."""
     size: int | None = None
     """Square input side in pixels; left out: the model's own."""
-    batch: int = 32
-    """Images per forward pass. Does not change a result."""
+    batch: int | None = Field(None, ge=1)
+    """Images per forward pass; left out: 256 on a GPU (fewer where they do not fit), else 32. Does not change a
+    result."""
     actors: int | None = None
     """Embedding actors; left out: two per GPU, or one per two cores, at least two. Does not change a result."""
     readers: int | None = Field(None, ge=0)

@@ -109,7 +109,8 @@ class Embedder:
         if "opened" in batch:
             pixels = [torch.from_numpy(batch[f"pixels{i}"][0]) for i in range(len(views))]
             opened = json.loads(batch["opened"][0])
-            done = self.encoder.encode_pixels(pixels, opened["kept"], opened["errors"], self.job.batch)
+            failed = [(int(row), str(why)) for row, why in opened["errors"]]
+            done = self.encoder.encode_pixels(pixels, opened["kept"], failed, self.job.batch)
         else:
             images = [partial(picture, self.job, row["path"], views) for row in rows]
             done = self.encoder.encode(images, self.job.batch, self.job.threads)

@@ -28,6 +28,9 @@ VERSION = 1
 UNIT = (16, 256)
 """Least and most images of a unit: the grain of resuming, progress and load balance."""
 
+BATCH = {True: 256, False: 32}
+"""Images a forward pass, on a GPU and without."""
+
 START = 600
 """Seconds within which all actors must have loaded their models."""
 
@@ -120,7 +123,7 @@ def run(work: Work) -> None:
         )
 
 
-def _job(work: Work, images: int, actors: int, cores: int) -> "Job":
+def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Job":
     from alignet_ray.models.embedder import Job
 
     cfg, model = work.cfg, roles.model_of(work.role)
@@ -143,7 +146,7 @@ def _job(work: Work, images: int, actors: int, cores: int) -> "Job":
         bfloat16=cfg.embed.compute == "bfloat16",
         fast=cfg.embed.decode == "fast",
         dtype=cfg.embed.dtype,
-        batch=cfg.embed.batch,
+        batch=cfg.embed.batch or BATCH[gpus > 0],
         threads=max(1, cores // actors),
         compile=cfg.embed.compile,
         expected=math.ceil(images / actors),
@@ -162,7 +165,7 @@ def _embed(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
     cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
     actors, readers = pool(work.cfg, gpus, cpus, cores)
-    job = _job(work, images, actors, cores)
+    job = _job(work, images, actors, cores, gpus)
     data: ray.data.Dataset = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
     data.set_name(work.node.name)  # what the dashboard and Prometheus call it
     if readers:

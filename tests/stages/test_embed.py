@@ -328,14 +328,16 @@ def test_float16_overflow_is_told(serial: None, folder: Path, tmp_path: Path, ma
 
 
 def test_nan_embeddings_are_quarantined(
-    serial: None, folder: Path, tmp_path: Path, make_work: Callable[..., Work]
+    ray_session: None, folder: Path, tmp_path: Path, make_work: Callable[..., Work]
 ) -> None:
     weights = load_backbone("random:test_vit").net.state_dict()
     weights["norm.bias"] = weights["norm.bias"] + float("nan")
     torch.save(weights, tmp_path / "nan.pth")
     cfg = config(folder, embed__model=(f"test_vit@{tmp_path / 'nan.pth'}",))
-    with pytest.raises(UserError, match="the model's output is not finite"):
-        embed.run(make_work(cfg, "embed@corpus"))
+    for readers in (0, 1):
+        work = make_work(cfg.replace(embed__readers=readers), "embed@corpus", id=str(readers))
+        with pytest.raises(UserError, match="the model's output is not finite"):
+            embed.run(work)
 
 
 def test_ids_know_what_changes_a_result(folder: Path) -> None:
