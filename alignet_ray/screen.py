@@ -58,11 +58,15 @@ class Screen:
 
 
 class Progress:
-    """Counts `done` of `total` units; the rate covers what this run did (`done` at the start is not counted)."""
+    """Counts `done` of `total` units; the rate covers what this run did (`done` at the start is not counted).
+
+    Until the end it is the rate since the first count, which the start of processes, compilers and the like has delayed.
+    """
 
     def __init__(self, screen: Screen, total: int, unit: str, done: int = 0) -> None:
         self.screen, self.total, self.unit, self.done = screen, total, unit, done
         self.first, self.start = done, time.monotonic()
+        self.counted, self.began = 0, 0.0
         self.shown = self.start if not screen.live else 0.0
 
     def __enter__(self) -> "Progress":
@@ -76,14 +80,19 @@ class Progress:
         """Count `n` more; `note` is appended (a loss, say)."""
         self.done += n
         now = self.screen.moved = time.monotonic()
+        if not self.began:
+            self.counted, self.began = self.done, now
         if now - self.shown >= (0.2 if self.screen.live else self.screen.every):
             self.shown = now
             self.screen.redraw(self.text(note))
 
     @property
     def rate(self) -> float:
-        """Units per second since the start."""
-        return (self.done - self.first) / max(time.monotonic() - self.start, 1e-9)
+        """Units per second: since the first count while there is more to do, else since the start."""
+        now = time.monotonic()
+        if self.began and self.counted < self.done < self.total:
+            return (self.done - self.counted) / max(now - self.began, 1e-9)
+        return (self.done - self.first) / max(now - self.start, 1e-9)
 
     def text(self, note: str = "", final: bool = False) -> str:
         """The line: bar, count, rate, ETA."""
