@@ -60,7 +60,7 @@ class Screen:
 class Progress:
     """Counts `done` of `total` units; the rate covers what this run did (`done` at the start is not counted).
 
-    Until the end it is the rate since the first count, which the start of processes, compilers and the like has delayed.
+    Until the end it is the rate since the first count, which the start of processes and compilers has delayed.
     """
 
     def __init__(self, screen: Screen, total: int, unit: str, done: int = 0) -> None:
