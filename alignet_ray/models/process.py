@@ -211,9 +211,11 @@ class Process:
         step = self.training.step
         row = {"step": step, **row}
         if step % self.job.cfg.distill.valid_every == 0 or step == self.training.recipe.steps:
+            self.training.swap()
             row |= self.training.validate(self.valid, self.job.images)
             if self.job.people:
                 row["human_agreement"] = self.job.people.agreement(self.training)
+            self.training.swap()
         self.notes.rows.append(row)
         pace = {"images_per_second": speed, "stall": stall, "memory": memory(self.training.device)}
         self.report({**row, **pace} if self.is_first else {})

@@ -322,10 +322,14 @@ class Training:
         self.step, self.student.tau, self.feature_tau = state["step"], state["tau"], state["feature_tau"]
 
     @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the weights and their running mean, if there is one: what is judged is what `result` will give."""
+        for p, mean in zip(self.parameters, self.mean, strict=bool(self.mean)):
+            p.data, mean.data = mean.data, p.data
+
     def result(self) -> Student:
         """The trained student, with the running mean of the weights if there is one; training is over after it."""
-        for p, mean in zip(self.parameters, self.mean, strict=bool(self.mean)):
-            p.copy_(mean)
+        self.swap()
         return self.student.eval()
 
 

@@ -209,6 +209,25 @@ def test_validation_and_collapse():
     assert effective_rank(torch.randn(40, 8)) > 5
 
 
+def test_the_running_mean_is_what_is_judged():
+    plain, looked = start(mean=0.9), start(mean=0.9)
+    go(plain)
+    seen: list[dict[str, float]] = []
+
+    def after(training: Training, _: dict[str, float]) -> None:
+        training.swap()
+        seen.append(training.validate(in_batch()(0), images))
+        training.swap()
+
+    looked.calibrate(in_batch(), images)
+    looked.run(in_batch(), images, after)
+    last = looked.validate(in_batch()(0), images)
+    assert seen[-1] != last
+    for a, b in zip(plain.result().state_dict().values(), looked.result().state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert looked.validate(in_batch()(0), images) == seen[-1]
+
+
 def test_a_batch_can_be_learned_by_heart():
     one = in_batch()(0)
     rows = go(start(steps=40, lr=2e-3, decay=0.0), repeat(one))
