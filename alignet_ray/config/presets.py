@@ -42,7 +42,7 @@ def sample() -> Config:
         align=Align(map="network"),
         cluster=Cluster(k=30),
         label=Label(train=100_000, valid=10_000),
-        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=90, batch=64),
+        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=90, batch=64, per_cluster=4, crop=0.8),
     )
 
 

@@ -8,6 +8,10 @@ Two things keep local structure: the head starts as the best low-rank map of the
 need not bend the features before the head says anything (Kumar et al., "Fine-tuning can distort pretrained features",
 ICLR 2022); and any point on the line between the pretrained and the fine-tuned weights is a teacher, too (Wortsman et
 al., "Robust fine-tuning of zero-shot models", CVPR 2022): the report holds what a few of them bring and keep.
+
+Tried on 214 training objects without gain: larger images, batches of 200, stronger crops, renewed BatchNorm statistics,
+a mean of several teachers' weights, and a head that starts as the ridge regression of people's own dimensions (better
+than the low-rank map at first, 49 % against 48 on test objects, and no different after 30 updates).
 """
 
 import copy
