@@ -76,6 +76,9 @@ def test_wrong_keys_in_yaml_are_named(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"distill": {"learning": 1}}))
     with pytest.raises(UserError, match=r"distill\.learning"):
         Config.from_yaml(file)
+    file.write_text("align: {network: {strech: 4}}")
+    with pytest.raises(UserError, match=r"align.network.strech: no such field; did you mean align.network.stretch\?"):
+        Config.from_yaml(file)
 
 
 def test_every_field_has_a_help_text() -> None:

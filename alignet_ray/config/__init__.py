@@ -1,5 +1,6 @@
 """The one typed configuration tree of a whole run, YAML both ways; its sections: `sections.py` and `stages.py`."""
 
+import difflib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,11 @@ class Config(Section):
             return cls.model_validate(tree or {})
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"--config {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            name, problem = ".".join(map(str, first["loc"])), first["msg"]
+            if first["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(name, cls().flat(), n=1)
+                problem = "no such field" + (f"; did you mean {near[0]}?" if near else "")
+            raise UserError(f"--config {path}: {name}: {problem}") from error
 
     def flat(self) -> dict[str, Any]:
         """The tree as `{"distill.lr": 3e-5, ...}`: the names are the flags."""
