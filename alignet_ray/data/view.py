@@ -4,10 +4,8 @@ Pixels stay 8-bit until then, a quarter of what floats take in memory and betwee
 its floats from the same pixels by the same two operations: not a digit is lost.
 """
 
-import io
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,11 +14,6 @@ import PIL.Image
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-
-from alignet_ray.data.images import decode, refuse
-
-ORIENTATION = 0x0112
-"""EXIF's tag for how the camera was held."""
 
 Picture = PIL.Image.Image | UInt8[Tensor, "3 h w"]
 """A decoded RGB image: Pillow's, or the pixels themselves from a quicker decoder."""
@@ -79,27 +72,3 @@ class View:
             [v2.Resize(first.size, first.interpolation, antialias=True), *others]
         )
         return quick
-
-
-def decode_fast(data: bytes, least: int) -> Picture:
-    """As `decode`, in less than half the time when it is followed by `View`'s quick resizing.
-
-    Upright JPEGs are decoded by libjpeg-turbo straight into pixels, to the same values; those more than twice as large
-    as need be at a part of their size, which is not quite what resizing the whole picture gives.
-
-    Args:
-        data: the file.
-        least: pixels that the shorter side should keep.
-
-    Raises:
-        ValueError: with the reason why it can't be used.
-    """
-    import simplejpeg
-
-    with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:  # the careful decoder says what is wrong
-        refuse(image)
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and image.getexif().get(ORIENTATION, 1) == 1:
-            enough = least if min(image.size) >= 2 * least else 0
-            pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=enough, min_width=enough)
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-    return decode(data, least)

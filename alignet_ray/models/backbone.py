@@ -54,8 +54,8 @@ class Backbone(nn.Module):
     def __init__(self, net: nn.Module, arch: str, spec: str, data: dict[str, Any], layer: str = "pre_logits") -> None:
         super().__init__()
         self.net, self.arch, self.spec, self.data, self.layer = net, arch, spec, data, layer
-        self.width = self._width()
         self.view, self.preprocess = View(data), preprocessing(data)
+        self.width = self._width()
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Features of a batch, in the network's own number format."""

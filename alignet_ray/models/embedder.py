@@ -18,7 +18,8 @@ import torch
 from alignet_ray.data.images import decode, read_bytes
 from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
-from alignet_ray.data.view import Picture, View, decode_fast
+from alignet_ray.data.turbo import decode_fast
+from alignet_ray.data.view import Picture, View
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from alignet_ray.data.images import decode
-from alignet_ray.data.view import View, decode_fast
+from alignet_ray.data.turbo import decode_fast
+from alignet_ray.data.view import View
 from alignet_ray.models.backbone import preprocessing
 
 DATA = {"input_size": [3, 48, 48], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 0.875}
