@@ -175,30 +175,6 @@ def test_a_model_that_cannot_be_loaded_is_told_with_readers(
         embed.run(make_work(config(folder, embed__model=("random:resnet1888",), embed__readers=1), "embed@corpus"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "gpus", "cpus", "expected"),
-    [
-        ({}, 0, 4, (2, 0)),
-        ({}, 0, 32, (16, 0)),
-        ({}, 1, 16, (2, 14)),
-        ({}, 8, 128, (16, 112)),
-        ({}, 4, 6, (5, 1)),
-        ({"readers": 0}, 1, 16, (2, 0)),
-        ({"readers": 3, "actors": 1}, 0, 4, (1, 3)),
-        ({"readers": 1}, 0, 2, (1, 1)),
-        ({"actors": 9}, 0, 4, (4, 0)),
-    ],
-)
-def test_the_pool(settings: dict[str, int], gpus: int, cpus: int, expected: tuple[int, int]) -> None:
-    cfg = Config().replace(**{f"embed__{name}": value for name, value in settings.items()})
-    assert embed.pool(cfg, gpus, cpus, cpus) == expected
-
-
-def test_more_readers_than_cpus_are_refused() -> None:
-    with pytest.raises(UserError, match=r"need 8 CPUs, Ray has 4: use --embed.readers 2 or --ray.num-cpus 8"):
-        embed.pool(Config().replace(embed__readers=6), 0, 4, 4)
-
-
 def test_one_process_with_more_threads_gives_the_same_to_rounding(
     serial: None, whole: Work, folder: Path, make_work: Callable[..., Work]
 ) -> None:
@@ -289,21 +265,6 @@ def test_models_are_concatenated(serial: None, folder: Path, make_work: Callable
 def test_unknown_model_is_told(ray_session: None, folder: Path, make_work: Callable[..., Work]) -> None:
     with pytest.raises(UserError, match="did you mean"):
         embed.run(make_work(config(folder, embed__model=("random:resnet1888",)), "embed@corpus"))
-
-
-@pytest.mark.parametrize(
-    ("model", "mend"),
-    [
-        ("random:resnet1888", "did you mean"),
-        ("resnet18@nowhere.pth", "weights file nowhere.pth does not exist"),
-        ("resnet18.in1", "no pretrained weights"),
-        ("some/where", "no folder with model.json"),
-        ("pip:lite7", "there are pip:efficientnet-lite0"),
-    ],
-)
-def test_a_model_that_cannot_be_is_refused_before_the_start(folder: Path, model: str, mend: str) -> None:
-    with pytest.raises(UserError, match=mend):
-        embed.refuse(config(folder, embed__model=(model,)), "corpus")
 
 
 def test_too_many_bad_images_stop_the_run(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
