@@ -24,6 +24,9 @@ class Embed(Section):
     readers: int | None = Field(None, ge=0)
     """Processes that open images for the actors; 0: an actor opens its own. Left out: the cores that GPU actors leave,
     and 0 without GPUs. Does not change a result."""
+    resize: Literal["auto", "device", "reader"] = "auto"
+    """Where pictures that readers open are resized: by the network's device or by the reader; auto: by the device, if
+    that is a GPU. Does not change a result."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the forward pass; auto: on a GPU, where that pays for the images left. Does not change a result (to
     rounding)."""

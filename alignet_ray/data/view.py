@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from alignet_ray.data.resample import Axis
+
 Picture = PIL.Image.Image | UInt8[Tensor, "3 h w"]
 """A decoded RGB image: Pillow's, or the pixels themselves from a quicker decoder."""
 
@@ -46,6 +48,25 @@ class View:
         pixels: Tensor = self._transform(picture)
         return pixels
 
+    def axes(self, height: int, width: int) -> tuple[Axis, Axis] | None:
+        """What the transform does to the rows and columns of a picture, for `resample.resize`.
+
+        None where that can't say it: another filter than bilinear or bicubic, or a border.
+        """
+        if self._plain is None:
+            return None
+        size, cubic = self._plain
+        if isinstance(size, int):  # the shorter side's
+            long = int(size * max(height, width) / min(height, width))
+            size = (long, size) if height > width else (size, long)
+        if min(size) < self.size:
+            return None
+        rows, columns = (
+            Axis(length, whole, round((whole - self.size) / 2), self.size, cubic)
+            for length, whole in zip((height, width), size, strict=True)
+        )
+        return rows, columns
+
     def normal(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """What the network takes: pixels divided by 255, less the mean, divided by the standard deviation."""
         mean, std = (torch.tensor(self.data[key], device=pixels.device).view(3, 1, 1) for key in ("mean", "std"))
@@ -59,15 +80,24 @@ class View:
         return transform
 
     @cached_property
-    def _quick(self) -> Callable[[Tensor], Tensor]:
-        from torchvision.transforms import InterpolationMode, Resize, v2
+    def _plain(self) -> tuple[int | tuple[int, int], bool] | None:
+        """Size that pictures are resized to and whether by the bicubic filter, where bilinear is the other one."""
+        from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-        first, *others = self._transform.transforms  # type: ignore[attr-defined]
-        if not isinstance(first, Resize) or first.interpolation not in (
-            InterpolationMode.BILINEAR,
-            InterpolationMode.BICUBIC,
-        ):
+        first, crop, *_ = self._transform.transforms  # type: ignore[attr-defined]
+        filters = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+        if not isinstance(first, Resize) or not isinstance(crop, CenterCrop) or first.interpolation not in filters:
+            return None
+        size = first.size if isinstance(first.size, int) else tuple(first.size)
+        return size, first.interpolation == InterpolationMode.BICUBIC
+
+    @cached_property
+    def _quick(self) -> Callable[[Tensor], Tensor]:
+        from torchvision.transforms import v2
+
+        if self._plain is None:
             return lambda pixels: self._transform(v2.functional.to_pil_image(pixels))
+        first, *others = self._transform.transforms  # type: ignore[attr-defined]
         quick: Callable[[Tensor], Tensor] = v2.Compose(
             [v2.Resize(first.size, first.interpolation, antialias=True), *others]
         )

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from alignet_ray.data.images import decode, read_bytes
+from alignet_ray.data.parcel import Parcel, pack, see
 from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
 from alignet_ray.data.turbo import decode_fast
@@ -53,6 +54,7 @@ class Job:
         dtype: stored number format.
         batch: images a forward pass.
         threads: CPU threads a process.
+        whole: readers send pictures as they are decoded, and actors resize them.
         compile: whether to compile the networks; auto: on a GPU, once that pays for what is left.
         expected: images that an actor has to expect.
     """
@@ -69,6 +71,7 @@ class Job:
     dtype: str
     batch: int
     threads: int
+    whole: bool
     compile: Literal["auto", "on", "off"]
     expected: int
 
@@ -108,9 +111,10 @@ class Embedder:
     def _unit(self, unit: int, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         rows, views, start = listed(self.job.out, unit), self.encoder.views, time.perf_counter()
         if "opened" in batch:
-            pixels = [torch.from_numpy(batch[f"pixels{i}"][0]) for i in range(len(views))]
             opened = json.loads(batch["opened"][0])
+            parcel = Parcel(batch["pixels"][0], opened["groups"], len(opened["kept"]))
             failed = [(int(row), str(why)) for row, why in opened["errors"]]
+            pixels = parcel.unpack(views, self.encoder.device)
             done = self.encoder.encode_pixels(pixels, opened["kept"], failed, self.job.batch)
         else:
             images = [partial(picture, self.job, row["path"], views) for row in rows]
@@ -145,25 +149,21 @@ class Embedder:
 
 
 def read(batch: dict[str, np.ndarray], job: Job) -> dict[str, Any]:
-    """Open a unit's images for an actor elsewhere: each member's pixels, uint8 (1, n, 3, s, s), and what failed."""
+    """Open a unit's images for an actor elsewhere: their pixels in one array, and what failed."""
     torch.set_num_threads(1)
     unit = int(batch["unit"][0])
     if not job.out.has(MODEL):  # the models could not be loaded: an actor will say why
         return {"unit": batch["unit"]}
-    rows = listed(job.out, unit)
     views = [View(member["preprocessing"]) for member in job.out.read_json(MODEL)["members"]]
-    pixels = [np.zeros((1, len(rows), 3, view.size, view.size), np.uint8) for view in views]
-    kept, errors = [], []
-    for i, row in enumerate(rows):
-        opened = open_image(partial(picture, job, row["path"], views), views)
-        if isinstance(opened, str):
-            errors.append((i, opened))
-            continue
-        kept.append(i)
-        for whole, x in zip(pixels, opened, strict=True):
-            whole[0, i] = x.numpy()
-    columns = {f"pixels{k}": whole for k, whole in enumerate(pixels)}
-    return {"unit": batch["unit"], "opened": [json.dumps({"kept": kept, "errors": errors})]} | columns
+    look = partial(see, views=views, whole=job.whole)
+    opened = [open_image(partial(picture, job, row["path"], views), look) for row in listed(job.out, unit)]
+    parcel = pack([found for found in opened if not isinstance(found, str)])
+    notes = {
+        "kept": [i for i, found in enumerate(opened) if not isinstance(found, str)],
+        "errors": [(i, found) for i, found in enumerate(opened) if isinstance(found, str)],
+        "groups": parcel.groups,
+    }
+    return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [json.dumps(notes)]}
 
 
 def picture(job: Job, path: str, views: Sequence[View]) -> Picture:

@@ -137,7 +137,7 @@ class Encoder:
         if count < full:  # a compiled network knows one size of batch
             pixels = [torch.cat([x, x[:1].expand(full - count, *x.shape[1:])]) for x in pixels]
         if self.device == "cuda":
-            pixels = [x.pin_memory().to(self.device, non_blocking=True) for x in pixels]
+            pixels = [x if x.is_cuda else x.pin_memory().to(self.device, non_blocking=True) for x in pixels]
         return {name: x[:count].cpu().numpy() for name, x in self._outputs(pixels).items()}
 
     def _outputs(self, pixels: list[Tensor]) -> dict[str, Tensor]:
@@ -160,7 +160,9 @@ class Encoder:
         errors: list[tuple[int, str]] = []
         outputs: list[dict[str, np.ndarray]] = []
         pixels: list[list[Tensor]] = []
-        opened = ahead([partial(open_image, image, self.views) for image in images], 2 * batch, readers)
+        views = self.views
+        jobs = [partial(open_image, image, lambda picture: [view(picture) for view in views]) for image in images]
+        opened = ahead(jobs, 2 * batch, readers)
         for position, found in enumerate(opened):
             if isinstance(found, str):
                 errors.append((position, found))
@@ -180,16 +182,13 @@ class Encoder:
         """As `encode`, for images that were opened elsewhere.
 
         Args:
-            pixels: every member's; rows that are not in `kept` are not looked at.
-            kept: rows with an image.
-            errors: (row, reason) of the others.
+            pixels: every member's.
+            kept: the images' positions.
+            errors: (position, reason) of those that could not be opened.
             batch: images a forward pass.
         """
-        outputs = []
-        for start in range(0, len(kept), batch):
-            rows = kept[start : start + batch]
-            whole = rows[-1] - rows[0] == len(rows) - 1  # nearly always; then nothing is copied
-            outputs.append(self.forward([x[rows[0] : rows[-1] + 1] if whole else x[rows] for x in pixels]))
+        starts = range(0, len(kept), batch)
+        outputs = [self.forward([x[start : start + batch] for x in pixels]) for start in starts]
         return self._sound(kept, outputs, errors)
 
     def _sound(self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]) -> Encoded:
@@ -223,11 +222,10 @@ class Encoder:
         return member.backbone if isinstance(member, Student) else member
 
 
-def open_image(image: Callable[[], Picture], views: Sequence[View]) -> Opened:
-    """Call a function that opens an image, and look at the picture as each network does."""
+def open_image(image: Callable[[], Picture], see: Callable[[Picture], list[Any]]) -> list[Any] | str:
+    """Call a function that opens an image, and look at the picture; or the reason why that can't be."""
     try:
-        picture = image()
-        return [view(picture) for view in views]
+        return see(image())
     except (ValueError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return text.split("\n")[0][:200]

@@ -148,6 +148,7 @@ def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Jo
         dtype=cfg.embed.dtype,
         batch=cfg.embed.batch or BATCH[gpus > 0],
         threads=max(1, cores // actors),
+        whole=cfg.embed.resize == "device" or (cfg.embed.resize == "auto" and gpus > 0),
         compile=cfg.embed.compile,
         expected=math.ceil(images / actors),
     )
@@ -196,7 +197,7 @@ def pool(cfg: Config, gpus: int, cpus: int, cores: int) -> tuple[int, int]:
     process can use, so GPU actors leave it to others.
 
     Raises:
-        UserError: the CPUs that Ray has are too few for the readers asked for.
+        UserError: the CPUs that Ray has are too few for the readers asked for; or there are none where they must be.
     """
     most = cpus if cfg.embed.readers == 0 or not (gpus or cfg.embed.readers) else cpus - 1
     actors = min(cfg.embed.actors or 2 * gpus or max(2, cores // 2), max(1, most))
@@ -207,4 +208,6 @@ def pool(cfg: Config, gpus: int, cpus: int, cores: int) -> tuple[int, int]:
             f"--embed.readers {readers} and {actors} actors need {readers + actors} CPUs, Ray has {cpus}: use "
             f"--embed.readers {max(0, left)} or --ray.num-cpus {readers + actors}"
         )
+    if cfg.embed.resize == "device" and not readers:
+        raise UserError("--embed.resize device needs processes that open images: add --embed.readers 1 or more")
     return actors, readers

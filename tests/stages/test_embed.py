@@ -141,8 +141,9 @@ def test_the_number_of_actors_changes_nothing(whole: Work, folder: Path, make_wo
     assert content(work.out) == content(whole.out)
 
 
-def test_readers_change_nothing(whole: Work, folder: Path, make_work: Callable[..., Work]) -> None:
-    work = make_work(config(folder, embed__readers=2), "embed@corpus")
+@pytest.mark.parametrize("resize", ["reader", "device"])
+def test_readers_change_nothing(whole: Work, folder: Path, make_work: Callable[..., Work], resize: str) -> None:
+    work = make_work(config(folder, embed__readers=2, embed__resize=resize), "embed@corpus")
     embed.run(work)
     assert len(work.facts["actors"]) == 2  # type: ignore[arg-type]
     assert content(work.out) == content(whole.out)
@@ -160,12 +161,12 @@ def test_readers_feed_several_networks_and_see_no_image_at_all(
             name.write_bytes(b"<html>")
     models = ("random:test_vit", "random:test_resnet")
     found = {}
-    for readers in (0, 1):
+    for readers, resize in ((0, "auto"), (1, "reader"), (1, "device")):
         changes = {"embed__model": models, "embed__size": None, "embed__max_bad": 0.5, "embed__readers": readers}
-        work = make_work(config(root, **changes), "embed@corpus", id=str(readers))
+        work = make_work(config(root, **changes, embed__resize=resize), "embed@corpus", id=resize)
         embed.run(work)
-        found[readers] = content(work.out)
-    assert found[0] == found[1]
+        found[resize] = content(work.out)
+    assert found["auto"] == found["reader"] == found["device"]
 
 
 def test_a_model_that_cannot_be_loaded_is_told_with_readers(
@@ -304,6 +305,7 @@ def test_nan_embeddings_are_quarantined(
 def test_ids_know_what_changes_a_result(folder: Path) -> None:
     cfg = config(folder)
     same = config(folder, embed__batch=64, embed__actors=7, embed__max_bad=0.5, embed__readers=2, embed__compile="on")
+    same = same.replace(embed__resize="device")
     assert embed.inputs(cfg, "corpus") == embed.inputs(same, "corpus")
     for change in ({"embed__size": 64}, {"embed__dtype": "float32"}, {"embed__model": ("random:test_resnet",)}):
         assert embed.inputs(cfg, "corpus") != embed.inputs(config(folder, **change), "corpus")
@@ -331,7 +333,7 @@ print(work.facts)
 @pytest.fixture
 def driver(folder: Path, tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
     """Starts a run in a process of its own, with a Ray of its own."""
-    cfg = config(folder, store__root=str(tmp_path / "store"), embed__readers=2)
+    cfg = config(folder, store__root=str(tmp_path / "store"), embed__readers=2, embed__resize="device")
     (tmp_path / "run.yaml").write_text(cfg.to_yaml())
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "run.yaml")]

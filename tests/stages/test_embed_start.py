@@ -31,6 +31,11 @@ def test_more_readers_than_cpus_are_refused() -> None:
         embed.pool(Config().replace(embed__readers=6), 0, 4, 4)
 
 
+def test_resizing_on_the_device_needs_readers() -> None:
+    with pytest.raises(UserError, match=r"add --embed.readers 1 or more"):
+        embed.pool(Config().replace(embed__resize="device"), 0, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("model", "mend"),
     [
