@@ -8,7 +8,11 @@ and use the same model and preprocessing on all cores; `--set` gives ours other 
 next to nothing (`random:test_vit` at 64 px) shows what opening images and Ray would leave of a GPU's rate. Rates are
 images/s in steady state, the median of `rounds`; start-up is apart: ours counts from the second finished unit on, when
 both actors are at work. Ratios are to the plain loop of the same round. Ray gives its workers a higher niceness than
-the plain loop has: measure on an otherwise idle machine.
+the plain loop has: measure on an otherwise idle machine. Where there is a GPU, all but the bare decode use it.
+
+Tried without gain: resizing by torch's own antialiased kernels (not Pillow's pixels: cosines fall to .9995 where one
+pixel in seven is off by one level), one float32 product per pass instead of two exact ones (the same trouble at
+simple ratios of sizes), and resizing by matrices without a GPU (a quarter of the rate of Pillow's).
 """
 
 import argparse
@@ -26,8 +30,12 @@ import yaml
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
+from alignet_ray.data import turbo
 from alignet_ray.data.images import decode, list_images, read_bytes
+from alignet_ray.data.parcel import see
+from alignet_ray.data.view import View
 from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.models.features import Encoder
 from alignet_ray.screen import Screen, table
 from alignet_ray.stages import Node, Work, embed
 from alignet_ray.store import Store
@@ -57,31 +65,46 @@ class Files(torch.utils.data.Dataset[torch.Tensor]):
         return self.preprocess(decode(read_bytes(self.folder, self.paths[i])))
 
 
+class Sent(torch.utils.data.Dataset[int]):
+    """What a reader of ours does to a file, but for the sending."""
+
+    def __init__(self, files: Files, view: View, whole: bool) -> None:
+        self.files, self.view, self.whole = files, view, whole
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> int:
+        picture = turbo.decode(read_bytes(self.files.folder, self.files.paths[i]))
+        return sum(pixels.size for _, pixels in see(picture, [self.view], self.whole))
+
+
 def loader_loop(files: Files, backbone: Backbone, batch: int, workers: int) -> float:
-    """A plain torch loop; seconds from its first batch to its last."""
-    loader = torch.utils.data.DataLoader(files, batch, num_workers=workers)
+    """A plain torch loop; images/s from its first batch to its last."""
+    weight = next(backbone.parameters())
+    loader = torch.utils.data.DataLoader(files, batch, num_workers=workers, pin_memory=weight.is_cuda)
     start = 0.0
     with torch.inference_mode():
         for i, x in enumerate(loader):
             if i == 1:
                 start = time.perf_counter()
-            backbone(x)
+            backbone(x.to(weight.device, weight.dtype, non_blocking=True)).cpu()
     return (len(files) - batch) / (time.perf_counter() - start)
 
 
-def forward(backbone: Backbone, batch: int, count: int) -> float:
-    """The bare forward pass on all cores."""
-    x = torch.rand(batch, 3, backbone.size, backbone.size)
+def forward(backbone: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor, count: int) -> float:
+    """The bare forward pass, on all cores or the GPU."""
     with torch.inference_mode():
-        backbone(x)
+        backbone(like).cpu()
         start = time.perf_counter()
-        for _ in range(count // batch):
-            backbone(x)
-    return count // batch * batch / (time.perf_counter() - start)
+        for _ in range(count // len(like)):
+            last = backbone(like)
+        last.cpu()  # a GPU has finished when its last result is there
+    return count // len(like) * len(like) / (time.perf_counter() - start)
 
 
-def decoding(files: Files, workers: int) -> float:
-    """Reading, decoding and preprocessing alone, in as many processes as there are cores."""
+def decoding(files: torch.utils.data.Dataset[Any], workers: int) -> float:
+    """Reading and what follows alone, in as many processes as there are cores."""
     loader = torch.utils.data.DataLoader(files, 32, num_workers=workers)
     start, seen = 0.0, 0
     for i, x in enumerate(loader):
@@ -125,23 +148,32 @@ def ours(folder: str, model: str, size: int, root: str, round: int, settings: li
 
 def measure(images: str, model: str, size: int, count: int, rounds: int, settings: list[str]) -> list[dict[str, Any]]:
     """The table."""
-    cores = os.cpu_count() or 1
+    cores, gpu = os.cpu_count() or 1, torch.cuda.is_available()
+    batch, passes = embed.BATCH[gpu], 20 if gpu else count // 2 // embed.BATCH[gpu]
     rates: dict[str, list[float]] = {}
     starts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         enlarge(images, Path(folder, "images"), count)
-        backbone = load_backbone(model, size)
-        files = Files(f"{folder}/images", backbone)
+        backbone = load_backbone(model, size).to("cuda" if gpu else "cpu")
+        if "compute=bfloat16" in settings:
+            Encoder((backbone,)).narrow()
+        files, weight = Files(f"{folder}/images", backbone), next(backbone.parameters())
+        like = torch.rand(batch, 3, backbone.size, backbone.size).to(weight.device, weight.dtype)
+        runs: dict[str, Callable[[], float]] = {
+            f"plain loop, {cores} loading processes": lambda: loader_loop(files, backbone, batch, cores),
+            "plain loop, no loading process": lambda: loader_loop(files, backbone, batch, 0),
+            "bare forward": lambda: forward(backbone, like, passes * batch),
+            "bare decode": lambda: decoding(files, cores),
+            "our readers alone, resizing": lambda: decoding(Sent(files, backbone.view, False), cores),
+            "our readers alone, for a GPU": lambda: decoding(Sent(files, backbone.view, True), cores),
+        }
+        if gpu:
+            fixed = torch.compile(backbone, dynamic=False)
+            runs["bare forward, compiled"] = lambda: forward(fixed, like, passes * batch)
         runtime.start(Config())
         for round in range(rounds):
             rate, start = ours(files.folder, model, size, f"{folder}/store", round, settings)
             starts.append(start)
-            runs: dict[str, Callable[[], float]] = {
-                f"plain loop, {cores} loading processes": lambda: loader_loop(files, backbone, 32, cores),
-                "plain loop, no loading process": lambda: loader_loop(files, backbone, 32, 0),
-                "bare forward": lambda: forward(backbone, 32, count // 2),
-                "bare decode": lambda: decoding(files, cores),
-            }
             for name, value in {"ours": rate, **{name: run() for name, run in runs.items()}}.items():
                 rates.setdefault(name, []).append(value)
         runtime.stop()

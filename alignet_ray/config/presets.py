@@ -62,7 +62,7 @@ def imagenet() -> Config:
     """
     return Config(
         name="imagenet",
-        embed=Embed(model=SO400M, batch=96, compute="bfloat16", decode="fast"),
+        embed=Embed(model=SO400M, batch=96, compute="bfloat16"),
         align=Align(map="affine"),
         cluster=Cluster(k=500),
         label=Label(train=10_000_000, valid=10_000),

@@ -35,8 +35,8 @@ class Embed(Section):
     compute: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass; bfloat16 is for GPUs."""
     decode: Literal["exact", "fast"] = "exact"
-    """`fast`: libjpeg-turbo decodes JPEGs (large ones at a part of their size) and 8-bit kernels resize them, more than
-    twice as quick; the log says how near the embeddings come."""
+    """`fast`: JPEGs much larger than the network's input are decoded at a part of their size, and without a GPU 8-bit
+    kernels resize them; the log says how near the embeddings come."""
     layer: str = "pre_logits"
     """The teacher's layer: `pre_logits`, `patch_mean` (mean of the last patches) or `block:N` (mean after block N)."""
     max_bad: float = Field(0.01, ge=0, le=1)

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from alignet_ray.data.images import decode, read_bytes
+from alignet_ray.data import turbo
+from alignet_ray.data.images import read_bytes
 from alignet_ray.data.view import View
 
 
@@ -50,7 +51,7 @@ class Decoder:
             return np.stack(list(pool.map(self._one, map(int, at))))
 
     def _one(self, at: int) -> np.ndarray:
-        return self.view(decode(read_bytes(self.uri, self.paths[at]))).permute(1, 2, 0).numpy()
+        return self.view(turbo.decode(read_bytes(self.uri, self.paths[at]))).permute(1, 2, 0).numpy()
 
     @property
     def size(self) -> int:

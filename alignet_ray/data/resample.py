@@ -81,7 +81,7 @@ def _columns(x: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tensor, "b 3 h x"
 
 
 def _merge(upper: Int[Tensor, "..."], lower: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    total = (upper << HALF) + lower + 2 ** (DIGITS - 1)
+    total: Tensor = (upper << HALF) + lower + 2 ** (DIGITS - 1)
     return (total >> DIGITS).clamp_(0, 255).to(torch.uint8)
 
 

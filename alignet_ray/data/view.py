@@ -27,9 +27,11 @@ class View:
 
     Attributes:
         data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
+        fast: resize pixels that are no Pillow image by torchvision's 8-bit kernels, which round less finely.
     """
 
     data: dict[str, Any]
+    fast: bool = False
 
     @property
     def size(self) -> int:
@@ -42,9 +44,11 @@ class View:
         return math.floor(self.size / float(self.data.get("crop_pct") or 1))
 
     def __call__(self, picture: Picture) -> UInt8[Tensor, "3 s s"]:
-        """Resize and crop, as timm does; pixels that are no Pillow image are resized by torchvision's 8-bit kernels."""
+        """Resize and crop, as timm does."""
         if isinstance(picture, Tensor):
-            return self._quick(picture)
+            if self.fast:
+                return self._quick(picture)
+            picture = PIL.Image.fromarray(picture.permute(1, 2, 0).numpy())
         pixels: Tensor = self._transform(picture)
         return pixels
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from alignet_ray.data.images import decode, read_bytes
+from alignet_ray.data import images, turbo
+from alignet_ray.data.images import read_bytes
 from alignet_ray.data.parcel import Parcel, pack, see
 from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
-from alignet_ray.data.turbo import decode_fast
 from alignet_ray.data.view import Picture, View
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
@@ -50,7 +50,7 @@ class Job:
         registry: MLflow server of registered models.
         head: what becomes of a student's head.
         bfloat16: compute in bfloat16.
-        fast: decode by `decode_fast`.
+        fast: decode large JPEGs at a part of their size, and resize by torchvision's 8-bit kernels.
         dtype: stored number format.
         batch: images a forward pass.
         threads: CPU threads a process.
@@ -85,7 +85,7 @@ class Embedder:
         self.job, self.problem = job, ""
         try:
             models = [str(hub.locate(model, job.registry or None) or model) for model in job.models]
-            self.encoder = Encoder.load(models, job.size, job.head, job.layer)
+            self.encoder = Encoder.load(models, job.size, job.head, job.layer, job.fast)
         except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
             self.problem = str(error)
             return
@@ -117,8 +117,8 @@ class Embedder:
             pixels = parcel.unpack(views, self.encoder.device)
             done = self.encoder.encode_pixels(pixels, opened["kept"], failed, self.job.batch)
         else:
-            images = [partial(picture, self.job, row["path"], views) for row in rows]
-            done = self.encoder.encode(images, self.job.batch, self.job.threads)
+            files = [partial(picture, self.job, row["path"], views) for row in rows]
+            done = self.encoder.encode(files, self.job.batch, self.job.threads)
         self._consider(len(rows), time.perf_counter() - start)
         errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
         ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
@@ -142,8 +142,8 @@ class Embedder:
 
     def _cosines(self, paths: list[str], fast: Encoded) -> list[float]:
         """How near the fast embeddings of the first images are to those of the exact decoder."""
-        images = [lambda p=p: decode(read_bytes(self.job.uri, p)) for p in paths]
-        exact = self.encoder.encode(images, self.job.batch)
+        careful = [lambda p=p: images.decode(read_bytes(self.job.uri, p)) for p in paths]
+        exact = self.encoder.encode(careful, self.job.batch)
         a, b = exact.columns["embedding"], fast.columns["embedding"][exact.kept]
         return [float(c) for c in (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)]
 
@@ -154,7 +154,7 @@ def read(batch: dict[str, np.ndarray], job: Job) -> dict[str, Any]:
     unit = int(batch["unit"][0])
     if not job.out.has(MODEL):  # the models could not be loaded: an actor will say why
         return {"unit": batch["unit"]}
-    views = [View(member["preprocessing"]) for member in job.out.read_json(MODEL)["members"]]
+    views = [View(member["preprocessing"], job.fast) for member in job.out.read_json(MODEL)["members"]]
     look = partial(see, views=views, whole=job.whole)
     opened = [open_image(partial(picture, job, row["path"], views), look) for row in listed(job.out, unit)]
     parcel = pack([found for found in opened if not isinstance(found, str)])
@@ -173,7 +173,7 @@ def picture(job: Job, path: str, views: Sequence[View]) -> Picture:
         ValueError, OSError: with the reason why it can't be used.
     """
     data = read_bytes(job.uri, path)
-    return decode_fast(data, max(view.least for view in views)) if job.fast else decode(data)
+    return turbo.decode(data, max(view.least for view in views) if job.fast else 0)
 
 
 def pays(images: int, seconds: float) -> bool:

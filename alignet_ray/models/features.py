@@ -4,8 +4,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,6 +50,7 @@ class Encoder:
         members: frozen backbones or students.
         head: see `Head`; students only.
         device: where they lie.
+        fast: see `View`.
         bfloat16: see `narrow`.
         most: images that one pass takes; halved whenever the GPU's memory is too small for that many.
         fixed: images that every pass takes once the networks are compiled, filled up where there are fewer.
@@ -58,6 +59,7 @@ class Encoder:
     members: tuple[Backbone | Student, ...]
     head: Head = "none"
     device: str = "cpu"
+    fast: bool = False
     bfloat16: bool = False
     most: int = sys.maxsize
     fixed: int = 0
@@ -69,6 +71,7 @@ class Encoder:
         size: int | None = None,
         head: Head = "none",
         layer: str = "pre_logits",
+        fast: bool = False,
     ) -> "Encoder":
         """Load networks onto the GPU if there is one; `size` and `layer` are for backbones, a student has its own.
 
@@ -77,7 +80,7 @@ class Encoder:
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
         members = [load_backbone(s, size, layer=layer) if head == "none" else load_student(s) for s in specs]
-        return cls(tuple(member.to(device) for member in members), head, device)
+        return cls(tuple(member.to(device) for member in members), head, device, fast)
 
     def narrow(self) -> None:
         """Make the networks' weights bfloat16, but for those of BatchNorm, whose statistics need more digits."""
@@ -104,10 +107,10 @@ class Encoder:
             return {"embedding": heads}
         return {"embedding": bodies} | ({"triplet_logits": heads} if self.head == "beside" and heads else {})
 
-    @property
+    @cached_property
     def views(self) -> list[View]:
         """How every member sees an image."""
-        return [self._body(member).view for member in self.members]
+        return [replace(self._body(member).view, fast=self.fast) for member in self.members]
 
     def forward(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
         """Columns of a batch, from every member's pixels, in as many passes as the GPU's memory makes necessary.

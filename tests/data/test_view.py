@@ -6,10 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from alignet_ray.data import turbo
 from alignet_ray.data.images import decode
-from alignet_ray.data.turbo import decode_fast
 from alignet_ray.data.view import View
 from alignet_ray.models.backbone import preprocessing
 
@@ -36,7 +38,9 @@ def test_both_halves_are_timms_transform(mode: str, interpolation: str, size: tu
     pixels = view(image)
     assert pixels.dtype == torch.uint8
     assert torch.equal(view.normal(pixels[None])[0], preprocessing(data)(image))
-    quick = view(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    plain = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert torch.equal(view(plain), pixels)
+    quick = View(data, fast=True)(plain)
     assert quick.shape == pixels.shape
     assert (quick.int() - pixels.int()).abs().max() <= 2
     assert (quick.int() - pixels.int()).abs().float().mean() < 0.3
@@ -47,28 +51,44 @@ def test_the_least_side_is_what_the_transform_resizes_to() -> None:
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (64, 64), (107, 200)])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
-def test_plain_jpegs_are_decoded_alike(size: tuple[int, int], options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}, {"keep_rgb": True}],
+)
+@pytest.mark.parametrize("least", [0, 250])
+def test_plain_jpegs_are_decoded_alike(size: tuple[int, int], options: dict[str, object], least: int) -> None:
     data = jpeg(picture(*size), **options)
-    quick = decode_fast(data, 250)
+    quick = turbo.decode(data, least)
+    assert isinstance(quick, torch.Tensor)
+    assert torch.equal(quick, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 100), st.integers(0, 2), st.booleans())
+def test_any_jpeg_is_decoded_alike(width: int, height: int, quality: int, subsampling: int, grey: bool) -> None:
+    image = picture(width, height, quality)
+    data = jpeg(
+        image.convert("L") if grey else image, quality=quality, **({} if grey else {"subsampling": subsampling})
+    )
+    quick = turbo.decode(data)
     assert isinstance(quick, torch.Tensor)
     assert torch.equal(quick, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
 
 
 def test_grey_and_turned_jpegs() -> None:
-    grey = decode_fast(jpeg(picture(60, 40).convert("L")), 40)
+    grey = turbo.decode(jpeg(picture(60, 40).convert("L")), 40)
     assert isinstance(grey, torch.Tensor)
     assert grey.shape == (3, 40, 60)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = decode_fast(jpeg(picture(60, 40), exif=exif), 40)
+    turned = turbo.decode(jpeg(picture(60, 40), exif=exif), 40)
     assert isinstance(turned, Image.Image)
     assert turned.size == (40, 60)
 
 
 def test_much_larger_jpegs_are_decoded_at_a_part_of_their_size() -> None:
     image = picture(640, 480)
-    large = decode_fast(jpeg(image), 60)
+    large = turbo.decode(jpeg(image), 60)
     assert isinstance(large, torch.Tensor)
     assert large.shape == (3, 60, 80)
     expected = torch.from_numpy(np.array(image.resize((80, 60), Image.Resampling.BOX))).permute(2, 0, 1)
@@ -76,11 +96,11 @@ def test_much_larger_jpegs_are_decoded_at_a_part_of_their_size() -> None:
 
 
 def test_everything_else_is_decoded_carefully() -> None:
-    cmyk = decode_fast(jpeg(picture(60, 40).convert("CMYK")), 40)
+    cmyk = turbo.decode(jpeg(picture(60, 40).convert("CMYK")), 40)
     assert isinstance(cmyk, Image.Image)
     file = io.BytesIO()
     picture(60, 40).save(file, "PNG")
-    assert isinstance(decode_fast(file.getvalue(), 40), Image.Image)
+    assert isinstance(turbo.decode(file.getvalue(), 40), Image.Image)
 
 
 @pytest.mark.parametrize(
@@ -94,4 +114,4 @@ def test_everything_else_is_decoded_carefully() -> None:
 )
 def test_what_cannot_be_used_is_said_as_ever(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        decode_fast(data, 200)
+        turbo.decode(data, 200)
