@@ -26,9 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from alignet_ray.core import alignment, kmeans, labelling, sampling, sides, triplets, vice
 from alignet_ray.data import human
+from alignet_ray.data.images import decode
+from alignet_ray.data.pixels import Decoder, Pack, Packed
+from alignet_ray.data.view import View
+from alignet_ray.models.backbone import preprocessing
 from alignet_ray.screen import table
 
 
@@ -180,6 +185,29 @@ def label_part(job: tuple[Path, np.ndarray]) -> None:
     labelling.similarities(x, np.load(folder / "triplets.npy", mmap_mode="r")[rows])
 
 
+def pixels(size: Size, folder: Path) -> Iterator[Row]:
+    """Random batches for a training at 224 px: images decoded each time, or mapped from a file that was packed once."""
+    rng, count, cores = np.random.default_rng(0), 256, os.cpu_count() or 1
+    for i in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
+    view = View({"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875})
+    ids, paths = np.arange(count), tuple(f"{i}.jpg" for i in range(count))
+    decoder = Decoder(str(folder), ids, paths, view, cores)
+    batch, careful = rng.permutation(count)[:128], preprocessing(view.data)
+
+    def plain() -> None:
+        torch.stack([careful(decode((folder / paths[i]).read_bytes())) for i in batch])
+
+    yield Row("decoded each time, a plain loop", len(batch), timed(plain), "Pillow, timm's transform, one core")
+    yield Row("ours, decoded each time", len(batch), timed(lambda: decoder(batch)), f"{cores} threads")
+    pack = Pack.begin(folder / "pixels.u8", decoder)
+    yield Row("ours, packing", count, timed(lambda: pack.write(0, count), 1), "once")
+    pack.finish()
+    packed = Packed(folder / "pixels.u8", ids, view.size)
+    yield Row("ours, packed", len(batch), timed(lambda: packed(batch), 20), "8-bit rows of a memory map")
+
+
 def read(size: Size, folder: Path) -> Iterator[Row]:
     """A text file of people's answers about 1,854 objects."""
     rows, path = answers(size), folder / "answers.txt"
@@ -258,6 +286,7 @@ OBJECTS = 1854
 
 BENCHES: dict[str, Callable[[Size, Path], Iterator[Row]]] = {
     "read": read,
+    "pixels": pixels,
     "soften": soften,
     "align": align,
     "cluster": cluster,

@@ -1,21 +1,31 @@
 """`bench distill`: the training loop against a bare torch step of the same network, in one run.
 
-    python jobs/bench.py distill [--model NAME] [--size 64] [--batch 64] [--steps 20] [--rounds 3] [--json FILE]
+    python jobs/bench.py distill [--model NAME] [--size 64] [--batch 64] [--steps 40] [--rounds 3] [--compile]
+        [--json FILE]
 
 Generated pixels, one process, all cores (or the GPU). Rates are images/s, the median of `rounds`; ratios are to the
-bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready.
+bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. The last row is
+the in-batch loop in a process of Ray Train that reports as often as `distill` does; reports that follow each other in
+less than half a second would wait for Ray's controller.
 """
 
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray.train
 import torch
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
+from alignet_ray import runtime
+from alignet_ray.config import Config
 from alignet_ray.data.batches import InBatch, LabelledBatches
 from alignet_ray.models.student import make_student
 from alignet_ray.models.training import Recipe, Training
@@ -39,13 +49,56 @@ def bare(model: str, pixels: torch.Tensor, batch: int, steps: int, device: str, 
     return (now(device) - start) / steps
 
 
-def loop(model: str, pixels: torch.Tensor, batches: Any, steps: int, device: str, compiled: bool) -> float:
-    """Seconds of a step of the loop, batches, loss and pull to the initial weights included."""
-    student = make_student(model, pixels.shape[-1], 1024, 0)
-    training = Training(student, Recipe(steps + 2, 1e-4, features=1.0), device, compiled)
+def material(size: int, batch: int) -> tuple[torch.Tensor, dict[str, tuple[Any, int]]]:
+    """Pixels, and what each mode makes batches of, with its images a step."""
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (IMAGES, size, size, 3), np.uint8)).permute(0, 3, 1, 2)
+    ids, teacher = np.arange(IMAGES), rng.normal(size=(IMAGES, 64)).astype(np.float16)
+    labels = (rng.integers(0, IMAGES, (10_000, 3)), rng.normal(size=(10_000, 3)).astype(np.float32))
+    thirds = batch // 3
+    return pixels, {
+        "in_batch": (InBatch(ids, teacher, ids, batch, seed=0), batch),
+        "triplets": (LabelledBatches(*labels, thirds, seed=0), 3 * thirds),
+    }
+
+
+def loop(
+    mode: str, args: argparse.Namespace, device: str, report: Callable[[dict[str, Any]], None] = lambda _: None
+) -> float:
+    """Seconds an image of the loop, batches, loss and pull to the initial weights included."""
+    pixels, ways = material(args.size, args.batch)
+    batches, images = ways[mode]
+    student = make_student(args.model, args.size, 1024, 0)
+    training = Training(student, Recipe(args.steps + 2, 1e-4, features=1.0), device, args.compile)
     stamps: list[float] = []
-    training.run(batches, lambda ids: pixels[torch.from_numpy(ids)], lambda *_: stamps.append(now(device)))
-    return (stamps[-1] - stamps[1]) / steps
+
+    def after(training: Training, figures: dict[str, float]) -> None:
+        if training.step % Config().distill.log_every == 0:
+            report(figures)
+        stamps.append(now(device))
+
+    training.run(batches, lambda ids: pixels[torch.from_numpy(ids)], after)
+    return (stamps[-1] - stamps[1]) / float(args.steps * images)
+
+
+def in_ray(config: dict[str, Any]) -> None:
+    """One process of Ray Train: the in-batch loop, whose seconds go to a file."""
+    torch.set_num_threads(config["threads"])
+    for _ in range(2):  # a new process is slower until its memory is warm, with Ray or without: the second counts
+        seconds = loop("in_batch", config["args"], config["device"], lambda figures: ray.train.report(figures))
+    Path(config["file"]).write_text(str(seconds))
+
+
+def through_ray(args: argparse.Namespace, device: str) -> float:
+    """Seconds an image of the in-batch loop in a process of Ray Train."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, threads = Path(folder, "seconds"), torch.get_num_threads()
+        config = {"args": args, "device": device, "threads": threads, "file": str(file)}
+        scaling = ScalingConfig(num_workers=1, use_gpu=device == "cuda")
+        TorchTrainer(
+            in_ray, train_loop_config=config, scaling_config=scaling, run_config=RunConfig(storage_path=folder)
+        ).fit()
+        return float(file.read_text())
 
 
 def now(device: str) -> float:
@@ -59,26 +112,21 @@ def main(arguments: list[str]) -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(prog="bench distill")
     parser.add_argument("--model", default="random:test_convnext")
-    for name, value in {"size": 64, "batch": 64, "steps": 20, "rounds": 3}.items():
+    for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rng = np.random.default_rng(0)
-    pixels = torch.from_numpy(rng.integers(0, 256, (IMAGES, args.size, args.size, 3), np.uint8)).permute(0, 3, 1, 2)
-    ids, teacher = np.arange(IMAGES), rng.normal(size=(IMAGES, 64)).astype(np.float16)
-    thirds = args.batch // 3
-    labels = (rng.integers(0, IMAGES, (10_000, 3)), rng.normal(size=(10_000, 3)).astype(np.float32))
-    ways = {
-        "in_batch": (InBatch(ids, teacher, ids, args.batch, seed=0), args.batch),
-        "triplets": (LabelledBatches(*labels, thirds, seed=0), 3 * thirds),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ("bare step", *ways)}
+    pixels, ways = material(args.size, args.batch)
+    runtime.start(Config())
+    seconds: dict[str, list[float]] = {name: [] for name in ("bare step", *ways, "in_batch, by Ray Train")}
     for _ in range(args.rounds):
         seconds["bare step"].append(bare(args.model, pixels, args.batch, args.steps, device, args.compile) / args.batch)
-        for name, (batches, images) in ways.items():
-            seconds[name].append(loop(args.model, pixels, batches, args.steps, device, args.compile) / images)
+        for mode in ways:
+            seconds[mode].append(loop(mode, args, device))
+        seconds["in_batch, by Ray Train"].append(through_ray(args, device))
+    runtime.stop()
     rows = [
         {
             "distill": name,
