@@ -1,6 +1,8 @@
 """Shared fixtures: one Ray for the whole session, a store and a Work that lead nowhere outside tmp_path."""
 
+import atexit
 import os
+import sys
 
 os.environ.update(
     RAY_AUTH_MODE="disabled",
@@ -22,6 +24,23 @@ from alignet_ray.screen import Screen
 from alignet_ray.stages import Node, Work
 from alignet_ray.store import Artifact, Store
 from alignet_ray.tracking import Tracker
+
+ENDED = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[ENDED] = exitstatus
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without taking the interpreter apart: native threads of the libraries that still run may crash in that
+    (seen once, after all tests had passed, and it would be the exit status)."""
+    if ENDED in config.stash:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[ENDED])
 
 
 @pytest.fixture(scope="session")
