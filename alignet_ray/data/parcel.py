@@ -4,14 +4,14 @@ One flat array, picture after picture, those of one size together: whoever unpac
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from alignet_ray.data.resample import resize
+from alignet_ray.data.resample import Axis, resize
 from alignet_ray.data.view import Picture, View
 
 TIMES = 6
@@ -38,7 +38,12 @@ class Parcel(NamedTuple):
     total: int
 
     def unpack(self, views: Sequence[View], device: str) -> list[UInt8[Tensor, "total 3 _ _"]]:
-        """What each view sees of the images, on the device, where those that were sent whole are resized."""
+        """What each view sees of the images, on the device, where those that were sent whole are resized.
+
+        Args:
+            views: those with which the images were packed.
+            device: "cpu" or "cuda".
+        """
         flat = torch.from_numpy(self.pixels)
         if device == "cuda":
             flat = flat.pin_memory().to(device, non_blocking=True)
@@ -63,7 +68,8 @@ Seen = list[tuple[int, UInt8[np.ndarray, "..."]]]
 
 
 def see(picture: Picture, views: Sequence[View], whole: bool) -> Seen:
-    """An image as it will travel: decoded, if it may travel whole and the views can be had from that; else resized."""
+    """An image as it will travel: as decoded, if that is allowed (`whole`), small enough, and `resize` can make every
+    view of it; else as every view sees it."""
     if whole:
         h, w = picture.shape[1:] if isinstance(picture, Tensor) else picture.size[::-1]
         most = TIMES * max(view.size for view in views) ** 2
@@ -80,17 +86,13 @@ def pack(images: Sequence[Seen]) -> Parcel:
         for number, x in seen:
             h, w = x.shape[:2] if number == WHOLE else x.shape[1:]
             places.setdefault((number, h, w), []).append((position, x))
-    groups = [(*key, [position for position, _ in found]) for key, found in sorted(places.items())]
-    pixels = np.empty(sum(x.size for seen in images for _, x in seen), np.uint8)
-    start = 0
-    for _, found in sorted(places.items()):
-        for _, x in found:
-            pixels[start : start + x.size].reshape(x.shape)[...] = x
-            start += x.size
-    return Parcel(pixels, groups, len(images))
+    ordered = sorted(places.items())
+    groups = [(*key, [position for position, _ in found]) for key, found in ordered]
+    flat = [x.reshape(-1) for _, found in ordered for _, x in found]
+    return Parcel(np.concatenate(flat) if flat else np.empty(0, np.uint8), groups, len(images))
 
 
-def _axes(view: View, h: int, w: int) -> Any:
+def _axes(view: View, h: int, w: int) -> tuple[Axis, Axis]:
     axes = view.axes(h, w)
     assert axes is not None, "sent whole only where every view can be had from that"
     return axes

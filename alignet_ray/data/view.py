@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 import torch
@@ -16,6 +16,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from alignet_ray.data.resample import Axis
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 Picture = PIL.Image.Image | UInt8[Tensor, "3 h w"]
 """A decoded RGB image: Pillow's, or the pixels themselves from a quicker decoder."""
@@ -77,18 +80,17 @@ class View:
         return pixels.float().div_(255).sub_(mean).div_(std)
 
     @cached_property
-    def _transform(self) -> Callable[[Any], Tensor]:
+    def _transform(self) -> "Compose":
         from timm.data.transforms_factory import create_transform
 
-        transform: Callable[[Any], Tensor] = create_transform(**self.data, is_training=False, use_prefetcher=True)
-        return transform
+        return create_transform(**self.data, is_training=False, use_prefetcher=True)
 
     @cached_property
     def _plain(self) -> tuple[int | tuple[int, int], bool] | None:
         """Size that pictures are resized to and whether by the bicubic filter, where bilinear is the other one."""
         from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-        first, crop, *_ = self._transform.transforms  # type: ignore[attr-defined]
+        first, crop, *_ = self._transform.transforms
         filters = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
         if not isinstance(first, Resize) or not isinstance(crop, CenterCrop) or first.interpolation not in filters:
             return None
@@ -101,7 +103,7 @@ class View:
 
         if self._plain is None:
             return lambda pixels: self._transform(v2.functional.to_pil_image(pixels))
-        first, *others = self._transform.transforms  # type: ignore[attr-defined]
+        first, *others = self._transform.transforms
         quick: Callable[[Tensor], Tensor] = v2.Compose(
             [v2.Resize(first.size, first.interpolation, antialias=True), *others]
         )

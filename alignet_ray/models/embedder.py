@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from alignet_ray.data import images, turbo
-from alignet_ray.data.images import read_bytes
+from alignet_ray.data import turbo
+from alignet_ray.data.images import decode, read_bytes
 from alignet_ray.data.parcel import Parcel, pack, see
 from alignet_ray.data.roles import Head
 from alignet_ray.data.schemas import check, embeddings, tensors
@@ -142,7 +142,7 @@ class Embedder:
 
     def _cosines(self, paths: list[str], fast: Encoded) -> list[float]:
         """How near the fast embeddings of the first images are to those of the exact decoder."""
-        careful = [lambda p=p: images.decode(read_bytes(self.job.uri, p)) for p in paths]
+        careful = [lambda p=p: decode(read_bytes(self.job.uri, p)) for p in paths]
         exact = self.encoder.encode(careful, self.job.batch)
         a, b = exact.columns["embedding"], fast.columns["embedding"][exact.kept]
         return [float(c) for c in (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from alignet_ray.models.student import Student, load_student
 Head = Literal["none", "beside", "instead"]
 """What becomes of a student's head: left out; a column `triplet_logits` beside the embedding; or the embedding itself,
 divided by sqrt(tau), so that plain dot products are choice logits."""
+
+Look = TypeVar("Look")
 
 Opened = list[Tensor] | str
 """An image's pixels (uint8) as every member sees them, or the reason why there are none."""
@@ -225,10 +227,10 @@ class Encoder:
         return member.backbone if isinstance(member, Student) else member
 
 
-def open_image(image: Callable[[], Picture], see: Callable[[Picture], list[Any]]) -> list[Any] | str:
-    """Call a function that opens an image, and look at the picture; or the reason why that can't be."""
+def open_image(image: Callable[[], Picture], look: Callable[[Picture], Look]) -> Look | str:
+    """What `look` makes of the picture that `image` opens, or the reason why there is none."""
     try:
-        return see(image())
+        return look(image())
     except (ValueError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return text.split("\n")[0][:200]
