@@ -9,10 +9,10 @@ this machine and at this moment: only the ratios travel.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
-import runpy
 import statistics
 import sys
 import tempfile
@@ -317,7 +317,8 @@ def measured(name: str, size: Size) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the benches that are named."""
     if sys.argv[1:2] in (["embed"], ["distill"]):  # they need a model, and have their own options
-        runpy.run_path(str(Path(__file__).with_name(f"bench_{sys.argv[1]}.py")))["main"](sys.argv[2:])
+        sys.path.insert(0, str(Path(__file__).parent))  # for `alignet-ray bench`, and for the processes that they start
+        importlib.import_module(f"bench_{sys.argv[1]}").main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="bench", description="Ours against plain loops, side by side.")
     parser.add_argument("names", nargs="+", choices=list(BENCHES), metavar="|".join(BENCHES))

@@ -4,9 +4,10 @@
         [--json FILE]
 
 Generated pixels, one process, all cores (or the GPU). Rates are images/s, the median of `rounds`; ratios are to the
-bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. The last row is
-the in-batch loop in a process of Ray Train that reports as often as `distill` does; reports that follow each other in
-less than half a second would wait for Ray's controller.
+bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. All but the last
+row have their memory handed out as our workers have it (runtime.MEMORY). "by Ray Train" is the in-batch loop in a
+process of Ray Train that reports as often as `distill` does; reports that follow each other in less than half a second
+would wait for Ray's controller. Ray's own processes take a twentieth of two cores, whatever runs.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +37,20 @@ from alignet_ray.screen import table
 IMAGES = 2048
 
 
-def bare(model: str, pixels: torch.Tensor, batch: int, steps: int, device: str, compiled: bool) -> float:
-    """Seconds of a step that trains nothing sensible: what the hardware allows."""
-    training = Training(make_student(model, pixels.shape[-1], 1024, 0), Recipe(steps, 1e-4), device, compiled)
-    net, x = training.parallel(), training.prepare(pixels[:batch])
+def bare(args: argparse.Namespace, device: str) -> float:
+    """Seconds an image of a step that trains nothing sensible: what the hardware allows."""
+    student = make_student(args.model, args.size, 1024, 0)
+    training = Training(student, Recipe(args.steps, 1e-4), device, args.compile)
+    net, x = training.parallel(), training.prepare(material(args.size, args.batch)[0][: args.batch])
     training.set_mode()
     start = 0.0
-    for step in range(steps + 2):
+    for step in range(args.steps + 2):
         if step == 2:
             start = now(device)
         training.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(sum(z.square().mean() for z in net(x) if z is not None))
         training.optimizer.step()
-    return (now(device) - start) / steps
+    return (now(device) - start) / args.steps / args.batch
 
 
 def material(size: int, batch: int) -> tuple[torch.Tensor, dict[str, tuple[Any, int]]]:
@@ -118,15 +122,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pixels, ways = material(args.size, args.batch)
-    runtime.start(Config())
-    seconds: dict[str, list[float]] = {name: [] for name in ("bare step", *ways, "in_batch, by Ray Train")}
-    for _ in range(args.rounds):
-        seconds["bare step"].append(bare(args.model, pixels, args.batch, args.steps, device, args.compile) / args.batch)
-        for mode in ways:
-            seconds[mode].append(loop(mode, args, device))
-        seconds["in_batch, by Ray Train"].append(through_ray(args, device))
-    runtime.stop()
+    spawn = get_context("spawn")  # a process has its memory handed out as its environment said when it began
+    with ProcessPoolExecutor(1, spawn) as plain, ProcessPoolExecutor(1, spawn) as ours:
+        plain.submit(bare, args, device).result()  # it begins before Ray's start sets the environment
+        runtime.start(Config())
+        runs: dict[str, Callable[[], float]] = {
+            "bare step": lambda: ours.submit(bare, args, device).result(),
+            "in_batch": lambda: ours.submit(loop, "in_batch", args, device).result(),
+            "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
+            "in_batch, by Ray Train": lambda: through_ray(args, device),
+            "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
+        }
+        runs["bare step"]()  # a process is slower until its memory is warm
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(args.rounds):
+            for name, run in runs.items():
+                seconds[name].append(run())
+        runtime.stop()
     rows = [
         {
             "distill": name,

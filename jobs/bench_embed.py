@@ -8,7 +8,8 @@ and use the same model and preprocessing on all cores; `--set` gives ours other 
 next to nothing (`random:test_vit` at 64 px) shows what opening images and Ray would leave of a GPU's rate. Rates are
 images/s in steady state, the median of `rounds`; start-up is apart: ours counts from the second finished unit on, when
 both actors are at work. Ratios are to the plain loop of the same round. Ray gives its workers a higher niceness than
-the plain loop has: measure on an otherwise idle machine. Where there is a GPU, all but the bare decode use it.
+the plain loop has: measure on an otherwise idle machine. Where there is a GPU, all but the bare decode use it. "memory
+as ours": in a process whose memory is handed out as our workers' is (runtime.MEMORY).
 
 Tried without gain: resizing by torch's own antialiased kernels (not Pillow's pixels: cosines fall to .9995 where one
 pixel in seven is off by one level), one float32 product per pass instead of two exact ones (the same trouble at
@@ -22,6 +23,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,12 @@ def forward(backbone: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor
     return count // len(like) * len(like) / (time.perf_counter() - start)
 
 
+def forward_apart(model: str, size: int, batch: int, count: int) -> float:
+    """The bare forward pass on all cores, for a process of its own."""
+    backbone = load_backbone(model, size)
+    return forward(backbone, torch.rand(batch, 3, backbone.size, backbone.size), count)
+
+
 def decoding(files: torch.utils.data.Dataset[Any], workers: int) -> float:
     """Reading and what follows alone, in as many processes as there are cores."""
     loader = torch.utils.data.DataLoader(files, 32, num_workers=workers)
@@ -152,7 +161,7 @@ def measure(images: str, model: str, size: int, count: int, rounds: int, setting
     batch, passes = embed.BATCH[gpu], 20 if gpu else count // 2 // embed.BATCH[gpu]
     rates: dict[str, list[float]] = {}
     starts: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as apart:
         enlarge(images, Path(folder, "images"), count)
         backbone = load_backbone(model, size).to("cuda" if gpu else "cpu")
         if "compute=bfloat16" in settings:
@@ -170,6 +179,9 @@ def measure(images: str, model: str, size: int, count: int, rounds: int, setting
         if gpu:
             fixed = torch.compile(backbone, dynamic=False)
             runs["bare forward, compiled"] = lambda: forward(fixed, like, passes * batch)
+        else:
+            few = (model, size, batch, passes * batch)
+            runs["bare forward, memory as ours"] = lambda: apart.submit(forward_apart, *few).result()
         runtime.start(Config())
         for round in range(rounds):
             rate, start = ours(files.folder, model, size, f"{folder}/store", round, settings)

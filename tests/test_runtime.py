@@ -1,6 +1,9 @@
 """Where a run may lie, and the nodes that it waits for and looks over."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,22 @@ def test_the_probe_reaches_every_node_and_goes(ray_session: None, tmp_path: Path
     with pytest.raises(UserError, match="node here does not see"):
         runtime._same_storage(cfg.replace(corpus__path="/nowhere/images"), node)
     assert list(tmp_path.iterdir()) == []
+
+
+ASK = """
+import os, ray
+from alignet_ray import runtime
+from alignet_ray.config import Config
+
+runtime.start(Config())
+names = ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "TQDM_DISABLE"]
+found = ray.get(ray.remote(lambda: ([os.environ.get(n) for n in names], os.nice(0))).remote())
+print(*found[0], found[1])
+runtime.stop()
+"""
+
+
+def test_workers_keep_freed_memory_unless_the_user_says_otherwise() -> None:
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "123456"}
+    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1", "123456", "1", str(os.nice(0))], done.stderr

@@ -17,7 +17,7 @@ from alignet_ray.data.judged import Judged, features_model, map_settings
 from alignet_ray.data.objects import images_uri
 from alignet_ray.stages import Work, search, tutor
 
-VERSION = 3
+VERSION = 4
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]

@@ -23,7 +23,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.stages.trainer import Background, Report, make_board
 
-VERSION = 1
+VERSION = 2
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
 STALL = 0.05

@@ -16,7 +16,16 @@ from alignet_ray.data.batches import Batch, InBatch, LabelledBatches, repeat
 from alignet_ray.errors import UserError
 from alignet_ray.models.augment import crop, draw_crops
 from alignet_ray.models.student import Student, make_student
-from alignet_ray.models.training import NotFinite, Recipe, Training, effective_rank, objective, similarities, spread
+from alignet_ray.models.training import (
+    NotFinite,
+    Recipe,
+    Training,
+    effective_rank,
+    objective,
+    prefetch,
+    similarities,
+    spread,
+)
 
 COLOURS = 6
 IDS = np.arange(48)
@@ -300,3 +309,20 @@ def test_a_batch_that_a_gpu_cannot_hold_says_what_to_set(monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "backward", full)
     with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro 8"):
         training.run(in_batch(), images, lambda *_: None)
+
+
+def test_reading_ahead_computes_alone_and_leaves_the_trainings_threads() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def images(ids: np.ndarray) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return torch.zeros(len(ids), 3, 8, 8, dtype=torch.uint8)
+
+    torch.set_num_threads(2)
+    try:
+        batches = InBatch(np.arange(9), np.eye(9, dtype=np.float32), np.arange(9), 6, seed=0)
+        during = [torch.get_num_threads() for _ in prefetch(batches, images, 0, 3)]
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 1]
+    assert during == [2, 2, 2]
