@@ -1,0 +1,138 @@
+"""What runs on GPUs keeps its tensors together there, and finds what it finds on a CPU."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pretended_gpu import pretended_gpu
+
+from alignet_ray.core import kmeans, labelling, vice
+from alignet_ray.data.batches import Batch, InBatch
+from alignet_ray.data.parcel import pack, see
+from alignet_ray.models import checkpoints
+from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.features import Encoder
+from alignet_ray.models.student import make_student
+from alignet_ray.models.training import Recipe, Training
+from alignet_ray.store import Store
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    with pretended_gpu():
+        yield
+
+
+def test_it_refuses_what_a_gpu_refuses(gpu: None) -> None:
+    there, here = torch.zeros(3, device="cuda"), torch.ones(3)
+    assert str(there.device) == "cuda:0"
+    assert there.is_cuda
+    assert (there + here.to("cuda") + 1 + torch.tensor(2.0)).cpu().tolist() == [4, 4, 4]
+    for wrong in (
+        lambda: there + here,
+        lambda: torch.cat([here, there]),
+        lambda: here[there > 0],
+        lambda: here.add_(there),
+    ):
+        with pytest.raises(RuntimeError, match="one device"):
+            wrong()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+def test_a_lloyd_pass(gpu: None) -> None:
+    x, c = (
+        torch.from_numpy(RNG.normal(size=(5000, 8)).astype(np.float16)),
+        torch.from_numpy(RNG.random((7, 8), np.float32)),
+    )
+    there, labels = kmeans.step(x.to("cuda"), c.to("cuda"), far=7)
+    here, expected = kmeans.step(x, c, far=7)
+    assert torch.equal(labels.cpu(), expected)
+    for a, b in zip(there, here, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert torch.equal(kmeans.assign(x.cuda(), c.cuda(), True)[0].cpu(), kmeans.assign(x, c, True)[0])
+
+
+def test_labels(gpu: None) -> None:
+    x, triplets = torch.from_numpy(RNG.normal(size=(50, 8)).astype(np.float16)), RNG.integers(0, 50, (1000, 3))
+    found = labelling.resident_similarities(x.cuda(), triplets, chunk=300)
+    np.testing.assert_allclose(found, labelling.similarities(x.numpy(), triplets), rtol=1e-4, atol=1e-4)
+
+
+def test_the_model_of_people(gpu: None) -> None:
+    triplets = np.stack([RNG.permutation(12)[:3] for _ in range(300)])
+    schedule = vice.Schedule(dims=6, steps=200, batch=64)
+    here, there = (vice.fit(triplets, 12, schedule, vice.Prior(), 0, None, device) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.mu, here.mu, atol=1e-5)
+
+
+def images(ids: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (40, 3, 32, 32), np.uint8)[ids])
+
+
+EVERYTHING: dict[str, Any] = {
+    **{"features": 1.0, "locality": 0.1, "mean": 0.9, "crop": 0.8, "clip": 1.0},
+    **{"micro": 8, "hardest": 0.5, "l2": 0.1, "layer_decay": 0.7, "normalize": True},
+}
+
+
+@pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, recipe: dict[str, Any]) -> None:
+    ids = np.arange(40)
+    batches = InBatch(ids, RNG.normal(size=(40, 8)).astype(np.float16), ids, 16, seed=0)
+    valid = Batch(ids[:12], torch.tensor([[0, 1, 2], [9, 4, 5]]), torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 0.5]]))
+
+    def losses(device: str) -> Iterator[float]:
+        """Of two updates, and of two more from their checkpoint on; then what the student is judged by."""
+        out = store.draft("distill", device)
+        for stop in (2, 4):
+            training = Training(make_student("random:test_convnext", 32, 16, 0), Recipe(4, 1e-3, **recipe), device)
+            checkpoints.resume(out, training)
+            if not training.step:
+                training.calibrate(batches, images)
+            rows: list[float] = []
+
+            def after(
+                training: Training, figures: dict[str, float], rows: list[float] = rows, stop: int = stop
+            ) -> None:
+                rows.append(figures["loss"])
+                if training.step == stop:
+                    raise InterruptedError
+
+            with suppress(InterruptedError):
+                training.run(batches, images, after)
+            checkpoints.save(out, training, checkpoints.Notes())
+            yield from rows
+        yield from training.validate(valid, images).values()
+
+    here, there = list(losses("cpu")), list(losses("cuda"))
+    assert len(there) == 7
+    np.testing.assert_allclose(there, here, rtol=1e-3)
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
+def test_embedding_from_files_and_from_parcels(gpu: None, narrow: bool) -> None:
+    """Pictures of one size are resized together where the network is; others were resized before."""
+    sizes = ((40, 60), (40, 60), (300, 500), (33, 90))
+    pictures = [Image.fromarray(RNG.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+    found = {}
+    for device in ("cpu", "cuda"):
+        backbone = load_backbone("random:test_convnext", 32)
+        encoder = Encoder((backbone,), "none", device)
+        if narrow:
+            encoder.narrow()
+        backbone.to(device)
+        parcel = pack([see(picture, encoder.views, whole=True) for picture in pictures])
+        pixels = parcel.unpack(encoder.views, device)
+        assert pixels[0].device.type == device
+        sent = encoder.encode_pixels(pixels, [0, 1, 2, 3], [], batch=3)
+        opened = encoder.encode([lambda p=p: p for p in pictures], batch=3)
+        np.testing.assert_array_equal(sent.columns["embedding"], opened.columns["embedding"])
+        found[device] = sent.columns["embedding"]
+    np.testing.assert_allclose(found["cuda"], found["cpu"], rtol=1e-5, atol=1e-6)
