@@ -7,11 +7,13 @@ Generated pixels, one process, all cores (or the GPU). Rates are images/s, the m
 bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. All but the last
 row have their memory handed out as our workers have it (runtime.MEMORY). "by Ray Train" is the in-batch loop in a
 process of Ray Train that reports as often as `distill` does; reports that follow each other in less than half a second
-would wait for Ray's controller. Ray's own processes take a twentieth of two cores, whatever runs.
+would wait for Ray's controller. Ray runs in this row alone: each of its own processes takes a hundredth of a core,
+whatever runs. A machine's rate may wander more than what is to be seen here: take many short rounds.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -94,7 +96,8 @@ def in_ray(config: dict[str, Any]) -> None:
 
 
 def through_ray(args: argparse.Namespace, device: str) -> float:
-    """Seconds an image of the in-batch loop in a process of Ray Train."""
+    """Seconds an image of the in-batch loop in a process of Ray Train, of a Ray that is there for it alone."""
+    runtime.start(Config())
     with tempfile.TemporaryDirectory() as folder:
         file, threads = Path(folder, "seconds"), torch.get_num_threads()
         config = {"args": args, "device": device, "threads": threads, "file": str(file)}
@@ -102,7 +105,9 @@ def through_ray(args: argparse.Namespace, device: str) -> float:
         TorchTrainer(
             in_ray, train_loop_config=config, scaling_config=scaling, run_config=RunConfig(storage_path=folder)
         ).fit()
-        return float(file.read_text())
+        seconds = float(file.read_text())
+    runtime.stop()
+    return seconds
 
 
 def now(device: str) -> float:
@@ -123,22 +128,22 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spawn = get_context("spawn")  # a process has its memory handed out as its environment said when it began
-    with ProcessPoolExecutor(1, spawn) as plain, ProcessPoolExecutor(1, spawn) as ours:
-        plain.submit(bare, args, device).result()  # it begins before Ray's start sets the environment
-        runtime.start(Config())
-        runs: dict[str, Callable[[], float]] = {
-            "bare step": lambda: ours.submit(bare, args, device).result(),
-            "in_batch": lambda: ours.submit(loop, "in_batch", args, device).result(),
-            "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
-            "in_batch, by Ray Train": lambda: through_ray(args, device),
-            "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
-        }
-        runs["bare step"]()  # a process is slower until its memory is warm
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(args.rounds):
-            for name, run in runs.items():
-                seconds[name].append(run())
-        runtime.stop()
+    with ProcessPoolExecutor(1, spawn) as plain:
+        plain.submit(bare, args, device).result()  # it begins before the environment is ours
+        os.environ.update(runtime.MEMORY)
+        with ProcessPoolExecutor(1, spawn) as ours:
+            runs: dict[str, Callable[[], float]] = {
+                "bare step": lambda: ours.submit(bare, args, device).result(),
+                "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
+                "in_batch": lambda: ours.submit(loop, "in_batch", args, device).result(),
+                "in_batch, by Ray Train": lambda: through_ray(args, device),
+                "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
+            }
+            runs["bare step"]()  # a process is slower until its memory is warm
+            seconds: dict[str, list[float]] = {name: [] for name in runs}
+            for _ in range(args.rounds):
+                for name, run in runs.items():
+                    seconds[name].append(run())
     rows = [
         {
             "distill": name,

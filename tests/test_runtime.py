@@ -64,13 +64,14 @@ from alignet_ray.config import Config
 
 runtime.start(Config())
 names = ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "TQDM_DISABLE"]
-found = ray.get(ray.remote(lambda: ([os.environ.get(n) for n in names], os.nice(0))).remote())
-print(*found[0], found[1])
+found = ray.get(ray.remote(lambda: ([os.environ.get(n) for n in names], os.nice(0), os.sched_getscheduler(0))).remote())
+print(*found[0], *found[1:], os.sched_getscheduler(0))
 runtime.stop()
 """
 
 
-def test_workers_keep_freed_memory_unless_the_user_says_otherwise() -> None:
+def test_workers_keep_freed_memory_unless_the_user_says_otherwise_and_interrupt_nobody() -> None:
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "123456"}
     done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["1", "123456", "1", str(os.nice(0))], done.stderr
+    expected = ["1", "123456", "1", os.nice(0), os.SCHED_BATCH, os.SCHED_OTHER]
+    assert done.stdout.split() == [str(value) for value in expected], done.stderr

@@ -50,28 +50,28 @@ def similarities(x: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "n 3"]) 
 
 def resident_similarities(
     x: Float[Tensor, "m p"], triplets: Int[np.ndarray, "n 3"], chunk: int = 1 << 14
-) -> Float[np.ndarray, "n 3"]:
-    """The same where the whole matrix lies in a GPU's memory: large gathers, products and sums in float32."""
-    result = np.empty((len(triplets), 3), dtype=np.float32)
-    for start in range(0, len(triplets), chunk):
-        index = torch.from_numpy(np.ascontiguousarray(triplets[start : start + chunk])).to(x.device)
-        a, b, c = x[index].float().unbind(1)
-        sums = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
-        result[start : start + chunk] = sums.cpu().numpy()
+) -> Float[Tensor, "n 3"]:
+    """The same where the whole matrix lies in a GPU's memory, as do the results: large gathers, float32 products."""
+    rows = torch.from_numpy(np.ascontiguousarray(triplets)).to(x.device)
+    result = torch.empty(rows.shape, device=x.device)
+    for start in range(0, len(rows), chunk):
+        a, b, c = x[rows[start : start + chunk]].float().unbind(1)
+        result[start : start + chunk] = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
     return result
 
 
-def odd_last(triplets: Int[np.ndarray, "n 3"], sims: Float[np.ndarray, "n 3"]) -> Labelled:
+def odd_last(triplets: Int[np.ndarray, "n 3"], sims: Float[np.ndarray, "n 3"] | Float[Tensor, "n 3"]) -> Labelled:
     """Images and similarities permuted together, so that s01 >= s02 >= s12.
 
     The image that the two larger similarities share comes first, the one that the two smaller ones share is the odd
-    one. Among equal similarities the earlier pair counts as the larger.
+    one. Among equal similarities the earlier pair counts as the larger. Sorted where the similarities lie.
     """
-    order = np.argsort(-sims, axis=1, kind="stable")
+    ranked, order = torch.as_tensor(sims).sort(dim=1, descending=True, stable=True)
     odd, first = 2 - order[:, 0], 2 - order[:, 2]
-    columns = np.stack([first, 3 - first - odd, odd], axis=1)
-    ranked = np.take_along_axis(sims, order, axis=1)
-    return Labelled(np.take_along_axis(triplets, columns, axis=1), ranked, odd, ranked[:, 0] == ranked[:, 1])
+    columns = torch.stack([first, 3 - first - odd, odd], dim=1).cpu().numpy()
+    values = ranked.cpu().numpy()
+    images = np.take_along_axis(triplets, columns, axis=1)
+    return Labelled(images, values, columns[:, 2], values[:, 0] == values[:, 1])
 
 
 def entropy(sims: Float[np.ndarray, "n 3"], scale: float = 1.0) -> Float[np.ndarray, " n"]:

@@ -38,13 +38,15 @@ class Teacher:
     source: Source
     scale: float = 1.0
 
-    def similarities(self, triplets: np.ndarray) -> np.ndarray:
-        """Scaled dot products of triplets of image_ids."""
+    def label(self, triplets: np.ndarray) -> labelling.Labelled:
+        """Triplets of image_ids with their scaled dot products, the odd one last."""
         matrix = self.source.matrix()
         rows = matrix.rows(triplets)
         if ray.get_gpu_ids():
-            return labelling.resident_similarities(_on_gpu(self.source), rows) * np.float32(self.scale)
-        return labelling.similarities(matrix.x, rows) * np.float32(self.scale)
+            return labelling.odd_last(
+                triplets, labelling.resident_similarities(_on_gpu(self.source), rows) * self.scale
+            )
+        return labelling.odd_last(triplets, labelling.similarities(matrix.x, rows) * np.float32(self.scale))
 
 
 @lru_cache(maxsize=1)
@@ -217,7 +219,7 @@ def relabel_part(teacher: Teacher, out: Draft, name: str, parent: Artifact) -> d
 def _part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray) -> pa.Table:
     """The labelled table of a part, made only if it is not there."""
     if not out.has(name):
-        labelled = labelling.odd_last(triplets, teacher.similarities(triplets))
+        labelled = teacher.label(triplets)
         columns = [*labelled.triplets.T, *labelled.similarities.T]
         out.write_table(name, check(pa.table(columns, schema=TRIPLETS), TRIPLETS))
     return out.read_table(name)
