@@ -5,10 +5,14 @@
 
 Generated pixels, one process, all cores (or the GPU). Rates are images/s, the median of `rounds`; ratios are to the
 bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. All but the last
-row have their memory handed out as our workers have it (runtime.MEMORY). "by Ray Train" is the in-batch loop in a
-process of Ray Train that reports as often as `distill` does; reports that follow each other in less than half a second
-would wait for Ray's controller. Ray runs in this row alone: each of its own processes takes a hundredth of a core,
-whatever runs. A machine's rate may wander more than what is to be seen here: take many short rounds.
+row have their memory handed out as our workers have it (runtime.MEMORY).
+
+"by torch" and "by Ray Train" are the in-batch loop in `workers` processes that share the cores (a GPU each), which
+torch's own launcher or Ray Train starts, as `distill` does; what the second loses against the first is lost to Ray. Ray
+runs in its row alone, and is reported to as often as by `distill`: reports that follow each other in less than half a
+second would wait for its controller. Ray's own processes (six, with a Train run) each take a hundredth of a core and
+wake up a hundred times a second, a rhythm that no setting changes. In one process with both of two cores, whose threads
+wait for each other all the time, that costs 12 %. A machine's rate may wander more than that: take many short rounds.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -87,27 +92,48 @@ def loop(
     return (stamps[-1] - stamps[1]) / float(args.steps * images)
 
 
-def in_ray(config: dict[str, Any]) -> None:
-    """One process of Ray Train: the in-batch loop, whose seconds go to a file."""
-    torch.set_num_threads(config["threads"])
-    for _ in range(2):  # a new process is slower until its memory is warm, with Ray or without: the second counts
-        seconds = loop("in_batch", config["args"], config["device"], lambda figures: ray.train.report(figures))
-    Path(config["file"]).write_text(str(seconds))
+def member(args: argparse.Namespace, device: str, threads: int) -> float:
+    """Seconds an image of the in-batch loop in one of several new processes, of which each has so many threads."""
+    torch.set_num_threads(threads)
+    loop("in_batch", args, device)  # a new process is slower until its memory is warm
+    return loop("in_batch", args, device, lambda figures: ray.train.report(figures) if args.ray else None)
 
 
-def through_ray(args: argparse.Namespace, device: str) -> float:
-    """Seconds an image of the in-batch loop in a process of Ray Train, of a Ray that is there for it alone."""
-    runtime.start(Config())
-    with tempfile.TemporaryDirectory() as folder:
-        file, threads = Path(folder, "seconds"), torch.get_num_threads()
-        config = {"args": args, "device": device, "threads": threads, "file": str(file)}
-        scaling = ScalingConfig(num_workers=1, use_gpu=device == "cuda")
-        TorchTrainer(
-            in_ray, train_loop_config=config, scaling_config=scaling, run_config=RunConfig(storage_path=folder)
-        ).fit()
-        seconds = float(file.read_text())
-    runtime.stop()
+def by_torch(rank: int, args: argparse.Namespace, device: str, threads: int, folder: str) -> float:
+    """One of the processes that a user of torch would start."""
+    options: dict[str, Any] = {"rank": rank, "world_size": args.workers, "init_method": f"file://{folder}/meeting"}
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
+    seconds = member(args, device, threads)
+    dist.destroy_process_group()
     return seconds
+
+
+def by_ray(config: dict[str, Any]) -> None:
+    """One of the processes that Ray Train starts: its seconds go to a file."""
+    seconds = member(config["args"], config["device"], config["threads"])
+    Path(config["folder"], f"{ray.train.get_context().get_world_rank()}.seconds").write_text(str(seconds))
+
+
+def several(args: argparse.Namespace, device: str, through_ray: bool) -> float:
+    """Seconds an image of the in-batch loop in several new processes: torch's own, or Ray Train's, of a Ray that is
+    there for them alone."""
+    args, threads = argparse.Namespace(**vars(args), ray=through_ray), max(1, torch.get_num_threads() // args.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        if not through_ray:
+            with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+                few = [pool.submit(by_torch, rank, args, device, threads, folder) for rank in range(args.workers)]
+                return max(f.result() for f in few)
+        runtime.start(Config())
+        TorchTrainer(
+            by_ray,
+            train_loop_config={"args": args, "device": device, "threads": threads, "folder": folder},
+            scaling_config=ScalingConfig(num_workers=args.workers, use_gpu=device == "cuda"),
+            run_config=RunConfig(storage_path=folder),
+        ).fit()
+        runtime.stop()
+        return max(float(file.read_text()) for file in Path(folder).glob("*.seconds"))
 
 
 def now(device: str) -> float:
@@ -121,7 +147,7 @@ def main(arguments: list[str]) -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(prog="bench distill")
     parser.add_argument("--model", default="random:test_convnext")
-    for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3}.items():
+    for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3, "workers": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -136,7 +162,8 @@ def main(arguments: list[str]) -> None:
                 "bare step": lambda: ours.submit(bare, args, device).result(),
                 "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
                 "in_batch": lambda: ours.submit(loop, "in_batch", args, device).result(),
-                "in_batch, by Ray Train": lambda: through_ray(args, device),
+                f"in_batch, {args.workers} by torch": lambda: several(args, device, False),
+                f"in_batch, {args.workers} by Ray Train": lambda: several(args, device, True),
                 "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
             }
             runs["bare step"]()  # a process is slower until its memory is warm
