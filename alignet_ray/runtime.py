@@ -44,11 +44,9 @@ a forward pass more; threads need one arena, as only the main one can hold large
 ALONE = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_metrics_report_interval_ms": "60000",
-    "RAY_num_workers_soft_limit": "0",
     "RAY_worker_niceness": "0",
 }
-"""The same where Ray is our own. Nobody scrapes its metrics. Workers go when they have had nothing to do for a second
-(each of Ray's processes takes a hundredth of a core, idle ones, too), and yield to nothing that a plain process would
+"""The same where Ray is our own: nobody scrapes its metrics, and workers yield to nothing that a plain process would
 not yield to (with Ray's own niceness of 15 its daemons took a twentieth of a training on two cores)."""
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
