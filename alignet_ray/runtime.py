@@ -180,14 +180,14 @@ def patient() -> Iterator[None]:
     Each of Ray's processes wakes up a hundred times a second. On two cores these were a thousand interruptions a second
     of a training whose threads wait for each other: a tenth of its time.
     """
-    before = os.sched_getscheduler(0) if hasattr(os, "SCHED_BATCH") else None
-    if before == os.SCHED_OTHER:
+    ordinary = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
+    if ordinary:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         yield
     finally:
-        if before == os.SCHED_OTHER:
-            os.sched_setscheduler(0, before, os.sched_param(0))
+        if ordinary:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _free_port() -> int:
