@@ -44,10 +44,14 @@ a forward pass more; threads need one arena, as only the main one can hold large
 ALONE = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_metrics_report_interval_ms": "60000",
+    "RAY_num_workers_soft_limit": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "20000",
     "RAY_worker_niceness": "0",
 }
-"""The same where Ray is our own: nobody scrapes its metrics, and workers yield to nothing that a plain process would
-not yield to (with Ray's own niceness of 15 its daemons took a twentieth of a training on two cores)."""
+"""The same where Ray is our own. Nobody scrapes its metrics. Workers yield to nothing that a plain process would not
+yield to (with Ray's own niceness of 15 its daemons took a twentieth of a training on two cores). They go when they have
+had nothing to do for 20 seconds, as each takes a hundredth of a core even so: the next stage finds them, a long training
+does not."""
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""

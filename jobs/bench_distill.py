@@ -1,18 +1,20 @@
 """`bench distill`: the training loop against a bare torch step of the same network, in one run.
 
     python jobs/bench.py distill [--model NAME] [--size 64] [--batch 64] [--steps 40] [--rounds 3] [--compile]
-        [--json FILE]
+        [--only TEXT] [--json FILE]
 
 Generated pixels, one process, all cores (or the GPU). Rates are images/s, the median of `rounds`; ratios are to the
-bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. All but the last
-row have their memory handed out as our workers have it (runtime.MEMORY).
+bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. With --only, rows
+whose name holds the text alone, and the ratios are to the first of them. All but the last row have their memory handed
+out as our workers have it (runtime.MEMORY).
 
 "by torch" and "by Ray Train" are the in-batch loop in `workers` processes that share the cores (a GPU each), which
 torch's own launcher or Ray Train starts, as `distill` does; what the second loses against the first is lost to Ray. Ray
 runs in its row alone, and is reported to as often as by `distill`: reports that follow each other in less than half a
 second would wait for its controller. Ray's own processes (six, with a Train run) each take a hundredth of a core and
-wake up a hundred times a second, a rhythm that no setting changes. In one process with both of two cores, whose threads
-wait for each other all the time, that costs 12 %. A machine's rate may wander more than that: take many short rounds.
+wake up a hundred times a second to look for signals, which no setting changes. In one process with both of two cores,
+whose threads wait for each other all the time, that costs 12 %. A machine's rate may wander more than that, its CPU
+time does not: "CPU of others" is the share of all cores that went to other processes than the members.
 """
 
 import argparse
@@ -25,9 +27,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import ray.train
 import torch
 import torch.distributed as dist
@@ -92,39 +95,65 @@ def loop(
     return (stamps[-1] - stamps[1]) / float(args.steps * images)
 
 
-def member(args: argparse.Namespace, device: str, threads: int) -> float:
-    """Seconds an image of the in-batch loop in one of several new processes, of which each has so many threads."""
+class Member(NamedTuple):
+    """What one of several processes measured.
+
+    Attributes:
+        seconds: an image, of its own batches.
+        own: CPU seconds of this process.
+        busy: CPU seconds of all the machine's processes meanwhile.
+        cores: CPU seconds that the machine's cores had to give meanwhile.
+    """
+
+    seconds: float
+    own: float
+    busy: float
+    cores: float
+
+
+def member(args: argparse.Namespace, device: str, threads: int) -> Member:
+    """The in-batch loop in one of several new processes, of which each has so many threads."""
     torch.set_num_threads(threads)
-    loop("in_batch", args, device)  # a new process is slower until its memory is warm
-    return loop("in_batch", args, device, lambda figures: ray.train.report(figures) if args.ray else None)
+    few = argparse.Namespace(**{**vars(args), "steps": min(6, args.steps)})
+    loop("in_batch", few, device)  # a new process is slower until its memory is warm
+    start, own, busy = time.perf_counter(), time.process_time(), machine()
+    seconds = loop("in_batch", args, device, lambda figures: ray.train.report(figures) if args.ray else None)
+    cores = (time.perf_counter() - start) * (os.cpu_count() or 1)
+    return Member(seconds, time.process_time() - own, machine() - busy, cores)
 
 
-def by_torch(rank: int, args: argparse.Namespace, device: str, threads: int, folder: str) -> float:
+def machine() -> float:
+    """CPU seconds that all processes have had."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def by_torch(rank: int, args: argparse.Namespace, device: str, threads: int, folder: str) -> Member:
     """One of the processes that a user of torch would start."""
     options: dict[str, Any] = {"rank": rank, "world_size": args.workers, "init_method": f"file://{folder}/meeting"}
     if device == "cuda":
         torch.cuda.set_device(rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
-    seconds = member(args, device, threads)
+    measured = member(args, device, threads)
     dist.destroy_process_group()
-    return seconds
+    return measured
 
 
 def by_ray(config: dict[str, Any]) -> None:
-    """One of the processes that Ray Train starts: its seconds go to a file."""
-    seconds = member(config["args"], config["device"], config["threads"])
-    Path(config["folder"], f"{ray.train.get_context().get_world_rank()}.seconds").write_text(str(seconds))
+    """One of the processes that Ray Train starts: what it measured goes to a file."""
+    measured = member(config["args"], config["device"], config["threads"])
+    Path(config["folder"], f"{ray.train.get_context().get_world_rank()}.json").write_text(json.dumps(measured))
 
 
-def several(args: argparse.Namespace, device: str, through_ray: bool) -> float:
-    """Seconds an image of the in-batch loop in several new processes: torch's own, or Ray Train's, of a Ray that is
-    there for them alone."""
+def several(args: argparse.Namespace, device: str, through_ray: bool) -> list[Member]:
+    """The in-batch loop in several new processes: torch's own, or Ray Train's, of a Ray that is there for them
+    alone."""
     args, threads = argparse.Namespace(**vars(args), ray=through_ray), max(1, torch.get_num_threads() // args.workers)
     with tempfile.TemporaryDirectory() as folder:
         if not through_ray:
             with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
                 few = [pool.submit(by_torch, rank, args, device, threads, folder) for rank in range(args.workers)]
-                return max(f.result() for f in few)
+                return [f.result() for f in few]
         runtime.start(Config())
         TorchTrainer(
             by_ray,
@@ -133,7 +162,12 @@ def several(args: argparse.Namespace, device: str, through_ray: bool) -> float:
             run_config=RunConfig(storage_path=folder),
         ).fit()
         runtime.stop()
-        return max(float(file.read_text()) for file in Path(folder).glob("*.seconds"))
+        return [Member(*json.loads(file.read_text())) for file in Path(folder).glob("*.json")]
+
+
+def elsewhere(members: list[Member]) -> float:
+    """Share of the machine's CPU time that processes other than the members took: at least what Ray itself takes."""
+    return statistics.mean((m.busy - sum(other.own for other in members)) / m.cores for m in members)
 
 
 def now(device: str) -> float:
@@ -150,35 +184,52 @@ def main(arguments: list[str]) -> None:
     for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3, "workers": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    by = [f"in_batch, {args.workers} by {name}" for name in ("torch", "Ray Train")]
     spawn = get_context("spawn")  # a process has its memory handed out as its environment said when it began
     with ProcessPoolExecutor(1, spawn) as plain:
         plain.submit(bare, args, device).result()  # it begins before the environment is ours
         os.environ.update(runtime.MEMORY)
         with ProcessPoolExecutor(1, spawn) as ours:
+            shares: dict[str, list[float]] = {}
+
+            def together(name: str) -> float:
+                members = several(args, device, name.endswith("Ray Train"))
+                shares.setdefault(name, []).append(elsewhere(members))
+                return max(m.seconds for m in members)
+
             runs: dict[str, Callable[[], float]] = {
                 "bare step": lambda: ours.submit(bare, args, device).result(),
                 "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
                 "in_batch": lambda: ours.submit(loop, "in_batch", args, device).result(),
-                f"in_batch, {args.workers} by torch": lambda: several(args, device, False),
-                f"in_batch, {args.workers} by Ray Train": lambda: several(args, device, True),
+                by[0]: lambda: together(by[0]),
+                by[1]: lambda: together(by[1]),
                 "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
             }
-            runs["bare step"]()  # a process is slower until its memory is warm
+            runs = {name: run for name, run in runs.items() if args.only in name}
+            next(iter(runs.values()))()  # a process is slower until its memory is warm
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(args.rounds):
                 for name, run in runs.items():
                     seconds[name].append(run())
-    rows = [
-        {
-            "distill": name,
-            "images/s": round(1 / statistics.median(values)),
-            "ratio": round(statistics.median(b / v for b, v in zip(seconds["bare step"], values, strict=True)), 3),
-        }
-        for name, values in seconds.items()
-    ]
+    first = next(iter(seconds.values()))
+    rows = []
+    for name, values in seconds.items():
+        ratios = sorted(b / v for b, v in zip(first, values, strict=True))
+        rate, spread = round(1 / statistics.median(values), 1), f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
+        other = f"{statistics.median(shares[name]):.1%}" if name in shares else ""
+        rows.append(
+            {
+                "distill": name,
+                "images/s": rate,
+                "ratio": round(statistics.median(ratios), 3),
+                "rounds": spread,
+                "CPU of others": other,
+            }
+        )
     print(f"{args.model}, {args.size} px, batch {args.batch}, {device}, {torch.get_num_threads()} threads")
     print(table(rows))
     if args.json:
