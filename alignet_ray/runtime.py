@@ -50,8 +50,8 @@ ALONE = {
 }
 """The same where Ray is our own. Nobody scrapes its metrics. Workers yield to nothing that a plain process would not
 yield to (with Ray's own niceness of 15 its daemons took a twentieth of a training on two cores). They go when they have
-had nothing to do for 20 seconds, as each takes a hundredth of a core even so: the next stage finds them, a long training
-does not."""
+had nothing to do for 20 seconds, as each takes a hundredth of a core even so: the next stage finds them, a long
+training does not."""
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
