@@ -195,6 +195,9 @@ class Distill(Section):
     """The student's backbone (same spellings as embed.model)."""
     size: int | None = None
     """Square input side in pixels; left out: the model's own."""
+    squash: bool = False
+    """See images whole, squashed to the square, values in [0, 1], as AligNet's released students do; else as the
+    model's own transform does. Kept with the student."""
     batching: Literal["in_batch", "triplets"] = "in_batch"
     """`in_batch`: all triplets inside a batch of distinct images, judged by the teacher's embeddings (needs several
     times fewer images). `triplets`: the labelled triplets, three images each, as published."""

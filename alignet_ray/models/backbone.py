@@ -39,6 +39,11 @@ PACKAGES = {
 """`pip:` name -> (module that holds the weights file, timm architecture with the same tensors in the same order)."""
 
 
+SQUASH = {"crop_mode": "squash", "crop_pct": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "bicubic"}
+"""How AligNet's released students see an image (timm's words for it): whole, squashed to the square, values in [0, 1].
+Theirs is resized by OpenCV's cubic filter, which aliases; timm's does not."""
+
+
 class Backbone(nn.Module):
     """A timm network without classifier: images -> features, by default those before the classifier (`pre_logits`).
 
@@ -120,7 +125,9 @@ def checksum(net: nn.Module) -> str:
     return total.hexdigest()
 
 
-def load_backbone(spec: str, size: int | None = None, seed: int = 0, layer: str = "pre_logits") -> Backbone:
+def load_backbone(
+    spec: str, size: int | None = None, seed: int = 0, layer: str = "pre_logits", squash: bool = False
+) -> Backbone:
     """Load a backbone, frozen and in evaluation mode.
 
     Args:
@@ -129,6 +136,7 @@ def load_backbone(spec: str, size: int | None = None, seed: int = 0, layer: str 
         seed: seed of `random:NAME`.
         layer: `pre_logits`; `patch_mean`, the mean over patches (or pixels) after the last block and its norm, without
             class token; `block:N`, the mean over patches after block (or stage) N, counted from 0, or from the end.
+        squash: see images as `SQUASH` says, not as the network's own transform does.
 
     Raises:
         UserError: unknown name or layer, missing file or package, weights that do not fit, no network.
@@ -145,8 +153,9 @@ def load_backbone(spec: str, size: int | None = None, seed: int = 0, layer: str 
     else:
         check(spec)
         backbone = _pretrained(spec, size)
-    if layer != "pre_logits":
-        backbone = Backbone(backbone.net, backbone.arch, backbone.spec, backbone.data, layer)
+    if squash or layer != "pre_logits":
+        data = backbone.data | (SQUASH if squash else {})
+        backbone = Backbone(backbone.net, backbone.arch, backbone.spec, data, layer)
     return backbone.eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from alignet_ray.data.images import list_images
 from alignet_ray.data.judged import human_model, split_images
 from alignet_ray.data.objects import images_uri
 from alignet_ray.data.pixels import Decoder
+from alignet_ray.data.view import View
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.training import Training
 from alignet_ray.store import Artifact
@@ -49,16 +50,16 @@ def people(cfg: Config, soften: Artifact) -> People:
     listed = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
     split = split_images(soften, np.array(sorted({i for row in listed for i in row}), dtype=np.int64))
     first = {o: int(rows[0]) for o, rows in split["validation"].items()}
-    whole = decoder(cfg, soften, cfg.distill.model, cfg.distill.size)
+    view = load_backbone(cfg.distill.model, cfg.distill.size, squash=cfg.distill.squash).view
+    whole = decoder(cfg, soften, view)
     at = np.unique([*first.values()])  # ids must ascend
     few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[i] for i in at))
     own = {o: np.searchsorted(at, [row]) for o, row in first.items()}
     return People(few, sides.soft_side(list(own), own, human_model(cfg, soften), TRIPLETS))
 
 
-def decoder(cfg: Config, soften: Artifact, model: str, size: int | None) -> Decoder:
-    """The judged objects' images, as a network wants them."""
-    view = load_backbone(model, size).view
+def decoder(cfg: Config, soften: Artifact, view: View) -> Decoder:
+    """The judged objects' images, as a network sees them."""
     rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
     ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
     uri = images_uri(cfg)

@@ -112,7 +112,7 @@ def _images(
     cfg: Config, embed: Artifact, ids: np.ndarray, cache: Path, threads: int, pack: Callable[[Pack], None]
 ) -> Packed | Decoder:
     """Where pixels come from: a file that is packed here if it is not there yet, or the images themselves."""
-    view = load_backbone(cfg.distill.model, cfg.distill.size).view
+    view = load_backbone(cfg.distill.model, cfg.distill.size, squash=cfg.distill.squash).view
     listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
     paths = listed["path"].take(pa.array(np.searchsorted(listed["image_id"].to_numpy(), ids))).to_pylist()
     decoder = Decoder(str(cfg.corpus.path), ids, tuple(paths), view, threads)
@@ -170,7 +170,7 @@ class Process:
     def __init__(self, job: Job, device: str, report: Callable[[dict[str, Any]], None]) -> None:
         torch.set_num_threads(job.threads)
         d = job.cfg.distill
-        student = make_student(d.model, d.size, d.head, job.cfg.seed)
+        student = make_student(d.model, d.size, d.head, job.cfg.seed, d.squash)
         self.job, self.training = job, Training(student, recipe(job.cfg), device, d.compile)
         self.notes = checkpoints.resume(job.out, self.training)
         self.valid = held_out(job.label, d.valid)

@@ -71,7 +71,7 @@ class Student(nn.Module):
         return choice_probabilities(pair_similarities(z) / self.tau).flip(-1)  # pair (0, 1) leaves 2 out, and so on
 
 
-def make_student(spec: str, size: int | None, head: int | None, seed: int) -> Student:
+def make_student(spec: str, size: int | None, head: int | None, seed: int, squash: bool = False) -> Student:
     """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
 
     Args:
@@ -80,11 +80,12 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int) -> St
         size: side of the square input in pixels; None: the model's own.
         head: width of the triplet head; None: no head.
         seed: seed of the head's weights.
+        squash: as for `load_backbone`.
 
     Raises:
         UserError: as `load_backbone`.
     """
-    backbone = load_backbone(spec, size, seed).requires_grad_(True)
+    backbone = load_backbone(spec, size, seed, squash=squash).requires_grad_(True)
     if not head:
         return Student(backbone, None)
     if (Path(spec).expanduser() / MODEL).is_file():

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -32,6 +33,20 @@ def test_folder_round_trip_is_exact(folder: Path):
         assert torch.equal(a, b)
     assert after.tau == 3.5
     assert not any(p.requires_grad for p in after.parameters())
+
+
+def test_images_can_be_seen_squashed_and_are_after_reload(tmp_path: Path):
+    student = make_student(SPEC, 32, 8, seed=1, squash=True).eval()
+    save_student(tmp_path, student, {})
+    after, preprocess = load(tmp_path)
+    image = Image.effect_noise((90, 40), 80).convert("RGB")
+    x = preprocess(image)
+    whole = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), np.float32) / 255
+    assert np.allclose(x.permute(1, 2, 0).numpy(), whole, atol=1e-6)
+    assert torch.equal(after(x[None]).embedding, student(student.preprocess(image)[None]).embedding)
+    seen, other = after.backbone.view(image), make_student(SPEC, 32, 8, seed=1).backbone.view(image)
+    assert torch.allclose(after.backbone.view.normal(seen[None])[0], x, atol=1e-6)
+    assert not torch.equal(seen, other), "the model's own transform crops"
 
 
 def test_timm_reads_the_backbone_strictly(folder: Path):

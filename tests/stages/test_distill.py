@@ -159,27 +159,75 @@ def test_the_published_scheme_reads_the_labels(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_processes_learn_and_equal_one(pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make):
-    works = {}
+@pytest.mark.parametrize(
+    ("model", "lr"),
+    [("test_efficientnet_ln", 3e-3), ("test_efficientnet", 3e-4)],  # LayerNorm; BatchNorm, whose statistics are frozen
+)
+def test_two_processes_learn_and_equal_one(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make, model: str, lr: float
+) -> None:
+    works, curves = {}, {}
     for workers in (1, 2):
-        works[workers] = make_work(config(pictures, store, workers=workers), "distill@student", parents, f"w{workers}")
+        cfg = config(pictures, store, workers=workers, model=f"random:{model}", lr=lr)
+        works[workers] = make_work(cfg, "distill@student", parents, f"w{workers}")
         distill.run(works[workers])
+        lines = works[workers].out.read_bytes("metrics.jsonl").splitlines()
+        curves[workers] = [json.loads(line)["loss"] for line in lines[1:]]
     one, two = weights(works[1]), weights(works[2])
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.allclose(value, two[name], atol=2e-4), name
+    assert np.allclose(curves[1], curves[2], rtol=1e-3)
     pids = works[2].facts["processes"]
     assert len(set(pids)) == 2  # two processes, and neither is this one
-    check_student(works[2])
+    check_student(works[2], model)
 
 
-def check_student(work: Work) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_a_loss_that_is_not_finite_stops_all_processes(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    work = make_work(config(pictures, store, workers=2, lr=1e30), "distill@student", parents)
+    with pytest.raises(UserError, match=r"not finite.*image ids"):
+        distill.run(work)
+    assert not work.out.has("backbone.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [("No space left on device", "the disk is full"), ("Read-only file system", "Read-only file system")],
+)
+def test_a_disk_that_takes_nothing_is_said(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make, trouble: str, said: str
+) -> None:
+    work = make_work(config(pictures, store), "distill@student", parents)
+    found = distill._explained(work, RuntimeError(f"worker 0: OSError: [Errno 28] {trouble}: '/x'"))
+    assert isinstance(found, UserError)
+    assert said in str(found)
+    assert work.out.uri in str(found)
+    other = RuntimeError("something else")
+    assert distill._explained(work, other) is other
+
+
+def test_a_student_that_learned_nothing_is_warned_of(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    work = make_work(config(pictures, store), "distill@student", parents)
+    distill._judge(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "ties": 0.0})
+    assert "warnings" not in work.facts
+    distill._judge(work, {"valid_agreement": 0.34, "valid_rank": 1.1})
+    chance, collapse = work.facts["warnings"]
+    assert "no more than chance" in chance
+    assert "collapsed" in collapse
+
+
+def check_student(work: Work, model: str = "test_efficientnet_ln") -> None:
     student = load_student(work.out.local())
     assert json.loads(work.out.read_bytes("model.json"))["head"]["width"] == 16
     output = student(torch.zeros(2, 3, 32, 32))
     assert output.embedding.shape == (2, 256)
     assert output.triplet_logits.shape == (2, 16)
-    net = timm.create_model("test_efficientnet_ln", num_classes=0)
+    net = timm.create_model(model, num_classes=0)
     net.load_state_dict(load_file(work.out.local("backbone.safetensors")), strict=True)
     rows = [json.loads(line) for line in work.out.read_bytes("metrics.jsonl").splitlines()]
     assert [row["step"] for row in rows] == [0, 4, 6, 8, 12]
