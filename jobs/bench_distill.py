@@ -1,11 +1,11 @@
 """`bench distill`: the training loop against a bare torch step of the same network, in one run.
 
     python jobs/bench.py distill [--model NAME] [--size 64] [--batch 64] [--steps 40] [--rounds 3] [--compile]
-        [--only TEXT] [--json FILE]
+        [--only REGEX] [--json FILE]
 
 Generated pixels, one process, all cores (or the GPU). Rates are images/s, the median of `rounds`; ratios are to the
 bare step of the same round: forward, a sum of squares, backward, Adam, on one batch that lies ready. With --only, rows
-whose name holds the text alone, and the ratios are to the first of them. All but the last row have their memory handed
+whose name it matches alone, and the ratios are to the first of them. All but the last row have their memory handed
 out as our workers have it (runtime.MEMORY).
 
 "by torch" and "by Ray Train" are the in-batch loop in `workers` processes that share the cores (a GPU each), which
@@ -21,7 +21,9 @@ and more for it: Ray's idle workers go after 20 seconds only.
 import argparse
 import json
 import os
+import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -178,30 +180,21 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def main(arguments: list[str]) -> None:
-    """Run the bench."""
-    parser = argparse.ArgumentParser(prog="bench distill")
-    parser.add_argument("--model", default="random:test_convnext")
-    for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3, "workers": 2}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--only", default="", help="rows whose name holds this text")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def timed(args: argparse.Namespace, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds an image by row, one of each round, and the share of CPU time that went to others where it is known."""
     by = [f"in_batch, {args.workers} by {name}" for name in ("torch", "Ray Train")]
+    shares: dict[str, list[float]] = {name: [] for name in by}
+
+    def together(name: str) -> float:
+        members = several(args, device, name.endswith("Ray Train"))
+        shares[name].append(elsewhere(members))
+        return max(m.seconds for m in members)
+
     spawn = get_context("spawn")  # a process has its memory handed out as its environment said when it began
     with ProcessPoolExecutor(1, spawn) as plain:
         plain.submit(bare, args, device).result()  # it begins before the environment is ours
         os.environ.update(runtime.MEMORY)
         with ProcessPoolExecutor(1, spawn) as ours:
-            shares: dict[str, list[float]] = {}
-
-            def together(name: str) -> float:
-                members = several(args, device, name.endswith("Ray Train"))
-                shares.setdefault(name, []).append(elsewhere(members))
-                return max(m.seconds for m in members)
-
             runs: dict[str, Callable[[], float]] = {
                 "bare step": lambda: ours.submit(bare, args, device).result(),
                 "triplets": lambda: ours.submit(loop, "triplets", args, device).result(),
@@ -210,34 +203,51 @@ def main(arguments: list[str]) -> None:
                 by[1]: lambda: together(by[1]),
                 "bare step, memory as it comes": lambda: plain.submit(bare, args, device).result(),
             }
-            runs = {name: run for name, run in runs.items() if args.only in name}
+            runs = {name: run for name, run in runs.items() if re.search(args.only, name)}
+            if not runs:
+                sys.exit(f"bench distill: no row's name matches --only {args.only}")
             next(iter(runs.values()))()  # a process is slower until its memory is warm
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for _ in range(args.rounds):
                 for name, run in runs.items():
                     seconds[name].append(run())
-    first = next(iter(seconds.values()))
-    rows = []
+    return seconds, {name: statistics.median(share) for name, share in shares.items() if share}
+
+
+def rows(seconds: dict[str, list[float]], shares: dict[str, float]) -> list[dict[str, Any]]:
+    """The table: rates, and ratios to the first row of the same round."""
+    first, lines = next(iter(seconds.values())), []
     for name, values in seconds.items():
         ratios = sorted(b / v for b, v in zip(first, values, strict=True))
-        rate, spread = round(1 / statistics.median(values), 1), f"{ratios[0]:.3f} to {ratios[-1]:.3f}"
-        other = f"{statistics.median(shares[name]):.1%}" if name in shares else ""
-        rows.append(
+        lines.append(
             {
                 "distill": name,
-                "images/s": rate,
+                "images/s": round(1 / statistics.median(values), 1),
                 "ratio": round(statistics.median(ratios), 3),
-                "rounds": spread,
-                "CPU of others": other,
+                "rounds": f"{ratios[0]:.3f} to {ratios[-1]:.3f}",
+                "CPU of others": f"{shares[name]:.1%}" if name in shares else "",
             }
         )
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(prog="bench distill")
+    parser.add_argument("--model", default="random:test_convnext")
+    for name, value in {"size": 64, "batch": 64, "steps": 40, "rounds": 3, "workers": 2}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--only", default="", help="rows whose name this regular expression is found in")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lines = rows(*timed(args, device))
     print(f"{args.model}, {args.size} px, batch {args.batch}, {device}, {torch.get_num_threads()} threads")
-    print(table(rows))
+    print(table(lines))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        args.json.write_text(json.dumps(lines, indent=1))
 
 
 if __name__ == "__main__":
-    import sys
-
     main(sys.argv[1:])
