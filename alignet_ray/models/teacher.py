@@ -42,6 +42,8 @@ from alignet_ray.data.batches import Batch
 from alignet_ray.data.judged import HELD_OUT, human_model, map_settings, split_images
 from alignet_ray.data.pixels import Decoder
 from alignet_ray.errors import UserError
+from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.people import decoder
 from alignet_ray.models.ranks import rank, world
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.models.training import Recipe, Training
@@ -116,21 +118,21 @@ class Job:
         return sides.soft_side(list(self.split[name]), self.split[name], self.human, HELD_OUT)
 
 
-def make_job(cfg: Config, out: Draft, soften: Artifact, images: Decoder, workers: int) -> Job:
+def make_job(cfg: Config, out: Draft, soften: Artifact, workers: int) -> Job:
     """The inputs of a run's processes.
 
     Args:
         cfg: names one teacher network (embed.model).
         out: where the teacher goes.
         soften: the model of human choices, and the split.
-        images: the judged objects' images.
         workers: number of processes on this machine; the batch is split evenly among them.
 
     Raises:
-        UserError: several teachers, or too few objects.
+        UserError: several teachers, too few objects, or as `load_backbone`.
     """
     if len(cfg.embed.model) != 1:
         raise UserError("align.map network fine-tunes one network: give one embed.model, not several")
+    images = decoder(cfg, soften, load_backbone(cfg.embed.model[0], cfg.embed.size).view)
     split = split_images(soften, images.ids)
     provenance = {"role": "teacher", "artifact": out.id, "parents": {"soften": soften.id}}
     threads = max(1, (os.cpu_count() or 1) // workers)

@@ -24,14 +24,10 @@ def fine_tune(work: Work) -> dict[str, Any]:
     from ray.train.torch import TorchTrainer
 
     from alignet_ray.models import teacher
-    from alignet_ray.models.backbone import load_backbone
-    from alignet_ray.models.people import decoder
 
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     workers = work.cfg.align.network.workers or gpus or 2
-    soften = work.parents["soften"]
-    images = decoder(work.cfg, soften, load_backbone(work.cfg.embed.model[0], work.cfg.embed.size).view)
-    job = teacher.make_job(work.cfg, work.out, soften, images, workers)
+    job = teacher.make_job(work.cfg, work.out, work.parents["soften"], workers)
     for name in (teacher.METRICS, PROBLEM):
         work.out.remove(name)
     trainer = TorchTrainer(

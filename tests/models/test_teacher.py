@@ -12,7 +12,7 @@ from alignet_ray.data import objects
 from alignet_ray.data.images import list_images
 from alignet_ray.errors import UserError
 from alignet_ray.models import teacher
-from alignet_ray.models.people import decoder, people
+from alignet_ray.models.people import people
 from alignet_ray.models.student import load_student, make_student
 from alignet_ray.models.training import Recipe, Training
 from alignet_ray.stages import Work, align
@@ -85,7 +85,7 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
     cfg: Config, soften: Artifact, store: Store
 ) -> None:
     out = store.draft("align", "a")
-    job = teacher.make_job(cfg, out, soften, decoder(cfg, soften, cfg.embed.model[0], cfg.embed.size), workers=1)
+    job = teacher.make_job(cfg, out, soften, workers=1)
     rows: list[dict[str, float]] = []
     teacher.Process(job, "cpu", rows.append).train()
     report = out.read_json("report.json")
@@ -109,8 +109,7 @@ def test_blend_takes_a_point_on_the_way_that_the_report_shows(cfg: Config, softe
     for blend in (0.5, 1.0):
         some = cfg.replace(align__network__blend=blend)
         out = store.draft("align", f"b{blend}")
-        images = decoder(some, soften, some.embed.model[0], some.embed.size)
-        teacher.Process(teacher.make_job(some, out, soften, images, workers=1), "cpu", lambda _: None).train()
+        teacher.Process(teacher.make_job(some, out, soften, workers=1), "cpu", lambda _: None).train()
         reports[blend] = out.read_json("report.json")
         weights[blend] = dict(load_student(out.local()).named_parameters())
     pretrained = dict(make_student(cfg.embed.model[0], 32, None, 0).named_parameters())
@@ -129,8 +128,7 @@ def test_blend_takes_a_point_on_the_way_that_the_report_shows(cfg: Config, softe
 def test_a_random_head_is_calibrated(cfg: Config, soften: Artifact, store: Store) -> None:
     some = cfg.replace(align__network__start="random")
     out = store.draft("align", "r")
-    images = decoder(some, soften, some.embed.model[0], some.embed.size)
-    process = teacher.Process(teacher.make_job(some, out, soften, images, workers=1), "cpu", lambda _: None)
+    process = teacher.Process(teacher.make_job(some, out, soften, workers=1), "cpu", lambda _: None)
     process.train()
     assert process.training.student.tau not in (0, 1)
     assert process.best["row"]["cross_entropy"] < process.history[0]["cross_entropy"]
@@ -139,9 +137,7 @@ def test_a_random_head_is_calibrated(cfg: Config, soften: Artifact, store: Store
 def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:
     both = cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
     with pytest.raises(UserError, match=r"one embed\.model"):
-        teacher.make_job(
-            both, store.draft("align", "a"), soften, decoder(cfg, soften, cfg.embed.model[0], cfg.embed.size), workers=1
-        )
+        teacher.make_job(both, store.draft("align", "a"), soften, workers=1)
 
 
 @pytest.mark.slow
@@ -169,14 +165,17 @@ def test_what_changes_the_teacher_and_what_does_not(cfg: Config) -> None:
     assert align.inputs(cfg.replace(align__network__lr=1e-5), "") != fields
 
 
-def test_a_student_is_watched_on_objects_that_none_trains_on(cfg: Config, soften: Artifact) -> None:
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_student_is_watched_on_objects_that_none_trains_on(cfg: Config, soften: Artifact, squash: bool) -> None:
     """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
-    watched = people(cfg.replace(distill__model="random:test_efficientnet_ln", distill__size=32), soften)
+    seen = cfg.replace(distill__model="random:test_efficientnet_ln", distill__size=32, distill__squash=squash)
+    watched = people(seen, soften)
     table = soften.read_table("objects.parquet").to_pylist()
     validation = {row["object"]: row["image_ids"] for row in table if row["split"] == "validation"}
     assert len(watched.images.ids) == len(validation)
     assert {int(i) for i in watched.images.ids} <= {i for ids in validation.values() for i in ids}
-    student = make_student("random:test_efficientnet_ln", 32, 8, 0)
+    student = make_student("random:test_efficientnet_ln", 32, 8, 0, squash)
+    assert watched.images.view.data == student.backbone.view.data
     found = watched.agreement(Training(student, Recipe(steps=1, lr=1e-3)))
     pixels = watched.images(watched.images.ids).float() / 255
     data = student.backbone.data
