@@ -90,7 +90,11 @@ def features(size: Size, folder: Path) -> np.ndarray:
 
 
 def cluster(size: Size, folder: Path) -> Iterator[Row]:
-    """A Lloyd pass against one matrix product of the same size, and whole fits against scikit-learn's."""
+    """A Lloyd pass against one matrix product of the same size, and whole fits against scikit-learn's.
+
+    Tried without gain beside 1.28 products a pass: blocks of 512 to 2,048 rows, row norms kept from pass to pass, the
+    offset of the scores as one more column of the product (1.5), sums by scatter_add or in two threads.
+    """
     x = torch.from_numpy(np.array(features(size, folder)[: min(size.images, 200_000)]))
     n, k = len(x), size.k
     start = kmeans.seed_centroids(x[:: max(1, n // 20_000)].float().numpy(), k, 0)
