@@ -18,8 +18,9 @@ dimensions are mixed alike (50.4 after as many updates); refitting on training a
 objects of the kind are not what is missing; Lite1 (51.1) and the mean of Lite0 and Lite1 (53.5 against 53.1 at their
 best updates). The mean of what it says at 96, 128, 160 and 224 px and of mirrored images is better (54.5 by the head,
 49.5 instead of 47.1 by the features), at eight times the cost. The plain recipe (random head, BatchNorm in training
-mode, crops to 0.7, lr 3e-4 or 1e-3, 40 updates, 277 objects) gives 51.2 and 51.9 on split 0 (49.0 at 224 px), 51.5 and
-52.9 on split 1.
+mode, crops to 0.7, 40 updates at a rate of 3e-4 / 1e-3) gives 50.9 / 52.1 on split 0 and 49.6 / 51.0 on split 1, where
+this one gives 53.1 and 52.2; with the validation objects to learn from as well 51.2 / 51.9 and 51.5 / 52.9, at 224 px
+49.0.
 """
 
 import copy
