@@ -19,12 +19,15 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.sides import Score, Side, score
 from alignet_ray.core.vice import pair_entries
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
+MEMORY = 0.95
+"""Share of the running mean of weights that stays at each step."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def fit(
 ) -> Fitted:
     """Fit a transform on the training objects; stop by the cross-entropy of the held-out objects, and keep the best.
 
+    What is judged and kept is a running mean of the weights over the last few dozen steps: a step sees one random image
+    of each object, so the last weights alone wander, and the held-out minimum would be where chance put it.
+
     Args:
         x: features of all images; only rows of `train` decide the standardisation and the principal dimensions.
         train, valid: objects to learn from and to stop by.
@@ -113,6 +119,7 @@ def fit(
     rng = torch.Generator().manual_seed(seed)
     core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
     before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
+    mean = AveragedModel(core, multi_avg_fn=get_ema_multi_avg_fn(MEMORY))
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
     held_rows, held = valid.compact()
     held_z = z[held_rows]
@@ -124,16 +131,17 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        mean.update_parameters(core)
         if step % settings.every:
             continue
-        found = score(core(held_z).detach(), held)
+        found = score(mean(held_z).detach(), held)
         history.append(
             {"step": float(step), "loss": loss.item(), "accuracy": found.accuracy, "cross_entropy": found.cross_entropy}
         )
         if report:
             report(history[-1])
         if found.cross_entropy < best.score.cross_entropy:
-            best = Fitted(basis.export(core), step, found, [])
+            best = Fitted(basis.export(mean.module), step, found, [])
         elif step - best.step >= settings.patience * settings.every:
             break
     return Fitted(best.transform, best.step, best.score, history)

@@ -76,7 +76,7 @@ def _space(settings: alignment.Settings) -> dict[str, Any]:
 
     space: dict[str, Any] = {"pull": tune.loguniform(1e-5, 1e-2), "lr": tune.loguniform(3e-3, 3e-2)}
     if settings.kind == "low_rank":
-        space["rank"] = tune.choice([10, 20, 30, 50, 80, 120])
+        space["rank"] = tune.choice([10, 20, 50, 100, 200, 400])
     if settings.alpha:
         space |= {"alpha": tune.choice([0.1, 0.25, 0.5]), "tau": tune.choice([0.1, 0.5, 1.0])}
     return space
