@@ -105,7 +105,7 @@ class Align(Section):
     """A stored transform (.npz, .safetensors, an align artifact) to use instead of fitting one."""
     map: Literal["affine", "low_rank", "diagonal", "orthogonal", "network"] = "low_rank"
     """Form of the map."""
-    rank: int = Field(50, ge=1)
+    rank: int = Field(100, ge=1)
     """Principal dimensions that a low-rank map acts on."""
     objective: Literal["soft", "hard"] = "soft"
     """Learn the human model's choice probabilities of any triplet (soft), or only the answers themselves (hard)."""
@@ -119,7 +119,7 @@ class Align(Section):
     """Settings (pull, lr, rank, local term) that Ray Tune tries on all folds, these first; the best is then fitted."""
     network: Network = Network()
     """Settings of `align.map network`."""
-    pull: float = Field(2e-4, ge=0)
+    pull: float = Field(5e-4, ge=0)
     """Weight of the pull of the map's weights to a multiple of the identity, for features of unit mean square norm."""
     lr: float = Field(1e-2, gt=0)
     """Adam's step size."""

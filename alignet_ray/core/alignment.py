@@ -12,7 +12,7 @@ each object and reads all similarities from the one matrix S'.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ class Settings:
     """
 
     kind: MapKind = "low_rank"
-    rank: int = 50
-    pull: float = 2e-4
+    rank: int = 100
+    pull: float = 5e-4
     alpha: float = 0.0
     tau: float = 1.0
     lr: float = 1e-2
@@ -119,7 +119,7 @@ def fit(
     rng = torch.Generator().manual_seed(seed)
     core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
     before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
-    mean = AveragedModel(core, multi_avg_fn=get_ema_multi_avg_fn(MEMORY))
+    mean = AveragedModel(core, multi_avg_fn=get_ema_multi_avg_fn(MEMORY))  # type: ignore[no-untyped-call]
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
     held_rows, held = valid.compact()
     held_z = z[held_rows]
@@ -141,7 +141,7 @@ def fit(
         if report:
             report(history[-1])
         if found.cross_entropy < best.score.cross_entropy:
-            best = Fitted(basis.export(mean.module), step, found, [])
+            best = Fitted(basis.export(cast(Core, mean.module)), step, found, [])
         elif step - best.step >= settings.patience * settings.every:
             break
     return Fitted(best.transform, best.step, best.score, history)
