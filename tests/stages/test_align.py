@@ -53,7 +53,7 @@ def parents(store: Store, truth: np.ndarray) -> dict[str, Artifact]:
 def test_known_similarities_come_back_on_objects_that_were_not_seen(
     truth: np.ndarray, parents: dict[str, Artifact], make_work: Callable[..., Work], ray_session: None
 ) -> None:
-    work = make_work(Config().replace(**QUICK | {"align__folds": 2}), "align", parents)
+    work = make_work(Config().replace(**QUICK | {"align__folds": 2, "align__steps": 600}), "align", parents)
     align.run(work)
     report = work.out.read_json("report.json")
     assert report["test_aligned_accuracy"] > report["test_base_accuracy"] + 0.1
