@@ -9,25 +9,24 @@ L_local (gLocal, NeurIPS 2023) keeps each item's distribution over its neighbour
 each object and reads all similarities from the one matrix S'.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.optim import update_mean
 from alignet_ray.core.sides import Score, Side, score
 from alignet_ray.core.vice import pair_entries
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
-MEMORY = 0.95
-"""Share of the running mean of weights that stays at each step."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,9 @@ class Settings:
             unit mean square norm, so that a value suits any width; gLocal's lambda is this over that norm's square.
         alpha, tau: weight and temperature of the local term.
         lr: Adam's step size, for features of unit mean square norm.
+        mean: decay of a running mean of the weights, which is what is judged and kept; 0: the last weights are. A step
+            sees one random image of each object, so the last weights wander, and the held-out minimum would be where
+            chance put it.
         batch: triplets a step; steps: largest number of steps.
         every: steps between two looks at the held-out objects; patience: looks without a better cross-entropy.
     """
@@ -52,6 +54,7 @@ class Settings:
     alpha: float = 0.0
     tau: float = 1.0
     lr: float = 1e-2
+    mean: float = 0.95
     batch: int = 8192
     steps: int = 2000
     every: int = 20
@@ -104,9 +107,6 @@ def fit(
 ) -> Fitted:
     """Fit a transform on the training objects; stop by the cross-entropy of the held-out objects, and keep the best.
 
-    What is judged and kept is a running mean of the weights over the last few dozen steps: a step sees one random image
-    of each object, so the last weights alone wander, and the held-out minimum would be where chance put it.
-
     Args:
         x: features of all images; only rows of `train` decide the standardisation and the principal dimensions.
         train, valid: objects to learn from and to stop by.
@@ -119,7 +119,7 @@ def fit(
     rng = torch.Generator().manual_seed(seed)
     core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
     before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
-    mean = AveragedModel(core, multi_avg_fn=get_ema_multi_avg_fn(MEMORY))  # type: ignore[no-untyped-call]
+    mean = copy.deepcopy(core)
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
     held_rows, held = valid.compact()
     held_z = z[held_rows]
@@ -131,7 +131,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        mean.update_parameters(core)
+        decay = settings.mean if step > 1 else 0.0  # the mean begins with the first step's weights
+        update_mean(list(mean.parameters()), list(core.parameters()), decay)
         if step % settings.every:
             continue
         found = score(mean(held_z).detach(), held)
@@ -141,7 +142,7 @@ def fit(
         if report:
             report(history[-1])
         if found.cross_entropy < best.score.cross_entropy:
-            best = Fitted(basis.export(cast(Core, mean.module)), step, found, [])
+            best = Fitted(basis.export(mean), step, found, [])
         elif step - best.step >= settings.patience * settings.every:
             break
     return Fitted(best.transform, best.step, best.score, history)
