@@ -71,20 +71,23 @@ class Soften(Section):
 class Network(Section):
     """align.map network: the teacher itself is fine-tuned on people's soft choices."""
 
-    start: Literal["low_rank", "random"] = "low_rank"
-    """The head at first: the low-rank map fitted to the network as it is (keeps more local structure), or random."""
-    steps: int = Field(60, ge=1)
-    """Updates; the validation objects choose the one that is kept."""
+    metric: Literal["classes", "plain"] = "classes"
+    """How images are compared with the judged ones: as the network's own classifier weighs features (where its weights
+    came with one; else as they are), or plainly as they are."""
+    temperature: float | None = Field(None, gt=0)
+    """How far the teacher looks around among judged images (of cosines); left out: the one at which the training
+    objects predict each other best."""
+    steps: int = Field(30, ge=0)
+    """Updates; the validation objects choose the one that is kept. 0: the network stays as it is, and only describes
+    images by their neighbours."""
     batch: int = Field(96, ge=3)
     """Objects an update, one random image each; all processes together."""
-    lr: float = Field(2e-4, gt=0)
+    lr: float = Field(1e-4, gt=0)
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
     decay_to_init: float = Field(1.0, ge=0)
     """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
     blend: float = Field(1.0, gt=0)
     """How far to go from the pretrained weights (0) to the fine-tuned ones (1): the report shows what it trades."""
-    head: int = Field(1024, ge=1)
-    """Width of the triplet head, whose dot products are the teacher's similarities."""
     features: float = Field(1.0, ge=0)
     """Weight of the same loss on the cosines of `pre_logits`."""
     stretch: float = Field(1.0, gt=0)

@@ -30,6 +30,10 @@ class HumanModel:
         """Choice probabilities of the pairs 01, 02, 12 of triplets of objects."""
         return vice.choice_probabilities(self.mu, self.sigma, triplets, self.draws, self.seed)
 
+    def dimensions(self) -> Float32[np.ndarray, "m d"]:
+        """The objects' expected dimensions, whose dot products are logits of choices."""
+        return vice.expected(self.mu, self.sigma)
+
 
 @dataclass(frozen=True)
 class Side:

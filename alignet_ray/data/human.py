@@ -140,6 +140,10 @@ def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray
     ]
     if fits:
         return f"it seems to {' or to '.join(fits)}"
+    columns = [plausibility(rows[:, order], reference) for order in ([0, 1, 2], [1, 2, 0], [0, 2, 1])]
+    never = (1 - columns[0].expected) / 2  # how often people leave out one that is not the odd one
+    if min(c.agreement for c in columns) < (1 / 3 + never) / 2:
+        return "the odd one is not always in the same column (it must be last in every row)"
     return "its objects are probably in another order (--human.order), or they are other objects"
 
 

@@ -159,6 +159,32 @@ def load_backbone(
     return backbone.eval().requires_grad_(False)
 
 
+def classifier(spec: str, width: int) -> Float[Tensor, "c d"] | None:
+    """Weights of the classifier that a network was trained with; None where its weights come without one.
+
+    Args:
+        spec: as for `load_backbone`, which has checked it.
+        width: of the network's features; a classifier of other features is none.
+    """
+    import timm
+
+    weights: Any = None
+    if spec.startswith("pip:"):
+        *_, weights, _ = package_weights(spec)[0].values()  # a weight and a bias at the end
+    elif "@" in spec and not (Path(spec).expanduser() / "model.json").is_file():
+        arch, _, file = spec.partition("@")
+        names: Any = getattr(timm.get_pretrained_cfg(arch), "classifier", None) or ()
+        name = names if isinstance(names, str) else next(iter(names), "")
+        weights = read_weights(Path(file).expanduser()).get(f"{name}.weight")
+    elif "/" not in spec and timm.is_model_pretrained(spec):
+        with _offline_if_unreachable():
+            net: Any = timm.create_model(spec, pretrained=True)
+        weights = getattr(net.get_classifier(), "weight", None)
+    if weights is None or weights.flatten(1).shape[1] != width:
+        return None
+    return weights.detach().float().flatten(1)  # type: ignore[no-any-return]
+
+
 def check(spec: str) -> None:
     """Refuse a spelling that cannot be loaded, without building or downloading anything.
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alignet_ray.data.view import Picture, View
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.models.neighbours import Neighbours
 from alignet_ray.models.student import Student, load_student
 
 Head = Literal["none", "beside", "instead"]
@@ -85,11 +86,11 @@ class Encoder:
         return cls(tuple(member.to(device) for member in members), head, device, fast)
 
     def narrow(self) -> None:
-        """Make the networks' weights bfloat16, but for those of BatchNorm, whose statistics need more digits."""
+        """Make the networks' weights bfloat16, but for BatchNorm's statistics and what a teacher knows of people."""
         self.bfloat16 = True
         for member in self.members:
             for module in member.modules():
-                if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if not isinstance(module, nn.modules.batchnorm._BatchNorm | Neighbours):
                     for tensors in (module._parameters, module._buffers):
                         for value in tensors.values():
                             if value is not None and value.is_floating_point():

@@ -36,7 +36,7 @@ class People:
     def agreement(self, training: Training) -> float:
         """Expected share of people's choices that the cosines of `pre_logits` make; the same in all processes."""
         batch = Batch(self.images.ids, self.side.triplets, self.side.targets)
-        _, cosine = training.judged(training.shared(batch, self.images))
+        _, cosine = training.judged(training.shared(batch, self.images), batch)
         return sides.score(cosine.cpu(), self.side).accuracy
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
+from alignet_ray.models.neighbours import Neighbours
 
 BACKBONE, HEAD, MODEL = "backbone.safetensors", "head.safetensors", "model.json"
 
@@ -28,7 +29,7 @@ class Output(NamedTuple):
 
 
 class Student(nn.Module):
-    """A backbone with a triplet head: Dense(k) on `pre_logits`, or none.
+    """A backbone with a triplet head: Dense(k) on `pre_logits`, a network teacher's `Neighbours`, or none.
 
     Attributes:
         backbone: images -> embedding.
@@ -37,7 +38,7 @@ class Student(nn.Module):
         preprocess: PIL image -> float tensor (3, s, s).
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear | None, tau: float = 1.0) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Linear | Neighbours | None, tau: float = 1.0) -> None:
         super().__init__()
         self.backbone, self.head, self.tau = backbone, head, tau
 
@@ -90,7 +91,7 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int, squas
         return Student(backbone, None)
     if (Path(spec).expanduser() / MODEL).is_file():
         earlier = load_student(Path(spec).expanduser())
-        if earlier.head is not None and earlier.head.out_features == head:
+        if isinstance(earlier.head, nn.Linear) and earlier.head.out_features == head:
             return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
     layer = nn.Linear(backbone.width, head)
     generator = torch.Generator().manual_seed(seed)
@@ -119,14 +120,22 @@ def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> 
 
 def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
     """What model.json says."""
-    head = student.head
     return {
         "format": "alignet_ray student 1",
         **student.backbone.describe(),
-        "head": None if head is None else {"width": head.out_features, "bias": head.bias is not None},
+        "head": _describe_head(student.head),
         "tau": student.tau,
         "provenance": provenance,
     }
+
+
+def _describe_head(head: nn.Linear | Neighbours | None) -> dict[str, Any] | None:
+    if head is None:
+        return None
+    if isinstance(head, nn.Linear):
+        return {"width": head.out_features, "bias": head.bias is not None}
+    rank = None if head.metric is None else head.metric.shape[1]
+    return {"width": head.out_features, "neighbours": len(head.keys), "rank": rank}
 
 
 def load_student(folder: str | Path) -> Student:
@@ -140,14 +149,23 @@ def load_student(folder: str | Path) -> Student:
 
     folder = Path(folder)
     info = read_model(folder)
-    backbone, head = load_backbone(str(folder)), None
-    if info["head"]:
-        head = nn.Linear(backbone.width, info["head"]["width"], bias=info["head"]["bias"])
+    backbone = load_backbone(str(folder))
+    head = _empty_head(backbone.width, info["head"])
+    if head is not None:
         try:
             head.load_state_dict(load_file(folder / HEAD))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder / HEAD} is not this student's head: {str(error).splitlines()[0]}") from error
     return Student(backbone, head, info["tau"]).eval().requires_grad_(False)
+
+
+def _empty_head(width: int, info: dict[str, Any] | None) -> nn.Linear | Neighbours | None:
+    """The inverse of `_describe_head`, without the values."""
+    if not info:
+        return None
+    if "neighbours" in info:
+        return Neighbours.empty(width, info["width"], info["neighbours"], info["rank"])
+    return nn.Linear(width, info["width"], bias=info["bias"])
 
 
 def read_model(folder: Path) -> dict[str, Any]:

@@ -1,26 +1,15 @@
 """A teacher beyond affine: the network itself is fine-tuned on people's soft choices. No Ray in it.
 
-Every step looks at one image each of some training objects and at all triplets among them; the model of human choices
-says how probable each pair is, whoever was asked. The loop is that of `models.training`: loss on the triplet head and
-on normalised `pre_logits`, pull to the pretrained weights. Validation objects choose the update that is kept.
+What it says of an image is what people said of the judged images nearest to it (models/neighbours.py). Every step looks
+at one image each of some training objects, lets each be described by the *others*, as a new object will be, and
+compares all triplets among them with the model of human choices, which says how probable each pair is, whoever was
+asked. The loop is that of `models.training`: this loss and the same on normalised `pre_logits`, pull to the pretrained
+weights. Validation objects choose the update that is kept.
 
-Two things keep local structure: the head starts as the best low-rank map of the network as it is, so that gradients
-need not bend the features before the head says anything (Kumar et al., "Fine-tuning can distort pretrained features",
-ICLR 2022); and any point on the line between the pretrained and the fine-tuned weights is a teacher, too (Wortsman et
-al., "Robust fine-tuning of zero-shot models", CVPR 2022): the report holds what a few of them bring and keep.
-
-Tried on 214 training objects without gain: larger images, batches of 200, stronger crops, renewed BatchNorm
-statistics, a mean of several teachers' weights, and a head that starts as the ridge regression of people's own
-dimensions (better than the low-rank map at first, 49 % against 48 on test objects, and no different after 30 updates);
-batches of images, so that two of one object meet (52.8 against 53.9), and mixtures of two images whose people's
-dimensions are mixed alike (50.4 after as many updates); refitting on training and validation objects together (split
-0: 51.4 with 277 objects against 53.9 with 214 and 50.5 with 107; split 1: 52.9 with 277, 52.6 with 198), so more
-objects of the kind are not what is missing; Lite1 (51.1) and the mean of Lite0 and Lite1 (53.5 against 53.1 at their
-best updates). The mean of what it says at 96, 128, 160 and 224 px and of mirrored images is better (54.5 by the head,
-49.5 instead of 47.1 by the features), at eight times the cost. The plain recipe (random head, BatchNorm in training
-mode, crops to 0.7, 40 updates at a rate of 3e-4 / 1e-3) gives 50.9 / 52.1 on split 0 and 49.6 / 51.0 on split 1, where
-this one gives 53.1 and 52.2; with the validation objects to learn from as well 51.2 / 51.9 and 51.5 / 52.9, at 224 px
-49.0.
+Local structure is kept because such a head needs no training: the first gradients bend features that agree with people
+already (compare Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022). And any point on the line
+between the pretrained and the fine-tuned weights is a teacher, too (Wortsman et al., "Robust fine-tuning of zero-shot
+models", CVPR 2022): the report holds what a few of them bring and keep.
 """
 
 import copy
@@ -35,24 +24,39 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, fidelity, scores, sides
+from alignet_ray.core import fidelity, scores, sides
 from alignet_ray.data.batches import Batch
-from alignet_ray.data.judged import HELD_OUT, human_model, map_settings, split_images
+from alignet_ray.data.judged import HELD_OUT, human_model, split_images
 from alignet_ray.data.pixels import Decoder
 from alignet_ray.errors import UserError
-from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.backbone import classifier, load_backbone
+from alignet_ray.models.neighbours import Neighbours, class_metric, positions
 from alignet_ray.models.people import decoder
 from alignet_ray.models.ranks import rank, world
-from alignet_ray.models.student import make_student, save_student
+from alignet_ray.models.student import Output, Student, save_student
 from alignet_ray.models.training import Recipe, Training
 from alignet_ray.store import Artifact, Draft
 
 METRICS = "metrics.jsonl"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Points between the pretrained weights and the fine-tuned ones at which the teacher is judged."""
+
+KEYS = 2000
+"""Judged images that a look at the validation objects compares with; the finished teacher compares with all."""
+
+
+@dataclass(frozen=True)
+class JudgedBatch(Batch):
+    """A batch of which people's dimensions are known.
+
+    Attributes:
+        dimensions: of the object that each image shows.
+    """
+
+    dimensions: Float[Tensor, "n k"]
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,17 @@ class HumanBatches:
     seed: int
     most: int = 16_384
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> JudgedBatch:
         """The batch of a step: distinct objects, all of them equally often."""
         rng = np.random.default_rng([self.seed, step])
         drawn = rng.permutation(len(self.images))[: self.batch]
         rows = np.array([rng.choice(self.images[o]) for o in drawn])
         triplets = scores.all_triplets(len(drawn), self.most, int(rng.integers(2**31)))
         few = sides.HumanModel(self.human.mu[drawn], self.human.sigma[drawn], min(self.human.draws, 10), step)
-        return Batch(self.ids[rows], torch.from_numpy(triplets), log_choices(few.probabilities(triplets)))
+        dimensions = torch.from_numpy(few.dimensions())
+        return JudgedBatch(
+            self.ids[rows], torch.from_numpy(triplets), log_choices(few.probabilities(triplets)), dimensions
+        )
 
 
 def log_choices(p: Float32[np.ndarray, "t 3"]) -> Float[Tensor, "t 3"]:
@@ -148,7 +155,7 @@ def recipe(cfg: Config) -> Recipe:
         lr=n.lr,
         warmup=round(0.1 * n.steps),
         objective="kld",
-        tau=None if n.start == "random" else 1.0,
+        tau=1.0,  # people's dimensions have their own scale
         features=n.features,
         stretch=n.stretch,
         decay=n.decay_to_init,
@@ -158,20 +165,50 @@ def recipe(cfg: Config) -> Recipe:
     )
 
 
+class Teaching(Training):
+    """The loop, in which every image of a batch is described by what people said of the others.
+
+    Attributes:
+        neighbours: how; its own images do not matter here.
+    """
+
+    def __init__(self, student: Student, recipe: Recipe, device: str, neighbours: Neighbours) -> None:
+        super().__init__(student, recipe, device)
+        self.neighbours = neighbours.to(device)
+
+    def judged(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+        """People's dimensions of the images, and embeddings of length 1."""
+        assert isinstance(batch, JudgedBatch)
+        described = self.neighbours.among(output.embedding, batch.dimensions.to(self.device))
+        return described, nn.functional.normalize(output.embedding, dim=-1)
+
+
 class Process:
     """One training process. All of them see the same held-out figures, so all of them agree on the best update."""
 
     def __init__(self, job: Job, device: str, report: Callable[[dict[str, Any]], None]) -> None:
         torch.set_num_threads(job.threads)
         self.job, self.report = job, report
-        student = make_student(job.cfg.embed.model[0], job.cfg.embed.size, job.cfg.align.network.head, job.cfg.seed)
-        self.training = Training(student, recipe(job.cfg), device)
+        spec, network = job.cfg.embed.model[0], job.cfg.align.network
+        backbone = load_backbone(spec, job.cfg.embed.size, job.cfg.seed).requires_grad_(True)
+        weights = classifier(spec, backbone.width) if network.metric == "classes" else None
+        self.training = Training(Student(backbone, None), recipe(job.cfg), device)
         self.valid = job.side("validation")
         self.every = np.arange(len(job.images.ids))
-        self.before = self.features(self.every)[0].numpy()
-        if job.cfg.align.network.start == "low_rank":
-            self.fit_head()
-            self.training = Training(student, recipe(job.cfg), device)  # whose pull is to this head
+        self.before = self.features(self.every)
+        members = job.split["train"]
+        self.rows = np.concatenate(list(members.values()))
+        objects = np.repeat(list(members), [len(rows) for rows in members.values()])
+        values = torch.from_numpy(job.human.dimensions()[objects])
+        metric = None if weights is None else class_metric(weights)
+        self.head = Neighbours.of(self.before[self.rows], objects, values, metric)
+        if network.temperature is None:
+            own = dict(zip(members, positions(list(members.values())), strict=True))
+            self.head.choose_temperature(objects, sides.soft_side(list(own), own, job.human, HELD_OUT))
+        else:
+            self.head.temperature = torch.tensor(network.temperature)
+        self.training = Teaching(self.training.student, recipe(job.cfg), device, copy.deepcopy(self.head))
+        self.some = np.sort(np.random.default_rng(job.cfg.seed).permutation(len(self.rows))[:KEYS])
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
 
@@ -192,28 +229,15 @@ class Process:
             self.write(self.features(self.every), trade)
         self.report({"step": self.training.recipe.steps})
 
-    def fit_head(self) -> None:
-        """The head becomes the best low-rank map of the network's features, whose dot products are logits."""
-        job, network = self.job, self.job.cfg.align.network
-        members = job.split["train"]
-        train = sides.soft_side(list(members), members, job.human, job.cfg.align.triplets)
-        fitted = alignment.fit(self.before, train, self.valid, map_settings(job.cfg, "low_rank"), job.cfg.seed)
-        weights, bias = fitted.transform.layer(network.head, job.cfg.seed)
-        head = self.training.student.head
-        assert head is not None
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weights.T.copy()))
-            head.bias.copy_(torch.from_numpy(bias))
-
     def trade(self) -> list[dict[str, float]]:
         """What points on the line from the pretrained weights to the best ones bring; the weights are then `blend`."""
         best, rows = [p.detach().clone() for p in self.training.parameters], []
         for share in SHARES:
             self.go(best, share)
-            z, head = self.features(self.every)
-            found = sides.score(self.scaled(head), self.valid)
+            z = self.features(self.every)
+            found = sides.score(self.head.renew(z[self.rows])(z), self.valid)
             features = sides.score(torch.from_numpy(fidelity.directions(z.numpy())), self.valid)
-            kept = fidelity.overlap(self.before, z.numpy())
+            kept = fidelity.overlap(self.before.numpy(), z.numpy())
             rows.append({"share": share, "accuracy": found.accuracy, "features": features.accuracy, "kept": kept})
         self.go(best, self.job.cfg.align.network.blend)
         return rows
@@ -230,8 +254,11 @@ class Process:
             self.look({k: figures[k] for k in ("loss", "agreement", "lr")})
 
     def look(self, row: dict[str, float]) -> None:
-        """Judge the teacher on the validation objects."""
-        found = sides.score(self.scaled(self.features(self.valid_rows())[1]), self.valid, draws=2)
+        """Judge the teacher on the validation objects, described by some of the training objects' images."""
+        shown = self.rows[self.some]
+        z = self.features(np.union1d(shown, self.valid.rows.numpy()))
+        head = self.head.pick(self.some).renew(z[shown])
+        found = sides.score(head(z), self.valid, draws=2)
         row = {"step": float(self.training.step)} | row
         row |= {"accuracy": found.accuracy, "cross_entropy": found.cross_entropy}
         self.history.append(row)
@@ -242,33 +269,29 @@ class Process:
             self.job.out.write_bytes(METRICS, text.encode())
         self.report(row if rank() == 0 else {})
 
-    def valid_rows(self) -> Int64[np.ndarray, " n"]:
-        """Positions of the validation objects' images."""
-        return np.unique(self.valid.rows.numpy())
-
     @torch.no_grad()
-    def features(self, rows: Int64[np.ndarray, " n"]) -> tuple[Float[Tensor, "a d"], Float[Tensor, "a k"]]:
-        """pre_logits and head outputs of images at these positions; zero rows for all others."""
-        z, logits = self.training.outputs(Batch(self.job.images.ids[rows], _NONE, _NO_S), self.job.images)
-        head = z if logits is None else logits
-        return tuple(_spread(x.cpu(), rows, len(self.job.images.ids)) for x in (z, head))  # type: ignore[return-value]
+    def features(self, rows: Int64[np.ndarray, " n"]) -> Float[Tensor, "a d"]:
+        """pre_logits of images at these positions; zero rows for all others."""
+        ids = self.job.images.ids
+        z = self.training.outputs(Batch(ids[rows], _NONE, _NO_S), self.job.images).embedding.cpu()
+        whole = torch.zeros(len(ids), z.shape[1])
+        whole[torch.from_numpy(rows)] = z
+        return whole
 
-    def scaled(self, head: Float[Tensor, "a k"]) -> Float[Tensor, "a k"]:
-        """Head outputs divided by sqrt(tau): their dot products are logits of choices."""
-        scaled: Tensor = head / self.training.student.tau**0.5
-        return scaled
-
-    def write(self, after: tuple[Tensor, Tensor], trade: list[dict[str, float]]) -> None:
+    def write(self, z: Float[Tensor, "a d"], trade: list[dict[str, float]]) -> None:
         """The teacher's folder, and how it agrees with people beside the network that it was."""
-        base, features, head = self.before, after[0].numpy(), self.scaled(after[1]).numpy()
+        student, head = self.training.student, self.head.renew(z[self.rows])
+        base, features = self.before.numpy(), z.numpy()
         report: dict[str, Any] = {"map": "network", "step": self.best["row"]["step"], "history": self.history}
         report["trade"] = trade
-        spaces = {"base": fidelity.directions(base), "features": fidelity.directions(features), "aligned": head}
+        report |= {"temperature": float(head.temperature), "metric": "plain" if head.metric is None else "classes"}
+        aligned = head(z).numpy()
+        spaces = {"base": fidelity.directions(base), "features": fidelity.directions(features), "aligned": aligned}
         for split in ("validation", "test"):
             report |= fidelity.report(split, spaces, self.job.side(split), self.job.cfg.seed)
         report["neighbours_kept"] = fidelity.overlap(base, features)
         with tempfile.TemporaryDirectory() as folder:
-            save_student(Path(folder), self.training.student, self.job.provenance)
+            save_student(Path(folder), Student(student.backbone, head, student.tau), self.job.provenance)
             for file in sorted(Path(folder).iterdir()):
                 self.job.out.write_bytes(file.name, file.read_bytes())
         self.job.out.write_json("report.json", report)
@@ -276,9 +299,3 @@ class Process:
 
 _NONE = torch.empty(0, 3, dtype=torch.int64)
 _NO_S = torch.empty(0, 3)
-
-
-def _spread(x: Float[Tensor, "n d"], rows: Int64[np.ndarray, " n"], total: int) -> Float[Tensor, "a d"]:
-    whole = torch.zeros(total, x.shape[1])
-    whole[torch.from_numpy(rows)] = x
-    return whole

@@ -209,7 +209,7 @@ class Training:
         """
         recipe = self.recipe
         teacher, triplets = batch.similarities.to(self.device), batch.triplets.to(self.device)
-        head, cosine = self.judged(each(gather, local))
+        head, cosine = self.judged(each(gather, local), batch)
         student = similarities(head, triplets)
         loss = self.mean_loss(student, teacher, self.student.tau)
         figures = {"loss": loss.detach()}
@@ -236,7 +236,7 @@ class Training:
             values = values.topk(max(1, round(self.recipe.hardest * len(values))), sorted=False).values
         return values.mean()
 
-    def judged(self, output: Output) -> tuple[Tensor, Tensor]:
+    def judged(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """What the loss compares: the head's outputs (the embedding's without a head), and embeddings of length 1."""
         z = output.embedding if output.triplet_logits is None else output.triplet_logits
         cosine = nn.functional.normalize(output.embedding, dim=-1)
@@ -253,7 +253,7 @@ class Training:
         spreads: list[tuple[Tensor, ...]] = []
         for step in range(CALIBRATION):
             batch = batches(step)
-            outputs = self.judged(self.outputs(batch, images))
+            outputs = self.judged(self.outputs(batch, images), batch)
             both = [similarities(z, batch.triplets.to(self.device)) for z in outputs]
             spreads.append(tuple(spread(s) for s in (*both, batch.similarities)))
         head, cosine, teacher = (float(torch.stack(v).mean()) for v in zip(*spreads, strict=True))
@@ -280,7 +280,7 @@ class Training:
     @torch.no_grad()
     def validate(self, batch: Batch, images: Images) -> dict[str, float]:
         """Loss and agreement on held-out triplets, and the outputs' effective rank."""
-        z, _ = self.judged(self.shared(batch, images))
+        z, _ = self.judged(self.shared(batch, images), batch)
         s, t = similarities(z, batch.triplets.to(self.device)), batch.similarities.to(self.device)
         return {
             "valid_loss": float(objective(self.recipe.objective, s, t, self.student.tau).mean()),

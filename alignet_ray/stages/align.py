@@ -17,7 +17,7 @@ from alignet_ray.data.judged import Judged, features_model, map_settings
 from alignet_ray.data.objects import images_uri
 from alignet_ray.stages import Work, search, tutor
 
-VERSION = 4
+VERSION = 5
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
@@ -33,9 +33,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
     if cfg.align.map == "network":
         name, _, file = cfg.embed.model[0].partition("@")
         model = [f"{name}@{Path(file).name}" if file else name, *cfg.embed.model[1:]]
-        start = asdict(map_settings(cfg, "low_rank")) if cfg.align.network.start == "low_rank" else {}
-        start |= {"triplets": cfg.align.triplets} if start else {}
-        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size} | start
+        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size}
     else:
         fields.pop("network")
     return fields | {"seed": cfg.seed, "draws": cfg.soften.draws}

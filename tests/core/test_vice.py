@@ -118,3 +118,15 @@ def test_reproducibility_matches_dimensions_in_any_order() -> None:
     assert vice.reproducibility(mu, [2 * mu[:, [2, 0, 3, 1]]]) == 1
     assert vice.reproducibility(mu, [np.concatenate([mu[:, :1], noise], axis=1)]) == 0.25
     assert vice.reproducibility(mu, [mu, noise]) == 0.5
+
+
+def test_expected_dimensions_are_the_mean_of_the_rectified_posterior() -> None:
+    rng = np.random.default_rng(0)
+    mu = rng.normal(size=(4, 3)).astype(np.float32)
+    sigma = rng.uniform(0.1, 1, (4, 3)).astype(np.float32)
+    sigma[0, 0] = 0
+    drawn = np.maximum(mu + sigma * rng.standard_normal((200_000, 4, 3)), 0).mean(axis=0)
+    found = vice.expected(mu, sigma)
+    np.testing.assert_allclose(found, drawn, atol=5e-3)
+    assert found[0, 0] == pytest.approx(max(mu[0, 0], 0), abs=1e-6)
+    assert vice.expected(mu, 0 * sigma) is mu, "a published embedding may be negative"

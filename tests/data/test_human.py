@@ -125,6 +125,7 @@ def test_a_reference_refuses_wrong_readings_and_says_what_fits(tmp_path: Path) -
         "odd one first": rows[:, [2, 0, 1]],
         "odd one in the middle": rows[:, [0, 2, 1]],
         "--human.order": order[rows],
+        "not always in the same column": np.where(np.arange(len(rows))[:, None] % 2, rows, rows[:, [0, 2, 1]]),
     }
     for says, other in wrong.items():
         with pytest.raises(UserError, match=says):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from alignet_ray.data.images import decode, list_images, read_bytes
 from alignet_ray.errors import UserError
-from alignet_ray.models.backbone import PACKAGES, checksum, load_backbone
+from alignet_ray.models.backbone import PACKAGES, checksum, classifier, load_backbone, package_weights
 
 
 @pytest.fixture
@@ -90,6 +90,33 @@ def test_a_local_checkpoint_is_loaded_with_or_without_classifier(tmp_path: Path,
     assert torch.equal(backbone(x), net.forward_head(net.forward_features(x), pre_logits=True))
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
+def test_the_classifier_of_a_checkpoint_is_found(tmp_path: Path, name: str) -> None:
+    net = timm.create_model(name, num_classes=10).eval()
+    save_file(net.state_dict(), tmp_path / "with.safetensors")
+    save_file(timm.create_model(name, num_classes=0).state_dict(), tmp_path / "without.safetensors")
+    spec = f"{name}@{tmp_path / 'with.safetensors'}"
+    width = load_backbone(spec).width
+    weights = classifier(spec, width)
+    assert weights is not None
+    x = torch.randn(2, 3, 160, 160)
+    torch.testing.assert_close(load_backbone(spec, 160)(x) @ weights.T + net.get_classifier().bias, net(x))
+    assert classifier(spec, width + 1) is None, "it weighs other features"
+    assert classifier(f"{name}@{tmp_path / 'without.safetensors'}", width) is None
+    assert classifier(f"random:{name}", width) is None
+
+
+def test_the_classifier_of_timms_own_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a network in the place of the downloaded one."""
+    net = timm.create_model("test_resnet", num_classes=10)
+    monkeypatch.setattr(timm, "create_model", lambda spec, pretrained: net)
+    weights = classifier("test_resnet.r160_in1k", net.num_features)
+    assert weights is not None
+    assert torch.equal(weights, net.get_classifier().weight)
+    net.reset_classifier(0)  # as contrastively trained networks are
+    assert classifier("test_resnet.r160_in1k", net.num_features) is None
+
+
 def test_position_embeddings_are_resampled_for_another_size(tmp_path: Path) -> None:
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.safetensors")
     backbone = load_backbone(f"test_vit@{tmp_path / 'vit.safetensors'}", 96)
@@ -150,11 +177,12 @@ def test_packaged_weights_fill_timms_network(name: str) -> None:
     assert backbone.arch == PACKAGES[name][1]
     assert backbone.width == 1280
     assert torch.isfinite(backbone(torch.zeros(1, 3, 64, 64))).all()
+    weights = classifier(f"pip:{name}", backbone.width)
+    assert weights is not None
+    assert weights.shape == (1000, 1280)
 
 
 def test_packaged_weights_recognise_real_images(sample: Path) -> None:
-    from alignet_ray.models.backbone import package_weights
-
     foreign, arch = package_weights("pip:efficientnet-lite0")
     net = timm.create_model(arch).eval()
     net.load_state_dict(dict(zip(net.state_dict(), foreign.values(), strict=True)))

@@ -12,6 +12,9 @@ from alignet_ray.data import objects
 from alignet_ray.data.images import list_images
 from alignet_ray.errors import UserError
 from alignet_ray.models import teacher
+from alignet_ray.models.backbone import checksum, load_backbone
+from alignet_ray.models.features import Encoder
+from alignet_ray.models.neighbours import Neighbours
 from alignet_ray.models.people import people
 from alignet_ray.models.student import load_student, make_student
 from alignet_ray.models.training import Recipe, Training
@@ -47,7 +50,6 @@ def cfg(tmp_path: Path) -> Config:
         align__network__steps=12,
         align__network__every=4,
         align__network__batch=16,
-        align__network__head=16,
         align__network__lr=1e-3,
         align__network__workers=1,
         align__network__crop=1.0,
@@ -95,10 +97,13 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
     assert report["validation_aligned_cross_entropy"] == pytest.approx(best["cross_entropy"], abs=0.05)
     assert best["cross_entropy"] < report["history"][0]["cross_entropy"]
     first = report["history"][0]["accuracy"]
-    assert first > report["validation_base_accuracy"] + 0.05, "the head does not start as the low-rank map"
+    assert first > report["validation_base_accuracy"], "the neighbours of untrained features say nothing"
+    assert report["validation_aligned_accuracy"] > report["validation_ceiling"] - 0.02
     student = load_student(out.local())
-    assert student.head is not None
+    assert isinstance(student.head, Neighbours)
     assert student.tau == 1
+    assert report["metric"] == "plain", "random weights have no classifier"
+    assert report["temperature"] == pytest.approx(float(student.head.temperature))
     assert 0 <= report["neighbours_kept"] <= 1
     for split in ("validation", "test"):
         assert {f"{split}_{space}_accuracy" for space in ("base", "features", "aligned")} < set(report)
@@ -125,13 +130,45 @@ def test_blend_takes_a_point_on_the_way_that_the_report_shows(cfg: Config, softe
         assert report["validation_aligned_accuracy"] == pytest.approx(trade[blend]["accuracy"], abs=0.03)
 
 
-def test_a_random_head_is_calibrated(cfg: Config, soften: Artifact, store: Store) -> None:
-    some = cfg.replace(align__network__start="random")
-    out = store.draft("align", "r")
-    process = teacher.Process(teacher.make_job(some, out, soften, workers=1), "cpu", lambda _: None)
+def test_the_written_teacher_says_what_was_judged(cfg: Config, soften: Artifact, store: Store) -> None:
+    """Loaded from its folder, it describes the validation objects' images as the report's figures have them."""
+    out = store.draft("align", "w")
+    job = teacher.make_job(cfg.replace(align__network__temperature=0.2), out, soften, workers=1)
+    process = teacher.Process(job, "cpu", lambda _: None)
     process.train()
-    assert process.training.student.tau not in (0, 1)
-    assert process.best["row"]["cross_entropy"] < process.history[0]["cross_entropy"]
+    encoder = Encoder.load([str(out.local())], head="instead")
+    pixels = job.images(job.images.ids)
+    y = torch.from_numpy(encoder.forward([pixels])["embedding"])
+    side = job.side("validation")
+    expected = out.read_json("report.json")["validation_aligned_accuracy"]
+    assert sides.score(y, side).accuracy == pytest.approx(expected, abs=0.01)
+    assert out.read_json("report.json")["temperature"] == pytest.approx(0.2)
+
+
+def test_without_an_update_the_network_stays_as_it_is(cfg: Config, soften: Artifact, store: Store) -> None:
+    out = store.draft("align", "n")
+    job = teacher.make_job(cfg.replace(align__network__steps=0), out, soften, workers=1)
+    teacher.Process(job, "cpu", lambda _: None).train()
+    report = out.read_json("report.json")
+    assert report["step"] == 0
+    assert report["neighbours_kept"] == 1
+    assert report["validation_aligned_accuracy"] > report["validation_base_accuracy"]
+    assert checksum(load_student(out.local()).backbone.net) == checksum(load_backbone(cfg.embed.model[0], 32).net)
+
+
+def test_a_look_at_few_images_still_takes_the_right_ones(
+    cfg: Config, soften: Artifact, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "KEYS", 10)
+    process = teacher.Process(teacher.make_job(cfg, store.draft("align", "k"), soften, 1), "cpu", lambda _: None)
+    process.look({})
+    shown = process.rows[process.some]
+    assert len(shown) == 10
+    z = process.before
+    head = process.head.pick(process.some)
+    torch.testing.assert_close(head.keys, process.head.directions(z[shown]))
+    expected = sides.score(head(z), process.valid, draws=2).accuracy
+    assert process.history[0]["accuracy"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:

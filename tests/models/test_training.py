@@ -141,7 +141,7 @@ def test_pieces_give_the_gradient_of_the_whole_batch():
 def test_calibrated_tau_gives_the_student_the_teachers_spread():
     training, batch = start(), in_batch()(0)
     training.calibrate(in_batch(), images)
-    z, _ = training.judged(training.outputs(batch, images))
+    z, _ = training.judged(training.outputs(batch, images), batch)
     s = similarities(z.detach(), batch.triplets) / training.student.tau
     t = batch.similarities
     deviation = [float((v - v.mean(-1, keepdim=True)).square().mean().sqrt()) for v in (s, t)]
@@ -157,7 +157,7 @@ def test_cosines_are_asked_to_spread_wider_by_the_stretch():
         training, batch = start(stretch=stretch, features=1.0), in_batch()(0)
         training.calibrate(in_batch(), images)
         taus[stretch] = training.feature_tau
-        _, cosine = training.judged(training.outputs(batch, images))
+        _, cosine = training.judged(training.outputs(batch, images), batch)
         s = similarities(cosine.detach(), batch.triplets) / training.feature_tau
         assert float(spread(s) / spread(batch.similarities)) == pytest.approx(1 / stretch, rel=0.3)
     assert taus[4.0] == pytest.approx(4 * taus[1.0])
