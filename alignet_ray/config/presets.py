@@ -32,7 +32,7 @@ def sample() -> Config:
     """Some hundred real images with real pretrained weights, at 128 px on two cores: a quarter of an hour.
 
     The teacher network itself is fine-tuned on people's choices; `--align.map low_rank` takes an affine teacher, which
-    keeps more of the network's own neighbourhoods and gains less.
+    is fitted in seconds and gains less.
 
     alignet-ray run sample --corpus.path DIR --objects.table CSV --human.triplets FILE
     """

@@ -86,6 +86,8 @@ class Network(Section):
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
     decay_to_init: float = Field(1.0, ge=0)
     """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
+    locality: float = Field(0.0, ge=0)
+    """Weight of gLocal's local term: neighbours before training stay neighbours (costs a forward pass of the base)."""
     blend: float = Field(1.0, gt=0)
     """How far to go from the pretrained weights (0) to the fine-tuned ones (1): the report shows what it trades."""
     features: float = Field(1.0, ge=0)

@@ -17,13 +17,31 @@ def teacher(material: Material) -> str:
     return page.section(
         "The teacher",
         page.paragraph(
-            f"A map of the form {found['map']!r}, fitted on training objects and stopped by validation objects. Its "
-            "similarities are the labels that the student learns from. "
-            f"{found['neighbours_kept']:.0%} of every judged image's ten nearest neighbours stay among its ten nearest."
+            f"{_form(found)} It was fitted on training objects and stopped by validation objects. Its similarities are "
+            "the labels that the student learns from. "
+            f"{found['neighbours_kept']:.0%} of every judged image's ten nearest neighbours stay among its ten nearest"
+            f"{_own(found)}."
         ),
         page.table(_rows(found)),
         _trade(found),
     )
+
+
+def _form(found: Mapping[str, Any]) -> str:
+    """What kind of teacher it is."""
+    if found["map"] != "network":
+        return f"A map of the form {found['map']!r} on top of the network."
+    how = {"classes": "as its classifier weighs features", "plain": "by the cosine of features"}
+    return (
+        "The fine-tuned network itself: it describes an image by what people said of the judged images nearest to it, "
+        f"compared {how[found['metric']]} (temperature {found['temperature']:.3f})."
+    )
+
+
+def _own(found: Mapping[str, Any]) -> str:
+    """A network's features keep more than what it says of images."""
+    own = found.get("aligned_neighbours_kept")
+    return "" if own is None else f" by its features, {own:.0%} by what it says of them"
 
 
 def _rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -50,14 +68,14 @@ def _trade(found: Mapping[str, Any]) -> str:
     lines = [
         figures.Line(name, kept, [100 * p[key] for p in points], colour)
         for key, name, colour in (
-            ("accuracy", "head", figures.COLOURS["student"]),
+            ("accuracy", "teacher", figures.COLOURS["student"]),
             ("features", "features", figures.COLOURS["base"]),
         )
     ]
     rows = [
         {
             "share of the way": f"{p['share']:.0%}",
-            "head agrees": f"{100 * p['accuracy']:.1f} %",
+            "teacher agrees": f"{100 * p['accuracy']:.1f} %",
             "features agree": f"{100 * p['features']:.1f} %",
             "neighbours kept": f"{100 * p['kept']:.0f} %",
         }

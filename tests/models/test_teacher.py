@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretended_gpu import pretended_gpu
 
 from alignet_ray.config import Config
 from alignet_ray.core import sides
@@ -104,7 +106,7 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
     assert student.tau == 1
     assert report["metric"] == "plain", "random weights have no classifier"
     assert report["temperature"] == pytest.approx(float(student.head.temperature))
-    assert 0 <= report["neighbours_kept"] <= 1
+    assert 0 <= report["aligned_neighbours_kept"] <= report["neighbours_kept"] <= 1
     for split in ("validation", "test"):
         assert {f"{split}_{space}_accuracy" for space in ("base", "features", "aligned")} < set(report)
 
@@ -145,6 +147,16 @@ def test_the_written_teacher_says_what_was_judged(cfg: Config, soften: Artifact,
     assert out.read_json("report.json")["temperature"] == pytest.approx(0.2)
 
 
+def test_the_local_term_keeps_neighbours(cfg: Config, soften: Artifact, store: Store) -> None:
+    kept = []
+    for weight in (0.0, 10.0):
+        some = cfg.replace(align__network__locality=weight, align__network__lr=3e-4)
+        out = store.draft("align", f"l{weight}")
+        teacher.Process(teacher.make_job(some, out, soften, workers=1), "cpu", lambda _: None).train()
+        kept.append(out.read_json("report.json")["neighbours_kept"])
+    assert kept[1] > kept[0] + 0.1, kept
+
+
 def test_without_an_update_the_network_stays_as_it_is(cfg: Config, soften: Artifact, store: Store) -> None:
     out = store.draft("align", "n")
     job = teacher.make_job(cfg.replace(align__network__steps=0), out, soften, workers=1)
@@ -169,6 +181,18 @@ def test_a_look_at_few_images_still_takes_the_right_ones(
     torch.testing.assert_close(head.keys, process.head.directions(z[shown]))
     expected = sides.score(head(z), process.valid, draws=2).accuracy
     assert process.history[0]["accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_gpu_finds_what_a_cpu_finds(cfg: Config, soften: Artifact, store: Store) -> None:
+    histories = []
+    for device, place in (("cpu", nullcontext()), ("cuda", pretended_gpu())):
+        job = teacher.make_job(cfg, store.draft("align", device), soften, workers=1)
+        with place:
+            process = teacher.Process(job, device, lambda _: None)
+            process.train()
+        assert isinstance(load_student(job.out.local()).head, Neighbours)
+        histories.append([row["cross_entropy"] for row in process.history])
+    np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
 
 
 def test_several_teachers_are_refused(cfg: Config, soften: Artifact, store: Store) -> None:

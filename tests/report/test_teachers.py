@@ -31,12 +31,16 @@ def test_the_teacher_stands_beside_its_base_and_the_ceiling() -> None:
     assert page.count("<tr>") == 4
     assert "53.0 % [48.0, 58.0]" in page
     assert "67.0 %" in page
+    assert "low_rank" in page
     assert "<img" not in page
 
 
 def test_a_fine_tuned_network_shows_what_it_trades() -> None:
     points = [{"share": s, "accuracy": 0.4 + s / 10, "features": 0.38 + s / 10, "kept": 1 - s / 2} for s in (0, 0.5, 1)]
-    page = section(found(map="network", trade=points))
+    page = section(found(map="network", trade=points, metric="classes", temperature=0.055, aligned_neighbours_kept=0.2))
+    assert "40% of every" in page
+    assert "by its features, 20% by what it says of them" in page
+    assert "as its classifier weighs features (temperature 0.055)" in page
     assert re.search(r"50%</td><td>45\.0 %</td><td>43\.0 %</td><td>75 %", page)
     assert page.count("<img") == 1
 
