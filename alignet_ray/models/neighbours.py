@@ -10,15 +10,13 @@ words (Norouzi et al., ICLR 2014). An average of objects cannot leave the space 
 it carries further to new objects than any map that is fitted to as few.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-
-from alignet_ray.core import sides
 
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.01, 0.5, 24))
 """Temperatures that are tried."""
@@ -117,12 +115,14 @@ class Neighbours(nn.Module):
         own = torch.eye(len(q), dtype=torch.bool, device=q.device)
         return average(q @ q.T / self.temperature, values, torch.ones_like(q[:, 0]), own)
 
-    def choose_temperature(self, objects: Int64[np.ndarray, " n"], side: sides.Side) -> None:
-        """Set the temperature at which the judged images' objects predict each other best (soft cross-entropy).
+    def choose_temperature(
+        self, objects: Int64[np.ndarray, " n"], worse: Callable[[Float[Tensor, "n k"]], float]
+    ) -> None:
+        """Set the temperature at which the judged images' objects predict each other best.
 
         Args:
             objects: what its images show.
-            side: triplets of these objects, whose rows are positions among its images.
+            worse: of people's dimensions of its images, each described by the others' objects: how wrong they are.
         """
         found = []
         number = torch.from_numpy(objects)
@@ -131,7 +131,7 @@ class Neighbours(nn.Module):
                 average(q @ self.keys.T / t, self.values, self.shares, number[start : start + len(q), None] == number)
                 for start, q in zip(range(0, len(self.keys), ROWS), torch.split(self.keys, ROWS), strict=True)
             ]
-            found.append(sides.score(torch.cat(parts), side, draws=2).cross_entropy)
+            found.append(worse(torch.cat(parts)))
         self.temperature = torch.tensor(TEMPERATURES[int(np.argmin(found))], device=self.keys.device)
 
 

@@ -214,7 +214,8 @@ class Process:
         self.head = Neighbours.of(self.before[self.rows], objects, values, metric)
         if network.temperature is None:
             own = dict(zip(members, positions(list(members.values())), strict=True))
-            self.head.choose_temperature(objects, sides.soft_side(list(own), own, job.human, HELD_OUT))
+            side = sides.soft_side(list(own), own, job.human, HELD_OUT)
+            self.head.choose_temperature(objects, lambda y: sides.score(y, side, draws=2).cross_entropy)
         else:
             self.head.temperature = torch.tensor(network.temperature)
         self.training = Teaching(self.training.student, recipe(job.cfg), device, copy.deepcopy(self.head))

@@ -95,7 +95,7 @@ def test_noise_among_features_asks_for_a_wider_look(noise: float, low: float, hi
     images = {n: np.array([n]) for n in range(60)}
     side = sides.soft_side(list(images), images, sides.HumanModel(2 * place, 0 * place, 1, 0), 5000)
     head = Neighbours.of(torch.from_numpy(z).float(), np.arange(60), torch.from_numpy(2 * place), None)
-    head.choose_temperature(np.arange(60), side)
+    head.choose_temperature(np.arange(60), lambda y: sides.score(y, side).cross_entropy)
     assert low < float(head.temperature) < high
 
 
