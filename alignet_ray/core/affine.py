@@ -41,20 +41,3 @@ class AffineTransform:
         for start in range(0, len(x), chunk):
             out[start : start + chunk] = self(np.asarray(x[start : start + chunk]))
         return out
-
-    def layer(self, width: int, seed: int) -> tuple[Float32[np.ndarray, "p k"], Float32[np.ndarray, " k"]]:
-        """Weights and bias of a linear layer x @ weights + bias whose outputs have the map's dot products.
-
-        A layer that is narrower than the map's rank keeps the strongest directions; a wider one spreads them over all
-        of its outputs, so that none of them is idle.
-
-        Args:
-            width: k, outputs of the layer.
-            seed: of the rotation, which dot products do not see.
-        """
-        scaled = self.weights.astype(np.float64) / self.std
-        u, values, _ = np.linalg.svd(np.vstack([scaled, self.bias - self.mean * scaled.sum(axis=0)]), False)
-        rank = min(width, max(1, int((values > values[0] * 1e-6).sum())))
-        turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, rank)))[0].T
-        both = (u[:, :rank] * values[:rank] @ turn).astype(np.float32)
-        return both[:-1], both[-1]

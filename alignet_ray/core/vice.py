@@ -273,13 +273,15 @@ def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) 
     """Mean of the rectified posterior, E[max(X, 0)] for X of N(mu, sigma^2); a published embedding (sigma 0) as it is.
 
     For a positive sigma it is mu Phi(mu / sigma) + sigma phi(mu / sigma).
+
+    Args:
+        mu, sigma: posterior of the m objects.
     """
     if not sigma.any():
         return mu
-    scale = torch.from_numpy(sigma).double().clamp_min(1e-12)
-    z = torch.from_numpy(mu).double() / scale
-    mean = scale * (z * torch.special.ndtr(z) + (-z.square() / 2).exp() / math.sqrt(2 * math.pi))
-    return np.asarray(mean.numpy(), dtype=np.float32)
+    scale = np.maximum(sigma.astype(np.float64), 1e-12)
+    z = mu / scale
+    return np.asarray(scale * (z * ndtr(z) + np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)), dtype=np.float32)
 
 
 def pair_entries(similarity: Float[Tensor, "m m"], triplets: Int[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

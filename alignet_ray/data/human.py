@@ -132,17 +132,17 @@ def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray
         "put the odd one first (it must be last)": rows[:, [1, 2, 0]],
         "put the odd one in the middle (it must be last)": rows[:, [0, 2, 1]],
     }
-    fits = [
-        text
+    found = {
+        text: plausibility(other[inside], reference)
         for text, other in readings.items()
         if (inside := (other >= 0).all(axis=1) & (other < m).all(axis=1)).mean() > 0.9
-        and plausibility(other[inside], reference).good
-    ]
+    }
+    fits = [text for text, plausible in found.items() if plausible.good]
     if fits:
         return f"it seems to {' or to '.join(fits)}"
-    columns = [plausibility(rows[:, order], reference) for order in ([0, 1, 2], [1, 2, 0], [0, 2, 1])]
-    never = (1 - columns[0].expected) / 2  # how often people leave out one that is not the odd one
-    if min(c.agreement for c in columns) < (1 / 3 + never) / 2:
+    # A column that rarely holds the odd one tells mixed columns from objects in another order, where all are at chance.
+    columns = [plausibility(rows, reference), *found.values()]
+    if any(c.agreement < (1 / 3 + (1 - c.expected) / 2) / 2 for c in columns):
         return "the odd one is not always in the same column (it must be last in every row)"
     return "its objects are probably in another order (--human.order), or they are other objects"
 

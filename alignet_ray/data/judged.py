@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int64
 from alignet_ray.config import Config
 from alignet_ray.core import alignment, sides
 from alignet_ray.data import embeddings
+from alignet_ray.data.objects import held_out_ids
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
@@ -43,13 +44,18 @@ def features_model(embed: Artifact) -> dict[str, Any]:
 def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
     """Per side of the split, the objects that have readable images: object -> positions of its images in `ids`.
 
+    An image that shows a training object and a held-out one, too, is not shown to training.
+
     Raises:
         UserError: a side has fewer than three objects.
     """
     row_of = {int(i): row for row, i in enumerate(ids)}
     found: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
-    for row in soften.read_table("objects.parquet").to_pylist():
-        if rows := [row_of[i] for i in row["image_ids"] if i in row_of]:
+    table = soften.read_table("objects.parquet")
+    held_out = set(held_out_ids(table).tolist())
+    for row in table.to_pylist():
+        hidden = held_out if row["split"] == "train" else set()
+        if rows := [row_of[i] for i in row["image_ids"] if i in row_of and i not in hidden]:
             found[row["split"]][row["object"]] = np.array(rows)
     for split, members in found.items():
         if len(members) < 3:

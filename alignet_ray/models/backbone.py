@@ -163,26 +163,32 @@ def classifier(spec: str, width: int) -> Float[Tensor, "c d"] | None:
     """Weights of the classifier that a network was trained with; None where its weights come without one.
 
     Args:
-        spec: as for `load_backbone`, which has checked it.
+        spec: as for `load_backbone`, which has loaded it.
         width: of the network's features; a classifier of other features is none.
     """
     import timm
 
-    weights: Any = None
+    weights: Tensor | None = None
     if spec.startswith("pip:"):
         *_, weights, _ = package_weights(spec)[0].values()  # a weight and a bias at the end
     elif "@" in spec and not (Path(spec).expanduser() / "model.json").is_file():
         arch, _, file = spec.partition("@")
-        names: Any = getattr(timm.get_pretrained_cfg(arch), "classifier", None) or ()
-        name = names if isinstance(names, str) else next(iter(names), "")
-        weights = read_weights(Path(file).expanduser()).get(f"{name}.weight")
+        names = _classifier_names(getattr(timm.get_pretrained_cfg(arch), "classifier", None))
+        stored = read_weights(Path(file).expanduser())
+        weights = next((stored[f"{name}.weight"] for name in names if f"{name}.weight" in stored), None)
     elif "/" not in spec and timm.is_model_pretrained(spec):
         with _offline_if_unreachable():
             net: Any = timm.create_model(spec, pretrained=True)
         weights = getattr(net.get_classifier(), "weight", None)
     if weights is None or weights.flatten(1).shape[1] != width:
         return None
-    return weights.detach().float().flatten(1)  # type: ignore[no-any-return]
+    rows: Tensor = weights.detach().float().flatten(1)
+    return rows
+
+
+def _classifier_names(configured: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Names of a network's classifiers, as timm's configuration of it has them: none, one or several."""
+    return (configured,) if isinstance(configured, str) else configured or ()
 
 
 def check(spec: str) -> None:
@@ -280,8 +286,7 @@ def _fill(net: nn.Module, weights: dict[str, Tensor], spec: str) -> None:
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert:
         weights = convert(weights, net)
-    classifier: Any = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    heads = tuple(f"{name}." for name in _classifier_names(getattr(net, "pretrained_cfg", {}).get("classifier")))
     expected = net.state_dict()
     weights = {name: value for name, value in weights.items() if name in expected or not name.startswith(heads)}
     for name in sorted(expected.keys() ^ weights.keys()):

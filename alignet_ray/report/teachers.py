@@ -32,9 +32,10 @@ def _form(found: Mapping[str, Any]) -> str:
     if found["map"] != "network":
         return f"A map of the form {found['map']!r} on top of the network."
     how = {"classes": "as its classifier weighs features", "plain": "by the cosine of features"}
+    which = f"The network itself after {found['step']:.0f} updates" if found["step"] else "The network as it was"
     return (
-        "The fine-tuned network itself: it describes an image by what people said of the judged images nearest to it, "
-        f"compared {how[found['metric']]} (temperature {found['temperature']:.3f})."
+        f"{which}: it describes an image by what people said of the judged images nearest to it, compared "
+        f"{how[found['metric']]} (temperature {found['temperature']:.3f})."
     )
 
 

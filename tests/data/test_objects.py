@@ -6,8 +6,10 @@ import pytest
 
 from alignet_ray.config import Config
 from alignet_ray.data import objects
+from alignet_ray.data.judged import split_images
 from alignet_ray.data.schemas import IMAGES
 from alignet_ray.errors import UserError
+from alignet_ray.store import Store
 
 
 @pytest.fixture
@@ -71,6 +73,21 @@ def test_an_image_of_two_objects_is_held_out_if_one_of_them_is() -> None:
     train, test = splits.index("train"), splits.index("test")
     table = objects.objects_table(0, 50, [], {train: [7, 8], test: [8]})
     np.testing.assert_array_equal(objects.held_out_ids(table), [8])
+
+
+def test_no_training_sees_an_image_that_also_shows_a_held_out_object(store: Store) -> None:
+    ids = {n: [2 * n, 2 * n + 1] for n in range(40)}
+    splits = [row["split"] for row in objects.objects_table(0, 40, [], {}).to_pylist()]
+    first, second = [n for n, split in enumerate(splits) if split == "train"][:2]
+    test = splits.index("test")
+    ids[first] = [ids[first][0], ids[test][0]]
+    ids[second] = [ids[test][1]]
+    draft = store.draft("soften", "s")
+    draft.write_table("objects.parquet", objects.objects_table(0, 40, [], ids))
+    found = split_images(draft.finish({}), np.arange(80))
+    assert found["train"][first].tolist() == [ids[first][0]]
+    assert second not in found["train"], "none of its images is left"
+    assert found["test"][test].tolist() == ids[test]
 
 
 def test_concepts(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ def test_the_teacher_stands_beside_its_base_and_the_ceiling() -> None:
 
 def test_a_fine_tuned_network_shows_what_it_trades() -> None:
     points = [{"share": s, "accuracy": 0.4 + s / 10, "features": 0.38 + s / 10, "kept": 1 - s / 2} for s in (0, 0.5, 1)]
-    page = section(found(map="network", trade=points, metric="classes", temperature=0.055, aligned_neighbours_kept=0.2))
+    how = {"map": "network", "metric": "classes", "temperature": 0.055, "aligned_neighbours_kept": 0.2}
+    page = section(found(**how, step=20.0, trade=points))
+    assert "The network itself after 20 updates" in page
+    assert "The network as it was" in section(found(**how, step=0.0, trade=[]))
     assert "40% of every" in page
     assert "by its features, 20% by what it says of them" in page
     assert "as its classifier weighs features (temperature 0.055)" in page
