@@ -5,6 +5,7 @@ import difflib
 import errno
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -177,9 +178,18 @@ def _flags(base: Config) -> list[str]:
 def _plain(box: str) -> str:
     """The message inside tyro's drawn box, on one line."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    body = [line for line in lines[1:] if line]
+    body = [line for line in lines[1:] if line.strip("-")]  # rules are of hyphens where the terminal knows no others
     until = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
-    return " ".join(body[:until]) or "the options could not be read"
+    text = " ".join(body[:until]) or "the options could not be read"
+    if out_of_bounds := _BOUNDS.match(text):  # pydantic's own words, inside tyro's
+        section, field, problem, value = out_of_bounds.groups()
+        return f"--{section}.{field.replace('_', '-')} {value}: {problem[0].lower()}{problem[1:]}"
+    return text
+
+
+_BOUNDS = re.compile(
+    r"Error parsing (\S+): \d+ validation errors? for \w+ (\S+) (.+?) \[type=.*?, input_value=(.+?), input_type"
+)
 
 
 def _run(stage: str, args: list[str]) -> None:

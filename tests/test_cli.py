@@ -32,6 +32,8 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("run", "smok"), "did you mean 'smoke'"),
         (("run", "smoke", "--embed.modle", "x"), "did you mean '--embed.model'"),
         (("run", "smoke", "--embed.batch", "x"), "--embed.batch"),
+        (("run", "smoke", "--distill.lr=-1"), "--distill.lr -1.0: input should be greater than 0\n"),
+        (("run", "--align.network.decay-to-init=-2"), "--align.network.decay-to-init -2.0: input should be"),
         (("run", "smoke", "--config"), "needs a file"),
         (("embed", "--export", "csv"), "npy or safetensors"),
         (("run", "--config", "/nowhere.yaml"), "/nowhere.yaml"),
