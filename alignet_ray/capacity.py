@@ -22,7 +22,7 @@ UNIT = 256
 """Images that an embedding actor takes at a time."""
 
 
-class On(Section):
+class ClusterSpec(Section):
     """The cluster that a plan is for."""
 
     images: int = Field(1_281_167, ge=1)
@@ -120,7 +120,7 @@ class Row:
 class Plan:
     """All steps on one cluster."""
 
-    on: On
+    on: ClusterSpec
     rows: list[Row]
     figures: dict[str, Figure]
 
@@ -155,7 +155,7 @@ class Plan:
         return max(self.rows, key=lambda r: r.seconds)
 
 
-def split(args: list[str]) -> tuple[On | None, list[str]]:
+def split(args: list[str]) -> tuple[ClusterSpec | None, list[str]]:
     """Take the `--on.FIELD VALUE` options out of a command line; None if there are none.
 
     Raises:
@@ -173,20 +173,20 @@ def split(args: list[str]) -> tuple[On | None, list[str]]:
         else:
             given[flag.removeprefix(PREFIX).replace("-", "_")] = value if equals else queue.pop(0)
     try:
-        return (On.model_validate(given) if given else None), rest
+        return (ClusterSpec.model_validate(given) if given else None), rest
     except ValidationError as error:
         first = error.errors()[0]
-        known = ", ".join(On.model_fields)
+        known = ", ".join(ClusterSpec.model_fields)
         raise UserError(f"{PREFIX}{first['loc'][0]}: {first['msg']} (there are {known})") from error
 
 
-def plan(cfg: Config, on: On) -> Plan:
+def plan(cfg: Config, on: ClusterSpec) -> Plan:
     """The plan of a whole run on a cluster."""
     estimate = _Estimate(cfg, on, _figures(cfg, on))
     return Plan(on, [estimate.row(node) for node in graph(cfg)], estimate.figures)
 
 
-def remedies(cfg: Config, on: On) -> list[tuple[str, Plan]]:
+def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
     """Plans with one thing improved each, the one that saves most time first."""
     fast = _figures(cfg, on)
     variants: list[tuple[str, Config, dict[str, Any]]] = [
@@ -203,7 +203,7 @@ def remedies(cfg: Config, on: On) -> list[tuple[str, Plan]]:
     return sorted(plans, key=lambda named: named[1].seconds)
 
 
-def _figures(cfg: Config, on: On) -> dict[str, Figure]:
+def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
     """The figures that this plan uses, with those of the command line in their place."""
     teacher, width = 0.0, 0
     marks = []
@@ -245,7 +245,7 @@ def _known_step(cfg: Config) -> Figure:
 @dataclass(frozen=True)
 class _Estimate:
     cfg: Config
-    on: On
+    on: ClusterSpec
     figures: dict[str, Figure]
 
     def __getitem__(self, name: str) -> Real:

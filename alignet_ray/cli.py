@@ -16,7 +16,7 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from alignet_ray.capacity import On
+    from alignet_ray.capacity import ClusterSpec
 
 STAGE_VERBS = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
 EXPORTS = {"embed": ("npy", "safetensors"), "label": ("npz",)}
@@ -240,7 +240,7 @@ def _plan(args: list[str]) -> None:
     from alignet_ray.store import Store
 
     state = runtime.state_dir(cfg)
-    found = pipeline.world(cfg, state)
+    found = pipeline.generated_world(cfg, state)
     if found and not (found[1] / "world.json").exists():
         rows = pipeline.unmade(cfg)
     else:
@@ -251,7 +251,7 @@ def _plan(args: list[str]) -> None:
     print(f"\n{todo} of {len(rows)} steps to do" if todo else "\nnothing to do: everything is finished")
 
 
-def _plan_on(cfg: Config, on: "On") -> None:
+def _plan_on(cfg: Config, on: "ClusterSpec") -> None:
     """Hours, storage and money on a cluster that need not be there."""
     from alignet_ray import capacity
     from alignet_ray.screen import table
@@ -274,9 +274,9 @@ def _late(name: str) -> Callable[[list[str]], None]:
 
 def _sweep(args: list[str]) -> None:
     cfg = parse("sweep", args)
-    from alignet_ray.stages import sweep
+    from alignet_ray.sweep import runner
 
-    sweep.run(cfg)
+    runner.run(cfg)
 
 
 def _demo(args: list[str]) -> None:

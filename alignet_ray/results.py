@@ -188,7 +188,7 @@ def compare(args: list[str]) -> None:
 
 def verify(args: list[str]) -> None:
     """Is this triplet file, folder or transform sane? Exit code 1 if it is not."""
-    from alignet_ray.data import verify as doctor
+    from alignet_ray import verify as doctor
 
     sys.exit(doctor.main(args))
 

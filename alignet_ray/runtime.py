@@ -163,7 +163,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with patient() if address == "local" else contextlib.nullcontext():
+        with batch_scheduling() if address == "local" else contextlib.nullcontext():
             context: Any = ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -178,7 +178,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def patient() -> Iterator[None]:
+def batch_scheduling() -> Iterator[None]:
     """What starts within it waits for its turn instead of interrupting whoever computes (Linux: SCHED_BATCH).
 
     Each of Ray's processes wakes up a hundred times a second. On two cores these were a thousand interruptions a second
@@ -200,7 +200,7 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class Fleet:
+class ClusterNodes:
     """The nodes that stages spread over: waited for, and each looked over once, since any may join late."""
 
     def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:

@@ -30,7 +30,7 @@ PARENT = "mlflow.parentRunId"
 STATE = "alignet.state_dir"
 """Tag of a run that is nobody's child: the folder whose lock it held."""
 ALIVE = "attributes.status = 'RUNNING'"
-UNBORN = "unborn-"
+PENDING = "unborn-"
 """Begins the name of a run that the server does not know yet."""
 MOST = 500
 """Metrics in one request."""
@@ -65,7 +65,7 @@ class Tracker:
 
     def _send(self, row: dict[str, Any]) -> None:
         """Deliver a row after those that wait, or let it wait with them."""
-        if not self.run_id.startswith(UNBORN) and _silent.get(self.uri, 0.0) <= time.monotonic():
+        if not self.run_id.startswith(PENDING) and _silent.get(self.uri, 0.0) <= time.monotonic():
             try:
                 _deliver(self.uri, self.run_id, [*_read(self._file), row])
                 if self.spool:
@@ -142,9 +142,9 @@ def hide(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def measured(tracker: Tracker) -> Iterator[None]:
+def system_metrics(tracker: Tracker) -> Iterator[None]:
     """Within it the run also gets this machine's load every ten seconds: processors, memory, disk, network, GPUs."""
-    if not tracker.run_id or tracker.run_id.startswith(UNBORN):
+    if not tracker.run_id or tracker.run_id.startswith(PENDING):
         yield
         return
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -197,7 +197,7 @@ class Session:
         params = {k: hide(v)[:500] for k, v in cfg.flat().items()} if cfg is not None else {}
         tags = {k: hide(v) for k, v in tags.items()} | ({PARENT: parent} if parent else {})
         row = {"name": name, "tags": tags, "params": params, "time": int(time.time() * 1000)}
-        if not parent.startswith(UNBORN) and _silent.get(self.uri, 0.0) <= time.monotonic():
+        if not parent.startswith(PENDING) and _silent.get(self.uri, 0.0) <= time.monotonic():
             try:
                 return Tracker(self.uri, self._create(row), self.spool)
             except Exception as error:  # as in Tracker._send
@@ -236,7 +236,7 @@ class Session:
         ):
             try:
                 run_id = file.stem
-                if run_id.startswith(UNBORN):
+                if run_id.startswith(PENDING):
                     tags = rows[0]["tags"]
                     tags |= {PARENT: born[tags[PARENT]]} if tags.get(PARENT) in born else {}
                     run_id = born[file.stem] = self._create(rows[0])

@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alignet_ray.core import alignment, kmeans, labelling, sampling, sides, triplets, vice
-from alignet_ray.data import human
-from alignet_ray.data.images import decode
-from alignet_ray.data.pixels import Decoder, Pack, Packed
-from alignet_ray.data.view import View
+from alignet_ray.core import alignment, kmeans, labelling, sampling, triplet_set, triplets, vice
+from alignet_ray.human import triplets as human_triplets
+from alignet_ray.images.cache import Decoder, Pack, Packed
+from alignet_ray.images.listing import decode
+from alignet_ray.images.transform import View
 from alignet_ray.models.backbone import preprocessing
 from alignet_ray.screen import table
 
@@ -225,7 +225,7 @@ def read(size: Size, folder: Path) -> Iterator[Row]:
     rows, path = answers(size), folder / "answers.txt"
     np.savetxt(path, rows, fmt="%d")
     yield Row("np.loadtxt", len(rows), timed(lambda: np.loadtxt(path, dtype=np.int64)), "nothing checked")
-    ours = timed(lambda: human.read_triplets(str(path), OBJECTS, None, None, None, {}))
+    ours = timed(lambda: human_triplets.read_triplets(str(path), OBJECTS, None, None, None, {}))
     yield Row("ours", len(rows), ours, "layout, base, range and repeats checked")
 
 
@@ -271,7 +271,7 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
     x = rng.normal(size=(OBJECTS, size.width)).astype(np.float32)
     drawn = np.stack([rng.permutation(OBJECTS)[:3] for _ in range(20_000)])
     images = [np.array([i]) for i in range(OBJECTS)]
-    side = sides.Side.of(images, drawn, rng.dirichlet(np.ones(3), len(drawn)))
+    side = triplet_set.TripletSet.of(images, drawn, rng.dirichlet(np.ones(3), len(drawn)))
     z, weight = torch.from_numpy(x), torch.eye(size.width, requires_grad=True)
     optimizer = torch.optim.Adam([weight], lr=1e-3)
 
@@ -285,7 +285,7 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
 
     yield Row("every triplet's objects mapped", batch, timed(each_triplet), "three rows a triplet")
     for kind in ("affine", "low_rank"):
-        settings = alignment.Settings(kind, batch=batch, steps=steps, every=steps)
+        settings = alignment.FitSettings(kind, batch=batch, steps=steps, every=steps)
         begin = time.perf_counter()
         alignment.fit(x, side, side, settings, 0)
         yield Row(

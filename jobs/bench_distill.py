@@ -42,10 +42,10 @@ from ray.train.torch import TorchTrainer
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.data.batches import InBatch, LabelledBatches
 from alignet_ray.models.student import make_student
-from alignet_ray.models.training import Recipe, Training
 from alignet_ray.screen import table
+from alignet_ray.training.batches import InBatch, LabelledBatches
+from alignet_ray.training.loop import Recipe, Training
 
 IMAGES = 2048
 

@@ -33,10 +33,10 @@ import yaml
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.data import turbo
-from alignet_ray.data.images import decode, list_images, read_bytes
-from alignet_ray.data.parcel import see
-from alignet_ray.data.view import View
+from alignet_ray.images import jpeg
+from alignet_ray.images.listing import decode, list_images, read_bytes
+from alignet_ray.images.transfer import see
+from alignet_ray.images.transform import View
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.screen import Screen, table
@@ -78,7 +78,7 @@ class Sent(torch.utils.data.Dataset[int]):
         return len(self.files)
 
     def __getitem__(self, i: int) -> int:
-        picture = turbo.decode(read_bytes(self.files.folder, self.files.paths[i]))
+        picture = jpeg.decode(read_bytes(self.files.folder, self.files.paths[i]))
         return sum(pixels.size for _, pixels in see(picture, [self.view], self.whole))
 
 

@@ -15,16 +15,25 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alignet_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from itself, from the ground, and from the rooms listed.
-GROUND = {"errors", "config", "sections", "store", "screen"}
+GROUND = {"errors", "config", "store", "screen"}
 ROOMS = {
     "core": {"errors"},
+    "artifacts": GROUND | {"core", "data"},
     "data": GROUND | {"core"},
-    "models": GROUND | {"core", "data"},
-    "evals": GROUND | {"core", "data", "models"},
-    "report": GROUND | {"core", "data", "models", "evals"},
-    "demo": GROUND | {"core", "data", "models"},
-    "stages": GROUND | {"core", "data", "models", "evals", "report", "runtime", "tracking", "registry"},
+    "images": GROUND | {"core", "data", "artifacts"},
+    "human": GROUND | {"core", "data", "artifacts"},
+    "synthetic": GROUND | {"core", "data"},
+    "models": GROUND | {"core", "data", "artifacts", "images"},
+    "training": GROUND | {"core", "data", "artifacts", "images", "human", "models"},
+    "evals": GROUND | {"core", "data", "artifacts", "human"},
+    "report": GROUND | {"core", "data", "artifacts", "evals"},
+    "demo": GROUND | {"core", "data", "artifacts", "images", "models"},
 }
+MACHINERY = {"runtime", "tracking", "registry"}
+ROOMS["stages"] = set(ROOMS) - {"demo"} | GROUND | MACHINERY
+ROOMS["sweep"] = ROOMS["stages"] | {"stages"}
+RAY = ("stages/", "sweep/", "runtime.py")
+"""Where Ray may be imported."""
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -57,7 +66,7 @@ def test_arrows_run_one_way(path: Path) -> None:
 def test_ray_and_mlflow_stay_in_their_rooms(path: Path) -> None:
     used = {m.split(".")[0] for m, _ in imports(path)}
     inside = path.relative_to(PACKAGE).as_posix()
-    if not inside.startswith("stages/") and inside != "runtime.py":
+    if not inside.startswith(RAY):
         assert "ray" not in used
     if inside not in ("tracking.py", "models/hub.py", "models/serving.py"):
         assert "mlflow" not in used
@@ -73,8 +82,7 @@ def test_a_stage_never_imports_another() -> None:
 def test_rooms_stay_small() -> None:
     for path in MODULES:
         lines = len(path.read_text().splitlines())
-        limit = 250 if room(path) == "stages" and path.stem != "pipeline" else 400
-        assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines, {limit} at most"
+        assert lines <= 600, f"{path.relative_to(ROOT)} has {lines} lines, 600 at most"
     banned = {"utils", "helpers", "common"}
     assert not [p for p in MODULES if p.stem in banned or p.stem.endswith(("_v2", "_final"))]
 
@@ -113,17 +121,17 @@ def test_top_level_is_as_agreed() -> None:
     assert {t for t in top if not t.startswith(".")} <= agreed
 
 
-def test_the_readme_tree_is_the_disk() -> None:
-    """Every module and job is named in the README's annotated tree, and nothing else is."""
-    text = (ROOT / "README.md").read_text()
+def test_the_tree_of_the_package_readme_is_the_disk() -> None:
+    """Every module is named in the package README's annotated tree, under its folder, and nothing else is."""
+    text = (PACKAGE / "README.md").read_text()
     tree = re.search(r"<!-- tree -->\n```\n(.*?)```", text, re.S)
-    assert tree, "the README has no annotated tree"
-    named = set(re.findall(r"[\w.]+\.(?:py|sh)\b", tree.group(1)))
-    files = [p for p in MODULES if p.name != "__init__.py"]
-    files += [*(ROOT / "jobs").glob("*.py"), *(ROOT / "jobs").glob("*.sh")]
-    disk = {p.name for p in files}
-    stage_jobs = {
-        f"{s}.py" for s in ("embed", "soften", "align", "cluster", "label", "distill", "evaluate", "register")
-    }
-    assert disk - stage_jobs <= named, f"missing in the README: {disk - stage_jobs - named}"
-    assert named - {"__init__.py", "conftest.py", "run.sh"} <= disk | {p.name for p in (ROOT / "tests").glob("*.py")}
+    assert tree, "the package README has no annotated tree"
+    folder, named = "", set()
+    for line in tree.group(1).splitlines():
+        name = line.split()[0] if line.strip() else ""
+        if name.endswith("/"):
+            folder = name
+        elif name.endswith(".py"):
+            named.add((folder if line.startswith("  ") else "") + name)
+    disk = {p.relative_to(PACKAGE).as_posix() for p in MODULES if p.name != "__init__.py"}
+    assert disk == named, f"missing in the tree: {disk - named}; not on the disk: {named - disk}"

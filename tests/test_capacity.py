@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignet_ray import capacity
-from alignet_ray.capacity import FIGURES, UNIT, On
+from alignet_ray.capacity import FIGURES, UNIT, ClusterSpec
 from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -17,11 +17,11 @@ CFG = Config().replace(label__train=10_000_000, distill__steps=20_000, distill__
 START = FIGURES["start"].value
 
 
-def row(on: On, name: str = "embed@corpus", cfg: Config = CFG) -> capacity.Row:
+def row(on: ClusterSpec, name: str = "embed@corpus", cfg: Config = CFG) -> capacity.Row:
     return next(r for r in capacity.plan(cfg, on).rows if r.node == name)
 
 
-def simulate(on: On, forward: float, decode: float, batch: int = 32) -> float:
+def simulate(on: ClusterSpec, forward: float, decode: float, batch: int = 32) -> float:
     """Seconds to embed the corpus, batch by batch: one link to the storage, each GPU's cores and its forward passes.
 
     An actor takes the next unit of images when it has room for it, two units ahead of its GPU.
@@ -52,7 +52,9 @@ def test_embedding_takes_as_long_as_the_simulation(
     gpus: int, cores: int, read: float, forward: float, per_gpu: int
 ) -> None:
     decode = 155.0
-    on = On(images=gpus * per_gpu * UNIT + 17, gpus=gpus, cores=cores, read=read, forward=forward, decode=decode)
+    on = ClusterSpec(
+        images=gpus * per_gpu * UNIT + 17, gpus=gpus, cores=cores, read=read, forward=forward, decode=decode
+    )
     planned = row(on).seconds - START
     assert planned == pytest.approx(simulate(on, forward, decode), rel=0.08)
 
@@ -61,9 +63,9 @@ def test_the_limit_is_the_part_that_helps_when_doubled() -> None:
     """Doubling what the plan names saves time; doubling the others saves none."""
     parts = {"read": "read", "decode": "cores", "forward": "forward"}
     for on in (
-        On(gpus=4, read=100, cores=64, forward=2_000),
-        On(gpus=4, read=9_000, cores=2, forward=2_000),
-        On(gpus=4, read=9_000, cores=64, forward=300),
+        ClusterSpec(gpus=4, read=100, cores=64, forward=2_000),
+        ClusterSpec(gpus=4, read=9_000, cores=2, forward=2_000),
+        ClusterSpec(gpus=4, read=9_000, cores=64, forward=300),
     ):
         before = row(on)
         for part, field in parts.items():
@@ -72,27 +74,27 @@ def test_the_limit_is_the_part_that_helps_when_doubled() -> None:
 
 
 def test_worked_numbers_for_imagenet_on_one_gpu() -> None:
-    embed = row(On(gpus=1, forward=637))
+    embed = row(ClusterSpec(gpus=1, forward=637))
     assert embed.limit == "forward"
     assert embed.seconds == pytest.approx(START + math.ceil(1_281_167 / 256) * 256 / 637)  # the measured 34 minutes
     assert (embed.seconds - START) / 60 == pytest.approx(33.5, abs=0.1)
     assert embed.gigabytes == pytest.approx(1_281_167 * 1_950 / 1e9, rel=1e-3)
-    distill = row(On(gpus=1, step=2_922), "distill@control")
+    distill = row(ClusterSpec(gpus=1, step=2_922), "distill@control")
     assert distill.seconds == pytest.approx(START + 20_000 * 1_536 / 2_922)
 
 
 def test_more_machines_never_take_longer_and_do_not_pay_forever() -> None:
-    plans = [capacity.plan(CFG, On(gpus=g)) for g in (1, 8, 64, 512)]
+    plans = [capacity.plan(CFG, ClusterSpec(gpus=g)) for g in (1, 8, 64, 512)]
     hours = [p.seconds for p in plans]
     assert hours == sorted(hours, reverse=True)
     assert hours[0] / hours[1] > 3
     assert hours[2] / hours[3] < 1.5, "the driver's own steps remain"
     assert [p.dollars for p in plans] == sorted(p.dollars for p in plans)
-    assert capacity.plan(CFG, On(gpus=64, elastic=True)).dollars < plans[2].dollars
+    assert capacity.plan(CFG, ClusterSpec(gpus=64, elastic=True)).dollars < plans[2].dollars
 
 
 def test_a_billion_images_meet_other_limits() -> None:
-    on = On(gpus=64, images=10**9)
+    on = ClusterSpec(gpus=64, images=10**9)
     assert row(on, "label@aligned").limit == "memory", "the matrix (2.3 TB) fits in no node"
     assert row(on, "cluster").limit in ("read", "memory")
     assert capacity.plan(CFG, on).slowest.limit == "read"
@@ -106,24 +108,24 @@ def test_a_billion_images_meet_other_limits() -> None:
 @pytest.mark.parametrize("map", ["low_rank", "network"])
 def test_every_node_has_a_row(map: str) -> None:
     cfg = CFG.replace(align__map=map)
-    assert [r.node for r in capacity.plan(cfg, On()).rows] == [n.name for n in graph(cfg)]
+    assert [r.node for r in capacity.plan(cfg, ClusterSpec()).rows] == [n.name for n in graph(cfg)]
 
 
 def test_every_figure_says_where_it_comes_from() -> None:
     unknown = CFG.replace(embed__model=("my_network",), distill__model="other")
     for cfg in (CFG, unknown):
-        result = capacity.plan(cfg, On(decode=500))
+        result = capacity.plan(cfg, ClusterSpec(decode=500))
         text = "\n".join(capacity.verdict(cfg, result))
         for figure in result.figures.values():
             assert figure.what in text
         assert "given on the command line" in text
     assert result.figures["forward"].mark == "assumed"
-    assert capacity.plan(CFG, On()).figures["forward"].mark.startswith("measured, one H100")
+    assert capacity.plan(CFG, ClusterSpec()).figures["forward"].mark.startswith("measured, one H100")
 
 
 def test_options_for_the_cluster_leave_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     on, rest = capacity.split(["smoke", "--on.gpus", "4", "--seed", "3", "--on.gpu-hour=2.5"])
-    assert on == On(gpus=4, gpu_hour=2.5)
+    assert on == ClusterSpec(gpus=4, gpu_hour=2.5)
     assert rest == ["smoke", "--seed", "3"]
     assert capacity.split(["smoke"]) == (None, ["smoke"])
     for wrong, message in (

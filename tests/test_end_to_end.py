@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
-from alignet_ray.data import embeddings, objects, official, synthetic
+from alignet_ray.data import embeddings, official
+from alignet_ray.human import objects
 from alignet_ray.stages import STAGES
 from alignet_ray.store import Artifact, Store
+from alignet_ray.synthetic import world
 
 
 def alignet(*args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -183,7 +185,7 @@ def test_results_verbs(smoke: Finished) -> None:
 def test_shuffled_judgements_teach_nothing(smoke: Finished, tmp_path: Path) -> None:
     """The control of the control: objects that stand for the wrong images leave the student at chance."""
     table = tmp_path / "shuffled.csv"
-    synthetic.shuffle_objects(smoke.world / "objects.csv", table, seed=0)
+    world.shuffle_objects(smoke.world / "objects.csv", table, seed=0)
     root = ("--store.root", str(smoke.root))
     alignet("run", "smoke", "--name", "shuffled", "--objects.table", str(table), "--distill.no-control", *root)
     ref = smoke.store.read_ref("shuffled")
@@ -196,9 +198,9 @@ def test_shuffled_judgements_teach_nothing(smoke: Finished, tmp_path: Path) -> N
 
 def test_a_stored_transform_labels_images_that_nobody_judged(smoke: Finished) -> None:
     """Images of one's own, and the map of another run: the same verb, without anybody's answers."""
-    world = synthetic.paths("smoke", smoke.world)
-    own = ["--corpus.path", world["corpus"], "--embed.model", world["model"], "--embed.size", "32", "--name", "own"]
-    own += ["--distill.model", world["model"], "--distill.size", "32", "--distill.steps", "4", "--distill.no-control"]
+    paths = world.paths("smoke", smoke.world)
+    own = ["--corpus.path", paths["corpus"], "--embed.model", paths["model"], "--embed.size", "32", "--name", "own"]
+    own += ["--distill.model", paths["model"], "--distill.size", "32", "--distill.steps", "4", "--distill.no-control"]
     own += ["--align.from", smoke["align"].uri, "--cluster.k", "8", "--label.train", "5000", "--label.valid", "500"]
     printed = alignet("run", *own, "--store.root", str(smoke.root)).stdout
     assert "-- embed@corpus" in printed  # the same images and model: reused
@@ -212,15 +214,15 @@ def test_a_stored_transform_labels_images_that_nobody_judged(smoke: Finished) ->
 
 def test_judged_objects_may_have_images_of_their_own(smoke: Finished, tmp_path: Path) -> None:
     """The corpus is one folder and the judged objects' images are another: nothing of the corpus is held out."""
-    world = synthetic.paths("smoke", smoke.world)
+    paths = world.paths("smoke", smoke.world)
     rng = np.random.default_rng(0)
     for i in range(60):
         folder = tmp_path / "corpus" / f"c{i % 6}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    apart = ["--corpus.path", str(tmp_path / "corpus"), "--objects.path", world["corpus"], "--name", "apart"]
-    apart += ["--objects.table", world["table"], "--objects.concepts", world["concepts"]]
-    apart += ["--human.triplets", world["triplets"], "--embed.model", world["model"], "--embed.size", "32"]
+    apart = ["--corpus.path", str(tmp_path / "corpus"), "--objects.path", paths["corpus"], "--name", "apart"]
+    apart += ["--objects.table", paths["table"], "--objects.concepts", paths["concepts"]]
+    apart += ["--human.triplets", paths["triplets"], "--embed.model", paths["model"], "--embed.size", "32"]
     apart += ["--cluster.k", "4", "--label.train", "1000", "--label.valid", "10", "--store.root", str(smoke.root)]
     printed = alignet("label", "smoke", *apart).stdout
     assert "-- embed@objects " in printed  # the same images and model: reused

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.fs as pafs
 import pytest
 import safetensors.numpy
-from machines import BIN, ROOT, Done, LocalCluster, cable, free_port, until
+from support.machines import BIN, ROOT, Done, LocalCluster, cable, free_port, until
 
 from alignet_ray.store import Store
 

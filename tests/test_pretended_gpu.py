@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretended_gpu import pretended_gpu
+from support.pretended_gpu import pretended_gpu
 
 from alignet_ray.core import kmeans, labelling, vice
-from alignet_ray.data.batches import Batch, InBatch
-from alignet_ray.data.parcel import pack, see
-from alignet_ray.models import checkpoints
+from alignet_ray.images.transfer import pack, see
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.student import make_student
-from alignet_ray.models.training import Recipe, Training
 from alignet_ray.store import Store
+from alignet_ray.training import checkpoints
+from alignet_ray.training.batches import Batch, InBatch
+from alignet_ray.training.loop import Recipe, Training
 
 RNG = np.random.default_rng(0)
 

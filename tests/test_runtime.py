@@ -27,11 +27,11 @@ def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
 def test_the_fleet_waits_no_longer_than_told(ray_session: None, tmp_path: Path) -> None:
     said: list[str] = []
     cfg = Config().replace(store__root=str(tmp_path), ray__cpus=2)
-    runtime.Fleet(cfg, said.append).ready()
+    runtime.ClusterNodes(cfg, said.append).ready()
     assert said == []
     with pytest.raises(UserError, match="no GPU came within 0 minutes"):
-        runtime.Fleet(cfg.replace(ray__gpus=2, ray__patience=0), said.append).ready()
-    runtime.Fleet(cfg.replace(ray__cpus=10_000, ray__patience=0), said.append).ready()
+        runtime.ClusterNodes(cfg.replace(ray__gpus=2, ray__patience=0), said.append).ready()
+    runtime.ClusterNodes(cfg.replace(ray__cpus=10_000, ray__patience=0), said.append).ready()
     assert re.fullmatch(r" +going on with \d+ CPUs", said[-1])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from machines import BIN, ROOT, Done, until
+from support.machines import BIN, ROOT, Done, until
 from test_jobs import TINY
 from test_jobs import tmp_path as tmp_path
 

@@ -177,10 +177,10 @@ def test_the_load_of_the_machine_is_logged(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     session = Session.open(Config().replace(store__root=str(tmp_path)), tmp_path)
     parent = session.begin("run", None, {})
-    with tracking.measured(parent):
+    with tracking.system_metrics(parent):
         time.sleep(1.5)
     found = client(session.uri).get_run(parent.run_id).data.metrics
     assert 0 < found["system/system_memory_usage_percentage"] <= 100
     assert "system/cpu_utilization_percentage" in found
-    with tracking.measured(Tracker()):
+    with tracking.system_metrics(Tracker()):
         pass  # nothing is tracked

@@ -23,14 +23,14 @@ from torch.nn.functional import normalize
 
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.optim import update_mean
-from alignet_ray.core.sides import Score, Side, score
+from alignet_ray.core.triplet_set import ChoiceScore, TripletSet, score
 from alignet_ray.core.vice import pair_entries
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """How a transform is fitted.
 
     Attributes:
@@ -62,12 +62,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTransform:
     """The best transform seen, where it was, and one row a look: step, loss, held-out accuracy and cross-entropy."""
 
     transform: AffineTransform
     step: int
-    score: Score
+    score: ChoiceScore
     history: list[dict[str, float]]
 
 
@@ -99,12 +99,12 @@ class Core(torch.nn.Module):
 
 def fit(
     x: Float32[np.ndarray, "n p"],
-    train: Side,
-    valid: Side,
-    settings: Settings,
+    train: TripletSet,
+    valid: TripletSet,
+    settings: FitSettings,
     seed: int,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> Fitted:
+) -> FittedTransform:
     """Fit a transform on the training objects; stop by the cross-entropy of the held-out objects, and keep the best.
 
     Args:
@@ -123,7 +123,7 @@ def fit(
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
     held_rows, held = valid.compact()
     held_z = z[held_rows]
-    best = Fitted(basis.export(core), 0, score(core(held_z).detach(), held), [])
+    best = FittedTransform(basis.export(core), 0, score(core(held_z).detach(), held), [])
     history: list[dict[str, float]] = []
     for step in range(1, settings.steps + 1):
         loss = _loss(core, z, before, train, settings, rng)
@@ -142,10 +142,10 @@ def fit(
         if report:
             report(history[-1])
         if found.cross_entropy < best.score.cross_entropy:
-            best = Fitted(basis.export(mean), step, found, [])
+            best = FittedTransform(basis.export(mean), step, found, [])
         elif step - best.step >= settings.patience * settings.every:
             break
-    return Fitted(best.transform, best.step, best.score, history)
+    return FittedTransform(best.transform, best.step, best.score, history)
 
 
 def triplet_loss(
@@ -185,7 +185,7 @@ class _Basis:
     norm: float
 
     @classmethod
-    def of(cls, x: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " t"], settings: Settings) -> "_Basis":
+    def of(cls, x: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " t"], settings: FitSettings) -> "_Basis":
         mean, std = x[rows].mean(dtype=np.float64), x[rows].std(dtype=np.float64)
         standard = (x[rows] - np.float32(mean)) / np.float32(std)
         centre = standard.mean(axis=0)
@@ -213,7 +213,7 @@ class _Basis:
 
 
 def _loss(
-    core: Core, z: Tensor, before: Tensor | None, train: Side, settings: Settings, rng: torch.Generator
+    core: Core, z: Tensor, before: Tensor | None, train: TripletSet, settings: FitSettings, rng: torch.Generator
 ) -> Float[Tensor, ""]:
     rows = train.draw(rng)
     y = core(z[rows])
@@ -224,7 +224,7 @@ def _loss(
     return loss + core.penalty()
 
 
-def _first_scale(z: Tensor, train: Side, rng: torch.Generator) -> float:
+def _first_scale(z: Tensor, train: TripletSet, rng: torch.Generator) -> float:
     """The multiple of the identity that fits best, among powers of two: the fit starts from the base's similarities."""
     y = z[train.draw(rng)]
     some = slice(0, 20_000)

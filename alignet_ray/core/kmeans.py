@@ -123,7 +123,7 @@ def update(partial: Partial, previous: Float[np.ndarray, "k d"], spherical: bool
     return centroids.astype(np.float32)
 
 
-class Fitted(NamedTuple):
+class FittedClusters(NamedTuple):
     """A fit in memory.
 
     Attributes:
@@ -146,7 +146,7 @@ def fit(
     iterations: int,
     tolerance: float = 1e-4,
     spherical: bool = False,
-) -> Fitted:
+) -> FittedClusters:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
     before, passes = np.inf, 0
     while passes < iterations:
@@ -158,7 +158,7 @@ def fit(
     c, wide = torch.from_numpy(centroids), _wide(x, spherical)
     nearest = torch.cdist(wide, c).topk(2, largest=False).values
     silhouette = ((nearest[:, 1] - nearest[:, 0]) / nearest[:, 1].clamp_min(1e-12)).mean()
-    return Fitted(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette), passes)
+    return FittedClusters(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette), passes)
 
 
 def elbow(ks: list[int], inertias: list[float]) -> int:

@@ -1,1 +1,1 @@
-"""What comes in: images, human judgements, generated worlds; and the schemas of the tables between stages."""
+"""Tables between stages: schemas, embeddings, and the formats of other projects."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from alignet_ray.data.images import decode, list_images, read_bytes
-from alignet_ray.demo.judges import Judges, Sights, disputed, join, random_triplets
+from alignet_ray.demo.compare import ModelComparison, Sights, disputed, join, random_triplets
 from alignet_ray.errors import UserError
+from alignet_ray.images.listing import decode, list_images, read_bytes
 from alignet_ray.screen import Screen
 
 KEPT = 300  # dropped pictures that are remembered; each takes some 50 kB
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
     sights: Sights
 
 
-class Folder(NamedTuple):
+class PictureFolder(NamedTuple):
     """A folder's pictures: path and label of every row, and how both models see them."""
 
     uri: str
@@ -44,7 +44,7 @@ class Pictures:
         folder: the pictures to compare with; None if there are none.
     """
 
-    def __init__(self, judges: Judges, folder: Folder | None) -> None:
+    def __init__(self, judges: ModelComparison, folder: PictureFolder | None) -> None:
         self.judges, self.folder = judges, folder
         self.dropped: OrderedDict[str, Picture] = OrderedDict()
         self.lock = Lock()  # one picture at a time: a large one takes half a gigabyte
@@ -100,7 +100,7 @@ class Pictures:
         found = disputed(self.folder.sights, seed) if kind == "disputed" else random_triplets(n, 100, seed)
         return [f"f{row}" for row in found[seed % len(found)]] if len(found) else []
 
-    def _row(self, name: str) -> tuple[Folder, int]:
+    def _row(self, name: str) -> tuple[PictureFolder, int]:
         rows = name.removeprefix("f")
         if self.folder is None or not rows.isdecimal() or int(rows) >= len(self.folder.paths):
             raise KeyError(name)
@@ -115,7 +115,7 @@ def preview(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def see_folder(judges: Judges, uri: str, most: int, screen: Screen) -> Folder:
+def see_folder(judges: ModelComparison, uri: str, most: int, screen: Screen) -> PictureFolder:
     """Look at a folder's pictures (at most `most`, evenly spread over the listing), and set the base's temperature.
 
     Raises:
@@ -136,7 +136,7 @@ def see_folder(judges: Judges, uri: str, most: int, screen: Screen) -> Folder:
     if len(kept) < 3:
         raise UserError(f"{uri} holds {len(kept)} usable pictures: three or more are needed")
     screen.line(f"{len(kept)} pictures of {uri}, {len(paths) - len(kept)} could not be used")
-    return Folder(uri, [paths[k] for k in kept], [labels[k] for k in kept], judges.settle(join(seen)))
+    return PictureFolder(uri, [paths[k] for k in kept], [labels[k] for k in kept], judges.settle(join(seen)))
 
 
 def _open(uri: str, path: str) -> Image.Image:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignet_ray.demo.judges import NAMES, Judges, join
+from alignet_ray.demo.compare import NAMES, ModelComparison, join
 from alignet_ray.demo.pictures import Pictures, see_folder
 from alignet_ray.errors import Parser, UserError
 from alignet_ray.screen import Screen
@@ -50,7 +50,7 @@ def main(args: list[str]) -> None:
         raise UserError("the page needs its extra: pip install 'alignet-ray[demo]'") from error
     listener = _listen(chosen.port)
     screen = Screen()
-    judges = Judges.open(chosen.model, chosen.base, chosen.tracking)
+    judges = ModelComparison.open(chosen.model, chosen.base, chosen.tracking)
     folder = see_folder(judges, chosen.images, chosen.most, screen) if chosen.images else None
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

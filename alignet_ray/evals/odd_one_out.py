@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alignet_ray.core import ceilings, scores, similarity
+from alignet_ray.core import noise_ceiling, scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.spaces import Judged, Space, Trials
+from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
 
 DATASET = "objects"
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
-class Answers:
+class HeldOutResponses:
     """What each judge makes of each trial.
 
     Attributes:
@@ -46,16 +46,16 @@ def answer(
     return total / len(picks), ties / len(picks), first
 
 
-def answers(spaces: list[Space], picks: Int[np.ndarray, "draws m"], trials: Trials) -> Answers:
+def answers(spaces: list[Space], picks: Int[np.ndarray, "draws m"], trials: Trials) -> HeldOutResponses:
     """All spaces and, last, people's own most likely choice."""
     columns = [answer(space, picks, trials) for space in spaces]
     columns.append((scores.ceiling(trials.probabilities), 0.0, trials.probabilities.argmax(axis=1)))
     agreement, ties, choice = zip(*columns, strict=True)
     names = [(space.model, space.layer) for space in spaces] + [("human", "")]
-    return Answers(names, np.stack(agreement, 1), np.array(ties), np.stack(choice, 1))
+    return HeldOutResponses(names, np.stack(agreement, 1), np.array(ties), np.stack(choice, 1))
 
 
-def evaluate(found: Answers, trials: Trials, judged: Judged, draws: int, seed: int) -> list[Score]:
+def evaluate(found: HeldOutResponses, trials: Trials, judged: AnnotatedObjects, draws: int, seed: int) -> list[Score]:
     """Agreement (raw, chance-corrected, ceiling-normalised) with intervals over objects; ties; and by kind of trial."""
     means = found.agreement.mean(axis=0)
     boot = scores.object_bootstrap(found.agreement, trials.triplets, len(judged), draws, seed)
@@ -75,7 +75,7 @@ def evaluate(found: Answers, trials: Trials, judged: Judged, draws: int, seed: i
     return rows + gains(found, boot, trials, seed) + by_level(found, trials, judged, draws, seed)
 
 
-def gains(found: Answers, boot: Float[np.ndarray, "draws s"], trials: Trials, seed: int) -> list[Score]:
+def gains(found: HeldOutResponses, boot: Float[np.ndarray, "draws s"], trials: Trials, seed: int) -> list[Score]:
     """Paired differences on the same trials and the same resamplings of objects; p values after Holm's correction."""
     columns = {name: column for column, name in enumerate(found.names)}
     means, rows, p_values = found.agreement.mean(axis=0), [], []
@@ -98,7 +98,7 @@ def gains(found: Answers, boot: Float[np.ndarray, "draws s"], trials: Trials, se
     ]
 
 
-def by_level(found: Answers, trials: Trials, judged: Judged, draws: int, seed: int) -> list[Score]:
+def by_level(found: HeldOutResponses, trials: Trials, judged: AnnotatedObjects, draws: int, seed: int) -> list[Score]:
     """Agreement on parts of the trials: by how clear people are, how the categories mix, and for each category."""
     rows = []
     for level, chosen in levels(trials, judged.categories):
@@ -140,10 +140,10 @@ def noise_ceilings(rows: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
 
     odd_one_out_raw_ceiling: how well other people predict an answer; _modal: how well the most frequent answer does.
     """
-    if not ceilings.repeated(rows):
+    if not noise_ceiling.repeated(rows):
         return []
     found = {"": "leave_one_out", "_modal": "modal"}
-    tops = {f"odd_one_out_raw_ceiling{end}": ceilings.noise_ceilings(rows)[kind] for end, kind in found.items()}
+    tops = {f"odd_one_out_raw_ceiling{end}": noise_ceiling.noise_ceilings(rows)[kind] for end, kind in found.items()}
     return [
         Score("human", "", DATASET, metric, top.value, top.low, top.high, top.answers, split="", seed=seed)
         for metric, top in tops.items()
@@ -153,7 +153,7 @@ def noise_ceilings(rows: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
 def evaluate_raw(
     spaces: list[Space],
     picks: Int[np.ndarray, "draws m"],
-    judged: Judged,
+    judged: AnnotatedObjects,
     rows: Int[np.ndarray, "n 3"],
     draws: int,
     seed: int,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from alignet_ray.core import classify, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
-from alignet_ray.evals.spaces import Judged, Space
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 NEIGHBOURS = 5
@@ -27,7 +27,12 @@ class Task(NamedTuple):
 
 
 def evaluate(
-    spaces: list[Space], test: Judged, validation: Judged, shots: Sequence[int], draws: int, seed: int
+    spaces: list[Space],
+    test: AnnotatedObjects,
+    validation: AnnotatedObjects,
+    shots: Sequence[int],
+    draws: int,
+    seed: int,
 ) -> list[Score]:
     """Few-shot accuracy over objects with enough images, and k-NN over categories.
 
@@ -48,7 +53,7 @@ def evaluate(
     return rows + knn_category(spaces, test, seed)
 
 
-def few_shot_task(judged: Judged, shots: int, draws: int, seed: int) -> Task | None:
+def few_shot_task(judged: AnnotatedObjects, shots: int, draws: int, seed: int) -> Task | None:
     """Draw `shots` images of every object that has more than that; None with fewer than five such objects.
 
     Every object gives the same number of test images, so that no object with many images outweighs the others.
@@ -88,7 +93,7 @@ def _penalty(space: Space, tuning: Task | None) -> float:
     return PENALTIES[int(few_shot(space, tuning, PENALTIES).mean(axis=(1, 2)).argmax())]
 
 
-def knn_category(spaces: list[Space], judged: Judged, seed: int) -> list[Score]:
+def knn_category(spaces: list[Space], judged: AnnotatedObjects, seed: int) -> list[Score]:
     """Accuracy of the vote of the nearest images of other objects on the category, mean over objects."""
     named = np.array([row for row, c in enumerate(judged.categories) if c and judged.categories.count(c) > 1])
     if len({judged.categories[r] for r in named}) < 2:

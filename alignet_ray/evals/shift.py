@@ -14,8 +14,8 @@ from scipy.special import log_softmax
 from alignet_ray.core import classify
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES
-from alignet_ray.evals.spaces import Judged, Space
 
 MOST = 4000
 """Source images that a probe is fitted on; more are drawn at random."""
@@ -27,7 +27,9 @@ LEAST_IMAGES = 10
 """Images below which recognising categories is not scored."""
 
 
-def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judged, seed: int) -> list[Score]:
+def evaluate(
+    spaces: list[Space], train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects, seed: int
+) -> list[Score]:
     """Accuracy on source and target objects, and k-NN anomaly detection (AUROC); nothing with fewer than two
     categories.
 
@@ -39,7 +41,7 @@ def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judge
     categories = _shared(train, validation, test)
     if len(categories) < 2:
         return []
-    sides = Sides(*(_labelled(side, categories) for side in (train, validation, test)))
+    sides = ShiftSides(*(_labelled(side, categories) for side in (train, validation, test)))
     recognised = {(space.model, space.layer): _probe(space, sides, seed) for space in spaces}
     rows: list[Score] = []
     for metric in ("shift_source", "shift_target"):
@@ -48,7 +50,7 @@ def evaluate(spaces: list[Space], train: Judged, validation: Judged, test: Judge
     return rows + _anomaly(spaces, sides, seed)
 
 
-class Side(NamedTuple):
+class ShiftSide(NamedTuple):
     """Images of some objects: image_ids, and the object and category of each."""
 
     ids: Int[np.ndarray, " n"]
@@ -56,32 +58,32 @@ class Side(NamedTuple):
     label: Int[np.ndarray, " n"]
 
 
-class Sides(NamedTuple):
+class ShiftSides(NamedTuple):
     """Source objects (training, validation) and target objects (test)."""
 
-    train: Side
-    validation: Side
-    test: Side
+    train: ShiftSide
+    validation: ShiftSide
+    test: ShiftSide
 
 
-def _shared(train: Judged, validation: Judged, test: Judged) -> list[str]:
+def _shared(train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects) -> list[str]:
     """Categories with at least two source objects and a target object."""
     source = train.categories + validation.categories
     return sorted(c for c in set(test.categories) if c and source.count(c) > 1 and c in train.categories)
 
 
-def _labelled(judged: Judged, categories: list[str]) -> Side:
+def _labelled(judged: AnnotatedObjects, categories: list[str]) -> ShiftSide:
     kept = [row for row, c in enumerate(judged.categories) if c in categories]
     if not kept:
         nothing = np.empty(0, np.int64)
-        return Side(nothing, nothing, nothing)
+        return ShiftSide(nothing, nothing, nothing)
     some = judged.take(np.array(kept))
     ids, owner = some.all_images()
     code = np.array([categories.index(c) for c in some.categories])
-    return Side(ids, some.objects[owner], code[owner])
+    return ShiftSide(ids, some.objects[owner], code[owner])
 
 
-def _probe(space: Space, sides: Sides, seed: int) -> dict[str, Float[np.ndarray, " o"]]:
+def _probe(space: Space, sides: ShiftSides, seed: int) -> dict[str, Float[np.ndarray, " o"]]:
     """metric -> share of right images of every object."""
     ids, owner, label = (np.concatenate(columns) for columns in zip(*sides, strict=True))
     role = np.repeat([0, 1, 2], [len(side.ids) for side in sides])
@@ -137,7 +139,7 @@ def _some(part: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " k"]:
     return np.sort(np.random.default_rng(seed).permutation(rows)[:MOST])
 
 
-def _anomaly(spaces: list[Space], sides: Sides, seed: int) -> list[Score]:
+def _anomaly(spaces: list[Space], sides: ShiftSides, seed: int) -> list[Score]:
     train, validation, test = sides
     source = np.concatenate([train.ids, validation.ids])
     label = np.concatenate([train.label, validation.label])

@@ -7,8 +7,8 @@ from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
 from alignet_ray.core.scores import Score
-from alignet_ray.evals import human_similarity, neighbours, odd_one_out, probe, shift, uncertainty
-from alignet_ray.evals.spaces import Judged, Space, Trials
+from alignet_ray.evals import odd_one_out, probe, representation_drift, rsa, shift, uncertainty
+from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
 
 
 class Options(NamedTuple):
@@ -31,12 +31,12 @@ class Options(NamedTuple):
     seed: int
 
 
-class Sides(NamedTuple):
+class SplitObjects(NamedTuple):
     """Judged objects by split; the scores are on the test objects."""
 
-    train: Judged
-    validation: Judged
-    test: Judged
+    train: AnnotatedObjects
+    validation: AnnotatedObjects
+    test: AnnotatedObjects
 
 
 class Results(NamedTuple):
@@ -45,11 +45,11 @@ class Results(NamedTuple):
     scores: list[Score]
     trials: Trials
     picks: Int[np.ndarray, "draws m"]
-    answers: odd_one_out.Answers
+    answers: odd_one_out.HeldOutResponses
     curves: dict[tuple[str, str], tuple[list[float], list[float]]]
 
 
-def evaluate(spaces: list[Space], sides: Sides, raw: Int[np.ndarray, "n 3"], options: Options) -> Results:
+def evaluate(spaces: list[Space], sides: SplitObjects, raw: Int[np.ndarray, "n 3"], options: Options) -> Results:
     """Score every space; the first one is the base.
 
     Args:
@@ -65,8 +65,8 @@ def evaluate(spaces: list[Space], sides: Sides, raw: Int[np.ndarray, "n 3"], opt
     scores = odd_one_out.evaluate(answers, trials, test, bootstrap, seed)
     scores += odd_one_out.evaluate_raw(spaces, picks, test, raw, bootstrap, seed)
     scores += odd_one_out.noise_ceilings(raw, seed)
-    scores += human_similarity.evaluate(spaces, test, bootstrap, seed)
-    scores += neighbours.evaluate(spaces[0], spaces[1:], test, bootstrap, seed)
+    scores += rsa.evaluate(spaces, test, bootstrap, seed)
+    scores += representation_drift.evaluate(spaces[0], spaces[1:], test, bootstrap, seed)
     with threadpool_limits(1, "blas"):  # many small problems: threads would only wait for each other
         scores += probe.evaluate(spaces, test, sides.validation, options.shots, min(options.draws, 10), seed)
         scores += shift.evaluate(spaces, *sides, seed)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alignet_ray.core.scores import CHANCE, Score
-from alignet_ray.evals.spaces import NAMES
+from alignet_ray.evals.inputs import NAMES
 from alignet_ray.screen import table
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.core import calibration, scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.spaces import Space, Trials
+from alignet_ray.evals.inputs import Space, Trials
 
 NAN = float("nan")
 

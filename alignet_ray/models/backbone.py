@@ -27,8 +27,8 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from alignet_ray.data.view import View
 from alignet_ray.errors import UserError
+from alignet_ray.images.transform import View
 
 Preprocess = Callable[[Image], Tensor]
 """RGB image of any size -> float tensor (3, s, s), normalised as the network wants it."""

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from alignet_ray.data.view import Picture, View
 from alignet_ray.errors import UserError
+from alignet_ray.images.transform import Picture, View
 from alignet_ray.models.backbone import Backbone, load_backbone
-from alignet_ray.models.neighbours import Neighbours
+from alignet_ray.models.kernel_head import KernelHead
 from alignet_ray.models.student import Student, load_student
 
 Head = Literal["none", "beside", "instead"]
@@ -90,7 +90,7 @@ class Encoder:
         self.bfloat16 = True
         for member in self.members:
             for module in member.modules():
-                if not isinstance(module, nn.modules.batchnorm._BatchNorm | Neighbours):
+                if not isinstance(module, nn.modules.batchnorm._BatchNorm | KernelHead):
                     for tensors in (module._parameters, module._buffers):
                         for value in tensors.values():
                             if value is not None and value.is_floating_point():

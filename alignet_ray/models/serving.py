@@ -55,7 +55,7 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 
 def _pictures(files: list[bytes], preprocess: Preprocess) -> Tensor:
-    from alignet_ray.data.images import decode
+    from alignet_ray.images.listing import decode
 
     pictures = []
     for row, data in enumerate(files):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
-from alignet_ray.models.neighbours import Neighbours
+from alignet_ray.models.kernel_head import KernelHead
 
 BACKBONE, HEAD, MODEL = "backbone.safetensors", "head.safetensors", "model.json"
 
@@ -38,7 +38,7 @@ class Student(nn.Module):
         preprocess: PIL image -> float tensor (3, s, s).
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear | Neighbours | None, tau: float = 1.0) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Linear | KernelHead | None, tau: float = 1.0) -> None:
         super().__init__()
         self.backbone, self.head, self.tau = backbone, head, tau
 
@@ -129,7 +129,7 @@ def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _describe_head(head: nn.Linear | Neighbours | None) -> dict[str, Any] | None:
+def _describe_head(head: nn.Linear | KernelHead | None) -> dict[str, Any] | None:
     if head is None:
         return None
     if isinstance(head, nn.Linear):
@@ -159,12 +159,12 @@ def load_student(folder: str | Path) -> Student:
     return Student(backbone, head, info["tau"]).eval().requires_grad_(False)
 
 
-def _empty_head(width: int, info: dict[str, Any] | None) -> nn.Linear | Neighbours | None:
+def _empty_head(width: int, info: dict[str, Any] | None) -> nn.Linear | KernelHead | None:
     """The inverse of `_describe_head`, without the values."""
     if not info:
         return None
     if "neighbours" in info:
-        return Neighbours.empty(width, info["width"], info["neighbours"], info["rank"])
+        return KernelHead.empty(width, info["width"], info["neighbours"], info["rank"])
     return nn.Linear(width, info["width"], bias=info["bias"])
 
 

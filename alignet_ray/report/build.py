@@ -1,27 +1,27 @@
 """The report, section by section, in the order in which a person asks."""
 
-from alignet_ray.report import galleries, labelled, numbers, page, teachers
-from alignet_ray.report.material import Material
+from alignet_ray.report import image_sections, label_section, page, table_sections, teacher_section
+from alignet_ray.report.contents import Material
 
 
 def build(material: Material) -> str:
     """The whole page as HTML text."""
     sections = [
-        numbers.head(material),
-        numbers.scores(material),
-        numbers.levels(material),
-        numbers.outside(material),
-        numbers.generalisation(material),
-        galleries.examples(material),
-        galleries.matrices(material),
-        galleries.maps(material),
-        galleries.queries(material),
-        numbers.calibration(material),
-        numbers.kept(material),
-        numbers.losses(material),
-        galleries.clusters(material),
-        teachers.teacher(material),
-        labelled.labels(material),
+        table_sections.head(material),
+        table_sections.scores(material),
+        table_sections.levels(material),
+        table_sections.outside(material),
+        table_sections.generalisation(material),
+        image_sections.examples(material),
+        image_sections.matrices(material),
+        image_sections.maps(material),
+        image_sections.queries(material),
+        table_sections.calibration(material),
+        table_sections.kept(material),
+        table_sections.losses(material),
+        image_sections.clusters(material),
+        teacher_section.teacher(material),
+        label_section.labels(material),
         page.section("What this run was made of", page.facts(material.facts)),
     ]
     return page.page(material.title, sections)

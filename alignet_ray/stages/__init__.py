@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignet_ray.config import Config
-from alignet_ray.data.roles import ELSEWHERE
 from alignet_ray.data.stored import is_stored
 from alignet_ray.screen import Screen
+from alignet_ray.stages.embed_jobs import ELSEWHERE
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.tracking import Tracker
 

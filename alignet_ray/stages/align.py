@@ -8,14 +8,14 @@ import pyarrow as pa
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, fidelity
+from alignet_ray.core import alignment, teacher_metrics
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
 from alignet_ray.data import official
 from alignet_ray.data.embeddings import Features
-from alignet_ray.data.judged import Judged, features_model, map_settings
-from alignet_ray.data.objects import images_uri
-from alignet_ray.stages import Work, search, tutor
+from alignet_ray.human.dataset import AlignmentDataset, features_model, map_settings
+from alignet_ray.human.objects import images_uri
+from alignet_ray.stages import Work, finetune_teacher, hparam_search
 
 VERSION = 5
 FOLDS = pa.schema(
@@ -64,12 +64,12 @@ def run(work: Work) -> None:
         _take_over(work)
         return
     if work.cfg.align.map == "network":
-        found = tutor.fine_tune(work)
+        found = finetune_teacher.fine_tune(work)
         work.out.write_table("folds.parquet", FOLDS.empty_table())
         _conclude(work, found)
         return
     cache = runtime.state_dir(work.cfg) / "cache"
-    judged = Judged(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
+    judged = AlignmentDataset(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
     settings = map_settings(work.cfg, work.cfg.align.map)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def run(work: Work) -> None:
         rest = [[o for other in parts if other is not part for o in other] for part in parts]
         pairs = [(judged.train_side(a), judged.side(b)) for a, b in zip(rest, parts, strict=True)]
         if work.cfg.align.search:
-            settings, tried = search.search(work, judged.x, pairs, settings)
+            settings, tried = hparam_search.search(work, judged.x, pairs, settings)
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
@@ -94,7 +94,7 @@ def run(work: Work) -> None:
     _write(work, judged, fitted.transform, facts)
 
 
-def _parts(work: Work, judged: Judged) -> list[list[int]]:
+def _parts(work: Work, judged: AlignmentDataset) -> list[list[int]]:
     """The folds of the training objects; none where there are too few objects for two."""
     objects = judged.objects["train"]
     k = min(work.cfg.align.folds, len(objects) // 3)
@@ -104,7 +104,11 @@ def _parts(work: Work, judged: Judged) -> list[list[int]]:
 
 
 def _cross_validate(
-    work: Work, judged: Judged, parts: list[list[int]], pairs: list[search.Fold], settings: alignment.Settings
+    work: Work,
+    judged: AlignmentDataset,
+    parts: list[list[int]],
+    pairs: list[hparam_search.Fold],
+    settings: alignment.FitSettings,
 ) -> list[dict[str, Any]]:
     """Every fold, as Ray tasks that share one copy of the features."""
     import ray
@@ -117,28 +121,33 @@ def _cross_validate(
             done, waiting = ray.wait(waiting)
             fold, fitted = tasks[done[0]], ray.get(done[0])
             held = pairs[fold][1]
-            base = float(fidelity.agreement(fidelity.directions(judged.x), held)[0].mean())
+            base = float(teacher_metrics.agreement(teacher_metrics.directions(judged.x), held)[0].mean())
             row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
             rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
             bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
     return sorted(rows, key=lambda row: int(row["fold"]))
 
 
-def _fit(features: Features, pair: search.Fold, settings: alignment.Settings, seed: int) -> alignment.Fitted:
+def _fit(
+    features: Features, pair: hparam_search.Fold, settings: alignment.FitSettings, seed: int
+) -> alignment.FittedTransform:
     return alignment.fit(features.open().x, *pair, settings, seed)
 
 
-def _write(work: Work, judged: Judged, transform: AffineTransform, facts: dict[str, Any]) -> None:
+def _write(work: Work, judged: AlignmentDataset, transform: AffineTransform, facts: dict[str, Any]) -> None:
     """The map in both formats with its provenance, and how well it agrees with people."""
-    report = facts | {"width": judged.x.shape[1], "neighbours_kept": fidelity.neighbours_kept(judged.x, transform)}
-    spaces = {"base": fidelity.directions(judged.x), "aligned": transform(judged.x)}
+    report = facts | {
+        "width": judged.x.shape[1],
+        "neighbours_kept": teacher_metrics.neighbours_kept(judged.x, transform),
+    }
+    spaces = {"base": teacher_metrics.directions(judged.x), "aligned": transform(judged.x)}
     for split in ("validation", "test"):
-        report |= fidelity.report(split, spaces, judged.side(judged.objects[split]), work.cfg.seed)
+        report |= teacher_metrics.report(split, spaces, judged.side(judged.objects[split]), work.cfg.seed)
     provenance = {
         "teacher": judged.teacher,
         "map": report["map"],
         "width": report["width"],
-        "features": fidelity.checksum(judged.x),
+        "features": teacher_metrics.checksum(judged.x),
         "objects": judged.objects["train"],
     }
     _save(work, transform, provenance, report)

@@ -21,7 +21,7 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.stages.trainer import Background, Report, make_board
+from alignet_ray.stages.ray_train import Background, Report, make_board
 
 VERSION = 2
 SCRATCH = ".train"
@@ -70,12 +70,12 @@ def images_per_step(cfg: Config) -> int:
 
 def run(work: Work) -> None:
     """Train, watch, and keep the student."""
-    from alignet_ray.models import checkpoints
-    from alignet_ray.models.process import make_job
+    from alignet_ray.training import checkpoints
+    from alignet_ray.training.student_worker import make_student_job
 
     workers, gpu = processes(work.cfg)
     cache = runtime.state_dir(work.cfg) / "cache"
-    job = make_job(work.cfg, work.role, work.out, work.parents, cache, workers, partial(_pack, work))
+    job = make_student_job(work.cfg, work.role, work.out, work.parents, cache, workers, partial(_pack, work))
     found = checkpoints.latest(work.out)
     if found:
         work.screen.line(f"   reused {found}: goes on from there")
@@ -130,10 +130,10 @@ def train_process(config: Mapping[str, Any]) -> None:
     """One training process. A mistake of the user is reported by all, so that nothing is tried again."""
     from ray.train.torch import get_device
 
-    from alignet_ray.models.process import Process
+    from alignet_ray.training.student_worker import StudentWorker
 
     try:
-        Process(config["job"], str(get_device()), report).train()
+        StudentWorker(config["job"], str(get_device()), report).train()
     except UserError as error:
         report({"problem": str(error)})
 

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from alignet_ray import runtime, tracking
 from alignet_ray.config import Config
-from alignet_ray.data import roles
-from alignet_ray.data.quarantine import Quarantine
 from alignet_ray.data.schemas import IMAGES, check
 from alignet_ray.errors import UserError
+from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub
-from alignet_ray.stages import Work
+from alignet_ray.stages import Work, embed_jobs
 
 if TYPE_CHECKING:
-    from alignet_ray.models.embedder import Job
+    from alignet_ray.stages.embed_actor import EmbedActorJob
 
 VERSION = 1
 
@@ -37,9 +36,14 @@ START = 600
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the embeddings of a role."""
-    models, size, layer = roles.network(cfg, role)
-    fields = {"models": [_name(cfg, m) for m in models], "size": size, "layer": layer, "judged": roles.judged(role)}
-    heads = {"head": "beside"} if any(map(_student, models)) and roles.model_of(role).startswith("other") else {}
+    models, size, layer = embed_jobs.network(cfg, role)
+    fields = {
+        "models": [_name(cfg, m) for m in models],
+        "size": size,
+        "layer": layer,
+        "judged": embed_jobs.judged(role),
+    }
+    heads = {"head": "beside"} if any(map(_student, models)) and embed_jobs.model_of(role).startswith("other") else {}
     decode = {} if cfg.embed.decode == "exact" else {"decode": "turbo"}
     return fields | heads | decode | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
 
@@ -59,12 +63,12 @@ def _student(model: str) -> bool:
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weights files."""
-    models = [m for m in roles.network(cfg, role).models if not m.startswith(hub.REGISTRY)]
+    models = [m for m in embed_jobs.network(cfg, role).models if not m.startswith(hub.REGISTRY)]
     files = [file for _, _, file in (model.partition("@") for model in models) if file]
     folders = [Path(model).expanduser() for model in models]
     students = [str(f) for folder in folders if (folder / "model.json").is_file() for f in sorted(folder.glob("*.*"))]
-    table = [cfg.objects.table] if cfg.objects.table and roles.judged(role) else []
-    return [roles.root(cfg, role), *table, *files, *students]
+    table = [cfg.objects.table] if cfg.objects.table and embed_jobs.judged(role) else []
+    return [embed_jobs.root(cfg, role), *table, *files, *students]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -72,7 +76,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     found = sources[0]
     if not isinstance(found, dict):
         return "one file"
-    few = "the judged ones of " if roles.judged(role) else ""
+    few = "the judged ones of " if embed_jobs.judged(role) else ""
     return f"{few}{found['files']:,} files, {max(1, round(found['bytes'] / 1e6)):,} MB"
 
 
@@ -80,16 +84,16 @@ def refuse(cfg: Config, role: str) -> None:
     """Refuse models that nobody knows before anything starts."""
     from alignet_ray.models.backbone import check as known
 
-    for model in roles.network(cfg, role).models:
+    for model in embed_jobs.network(cfg, role).models:
         if not model.startswith(hub.REGISTRY):  # the plan has found it
             known(model)
 
 
 def run(work: Work) -> None:
     """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
-    from alignet_ray.models.embedder import cosines, errors
+    from alignet_ray.stages.embed_actor import cosines, errors
 
-    table = roles.selection(work.cfg, work.role)
+    table = embed_jobs.selection(work.cfg, work.role)
     unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
     work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
     units = math.ceil(len(table) / unit)
@@ -123,21 +127,21 @@ def run(work: Work) -> None:
         )
 
 
-def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Job":
-    from alignet_ray.models.embedder import Job
+def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "EmbedActorJob":
+    from alignet_ray.stages.embed_actor import EmbedActorJob
 
-    cfg, model = work.cfg, roles.model_of(work.role)
-    head: roles.Head = "none"
-    models, size, layer = roles.network(cfg, work.role)
+    cfg, model = work.cfg, embed_jobs.model_of(work.role)
+    head: embed_jobs.Head = "none"
+    models, size, layer = embed_jobs.network(cfg, work.role)
     if model in ("student", "control"):
         head, models = "beside", (str(work.parents[f"distill@{model}"].local()),)
     elif model.startswith("other") and _student(models[0]):
         head = "beside"
     elif "align" in work.parents:
         head, size, models = "instead", None, (str(work.parents["align"].local()),)
-    return Job(
+    return EmbedActorJob(
         out=work.out,
-        uri=roles.root(cfg, work.role),
+        uri=embed_jobs.root(cfg, work.role),
         models=models,
         registry=tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else "",
         size=size,
@@ -161,7 +165,7 @@ def _embed(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    from alignet_ray.models.embedder import Embedder, read
+    from alignet_ray.stages.embed_actor import Embedder, read
 
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
     cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]

@@ -10,14 +10,15 @@ from alignet_ray import report
 from alignet_ray.config import Config
 from alignet_ray.core import similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.data import objects, outside, schemas, stored
-from alignet_ray.data.matrices import read_people
+from alignet_ray.data import schemas, stored
 from alignet_ray.errors import UserError
-from alignet_ray.evals import elsewhere, gate, judgements, reading, suite, summary
-from alignet_ray.evals.spaces import Judged, Space
-from alignet_ray.report import figures, gather
-from alignet_ray.report import sources as shown
-from alignet_ray.stages import Work
+from alignet_ray.evals import external, gate, ood, suite, summary
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.human import benchmarks, objects
+from alignet_ray.human.matrices import read_people
+from alignet_ray.report import examples, figures
+from alignet_ray.stages import Work, evaluation_inputs
+from alignet_ray.stages import report_inputs as shown
 
 VERSION = 3
 OUTSIDE = ("answers", "choices", "matrix")
@@ -26,7 +27,7 @@ OUTSIDE = ("answers", "choices", "matrix")
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The section, and the seed of image draws and intervals; which files it names, their fingerprints say."""
     files = {name: bool(getattr(cfg.evaluate, name)) for name in (*OUTSIDE, "ood")}
-    models = {"models": [reading.name(spec) for spec in cfg.evaluate.models]}
+    models = {"models": [evaluation_inputs.name(spec) for spec in cfg.evaluate.models]}
     return cfg.evaluate.model_dump(mode="json") | files | models | {"seed": cfg.seed}
 
 
@@ -43,25 +44,27 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 def refuse(cfg: Config, role: str) -> None:
     """Refuse models of one name, and maps without their package, before anything starts."""
-    reading.check_names(cfg)
+    evaluation_inputs.check_names(cfg)
     figures.check_maps(cfg.evaluate.maps)
 
 
 def run(work: Work) -> None:
     """Score every space, write the table and the report."""
     cfg, options = work.cfg, work.cfg.evaluate
-    listing, soften = reading.listing(work.parents["embed@objects"]), work.parents["soften"]
-    spaces = reading.spaces(cfg, work.parents, listing)
-    test = reading.judged(soften, "test").seen_by(spaces)
-    train, validation = (reading.judged(soften, split).shown(spaces) for split in ("train", "validation"))
+    listing, soften = evaluation_inputs.listing(work.parents["embed@objects"]), work.parents["soften"]
+    spaces = evaluation_inputs.spaces(cfg, work.parents, listing)
+    test = evaluation_inputs.judged(soften, "test").seen_by(spaces)
+    train, validation = (evaluation_inputs.judged(soften, split).shown(spaces) for split in ("train", "validation"))
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
     amount = suite.Options(
         options.draws, options.triplets, options.bootstrap, cfg.soften.draws, options.shots, cfg.seed
     )
-    found = suite.evaluate(spaces, suite.Sides(train, validation, test), reading.answers(soften), amount)
+    found = suite.evaluate(
+        spaces, suite.SplitObjects(train, validation, test), evaluation_inputs.answers(soften), amount
+    )
     found = found._replace(scores=found.scores + outside_scores(work, spaces, test, listing))
     work.out.write_table("scores.parquet", scores_table(found.scores))
-    rows = summary.rows(found.scores, [reading.name(spec) for spec in options.models])
+    rows = summary.rows(found.scores, [evaluation_inputs.name(spec) for spec in options.models])
     work.facts |= {"table": summary.lines(rows, len(found.trials.triplets), len(test)), "test_objects": len(test)}
     work.facts |= {
         f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value
@@ -75,17 +78,19 @@ def run(work: Work) -> None:
     work.out.write_bytes("report.html", build_report(work, spaces, test, found, rows, decision).encode())
 
 
-def outside_scores(work: Work, spaces: list[Space], test: Judged, listing: reading.Listing) -> list[Score]:
+def outside_scores(
+    work: Work, spaces: list[Space], test: AnnotatedObjects, listing: evaluation_inputs.Listing
+) -> list[Score]:
     """Scores on the files of judgements and the folder of images that the config names."""
     options, seed = work.cfg.evaluate, work.cfg.seed
     known = set(np.unique(spaces[0].ids).tolist())
     paths = {path: image_id for path, image_id in listing.ids.items() if image_id in known}
     scores: list[Score] = []
     if options.answers:
-        answers = outside.read_image_answers(options.answers, paths, options.columns)
-        scores += judgements.evaluate_answers(spaces, *answers, seed)
+        answers = benchmarks.read_image_answers(options.answers, paths, options.columns)
+        scores += external.evaluate_answers(spaces, *answers, seed)
     if options.choices:
-        scores += judgements.evaluate_choices(spaces, *outside.read_choices(options.choices, paths), seed)
+        scores += external.evaluate_choices(spaces, *benchmarks.read_choices(options.choices, paths), seed)
     if options.matrix:
         people = read_people(options.matrix, options.matrix_kind)
         if people.shape[1] <= test.objects.max():
@@ -93,9 +98,9 @@ def outside_scores(work: Work, spaces: list[Space], test: Judged, listing: readi
                 f"{options.matrix} has {people.shape[1]} rows; one for every object of the human data is needed"
             )
         people = people[:, test.objects][:, :, test.objects]
-        scores += judgements.evaluate_matrix(spaces, test, people, seed)
-    if (folder := reading.elsewhere(work.cfg, work.parents)) is not None:
-        scores += elsewhere.evaluate(spaces, listing.labels, folder, seed)
+        scores += external.evaluate_matrix(spaces, test, people, seed)
+    if (folder := evaluation_inputs.elsewhere(work.cfg, work.parents)) is not None:
+        scores += ood.evaluate(spaces, listing.labels, folder, seed)
     return scores
 
 
@@ -108,7 +113,7 @@ def scores_table(scores: list[Score]) -> pa.Table:
 def build_report(
     work: Work,
     spaces: list[Space],
-    judged: Judged,
+    judged: AnnotatedObjects,
     found: suite.Results,
     rows: list[dict[str, str]],
     decision: gate.Decision,
@@ -116,27 +121,27 @@ def build_report(
     """Gather what the report shows, and render it."""
     cfg, parents = work.cfg, work.parents
     human = judged.human_similarity()
-    groups = gather.groups(judged, human)
+    groups = examples.groups(judged, human)
     order = similarity.category_order(human, groups)
     compared = [s for s in spaces if s.layer == "pre_logits" and s.model in ("base", "student")]
     picture = shown.pictures(parents["embed@objects"], objects.images_uri(cfg))
-    gains, slips = gather.examples(found.answers, found.trials, judged, found.picks[0], picture)
+    gains, slips = examples.examples(found.answers, found.trials, judged, found.picks[0], picture)
     material = report.Material(
         title=f"alignet_ray: {cfg.name}",
         facts=shown.provenance(cfg, parents),
         table=rows,
         scores=found.scores,
         losses=shown.losses(parents),
-        matrices=gather.matrices(compared, judged, human, order),
+        matrices=examples.matrices(compared, judged, human, order),
         groups=[groups[row] for row in order],
-        maps=gather.maps(compared, judged, cfg.evaluate.maps, cfg.seed),
+        maps=examples.maps(compared, judged, cfg.evaluate.maps, cfg.seed),
         map_kind=cfg.evaluate.maps,
         map_groups=groups,
         map_names=judged.names,
         decision=decision,
         gains=gains,
         slips=slips[:3],
-        queries=gather.queries(compared, judged, groups, picture),
+        queries=examples.queries(compared, judged, groups, picture),
         clusters=shown.clusters(cfg, parents),
         candidates=shown.candidates(parents["cluster"]),
         labels=shown.labels(parents),

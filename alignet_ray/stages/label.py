@@ -17,9 +17,9 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
-from alignet_ray.data.draws import SIDES, Corpus, Drawn, Side, draw
 from alignet_ray.data.embeddings import Source
 from alignet_ray.data.schemas import TRIPLETS, check
+from alignet_ray.data.triplet_sampling import SIDES, Drawn, SampledCorpus, Side, draw
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, Draft
@@ -90,7 +90,7 @@ def run(work: Work) -> None:
 def _draw_and_label(work: Work, source: Source) -> dict[str, Any]:
     """Draw both sides and label them by the aligned teacher."""
     cfg = work.cfg
-    corpus = Corpus.of(work.parents["cluster"], source.embed, cfg.label.held_out, cfg.seed)
+    corpus = SampledCorpus.of(work.parents["cluster"], source.embed, cfg.label.held_out, cfg.seed)
     source.matrix()
     drawn: dict[Side, Drawn] = {side: draw(cfg.label, corpus, cfg.seed, side) for side in SIDES}
     for side in SIDES:
@@ -127,7 +127,7 @@ def _import(work: Work, source: Source) -> dict[str, Any]:
     The images set aside are those of the validation file; without one they are drawn as for our own triplets.
     """
     cfg = work.cfg.label
-    corpus = Corpus.of(work.parents["cluster"], source.embed, cfg.held_out, work.cfg.seed)
+    corpus = SampledCorpus.of(work.parents["cluster"], source.embed, cfg.held_out, work.cfg.seed)
     images = source.embed.read_table("images.parquet")
     aside = corpus.ids[corpus.held_out]
     if cfg.from_valid:
@@ -195,7 +195,7 @@ def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: sum(part[key] for part in parts) for key in parts[0]}
 
 
-def draw_part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray, corpus: Corpus) -> dict[str, Any]:
+def draw_part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray, corpus: SampledCorpus) -> dict[str, Any]:
     """Task: label drawn triplets (image_ids), unless the part is there; returns its description."""
     table = _part(teacher, out, name, triplets)
     found = labelling.describe(_columns(table, SIMILARITIES))
@@ -230,7 +230,7 @@ def _columns(table: pa.Table, names: list[str]) -> np.ndarray:
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-def _coverage(corpus: Corpus, triplets: np.ndarray, side: np.ndarray) -> dict[str, Any]:
+def _coverage(corpus: SampledCorpus, triplets: np.ndarray, side: np.ndarray) -> dict[str, Any]:
     """How often the images, clusters and classes of one side are used."""
     uses = np.bincount(np.searchsorted(corpus.ids, triplets.ravel()), minlength=len(corpus.ids))
     used = uses[side]

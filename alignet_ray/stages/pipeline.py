@@ -16,7 +16,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import STAGES, Node, Work, graph
-from alignet_ray.stages.watch import watched
+from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
@@ -65,7 +65,7 @@ def needed(cfg: Config, names: Iterable[str]) -> list[Node]:
     return [n for n in nodes.values() if n.name in wanted]
 
 
-def world(cfg: Config, state: Path) -> tuple[str, Path] | None:
+def generated_world(cfg: Config, state: Path) -> tuple[str, Path] | None:
     """Name and folder of the generated world that a config asks for; None if it does not.
 
     Raises:
@@ -73,32 +73,32 @@ def world(cfg: Config, state: Path) -> tuple[str, Path] | None:
     """
     if not (cfg.corpus.path or "").startswith("synthetic:"):
         return None
-    from alignet_ray.data import synthetic
+    from alignet_ray.synthetic import world
 
     name = str(cfg.corpus.path).partition(":")[2]
-    if name not in synthetic.WORLDS:
-        raise UserError(f"no generated world named {name!r}: there are {', '.join(synthetic.WORLDS)}")
-    return name, state / "worlds" / f"{name}-{digest([synthetic.VERSION, asdict(synthetic.WORLDS[name])], 8)}"
+    if name not in world.WORLDS:
+        raise UserError(f"no generated world named {name!r}: there are {', '.join(world.WORLDS)}")
+    return name, state / "worlds" / f"{name}-{digest([world.VERSION, asdict(world.WORLDS[name])], 8)}"
 
 
 def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
     """Replace `synthetic:NAME` by the paths of that generated world, which is made here if it is not there yet."""
-    found = world(cfg, state)
+    found = generated_world(cfg, state)
     if found is None:
         return cfg
-    from alignet_ray.data import synthetic
+    from alignet_ray.synthetic import world
 
     name, folder = found
     if not (folder / "world.json").exists():
         screen.heading("world", f"drawing {name!r} and training its base network")
-        with screen.progress(synthetic.WORLDS[name].base.steps, "steps") as bar:
-            synthetic.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
-    paths = synthetic.paths(name, folder)
+        with screen.progress(world.WORLDS[name].base.steps, "steps") as bar:
+            world.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
+    paths = world.paths(name, folder)
     changes: dict[str, Any] = {"corpus__path": paths["corpus"]}
     changes |= {"objects__table": cfg.objects.table or paths["table"]}
     changes |= {"objects__concepts": cfg.objects.concepts or paths["concepts"]}
     changes |= {"human__triplets": cfg.human.triplets or paths["triplets"]}
-    side = synthetic.WORLDS[name].size
+    side = world.WORLDS[name].size
     if cfg.embed.model == (cfg.corpus.path,):
         changes |= {"embed__model": (paths["model"],), "embed__size": cfg.embed.size or side}
     if cfg.distill.model == cfg.corpus.path:
@@ -154,7 +154,7 @@ def _fingerprint(source: str, seen: dict[str, Any]) -> Any:
     if source not in seen:
         path = Path(source).expanduser()
         if "://" in source or path.is_dir():
-            seen[source] = importlib.import_module("alignet_ray.data.images").fingerprint(source)
+            seen[source] = importlib.import_module("alignet_ray.images.listing").fingerprint(source)
         elif path.is_file():
             stat = path.stat()
             seen[source] = [path.name, stat.st_size, stat.st_mtime_ns]
@@ -231,7 +231,7 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
     parent = session.begin(name or cfg.name, cfg, tags)
     status = "FAILED"
     try:
-        with tracking.measured(parent):
+        with tracking.system_metrics(parent):
             yield session, parent
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -257,7 +257,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     logs = runtime.start(cfg)
     if logs:
         screen.line(f"Ray's worker logs in {logs}")
-    fleet = runtime.Fleet(cfg, screen.line)
+    fleet = runtime.ClusterNodes(cfg, screen.line)
     for step in steps:
         if step.state == "finished":
             screen.line(f"-- {step.node.name} {step.artifact.id}: reused")

@@ -10,10 +10,11 @@ import torch
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
-from alignet_ray.data import human, objects
-from alignet_ray.data.images import list_images
 from alignet_ray.data.schemas import SOFT, check
 from alignet_ray.errors import UserError
+from alignet_ray.human import objects
+from alignet_ray.human import triplets as human_triplets
+from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work
 
 VERSION = 2
@@ -57,7 +58,7 @@ def run(work: Work) -> None:
     cfg = work.cfg
     concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
     image_ids = objects.read_table(cfg, list_images(objects.images_uri(cfg)))
-    published = human.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
+    published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
     triplets = _answers(work, cfg.human.triplets, published, len(concepts) or None)
     count = len(published) if published is not None else max(len(concepts), int(triplets.max()) + 1)
     table = objects.objects_table(cfg.seed, count, concepts, image_ids)
@@ -92,13 +93,13 @@ def _answers(work: Work, path: str | None, published: np.ndarray | None, count: 
     if path is None:
         return np.empty((0, 3), np.int64)
     h = work.cfg.human
-    reference = human.read_embedding(h.reference) if h.reference else published
-    order = human.read_order(h.order) if h.order else None
+    reference = human_triplets.read_embedding(h.reference) if h.reference else published
+    order = human_triplets.read_order(h.order) if h.order else None
     wrong = [pair for pair in h.columns if "=" not in pair]
     if wrong:
         raise UserError(f"human.columns {wrong[0]}: write it as ours=theirs, choice=answer say")
     columns = dict(pair.split("=", 1) for pair in h.columns)
-    return human.read_triplets(path, count, h.base, reference, order, columns)
+    return human_triplets.read_triplets(path, count, h.base, reference, order, columns)
 
 
 def _require_sides(table: pa.Table) -> None:

@@ -5,29 +5,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from alignet_ray.core import alignment, fidelity, scores, sides, splits
+from alignet_ray.core import alignment, scores, splits, teacher_metrics, triplet_set
 from alignet_ray.core.affine import AffineTransform
 
 
 def world(
     seed: int = 0, objects: int = 40, images: int = 2
-) -> tuple[np.ndarray, sides.HumanModel, dict[int, np.ndarray]]:
+) -> tuple[np.ndarray, triplet_set.HumanModel, dict[int, np.ndarray]]:
     """Features that mix meanings (which people see) with stronger looks (which they do not)."""
     rng = np.random.default_rng(seed)
     truth = np.abs(rng.normal(size=(objects, 4))).astype(np.float32)
     looks = 2 * rng.normal(size=(objects * images, 6))
     x = np.concatenate([looks, np.repeat(truth, images, axis=0)], axis=1) @ rng.normal(size=(10, 24))
     rows = {o: np.arange(images * o, images * (o + 1)) for o in range(objects)}
-    return x.astype(np.float32), sides.HumanModel(truth, 0 * truth, 1, 0), rows
+    return x.astype(np.float32), triplet_set.HumanModel(truth, 0 * truth, 1, 0), rows
 
 
 def test_soft_fit_beats_its_base_on_objects_that_it_never_saw() -> None:
     x, human, rows = world()
-    train, valid, test = (sides.soft_side(range(a, b), rows, human, 20_000) for a, b in ((0, 26), (26, 33), (33, 40)))
-    quick = alignment.Settings(steps=200, batch=1024)
+    train, valid, test = (
+        triplet_set.soft_targets(range(a, b), rows, human, 20_000) for a, b in ((0, 26), (26, 33), (33, 40))
+    )
+    quick = alignment.FitSettings(steps=200, batch=1024)
     fitted = alignment.fit(x, train, valid, quick, seed=0)
-    y, base = torch.from_numpy(fitted.transform(x)), torch.from_numpy(fidelity.directions(x))
-    assert sides.score(y, test).accuracy > sides.score(base, test).accuracy + 0.1
+    y, base = torch.from_numpy(fitted.transform(x)), torch.from_numpy(teacher_metrics.directions(x))
+    assert triplet_set.score(y, test).accuracy > triplet_set.score(base, test).accuracy + 0.1
     assert fitted.step == min(fitted.history, key=lambda row: row["cross_entropy"])["step"]
     again = alignment.fit(x, train, valid, quick, seed=0)
     np.testing.assert_array_equal(again.transform.weights, fitted.transform.weights)
@@ -88,10 +90,10 @@ def test_the_local_term_is_least_where_nothing_moved() -> None:
 @pytest.mark.parametrize("kind", ["affine", "low_rank", "diagonal", "orthogonal"])
 def test_the_stored_map_has_the_similarities_of_the_fit(kind: alignment.MapKind) -> None:
     x, human, rows = world()
-    side = sides.soft_side(range(20), rows, human, 2000)
-    fitted = alignment.fit(x, side, side, alignment.Settings(kind=kind, rank=6, steps=40, batch=256), seed=0)
+    side = triplet_set.soft_targets(range(20), rows, human, 2000)
+    fitted = alignment.fit(x, side, side, alignment.FitSettings(kind=kind, rank=6, steps=40, batch=256), seed=0)
     assert fitted.transform.weights.shape == (24, 24)
-    assert sides.score(torch.from_numpy(fitted.transform(x)), side).cross_entropy == pytest.approx(
+    assert triplet_set.score(torch.from_numpy(fitted.transform(x)), side).cross_entropy == pytest.approx(
         fitted.score.cross_entropy, rel=1e-4
     )
     if kind == "low_rank":
@@ -103,10 +105,10 @@ def test_the_stored_map_has_the_similarities_of_the_fit(kind: alignment.MapKind)
 
 def test_what_is_kept_is_the_running_mean_of_the_weights() -> None:
     x, human, rows = world()
-    side = sides.soft_side(range(26), rows, human, 4000)
+    side = triplet_set.soft_targets(range(26), rows, human, 4000)
 
     def after(steps: int, mean: float = 0.0) -> np.ndarray:
-        quick = alignment.Settings("affine", mean=mean, steps=steps, batch=4000, every=1)
+        quick = alignment.FitSettings("affine", mean=mean, steps=steps, batch=4000, every=1)
         fitted = alignment.fit(x, side, side, quick, seed=0)
         assert fitted.step == steps  # so early each step is better than the last
         return fitted.transform.weights.astype(np.float64)
@@ -120,21 +122,23 @@ def test_what_is_kept_is_the_running_mean_of_the_weights() -> None:
 
 def test_ties_are_wrong_and_a_collapsed_map_scores_nothing() -> None:
     _, human, rows = world()
-    side = sides.soft_side(range(10), rows, human, 200)
-    assert sides.score(torch.ones(80, 3), side).accuracy == 0
+    side = triplet_set.soft_targets(range(10), rows, human, 200)
+    assert triplet_set.score(torch.ones(80, 3), side).accuracy == 0
 
 
 def test_hard_sides_hold_the_answers_about_their_objects_alone() -> None:
     _, _, rows = world()
     answers = np.array([[3, 5, 9], [3, 5, 30], [9, 3, 5]])
-    side = sides.hard_side([3, 5, 9], rows, answers)
+    side = triplet_set.hard_targets([3, 5, 9], rows, answers)
     np.testing.assert_array_equal(side.triplets.numpy(), [[0, 1, 2], [2, 0, 1]])
     np.testing.assert_array_equal(side.targets.numpy(), [[1, 0, 0]] * 2)
-    assert len(sides.hard_side([1, 2, 4], rows, answers).triplets) == 0
+    assert len(triplet_set.hard_targets([1, 2, 4], rows, answers).triplets) == 0
 
 
 def test_an_object_shows_each_of_its_images() -> None:
-    side = sides.Side.of([np.array([7]), np.array([1, 2, 3])], np.empty((0, 3), np.int64), np.empty((0, 3), np.float32))
+    side = triplet_set.TripletSet.of(
+        [np.array([7]), np.array([1, 2, 3])], np.empty((0, 3), np.int64), np.empty((0, 3), np.float32)
+    )
     rng = torch.Generator().manual_seed(0)
     drawn = np.array([side.draw(rng).numpy() for _ in range(200)])
     assert set(drawn[:, 0]) == {7}
@@ -175,14 +179,14 @@ def test_folds_are_a_partition(k: int, seed: int) -> None:
 def test_neighbours_kept_is_one_for_a_rotation() -> None:
     x, _, _ = world()
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0].astype(np.float32)
-    assert fidelity.neighbours_kept(x, AffineTransform(0.0, 1.0, rotation, np.zeros(24, np.float32))) == 1
+    assert teacher_metrics.neighbours_kept(x, AffineTransform(0.0, 1.0, rotation, np.zeros(24, np.float32))) == 1
     shuffled = np.random.default_rng(0).normal(size=(24, 24)).astype(np.float32)
-    assert fidelity.neighbours_kept(x, AffineTransform(0.0, 1.0, shuffled, np.zeros(24, np.float32))) < 1
+    assert teacher_metrics.neighbours_kept(x, AffineTransform(0.0, 1.0, shuffled, np.zeros(24, np.float32))) < 1
 
 
 def test_intervals_hold_their_figure() -> None:
     x, human, rows = world()
-    side = sides.soft_side(range(20), rows, human, 2000)
-    found = fidelity.figures(fidelity.directions(x), side)
+    side = triplet_set.soft_targets(range(20), rows, human, 2000)
+    found = teacher_metrics.figures(teacher_metrics.directions(x), side)
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
     assert found["cross_entropy_low"] < found["cross_entropy"] < found["cross_entropy_high"]

@@ -20,11 +20,11 @@ import uvicorn
 from PIL import Image, ImageDraw
 
 from alignet_ray.cli import main
-from alignet_ray.data.images import decode
 from alignet_ray.demo import server
-from alignet_ray.demo.judges import NAMES, Judges
+from alignet_ray.demo.compare import NAMES, ModelComparison
 from alignet_ray.demo.pictures import Pictures, see_folder
 from alignet_ray.errors import UserError
+from alignet_ray.images.listing import decode
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.screen import Screen
 
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(place: Path) -> Pictures:
-    judges = Judges.open(str(place / "student"))
+    judges = ModelComparison.open(str(place / "student"))
     return Pictures(judges, see_folder(judges, str(place / "images"), 100, Screen()))
 
 
@@ -182,7 +182,7 @@ def test_the_verb_says_what_is_wrong(place: Path, capsys: pytest.CaptureFixture[
             message = capsys.readouterr().err
             assert stop.value.code == 2, message
             assert mend in message
-    judges = Judges.open(student)
+    judges = ModelComparison.open(student)
     with pytest.raises(UserError, match="three or more"):
         see_folder(judges, str(place / "images"), 2, Screen())
 

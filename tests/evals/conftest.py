@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alignet_ray.evals.spaces import Judged, Space
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 
 CATEGORIES = ("animal", "food", "tool", "vehicle")
 
 
-def judged(objects: int = 24, images: int = 3, first: int = 0, seed: int = 0, dims: int = 8) -> Judged:
+def judged(objects: int = 24, images: int = 3, first: int = 0, seed: int = 0, dims: int = 8) -> AnnotatedObjects:
     """Objects in four categories, `images` images each, whose people see little but the category."""
     rng = np.random.default_rng([seed, first])
     mu = np.abs(rng.normal(0, 0.3, (objects, dims))).astype(np.float32)
@@ -19,10 +19,12 @@ def judged(objects: int = 24, images: int = 3, first: int = 0, seed: int = 0, di
     ids = [np.arange(images) + images * (first + o) for o in range(objects)]
     names = [f"thing {first + o}" for o in range(objects)]
     numbers = np.arange(objects) + first
-    return Judged(numbers, names, [CATEGORIES[c] for c in code], ids, mu, np.zeros_like(mu))
+    return AnnotatedObjects(numbers, names, [CATEGORIES[c] for c in code], ids, mu, np.zeros_like(mu))
 
 
-def space(sides: list[Judged], meaning: float, noise: float, model: str = "base", kind: str = "cosine") -> Space:
+def space(
+    sides: list[AnnotatedObjects], meaning: float, noise: float, model: str = "base", kind: str = "cosine"
+) -> Space:
     """An embedding of all images of `sides`: people's space times `meaning` plus noise."""
     ids = np.concatenate([side.all_images()[0] for side in sides])
     mu = np.concatenate([side.mu[side.all_images()[1]] for side in sides])
@@ -32,7 +34,7 @@ def space(sides: list[Judged], meaning: float, noise: float, model: str = "base"
 
 
 @pytest.fixture
-def make_judged() -> Callable[..., Judged]:
+def make_judged() -> Callable[..., AnnotatedObjects]:
     return judged
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from alignet_ray.evals import odd_one_out
-from alignet_ray.evals.spaces import Judged, Space, Trials
+from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
 
 
 def test_people_as_a_model_reach_the_ceiling_and_noise_stays_at_chance(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     judged = make_judged()
     trials = Trials.of(judged, 10_000, 1, 0)
@@ -24,7 +24,7 @@ def test_people_as_a_model_reach_the_ceiling_and_noise_stays_at_chance(
 
 
 def test_answers_average_over_draws_of_images(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     judged = make_judged(objects=6, images=2)
     trials, space = Trials.of(judged, 1000, 1, 0), make_space([judged], 0.5, 1)
@@ -34,7 +34,7 @@ def test_answers_average_over_draws_of_images(
     assert odd_one_out.answer(space, picks, trials)[0] == pytest.approx(np.mean(each, axis=0))
 
 
-def test_levels_split_trials_as_they_say(make_judged: Callable[..., Judged]) -> None:
+def test_levels_split_trials_as_they_say(make_judged: Callable[..., AnnotatedObjects]) -> None:
     judged = make_judged(objects=16)
     trials = Trials.of(judged, 10_000, 1, 0)
     found = dict(odd_one_out.levels(trials, judged.categories))
@@ -47,7 +47,9 @@ def test_levels_split_trials_as_they_say(make_judged: Callable[..., Judged]) -> 
     assert found["category:food"].tolist() == two
 
 
-def test_gains_are_paired_and_corrected(make_judged: Callable[..., Judged], make_space: Callable[..., Space]) -> None:
+def test_gains_are_paired_and_corrected(
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+) -> None:
     judged = make_judged()
     trials = Trials.of(judged, 10_000, 1, 0)
     spaces = [make_space([judged], m, 1, name) for name, m in (("base", 0.0), ("student", 4.0), ("control", 0.01))]
@@ -62,7 +64,7 @@ def test_gains_are_paired_and_corrected(make_judged: Callable[..., Judged], make
     assert p["control", "over:base"] > 0.05
 
 
-def test_normalised_scores_are_one_at_the_ceiling(make_judged: Callable[..., Judged]) -> None:
+def test_normalised_scores_are_one_at_the_ceiling(make_judged: Callable[..., AnnotatedObjects]) -> None:
     judged = make_judged(objects=8)
     trials = Trials.of(judged, 1000, 1, 0)
     human = odd_one_out.evaluate(odd_one_out.answers([], judged.picks(1, 0), trials), trials, judged, 50, 0)
@@ -71,7 +73,7 @@ def test_normalised_scores_are_one_at_the_ceiling(make_judged: Callable[..., Jud
 
 
 def test_raw_answers_count_only_among_judged_objects(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     judged = make_judged(first=100)
     rows = np.array([[100, 104, 101], [102, 106, 3], [105, 101, 100], [103, 100, 107]])

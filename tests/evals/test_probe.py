@@ -5,10 +5,10 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from alignet_ray.evals import probe
-from alignet_ray.evals.spaces import Judged, Space
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 
 
-def test_few_shot_tasks_are_balanced_and_disjoint(make_judged: Callable[..., Judged]) -> None:
+def test_few_shot_tasks_are_balanced_and_disjoint(make_judged: Callable[..., AnnotatedObjects]) -> None:
     judged = make_judged(objects=7, images=4)
     task = probe.few_shot_task(judged, 1, draws=5, seed=0)
     assert task is not None
@@ -24,7 +24,7 @@ def test_few_shot_tasks_are_balanced_and_disjoint(make_judged: Callable[..., Jud
 
 
 def test_accuracy_follows_what_the_space_knows(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     test, valid = make_judged(images=4), make_judged(first=24, images=4)
     spaces = [make_space([test, valid], m, 0.3, name) for name, m in (("base", 0.0), ("student", 2.0))]
@@ -38,7 +38,7 @@ def test_accuracy_follows_what_the_space_knows(
 
 
 def test_neighbours_of_the_same_object_do_not_count(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = make_judged(objects=8, images=1)
     space = make_space([judged], 0.5, 1)
@@ -53,7 +53,7 @@ def test_neighbours_of_the_same_object_do_not_count(
 
 
 def test_without_categories_there_is_nothing_to_score(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     judged = make_judged(objects=4, images=1)
     judged.categories[:] = [""] * 4

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from alignet_ray.core import ceilings, similarity
-from alignet_ray.evals import human_similarity
-from alignet_ray.evals.spaces import Judged, Space
+from alignet_ray.core import noise_ceiling, similarity
+from alignet_ray.evals import rsa
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 
 rsatoolbox = pytest.importorskip("rsatoolbox", reason="the extra `test` brings it")
 
@@ -44,16 +44,16 @@ def test_rsa(people: np.ndarray, method: str) -> None:
 @pytest.mark.parametrize("method", ["spearman", "pearson"])
 def test_ceilings_of_participants(people: np.ndarray, method: str) -> None:
     lower, upper = rsatoolbox.inference.boot_noise_ceiling(rdms(people), method=METHODS[method])
-    assert ceilings.rsa_ceilings(people, method) == pytest.approx((float(lower), float(upper)), abs=1e-9)
+    assert noise_ceiling.rsa_ceilings(people, method) == pytest.approx((float(lower), float(upper)), abs=1e-9)
 
 
 def test_models_against_single_people(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space], people: np.ndarray
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space], people: np.ndarray
 ) -> None:
     judged = make_judged(objects=12, images=1)
     space = make_space([judged], 1, 1)
-    found = {(s.model, s.metric): s for s in human_similarity.evaluate_people([space], judged, people, 0)}
-    ours = human_similarity.object_similarity(space, judged)[None].astype(np.float64)
+    found = {(s.model, s.metric): s for s in rsa.evaluate_people([space], judged, people, 0)}
+    ours = rsa.object_similarity(space, judged)[None].astype(np.float64)
     for method, name in METHODS.items():
         row = found["base", f"rsa_{method}_participants"]
         assert row.value == pytest.approx(rsatoolbox.rdm.compare(rdms(ours), rdms(people), method=name).mean())
@@ -64,12 +64,12 @@ def test_models_against_single_people(
 
 
 def test_pairs_that_a_person_did_not_judge_are_left_out(people: np.ndarray) -> None:
-    whole = ceilings.rsa_ceilings(people, "spearman")
+    whole = noise_ceiling.rsa_ceilings(people, "spearman")
     people[0, 2, 5] = people[0, 5, 2] = np.nan
-    gaps = ceilings.rsa_ceilings(people, "spearman")
+    gaps = noise_ceiling.rsa_ceilings(people, "spearman")
     assert gaps == pytest.approx(whole, abs=0.02)
     assert gaps != whole
     seen = np.delete(similarity.upper(people[0]), np.flatnonzero(np.isnan(similarity.upper(people[0]))))
     model = similarity.upper(people[1])[np.isfinite(similarity.upper(people[0]))]
     expected = similarity.correlation(model, seen)
-    assert ceilings.correlations(people[1], people, "spearman")[0] == pytest.approx(expected)
+    assert noise_ceiling.correlations(people[1], people, "spearman")[0] == pytest.approx(expected)

@@ -5,11 +5,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from alignet_ray.evals import shift
-from alignet_ray.evals.spaces import Judged, Space
+from alignet_ray.evals.inputs import AnnotatedObjects, Space
 
 
 def test_categories_carry_over_to_new_objects_where_the_space_knows_them(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     sides = [make_judged(first=first) for first in (0, 24, 48)]
     spaces = [make_space(sides, m, 0.3, name) for name, m in (("base", 0.0), ("student", 1.0))]
@@ -23,7 +23,9 @@ def test_categories_carry_over_to_new_objects_where_the_space_knows_them(
     assert found["student", "shift_source"].n == 48  # objects, one held image each
 
 
-def test_anomaly_detection_equals_sklearn(make_judged: Callable[..., Judged], make_space: Callable[..., Space]) -> None:
+def test_anomaly_detection_equals_sklearn(
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+) -> None:
     sides = [make_judged(first=first) for first in (0, 24, 48)]
     space = make_space(sides, 0.3, 1)
     row = next(s for s in shift.evaluate([space], *sides, 0) if s.metric == "anomaly_auroc")
@@ -38,7 +40,7 @@ def test_anomaly_detection_equals_sklearn(make_judged: Callable[..., Judged], ma
 
 
 def test_one_category_is_nothing_to_tell_apart(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     sides = [make_judged(first=first, objects=6) for first in (0, 6, 12)]
     for side in sides:

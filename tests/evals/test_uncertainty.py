@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from alignet_ray.evals import uncertainty
-from alignet_ray.evals.spaces import Judged, Space, Trials
+from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
 
 
 def test_people_as_a_model_are_calibrated_and_noise_says_a_third(
-    make_judged: Callable[..., Judged], make_space: Callable[..., Space]
+    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
 ) -> None:
     test, valid = make_judged(), make_judged(first=24)
     spaces = [make_space([test, valid], 1, 0, "teacher", kind="dot"), make_space([test, valid], 0, 1)]

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from alignet_ray.data.images import decode, list_images, read_bytes
 from alignet_ray.errors import UserError
+from alignet_ray.images.listing import decode, list_images, read_bytes
 from alignet_ray.models.backbone import PACKAGES, checksum, classifier, load_backbone, package_weights
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from alignet_ray.errors import UserError
-from alignet_ray.models.embedder import pays
 from alignet_ray.models.features import Encoder
+from alignet_ray.stages.embed_actor import pays
 
 
 class Small(Encoder):

@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import objects, official, schemas
+from alignet_ray.data import official, schemas
 from alignet_ray.errors import UserError
+from alignet_ray.human import objects
 from alignet_ray.stages import Work, align
 from alignet_ray.store import Artifact, Store
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from small_corpus import SmallCorpus
+from support.small_corpus import SmallCorpus
 
 from alignet_ray.core import kmeans
 from alignet_ray.data.schemas import CLUSTERS, check

@@ -17,16 +17,16 @@ from safetensors.torch import load_file
 
 from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
-from alignet_ray.data import images
-from alignet_ray.data.pixels import Pack
 from alignet_ray.data.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.errors import UserError
-from alignet_ray.models import checkpoints
-from alignet_ray.models.process import Process, make_job
+from alignet_ray.images import listing
+from alignet_ray.images.cache import Pack
 from alignet_ray.models.student import load_student
-from alignet_ray.models.training import Training
 from alignet_ray.stages import Work, distill
 from alignet_ray.store import Artifact, Store
+from alignet_ray.training import checkpoints
+from alignet_ray.training.loop import Training
+from alignet_ray.training.student_worker import StudentWorker, make_student_job
 
 COLOURS, SHADES = 6, 8
 
@@ -53,7 +53,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
-    listed = images.list_images(str(pictures))
+    listed = listing.list_images(str(pictures))
     ids, colours = listed["image_id"].to_numpy(), np.repeat(np.arange(COLOURS), SHADES)
     x = (2 * np.eye(COLOURS)[colours] + np.random.default_rng(1).normal(0, 0.1, (len(ids), COLOURS))).astype(np.float16)
     embed, cluster, label = store.draft("embed", "e"), store.draft("cluster", "c"), store.draft("label", "l")
@@ -94,15 +94,15 @@ def weights(work: Work) -> dict[str, torch.Tensor]:
 Make = Callable[..., Work]
 
 
-def alone(work: Work, workers: int = 1) -> Process:
+def alone(work: Work, workers: int = 1) -> StudentWorker:
     """A training process in this one, without Ray."""
 
     def pack(pack: Pack) -> None:
         pack.write(0, len(pack.decoder.ids))
 
     cache = Path(work.out.root) / "cache"
-    job = make_job(work.cfg, work.role, work.out, work.parents, cache, workers, pack)
-    return Process(job, "cpu", lambda row: work.facts.setdefault("reported", []).append(row))
+    job = make_student_job(work.cfg, work.role, work.out, work.parents, cache, workers, pack)
+    return StudentWorker(job, "cpu", lambda row: work.facts.setdefault("reported", []).append(row))
 
 
 def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(

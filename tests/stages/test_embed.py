@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 
 from alignet_ray.config import Config
-from alignet_ray.data.images import decode
 from alignet_ray.errors import UserError
+from alignet_ray.images.listing import decode
 from alignet_ray.models.backbone import load_backbone
-from alignet_ray.models.embedder import Embedder
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
+from alignet_ray.stages.embed_actor import Embedder
 from alignet_ray.store import Artifact, Store
 
 IMAGES = 90

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_corpus import SmallCorpus
+from support.small_corpus import SmallCorpus
 
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind

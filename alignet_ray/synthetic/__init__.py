@@ -1,0 +1,1 @@
+"""The generated world of the preset `smoke`: images, simulated people, and a base network."""

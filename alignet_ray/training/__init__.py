@@ -1,0 +1,1 @@
+"""Training in plain PyTorch, for one process or several, without Ray."""

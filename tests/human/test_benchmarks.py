@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignet_ray.errors import UserError
+from alignet_ray.human import benchmarks
+
+IMAGES = {"dog/1.png": 4, "dog/2.png": 7, "car/1.png": 9, "cup/1.png": 12}
+
+
+def test_answers_by_level_with_times(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text(
+        "image0,image1,image2,choice,level,participant,rt\n"
+        "dog/1.png,car/1.png,dog/2.png,2,coarse,p1,812\n"
+        "cup/1.png,car/1.png,dog/2.png,3,fine,p2,\n"
+    )
+    found = benchmarks.read_image_answers(str(file), IMAGES)
+    assert found.triplets.tolist() == [[4, 7, 9], [12, 9, 7]]
+    assert found.levels == ["coarse", "fine"]
+    assert found.times[0] == 812
+    assert np.isnan(found.times[1])
+
+
+def test_other_column_names(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text("a,b,c,odd\ndog/1.png,dog/2.png,cup/1.png,3\n")
+    columns = ("image0=a", "image1=b", "image2=c", "choice=odd")
+    assert benchmarks.read_image_answers(str(file), IMAGES, columns).triplets.tolist() == [[4, 7, 12]]
+    with pytest.raises(UserError, match="OURS=THEIRS"):
+        benchmarks.read_image_answers(str(file), IMAGES, ("image0",))
+
+
+def test_images_that_are_not_embedded_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text("image0,image1,image2,choice\ndog/1.png,dog/2.png,bird/1.png,3\n")
+    with pytest.raises(UserError, match=r"'bird/1\.png'"):
+        benchmarks.read_image_answers(str(file), IMAGES)
+    file.write_text("image0,image1,image2,choice\n0,1,2,3\n")
+    with pytest.raises(UserError, match="must be paths"):
+        benchmarks.read_image_answers(str(file), IMAGES)
+
+
+def test_choices_between_two(tmp_path: Path) -> None:
+    file = tmp_path / "nights.csv"
+    head = "ref_path,left_path,right_path,left_vote,right_vote\n"
+    file.write_text(head + "dog/1.png,dog/2.png,car/1.png,3,1\ncup/1.png,car/1.png,dog/1.png,0,1\n")
+    found = benchmarks.read_choices(str(file), IMAGES)
+    assert found.reference.tolist() == [4, 12]
+    assert found.right.tolist() == [9, 4]
+    assert found.votes_left.tolist() == [0.75, 0]
+    file.write_text(head + "dog/1.png,dog/2.png,car/1.png,0,0\n")
+    with pytest.raises(UserError, match="above 0"):
+        benchmarks.read_choices(str(file), IMAGES)
+    file.write_text("ref_path,left_path\na,b\n")
+    with pytest.raises(UserError, match="right_path"):
+        benchmarks.read_choices(str(file), IMAGES)

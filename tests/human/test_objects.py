@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from alignet_ray.config import Config
+from alignet_ray.data.schemas import IMAGES
+from alignet_ray.errors import UserError
+from alignet_ray.human import objects
+from alignet_ray.human.dataset import split_images
+from alignet_ray.store import Store
+
+
+@pytest.fixture
+def images() -> pa.Table:
+    paths = ["cat/a.png", "cat/b.png", "dog/c.png", "odd/d.png"]
+    return pa.table([[0, 1, 2, 3], paths, [p.split("/")[0] for p in paths], [1] * 4], schema=IMAGES)
+
+
+def config(tmp_path: Path, text: str) -> Config:
+    (tmp_path / "objects.csv").write_text(text)
+    return Config().replace(objects__table=str(tmp_path / "objects.csv"), corpus__path=str(tmp_path))
+
+
+def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
+    assert objects.read_table(config(tmp_path, "label,object\ncat,5\ndog,2\nabsent,7\n"), images) == {2: [2], 5: [0, 1]}
+    assert objects.read_table(config(tmp_path, "Object;Path\n5;cat/b.png\n5;odd/d.png\n"), images) == {5: [1, 3]}
+    assert objects.read_table(config(tmp_path, "\ufefflabel,object\ncat,5\nodd,5\n"), images) == {5: [0, 1, 3]}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no rows"),
+        ("label,object\n", "no rows"),
+        ("name,object\ncat,1\n", "expected columns label"),
+        ("label,object\ncat,one\n", "line 2: object 'one'"),
+        ("label,object\ncat,-1\n", "start at 0"),
+        ("label,object\nbird,1\n", "no label in it fits"),
+    ],
+)
+def test_bad_tables(tmp_path: Path, images: pa.Table, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        objects.read_table(config(tmp_path, text), images)
+
+
+def test_what_is_not_given(tmp_path: Path, images: pa.Table) -> None:
+    with pytest.raises(UserError, match=r"--objects\.table"):
+        objects.read_table(Config(), images)
+    with pytest.raises(UserError, match="cannot read"):
+        objects.read_table(Config().replace(objects__table=str(tmp_path / "nothing.csv")), images)
+    with pytest.raises(UserError, match=r"--corpus\.path"):
+        objects.images_uri(Config())
+
+
+def test_the_table_of_objects_and_what_is_held_out() -> None:
+    ids = {n: [2 * n, 2 * n + 1] for n in range(0, 50, 2)}
+    table = objects.objects_table(3, 50, [("cat", "animal")], ids)
+    assert table["name"].to_pylist()[:2] == ["cat", ""]
+    assert table["category"].to_pylist()[0] == "animal"
+    held = objects.held_out_ids(table)
+    rows = table.to_pylist()
+    expected = [i for row in rows if row["split"] != "train" for i in row["image_ids"]]
+    np.testing.assert_array_equal(held, sorted(expected))
+    assert 0 < len(held) < 50
+    with pytest.raises(UserError, match="names object 48"):
+        objects.objects_table(3, 48, [], ids)
+
+
+def test_an_image_of_two_objects_is_held_out_if_one_of_them_is() -> None:
+    splits = [row["split"] for row in objects.objects_table(0, 50, [], {}).to_pylist()]
+    train, test = splits.index("train"), splits.index("test")
+    table = objects.objects_table(0, 50, [], {train: [7, 8], test: [8]})
+    np.testing.assert_array_equal(objects.held_out_ids(table), [8])
+
+
+def test_no_training_sees_an_image_that_also_shows_a_held_out_object(store: Store) -> None:
+    ids = {n: [2 * n, 2 * n + 1] for n in range(40)}
+    splits = [row["split"] for row in objects.objects_table(0, 40, [], {}).to_pylist()]
+    first, second = [n for n, split in enumerate(splits) if split == "train"][:2]
+    test = splits.index("test")
+    ids[first] = [ids[first][0], ids[test][0]]
+    ids[second] = [ids[test][1]]
+    draft = store.draft("soften", "s")
+    draft.write_table("objects.parquet", objects.objects_table(0, 40, [], ids))
+    found = split_images(draft.finish({}), np.arange(80))
+    assert found["train"][first].tolist() == [ids[first][0]]
+    assert second not in found["train"], "none of its images is left"
+    assert found["test"][test].tolist() == ids[test]
+
+
+def test_concepts(tmp_path: Path) -> None:
+    (tmp_path / "c.tsv").write_text("uniqueID\tTop-down Category\ncat\tanimal\nlamp\t\n")
+    assert objects.read_concepts(str(tmp_path / "c.tsv")) == [("cat", "animal"), ("lamp", "")]
+    (tmp_path / "c.tsv").write_text("x\ty\n1\t2\n")
+    with pytest.raises(UserError, match="uniqueID"):
+        objects.read_concepts(str(tmp_path / "c.tsv"))

@@ -1,0 +1,163 @@
+"""A sweep through real Ray Tune on features with a known answer; what is done is never done again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_align import OBJECTS, parents, truth  # noqa: F401
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
+from alignet_ray.stages import pipeline
+from alignet_ray.store import Artifact, Store
+from alignet_ray.sweep import runner, selection, trial
+from alignet_ray.tracking import Session, Tracker, client
+
+JUDGED = {"human__triplets": "x", "corpus__path": "x"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ((), "needs fields of align or of distill"),
+        (("align.lr=choice(1,2)", "distill.lr=choice(1,2)"), "not of both"),
+        (("cluster.k=choice(5,6)",), "needs fields of align or of distill"),
+        (("align.pul=choice(1,2)",), "no field align.pul"),
+        (("align.rank=uniform(1.5,2.5)",), "align.rank cannot be 1.5"),
+        (("align.lr=uniform(-1,1)",), "align.lr cannot be -1"),
+        (("distill.log_every=choice(1,2)",), "changes no result"),
+        (("distill.batching=choice(triplets,nothing)",), "cannot be 'nothing'"),
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(texts: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        trial.read_space(Config().replace(sweep__space=texts, **JUDGED))
+    assert "\n" not in str(error.value)
+
+
+def test_a_space_needs_someone_to_choose_by() -> None:
+    cfg = Config().replace(sweep__space=("distill.lr=choice(1,2)",), align__from_="map.npz")
+    with pytest.raises(UserError, match="people's answers"):
+        trial.read_space(cfg)
+
+
+def test_a_nested_field_is_found() -> None:
+    cfg = Config().replace(sweep__space=("align.network.lr=loguniform(1e-5,1e-3)",), align__map="network", **JUDGED)
+    stage, space = trial.read_space(cfg)
+    assert stage == "align"
+    assert list(space) == ["align.network.lr"]
+
+
+@pytest.fixture
+def make_sweep(
+    parents: dict[str, Artifact],  # noqa: F811
+    store: Store,
+    tmp_path: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., runner.SweepRunner]:
+    """A sweep over a map's pull whose upstream is there: weak enough a pull finds what people mean."""
+
+    def make(**changes: Any) -> runner.SweepRunner:
+        root = str(Path(store.root))
+        cfg = Config().replace(
+            **{
+                "name": "tiny",
+                "store__root": root,
+                "align__map": "affine",
+                "align__steps": 60,
+                "align__batch": 1024,
+                "align__folds": 2,
+                "align__pull": 100.0,
+                "sweep__trials": 3,
+                "sweep__full": False,
+                "sweep__halving": 0,
+                "sweep__space": ("align.pull=loguniform(1e-4,1e-1)",),
+                **JUDGED,
+                **changes,
+            }
+        )
+        stage, space = trial.read_space(cfg)
+        session = Session.open(cfg, tmp_path)
+        pinned = {name: artifact.id for name, artifact in parents.items()}
+        setup = trial.TrialSetup(cfg, trial.GOALS[stage], pinned, session, session.begin("tiny", cfg, {}))
+        screen = Screen((tmp_path / "screen.txt").open("a"))
+        return runner.SweepRunner(setup, stage, space, store, store.draft("sweep", "tiny"), screen)
+
+    return make
+
+
+def test_a_killed_sweep_goes_on_with_what_it_has(
+    make_sweep: Callable[..., runner.SweepRunner], store: Store, tmp_path: Path
+) -> None:
+    first = make_sweep(sweep__trials=2)
+    first.search()
+    assert [t.status for t in first.ledger.all()] == [selection.FINISHED] * 2
+    made = {a.id: (Path(a.uri) / "_SUCCESS").stat().st_mtime_ns for a in store.all(["align"])}
+    assert len(made) == 2
+    (Path(first.draft.uri) / "trials" / "0000-0.json").unlink()  # killed after the artifact, before it was written down
+
+    again = make_sweep(sweep__repeats=1)
+    assert [t.number for t in again.ledger.all()] == [1]
+    again.search()
+    again.repeat()
+    again.conclude()
+    for id, finished in made.items():
+        assert (Path(store.root) / "align" / id / "_SUCCESS").stat().st_mtime_ns == finished, "made again"
+    trials = again.ledger.all()
+    assert [(t.number, t.seed) for t in trials] == [(n, s) for n in range(3) for s in (0, 1)]
+    assert {t.status for t in trials} == {selection.FINISHED}
+    best = selection.contenders(trials, "min", 0)[0]
+    assert best.number != 0, "a pull of 100 leaves the map where it was"
+    winner = Config.from_yaml(Path(again.draft.uri) / "winner.yaml")
+    assert winner.align.pull == best.params["align.pull"] < 100
+    assert f"number {best.number} did best" in again.draft.read_bytes("sweep.html").decode()
+    assert "trial        pull" in (tmp_path / "screen.txt").read_text()
+    ref = store.read_ref("tiny-sweep")
+    assert ref is not None
+    assert {("align", a.id) for a in store.all(["align"])} <= pipeline.reachable(store), "gc would delete a trial"
+    runs = client(again.setup.session.uri).search_runs([again.setup.session.experiment])
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == again.setup.parent.run_id]
+    assert {r.info.status for r in children} == {"FINISHED"}
+    assert {float(r.data.params["align.pull"]) for r in children} == {t.params["align.pull"] for t in trials}
+    curve = client(again.setup.session.uri).get_metric_history(children[0].info.run_id, "align_cross_entropy")
+    assert [m.step for m in curve] == [20, 40, 60]
+
+
+def test_a_trial_that_fails_is_shown_and_the_others_go_on(
+    make_sweep: Callable[..., runner.SweepRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", tried.append)
+    made = make_sweep(align__objective="hard", sweep__space=("align.pull=choice(1,2)",), align__triplets=1)
+    monkeypatch.setattr(pipeline, "make", lambda *_: (_ for _ in ()).throw(UserError("no answer is about them")))
+    trial.run({"job": {"number": 0, "params": {"align.pull": 1.0}, "seed": 0}}, made.setup)
+    assert tried[-1]["problem"] == "no answer is about them"
+    assert tried[-1]["score"] is None
+
+
+def test_nothing_finished_is_said(make_sweep: Callable[..., runner.SweepRunner]) -> None:
+    made = make_sweep()
+    made.ledger.write(selection.Trial(0, {"align.pull": 1.0}, 0, selection.FAILED, problem="the disk is full"))
+    with pytest.raises(UserError, match="the disk is full"):
+        made.conclude()
+
+
+def test_another_seed_keeps_what_is_upstream(make_sweep: Callable[..., runner.SweepRunner], store: Store) -> None:
+    made = make_sweep()
+    steps = [made.setup.steps(made.setup.config({"align.pull": 1.0}, seed), store) for seed in (0, 1)]
+    assert [[s.node.name for s in some] for some in steps] == [["align"], ["align"]]
+    assert steps[0][0].artifact.id != steps[1][0].artifact.id
+    assert steps[0][0].recipe["parents"] == steps[1][0].recipe["parents"]
+
+
+def test_the_relay_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", heard.append)
+    relay = trial.TuneTracker("", "run", "", "loss")
+    relay.log_batch({"loss": 1.5, "other": 2.0}, 20)
+    relay.log_batch({"other": 2.0}, 40)
+    assert heard == [{"step": 20, "live": 1.5, "run_id": "run", "score": None}]
+    assert isinstance(relay, Tracker)

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignet_ray import verify
+from alignet_ray.core.affine import AffineTransform
+from alignet_ray.data import official, schemas
+from alignet_ray.errors import UserError
+
+
+@pytest.fixture
+def embedding(tmp_path: Path) -> np.ndarray:
+    x = (np.eye(4, dtype=np.float32)[np.arange(60) % 4] * 2 + 0.1).astype(np.float32)
+    np.save(tmp_path / "reference.npy", x)
+    return x
+
+
+@pytest.fixture
+def rows(embedding: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(60)[:3] for _ in range(6000)])
+    s = np.stack([(embedding[rows[:, a]] * embedding[rows[:, b]]).sum(1) for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
+    choice = (s + rng.gumbel(size=s.shape)).argmax(axis=1)
+    return np.take_along_axis(rows, np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])[choice], axis=1)
+
+
+def check(tmp_path: Path, rows: np.ndarray, reference: bool = True, **aids: object) -> tuple[str, bool]:
+    np.savetxt(tmp_path / "answers.txt", rows, "%d")
+    known = str(tmp_path / "reference.npy") if reference else None
+    return verify.verify(str(tmp_path / "answers.txt"), verify.Aids(reference=known, **aids))  # type: ignore[arg-type]
+
+
+def test_a_good_file_passes_whichever_way_its_pairs_are_written(tmp_path: Path, rows: np.ndarray) -> None:
+    assert check(tmp_path, rows)[1]
+    assert check(tmp_path, rows[:, [1, 0, 2]])[1]
+    assert "sane" in check(tmp_path, rows, reference=False)[0]
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_the_same_file_with_the_odd_one_elsewhere(tmp_path: Path, rows: np.ndarray, reference: bool) -> None:
+    text, ok = check(tmp_path, rows[:, [0, 2, 1]], reference)
+    assert not ok
+    assert "middle" in text
+    text, ok = check(tmp_path, rows[:, [2, 0, 1]], reference)
+    assert not ok
+    assert "first" in text
+
+
+def test_the_same_file_counted_from_one_reordered_or_with_copies(tmp_path: Path, rows: np.ndarray) -> None:
+    text, ok = check(tmp_path, rows + 1)
+    assert not ok
+    assert "--human.base 1" in text
+    assert check(tmp_path, rows + 1, base=1)[1]
+    order = np.random.default_rng(1).permutation(60)
+    text, ok = check(tmp_path, order[rows])
+    assert not ok
+    assert "--human.order" in text
+    np.savetxt(tmp_path / "order.txt", np.argsort(order), "%d")
+    assert check(tmp_path, order[rows], order=str(tmp_path / "order.txt"))[1]
+    text, ok = check(tmp_path, np.concatenate([rows, rows[: len(rows) // 20]]))
+    assert not ok
+    assert "by chance" in text
+
+
+def test_broken_rows_and_numbers(tmp_path: Path, rows: np.ndarray) -> None:
+    assert "repeat an object" in check(tmp_path, np.concatenate([rows, [[1, 1, 2]]]))[0]
+    assert not check(tmp_path, np.concatenate([rows, [[1, 1, 2]]]))[1]
+    assert not check(tmp_path, np.concatenate([rows, [[-1, 1, 2]]]))[1]
+    assert not check(tmp_path, np.concatenate([rows, [[70, 1, 2]]]))[1]
+
+
+def test_leakage_between_two_files(tmp_path: Path, rows: np.ndarray) -> None:
+    np.savetxt(tmp_path / "other.txt", rows[:3000], "%d")
+    assert not check(tmp_path, rows[2000:], against=str(tmp_path / "other.txt"))[1]
+
+
+def labelled(folder: Path, n: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Triplets of 200 images with the dot products of random features, most similar pair first."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(200, 8)).astype(np.float32)
+    ids = np.stack([rng.permutation(200)[:3] for _ in range(n)])
+    s = np.stack([(x[ids[:, a]] * x[ids[:, b]]).sum(1) for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
+    from alignet_ray.data.deepmind import odd_last
+
+    ids, s, _ = odd_last(ids, s)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table([*ids.T.copy(), *s.T.copy()], schema=schemas.TRIPLETS), folder / "part-00000.parquet")
+    return ids, s
+
+
+def test_labelled_triplets(tmp_path: Path) -> None:
+    labelled(tmp_path / "label" / "train")
+    labelled(tmp_path / "label" / "valid", n=100, seed=1)
+    text, ok = verify.verify(str(tmp_path / "label"))
+    assert "[train]" in text
+    assert "[valid]" in text
+    assert ok or "triplets in train and valid" in text
+    ids, s = labelled(tmp_path / "label" / "valid", n=100)
+    assert not verify.verify(str(tmp_path / "label"))[1], "the same triplets in both"
+    s[5, 0] = -99
+    s[7, 1] = np.nan
+    pq.write_table(pa.table([*ids.T.copy(), *s.T.copy()], schema=schemas.TRIPLETS), tmp_path / "bad.parquet")
+    text, ok = verify.verify(str(tmp_path / "bad.parquet"))
+    assert not ok
+    assert "odd image not last" in text
+
+
+def test_similarities_are_computed_anew(tmp_path: Path) -> None:
+    labelled(tmp_path / "label" / "train")
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    for factor, good in ((1, True), (1.5, False)):
+        folder = tmp_path / f"embed{factor}" / "embed" / "e"
+        folder.mkdir(parents=True)
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32(factor) * x)
+        table = pa.table([np.arange(200), tensor], schema=schemas.embeddings(8, "float32"))
+        pq.write_table(table, folder / "part-00000.parquet")
+        text, ok = verify.verify(str(tmp_path / "label"), verify.Aids(embeddings=str(folder)))
+        assert ok == good, text
+
+
+def test_releases_and_transforms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = np.array([[f"a_{i}.JPEG", f"b_{i}.JPEG", f"c_{i}.JPEG"] for i in range(30)])
+    s = -np.sort(-np.random.default_rng(0).normal(size=(30, 3)))
+    np.savez(tmp_path / "release.npz", filenames=names, similarities=s, indices=np.arange(90).reshape(30, 3))
+    assert verify.main([str(tmp_path / "release.npz")]) == 0
+    np.savez(tmp_path / "release.npz", filenames=names, similarities=s * np.nan, indices=s)
+    assert verify.main([str(tmp_path / "release.npz")]) == 1
+    transform = AffineTransform(0.0, 1.0, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    official.save_transform(tmp_path / "t.npz", transform)
+    assert verify.main([str(tmp_path / "t.npz")]) == 0
+    assert "does not say which model" in capsys.readouterr().out
+    zero = AffineTransform(0.0, 1.0, np.zeros((4, 4), np.float32), np.zeros(4, np.float32))
+    official.save_transform(tmp_path / "z.safetensors", zero)
+    assert verify.main([str(tmp_path / "z.safetensors")]) == 1
+
+
+def test_what_is_no_such_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("hello there, reader\n")
+    for path, says in (
+        (tmp_path / "nothing.txt", "does not exist"),
+        (tmp_path / "empty", "neither"),
+        (tmp_path / "notes.txt", "no columns"),
+    ):
+        with pytest.raises(UserError, match=says):
+            verify.verify(str(path))
+    with pytest.raises(UserError, match="alignet-ray verify"):
+        verify.main(["--nonsense"])

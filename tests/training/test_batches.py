@@ -1,0 +1,97 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignet_ray.data.schemas import TRIPLETS
+from alignet_ray.errors import UserError
+from alignet_ray.store import Store
+from alignet_ray.training.batches import (
+    InBatch,
+    LabelledBatches,
+    by_cluster,
+    distinct_rows,
+    draw_triplets,
+    epoch_rows,
+    held_out,
+)
+
+IDS = np.arange(100, 140)
+TEACHER = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float16)
+ROWS = np.arange(5, 45)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 5))
+def test_every_row_comes_once_an_epoch(batch: int, rows: int, seed: int):
+    seen = np.concatenate([epoch_rows(seed, step, batch, rows) for step in range(rows)])  # `batch` epochs
+    assert len(seen) == rows * batch
+    assert np.array_equal(np.bincount(seen, minlength=rows), np.full(rows, batch))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 20), st.integers(0, 60))
+def test_distinct_rows_are_distinct_and_repeatable(batch: int, step: int):
+    rows = distinct_rows(1, step, batch, 20)
+    assert len(set(rows.tolist())) == batch
+    assert np.array_equal(rows, distinct_rows(1, step, batch, 20))
+
+
+def test_too_large_a_batch_is_told():
+    with pytest.raises(UserError, match="only 4 to train on"):
+        distinct_rows(0, 0, 5, 4)
+
+
+def test_drawn_triplets_are_distinct_and_uniform():
+    triplets = draw_triplets(np.random.default_rng(0), 5, 60_000).numpy()
+    assert all(len(set(row)) == 3 for row in triplets[:2000].tolist())
+    counts = np.unique(triplets, axis=0, return_counts=True)[1]
+    assert len(counts) == 60
+    assert abs(counts - 1000).max() < 160  # five standard deviations
+
+
+def test_in_batch_is_a_pure_function_of_the_step_with_the_teachers_similarities():
+    batches = InBatch(IDS, TEACHER, ROWS, batch=12, seed=3, scale=0.5, most=100)
+    one, again, other = batches(7), batches(7), batches(8)
+    assert np.array_equal(one.ids, again.ids)
+    assert torch.equal(one.triplets, again.triplets)
+    assert not np.array_equal(one.ids, other.ids)
+    assert len(one.triplets) == 100
+    x = TEACHER[ROWS[np.searchsorted(IDS, one.ids)]].astype(np.float32)
+    i, j, k = one.triplets.numpy().T
+    expected = 0.5 * np.stack([(x[i] * x[j]).sum(1), (x[i] * x[k]).sum(1), (x[j] * x[k]).sum(1)], 1)
+    assert np.allclose(one.similarities, expected, atol=1e-4)
+
+
+def test_all_triplets_where_they_are_few():
+    batch = InBatch(IDS, TEACHER, ROWS, batch=6, seed=3, most=20)(0)
+    assert len({tuple(sorted(t)) for t in batch.triplets.tolist()}) == 20
+
+
+def test_cluster_draws_take_images_from_few_clusters():
+    clusters = np.repeat(np.arange(10), 4)
+    batches = InBatch(IDS, TEACHER, ROWS, 12, 0, most=50, groups=by_cluster(clusters), per_group=4)
+    counts = np.bincount(clusters[np.searchsorted(IDS, batches(0).ids)], minlength=10)
+    assert sorted(counts)[-3:] == [4, 4, 4]
+    assert counts.sum() == 12
+    assert len(set(batches(0).ids.tolist())) == 12
+
+
+def test_labelled_batches_take_rows_in_epochs():
+    ids = np.arange(30).reshape(10, 3)
+    batches = LabelledBatches(ids, np.arange(30, dtype=np.float32).reshape(10, 3), batch=5, seed=0)
+    first, second = batches(0), batches(1)
+    assert sorted([*first.ids, *second.ids]) == list(range(30))
+    assert np.array_equal(first.ids[first.triplets.numpy()].astype(np.float32), first.similarities.numpy())
+
+
+def test_held_out_triplets_name_each_image_once(store: Store):
+    label = store.draft("label", "l")
+    columns = [[4, 9, 4], [9, 2, 7], [7, 4, 2], [0.3, 0.4, 0.5], [0.2, 0.1, 0.1], [0.1, 0.0, 0.0]]
+    label.write_table("valid/part-00000.parquet", pa.table(columns, schema=TRIPLETS))
+    batch = held_out(label, 2)
+    assert batch.ids.tolist() == [2, 4, 7, 9]
+    assert batch.ids[batch.triplets.numpy()].tolist() == [[4, 9, 7], [9, 2, 4]]
+    assert torch.allclose(batch.similarities, torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))
