@@ -196,7 +196,11 @@ def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
         ("a smaller teacher, at twice the rate", cfg, {"forward": 2 * fast["forward"].value}),
         ("a compiled or smaller student, at twice the rate", cfg, {"step": 2 * fast["step"].value}),
         ("--human.embedding, a published model of human choices", cfg.replace(human__embedding="given"), {}),
-        ("--distill.packed False, since few of the images are drawn", cfg.replace(distill__packed=False), {}),
+        (
+            "--distill.cache-pixels False, since few of the images are drawn",
+            cfg.replace(distill__cache_pixels=False),
+            {},
+        ),
         ("--distill.control False", cfg.replace(distill__control=False), {}),
     ]
     plans = [(name, plan(changed, on.model_copy(update=update))) for name, changed, update in variants]
@@ -329,8 +333,8 @@ class _Estimate:
     def distill(self, node: Node) -> Row:
         """Updates of a fixed batch: more GPUs share it, and each update waits for all of them."""
         d = self.cfg.distill
-        batch = d.batch * (1 if d.batching == "in_batch" else 3)
-        return self.updates(node, d.steps, batch, packed=d.packed)
+        batch = d.batch_size * (1 if d.batching == "in_batch" else 3)
+        return self.updates(node, d.steps, batch, packed=d.cache_pixels)
 
     def tune(self, node: Node) -> Row:
         """A network teacher: fine-tuned on the judged images, whose features the forward figure stands for."""

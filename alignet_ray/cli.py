@@ -28,7 +28,7 @@ whole runs   run       the whole line; finished steps are reused
              plan      what `run` would do, and why, without doing it
                        with --on.gpus N --on.images N: hours and money there
              sweep     try settings of align or distill, choose, run the best
-                       --sweep.space "align.pull=loguniform(1e-5,1e-2)" ...
+                       --sweep.space "align.identity_penalty=loguniform(1e-5,1e-2)" ...
 stages       embed soften align cluster label distill evaluate register
                        the line up to that stage; embed --export npy|safetensors
                        also writes the embeddings as one file, label --export npz

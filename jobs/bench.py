@@ -240,7 +240,7 @@ def soften(size: Size, folder: Path) -> Iterator[Row]:
     """Gradient steps of the model of people's choices: 1,854 objects, 100 dimensions, 8,192 answers a step."""
     rows, batch, steps = answers(size), 8192, 30
     yield Row("plain steps", batch * steps, plain_steps(rows, batch, steps), "indexed rows, autograd, Adam")
-    schedule = vice.Schedule(steps=steps, batch=batch, every=steps)
+    schedule = vice.Schedule(steps=steps, batch_size=batch, every=steps)
     begin = time.perf_counter()
     vice.fit(rows, OBJECTS, schedule, vice.Prior(), 0)
     yield Row("ours", batch * steps, time.perf_counter() - begin, "with the pruning at the end")
@@ -285,7 +285,7 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
 
     yield Row("every triplet's objects mapped", batch, timed(each_triplet), "three rows a triplet")
     for kind in ("affine", "low_rank"):
-        settings = alignment.FitSettings(kind, batch=batch, steps=steps, every=steps)
+        settings = alignment.FitSettings(kind, batch_size=batch, steps=steps, every=steps)
         begin = time.perf_counter()
         alignment.fit(x, side, side, settings, 0)
         yield Row(

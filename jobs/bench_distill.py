@@ -86,7 +86,7 @@ def loop(
     pixels, ways = material(args.size, args.batch)
     batches, images = ways[mode]
     student = make_student(args.model, args.size, 1024, 0)
-    training = Training(student, Recipe(args.steps + 2, 1e-4, features=1.0), device, args.compile)
+    training = Training(student, Recipe(args.steps + 2, 1e-4, embedding_loss_weight=1.0), device, args.compile)
     stamps: list[float] = []
 
     def after(training: Training, figures: dict[str, float]) -> None:

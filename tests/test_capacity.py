@@ -13,7 +13,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import graph
 
-CFG = Config().replace(label__train=10_000_000, distill__steps=20_000, distill__batch=1_536)
+CFG = Config().replace(label__train=10_000_000, distill__steps=20_000, distill__batch_size=1_536)
 START = FIGURES["start"].value
 
 

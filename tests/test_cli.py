@@ -31,7 +31,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("rnu",), "did you mean 'run'"),
         (("run", "smok"), "did you mean 'smoke'"),
         (("run", "smoke", "--embed.modle", "x"), "did you mean '--embed.model'"),
-        (("run", "smoke", "--embed.batch", "x"), "--embed.batch"),
+        (("run", "smoke", "--embed.batch-size", "x"), "--embed.batch-size"),
         (("run", "smoke", "--distill.lr=-1"), "--distill.lr -1.0: input should be greater than 0\n"),
         (("run", "--align.network.decay-to-init=-2"), "--align.network.decay-to-init -2.0: input should be"),
         (("run", "smoke", "--config"), "needs a file"),
@@ -79,7 +79,9 @@ def test_wrong_keys_in_yaml_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"distill\.learning"):
         Config.from_yaml(file)
     file.write_text("align: {network: {strech: 4}}")
-    with pytest.raises(UserError, match=r"align.network.strech: no such field; did you mean align.network.stretch\?"):
+    with pytest.raises(
+        UserError, match=r"align.network.strech: no such field; did you mean align.network.similarity_spread\?"
+    ):
         Config.from_yaml(file)
 
 

@@ -40,7 +40,7 @@ TINY = [
     ),
     *("--distill.no-control", "--distill.steps", "40", "--distill.checkpoint-every", "0.2", "--name", "job"),
     *("--label.train", "6000", "--label.valid", "4", "--soften.steps", "100", "--align.folds", "0"),
-    *("--distill.batch", "48", "--evaluate.bootstrap", "50", "--cluster.k", "4"),
+    *("--distill.batch-size", "48", "--evaluate.bootstrap", "50", "--cluster.k", "4"),
 ]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and network namespaces need root")
 
@@ -146,7 +146,7 @@ def test_work_went_to_both_nodes(cluster: LocalCluster, whole: tuple[Path, Done]
 
 def test_a_sweep_is_one_job(cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path) -> None:
     root = without(whole[0], "align", tmp_path / "root")
-    space = ("--sweep.space", "align.pull=choice(1e-4,1e-2)", "--sweep.trials", "2", "--sweep.repeats", "0")
+    space = ("--sweep.space", "align.identity_penalty=choice(1e-4,1e-2)", "--sweep.trials", "2", "--sweep.repeats", "0")
     done = job(cluster, "sweep", root, "--align.folds", "2", *space, "--sweep.no-full")
     assert done.code == 0, done.text[-3000:]
     assert list(root.glob("**/sweep.html")), done.text[-3000:]
@@ -201,7 +201,7 @@ def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_pat
     """Two processes on two nodes, one of which is lost for good: the other one takes the whole batch."""
     root = without(whole[0], "distill@student", tmp_path / "root")
     with two_nodes("--num-cpus=1") as small:
-        submission = background(small, "distill", root, "--distill.workers", "2", "--distill.least", "1")
+        submission = background(small, "distill", root, "--distill.workers", "2", "--distill.min-workers", "1")
         until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 180, "part")
         small.running()[-1].kill()
         assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"

@@ -20,7 +20,16 @@ from alignet_ray.store import Store
 TINY = [
     *("--corpus.path", "synthetic:tiny", "--embed.model", "synthetic:tiny", "--distill.model", "synthetic:tiny"),
     *("--distill.no-control", "--name", "kill", "--cluster.k", "4", "--label.train", "6000", "--label.valid", "4"),
-    *("--distill.batch", "48", "--distill.steps", "60", "--distill.checkpoint-every", "0", "--distill.workers", "1"),
+    *(
+        "--distill.batch-size",
+        "48",
+        "--distill.steps",
+        "60",
+        "--distill.checkpoint-every",
+        "0",
+        "--distill.workers",
+        "1",
+    ),
 ]
 
 

@@ -70,7 +70,7 @@ def test_labels(gpu: None) -> None:
 
 def test_the_model_of_people(gpu: None) -> None:
     triplets = np.stack([RNG.permutation(12)[:3] for _ in range(300)])
-    schedule = vice.Schedule(dims=6, steps=200, batch=64)
+    schedule = vice.Schedule(dims=6, steps=200, batch_size=64)
     here, there = (vice.fit(triplets, 12, schedule, vice.Prior(), 0, None, device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(there.mu, here.mu, atol=1e-5)
 
@@ -81,7 +81,7 @@ def images(ids: np.ndarray) -> torch.Tensor:
 
 EVERYTHING: dict[str, Any] = {
     **{"features": 1.0, "locality": 0.1, "mean": 0.9, "crop": 0.8, "clip": 1.0},
-    **{"micro": 8, "hardest": 0.5, "l2": 0.1, "layer_decay": 0.7, "normalize": True},
+    **{"micro_batch": 8, "hard_fraction": 0.5, "l2_to_init": 0.1, "layer_decay": 0.7, "normalize": True},
 }
 
 

@@ -20,11 +20,11 @@ def smoke() -> Config:
         name="smoke",
         corpus=Corpus(path="synthetic:smoke"),
         embed=Embed(model=("synthetic:smoke",)),
-        soften=Soften(dims=30, steps=500, batch=4096),
+        soften=Soften(dims=30, steps=500, batch_size=4096),
         align=Align(map="affine", folds=0),
         cluster=Cluster(k=8),
         label=Label(train=20_000, valid=2_000),
-        distill=Distill(model="synthetic:smoke", steps=120, batch=96, lr=2e-3, decay_to_init=0.3, head=64),
+        distill=Distill(model="synthetic:smoke", steps=120, batch_size=96, lr=2e-3, decay_to_init=0.3, head=64),
     )
 
 
@@ -42,7 +42,7 @@ def sample() -> Config:
         align=Align(map="network"),
         cluster=Cluster(k=30),
         label=Label(train=100_000, valid=10_000),
-        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=90, batch=64, per_cluster=4, crop=0.8),
+        distill=Distill(model="pip:efficientnet-lite0", size=128, steps=90, batch_size=64, per_cluster=4, crop=0.8),
     )
 
 
@@ -62,11 +62,11 @@ def imagenet() -> Config:
     """
     return Config(
         name="imagenet",
-        embed=Embed(model=SO400M, batch=96, compute="bfloat16"),
+        embed=Embed(model=SO400M, batch_size=96, compute="bfloat16"),
         align=Align(map="affine"),
         cluster=Cluster(k=500),
         label=Label(train=10_000_000, valid=10_000),
-        distill=Distill(model=SIGLIP_B, steps=20_000, batch=1536, lr=3e-5, bfloat16=True),
+        distill=Distill(model=SIGLIP_B, steps=20_000, batch_size=1536, lr=3e-5, bfloat16=True),
     )
 
 
@@ -83,7 +83,7 @@ def paper() -> Config:
     """
     return Config(
         name="paper",
-        embed=Embed(model=SO400M, batch=96),
+        embed=Embed(model=SO400M, batch_size=96),
         align=Align(map="affine"),
         cluster=Cluster(k=500, space="aligned"),
         label=Label(train=10_000_000, valid=10_000),
@@ -95,9 +95,9 @@ def paper() -> Config:
             tau=100.0,
             normalize=False,
             head=1024,
-            features=0.0,
+            embedding_loss_weight=0.0,
             steps=100_000,
-            batch=512,
+            batch_size=512,
             lr=3e-5,
             warmup=5_000,
             decay_to_init=1.0,

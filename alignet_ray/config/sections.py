@@ -76,7 +76,7 @@ class RaySection(Section):
     """CPUs, likewise."""
     patience: float = Field(30.0, ge=0)
     """Minutes to wait for them; then the run goes on with what is there, or stops if that is nothing."""
-    stuck: float = Field(10.0, ge=0)
+    stall_minutes: float = Field(10.0, ge=0)
     """Minutes without any progress after which the run says so, and what it waits for; 0: never."""
 
 

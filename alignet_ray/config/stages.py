@@ -16,7 +16,7 @@ class Embed(Section):
     `random:NAME`, or a folder that `distill` wrote. Several are concatenated."""
     size: int | None = None
     """Square input side in pixels; left out: the model's own."""
-    batch: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     """Images per forward pass; left out: 256 on a GPU (fewer where they do not fit), else 32. Does not change a
     result."""
     actors: int | None = None
@@ -48,15 +48,15 @@ class Soften(Section):
 
     dims: int = Field(100, ge=1)
     """Dimensions that the fit starts with."""
-    draws: int = Field(50, ge=1)
+    num_samples: int = Field(50, ge=1)
     """Posterior draws that a choice probability is averaged over."""
     seeds: int = Field(1, ge=1)
     """Fits from different seeds, as Ray tasks; the best is kept, and how far they agree is reported."""
     steps: int = Field(1250, ge=1)
     """Optimiser steps of a fit."""
-    warm: float = Field(0.3, ge=0, le=1)
+    kl_anneal: float = Field(0.3, ge=0, le=1)
     """Share of the steps over which the prior gains its full weight; too little, and it presses everything to zero."""
-    batch: int = Field(8192, ge=1)
+    batch_size: int = Field(8192, ge=1)
     """Answers a step."""
     lr: float = Field(1e-2, gt=0)
     """Adam's step size."""
@@ -80,7 +80,7 @@ class Network(Section):
     steps: int = Field(30, ge=0)
     """Updates; the validation objects choose the one that is kept. 0: the network stays as it is, and only describes
     images by their neighbours."""
-    batch: int = Field(96, ge=3)
+    batch_size: int = Field(96, ge=3)
     """Objects an update, one random image each; all processes together."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate of Adam: linear warm-up, then cosine to 0."""
@@ -88,11 +88,11 @@ class Network(Section):
     """Strength of the pull to the pretrained weights, relative to the learning rate: keeps local structure."""
     locality: float = Field(0.0, ge=0)
     """Weight of gLocal's local term: neighbours before training stay neighbours (costs a forward pass of the base)."""
-    blend: float = Field(1.0, gt=0)
+    interpolation: float = Field(1.0, gt=0)
     """How far to go from the pretrained weights (0) to the fine-tuned ones (1): the report shows what it trades."""
-    features: float = Field(1.0, ge=0)
+    embedding_loss_weight: float = Field(1.0, ge=0)
     """Weight of the same loss on the cosines of `pre_logits`."""
-    stretch: float = Field(1.0, gt=0)
+    similarity_spread: float = Field(1.0, gt=0)
     """How many times as wide as in the pretrained network these cosines are to spread within triplets: at 4 the
     features agree with people as well as the head does, and students of its labels recognise single objects worse."""
     crop: float = Field(0.8, gt=0, le=1)
@@ -124,13 +124,13 @@ class Align(Section):
     """Settings (pull, lr, rank, local term) that Ray Tune tries on all folds, these first; the best is then fitted."""
     network: Network = Network()
     """Settings of `align.map network`."""
-    pull: float = Field(5e-4, ge=0)
+    identity_penalty: float = Field(5e-4, ge=0)
     """Weight of the pull of the map's weights to a multiple of the identity, for features of unit mean square norm."""
     lr: float = Field(1e-2, gt=0)
     """Adam's step size."""
     steps: int = Field(2000, ge=1)
     """Largest number of optimiser steps; the cross-entropy of the validation objects stops earlier."""
-    batch: int = Field(8192, ge=1)
+    batch_size: int = Field(8192, ge=1)
     """Object triplets a step."""
     patience: int = Field(10, ge=1)
     """Looks (one every 20 steps) without a better cross-entropy before the fit stops."""
@@ -157,7 +157,7 @@ class Cluster(Section):
     """Lloyd passes at most."""
     tolerance: float = Field(1e-4, ge=0)
     """Stop when a pass lowers the inertia by less than this share of it."""
-    moved: float = Field(1e-3, ge=0, le=1)
+    reassign_tol: float = Field(1e-3, ge=0, le=1)
     """Stop when a pass moves less than this share of the images to another cluster."""
     sample: int = Field(20_000, ge=1)
     """Images (random ones) that the k-means++ seeding and the candidates look at; at least 20 per cluster."""
@@ -208,7 +208,7 @@ class Distill(Section):
     times fewer images). `triplets`: the labelled triplets, three images each, as published."""
     steps: int = Field(1000, ge=1)
     """Updates."""
-    batch: int = Field(128, ge=3)
+    batch_size: int = Field(128, ge=3)
     """Images an update (`in_batch`), or triplets an update (`triplets`); all processes together."""
     in_batch_triplets: int = Field(16_384, ge=1)
     """Most triplets inside a batch that the loss looks at."""
@@ -222,9 +222,9 @@ class Distill(Section):
     """Scale the head's outputs to length 1 before their dot products."""
     head: int = Field(1024, ge=0)
     """Width of the triplet head; 0: none, the loss is then on the embedding itself."""
-    features: float = Field(1.0, ge=0)
+    embedding_loss_weight: float = Field(1.0, ge=0)
     """Weight of the same loss on the cosines of the embedding (`pre_logits`), beside the head's."""
-    stretch: float = Field(1.0, gt=0)
+    similarity_spread: float = Field(1.0, gt=0)
     """How many times as wide as in the pretrained network these cosines are to spread within triplets: wider ones agree
     better with people, and forget more of what tells one object from its like (few-shot recognition)."""
     lr: float = Field(3e-4, gt=0)
@@ -237,9 +237,9 @@ class Distill(Section):
     """Weight of half the squared distance to the initial weights in the loss: another form of that pull."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Learning rate of every layer group relative to the group behind it; the head's is `lr`."""
-    hardest: float = Field(1.0, gt=0, le=1)
+    hard_fraction: float = Field(1.0, gt=0, le=1)
     """Share of an update's triplets that count, those with the largest loss."""
-    clip: float | None = None
+    grad_clip: float | None = None
     """Largest norm of the gradient."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of a running mean of the weights, which is then the student; 0: the last weights are."""
@@ -251,11 +251,11 @@ class Distill(Section):
     """Random crops whose side is at least this share of the image's, and random flips; 1: images as they are."""
     bfloat16: bool = False
     """Compute in bfloat16 where that is safe."""
-    micro: int | None = None
+    micro_batch: int | None = None
     """Images in one forward pass of a process, to save memory (costs a second forward pass); left out: all at once."""
     compile: bool = False
     """Compile the network (worth it on a GPU)."""
-    packed: bool = True
+    cache_pixels: bool = True
     """Decode and resize every image once into a file that all processes map; else decode whenever it is drawn."""
     locality: float = Field(0.0, ge=0)
     """Weight of gLocal's local term: neighbours before training stay neighbours (costs a forward pass of the base)."""
@@ -269,14 +269,14 @@ class Distill(Section):
     """Updates between two rows of metrics. Does not change the student."""
     checkpoint_every: float = Field(30.0, ge=0)
     """Seconds between checkpoints; the first one follows the first update. Does not change the student."""
-    retries: int = 2
+    max_failures: int = 2
     """How often a lost process is replaced before the run gives up."""
     workers: int | None = None
     """Training processes; left out: one per GPU, or two on CPU. Does not change a result (to rounding)."""
-    least: int | None = Field(None, ge=1)
+    min_workers: int | None = Field(None, ge=1)
     """Go on with so few training processes while machines are missing, and with more when they are back; left out:
     wait for all of them. Does not change a result (to rounding)."""
-    gpu: float = Field(1.0, gt=0, le=1)
+    gpus_per_worker: float = Field(1.0, gt=0, le=1)
     """GPU that a training process takes; a share lets small trials of a sweep use one together. Changes no result."""
     control: bool = True
     """Also train the control: the same student with the unaligned teacher's labels."""
@@ -285,7 +285,7 @@ class Distill(Section):
 class Evaluate(Section):
     """evaluate: is it closer to people, and no worse at anything else?"""
 
-    draws: int = 20
+    num_samples: int = 20
     """Random images per object that a score is averaged over where objects have several images."""
     triplets: int = Field(1_000_000, ge=1)
     """Triplets of test objects to score: all of them, or so many drawn at random where there are more."""
@@ -333,7 +333,7 @@ class Sweep(Section):
     """sweep: try settings of `align` or of `distill`. None of these changes what a trial makes."""
 
     space: tuple[str, ...] = ()
-    """What is tried, fields of one stage: `align.pull=loguniform(1e-5,1e-2)`; or uniform(low,high), randint or
+    """What is tried, fields of one stage: `align.lr=loguniform(1e-3,1e-1)`; or uniform(low,high), randint or
     lograndint (both bounds included), choice(a,b,...), grid(a,b,...)."""
     trials: int = Field(12, ge=1)
     """Settings to try, the given ones first; a larger number continues a sweep."""

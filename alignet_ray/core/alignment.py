@@ -2,7 +2,8 @@
 
 Objective, for features x standardised by one scalar mean and std, y = x W + b, and S' = y y^T:
 
-    (1 - alpha) * mean_s KL(q_s || softmax(S'_01, S'_02, S'_12)) + alpha * L_local + pull * || W - mean(diag W) I ||_F^2
+    (1 - alpha) * mean_s KL(q_s || softmax(S'_01, S'_02, S'_12)) + alpha * L_local + identity_penalty * || W -
+    mean(diag W) I ||_F^2
 
 q are the human model's probabilities (AligNet, Muttenthaler et al., Nature 2025); one-hot q gives gLocal's hard loss.
 L_local (gLocal, NeurIPS 2023) keeps each item's distribution over its neighbours. Every step maps one random image of
@@ -37,25 +38,26 @@ class FitSettings:
         kind: affine (full W), low_rank (W acts on the `rank` principal dimensions), diagonal, or orthogonal. Dot
             products do not see a rotation, so what is fitted of the last one is its scale and offset.
         rank: principal dimensions of low_rank.
-        pull: weight of R_eye (on the core in the principal basis for low_rank; none for orthogonal), for features of
+        identity_penalty: weight of R_eye (on the core in the principal basis for low_rank; none for orthogonal), for
+            features of
             unit mean square norm, so that a value suits any width; gLocal's lambda is this over that norm's square.
         alpha, tau: weight and temperature of the local term.
         lr: Adam's step size, for features of unit mean square norm.
         mean: decay of a running mean of the weights, which is what is judged and kept; 0: the last weights are. A step
             sees one random image of each object, so the last weights wander, and the held-out minimum would be where
             chance put it.
-        batch: triplets a step; steps: largest number of steps.
+        batch_size: triplets a step; steps: largest number of steps.
         every: steps between two looks at the held-out objects; patience: looks without a better cross-entropy.
     """
 
     kind: MapKind = "low_rank"
     rank: int = 100
-    pull: float = 5e-4
+    identity_penalty: float = 5e-4
     alpha: float = 0.0
     tau: float = 1.0
     lr: float = 1e-2
     mean: float = 0.95
-    batch: int = 8192
+    batch_size: int = 8192
     steps: int = 2000
     every: int = 20
     patience: int = 10
@@ -74,10 +76,11 @@ class FittedTransform:
 class Core(torch.nn.Module):
     """The trained part: y = z C + b on features z (centred, projected, unit mean square norm)."""
 
-    def __init__(self, z: Float[Tensor, "n r"], kind: MapKind, pull: float, scale: float) -> None:
+    def __init__(self, z: Float[Tensor, "n r"], kind: MapKind, identity_penalty: float, scale: float) -> None:
         super().__init__()
         r = z.shape[1]
-        self.kind, self.pull = kind, pull
+        self.kind = kind
+        self.identity_penalty = identity_penalty
         start = {"diagonal": torch.full((r,), scale), "orthogonal": torch.tensor(scale)}
         self.weight = torch.nn.Parameter(start.get(kind, scale * torch.eye(r)))
         self.bias = torch.nn.Parameter(torch.zeros(r))
@@ -90,7 +93,7 @@ class Core(torch.nn.Module):
         """R_eye: squared distance to the nearest multiple of the identity, times its weight."""
         if self.kind == "orthogonal":
             return torch.zeros(())
-        return self.pull * eye_distance(self.matrix())
+        return self.identity_penalty * eye_distance(self.matrix())
 
     def matrix(self) -> Float[Tensor, "r r"]:
         """C as a full matrix."""
@@ -117,7 +120,7 @@ def fit(
     basis = _Basis.of(x, np.unique(train.rows.numpy()), settings)
     z = torch.from_numpy(basis.project(x))
     rng = torch.Generator().manual_seed(seed)
-    core = Core(z, settings.kind, settings.pull, _first_scale(z, train, rng))
+    core = Core(z, settings.kind, settings.identity_penalty, _first_scale(z, train, rng))
     before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
     mean = copy.deepcopy(core)
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
@@ -217,7 +220,7 @@ def _loss(
 ) -> Float[Tensor, ""]:
     rows = train.draw(rng)
     y = core(z[rows])
-    some = torch.randint(len(train.triplets), (min(settings.batch, len(train.triplets)),), generator=rng)
+    some = torch.randint(len(train.triplets), (min(settings.batch_size, len(train.triplets)),), generator=rng)
     loss = (1 - settings.alpha) * triplet_loss(y, train.triplets[some], train.targets[some])
     if before is not None:
         loss = loss + settings.alpha * local_loss(before[rows], normalize(y, dim=1), settings.tau)

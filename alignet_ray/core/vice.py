@@ -42,9 +42,10 @@ class Schedule:
     Attributes:
         dims: dimensions at the start.
         steps: largest number of optimiser steps.
-        batch: triplets a step.
+        batch_size: triplets a step.
         lr: Adam's step size at its peak; it falls to a twentieth along a cosine.
-        warm: share of the steps over which the weight of the prior grows to 1; with full weight from the start, every
+        kl_anneal: share of the steps over which the weight of the prior grows to 1; with full weight from the start,
+            every
             dimension is pressed to zero before the answers can say what it is for.
         settle: share of the steps after which dimensions are no longer merged or left out.
         every: steps between two counts of the significant dimensions.
@@ -53,9 +54,9 @@ class Schedule:
 
     dims: int = 100
     steps: int = 1500
-    batch: int = 8192
+    batch_size: int = 8192
     lr: float = 1e-2
-    warm: float = 0.3
+    kl_anneal: float = 0.3
     settle: float = 0.8
     every: int = 100
     window: int = 3
@@ -105,13 +106,13 @@ def fit(
     running, since = torch.zeros((), device=device), 0
     for step in range(1, schedule.steps + 1):
         done = step / schedule.steps
-        weight = min(1.0, done / schedule.warm) if schedule.warm else 1.0
-        batch = rows[torch.randint(len(rows), (min(schedule.batch, len(rows)),), generator=rng)].to(device)
+        weight = min(1.0, done / schedule.kl_anneal) if schedule.kl_anneal else 1.0
+        batch = rows[torch.randint(len(rows), (min(schedule.batch_size, len(rows)),), generator=rng)].to(device)
         cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
         state.descend(cross_entropy + weight * complexity / len(rows), schedule.lr * _cosine(done))
         running, since = running + cross_entropy.detach(), since + 1
         if step % schedule.every == 0 or step == schedule.steps:
-            if schedule.warm <= done < schedule.settle:
+            if schedule.kl_anneal <= done < schedule.settle:
                 state = state.condensed(schedule.lr)
             kept = int(significant(*state.arrays()).sum())
             history.append({"step": float(step), "cross_entropy": float(running) / since, "dims": float(kept)})

@@ -24,12 +24,12 @@ HELD_OUT = 60_000
 def human_model(cfg: Config, soften: Artifact) -> triplet_set.HumanModel:
     """The model of human choices in a soften artifact."""
     stored = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
-    return triplet_set.HumanModel(stored["mu"], stored["sigma"], cfg.soften.draws, cfg.seed)
+    return triplet_set.HumanModel(stored["mu"], stored["sigma"], cfg.soften.num_samples, cfg.seed)
 
 
 def map_settings(cfg: Config, kind: alignment.MapKind) -> alignment.FitSettings:
     """The section `align` as the settings of a transform."""
-    names = ("rank", "pull", "alpha", "tau", "lr", "batch", "steps", "patience")
+    names = ("rank", "identity_penalty", "alpha", "tau", "lr", "batch_size", "steps", "patience")
     return alignment.FitSettings(kind, **{name: getattr(cfg.align, name) for name in names})
 
 

@@ -85,8 +85,8 @@ def _trade(found: Mapping[str, Any]) -> str:
     picture = figures.curves(lines, "agrees with people, %", "neighbours kept, %", bottom=None)
     return page.paragraph(
         "Agreement is bought with local structure. Every point on the line from the pretrained weights to the "
-        "fine-tuned ones is a teacher, too: --align.network.blend 0.5 takes the one half way. Figures are of the "
-        "validation objects."
+        "fine-tuned ones is a teacher, too: --align.network.interpolation 0.5 takes the one half way. Figures are of "
+        "the validation objects."
     ) + page.grid(
         [page.figure(picture, "Agreement against neighbours kept, from 100 % of the way to none."), page.table(rows)]
     )

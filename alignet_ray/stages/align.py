@@ -36,7 +36,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
         fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size}
     else:
         fields.pop("network")
-    return fields | {"seed": cfg.seed, "draws": cfg.soften.draws}
+    return fields | {"seed": cfg.seed, "draws": cfg.soften.num_samples}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -54,7 +54,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     if cfg.align.from_:
         return "a stored transform"
     if cfg.align.map == "network":
-        return f"{cfg.align.network.steps * cfg.align.network.batch:,} image passes"
+        return f"{cfg.align.network.steps * cfg.align.network.batch_size:,} image passes"
     return f"at most {cfg.align.steps:,} steps" + (f", {cfg.align.folds} folds" if cfg.align.folds else "")
 
 

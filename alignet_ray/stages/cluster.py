@@ -207,7 +207,7 @@ def _lloyd(work: Work, cfg: Cluster, pool: Pool, fit: kmeans.State) -> Iterator[
         moved = float(np.mean(labels != fit.labels))
         gain = 1 - merged.inertia / passes[-1]["inertia"] if passes and passes[-1]["inertia"] else 1.0
         passes.append({"inertia": merged.inertia, "moved": moved})
-        done = len(passes) >= cfg.iterations or moved <= cfg.moved or (len(passes) > 1 and gain <= cfg.tolerance)
+        done = len(passes) >= cfg.iterations or moved <= cfg.reassign_tol or (len(passes) > 1 and gain <= cfg.tolerance)
         if not done:
             fit.centroids, fit.labels = kmeans.update(merged, fit.centroids, cfg.spherical), labels
             work.out.write_bytes(STATE, fit.to_bytes())

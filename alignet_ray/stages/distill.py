@@ -29,7 +29,7 @@ SCRATCH = ".train"
 STALL = 0.05
 """Share of the time above which waiting for images is worth a word."""
 UNCHANGED = (
-    *("workers", "control", "compile", "packed", "retries", "gpu", "least"),
+    *("workers", "control", "compile", "cache_pixels", "max_failures", "gpus_per_worker", "min_workers"),
     *("valid", "valid_every", "log_every", "checkpoint_every"),
 )
 """Fields that do not change the student."""
@@ -65,7 +65,7 @@ def refuse(cfg: Config, role: str) -> None:
 
 def images_per_step(cfg: Config) -> int:
     """Images that are forwarded in one update."""
-    return cfg.distill.batch * (1 if cfg.distill.batching == "in_batch" else 3)
+    return cfg.distill.batch_size * (1 if cfg.distill.batching == "in_batch" else 3)
 
 
 def run(work: Work) -> None:
@@ -98,14 +98,18 @@ def processes(cfg: Config) -> tuple[int, bool]:
         UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    workers = cfg.distill.workers or gpus or (2 if cfg.distill.batch % 2 == 0 else 1)
-    least = cfg.distill.least or workers
+    workers = cfg.distill.workers or gpus or (2 if cfg.distill.batch_size % 2 == 0 else 1)
+    least = cfg.distill.min_workers or workers
     if least > workers:
-        raise UserError(f"--distill.least {least} is more than the {workers} training processes: use {workers} or less")
+        raise UserError(
+            f"--distill.min-workers {least} is more than the {workers} training processes: use {workers} or less"
+        )
     for number in range(least, workers + 1):
-        if cfg.distill.batch % number:
+        if cfg.distill.batch_size % number:
             mend = f"use a multiple of {math.lcm(*range(least, workers + 1))}"
-            raise UserError(f"--distill.batch {cfg.distill.batch} cannot be split among {number} workers: {mend}")
+            raise UserError(
+                f"--distill.batch-size {cfg.distill.batch_size} cannot be split among {number} workers: {mend}"
+            )
     return workers, gpus > 0
 
 
@@ -142,8 +146,8 @@ def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board:
     """Ray Train's controller for this run. Checkpoints are ours, so a name of its own each time is all it needs."""
     from ray.train.torch import TorchTrainer
 
-    resources = {"CPU": 1.0} | ({"GPU": work.cfg.distill.gpu} if gpu else {})
-    least = work.cfg.distill.least
+    resources = {"CPU": 1.0} | ({"GPU": work.cfg.distill.gpus_per_worker} if gpu else {})
+    least = work.cfg.distill.min_workers
     number = (least, workers) if least and least < workers else workers
     return TorchTrainer(
         train_process,
@@ -152,7 +156,7 @@ def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board:
         run_config=RunConfig(
             name=f"{work.node.name}-{time.time_ns():x}",
             storage_path=f"{work.out.uri}/{SCRATCH}",
-            failure_config=FailureConfig(max_failures=work.cfg.distill.retries),
+            failure_config=FailureConfig(max_failures=work.cfg.distill.max_failures),
             callbacks=[Report(board)],  # type: ignore[list-item]
         ),
     )

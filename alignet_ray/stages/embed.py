@@ -150,7 +150,7 @@ def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Em
         bfloat16=cfg.embed.compute == "bfloat16",
         fast=cfg.embed.decode == "fast",
         dtype=cfg.embed.dtype,
-        batch=cfg.embed.batch or BATCH[gpus > 0],
+        batch=cfg.embed.batch_size or BATCH[gpus > 0],
         threads=max(1, cores // actors),
         whole=cfg.embed.resize == "device" or (cfg.embed.resize == "auto" and gpus > 0),
         compile=cfg.embed.compile,

@@ -39,7 +39,7 @@ def sources(cfg: Config, role: str) -> list[str]:
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """For the plan."""
-    return f"{cfg.evaluate.draws} draws of images, scores and report"
+    return f"{cfg.evaluate.num_samples} draws of images, scores and report"
 
 
 def refuse(cfg: Config, role: str) -> None:
@@ -57,7 +57,7 @@ def run(work: Work) -> None:
     train, validation = (evaluation_inputs.judged(soften, split).shown(spaces) for split in ("train", "validation"))
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
     amount = suite.Options(
-        options.draws, options.triplets, options.bootstrap, cfg.soften.draws, options.shots, cfg.seed
+        options.num_samples, options.triplets, options.bootstrap, cfg.soften.num_samples, options.shots, cfg.seed
     )
     found = suite.evaluate(
         spaces, suite.SplitObjects(train, validation, test), evaluation_inputs.answers(soften), amount

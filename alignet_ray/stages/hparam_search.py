@@ -74,7 +74,7 @@ def _space(settings: alignment.FitSettings) -> dict[str, Any]:
     """What is searched: pull and step size, the rank of low-rank maps, and the local term where there is one."""
     from ray import tune
 
-    space: dict[str, Any] = {"pull": tune.loguniform(1e-5, 1e-2), "lr": tune.loguniform(3e-3, 3e-2)}
+    space: dict[str, Any] = {"identity_penalty": tune.loguniform(1e-5, 1e-2), "lr": tune.loguniform(3e-3, 3e-2)}
     if settings.kind == "low_rank":
         space["rank"] = tune.choice([10, 20, 50, 100, 200, 400])
     if settings.alpha:

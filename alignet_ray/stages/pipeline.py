@@ -305,7 +305,7 @@ def make(
     node, start = step.node, time.time()
     parents = {name: artifacts[name] for name in node.parents}
     work = Work(cfg, node, parents, store.draft(node.stage, step.artifact.id), tracker, screen, {})
-    with watched(screen, node.name, cfg.ray.stuck):
+    with watched(screen, node.name, cfg.ray.stall_minutes):
         module(node.stage).run(work)
     seconds = time.time() - start
     work.out.finish(_manifest(work, step.recipe, seconds))

@@ -117,7 +117,7 @@ def _require_sides(table: pa.Table) -> None:
 def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit the variational model, from one seed here or from several as Ray tasks."""
     s = work.cfg.soften
-    schedule = vice.Schedule(dims=s.dims, steps=s.steps, batch=s.batch, lr=s.lr, warm=s.warm)
+    schedule = vice.Schedule(dims=s.dims, steps=s.steps, batch_size=s.batch_size, lr=s.lr, kl_anneal=s.kl_anneal)
     prior = vice.Prior(s.spike, s.slab, s.pi)
     if s.seeds > 1:
         fitted = _best_seed(work, triplets, count, schedule, prior)
@@ -134,7 +134,7 @@ def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.n
     if fitted.mu.shape[1] < 4 <= s.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
         work.warn(
             f"the fit collapsed to {fitted.mu.shape[1]} dimensions and says little: weaken the prior (--soften.spike, "
-            "--soften.warm), take more steps, or give more answers"
+            "--soften.kl-anneal), take more steps, or give more answers"
         )
     return fitted.mu, fitted.sigma
 
@@ -170,7 +170,7 @@ def _write_soft(work: Work, triplets: np.ndarray, mu: np.ndarray, sigma: np.ndar
     """Choice probabilities of every answer, in parts; a table without rows where there are no answers."""
     for part, start in enumerate(range(0, max(len(triplets), 1), ROWS)):
         rows = triplets[start : start + ROWS]
-        p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.draws, work.cfg.seed)
+        p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.num_samples, work.cfg.seed)
         table = pa.table([*rows.T.copy(), *p.T.copy()], schema=SOFT)
         work.out.write_table(f"part-{part:05d}.parquet", check(table, SOFT))
 
@@ -178,7 +178,7 @@ def _write_soft(work: Work, triplets: np.ndarray, mu: np.ndarray, sigma: np.ndar
 def _validate(work: Work, mu: np.ndarray, sigma: np.ndarray) -> None:
     """How well the model predicts answers that it has not seen."""
     rows = _answers(work, work.cfg.human.validation, None, len(mu))
-    p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.draws, work.cfg.seed)
+    p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.num_samples, work.cfg.seed)
     accuracy = float((p.argmax(axis=1) == 0).mean())
     cross_entropy = float(-np.log(np.maximum(p[:, 0], 1e-12)).mean())
     error = calibration_error(p.max(axis=1).astype(np.float64), (p.argmax(axis=1) == 0).astype(np.float64))

@@ -39,7 +39,7 @@ class Outcome:
 
 
 def words(params: Mapping[str, Any]) -> str:
-    """`align.pull 0.00013, align.rank 50`."""
+    """`align.identity_penalty 0.00013, align.rank 50`."""
     return ", ".join(f"{name} {landscapes.short(value)}" for name, value in params.items())
 
 

@@ -169,7 +169,10 @@ class SweepRunner:
             fits = cpus // 2
         else:
             section = self.cfg.distill if self.stage == "distill" else self.cfg.align.network
-            workers, share = section.workers or int(gpus) or 2, self.cfg.distill.gpu if self.stage == "distill" else 1
+            workers, share = (
+                section.workers or int(gpus) or 2,
+                self.cfg.distill.gpus_per_worker if self.stage == "distill" else 1,
+            )
             fits = int(gpus / (workers * share)) if gpus else (cpus - 1) // workers
         return light, self.cfg.sweep.concurrent or max(1, fits)
 

@@ -1,4 +1,4 @@
-"""Search spaces as data: `align.pull=loguniform(1e-5,1e-2)` is read by a grammar of its own and never evaluated."""
+"""Search spaces as data: `align.lr=loguniform(1e-3,1e-1)` is read by a grammar of its own and never evaluated."""
 
 import math
 import re
@@ -77,7 +77,7 @@ def parse(texts: Sequence[str]) -> dict[str, Domain]:
         match = FORM.fullmatch(text)
         if not match:
             raise UserError(
-                f"--sweep.space {text!r} is not FIELD=KIND(VALUE,...): write align.pull=loguniform(1e-5,1e-2)"
+                f"--sweep.space {text!r} is not FIELD=KIND(VALUE,...): write align.lr=loguniform(1e-3,1e-1)"
             )
         field, kind, inside = match.groups()
         field = field.replace("-", "_")

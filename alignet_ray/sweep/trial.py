@@ -96,7 +96,7 @@ def read_space(cfg: Config) -> tuple[str, Space]:
     stages = {name.partition(".")[0] for name in space}
     if len(stages) != 1 or not stages <= set(GOALS):
         raise UserError(
-            "--sweep.space needs fields of align or of distill, not of both: align.pull=loguniform(1e-5,1e-2), say"
+            "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
         )
     stage = stages.pop()
     if not judged(cfg) or (stage == "align" and cfg.align.from_):

@@ -139,7 +139,7 @@ def distinct_rows(seed: int, step: int, batch: int, rows: int) -> Int[np.ndarray
     """
     if batch > rows:
         raise UserError(
-            f"a batch of {batch} distinct images, but only {rows} to train on: set a smaller --distill.batch"
+            f"a batch of {batch} distinct images, but only {rows} to train on: set a smaller --distill.batch-size"
         )
     epoch, position = divmod(step, rows // batch)
     return _order(seed, epoch, rows)[position * batch : (position + 1) * batch]

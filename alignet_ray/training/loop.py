@@ -45,20 +45,23 @@ class Recipe:
         objective: divergence between the teacher's and the student's choices.
         tau: divides the dot products of the head; None: calibrated, so that their spread equals the teacher's.
         normalize: whether the head's outputs are scaled to length 1 before their dot products.
-        features: weight of the same loss on the cosines of the embeddings (with a tau of its own, always calibrated).
-        stretch: how many times as wide as before training these cosines are to spread within triplets. At 1 the head
+        embedding_loss_weight: weight of the same loss on the cosines of the embeddings (with a tau of its own,
+            always calibrated).
+        similarity_spread: how many times as wide as before training these cosines are to spread within triplets. At
+            1 the head
             does most of the work; wider ones make the embedding itself agree, and keep less of what it was.
         locality: weight of gLocal's local term between the embeddings before training and now.
-        hardest: share of a batch's triplets that count, those with the largest loss.
-        decay: strength of the pull to the initial weights, relative to the learning rate.
-        l2: weight of half the squared distance to the initial weights in the loss itself.
+        hard_fraction: share of a batch's triplets that count, those with the largest loss.
+        decay_to_init: strength of the pull to the initial weights, relative to the learning rate.
+        l2_to_init: weight of half the squared distance to the initial weights in the loss itself.
         layer_decay: learning rate of every layer group relative to the next one; the head's is 1.
-        clip: largest norm of the gradient; None: no limit.
-        mean: decay of a running mean of the weights, which is then the result; 0: the last weights are.
+        grad_clip: largest norm of the gradient; None: no limit.
+        ema_decay: decay of a running mean of the weights, which is then the result; 0: the last weights are.
         frozen_norm: BatchNorm layers keep their pretrained statistics.
         trainable: all weights, only the head's, or the head's and this many of the last layer groups.
         crop: least share of an image's side that a random crop keeps (half of them are flipped, too); 1: no change.
-        micro: images in one forward pass of a process; None: all at once. Does not change the result (to rounding).
+        micro_batch: images in one forward pass of a process; None: all at once. Does not change the result (to
+            rounding).
         bfloat16: forward and backward passes in bfloat16 where that is safe (autocast).
         seed: of augmentation.
     """
@@ -69,19 +72,19 @@ class Recipe:
     objective: Literal["jsd", "kld", "contrastive"] = "jsd"
     tau: float | None = None
     normalize: bool = False
-    features: float = 0.0
-    stretch: float = 1.0
+    embedding_loss_weight: float = 0.0
+    similarity_spread: float = 1.0
     locality: float = 0.0
-    hardest: float = 1.0
-    decay: float = 1.0
-    l2: float = 0.0
+    hard_fraction: float = 1.0
+    decay_to_init: float = 1.0
+    l2_to_init: float = 0.0
     layer_decay: float = 1.0
-    clip: float | None = None
-    mean: float = 0.0
+    grad_clip: float | None = None
+    ema_decay: float = 0.0
     frozen_norm: bool = True
     trainable: Literal["all", "head"] | int = "all"
     crop: float = 1.0
-    micro: int | None = None
+    micro_batch: int | None = None
     bfloat16: bool = False
     seed: int = 0
 
@@ -110,7 +113,7 @@ class Training:
         choose_trainable(student, recipe.trainable)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.initial = [p.detach().clone() for p in self.parameters]
-        self.mean = [p.detach().clone() for p in self.parameters] if recipe.mean else []
+        self.mean = [p.detach().clone() for p in self.parameters] if recipe.ema_decay else []
         self.before = copy.deepcopy(student.backbone).requires_grad_(False).eval() if recipe.locality else None
         self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
         groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
@@ -134,14 +137,14 @@ class Training:
                 figures = self.backward(net, self.prepare(pixels), batch)
             except torch.OutOfMemoryError as error:
                 n = len(pixels)
-                mend = f"set --distill.micro {max(1, n // 2)} or less (the result stays the same)"
+                mend = f"set --distill.micro-batch {max(1, n // 2)} or less (the result stays the same)"
                 raise UserError(f"{n} images at once are too many for this GPU: {mend}") from error
-            l2_to_init(self.parameters, self.initial, self.recipe.l2)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf)
+            l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
             rate = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup, self.recipe.lr)
             self.descend(rate)
             if self.mean:
-                update_mean(self.mean, self.parameters, self.recipe.mean)
+                update_mean(self.mean, self.parameters, self.recipe.ema_decay)
             self.step += 1
             facts = {"lr": rate, "gradient": float(norm), "images": float(len(batch.ids)), "stall": waited}
             after(self, {**figures, **facts})
@@ -151,7 +154,7 @@ class Training:
         for group, own in zip(self.groups, self.optimizer.param_groups, strict=True):
             own["lr"] = rate * group.scale
             initial = [self.initial[i] for i in group.members]
-            decay_to_init(own["params"], initial, own["lr"] * self.recipe.decay)
+            decay_to_init(own["params"], initial, own["lr"] * self.recipe.decay_to_init)
         self.optimizer.step()
 
     def prepare(self, pixels: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ class Training:
         With `micro`, outputs are computed piece by piece without a graph, the loss gives their gradients, and a second
         forward pass carries each piece's into the weights: the loss over all pairs of the batch, whatever fits at once.
         """
-        pieces = torch.split(x, self.recipe.micro or len(x))
+        pieces = torch.split(x, self.recipe.micro_batch or len(x))
         first = self.first(pieces)
         if len(pieces) == 1:
             loss, figures = self.loss(self.forward(net, x), batch, first)
@@ -213,9 +216,9 @@ class Training:
         student = similarities(head, triplets)
         loss = self.mean_loss(student, teacher, self.student.tau)
         figures = {"loss": loss.detach()}
-        if recipe.features:
+        if recipe.embedding_loss_weight:
             extra = self.mean_loss(similarities(cosine, triplets), teacher, self.feature_tau)
-            loss, figures["loss_features"] = loss + recipe.features * extra, extra.detach()
+            loss, figures["loss_features"] = loss + recipe.embedding_loss_weight * extra, extra.detach()
         if first is not None:
             local_loss = losses.locality(first, cosine, LOCALITY_TAU, LOCALITY_TAU)
             loss, figures["loss_locality"] = loss + recipe.locality * local_loss, local_loss.detach()
@@ -224,7 +227,7 @@ class Training:
         values = {k: float(v) for k, v in {**figures, "agreement": right, "ties": ties}.items()}
         if not math.isfinite(values["loss"]) or not bool(torch.isfinite(loss)):
             raise NotFinite(
-                f"the loss of update {self.step} is not finite: set a lower --distill.lr or --distill.clip 1 "
+                f"the loss of update {self.step} is not finite: set a lower --distill.lr or --distill.grad-clip 1 "
                 f"(image ids of its batch: {', '.join(map(str, batch.ids[:8]))} ...)"
             )
         return loss, values
@@ -232,8 +235,8 @@ class Training:
     def mean_loss(self, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
         """Mean divergence of a batch's triplets, or of the hardest share of them."""
         values = objective(self.recipe.objective, student, teacher, tau)
-        if self.recipe.hardest < 1:
-            values = values.topk(max(1, round(self.recipe.hardest * len(values))), sorted=False).values
+        if self.recipe.hard_fraction < 1:
+            values = values.topk(max(1, round(self.recipe.hard_fraction * len(values))), sorted=False).values
         return values.mean()
 
     def judged(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -258,7 +261,7 @@ class Training:
             spreads.append(tuple(spread(s) for s in (*both, batch.similarities)))
         head, cosine, teacher = (float(torch.stack(v).mean()) for v in zip(*spreads, strict=True))
         self.student.tau = self.recipe.tau or head / max(teacher, 1e-12)
-        self.feature_tau = self.recipe.stretch * cosine / max(teacher, 1e-12)
+        self.feature_tau = self.recipe.similarity_spread * cosine / max(teacher, 1e-12)
 
     def outputs(self, batch: Batch, images: Images, size: int = 64) -> Output:
         """Outputs for all images of a batch, `size` at a time, in evaluation mode and uncropped."""

@@ -54,13 +54,13 @@ class StudentJob:
         """A batch for every step, the same in every process."""
         distill = self.cfg.distill
         if distill.batching == "triplets":
-            return labelled(self.label, distill.batch, self.cfg.seed)
+            return labelled(self.label, distill.batch_size, self.cfg.seed)
         matrix = self.teacher.matrix()
         return InBatch(
             ids=self.seen,
             teacher=matrix.x,
             rows=matrix.rows(self.seen),
-            batch=distill.batch,
+            batch=distill.batch_size,
             seed=self.cfg.seed,
             scale=self.scale,
             most=distill.in_batch_triplets,
@@ -116,7 +116,7 @@ def _images(
     listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
     paths = listed["path"].take(pa.array(np.searchsorted(listed["image_id"].to_numpy(), ids))).to_pylist()
     decoder = Decoder(str(cfg.corpus.path), ids, tuple(paths), view, threads)
-    if not cfg.distill.packed:
+    if not cfg.distill.cache_pixels:
         return decoder
     target = cache / f"pixels-{digest([embed.id, view.data, hashlib.sha256(ids.tobytes()).hexdigest()])}.u8"
     if not target.exists():
@@ -136,19 +136,19 @@ def recipe(cfg: Config) -> Recipe:
         objective=d.objective,
         tau=None if d.tau == "auto" else d.tau,
         normalize=d.normalize,
-        features=d.features,
-        stretch=d.stretch,
+        embedding_loss_weight=d.embedding_loss_weight,
+        similarity_spread=d.similarity_spread,
         locality=d.locality,
-        hardest=d.hardest,
-        decay=d.decay_to_init,
-        l2=d.l2_to_init,
+        hard_fraction=d.hard_fraction,
+        decay_to_init=d.decay_to_init,
+        l2_to_init=d.l2_to_init,
         layer_decay=d.layer_decay,
-        clip=d.clip,
-        mean=d.ema,
+        grad_clip=d.grad_clip,
+        ema_decay=d.ema,
         frozen_norm=d.batch_norm == "frozen",
         trainable=d.trainable,
         crop=d.crop,
-        micro=d.micro,
+        micro_batch=d.micro_batch,
         bfloat16=d.bfloat16,
         seed=cfg.seed,
     )

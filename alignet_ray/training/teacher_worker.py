@@ -168,11 +168,11 @@ def recipe(cfg: Config) -> Recipe:
         warmup=round(0.1 * n.steps),
         objective="kld",
         tau=1.0,  # people's dimensions have their own scale
-        features=n.features,
-        stretch=n.stretch,
+        embedding_loss_weight=n.embedding_loss_weight,
+        similarity_spread=n.similarity_spread,
         locality=n.locality,
-        decay=n.decay_to_init,
-        clip=1.0,
+        decay_to_init=n.decay_to_init,
+        grad_clip=1.0,
         crop=n.crop,
         seed=cfg.seed,
     )
@@ -230,11 +230,11 @@ class TeacherWorker:
 
     def train(self) -> None:
         """The loop; then the first process writes the best teacher and what it brought."""
-        batch = self.job.cfg.align.network.batch
+        batch = self.job.cfg.align.network.batch_size
         share = world()
         batch = min(batch, len(self.job.split["train"])) // share * share
         if batch < 3:
-            raise UserError(f"align.network.batch: {batch} objects a step; at least 3 are needed")
+            raise UserError(f"align.network.batch_size: {batch} objects a step; at least 3 are needed")
         batches = self.job.batches("train", batch, self.job.cfg.seed)
         self.training.calibrate(batches, self.job.images)
         self.look({})
@@ -255,7 +255,7 @@ class TeacherWorker:
             features = triplet_set.score(torch.from_numpy(teacher_metrics.directions(z.numpy())), self.valid)
             kept = teacher_metrics.overlap(self.before.numpy(), z.numpy())
             rows.append({"share": share, "accuracy": found.accuracy, "features": features.accuracy, "kept": kept})
-        self.go(best, self.job.cfg.align.network.blend)
+        self.go(best, self.job.cfg.align.network.interpolation)
         return rows
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ def people(n: int, m: int = 40, d: int = 4, seed: int = 0) -> tuple[np.ndarray, 
 
 def test_a_known_world_is_recovered() -> None:
     truth, rows = people(20_000)
-    schedule = vice.Schedule(dims=8, steps=500, batch=2048, lr=2e-2, every=50)
+    schedule = vice.Schedule(dims=8, steps=500, batch_size=2048, lr=2e-2, every=50)
     fitted = vice.fit(rows, 40, schedule, vice.Prior(), seed=0)
     upper = np.triu_indices(40, 1)
     x = np.maximum(fitted.mu, 0)
@@ -34,7 +34,7 @@ def test_a_known_world_is_recovered() -> None:
 
 def test_a_fit_is_a_function_of_its_seed() -> None:
     _, rows = people(500)
-    short = vice.Schedule(dims=4, steps=30, batch=128, every=10)
+    short = vice.Schedule(dims=4, steps=30, batch_size=128, every=10)
     first, again, other = (vice.fit(rows, 40, short, vice.Prior(), seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.mu, again.mu)
     assert not np.array_equal(first.mu, other.mu)

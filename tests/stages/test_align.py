@@ -18,7 +18,7 @@ from alignet_ray.stages import Work, align
 from alignet_ray.store import Artifact, Store
 
 OBJECTS, IMAGES, WIDTH = 60, 3, 64
-QUICK = {"align__steps": 200, "align__batch": 1024, "align__folds": 0}
+QUICK = {"align__steps": 200, "align__batch_size": 1024, "align__folds": 0}
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_stored_transform_is_taken_over(
 def test_the_search_runs_every_fold_and_its_winner_is_fitted(
     parents: dict[str, Artifact], make_work: Callable[..., Work], ray_session: None
 ) -> None:
-    changes = QUICK | {"align__folds": 2, "align__search": 3, "align__steps": 60, "align__pull": 1e2}
+    changes = QUICK | {"align__folds": 2, "align__search": 3, "align__steps": 60, "align__identity_penalty": 1e2}
     work = make_work(Config().replace(**changes), "align", parents)
     align.run(work)
     report = work.out.read_json("report.json")

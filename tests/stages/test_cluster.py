@@ -52,7 +52,7 @@ def test_every_image_that_may_be_seen_is_in_the_cluster_of_the_nearest_centroid(
 def test_shards_and_a_kill_between_passes_do_not_matter(
     corpus: SmallCorpus, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = clustered(corpus, make_work, "whole", cluster__tolerance=0, cluster__moved=0).out
+    whole = clustered(corpus, make_work, "whole", cluster__tolerance=0, cluster__reassign_tol=0).out
     passes = 0
     step = cluster.Pool.step
 
@@ -64,7 +64,7 @@ def test_shards_and_a_kill_between_passes_do_not_matter(
         return step(self, centroids)
 
     monkeypatch.setattr(cluster.Pool, "step", dying)
-    work = make_work(corpus.config(cluster__tolerance=0, cluster__moved=0), "cluster", corpus.parents, "killed")
+    work = make_work(corpus.config(cluster__tolerance=0, cluster__reassign_tol=0), "cluster", corpus.parents, "killed")
     with pytest.raises(KeyboardInterrupt):
         cluster.run(work)
     assert not work.out.has("centroids.safetensors")

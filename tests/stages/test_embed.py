@@ -48,7 +48,7 @@ def config(folder: Path, **changes: Any) -> Config:
         "embed__model": ("random:test_vit",),
         "embed__size": 32,
         "embed__max_bad": 0.1,
-        "embed__batch": 8,
+        "embed__batch_size": 8,
     }
     return Config().replace(**settings | changes)
 
@@ -304,7 +304,9 @@ def test_nan_embeddings_are_quarantined(
 
 def test_ids_know_what_changes_a_result(folder: Path) -> None:
     cfg = config(folder)
-    same = config(folder, embed__batch=64, embed__actors=7, embed__max_bad=0.5, embed__readers=2, embed__compile="on")
+    same = config(
+        folder, embed__batch_size=64, embed__actors=7, embed__max_bad=0.5, embed__readers=2, embed__compile="on"
+    )
     same = same.replace(embed__resize="device")
     assert embed.inputs(cfg, "corpus") == embed.inputs(same, "corpus")
     for change in ({"embed__size": 64}, {"embed__dtype": "float32"}, {"embed__model": ("random:test_resnet",)}):

@@ -138,7 +138,7 @@ def cfg(world: World) -> Config:
         corpus__path=str(world.folder),
         objects__table="objects.csv",
         evaluate__bootstrap=50,
-        evaluate__draws=4,
+        evaluate__num_samples=4,
     )
 
 

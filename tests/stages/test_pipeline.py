@@ -56,7 +56,7 @@ def test_a_verb_runs_its_stage_and_what_it_needs() -> None:
 
 def test_ids_ignore_where_and_how(small: Config, store: Store) -> None:
     other = small.replace(
-        ray__num_cpus=7, embed__batch=3, embed__actors=5, distill__workers=1, tracking__experiment="x"
+        ray__num_cpus=7, embed__batch_size=3, embed__actors=5, distill__workers=1, tracking__experiment="x"
     )
     assert ids(small, store) == ids(other.replace(store__root="elsewhere", name="other"), store)
 
@@ -72,7 +72,7 @@ def test_ids_ignore_where_and_how(small: Config, store: Store) -> None:
         ),
         ("distill__lr", 1.0, {"distill@student", "distill@control", "embed@student"}, {"label@aligned", "embed@base"}),
         ("embed__dtype", "float32", {"embed@corpus", "align", "evaluate"}, {"soften"}),
-        ("evaluate__draws", 3, {"evaluate", "register"}, {"embed@student", "distill@student"}),
+        ("evaluate__num_samples", 3, {"evaluate", "register"}, {"embed@student", "distill@student"}),
     ],
 )
 def test_a_change_reaches_what_depends_on_it(

@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> Config:
         human__triplets=str(tmp_path / "answers.txt"),
         soften__steps=300,
         soften__dims=10,
-        soften__batch=1024,
+        soften__batch_size=1024,
     )
 
 
@@ -78,7 +78,7 @@ def test_held_out_answers_are_scored_and_a_collapse_is_said(world: Config, make_
     held_out = world.replace(
         human__validation=world.human.triplets, soften__steps=40, soften__spike=1e-3, soften__slab=1e-3
     )
-    work = make_work(held_out.replace(soften__warm=0), "soften")
+    work = make_work(held_out.replace(soften__kl_anneal=0), "soften")
     soften.run(work)
     assert 0 < float(str(work.facts["validation_accuracy"])) < 1
     assert 0 <= float(str(work.facts["validation_calibration_error"])) < 1

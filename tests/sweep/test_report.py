@@ -8,10 +8,20 @@ from alignet_ray.sweep.selection import FAILED, FINISHED, STOPPED, Trial, conten
 
 
 def outcome(repeats: int, mode: str = "min") -> report.Outcome:
-    space = parse(["align.pull=loguniform(1e-5,1e-2)", "align.rank=choice(20,50)", "align.map=choice(affine,low_rank)"])
+    space = parse(
+        [
+            "align.identity_penalty=loguniform(1e-5,1e-2)",
+            "align.rank=choice(20,50)",
+            "align.map=choice(affine,low_rank)",
+        ]
+    )
     trials = []
     for n in range(6):
-        params = {"align.pull": 10.0 ** -(n % 4 + 2), "align.rank": (20, 50, 30)[n % 3], "align.map": "affine"}
+        params = {
+            "align.identity_penalty": 10.0 ** -(n % 4 + 2),
+            "align.rank": (20, 50, 30)[n % 3],
+            "align.map": "affine",
+        }
         for seed in range(1 + repeats):
             figures = {"score": 1.0 + (n - 3) ** 2 / 10 + seed / 1000, "agreement": 0.5 - n / 100, "kept": n / 10}
             figures |= {"agreement_low": 0.4, "agreement_high": 0.6}

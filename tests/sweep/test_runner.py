@@ -68,13 +68,13 @@ def make_sweep(
                 "store__root": root,
                 "align__map": "affine",
                 "align__steps": 60,
-                "align__batch": 1024,
+                "align__batch_size": 1024,
                 "align__folds": 2,
-                "align__pull": 100.0,
+                "align__identity_penalty": 100.0,
                 "sweep__trials": 3,
                 "sweep__full": False,
                 "sweep__halving": 0,
-                "sweep__space": ("align.pull=loguniform(1e-4,1e-1)",),
+                "sweep__space": ("align.identity_penalty=loguniform(1e-4,1e-1)",),
                 **JUDGED,
                 **changes,
             }
@@ -112,7 +112,7 @@ def test_a_killed_sweep_goes_on_with_what_it_has(
     best = selection.contenders(trials, "min", 0)[0]
     assert best.number != 0, "a pull of 100 leaves the map where it was"
     winner = Config.from_yaml(Path(again.draft.uri) / "winner.yaml")
-    assert winner.align.pull == best.params["align.pull"] < 100
+    assert winner.align.identity_penalty == best.params["align.identity_penalty"] < 100
     assert f"number {best.number} did best" in again.draft.read_bytes("sweep.html").decode()
     assert "trial        pull" in (tmp_path / "screen.txt").read_text()
     ref = store.read_ref("tiny-sweep")
@@ -121,7 +121,9 @@ def test_a_killed_sweep_goes_on_with_what_it_has(
     runs = client(again.setup.session.uri).search_runs([again.setup.session.experiment])
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == again.setup.parent.run_id]
     assert {r.info.status for r in children} == {"FINISHED"}
-    assert {float(r.data.params["align.pull"]) for r in children} == {t.params["align.pull"] for t in trials}
+    assert {float(r.data.params["align.identity_penalty"]) for r in children} == {
+        t.params["align.identity_penalty"] for t in trials
+    }
     curve = client(again.setup.session.uri).get_metric_history(children[0].info.run_id, "align_cross_entropy")
     assert [m.step for m in curve] == [20, 40, 60]
 
@@ -131,23 +133,25 @@ def test_a_trial_that_fails_is_shown_and_the_others_go_on(
 ) -> None:
     tried: list[dict[str, Any]] = []
     monkeypatch.setattr("ray.tune.report", tried.append)
-    made = make_sweep(align__objective="hard", sweep__space=("align.pull=choice(1,2)",), align__triplets=1)
+    made = make_sweep(align__objective="hard", sweep__space=("align.identity_penalty=choice(1,2)",), align__triplets=1)
     monkeypatch.setattr(pipeline, "make", lambda *_: (_ for _ in ()).throw(UserError("no answer is about them")))
-    trial.run({"job": {"number": 0, "params": {"align.pull": 1.0}, "seed": 0}}, made.setup)
+    trial.run({"job": {"number": 0, "params": {"align.identity_penalty": 1.0}, "seed": 0}}, made.setup)
     assert tried[-1]["problem"] == "no answer is about them"
     assert tried[-1]["score"] is None
 
 
 def test_nothing_finished_is_said(make_sweep: Callable[..., runner.SweepRunner]) -> None:
     made = make_sweep()
-    made.ledger.write(selection.Trial(0, {"align.pull": 1.0}, 0, selection.FAILED, problem="the disk is full"))
+    made.ledger.write(
+        selection.Trial(0, {"align.identity_penalty": 1.0}, 0, selection.FAILED, problem="the disk is full")
+    )
     with pytest.raises(UserError, match="the disk is full"):
         made.conclude()
 
 
 def test_another_seed_keeps_what_is_upstream(make_sweep: Callable[..., runner.SweepRunner], store: Store) -> None:
     made = make_sweep()
-    steps = [made.setup.steps(made.setup.config({"align.pull": 1.0}, seed), store) for seed in (0, 1)]
+    steps = [made.setup.steps(made.setup.config({"align.identity_penalty": 1.0}, seed), store) for seed in (0, 1)]
     assert [[s.node.name for s in some] for some in steps] == [["align"], ["align"]]
     assert steps[0][0].artifact.id != steps[1][0].artifact.id
     assert steps[0][0].recipe["parents"] == steps[1][0].recipe["parents"]

@@ -12,34 +12,34 @@ from alignet_ray.sweep.search_space import Domain, cells, parse, points
 def test_every_form_is_read() -> None:
     space = parse(
         [
-            "align.pull=loguniform(1e-5, 1e-2)",
+            "align.identity_penalty=loguniform(1e-5, 1e-2)",
             "align.rank = choice(20,50,100)",
             "distill.decay-to-init=uniform(0,2)",
             "distill.batching=grid(in_batch,'triplets')",
             "distill.normalize=choice(true,False)",
-            "distill.clip=choice(none,1.5)",
+            "distill.grad_clip=choice(none,1.5)",
             "distill.steps=lograndint(10,1000)",
         ]
     )
-    assert space["align.pull"] == Domain("loguniform", (1e-5, 1e-2))
+    assert space["align.identity_penalty"] == Domain("loguniform", (1e-5, 1e-2))
     assert space["align.rank"] == Domain("choice", (20, 50, 100))
     assert space["distill.decay_to_init"].values == (0.0, 2.0)
     assert space["distill.batching"].values == ("in_batch", "triplets")
     assert space["distill.normalize"].values == (True, False)
-    assert space["distill.clip"].values == (None, 1.5)
+    assert space["distill.grad_clip"].values == (None, 1.5)
     assert cells(space) == 2
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("align.pull", "is not FIELD=KIND"),
-        ("align.pull=__import__('os').system('true')", "is not FIELD=KIND"),
-        ("align.pull=eval(1,2)", "there are uniform"),
-        ("align.pull=uniform(2,1)", "the lower one first"),
-        ("align.pull=uniform(1,nan)", "two numbers"),
-        ("align.pull=uniform(true,2)", "two numbers"),
-        ("align.pull=loguniform(0,1)", "above 0"),
+        ("align.identity_penalty", "is not FIELD=KIND"),
+        ("align.identity_penalty=__import__('os').system('true')", "is not FIELD=KIND"),
+        ("align.identity_penalty=eval(1,2)", "there are uniform"),
+        ("align.identity_penalty=uniform(2,1)", "the lower one first"),
+        ("align.identity_penalty=uniform(1,nan)", "two numbers"),
+        ("align.identity_penalty=uniform(true,2)", "two numbers"),
+        ("align.identity_penalty=loguniform(0,1)", "above 0"),
         ("align.rank=randint(1.5,3)", "whole numbers"),
         ("align.rank=choice(1,1)", "different values"),
         ("align.rank=choice()", "different values"),

@@ -9,7 +9,7 @@ from alignet_ray.sweep.selection import FAILED, FINISHED, STOPPED, Trial, conten
 
 def trial(number: int, score: float, seed: int = 0, status: str = FINISHED) -> Trial:
     figures = {"score": score, "agreement": 0.5, "kept": 0.5} if status == FINISHED else {}
-    return Trial(number, {"align.pull": float(number)}, seed, status, figures)
+    return Trial(number, {"align.identity_penalty": float(number)}, seed, status, figures)
 
 
 def test_only_finished_trials_of_the_seed_are_ranked() -> None:

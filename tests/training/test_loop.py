@@ -45,7 +45,7 @@ def in_batch(batch: int = 16, most: int = 400) -> InBatch:
 
 def start(spec: str = "random:test_efficientnet_ln", head: int = 16, size: int = 32, **recipe: Any) -> Training:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"steps": 12, "lr": 3e-3, "warmup": 2, "decay": 0.1} | recipe
+    settings: dict[str, Any] = {"steps": 12, "lr": 3e-3, "warmup": 2, "decay_to_init": 0.1} | recipe
     return Training(make_student(spec, size, head, seed=0), Recipe(**settings))
 
 
@@ -70,7 +70,7 @@ def go(training: Training, batches: Any = None, stop: int | None = None) -> list
 
 
 def test_it_learns_the_teachers_judgements():
-    rows = go(start(steps=30, features=0.5))
+    rows = go(start(steps=30, embedding_loss_weight=0.5))
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert rows[-1]["agreement"] > 0.5  # of at most 0.61: most triplets of six colours have no odd one
     assert [row["lr"] for row in rows] == [warmup_cosine(i, 30, 2, 3e-3) for i in range(30)]
@@ -85,7 +85,14 @@ def test_the_published_scheme_learns_too():
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
-EVERYTHING = {"mean": 0.9, "features": 0.5, "crop": 0.7, "layer_decay": 0.7, "hardest": 0.5, "l2": 0.01}
+EVERYTHING = {
+    "ema_decay": 0.9,
+    "embedding_loss_weight": 0.5,
+    "crop": 0.7,
+    "layer_decay": 0.7,
+    "hard_fraction": 0.5,
+    "l2_to_init": 0.01,
+}
 
 
 @pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "everything"])
@@ -104,7 +111,7 @@ def test_resume_is_exact(recipe: dict[str, Any]):
 
 
 def test_layer_groups_step_at_their_share_of_the_rate():
-    training = start(layer_decay=0.5, decay=0.0, warmup=0, steps=2, spec="random:test_vit")
+    training = start(layer_decay=0.5, decay_to_init=0.0, warmup=0, steps=2, spec="random:test_vit")
     before = [p.detach().clone() for p in training.parameters]
     go(training, stop=1)
     names = [name for name, p in training.student.named_parameters() if p.requires_grad]
@@ -120,7 +127,7 @@ def test_layer_groups_step_at_their_share_of_the_rate():
 
 
 def test_the_hardest_triplets_alone_can_count():
-    whole, half = start(), start(hardest=0.25)
+    whole, half = start(), start(hard_fraction=0.25)
     student, teacher = torch.randn(40, 3), torch.randn(40, 3)
     values = objective("jsd", student, teacher, 1.0)
     torch.testing.assert_close(whole.mean_loss(student, teacher, 1.0), values.mean())
@@ -128,7 +135,7 @@ def test_the_hardest_triplets_alone_can_count():
 
 
 def test_pieces_give_the_gradient_of_the_whole_batch():
-    whole, pieces = start(), start(micro=5)
+    whole, pieces = start(), start(micro_batch=5)
     batch = in_batch()(0)
     for training in (whole, pieces):
         training.calibrate(in_batch(), images)
@@ -154,7 +161,7 @@ def test_calibrated_tau_gives_the_student_the_teachers_spread():
 def test_cosines_are_asked_to_spread_wider_by_the_stretch():
     taus = {}
     for stretch in (1.0, 4.0):
-        training, batch = start(stretch=stretch, features=1.0), in_batch()(0)
+        training, batch = start(similarity_spread=stretch, embedding_loss_weight=1.0), in_batch()(0)
         training.calibrate(in_batch(), images)
         taus[stretch] = training.feature_tau
         _, cosine = training.judged(training.outputs(batch, images), batch)
@@ -199,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
 
 
 def test_the_local_term_holds_on_to_the_neighbours():
-    free, held = start(steps=20, features=1.0), start(steps=20, features=1.0, locality=3.0)
+    free, held = start(steps=20, embedding_loss_weight=1.0), start(steps=20, embedding_loss_weight=1.0, locality=3.0)
     first = free.outputs(in_batch()(0), images).embedding
     rows = [go(training) for training in (free, held)]
     assert "loss_locality" in rows[1][-1]
@@ -219,7 +226,7 @@ def test_validation_and_collapse():
 
 
 def test_the_running_mean_is_what_is_judged():
-    plain, looked = start(mean=0.9), start(mean=0.9)
+    plain, looked = start(ema_decay=0.9), start(ema_decay=0.9)
     go(plain)
     seen: list[dict[str, float]] = []
 
@@ -239,12 +246,12 @@ def test_the_running_mean_is_what_is_judged():
 
 def test_a_batch_can_be_learned_by_heart():
     one = in_batch()(0)
-    rows = go(start(steps=40, lr=2e-3, decay=0.0), repeat(one))
+    rows = go(start(steps=40, lr=2e-3, decay_to_init=0.0), repeat(one))
     assert rows[-1]["loss"] < 0.05 * rows[0]["loss"]
 
 
 @pytest.mark.parametrize("objective", ["jsd", "kld", "contrastive"])
-@pytest.mark.parametrize("options", [{"normalize": True}, {"clip": 0.1}, {"bfloat16": True}], ids=str)
+@pytest.mark.parametrize("options", [{"normalize": True}, {"grad_clip": 0.1}, {"bfloat16": True}], ids=str)
 def test_options_take_a_step(objective: str, options: dict[str, Any]):
     rows = go(start(steps=2, objective=objective, **options))
     assert all(np.isfinite(row["loss"]) for row in rows)
@@ -269,7 +276,7 @@ def small(name: str) -> Student:
 def test_families_take_a_step(name: str):
     student = small(name)
     size = student.backbone.size
-    training = Training(student, Recipe(steps=1, lr=1e-3, features=0.5))
+    training = Training(student, Recipe(steps=1, lr=1e-3, embedding_loss_weight=0.5))
     pixels = torch.randint(0, 256, (48, 3, size, size), dtype=torch.uint8)
     rows: list[dict[str, float]] = []
     training.calibrate(in_batch(4, 4), lambda ids: pixels[ids])
@@ -291,7 +298,7 @@ REAL = (
 @pytest.mark.parametrize("name", REAL)
 def test_real_architectures_take_a_step(name: str):
     assert timm.is_model(name)
-    training = Training(small(name), Recipe(steps=1, lr=1e-5, features=0.5))
+    training = Training(small(name), Recipe(steps=1, lr=1e-5, embedding_loss_weight=0.5))
     size = training.student.backbone.size
     pixels = torch.randint(0, 256, (48, 3, size, size), dtype=torch.uint8)
     before = [p.detach().clone() for p in training.parameters]

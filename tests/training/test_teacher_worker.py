@@ -51,7 +51,7 @@ def cfg(tmp_path: Path) -> Config:
         align__map="network",
         align__network__steps=12,
         align__network__every=4,
-        align__network__batch=16,
+        align__network__batch_size=16,
         align__network__lr=1e-3,
         align__network__workers=1,
         align__network__crop=1.0,
@@ -114,7 +114,7 @@ def test_one_process_fine_tunes_keeps_the_best_and_says_what_it_brought(
 def test_blend_takes_a_point_on_the_way_that_the_report_shows(cfg: Config, soften: Artifact, store: Store) -> None:
     reports, weights = {}, {}
     for blend in (0.5, 1.0):
-        some = cfg.replace(align__network__blend=blend)
+        some = cfg.replace(align__network__interpolation=blend)
         out = store.draft("align", f"b{blend}")
         teacher_worker.TeacherWorker(
             teacher_worker.make_teacher_job(some, out, soften, workers=1), "cpu", lambda _: None
