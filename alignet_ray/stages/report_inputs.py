@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from alignet_ray.config import Config
+from alignet_ray.images import listing
 from alignet_ray.report import examples
 from alignet_ray.report.contents import Curve, Labels
 from alignet_ray.store import Artifact
@@ -19,8 +20,8 @@ Parents = Mapping[str, Artifact]
 
 def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
     """image_id -> picture, through the listing of an embed artifact."""
-    listing = embed.read_table("images.parquet", ["image_id", "path"])
-    paths = dict(zip(listing["image_id"].to_pylist(), listing["path"].to_pylist(), strict=True))
+    table = embed.read_table("images.parquet", ["image_id", "path"])
+    paths = dict(zip(table["image_id"].to_pylist(), table["path"].to_pylist(), strict=True))
 
     @lru_cache(maxsize=256)
     def picture(image_id: int) -> Image.Image | None:
