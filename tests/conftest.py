@@ -25,6 +25,7 @@ from alignet_ray.stages import Node, Work
 from alignet_ray.store import Artifact, Store
 from alignet_ray.tracking import Tracker
 
+pytest_plugins = ["support.linear_world"]
 ENDED = pytest.StashKey[int]()
 
 

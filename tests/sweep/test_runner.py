@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_align import OBJECTS, parents, truth  # noqa: F401
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -52,7 +51,7 @@ def test_a_nested_field_is_found() -> None:
 
 @pytest.fixture
 def make_sweep(
-    parents: dict[str, Artifact],  # noqa: F811
+    parents: dict[str, Artifact],
     store: Store,
     tmp_path: Path,
     ray_session: None,
