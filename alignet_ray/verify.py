@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.core import consistency
-from alignet_ray.data import deepmind, embeddings, official, schemas
+from alignet_ray.data import deepmind, embeddings
 from alignet_ray.errors import Parser, UserError
 from alignet_ray.human import triplets
 from alignet_ray.human.responses import read_answers
@@ -280,7 +281,7 @@ def _recompute(part: pa.Table, aids: Aids, found: Findings) -> None:
     if len(known) != len(wanted):
         found.judge("images with embeddings", f"{len(known):,} of {len(wanted):,}", False, "another embed artifact?")
         return
-    y = official.load_transform(aids.transform)(x) if aids.transform else x.astype(np.float32)
+    y = transforms.load_transform(aids.transform)(x) if aids.transform else x.astype(np.float32)
     a, b, c = (y[np.searchsorted(known, ids[:, n])] for n in range(3))
     new = np.stack([(a * b).sum(axis=1), (a * c).sum(axis=1), (b * c).sum(axis=1)], axis=1)
     stored = np.stack([part[n].to_numpy() for n in ("s01", "s02", "s12")], axis=1)
@@ -318,7 +319,7 @@ def _release(place: Path, aids: Aids, found: Findings) -> str:
 
 def _transform(place: Path, found: Findings) -> None:
     """A transform: shape, finite values (the reader refuses others), rank, and where it comes from."""
-    stored = official.read_transform(place)
+    stored = transforms.read_transform(place)
     t = stored.transform
     found.add("weights", f"{t.weights.shape[0]} x {t.weights.shape[1]}")
     found.judge(

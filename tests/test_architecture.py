@@ -18,8 +18,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"errors", "config", "store", "screen"}
 ROOMS = {
     "core": {"errors"},
-    "artifacts": GROUND | {"core", "data"},
-    "data": GROUND | {"core"},
+    "artifacts": GROUND | {"core"},
+    "data": GROUND | {"core", "artifacts"},
     "images": GROUND | {"core", "data", "artifacts"},
     "human": GROUND | {"core", "data", "artifacts"},
     "synthetic": GROUND | {"core", "data"},

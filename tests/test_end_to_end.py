@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from scipy.stats import spearmanr
 
-from alignet_ray.data import embeddings, official
+from alignet_ray.artifacts import transforms
+from alignet_ray.data import embeddings
 from alignet_ray.human import objects
 from alignet_ray.stages import STAGES
 from alignet_ray.store import Artifact, Store
@@ -82,7 +83,7 @@ def test_the_teacher_recovers_the_known_similarities(smoke: Finished) -> None:
     table = smoke["soften"].read_table("objects.parquet").to_pylist()
     unseen = [row for row in table if row["split"] == "test" and row["image_ids"]]
     ids, x = embeddings.load(smoke["embed@objects"])
-    transform = official.load_transform(smoke["align"].local("transform.safetensors"))
+    transform = transforms.load_transform(smoke["align"].local("transform.safetensors"))
     aligned = transform(x.astype(np.float32))
     means = np.stack([aligned[np.isin(ids, row["image_ids"])].mean(0) for row in unseen])
     rows, columns = np.triu_indices(len(unseen), 1)

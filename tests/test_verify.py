@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignet_ray import verify
+from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import official, schemas
 from alignet_ray.errors import UserError
 
 
@@ -129,11 +129,11 @@ def test_releases_and_transforms(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.savez(tmp_path / "release.npz", filenames=names, similarities=s * np.nan, indices=s)
     assert verify.main([str(tmp_path / "release.npz")]) == 1
     transform = AffineTransform(0.0, 1.0, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    official.save_transform(tmp_path / "t.npz", transform)
+    transforms.save_transform(tmp_path / "t.npz", transform)
     assert verify.main([str(tmp_path / "t.npz")]) == 0
     assert "does not say which model" in capsys.readouterr().out
     zero = AffineTransform(0.0, 1.0, np.zeros((4, 4), np.float32), np.zeros(4, np.float32))
-    official.save_transform(tmp_path / "z.safetensors", zero)
+    transforms.save_transform(tmp_path / "z.safetensors", zero)
     assert verify.main([str(tmp_path / "z.safetensors")]) == 1
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float32, Int64
 
-from alignet_ray.data.schemas import TRIPLETS, check
+from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.errors import UserError
 
 MEMBERS = ("filenames", "similarities")

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
+from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data.official import load_transform
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 

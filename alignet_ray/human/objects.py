@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
+from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.config import Config
 from alignet_ray.core.splits import split_of
-from alignet_ray.data.schemas import OBJECTS, check
 from alignet_ray.errors import UserError
 from alignet_ray.store import filesystem
 

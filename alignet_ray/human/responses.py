@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from jaxtyping import Int64
 
-from alignet_ray.data.schemas import ANSWERS
+from alignet_ray.artifacts.schemas import ANSWERS
 from alignet_ray.errors import UserError
 from alignet_ray.store import filesystem
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from alignet_ray.data.schemas import IMAGES
+from alignet_ray.artifacts.schemas import IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from alignet_ray.data.schemas import ERRORS, check
+from alignet_ray.artifacts.schemas import ERRORS, check
 from alignet_ray.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignet_ray.data.official import dump_transform, locate, read_transform
+from alignet_ray.artifacts.transforms import dump_transform, locate, read_transform
 from alignet_ray.errors import Parser, UserError
 from alignet_ray.models import hub
 from alignet_ray.models.student import Student, read_model

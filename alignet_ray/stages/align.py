@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 
 from alignet_ray import runtime
+from alignet_ray.artifacts import transforms
 from alignet_ray.config import Config
 from alignet_ray.core import alignment, teacher_metrics
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
-from alignet_ray.data import official
 from alignet_ray.data.embeddings import Features
 from alignet_ray.human.dataset import AlignmentDataset, features_model, map_settings
 from alignet_ray.human.objects import images_uri
@@ -42,7 +42,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
 def sources(cfg: Config, role: str) -> list[str]:
     """A stored transform, where one is used; the images and weights of a network that is fine-tuned."""
     if cfg.align.from_:
-        return [official.locate(cfg.align.from_, cfg.store.root)]
+        return [transforms.locate(cfg.align.from_, cfg.store.root)]
     if cfg.align.map != "network":
         return []
     files = [file for _, _, file in (name.partition("@") for name in cfg.embed.model) if file]
@@ -167,17 +167,17 @@ def _conclude(work: Work, report: dict[str, Any]) -> None:
 
 def _save(work: Work, transform: AffineTransform, provenance: dict[str, Any], report: dict[str, Any]) -> None:
     for name in ("transform.npz", "transform.safetensors"):
-        work.out.write_bytes(name, official.dump_transform(Path(name).suffix, transform, provenance))
+        work.out.write_bytes(name, transforms.dump_transform(Path(name).suffix, transform, provenance))
     work.out.write_json("report.json", report)
     work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
 
 
 def _take_over(work: Work) -> None:
     """Use a stored transform: refused where its width is another, warned where it belongs to another model."""
-    path = official.locate(str(work.cfg.align.from_), work.cfg.store.root)
-    stored = official.read_transform(path)
+    path = transforms.locate(str(work.cfg.align.from_), work.cfg.store.root)
+    stored = transforms.read_transform(path)
     parent = next(a for name, a in work.parents.items() if name.startswith("embed@"))  # the corpus, without judgements
-    if doubt := official.doubt(stored, path, features_model(parent)):
+    if doubt := transforms.doubt(stored, path, features_model(parent)):
         work.warn(doubt)
     _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
     work.out.write_table("folds.parquet", FOLDS.empty_table())

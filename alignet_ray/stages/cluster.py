@@ -15,10 +15,10 @@ import safetensors.numpy
 import torch
 
 from alignet_ray import runtime
+from alignet_ray.artifacts.schemas import CLUSTERS, check
 from alignet_ray.config import Cluster, Config
 from alignet_ray.core import kmeans
 from alignet_ray.data.embeddings import Matrix, Source
-from alignet_ray.data.schemas import CLUSTERS, check
 from alignet_ray.data.triplet_sampling import classes_of
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import held_out_ids, objects_in_corpus

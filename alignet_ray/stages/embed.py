@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignet_ray import runtime, tracking
+from alignet_ray.artifacts.schemas import IMAGES, check
 from alignet_ray.config import Config
-from alignet_ray.data.schemas import IMAGES, check
 from alignet_ray.errors import UserError
 from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from alignet_ray.data.schemas import check, embeddings, tensors
+from alignet_ray.artifacts.schemas import check, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode, read_bytes

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from alignet_ray import report
+from alignet_ray.artifacts import schemas
 from alignet_ray.config import Config
 from alignet_ray.core import similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.data import schemas, stored
+from alignet_ray.data import stored
 from alignet_ray.errors import UserError
 from alignet_ray.evals import external, gate, ood, suite, summary
 from alignet_ray.evals.inputs import AnnotatedObjects, Space

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int
 from safetensors.numpy import load_file
 
+from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.config import Config
 from alignet_ray.data import embeddings, stored
-from alignet_ray.data.official import load_transform
 from alignet_ray.errors import UserError
 from alignet_ray.evals.inputs import NAMES, AnnotatedObjects, Space
 from alignet_ray.evals.ood import OodFolder

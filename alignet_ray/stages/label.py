@@ -14,11 +14,11 @@ import ray
 import torch
 
 from alignet_ray import runtime
+from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.config import Config
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
 from alignet_ray.data.embeddings import Source
-from alignet_ray.data.schemas import TRIPLETS, check
 from alignet_ray.data.triplet_sampling import SIDES, Drawn, SampledCorpus, Side, draw
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work

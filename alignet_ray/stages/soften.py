@@ -7,10 +7,10 @@ import pyarrow as pa
 import safetensors.numpy
 import torch
 
+from alignet_ray.artifacts.schemas import SOFT, check
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
-from alignet_ray.data.schemas import SOFT, check
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets

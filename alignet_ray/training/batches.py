@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.core.triplets import gram_similarities
-from alignet_ray.data.schemas import TRIPLETS
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignet_ray.artifacts.schemas import IMAGES, TRIPLETS
 from alignet_ray.data import deepmind
-from alignet_ray.data.schemas import IMAGES, TRIPLETS
 from alignet_ray.errors import UserError
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import embeddings, official, schemas
+from alignet_ray.data import embeddings
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, Store
 
@@ -53,7 +54,7 @@ def test_matrix_is_transformed_shared_and_built_once(
     transform = AffineTransform(1.5, 2.0, rng.normal(size=(6, 6)).astype(np.float32), np.ones(6, dtype=np.float32))
     draft = store.draft("align", "a")
     with draft.atomic("transform.npz") as path:
-        official.save_transform(str(path) + ".npz", transform)
+        transforms.save_transform(str(path) + ".npz", transform)
         path.write_bytes(Path(f"{path}.npz").read_bytes())
     align, embed = draft.finish({}), embedded(store, x, ids)
     matrix = embeddings.teacher_matrix(embed, align, tmp_path / "cache")

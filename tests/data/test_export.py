@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
+from alignet_ray.artifacts.schemas import IMAGES, TRIPLETS, embeddings, tensors
 from alignet_ray.data import deepmind
 from alignet_ray.data.export import embeddings as export
 from alignet_ray.data.export import triplets
-from alignet_ray.data.schemas import IMAGES, TRIPLETS, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, Store
 

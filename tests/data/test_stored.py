@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
+from alignet_ray.artifacts.schemas import IMAGES, embeddings, tensors
 from alignet_ray.data import stored
 from alignet_ray.data.export import embeddings as export
-from alignet_ray.data.schemas import IMAGES, embeddings, tensors
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, Store
 

@@ -1,6 +1,6 @@
 import pyarrow as pa
 
-from alignet_ray.data.schemas import SCORES
+from alignet_ray.artifacts.schemas import SCORES
 from alignet_ray.evals import compare
 
 

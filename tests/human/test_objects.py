@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from alignet_ray.artifacts.schemas import IMAGES
 from alignet_ray.config import Config
-from alignet_ray.data.schemas import IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human.dataset import split_images

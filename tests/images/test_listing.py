@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignet_ray.data.schemas import IMAGES, check
+from alignet_ray.artifacts.schemas import IMAGES, check
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import decode, fingerprint, list_images, read_bytes
 

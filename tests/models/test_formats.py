@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
+from alignet_ray.artifacts.transforms import load_transform, save_transform
 from alignet_ray.cli import main
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data.official import load_transform, save_transform
 from alignet_ray.models import formats
 from alignet_ray.models.hub import load
 from alignet_ray.models.student import make_student, save_student

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import spearmanr
 from support.linear_world import IMAGES, WIDTH
 
+from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import official, schemas
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work, align
 from alignet_ray.store import Artifact, Store
@@ -31,8 +31,8 @@ def test_known_similarities_come_back_on_objects_that_were_not_seen(
     assert len(folds) == 2
     assert all(fold["accuracy"] > fold["base"] for fold in folds)
     assert not set(folds[0]["objects"]) & set(folds[1]["objects"])
-    npz = official.load_transform(work.out.local("transform.npz"))
-    tensors = official.load_transform(work.out.local("transform.safetensors"))
+    npz = transforms.load_transform(work.out.local("transform.npz"))
+    tensors = transforms.load_transform(work.out.local("transform.safetensors"))
     np.testing.assert_array_equal(npz.weights, tensors.weights)
     from alignet_ray.data.embeddings import load
 
@@ -73,14 +73,14 @@ def test_a_stored_transform_is_taken_over(
 ) -> None:
     own = AffineTransform(0.5, 2.0, np.eye(WIDTH, dtype=np.float32), np.ones(WIDTH, np.float32))
     path = str(tmp_path / "their.npz")
-    official.save_transform(path, own)
+    transforms.save_transform(path, own)
     cfg = Config().replace(align__from_=path)
     assert align.sources(cfg, "") == [path]
     work = make_work(cfg, "align", parents)
     align.run(work)
     assert "does not say which model" in work.facts["warnings"][0]
-    np.testing.assert_array_equal(official.load_transform(work.out.local("transform.npz")).weights, own.weights)
-    official.save_transform(path, AffineTransform(0.0, 1.0, np.eye(3, dtype=np.float32), np.zeros(3, np.float32)))
+    np.testing.assert_array_equal(transforms.load_transform(work.out.local("transform.npz")).weights, own.weights)
+    transforms.save_transform(path, AffineTransform(0.0, 1.0, np.eye(3, dtype=np.float32), np.zeros(3, np.float32)))
     with pytest.raises(UserError, match="width 3"):
         align.run(make_work(cfg, "align", parents, id="narrow"))
 

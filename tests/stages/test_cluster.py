@@ -8,8 +8,8 @@ import safetensors.numpy
 import torch
 from support.small_corpus import SmallCorpus
 
+from alignet_ray.artifacts.schemas import CLUSTERS, check
 from alignet_ray.core import kmeans
-from alignet_ray.data.schemas import CLUSTERS, check
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work, cluster
 from alignet_ray.store import Store

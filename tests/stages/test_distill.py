@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from alignet_ray.artifacts.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
-from alignet_ray.data.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
 from alignet_ray.images.cache import Pack

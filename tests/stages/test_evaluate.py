@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.transforms import save_transform
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import schemas
-from alignet_ray.data.official import save_transform
 from alignet_ray.errors import UserError
 from alignet_ray.report import figures
 from alignet_ray.stages import Work, evaluate, graph

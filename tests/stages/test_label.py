@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from support.small_corpus import SmallCorpus
 
+from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
-from alignet_ray.data.schemas import TRIPLETS, check
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work, label
 from alignet_ray.store import Artifact, Store

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 import safetensors.numpy
 
+from alignet_ray.artifacts import schemas
 from alignet_ray.core import vice
-from alignet_ray.data import schemas
 from alignet_ray.human import objects
 from alignet_ray.store import Artifact, Store
 

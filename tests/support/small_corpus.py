@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from alignet_ray.artifacts.schemas import CLUSTERS, IMAGES, OBJECTS, embeddings
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data.schemas import CLUSTERS, IMAGES, OBJECTS, embeddings
 from alignet_ray.store import Artifact, Store
 
 

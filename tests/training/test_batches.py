@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignet_ray.data.schemas import TRIPLETS
+from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.errors import UserError
 from alignet_ray.store import Store
 from alignet_ray.training.batches import (

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alignet_ray.artifacts import transforms
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import official
 from alignet_ray.errors import UserError
 
 
@@ -18,8 +18,8 @@ def transform() -> AffineTransform:
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_both_ways(tmp_path: Path, transform: AffineTransform, ending: str) -> None:
     path = tmp_path / f"transform.{ending}"
-    official.save_transform(path, transform, {"teacher": {"model": "a"}, "objects": [1, 2]})
-    found = official.read_transform(path)
+    transforms.save_transform(path, transform, {"teacher": {"model": "a"}, "objects": [1, 2]})
+    found = transforms.read_transform(path)
     np.testing.assert_array_equal(found.transform.weights, transform.weights)
     np.testing.assert_array_equal(found.transform.bias, transform.bias)
     assert (found.transform.mean, found.transform.std) == (0.25, 1.5)
@@ -31,10 +31,10 @@ def test_glocals_file_with_and_without_bias(tmp_path: Path, transform: AffineTra
     x = np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32)
     np.savez(tmp_path / "t.npz", weights=transform.weights, bias=transform.bias, mean=0.25, std=1.5)
     expected = ((x - 0.25) / 1.5) @ transform.weights + transform.bias
-    np.testing.assert_allclose(official.load_transform(tmp_path / "t.npz")(x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(transforms.load_transform(tmp_path / "t.npz")(x), expected, rtol=1e-4, atol=1e-5)
     np.savez(tmp_path / "t.npz", weights=transform.weights, mean=0.25, std=1.5)
-    np.testing.assert_allclose(official.load_transform(tmp_path / "t.npz")(x), expected - transform.bias, atol=1e-5)
-    official.save_transform(tmp_path / "ours.npz", transform)
+    np.testing.assert_allclose(transforms.load_transform(tmp_path / "t.npz")(x), expected - transform.bias, atol=1e-5)
+    transforms.save_transform(tmp_path / "ours.npz", transform)
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as file:
         assert {"weights", "bias", "mean", "std"} <= set(file.files)
         assert file["mean"].shape == ()
@@ -55,12 +55,12 @@ def test_bad_files(tmp_path: Path, transform: AffineTransform) -> None:
     for says, arrays in cases.items():
         np.savez(path, **arrays)  # type: ignore[arg-type]
         with pytest.raises(UserError, match=says):
-            official.load_transform(path)
+            transforms.load_transform(path)
     for name in ("a.npz", "a.safetensors"):
         (tmp_path / name).write_bytes(b"nonsense, long enough to be read")
         with pytest.raises(UserError, match="is not a transform"):
-            official.load_transform(tmp_path / name)
+            transforms.load_transform(tmp_path / name)
     with pytest.raises(UserError, match="cannot read"):
-        official.load_transform(tmp_path / "nothing.npz")
+        transforms.load_transform(tmp_path / "nothing.npz")
     with pytest.raises(UserError, match="written as"):
-        official.save_transform(tmp_path / "t.pt", transform)
+        transforms.save_transform(tmp_path / "t.pt", transform)
