@@ -205,7 +205,7 @@ class Session:
                 log.warning("MLflow did not take run %s, it is kept: %s", name, hide(error))
         if not self.spool:
             return Tracker()
-        tracker = Tracker(self.uri, f"{UNBORN}{time.time_ns():x}-{uuid.uuid4().hex[:8]}", self.spool)
+        tracker = Tracker(self.uri, f"{PENDING}{time.time_ns():x}-{uuid.uuid4().hex[:8]}", self.spool)
         tracker.keep(row)
         return tracker
 

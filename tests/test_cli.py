@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignet_ray.cli import main, mendable, parse
+from alignet_ray.cli.main import main, mendable
+from alignet_ray.cli.parse import parse
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
@@ -78,10 +79,8 @@ def test_wrong_keys_in_yaml_are_named(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"distill": {"learning": 1}}))
     with pytest.raises(UserError, match=r"distill\.learning"):
         Config.from_yaml(file)
-    file.write_text("align: {network: {strech: 4}}")
-    with pytest.raises(
-        UserError, match=r"align.network.strech: no such field; did you mean align.network.similarity_spread\?"
-    ):
+    file.write_text("align: {network: {similarity_spraed: 4}}")
+    with pytest.raises(UserError, match=r"spraed: no such field; did you mean align.network.similarity_spread\?"):
         Config.from_yaml(file)
 
 

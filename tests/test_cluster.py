@@ -17,7 +17,8 @@ import ray
 import yaml
 
 from alignet_ray import __version__, capacity
-from alignet_ray.cli import STAGE_VERBS, parse
+from alignet_ray.cli.main import STAGE_VERBS
+from alignet_ray.cli.parse import parse
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
@@ -394,5 +395,5 @@ def test_a_job_ships_the_package_and_not_the_data(tmp_path: Path) -> None:
         "LICENSE",
         ".ci",
     } | {n for n in names if n.startswith(".")}
-    assert {"alignet_ray/cli.py", "jobs/pipeline.py"} <= set(names)
+    assert {"alignet_ray/cli/main.py", "jobs/pipeline.py"} <= set(names)
     assert package.stat().st_size < 2_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray import registry, runtime, tracking
-from alignet_ray.cli import parse
+from alignet_ray.cli.parse import parse
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import Parser, UserError
@@ -195,7 +195,7 @@ def verify(args: list[str]) -> None:
 
 def bench(args: list[str]) -> None:
     """Ours against plain loops, side by side (jobs/bench.py of a checkout)."""
-    script = Path(__file__).parent.parent / "jobs" / "bench.py"
+    script = Path(__file__).parents[2] / "jobs" / "bench.py"
     if not script.exists():
         raise UserError("bench runs from a checkout: python jobs/bench.py in the repository")
     sys.argv = [str(script), *args]

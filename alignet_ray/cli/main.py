@@ -1,16 +1,13 @@
 """The command line: one verb a stage, and the verbs about runs. A stage is imported only when it is called."""
 
-import contextlib
-import difflib
 import errno
-import io
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from alignet_ray.cli.parse import parse, unknown
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
@@ -121,75 +118,7 @@ def _dispatch(args: list[str]) -> None:
     elif verb in VERBS:
         VERBS[verb](rest)
     else:
-        raise UserError(_unknown("verb", verb, (*VERBS, *STAGE_VERBS)))
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    return f"unknown {kind} {name!r}: {hint}"
-
-
-def parse(verb: str, args: list[str]) -> Config:
-    """Config of `[PRESET] [--config FILE] [--section.field VALUE ...]`.
-
-    Raises:
-        UserError: an unknown preset or field (with the nearest known one), or a value of the wrong type.
-    """
-    import tyro
-
-    rest = list(args)
-    base = Config()
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        if name not in PRESETS:
-            raise UserError(_unknown("preset", name, PRESETS))
-        base = PRESETS[name]()
-    if "--config" in rest:
-        at = rest.index("--config")
-        if at + 1 == len(rest):
-            raise UserError("--config needs a file: write --config run.yaml")
-        base = Config.from_yaml(rest[at + 1])
-        del rest[at : at + 2]
-    fields = _flags(base)
-    for flag in (a.split("=")[0] for a in rest if a.startswith("--") and a != "--help"):
-        if flag.replace("_", "-") not in fields:
-            raise UserError(_unknown("option", flag, fields))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(Config, default=base, args=rest, prog=f"alignet-ray {verb}")
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_plain(errors.getvalue())) from None
-
-
-def _flags(base: Config) -> list[str]:
-    flags = []
-    for name in base.flat():
-        section, dot, field = name.rpartition(".")
-        dashed = f"{section}{dot}{field}".replace("_", "-")
-        flags += [f"--{dashed}", f"--{section}{dot}no-{field}".replace("_", "-")]
-    return flags
-
-
-def _plain(box: str) -> str:
-    """The message inside tyro's drawn box, on one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    body = [line for line in lines[1:] if line.strip("-")]  # rules are of hyphens where the terminal knows no others
-    until = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
-    text = " ".join(body[:until]) or "the options could not be read"
-    if out_of_bounds := _BOUNDS.match(text):  # pydantic's own words, inside tyro's
-        section, field, problem, value = out_of_bounds.groups()
-        return f"--{section}.{field.replace('_', '-')} {value}: {problem[0].lower()}{problem[1:]}"
-    return text
-
-
-_BOUNDS = re.compile(
-    r"Error parsing (\S+): \d+ validation errors? for \w+ (\S+) (.+?) \[type=.*?, input_value=(.+?), input_type"
-)
+        raise UserError(unknown("verb", verb, (*VERBS, *STAGE_VERBS)))
 
 
 def _run(stage: str, args: list[str]) -> None:
@@ -265,7 +194,7 @@ def _late(name: str) -> Callable[[list[str]], None]:
     """A verb of results.py, imported when it is called."""
 
     def call(args: list[str]) -> None:
-        from alignet_ray import results
+        from alignet_ray.cli import results
 
         getattr(results, name)(args)
 
@@ -299,7 +228,3 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "export": _export_model,
     **{name: _late(name) for name in ("show", "ls", "rm", "gc", "compare", "verify", "rollback", "bench")},
 }
-
-
-if __name__ == "__main__":
-    main()
