@@ -1,0 +1,46 @@
+"""The distill artifact: a student's folder, its training metrics, and checkpoints while it is trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
+
+BACKBONE = "backbone.safetensors"
+HEAD = "head.safetensors"
+MODEL = "model.json"
+METRICS = "metrics.jsonl"
+STUDENT_FILES = (BACKBONE, MODEL, HEAD)
+"""Files of a student's folder; the head may be missing."""
+
+
+@dataclass(frozen=True)
+class DistillArtifact(ArtifactView):
+    """A trained student."""
+
+    def folder(self) -> Path:
+        """Local folder that `models.student.load_student` reads."""
+        return self.files.local()
+
+    def description(self) -> dict[str, Any]:
+        """model.json: architecture, preprocessing, head, tau and provenance."""
+        found: dict[str, Any] = self.files.read_json(MODEL)
+        return found
+
+    def student_files(self) -> list[Path]:
+        """Local paths of the student's files, without checkpoints and metrics."""
+        return [self.files.local(name) for name in STUDENT_FILES if self.files.has(name)]
+
+    def write_student(self, folder: Path) -> None:
+        """Copy the files of a student's local folder."""
+        for file in sorted(folder.iterdir()):
+            self.draft.write_bytes(file.name, file.read_bytes())
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Rows of training metrics, each with its `step`; empty where there are none."""
+        return read_json_lines(self.files, METRICS)
+
+    def write_metrics(self, rows: Sequence[dict[str, float]]) -> None:
+        """Write the training metrics."""
+        write_json_lines(self.draft, METRICS, list(rows))

@@ -1,0 +1,188 @@
+"""The embed artifact: the images of one job, their embeddings in parts, and the networks that made them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.base import ArtifactView, part_name, part_number
+
+IMAGES = "images.parquet"
+ERRORS = "errors.parquet"
+NETWORKS = "model.json"
+
+ERRORS_KEY = b"alignet.errors"
+"""Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
+COSINES_KEY = b"alignet.cosines"
+"""Parquet metadata of the first part, where JPEGs are decoded fast: cosines to the exact embeddings."""
+
+
+class EmbeddedRows(NamedTuple):
+    """Some rows of an embedding table.
+
+    Attributes:
+        ids: image_ids.
+        vectors: embeddings in the stored number format.
+    """
+
+    ids: Int[np.ndarray, " n"]
+    vectors: Float[np.ndarray, "n d"]
+
+
+class QuarantinedImage(NamedTuple):
+    """An image that could not be used, and why."""
+
+    image_id: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EmbedArtifact(ArtifactView):
+    """Images and their embeddings.
+
+    Work is cut into units of consecutive images: one row group of the image table and one part of the embeddings each.
+    """
+
+    # The images
+
+    def images(self, columns: list[str] | None = None) -> pa.Table:
+        """Table IMAGES of all listed images, quarantined ones too."""
+        return self.files.read_table(IMAGES, columns)
+
+    def image_paths(self) -> dict[int, str]:
+        """Path of every listed image under the source's root."""
+        table = self.images(["image_id", "path"])
+        return dict(zip(table["image_id"].to_pylist(), table["path"].to_pylist(), strict=True))
+
+    def image_labels(self) -> dict[int, str]:
+        """Class folder of every listed image."""
+        table = self.images(["image_id", "label"])
+        return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+    def unit_images(self, unit: int) -> list[dict[str, Any]]:
+        """Rows of the image table that belong to one unit, without reading the others."""
+        filesystem, path = self.files.where(IMAGES)
+        rows: list[dict[str, Any]] = pq.ParquetFile(path, filesystem=filesystem).read_row_group(unit).to_pylist()
+        return rows
+
+    def write_images(self, table: pa.Table, unit_size: int) -> None:
+        """Write the table IMAGES, one row group a unit."""
+        self.draft.write_table(IMAGES, schemas.check(table, schemas.IMAGES), row_group_size=unit_size)
+
+    def write_quarantine(self, table: pa.Table) -> None:
+        """Write the table ERRORS of images that could not be used."""
+        self.draft.write_table(ERRORS, table)
+
+    # The networks
+
+    def has_networks(self) -> bool:
+        """Whether the description of the networks is written: no part is older than it."""
+        return self.files.has(NETWORKS)
+
+    def networks(self) -> dict[str, Any]:
+        """Description of the networks: members with checksum and preprocessing, use of the head, widths."""
+        description: dict[str, Any] = self.files.read_json(NETWORKS)
+        return description
+
+    def preprocessing(self) -> list[dict[str, Any]]:
+        """Preprocessing of every network (timm's data configuration)."""
+        return [member["preprocessing"] for member in self.networks()["members"]]
+
+    def write_networks(self, description: dict[str, Any]) -> None:
+        """Write the description of the networks, before any part."""
+        self.draft.write_json(NETWORKS, description)
+
+    # The embeddings
+
+    def finished_units(self) -> set[int]:
+        """Numbers of the units whose part is written."""
+        return {part_number(name) for name in self.files.parts()}
+
+    def write_part(
+        self,
+        unit: int,
+        table: pa.Table,
+        quarantined: Sequence[QuarantinedImage],
+        cosines: Sequence[float] | None = None,
+    ) -> None:
+        """Write the embeddings of one unit, with its quarantined images, as one atomic file.
+
+        Args:
+            unit: number of the unit.
+            table: columns of `schemas.embeddings`.
+            quarantined: images of the unit without an embedding.
+            cosines: of fast-decoded to exact embeddings, where they were compared.
+        """
+        notes = {ERRORS_KEY: json.dumps([image._asdict() for image in quarantined])}
+        if cosines is not None:
+            notes[COSINES_KEY] = json.dumps(list(cosines))
+        self.draft.write_table(part_name(unit), table.replace_schema_metadata(notes))
+
+    def quarantined(self, unit: int) -> list[QuarantinedImage]:
+        """Images of a finished unit that have no embedding."""
+        notes = self._part_metadata(unit)
+        return [QuarantinedImage(**image) for image in json.loads(notes[ERRORS_KEY])]
+
+    def fast_cosines(self) -> list[float]:
+        """Cosines of fast-decoded embeddings to exact ones; empty where all images were decoded exactly."""
+        return list(json.loads(self._part_metadata(0).get(COSINES_KEY, b"[]")))
+
+    def width(self) -> int:
+        """Width of the stored embeddings."""
+        return int(self._part_schema().field("embedding").type.shape[0])
+
+    def has_triplet_logits(self) -> bool:
+        """Whether a student's head wrote its outputs beside the embeddings."""
+        return "triplet_logits" in self._part_schema().names
+
+    def blocks(self, column: str = "embedding") -> Iterator[EmbeddedRows]:
+        """Embeddings part by part, in the order of the parts.
+
+        Args:
+            column: `embedding`, or `triplet_logits` where a student with a head made it.
+        """
+        for table in self.files.iter_parts(columns=["image_id", column]):
+            vectors = table[column].combine_chunks()
+            if isinstance(vectors, pa.ChunkedArray):
+                vectors = pa.concat_arrays(vectors.chunks)
+            yield EmbeddedRows(table["image_id"].to_numpy(), vectors.to_numpy_ndarray())
+
+    def embeddings(self, column: str = "embedding", only: Int[np.ndarray, " k"] | None = None) -> EmbeddedRows:
+        """All embeddings, or those of some images, by ascending image_id.
+
+        Args:
+            column: as for `blocks`.
+            only: image_ids to keep; those without an embedding (quarantined images) are left out.
+        """
+        ids: list[np.ndarray] = []
+        vectors: list[np.ndarray] = []
+        for block in self.blocks(column):
+            keep: slice | np.ndarray = slice(None)
+            if only is not None:
+                keep = np.isin(block.ids, only)
+            ids.append(block.ids[keep])
+            vectors.append(block.vectors[keep])
+
+        all_ids = np.concatenate(ids)
+        order = np.argsort(all_ids, kind="stable")
+        return EmbeddedRows(all_ids[order], np.concatenate(vectors)[order])
+
+    def embedded_ids(self) -> Int[np.ndarray, " n"]:
+        """image_ids that have an embedding, ascending."""
+        blocks = [table["image_id"].to_numpy() for table in self.files.iter_parts(columns=["image_id"])]
+        return np.sort(np.concatenate(blocks))
+
+    def _part_metadata(self, unit: int) -> dict[bytes, bytes]:
+        filesystem, path = self.files.where(part_name(unit))
+        return dict(pq.read_metadata(path, filesystem=filesystem).metadata or {})
+
+    def _part_schema(self) -> pa.Schema:
+        filesystem, path = self.files.where(self.files.parts()[0])
+        return pq.read_schema(path, filesystem=filesystem)

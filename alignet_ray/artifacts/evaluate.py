@@ -1,0 +1,35 @@
+"""The evaluate artifact: tidy scores of all models and the report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.base import ArtifactView
+from alignet_ray.core.scores import Score
+
+SCORES = "scores.parquet"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class EvaluateArtifact(ArtifactView):
+    """Scores of base, teacher, student and control."""
+
+    def scores(self) -> pa.Table:
+        """Table SCORES, one row a score."""
+        return self.files.read_table(SCORES)
+
+    def write_scores(self, scores: Sequence[Score]) -> None:
+        """Write the scores."""
+        table = pa.Table.from_pylist([asdict(score) for score in scores], schema=schemas.SCORES)
+        self.draft.write_table(SCORES, schemas.check(table, schemas.SCORES))
+
+    def report_uri(self) -> str:
+        """Path or URL of the report."""
+        return f"{self.files.uri}/{REPORT}"
+
+    def write_report(self, html: str) -> None:
+        """Write the report, one self-contained page."""
+        self.draft.write_bytes(REPORT, html.encode())

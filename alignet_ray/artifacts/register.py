@@ -1,0 +1,46 @@
+"""The register artifact: which version of which registered model the student became, and its model card."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from alignet_ray.artifacts.base import ArtifactView
+
+VERSION = "version.json"
+CARD = "card.md"
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in MLflow's model registry.
+
+    Attributes:
+        name: registered model.
+        version: its number, as MLflow writes it.
+        aliases: aliases that it got.
+        model: `models:/NAME@ALIAS`, which `alignet_ray.load` takes.
+        images: URI of the same student as a model that takes image files (logged beside it, not registered).
+    """
+
+    name: str
+    version: str
+    aliases: list[str]
+    model: str
+    images: str
+
+
+@dataclass(frozen=True)
+class RegisterArtifact(ArtifactView):
+    """A registered student."""
+
+    def version(self) -> RegisteredVersion:
+        """The version that was registered."""
+        return RegisteredVersion(**self.files.read_json(VERSION))
+
+    def write_version(self, version: RegisteredVersion) -> None:
+        """Write the version that was registered."""
+        self.draft.write_json(VERSION, asdict(version))
+
+    def write_card(self, text: str) -> Path:
+        """Write the model card; its local path."""
+        self.draft.write_bytes(CARD, text.encode())
+        return self.draft.local(CARD)

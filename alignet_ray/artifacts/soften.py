@@ -1,0 +1,85 @@
+"""The soften artifact: the objects and their split, the model of human choices, and the responses it was fitted to."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from jaxtyping import Float32, Int64
+
+from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.base import ArtifactView, part_name
+
+OBJECTS = "objects.parquet"
+POSTERIOR = "embedding.safetensors"
+
+ROWS_PER_PART = 1_000_000
+"""Softened responses in one part."""
+
+
+class Posterior(NamedTuple):
+    """Posterior of the human embedding: every entry is normal and independent of the others.
+
+    Attributes:
+        mu: means, one row an object.
+        sigma: standard deviations; zeros for a published embedding, which has none.
+    """
+
+    mu: Float32[np.ndarray, "m d"]
+    sigma: Float32[np.ndarray, "m d"]
+
+
+@dataclass(frozen=True)
+class SoftenArtifact(ArtifactView):
+    """What people said about the objects, and who is in which split."""
+
+    def objects(self, columns: list[str] | None = None) -> pa.Table:
+        """Table OBJECTS: every object of the human data, its split and its images."""
+        return self.files.read_table(OBJECTS, columns)
+
+    def write_objects(self, table: pa.Table) -> None:
+        """Write the table OBJECTS."""
+        self.draft.write_table(OBJECTS, schemas.check(table, schemas.OBJECTS))
+
+    def annotated_image_ids(self) -> Int64[np.ndarray, " n"]:
+        """image_ids of all images that show an annotated object, ascending."""
+        ids: set[int] = set()
+        for image_ids in self.objects(["image_ids"])["image_ids"].to_pylist():
+            ids.update(image_ids)
+        return np.array(sorted(ids), dtype=np.int64)
+
+    def held_out_image_ids(self) -> Int64[np.ndarray, " n"]:
+        """image_ids of validation and test objects, ascending: no stage may learn from them.
+
+        An image that also shows a training object is held out all the same.
+        """
+        table = self.objects(["split", "image_ids"])
+        ids: set[int] = set()
+        for split, image_ids in zip(table["split"].to_pylist(), table["image_ids"].to_pylist(), strict=True):
+            if split != "train":
+                ids.update(image_ids)
+        return np.array(sorted(ids), dtype=np.int64)
+
+    def posterior(self) -> Posterior:
+        """The model of human choices."""
+        stored = safetensors.numpy.load(self.files.read_bytes(POSTERIOR))
+        return Posterior(stored["mu"], stored["sigma"])
+
+    def write_posterior(self, posterior: Posterior) -> None:
+        """Write the model of human choices."""
+        # safetensors writes memory as it lies, so rows must come first
+        arrays = {name: np.ascontiguousarray(array) for name, array in posterior._asdict().items()}
+        self.draft.write_bytes(POSTERIOR, safetensors.numpy.save(arrays))
+
+    def responses(self) -> Int64[np.ndarray, "n 3"]:
+        """The responses as people gave them: objects (pair, pair, odd)."""
+        table = self.files.read_parts(columns=["i", "j", "k"])
+        return np.stack([table[column].to_numpy() for column in ("i", "j", "k")], axis=1)
+
+    def write_soft_responses(
+        self, part: int, responses: Int64[np.ndarray, "n 3"], probabilities: Float32[np.ndarray, "n 3"]
+    ) -> None:
+        """Write some responses with the probabilities of their pairs 01, 02, 12 as one part of the table SOFT."""
+        table = pa.table([*responses.T.copy(), *probabilities.T.copy()], schema=schemas.SOFT)
+        self.draft.write_table(part_name(part), schemas.check(table, schemas.SOFT))
