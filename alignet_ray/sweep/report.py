@@ -40,7 +40,7 @@ class Outcome:
 
 def words(params: Mapping[str, Any]) -> str:
     """`align.identity_penalty 0.00013, align.rank 50`."""
-    return ", ".join(f"{name} {landscapes.short(value)}" for name, value in params.items())
+    return ", ".join(f"{name} {plots.short(value)}" for name, value in params.items())
 
 
 def build(outcome: Outcome) -> str:
@@ -69,7 +69,7 @@ def _winner(outcome: Outcome, own: Sequence[Trial]) -> str:
     kind = "lower" if outcome.mode == "min" else "higher"
     ran = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
     text = (
-        f"Score on validation objects: {outcome.score}, {kind} is better; {landscapes.short(best.mean)} for it. "
+        f"Score on validation objects: {outcome.score}, {kind} is better; {plots.short(best.mean)} for it. "
         f"It agrees with people in {_percent(trial.figures, 'agreement')} of the triplets and keeps "
         f"{trial.figures['kept']:.0%} of the ten nearest neighbours. Trials: {ran}."
     )
@@ -78,7 +78,7 @@ def _winner(outcome: Outcome, own: Sequence[Trial]) -> str:
     if given and given.number != best.number:
         gain = trial.figures["agreement"] - given.figures["agreement"]
         against = (
-            f"The given settings (number 0) reach {landscapes.short(given.figures['score'])} and agree in "
+            f"The given settings (number 0) reach {plots.short(given.figures['score'])} and agree in "
             f"{_percent(given.figures, 'agreement')}: the winner's gain in agreement is {100 * gain:+.1f} points."
         )
     return paragraph(lead, "lead") + paragraph(text) + (paragraph(against) if against else "")

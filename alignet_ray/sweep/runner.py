@@ -119,7 +119,7 @@ class SweepRunner:
         if not count or (left is not None and left <= 0):
             return
         light, concurrent = self._room()
-        self.screen.line(f"{count} trials, {concurrent} at a time\n{tuning.head(list(self.space))}")
+        self.screen.line(f"{count} trials, {concurrent} at a time\n{tune.head(list(self.space))}")
         watch = tune.LiveTable(self.ledger, list(self.space), self.setup.session, self.screen, total, left)
         try:
             tune.tuned(
