@@ -11,6 +11,12 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, for messages of one line."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, whose mistakes are UserErrors."""
 

@@ -53,6 +53,20 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 
+def read_bytes(path: str) -> bytes:
+    """A file's content, from a local path or a URL.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    fs, name = filesystem(path)
+    try:
+        with fs.open_input_stream(name) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: no such file") from error
+
+
 @dataclass(frozen=True)
 class Artifact:
     """One finished artifact: read only.

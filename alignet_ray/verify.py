@@ -13,7 +13,7 @@ from alignet_ray.core import consistency
 from alignet_ray.data import deepmind, embeddings
 from alignet_ray.errors import Parser, UserError
 from alignet_ray.human import triplets
-from alignet_ray.human.responses import read_answers
+from alignet_ray.human.responses import read_responses
 from alignet_ray.images import listing
 from alignet_ray.screen import table as text_table
 from alignet_ray.store import Artifact
@@ -155,7 +155,7 @@ def _holds_triplets(file: Path) -> bool:
 
 def _answers(path: str, aids: Aids, found: Findings) -> None:
     """Human answers: form, range, base, odd one, duplicates, and agreement with a reference."""
-    raw = read_answers(path)
+    raw = read_responses(path)
     rows = raw.triplets
     reference = triplets.read_embedding(aids.reference) if aids.reference else None
     objects = len(reference) if reference is not None else aids.objects

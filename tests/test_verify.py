@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.transforms import save_transform
 
 from alignet_ray import verify
-from alignet_ray.artifacts import schemas, transforms
+from alignet_ray.artifacts import schemas
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
 
@@ -83,9 +84,9 @@ def labelled(folder: Path, n: int = 3000, seed: int = 0) -> tuple[np.ndarray, np
     x = rng.normal(size=(200, 8)).astype(np.float32)
     ids = np.stack([rng.permutation(200)[:3] for _ in range(n)])
     s = np.stack([(x[ids[:, a]] * x[ids[:, b]]).sum(1) for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
-    from alignet_ray.data.deepmind import odd_last
+    from alignet_ray.data.deepmind import most_similar_pair_first
 
-    ids, s, _ = odd_last(ids, s)
+    ids, s, _ = most_similar_pair_first(ids, s)
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table([*ids.T.copy(), *s.T.copy()], schema=schemas.TRIPLETS), folder / "part-00000.parquet")
     return ids, s
@@ -129,11 +130,11 @@ def test_releases_and_transforms(tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.savez(tmp_path / "release.npz", filenames=names, similarities=s * np.nan, indices=s)
     assert verify.main([str(tmp_path / "release.npz")]) == 1
     transform = AffineTransform(0.0, 1.0, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    transforms.save_transform(tmp_path / "t.npz", transform)
+    save_transform(tmp_path / "t.npz", transform)
     assert verify.main([str(tmp_path / "t.npz")]) == 0
     assert "does not say which model" in capsys.readouterr().out
     zero = AffineTransform(0.0, 1.0, np.zeros((4, 4), np.float32), np.zeros(4, np.float32))
-    transforms.save_transform(tmp_path / "z.safetensors", zero)
+    save_transform(tmp_path / "z.safetensors", zero)
     assert verify.main([str(tmp_path / "z.safetensors")]) == 1
 
 

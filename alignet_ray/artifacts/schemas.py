@@ -1,8 +1,9 @@
-"""The tables that stages hand to each other: names, types and row rules, each stated once."""
+"""Schemas of the tables that stages hand to each other: column names, types and row rules, each stated once."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 IMAGES = pa.schema([("image_id", pa.int64()), ("path", pa.string()), ("label", pa.string()), ("bytes", pa.int64())])
 """images.parquet: every listed image. image_id = rank of the POSIX path under the root, in UTF-8 byte order."""
@@ -22,35 +23,71 @@ OBJECTS = pa.schema(
 """objects.parquet: every object of the human data; split is train, validation or test; image_ids may be empty."""
 
 ANSWERS = pa.schema(
-    [(c, pa.int64()) for c in "ijk"] + [("participant", pa.string()), ("rt", pa.float64()), ("level", pa.string())]
+    [
+        ("i", pa.int64()),
+        ("j", pa.int64()),
+        ("k", pa.int64()),
+        ("participant", pa.string()),
+        ("rt", pa.float64()),
+        ("level", pa.string()),
+    ]
 )
-"""Odd-one-out answers as given: objects (pair, pair, odd); participant and level "", rt (ms) NaN where unknown."""
+"""Odd-one-out responses as given: objects (pair, pair, odd); participant and level "", rt (ms) NaN where unknown."""
 
 SOFT = pa.schema(
-    [("i", pa.int64()), ("j", pa.int64()), ("k", pa.int64())] + [(p, pa.float32()) for p in ("p01", "p02", "p12")]
+    [
+        ("i", pa.int64()),
+        ("j", pa.int64()),
+        ("k", pa.int64()),
+        ("p01", pa.float32()),
+        ("p02", pa.float32()),
+        ("p12", pa.float32()),
+    ]
 )
-"""Softened answers: objects (pair, pair, odd) and the probabilities of the three pairs."""
+"""Softened responses: objects (pair, pair, odd) and the human model's probabilities of the three pairs."""
 
 CLUSTERS = pa.schema([("image_id", pa.int64()), ("cluster", pa.int32())])
 """Cluster of every image."""
 
-TRIPLETS = pa.schema([(c, pa.int64()) for c in ("i0", "i1", "i2")] + [(s, pa.float32()) for s in ("s01", "s02", "s12")])
+TRIPLETS = pa.schema(
+    [
+        ("i0", pa.int64()),
+        ("i1", pa.int64()),
+        ("i2", pa.int64()),
+        ("s01", pa.float32()),
+        ("s02", pa.float32()),
+        ("s12", pa.float32()),
+    ]
+)
 """Labelled triplets: image_ids with the most similar pair first, the odd one last, and the teacher's similarities."""
 
 SCORES = pa.schema(
-    [(c, pa.string()) for c in ("model", "layer", "dataset", "metric", "level")]
-    + [(c, pa.float64()) for c in ("value", "low", "high")]
-    + [("n", pa.int64()), ("split", pa.string()), ("seed", pa.int64())]
+    [
+        ("model", pa.string()),
+        ("layer", pa.string()),
+        ("dataset", pa.string()),
+        ("metric", pa.string()),
+        ("level", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+        ("split", pa.string()),
+        ("seed", pa.int64()),
+    ]
 )
-"""Tidy scores: fractions 0-1, 95 % intervals."""
+"""Tidy scores, one a row: fractions 0-1 with 95 % intervals."""
 
 
 def embeddings(width: int, dtype: str, logits: int = 0) -> pa.Schema:
     """Schema of an embedding table: image_id, embedding [width], and a student's triplet_logits [logits]."""
-    value = pa.from_numpy_dtype(np.dtype(dtype))
-    fields = [pa.field("image_id", pa.int64()), pa.field("embedding", pa.fixed_shape_tensor(value, [width]))]
+    value_type = pa.from_numpy_dtype(np.dtype(dtype))
+    fields = [
+        pa.field("image_id", pa.int64()),
+        pa.field("embedding", pa.fixed_shape_tensor(value_type, [width])),
+    ]
     if logits:
-        fields.append(pa.field("triplet_logits", pa.fixed_shape_tensor(value, [logits])))
+        fields.append(pa.field("triplet_logits", pa.fixed_shape_tensor(value_type, [logits])))
     return pa.schema(fields)
 
 
@@ -67,6 +104,15 @@ def check(table: pa.Table, schema: pa.Schema) -> pa.Table:
     assert table.schema.types == schema.types, f"types {table.schema.types}, expected {schema.types}"
     assert not any(column.null_count for column in table.columns), "null values"
     if schema is TRIPLETS and len(table):
-        assert pc.all(pc.greater_equal(table["s01"], table["s02"])).as_py(), "s01 must be the largest similarity"
-        assert pc.all(pc.greater_equal(table["s01"], table["s12"])).as_py(), "s01 must be the largest similarity"
+        for other in ("s02", "s12"):
+            is_largest = pc.greater_equal(table["s01"], table[other])
+            assert pc.all(is_largest).as_py(), "s01 must be the largest similarity"
     return table
+
+
+def positions_of(ids: Int[np.ndarray, " n"], wanted: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """Position of every wanted image_id in `ids`, which ascend; an AssertionError where one is missing."""
+    positions = np.searchsorted(ids, wanted)
+    nearest = np.minimum(positions, len(ids) - 1)
+    assert np.array_equal(ids[nearest], wanted), "image_ids that are not embedded"
+    return positions

@@ -1,13 +1,14 @@
-"""Files of other projects, both ways: gLocal's and thingsvision's transform.npz, and DeepMind's AligNet triplets.
+"""Affine transforms as files, in the layout of gLocal and thingsvision (transform.npz) or as safetensors.
 
 transform.npz holds `weights` (p, p) float32, scalars `mean` and `std`, and optionally `bias` (p,):
-y = ((x - mean) / std) @ weights + bias. Published files say nothing of the model that they belong to, so ours carry a
-`provenance` beside them (JSON text in the .npz, metadata in the .safetensors).
+y = ((x - mean) / std) @ weights + bias. Published files do not say which model they belong to, so ours carry a
+`provenance` beside these arrays (JSON text in the .npz, metadata in the .safetensors).
 """
 
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,13 @@ import safetensors
 import safetensors.numpy
 
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.errors import UserError
-from alignet_ray.store import filesystem
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.store import read_bytes
+
+SUFFIXES = (".npz", ".safetensors")
+
+REQUIRED = ("weights", "mean", "std")
+"""Arrays without which a file is no transform."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,6 @@ class StoredTransform:
 
     transform: AffineTransform
     provenance: dict[str, Any]
-
-
-def save_transform(path: str | Path, transform: AffineTransform, provenance: dict[str, Any] | None = None) -> None:
-    """Write a transform to a local file; its ending (.npz, .safetensors) says how. Arguments as in `dump_transform`."""
-    Path(path).write_bytes(dump_transform(Path(path).suffix, transform, provenance))
 
 
 def dump_transform(suffix: str, transform: AffineTransform, provenance: dict[str, Any] | None = None) -> bytes:
@@ -43,9 +44,9 @@ def dump_transform(suffix: str, transform: AffineTransform, provenance: dict[str
         provenance: JSON-able: model, feature checksum, objects it was fitted on.
 
     Raises:
-        UserError: another ending.
+        UserError: another suffix.
     """
-    if suffix not in (".npz", ".safetensors"):
+    if suffix not in SUFFIXES:
         raise UserError(f"a transform is written as .npz or .safetensors, not {suffix or 'without an ending'}")
     arrays: dict[str, Any] = {
         "weights": np.ascontiguousarray(transform.weights),
@@ -72,86 +73,98 @@ def load_transform(path: str | Path) -> AffineTransform:
 
 def read_transform(path: str | Path) -> StoredTransform:
     """As `load_transform`, with the provenance."""
-    data = _bytes(str(path))
+    data = read_bytes(str(path))
     try:
-        arrays, text = _npz(data) if str(path).endswith(".npz") else _safetensors(data)
+        if str(path).endswith(".npz"):
+            arrays, provenance = _parse_npz(data)
+        else:
+            arrays, provenance = _parse_safetensors(data)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a transform: {str(error).splitlines()[0]}") from error
-    return StoredTransform(_transform(arrays, str(path)), json.loads(text))
+        raise UserError(f"{path} is not a transform: {first_line(error)}") from error
+    return StoredTransform(_checked_transform(arrays, str(path)), json.loads(provenance))
 
 
 def locate(name: str, root: str) -> str:
     """The file that `align.from` means: a transform, or the one in an align artifact's folder (or of its id).
 
+    Args:
+        name: a file, a folder, or the id of an align artifact.
+        root: the store's root, for ids.
+
     Raises:
         UserError: a folder without a transform.
     """
     for folder in (Path(name).expanduser(), Path(root).expanduser() / "align" / name):
-        if folder.is_dir():
-            if (folder / "transform.npz").is_file():
-                return str(folder / "transform.npz")
-            network = "; it holds a network: use it as --embed.model" if (folder / "model.json").is_file() else ""
-            raise UserError(f"align.from {name}: no transform.npz in that folder{network}")
+        if not folder.is_dir():
+            continue
+        if (folder / "transform.npz").is_file():
+            return str(folder / "transform.npz")
+        hint = ""
+        if (folder / "model.json").is_file():
+            hint = "; it holds a network: use it as --embed.model"
+        raise UserError(f"align.from {name}: no transform.npz in that folder{hint}")
     return name
 
 
-def doubt(stored: StoredTransform, path: str, model: dict[str, Any]) -> str | None:
-    """What speaks against applying a stored transform to a model's features, if anything.
+def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any]) -> str | None:
+    """A warning where a stored transform may not belong to a model's features; None where it does.
 
     Args:
-        stored: the transform; path: its file.
+        stored: the transform.
+        path: its file, for messages.
         model: model.json of the features: width, checksum.
 
     Raises:
         UserError: the features have another width.
     """
-    if model.get("width") != stored.transform.width:
+    width = model.get("width")
+    if width != stored.transform.width:
         raise UserError(
-            f"{path} maps features of width {stored.transform.width}, embed.model gives {model.get('width')}: "
+            f"{path} maps features of width {stored.transform.width}, embed.model gives {width}: "
             "it was fitted for another model"
         )
-    fitted = stored.provenance.get("teacher", {})
-    if not fitted:
+    teacher = stored.provenance.get("teacher", {})
+    if not teacher:
         return f"{path} does not say which model it was fitted for; its width fits"
-    if fitted.get("checksum") != model.get("checksum"):
-        return f"{path} was fitted for other weights ({fitted.get('model')}) than embed.model's"
+    if teacher.get("checksum") != model.get("checksum"):
+        return f"{path} was fitted for other weights ({teacher.get('model')}) than embed.model's"
     return None
 
 
-def _npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
+def _parse_npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return arrays, str(arrays.pop("provenance", "{}"))
 
 
-def _safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str]:
-    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return safetensors.numpy.load(data), head.get("__metadata__", {}).get("provenance", "{}")
+def _parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str]:
+    # The library reads metadata from files only: the header is JSON after its length in eight bytes.
+    header_size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + header_size])
+    return safetensors.numpy.load(data), header.get("__metadata__", {}).get("provenance", "{}")
 
 
-def _transform(arrays: dict[str, np.ndarray], path: str) -> AffineTransform:
-    if missing := [name for name in ("weights", "mean", "std") if name not in arrays]:
+def _checked_transform(arrays: Mapping[str, np.ndarray], path: str) -> AffineTransform:
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
         raise UserError(f"{path} is not a transform: no {', '.join(missing)} in it (found {', '.join(arrays)})")
+
     weights = np.asarray(arrays["weights"], dtype=np.float32)
     if weights.ndim != 2:
         raise UserError(f"{path}: weights must be a matrix, this has shape {weights.shape}")
-    bias = np.asarray(arrays.get("bias", np.zeros(weights.shape[1])), dtype=np.float32).reshape(-1)
+
+    bias = np.zeros(weights.shape[1], dtype=np.float32)
+    if "bias" in arrays:
+        bias = np.asarray(arrays["bias"], dtype=np.float32).reshape(-1)
     if len(bias) != weights.shape[1]:
         raise UserError(f"{path}: {len(bias)} biases do not fit weights of shape {weights.shape}")
+
     if arrays["mean"].size != 1 or arrays["std"].size != 1:
         raise UserError(f"{path}: mean and std must be one number each")
-    mean, std = float(arrays["mean"].reshape(())), float(arrays["std"].reshape(()))
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all() and np.isfinite([mean, std]).all()):
+    mean = float(arrays["mean"].reshape(()))
+    std = float(arrays["std"].reshape(()))
+    if not all(np.isfinite(values).all() for values in (weights, bias, mean, std)):
         raise UserError(f"{path}: the transform holds values that are not finite (NaN or infinity)")
     if std <= 0:
         raise UserError(f"{path}: std is {std}; it must be positive")
     return AffineTransform(mean, std, weights, bias)
-
-
-def _bytes(path: str) -> bytes:
-    fs, name = filesystem(path)
-    try:
-        with fs.open_input_stream(name, compression=None) as stream:
-            return bytes(stream.read())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: no such file") from error

@@ -1,1 +1,1 @@
-"""Tables between stages: schemas, embeddings, and the formats of other projects."""
+"""Embeddings as arrays, sampling of image triplets, and the file formats of other projects."""

@@ -1,15 +1,16 @@
 """Results as files for other programs: embeddings (.npy, .safetensors) with a CSV of their rows, triplets (.npz)."""
 
 import csv
-import os
-import uuid
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from jaxtyping import Int64
 
+from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data.deepmind import export_triplets
+from alignet_ray.data.files import replacing
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
@@ -23,21 +24,17 @@ def embeddings(embed: Artifact, form: str, folder: Path) -> Path:
     part, so memory stays flat; a .safetensors holds `embedding` (n, d) and `image_id` (n,).
 
     Raises:
-        UserError: a format that is not known.
+        UserError: an unknown format.
     """
     if form not in FORMATS:
         raise UserError(f"--export {form}: there are {', '.join(FORMATS)}")
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"embeddings-{embed.id}.{form}"
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        ids = _npy(embed, temporary)
+    with replacing(target) as temporary:
+        ids = _write_npy(embed, temporary)
         if form == "safetensors":
-            _safetensors(temporary, ids)
-        _rows(embed, ids, folder / f"images-{embed.id}.csv")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+            _convert_to_safetensors(temporary, ids)
+        _write_rows(embed, ids, folder / f"images-{embed.id}.csv")
     return target
 
 
@@ -47,54 +44,59 @@ def triplets(label: Artifact, embed: Artifact, folder: Path) -> list[Path]:
     Args:
         label: finished artifact with `train/` and `valid/` parts.
         embed: the corpus' embeddings, whose images the triplets name.
-        folder: is made if it is not there.
+        folder: created if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    images, written = embed.read_table("images.parquet"), []
-    for side in ("train", "valid"):
-        target = folder / f"triplets-{label.id}-{side}.npz"
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            export_triplets(temporary, partial(label.iter_parts, side), images)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    images = embed.read_table("images.parquet")
+    written = []
+    for split in ("train", "valid"):
+        target = folder / f"triplets-{label.id}-{split}.npz"
+        with replacing(target) as temporary:
+            export_triplets(temporary, partial(label.iter_parts, split), images)
         written.append(target)
     return written
 
 
-def _npy(embed: Artifact, target: Path) -> np.ndarray:
-    """Fill a .npy part by part; the image_ids of its rows."""
-    sizes = []
+def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
+    """Fill a .npy part by part; returns the image_ids of its rows."""
+    total = 0
     for name in embed.parts():
         fs, path = embed.where(name)
-        sizes.append(pq.read_metadata(path, filesystem=fs).num_rows)
-    ids, at, matrix = np.zeros(sum(sizes), np.int64), 0, None
+        total += pq.read_metadata(path, filesystem=fs).num_rows
+
+    ids = np.zeros(total, np.int64)
+    matrix: np.memmap | None = None
+    start = 0
     for table in embed.iter_parts(columns=["image_id", "embedding"]):
         if not len(table):
             continue
-        x = table["embedding"].combine_chunks().to_numpy_ndarray()
+        vectors = table["embedding"].combine_chunks().to_numpy_ndarray()
         if matrix is None:
-            matrix = np.lib.format.open_memmap(target, mode="w+", dtype=x.dtype, shape=(len(ids), x.shape[1]))
-        matrix[at : at + len(x)], ids[at : at + len(x)] = x, table["image_id"].to_numpy()
-        at += len(x)
+            shape = (total, vectors.shape[1])
+            matrix = np.lib.format.open_memmap(target, mode="w+", dtype=vectors.dtype, shape=shape)
+        stop = start + len(vectors)
+        matrix[start:stop] = vectors
+        ids[start:stop] = table["image_id"].to_numpy()
+        start = stop
     assert matrix is not None, "an artifact holds at least one embedding"
     matrix.flush()
     return ids
 
 
-def _safetensors(file: Path, ids: np.ndarray) -> None:
-    """Turn the .npy into a .safetensors of the same name."""
+def _convert_to_safetensors(file: Path, ids: Int64[np.ndarray, " n"]) -> None:
+    """Replace the .npy by a .safetensors under the same name."""
     from safetensors.numpy import save_file
 
     columns = {"embedding": np.load(file, allow_pickle=False), "image_id": ids}
     save_file(columns, file)
 
 
-def _rows(embed: Artifact, ids: np.ndarray, target: Path) -> None:
+def _write_rows(embed: Artifact, ids: Int64[np.ndarray, " n"], target: Path) -> None:
+    """The CSV that says which image each row is."""
     images = embed.read_table("images.parquet")
-    at = np.searchsorted(images["image_id"].to_numpy(), ids)
-    labels, paths = images["label"].take(at).to_pylist(), images["path"].take(at).to_pylist()
+    images = images.take(positions_of(images["image_id"].to_numpy(), ids))
+    labels = images["label"].to_pylist()
+    paths = images["path"].to_pylist()
     with target.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "image_id", "label", "path"])

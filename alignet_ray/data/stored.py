@@ -1,23 +1,23 @@
-"""Embeddings that are stored already, from here or from elsewhere: an embed artifact, or a file with its rows' paths.
+"""Stored embeddings in place of a model: an embed artifact, or a file of features with the paths of its rows.
 
-    embed/ID                      an artifact under the run's root (the beginning of an id will do)
+    embed/ID                      an artifact under the run's root (the beginning of an id is enough)
     FOLDER                        an embed artifact's folder
     FILE.npy, FILE.safetensors    rows, as `alignet-ray embed --export` writes them: beside the file lies a CSV with a
-                                  column `path`, a line a row (images-ID.csv for embeddings-ID.npy, or FILE.csv)
+                                  column `path`, one line per row (images-ID.csv for embeddings-ID.npy, or FILE.csv)
 
 Rows are matched by the image's path under its source's root.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data import embeddings
-from alignet_ray.errors import UserError
+from alignet_ray.data.files import read_rows
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import MANIFEST, Artifact, Store
 
 SUFFIXES = (".npy", ".safetensors")
@@ -25,13 +25,16 @@ STAGE = "embed/"
 
 
 def is_stored(spec: str) -> bool:
-    """Whether a spelling of `evaluate.models` means stored embeddings (and not a model)."""
-    file = spec.endswith(SUFFIXES) and "@" not in spec
-    return spec.startswith(STAGE) or file or (Path(spec).expanduser() / MANIFEST).is_file()
+    """Whether an entry of `evaluate.models` means stored embeddings (and not a model)."""
+    if spec.startswith(STAGE):
+        return True
+    if spec.endswith(SUFFIXES) and "@" not in spec:
+        return True
+    return (Path(spec).expanduser() / MANIFEST).is_file()
 
 
 def files(spec: str) -> list[str]:
-    """Files whose fingerprints say what the embeddings are; none for an artifact of the root, whose id says it.
+    """Files whose fingerprints identify the embeddings; none for an artifact of the root, whose id does.
 
     Raises:
         UserError: the CSV of a file's rows is missing.
@@ -39,16 +42,18 @@ def files(spec: str) -> list[str]:
     if spec.startswith(STAGE):
         return []
     path = Path(spec).expanduser()
-    return [str(path), str(_rows_file(path))] if spec.endswith(SUFFIXES) else [str(path / MANIFEST)]
+    if spec.endswith(SUFFIXES):
+        return [str(path), str(_rows_file(path))]
+    return [str(path / MANIFEST)]
 
 
-def read(spec: str, root: str, images: Mapping[str, int]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
+def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
     """Embeddings of images.
 
     Args:
         spec: see the module's docstring.
         root: the store's root.
-        images: path of an image -> image_id, all of which must have a row.
+        image_ids: path of an image -> image_id, all of which must have a row.
 
     Returns:
         image_ids, ascending, and their vectors in the stored number format.
@@ -56,74 +61,91 @@ def read(spec: str, root: str, images: Mapping[str, int]) -> tuple[Int[np.ndarra
     Raises:
         UserError: no such artifact or file, rows without paths, images that have no row, rows that are not finite.
     """
-    paths, x = _file(Path(spec).expanduser()) if spec.endswith(SUFFIXES) else _artifact(_find(spec, root))
-    row = {path: place for place, path in enumerate(paths)}
-    missing = sorted(path for path in images if path not in row)
+    if spec.endswith(SUFFIXES):
+        paths, vectors = _read_file(Path(spec).expanduser())
+    else:
+        paths, vectors = _read_artifact(_find_artifact(spec, root))
+
+    row_of = {path: row for row, path in enumerate(paths)}
+    missing = sorted(path for path in image_ids if path not in row_of)
     if missing:
         raise UserError(
-            f"{spec} lacks {len(missing)} of the {len(images)} judged images (first: {missing[0]!r}): "
+            f"{spec} lacks {len(missing)} of the {len(image_ids)} annotated images (first: {missing[0]!r}): "
             "embed all images that objects.table names"
         )
-    ids = np.array(sorted(images.values()), dtype=np.int64)
-    path_of = {image_id: path for path, image_id in images.items()}
-    found = x[[row[path_of[image_id]] for image_id in ids.tolist()]]
-    if not np.isfinite(found).all():
-        bad = int((~np.isfinite(found)).any(axis=1).sum())
-        raise UserError(f"{spec}: {bad} of the judged images have an embedding that is not finite (NaN or infinity)")
-    return ids, found
+
+    by_id = sorted((image_id, path) for path, image_id in image_ids.items())
+    selected = vectors[[row_of[path] for _, path in by_id]]
+    is_finite = np.isfinite(selected).all(axis=1)
+    if not is_finite.all():
+        count = int((~is_finite).sum())
+        raise UserError(
+            f"{spec}: {count} of the annotated images have an embedding that is not finite (NaN or infinity)"
+        )
+    return np.array([image_id for image_id, _ in by_id], dtype=np.int64), selected
 
 
-def _find(spec: str, root: str) -> Artifact:
-    folder = Path(spec).expanduser()
+def _find_artifact(spec: str, root: str) -> Artifact:
     if not spec.startswith(STAGE):
-        return Artifact(str(folder.resolve().parent.parent), folder.resolve().parent.name, folder.resolve().name)
-    found = [a for a in Store.open(root).all(["embed"]) if a.id.startswith(spec.removeprefix(STAGE)) and a.finished]
-    if len(found) != 1:
-        raise UserError(f"{len(found) or 'no'} finished artifacts are called {spec!r}: `alignet-ray ls` lists them")
-    return found[0]
+        folder = Path(spec).expanduser().resolve()
+        return Artifact(str(folder.parent.parent), folder.parent.name, folder.name)
+
+    prefix = spec.removeprefix(STAGE)
+    artifacts = Store.open(root).all(["embed"])
+    matches = [artifact for artifact in artifacts if artifact.id.startswith(prefix) and artifact.finished]
+    if len(matches) != 1:
+        raise UserError(f"{len(matches) or 'no'} finished artifacts are called {spec!r}: `alignet-ray ls` lists them")
+    return matches[0]
 
 
-def _artifact(artifact: Artifact) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+def _read_artifact(artifact: Artifact) -> tuple[list[str], Float[np.ndarray, "n d"]]:
     if artifact.stage != "embed" or not artifact.finished:
         raise UserError(f"{artifact.uri} is no finished embed artifact: `alignet-ray ls` lists them")
-    ids, x = embeddings.load(artifact)
-    listing = artifact.read_table("images.parquet", ["image_id", "path"])
-    at = np.searchsorted(listing["image_id"].to_numpy(), ids)
-    return listing["path"].take(at).to_pylist(), x
+    ids, vectors = embeddings.load(artifact)
+    images = artifact.read_table("images.parquet", ["image_id", "path"])
+    positions = positions_of(images["image_id"].to_numpy(), ids)
+    return images["path"].take(positions).to_pylist(), vectors
 
 
-def _file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
-    x, rows = _matrix(path), _rows_file(path)
-    lines = list(csv.DictReader(io.StringIO(rows.read_text("utf-8-sig"))))
+def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+    vectors = _read_vectors(path)
+    rows_file = _rows_file(path)
+    lines = read_rows(str(rows_file))
     if not lines or "path" not in lines[0]:
-        raise UserError(f"{rows}: no column path, which says the image of every row of {path.name}")
-    if len(lines) != len(x):
-        raise UserError(f"{rows} has {len(lines)} lines, {path.name} has {len(x)} rows: one line a row is needed")
-    return [line["path"] for line in lines], x
+        raise UserError(f"{rows_file}: no column path, which says the image of every row of {path.name}")
+    if len(lines) != len(vectors):
+        raise UserError(
+            f"{rows_file} has {len(lines)} lines, {path.name} has {len(vectors)} rows: one line a row is needed"
+        )
+    return [line["path"] or "" for line in lines], vectors
 
 
-def _matrix(path: Path) -> Float[np.ndarray, "n d"]:
+def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
         if path.suffix == ".npy":
-            x = np.load(path, mmap_mode="r", allow_pickle=False)
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             columns = load_file(path)
-            x = columns["embedding"] if "embedding" in columns else next(iter(columns.values()))
-    except (OSError, ValueError, StopIteration, SafetensorError) as error:
-        raise UserError(f"{path} holds no embeddings: {(str(error).splitlines() or ['it is empty'])[0]}") from error
-    if x.ndim != 2 or x.dtype.kind != "f":
-        raise UserError(f"{path}: embeddings are rows of decimal numbers (n, d), these are {x.dtype} {x.shape}")
-    return np.asarray(x)
+            vectors = columns["embedding"] if "embedding" in columns else next(iter(columns.values()))
+    except StopIteration as error:
+        raise UserError(f"{path} holds no embeddings: it is empty") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path} holds no embeddings: {first_line(error)}") from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise UserError(
+            f"{path}: embeddings are rows of decimal numbers (n, d), these are {vectors.dtype} {vectors.shape}"
+        )
+    return np.asarray(vectors)
 
 
 def _rows_file(path: Path) -> Path:
     """The CSV that says which image each row is."""
     stem = path.stem.removeprefix("embeddings-")
-    choices = [path.with_suffix(".csv"), path.with_name(f"images-{stem}.csv")]
-    found = next((file for file in choices if file.is_file()), None)
-    if found is None:
-        raise UserError(f"{path}: which image is each row? Put {choices[0].name} beside it, with a column path")
-    return found
+    candidates = (path.with_suffix(".csv"), path.with_name(f"images-{stem}.csv"))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path}: which image is each row? Put {candidates[0].name} beside it, with a column path")

@@ -1,5 +1,6 @@
-"""Which image triplets a corpus gives: the two sides of its images, and the mixture of draws that a config asks for."""
+"""Sampling of image triplets: the training and validation images of a corpus, and the mixture of triplet kinds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -7,33 +8,49 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from alignet_ray.config import Label
+from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core import sampling
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
-Side = Literal["train", "valid"]
-SIDES: tuple[Side, ...] = ("train", "valid")
-KINDS = {
-    "cluster_border": ("border", "cluster"),
-    "within_cluster": ("within", "cluster"),
-    "class_border": ("border", "class"),
-    "within_class": ("within", "class"),
-    "between_class": ("between", "class"),
-    "uniform": ("uniform", "cluster"),
+Split = Literal["train", "valid"]
+SPLITS: tuple[Split, ...] = ("train", "valid")
+
+Grouping = Literal["cluster", "class"]
+
+
+class TripletKind(NamedTuple):
+    """A way to sample triplets.
+
+    Attributes:
+        sampler: name in `core.sampling`.
+        grouping: the groups that it samples from.
+    """
+
+    sampler: str
+    grouping: Grouping
+
+
+TRIPLET_KINDS = {
+    "cluster_border": TripletKind("border", "cluster"),
+    "within_cluster": TripletKind("within", "cluster"),
+    "class_border": TripletKind("border", "class"),
+    "within_class": TripletKind("within", "class"),
+    "between_class": TripletKind("between", "class"),
+    "uniform": TripletKind("uniform", "cluster"),
 }
-"""Config field -> kind of draw, and the groups that it draws from."""
+"""Field of the config section `label` that holds a kind's weight -> the kind."""
 
 
 @dataclass(frozen=True)
-class SampledCorpus:
-    """The images that triplets are drawn from.
+class ImagePool:
+    """The images that triplets are sampled from.
 
     Attributes:
         ids: image_ids, ascending.
         clusters: cluster of each.
         classes: class folder of each, as a number.
-        held_out: whether an image is set aside for validation.
+        held_out: whether an image is set aside for validation triplets.
     """
 
     ids: Int[np.ndarray, " n"]
@@ -42,89 +59,124 @@ class SampledCorpus:
     held_out: Bool[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, cluster: Artifact, embed: Artifact, share: float, seed: int) -> "SampledCorpus":
-        """The images that `cluster` clustered; a fixed `share` of them is set aside."""
+    def of(cls, cluster: Artifact, embed: Artifact, held_out_share: float, seed: int) -> "ImagePool":
+        """The images that a cluster artifact holds; a fixed share of them is set aside."""
         table = cluster.read_parts().sort_by("image_id")
         ids = table["image_id"].to_numpy()
-        classes, _ = classes_of(embed, ids)
-        return cls(ids, table["cluster"].to_numpy(), classes, sampling.held_out(ids, share, seed))
+        classes, _ = class_numbers(embed, ids)
+        return cls(ids, table["cluster"].to_numpy(), classes, sampling.held_out(ids, held_out_share, seed))
 
-    def on(self, side: Side) -> Bool[np.ndarray, " n"]:
-        """Which images belong to a side."""
-        return self.held_out if side == "valid" else ~self.held_out
+    def in_split(self, split: Split) -> Bool[np.ndarray, " n"]:
+        """Which images belong to a split."""
+        return self.held_out if split == "valid" else ~self.held_out
 
-    def groups(self, by: str, side: Side) -> sampling.Groups:
-        """The images of one side by cluster or by class."""
-        return sampling.group_by(np.where(self.on(side), self.clusters if by == "cluster" else self.classes, -1))
+    def groups(self, grouping: Grouping, split: Split) -> sampling.Groups:
+        """The images of one split by cluster or by class."""
+        labels = self.clusters if grouping == "cluster" else self.classes
+        return sampling.group_by(np.where(self.in_split(split), labels, -1))
 
 
-def classes_of(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
+def class_numbers(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """Class folder of every image as a number, and the folders' names by number (in the order in which they come)."""
     images = embed.read_table("images.parquet", ["image_id", "label"]).sort_by("image_id")
-    rows = np.searchsorted(images["image_id"].to_numpy(), ids)
+    rows = positions_of(images["image_id"].to_numpy(), ids)
     classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     return classes.indices.to_numpy(zero_copy_only=False), classes.dictionary.to_pylist()
 
 
-class Drawn(NamedTuple):
-    """The triplets of one side.
+class SampledTriplets(NamedTuple):
+    """The triplets of one split.
 
     Attributes:
         triplets: image_ids.
-        note: what a person should know of it; empty if all is as asked for.
+        warning: why they are not as asked for; empty if they are.
     """
 
     triplets: Int[np.ndarray, "n 3"]
-    note: str
+    warning: str
 
 
-def draw(label: Label, corpus: SampledCorpus, seed: int, side: Side) -> Drawn:
-    """Distinct triplets of one side: for training exactly as many as asked for, for validation as many as there are.
+class _PlanEntry(NamedTuple):
+    """How many triplets of one kind to sample, from which groups."""
+
+    sampler: str
+    groups: sampling.Groups
+    number: int
+
+
+def sample_triplets(
+    pool: ImagePool, split: Split, count: int, weights: Mapping[str, float], seed: int
+) -> SampledTriplets:
+    """Distinct triplets of one split.
+
+    Args:
+        pool: the images.
+        split: training triplets are exactly `count`; validation triplets at most, as many as the images give.
+        count: how many.
+        weights: weight of each of TRIPLET_KINDS in the mixture.
+        seed: of the run.
 
     Raises:
-        UserError: the images do not give so many, or lie in no class folders where a draw by class is asked for.
+        UserError: the images do not give that many, or lie in no class folders where a kind needs classes.
     """
-    asked = label.train if side == "train" else label.valid
-    images = int(corpus.on(side).sum())
+    images = int(pool.in_split(split).sum())
     if images < 3:
         raise UserError(
-            f"{images} of {len(corpus.ids)} images are for {side} triplets; a triplet needs 3: "
+            f"{images} of {len(pool.ids)} images are for {split} triplets; a triplet needs 3: "
             "change --label.held-out, or add images"
         )
-    plan, note = _plan(label, corpus, asked, side), ""
-    if side == "valid":
-        plan, note = _possible(plan, corpus.groups("cluster", side), images)
+
+    plan = _mixture_plan(pool, split, count, weights)
+    warning = ""
+    if split == "valid":
+        plan, warning = _reduced_plan(plan, pool.groups("cluster", split), images)
+
     try:
-        return Drawn(corpus.ids[sampling.mixture(plan, seed, SIDES.index(side))], note)
+        positions = sampling.mixture([*plan], seed, SPLITS.index(split))
     except sampling.Exhausted as error:
         raise UserError(
-            f"--label.{side} {asked}: the {images} images for it give only {error.found} distinct triplets of kind "
+            f"--label.{split} {count}: the {images} images for it give only {error.found} distinct triplets of kind "
             f"{error.kind!r}: lower it, mix in --label.uniform, or add images"
         ) from error
+    return SampledTriplets(pool.ids[positions], warning)
 
 
-Plan = list[tuple[str, sampling.Groups, int]]
+def _mixture_plan(pool: ImagePool, split: Split, count: int, weights: Mapping[str, float]) -> list[_PlanEntry]:
+    """Share the count among the kinds in proportion to their weights."""
+    by_kind = {name: float(weights[name]) for name in TRIPLET_KINDS}
+    if not sum(by_kind.values()):
+        raise UserError("all kinds of triplets have weight 0: give one a weight, as in --label.cluster-border 1")
+
+    plan = []
+    for name, number in sampling.shares(by_kind, count).items():
+        if not by_kind[name]:
+            continue
+        kind = TRIPLET_KINDS[name]
+        if kind.grouping == "class" and len(np.unique(pool.classes)) < 2:
+            raise UserError("kinds by class need images in two or more class folders: use the kinds by cluster")
+        plan.append(_PlanEntry(kind.sampler, pool.groups(kind.grouping, split), number))
+    return plan
 
 
-def _plan(label: Label, corpus: SampledCorpus, asked: int, side: Side) -> Plan:
-    """How many triplets of which kind from which groups."""
-    weights = {name: float(getattr(label, name)) for name in KINDS}
-    if not sum(weights.values()):
-        raise UserError("all kinds of draw have weight 0: give one, say --label.cluster-border 1")
-    counts = {name: n for name, n in sampling.shares(weights, asked).items() if weights[name]}
-    if any(KINDS[name][1] == "class" for name in counts) and len(np.unique(corpus.classes)) < 2:
-        raise UserError("draws by class need images in two or more class folders: use the draws by cluster")
-    return [(KINDS[name][0], corpus.groups(KINDS[name][1], side), n) for name, n in counts.items()]
+def _reduced_plan(plan: list[_PlanEntry], all_images: sampling.Groups, images: int) -> tuple[list[_PlanEntry], str]:
+    """A validation plan reduced to what its few images can give; triplets of any kind if they give none of these."""
+    reduced = []
+    for entry in plan:
+        possible = sampling.count(entry.sampler, entry.groups)
+        reduced.append(entry._replace(number=min(entry.number, possible)))
 
-
-def _possible(plan: Plan, everything: sampling.Groups, images: int) -> tuple[Plan, str]:
-    """A validation draw cut down to what its few images can give; triplets of any kind if they give none of these."""
-    cut = [(kind, groups, min(n, sampling.count(kind, groups))) for kind, groups, n in plan]
-    asked, found = sum(n for *_, n in plan), sum(n for *_, n in cut)
-    if found == asked:
+    wanted = sum(entry.number for entry in plan)
+    available = sum(entry.number for entry in reduced)
+    if available == wanted:
         return plan, ""
-    if found:
-        return cut, f"the {images} images set aside for validation give {found:,} triplets, not the {asked:,} asked for"
-    anything = min(asked, sampling.count("uniform", everything))
-    note = f"the {images} images set aside for validation give no triplet of the kinds asked for: any three are taken"
-    return [("uniform", everything, anything)], note
+    if available:
+        warning = (
+            f"the {images} images set aside for validation give {available:,} triplets, not the {wanted:,} asked for"
+        )
+        return reduced, warning
+
+    anything = min(wanted, sampling.count("uniform", all_images))
+    warning = (
+        f"the {images} images set aside for validation give no triplet of the kinds asked for: any three are taken"
+    )
+    return [_PlanEntry("uniform", all_images, anything)], warning

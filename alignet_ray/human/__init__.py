@@ -1,1 +1,1 @@
-"""What people said: odd-one-out responses, similarity matrices, and the objects that they are about."""
+"""Human data: odd-one-out responses, similarity matrices, and the annotated objects that they are about."""

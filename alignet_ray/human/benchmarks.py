@@ -1,7 +1,6 @@
-"""Judgements that did not make the run, on images that it embeds: odd-one-out answers with levels, and choices
-between two.
+"""Human benchmarks for evaluation only: odd-one-out responses (Levels) and two-alternative choices (NIGHTS).
 
-Files name images by their path under the judged objects' images; image_ids come from the listing.
+Their files name images by path under the annotated objects' images; the listing turns paths into image_ids.
 """
 
 import io
@@ -13,20 +12,35 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from jaxtyping import Float, Int
 
-from alignet_ray.errors import UserError
-from alignet_ray.human.responses import content, read_answers
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.human.responses import read_responses
+from alignet_ray.store import read_bytes
+
+CHOICE_COLUMNS = ("ref_path", "left_path", "right_path", "left_vote", "right_vote")
+"""Columns of a two-alternative file, as NIGHTS names them."""
 
 
-class ImageAnswers(NamedTuple):
-    """Odd-one-out answers: image_ids (pair, pair, odd), levels, and response times (NaN where unknown)."""
+class ImageResponses(NamedTuple):
+    """Odd-one-out responses about images.
+
+    Attributes:
+        triplets: image_ids (pair, pair, odd).
+        levels: kind of each triplet; empty where the file does not say.
+        times: response times in ms; NaN where unknown.
+    """
 
     triplets: Int[np.ndarray, "n 3"]
     levels: list[str]
     times: Float[np.ndarray, " n"]
 
 
-class Choices(NamedTuple):
-    """Which of two images is more like a reference: image_ids, and the share of people who say the left one."""
+class TwoAlternativeChoices(NamedTuple):
+    """Which of two images is more similar to a reference image.
+
+    Attributes:
+        reference, left, right: image_ids.
+        votes_left: share of people who choose the left image.
+    """
 
     reference: Int[np.ndarray, " n"]
     left: Int[np.ndarray, " n"]
@@ -34,53 +48,70 @@ class Choices(NamedTuple):
     votes_left: Float[np.ndarray, " n"]
 
 
-def read_image_answers(path: str, images: Mapping[str, int], columns: Sequence[str] = ()) -> ImageAnswers:
-    """Answers in the neutral table: image0, image1, image2, choice and, if known, level, participant, rt.
+def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Sequence[str] = ()) -> ImageResponses:
+    """Odd-one-out responses with columns image0, image1, image2, choice and, if known, level, participant, rt.
 
     Args:
         path: the file.
-        images: path of an image -> image_id.
+        image_ids: path of an image -> image_id.
         columns: `ours=theirs` where the file's columns have other names.
 
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
-    wrong = [pair for pair in columns if "=" not in pair]
-    if wrong:
-        raise UserError(f"evaluate.columns: {wrong[0]!r} is not OURS=THEIRS, as in image0=reference")
-    found = read_answers(path, dict(pair.split("=", 1) for pair in columns))
-    if not found.items:
+    names: dict[str, str] = {}
+    for pair in columns:
+        ours, separator, theirs = pair.partition("=")
+        if not separator:
+            raise UserError(f"evaluate.columns: {pair!r} is not OURS=THEIRS, as in image0=reference")
+        names[ours] = theirs
+
+    responses = read_responses(path, names)
+    if not responses.object_names:
         raise UserError(f"{path}: image0, image1 and image2 must be paths of images, these are numbers")
-    ids = _ids(list(found.items), images, path)
-    return ImageAnswers(ids[found.triplets], found.table["level"].to_pylist(), found.table["rt"].to_numpy())
+    ids = _ids_of_paths(list(responses.object_names), image_ids, path)
+    return ImageResponses(
+        triplets=ids[responses.triplets],
+        levels=responses.table["level"].to_pylist(),
+        times=responses.table["rt"].to_numpy(),
+    )
 
 
-def read_choices(path: str, images: Mapping[str, int]) -> Choices:
-    """Choices in the layout of NIGHTS: ref_path, left_path, right_path, left_vote, right_vote (shares or counts).
+def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoices:
+    """Two-alternative choices in the layout of NIGHTS; its votes may be shares or counts.
+
+    Args:
+        path: table with the columns `CHOICE_COLUMNS`.
+        image_ids: path of an image -> image_id.
 
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
     try:
-        table = pacsv.read_csv(io.BytesIO(content(path)))
+        table = pacsv.read_csv(io.BytesIO(read_bytes(path)))
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a table: {str(error).splitlines()[0]}") from error
-    names = ("ref_path", "left_path", "right_path", "left_vote", "right_vote")
-    if missing := [name for name in names if name not in table.column_names]:
-        raise UserError(f"{path}: no column {missing[0]!r} among {', '.join(table.column_names)}")
-    reference, left_ids, right_ids = (_ids(table[name].to_pylist(), images, path) for name in names[:3])
-    left, right = (table[name].cast(pa.float64()).to_numpy() for name in names[3:])
-    total = left + right
+        raise UserError(f"{path} is not a table: {first_line(error)}") from error
+    for name in CHOICE_COLUMNS:
+        if name not in table.column_names:
+            raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
+
+    left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
+    total = left_votes + table["right_vote"].cast(pa.float64()).to_numpy()
     if not (np.isfinite(total).all() and (total > 0).all()):
         raise UserError(f"{path}: every row needs left_vote and right_vote, at least one of them above 0")
-    return Choices(reference, left_ids, right_ids, left / total)
+    return TwoAlternativeChoices(
+        reference=_ids_of_paths(table["ref_path"].to_pylist(), image_ids, path),
+        left=_ids_of_paths(table["left_path"].to_pylist(), image_ids, path),
+        right=_ids_of_paths(table["right_path"].to_pylist(), image_ids, path),
+        votes_left=left_votes / total,
+    )
 
 
-def _ids(names: list[str], images: Mapping[str, int], path: str) -> Int[np.ndarray, " n"]:
-    unknown = [name for name in names if name not in images]
+def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:
+    unknown = [path for path in paths if path not in image_ids]
     if unknown:
         raise UserError(
-            f"{path}: {len(unknown)} of {len(names)} images are not among the judged objects' images "
+            f"{file}: {len(unknown)} of {len(paths)} images are not among the annotated objects' images "
             f"(first: {unknown[0]!r}): name them in objects.table"
         )
-    return np.array([images[name] for name in names], dtype=np.int64)
+    return np.array([image_ids[path] for path in paths], dtype=np.int64)

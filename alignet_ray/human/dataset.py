@@ -1,36 +1,40 @@
-"""Features of the judged objects' images beside what people say about the objects, read from two artifacts."""
+"""Features of the annotated objects' images together with the human model of the objects: what `align` learns from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
 import safetensors.numpy
 from jaxtyping import Float32, Int64
 
-from alignet_ray.config import Config
-from alignet_ray.core import alignment, triplet_set
-from alignet_ray.data import embeddings
+from alignet_ray.core import triplet_set
+from alignet_ray.data.embeddings import SharedFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import held_out_ids
 from alignet_ray.store import Artifact
 
-HELD_OUT = 60_000
+HELD_OUT_TRIPLETS = 60_000
 """Largest number of triplets among held-out objects that a score is computed on."""
 
+MIN_OBJECTS = 3
+"""Objects with readable images that each split needs: a triplet has three."""
 
-def human_model(cfg: Config, soften: Artifact) -> triplet_set.HumanModel:
-    """The model of human choices in a soften artifact."""
-    stored = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
-    return triplet_set.HumanModel(stored["mu"], stored["sigma"], cfg.soften.num_samples, cfg.seed)
+ImageRows = Mapping[int, Int64[np.ndarray, " _"]]
+"""Object -> feature rows of its images."""
 
 
-def map_settings(cfg: Config, kind: alignment.MapKind) -> alignment.FitSettings:
-    """The section `align` as the settings of a transform."""
-    names = ("rank", "identity_penalty", "alpha", "tau", "lr", "batch_size", "steps", "patience")
-    return alignment.FitSettings(kind, **{name: getattr(cfg.align, name) for name in names})
+def human_model(soften: Artifact, draws: int, seed: int) -> triplet_set.HumanModel:
+    """The model of human choices in a soften artifact.
+
+    Args:
+        soften: a finished soften artifact.
+        draws, seed: of the posterior, when choice probabilities are computed.
+    """
+    posterior = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
+    return triplet_set.HumanModel(posterior["mu"], posterior["sigma"], draws, seed)
 
 
 def features_model(embed: Artifact) -> dict[str, Any]:
@@ -42,81 +46,106 @@ def features_model(embed: Artifact) -> dict[str, Any]:
 
 
 def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
-    """Per side of the split, the objects that have readable images: object -> positions of its images in `ids`.
+    """Per split, the objects that have readable images: object -> positions of its images in `ids`.
 
-    An image that shows a training object and a held-out one, too, is not shown to training.
+    An image that shows both a training object and a held-out one is not used for training.
 
     Raises:
-        UserError: a side has fewer than three objects.
+        UserError: a split has fewer than three objects.
     """
-    row_of = {int(i): row for row, i in enumerate(ids)}
-    found: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
+    position_of = {int(image_id): position for position, image_id in enumerate(ids)}
     table = soften.read_table("objects.parquet")
     held_out = set(held_out_ids(table).tolist())
+
+    splits: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
     for row in table.to_pylist():
-        hidden = held_out if row["split"] == "train" else set()
-        if rows := [row_of[i] for i in row["image_ids"] if i in row_of and i not in hidden]:
-            found[row["split"]][row["object"]] = np.array(rows)
-    for split, members in found.items():
-        if len(members) < 3:
-            raise UserError(f"{len(members)} {split} objects have readable images; at least 3 are needed")
-    return found
+        image_ids = [image_id for image_id in row["image_ids"] if image_id in position_of]
+        if row["split"] == "train":
+            image_ids = [image_id for image_id in image_ids if image_id not in held_out]
+        if image_ids:
+            splits[row["split"]][row["object"]] = np.array([position_of[image_id] for image_id in image_ids])
+
+    for split, members in splits.items():
+        if len(members) < MIN_OBJECTS:
+            raise UserError(f"{len(members)} {split} objects have readable images; at least {MIN_OBJECTS} are needed")
+    return splits
 
 
 class AlignmentDataset:
-    """What `align` learns from.
+    """Features of the annotated objects' images, and triplets of the objects with human choice probabilities.
 
     Attributes:
-        features: where they lie; another process opens the same copy.
-        x: features of all images, (n, p) float32, memory-mapped.
-        objects: the numbers of the objects with images on each side of the split.
-        images: feature rows of every object.
+        shared: where the features lie; another process opens the same copy.
+        features: of all images, (n, p) float32, memory-mapped.
+        objects: per split, the objects that have images.
+        image_rows: feature rows of every object.
         teacher: model.json of the features.
         human: the model of human choices.
     """
 
-    def __init__(self, cfg: Config, soften: Artifact, embed: Artifact, cache: Path) -> None:
-        self.cfg, self.soften = cfg, soften
-        self.features = embeddings.Features(embed, cache)
-        ids, x = self.features.open()
-        self.x: Float32[np.ndarray, "n p"] = _features(x)
-        self.teacher = features_model(embed)
-        self.human = human_model(cfg, soften)
-        split = split_images(soften, ids)
-        self.objects = {side: list(members) for side, members in split.items()}
-        self.images = {o: rows for members in split.values() for o, rows in members.items()}
+    def __init__(self, soften: Artifact, embed: Artifact, cache: Path, human: triplet_set.HumanModel) -> None:
+        """Open the features.
 
-    @cached_property
-    def answers(self) -> Int64[np.ndarray, "n 3"]:
-        """The answers as people gave them."""
-        table = self.soften.read_parts(columns=["i", "j", "k"])
-        return np.stack([table[c].to_numpy() for c in "ijk"], axis=1)
-
-    def side(self, objects: Sequence[int], limit: int = HELD_OUT) -> triplet_set.TripletSet:
-        """Objects to be judged on: the human model's probabilities."""
-        return triplet_set.soft_targets(objects, self.images, self.human, limit)
-
-    def train_side(self, objects: Sequence[int]) -> triplet_set.TripletSet:
-        """Objects to learn from: the human model's probabilities, or the answers alone.
+        Args:
+            soften: the human responses and the split of objects.
+            embed: embeddings of the objects' images.
+            cache: local folder of shared feature matrices.
+            human: as `human_model` reads it from `soften`.
 
         Raises:
-            UserError: no answer is about three of these objects.
+            UserError: features that are not finite or all the same, or too few objects in a split.
         """
-        if self.cfg.align.objective == "soft":
-            return self.side(objects, self.cfg.align.triplets)
-        side = triplet_set.hard_targets(objects, self.images, self.answers)
-        if len(side.triplets) == 0:
+        self.soften = soften
+        self.human = human
+        self.teacher = features_model(embed)
+        self.shared = SharedFeatures(embed, cache)
+        matrix = self.shared.open()
+        self.features: Float32[np.ndarray, "n p"] = _checked(matrix.features)
+
+        splits = split_images(soften, matrix.ids)
+        self.objects = {split: list(members) for split, members in splits.items()}
+        self.image_rows: dict[int, Int64[np.ndarray, " _"]] = {}
+        for members in splits.values():
+            self.image_rows.update(members)
+
+    @cached_property
+    def responses(self) -> Int64[np.ndarray, "n 3"]:
+        """The human responses, rows (pair, pair, odd)."""
+        table = self.soften.read_parts(columns=["i", "j", "k"])
+        return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
+
+    def soft_triplets(self, objects: Sequence[int], limit: int = HELD_OUT_TRIPLETS) -> triplet_set.TripletSet:
+        """At most `limit` triplets among these objects, with the human model's choice probabilities."""
+        return triplet_set.soft_targets(objects, self.image_rows, self.human, limit)
+
+    def training_triplets(
+        self, objects: Sequence[int], objective: Literal["soft", "hard"], limit: int
+    ) -> triplet_set.TripletSet:
+        """Triplets to learn from.
+
+        Args:
+            objects: training objects.
+            objective: `soft`: at most `limit` triplets with the human model's probabilities; `hard`: the responses.
+            limit: see there.
+
+        Raises:
+            UserError: no response is about three of these objects.
+        """
+        if objective == "soft":
+            return self.soft_triplets(objects, limit)
+        triplets = triplet_set.hard_targets(objects, self.image_rows, self.responses)
+        if len(triplets.triplets) == 0:
             raise UserError(
-                f"align.objective hard needs answers about objects with images: none of {len(self.answers):,} is about "
-                "three training objects; use align.objective soft"
+                f"align.objective hard needs responses about objects with images: none of {len(self.responses):,} is "
+                "about three training objects; use align.objective soft"
             )
-        return side
+        return triplets
 
 
-def _features(x: np.ndarray) -> Float32[np.ndarray, "n p"]:
-    if not np.isfinite(x).all():
-        bad = int((~np.isfinite(x)).any(axis=1).sum())
-        raise UserError(f"{bad} of the objects' embeddings are not finite (NaN or infinity)")
-    if np.ptp(x, axis=0).max() == 0:
+def _checked(features: np.ndarray) -> Float32[np.ndarray, "n p"]:
+    if not np.isfinite(features).all():
+        count = int((~np.isfinite(features)).any(axis=1).sum())
+        raise UserError(f"{count} of the objects' embeddings are not finite (NaN or infinity)")
+    if np.ptp(features, axis=0).max() == 0:
         raise UserError("the objects' embeddings are all the same: does embed.model have trained weights?")
-    return x
+    return features

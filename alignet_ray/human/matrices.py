@@ -1,10 +1,8 @@
-"""Similarity judgements that come as matrices: multi-arrangement (Cichy, King) and pairwise ratings (Peterson).
-
-All reduce to one similarity matrix over a list of images, or one a participant.
-"""
+"""Human similarity matrices from files: multi-arrangement (Cichy, King) and pairwise ratings (Peterson)."""
 
 import io
 import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,81 +11,86 @@ from jaxtyping import Float
 from scipy.spatial.distance import squareform
 
 from alignet_ray.core.similarity import check_matrix
-from alignet_ray.errors import UserError
-from alignet_ray.human.responses import content
+from alignet_ray.data.files import parse_numbers
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.store import read_bytes
 
 Kind = Literal["similarity", "distance"]
+"""What a file's values are; distances d become similarities -d, which keeps every order."""
 
 
-def read_matrix(path: str, kind: Kind, key: str | None = None) -> Float[np.ndarray, "n n"]:
-    """One similarity matrix, larger values meaning more alike.
+def read_matrix(path: str, kind: Kind, variable: str | None = None) -> Float[np.ndarray, "n n"]:
+    """One similarity matrix, larger values meaning more similar; matrices of several participants are averaged.
 
     Args:
         path: .npy, .csv, .txt or .mat file: (n, n), (participants, n, n), or the n (n - 1) / 2 values above a diagonal.
-        kind: what its values are; distances d become -d, which keeps every order.
-        key: variable of a .mat file; None: the only one that can be a matrix.
-
-    Matrices of several participants are averaged.
+        kind: what its values are.
+        variable: variable of a .mat file. Default: the only one that can be a matrix.
 
     Raises:
         UserError: no such file, not one matrix, not square, not symmetric, not finite.
     """
-    return mean(read_people(path, kind, key), path)
+    return mean(read_participants(path, kind, variable), path)
 
 
-def read_people(path: str, kind: Kind, key: str | None = None) -> Float[np.ndarray, "p n m"]:
-    """As `read_matrix`, one matrix a participant (one in all where the file holds one); NaN: pairs not judged.
+def read_participants(path: str, kind: Kind, variable: str | None = None) -> Float[np.ndarray, "p n m"]:
+    """As `read_matrix`, one matrix per participant (one in all where the file holds one); NaN: pairs without a rating.
 
     Raises:
         UserError: as `read_matrix`, naming the first participant whose matrix is wrong.
     """
-    values = np.squeeze(_load(path, key))
+    values = np.squeeze(_load(path, variable))
     if values.ndim == 1:
         try:
             values = squareform(values, checks=False)
         except ValueError as error:
             raise UserError(f"{path}: {len(values)} values are no upper triangle of a matrix") from error
-    people = values[None] if values.ndim == 2 else values
-    if people.ndim != 3:
+
+    matrices = values[None] if values.ndim == 2 else values
+    if matrices.ndim != 3:
         raise UserError(f"{path} has shape {values.shape}: it must be items x items, or participants x items x items")
-    if len(people) > 1:
-        for person, matrix in enumerate(people, start=1):
-            check_matrix(matrix, f"{path}, participant {person},", gaps=True)
-    mean(people, path)
-    return -people if kind == "distance" else people
+    if len(matrices) > 1:
+        for participant, matrix in enumerate(matrices, start=1):
+            check_matrix(matrix, f"{path}, participant {participant},", gaps=True)
+    mean(matrices, path)  # refuses pairs that no participant rated
+    return -matrices if kind == "distance" else matrices
 
 
-def mean(people: Float[np.ndarray, "p n m"], name: str) -> Float[np.ndarray, "n n"]:
-    """The mean over participants, of those who judged a pair.
+def mean(matrices: Float[np.ndarray, "p n m"], name: str) -> Float[np.ndarray, "n n"]:
+    """The mean over the participants who rated a pair.
 
     Raises:
-        UserError: a pair that nobody judged.
+        UserError: a pair that nobody rated.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # pairs that nobody judged are told by the check
-        return check_matrix(np.nanmean(people, axis=0), name)
+        # numpy warns of pairs that nobody rated; the check names them.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return check_matrix(np.nanmean(matrices, axis=0), name)
 
 
-def _load(path: str, key: str | None) -> Float[np.ndarray, "..."]:
-    data = content(path)
+def _load(path: str, variable: str | None) -> Float[np.ndarray, "..."]:
+    data = read_bytes(path)
     try:
         if path.endswith(".mat"):
             stream: Any = io.BytesIO(data)
-            return _pick({k: v for k, v in scipy.io.loadmat(stream).items() if k[0] != "_"}, key, path)
+            return _choose_variable(scipy.io.loadmat(stream), variable, path)
         if path.endswith(".npy"):
-            array = np.load(io.BytesIO(data), allow_pickle=False)
-        else:
-            array = np.loadtxt(io.BytesIO(data), delimiter="," if b"," in data[:10_000] else None, ndmin=2)
-        return np.asarray(array, dtype=np.float64)
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float64)
+        return np.asarray(parse_numbers(data), dtype=np.float64)
     except (ValueError, EOFError, NotImplementedError, TypeError) as error:
-        raise UserError(f"{path} holds no matrix of numbers: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} holds no matrix of numbers: {first_line(error)}") from error
 
 
-def _pick(variables: dict[str, Any], key: str | None, path: str) -> Float[np.ndarray, "..."]:
+def _choose_variable(variables: Mapping[str, Any], wanted: str | None, path: str) -> Float[np.ndarray, "..."]:
     """The matrix among the variables of a .mat file."""
-    found = {k: v for k, v in variables.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fiu" and v.size >= 3}
-    if key is not None and key in found:
-        return np.asarray(found[key], dtype=np.float64)
-    if key is not None or len(found) != 1:
-        raise UserError(f"{path}: name one of its matrices: {', '.join(found) or 'there is none'}")
-    return np.asarray(next(iter(found.values())), dtype=np.float64)
+    matrices: dict[str, np.ndarray] = {}
+    for name, value in variables.items():
+        is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size >= 3
+        if is_numeric and not name.startswith("_"):
+            matrices[name] = value
+
+    if wanted is None and len(matrices) == 1:
+        wanted = next(iter(matrices))
+    if wanted is None or wanted not in matrices:
+        raise UserError(f"{path}: name one of its matrices: {', '.join(matrices) or 'there is none'}")
+    return np.asarray(matrices[wanted], dtype=np.float64)

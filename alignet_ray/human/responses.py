@@ -1,8 +1,8 @@
-"""Files of odd-one-out answers as they are: each layout becomes one typed table, in the file's own counting.
+"""Readers of odd-one-out response files: each published layout becomes one typed table, with the file's object numbers.
 
-Plain rows (THINGS' trainset.txt, VICE's and SPoSE's train_90.npy/.txt): three numbers, pair first, odd one last.
-Rows with a choice (THINGS' csv with response times, its noise-ceiling file, Levels): three objects and the position of
-the odd one, counted from 1; objects may be numbers or names.
+Plain rows (THINGS' trainset.txt, the train_90.npy/.txt of VICE and SPoSE): three numbers, the pair first, the odd one
+last. Rows with a choice (THINGS' csv with response times, its noise-ceiling file, Levels): three objects and the
+position of the odd one, counted from 1; objects may be numbers or names.
 """
 
 import io
@@ -12,38 +12,45 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from alignet_ray.artifacts.schemas import ANSWERS
-from alignet_ray.errors import UserError
-from alignet_ray.store import filesystem
+from alignet_ray.data.files import delimiter_of
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.store import read_bytes
 
 OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2"), ("i", "j", "k"))
 """Headers that name the three objects of a row."""
 
+PARTICIPANT_COLUMNS = ("subject_id", "participant")
+"""Headers that name the participant."""
+
+ODD_LAST = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
+"""Order of the three columns that puts the odd one last, by its position (0, 1 or 2)."""
+
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """A file as it is: three object numbers a row, in the file's own counting.
+    """Odd-one-out responses as a file states them, with object numbers in the file's own counting.
 
     Attributes:
-        table: schema ANSWERS, numbers as in the file.
-        base: the number that the layout counts from, None where the layout does not say.
-        items: the names of the objects where the file uses names: object n is items[n].
+        table: schema ANSWERS.
+        base: the number that the layout counts from; None where the layout does not say.
+        object_names: the objects' names where the file uses names: number n means object_names[n].
     """
 
     table: pa.Table
     base: int | None
-    items: tuple[str, ...] = ()
+    object_names: tuple[str, ...] = ()
 
     @property
     def triplets(self) -> Int64[np.ndarray, "n 3"]:
         """Rows (pair, pair, odd)."""
-        return np.stack([self.table[c].to_numpy() for c in "ijk"], axis=1)
+        return np.stack([self.table[column].to_numpy() for column in "ijk"], axis=1)
 
 
-def read_answers(path: str, columns: Mapping[str, str] | None = None) -> ResponseTable:
-    """Any triplet file, unchecked but for its form.
+def read_responses(path: str, columns: Mapping[str, str] | None = None) -> ResponseTable:
+    """Read an odd-one-out file of any known layout; only its form is checked.
 
     Args:
         path: .npy, or text with or without a header.
@@ -53,59 +60,54 @@ def read_answers(path: str, columns: Mapping[str, str] | None = None) -> Respons
     Raises:
         UserError: not a triplet file.
     """
-    data = content(path)
+    data = read_bytes(path)
     if path.endswith(".npy"):
-        return ResponseTable(_table(_npy(data, path)), None)
-    first = data[: data.find(b"\n") + 1 or None].decode(errors="replace").strip()
-    if not first or "\x00" in first:
+        return ResponseTable(_response_table(_read_npy(data, path)), None)
+
+    line_end = data.find(b"\n") + 1 or None
+    header = data[:line_end].decode(errors="replace").strip()
+    if not header or "\x00" in header:
         raise UserError(f"{path} is not a triplet file: expected text with three object numbers a line, or .npy")
-    if any(c.isalpha() for c in first.lower().replace("e+", "").replace("e-", "").replace("nan", "")):
-        return _with_header(data, first, path, columns or {})
-    return _plain(data, first, path)
+
+    # Letters mean column names, except those of numbers such as 1e+03 and nan.
+    without_numbers = header.lower().replace("e+", "").replace("e-", "").replace("nan", "")
+    if any(character.isalpha() for character in without_numbers):
+        return _read_with_header(data, header, path, columns or {})
+    return _read_plain(data, header, path)
 
 
-def content(path: str) -> bytes:
-    """A file's bytes, local or s3://.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    fs, name = filesystem(path)
-    try:
-        with fs.open_input_stream(name, compression=None) as stream:
-            return bytes(stream.read())
-    except (FileNotFoundError, IsADirectoryError, OSError) as error:
-        raise UserError(f"cannot read {path}: no such file") from error
-
-
-def _npy(data: bytes, path: str) -> Int64[np.ndarray, "n 3"]:
+def _read_npy(data: bytes, path: str) -> Int64[np.ndarray, "n 3"]:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a plain .npy array: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a plain .npy array: {first_line(error)}") from error
     if array.ndim != 2 or array.shape[1] != 3:
         raise UserError(f"{path}: a triplet file has three columns, this has shape {array.shape}")
-    return _whole(array, path)
+    return _as_integers(array, path)
 
 
-def _whole(array: np.ndarray, path: str) -> Int64[np.ndarray, "n c"]:
+def _as_integers(array: np.ndarray, path: str) -> Int64[np.ndarray, "n c"]:
     """Numbers as int64; floats only where they are whole."""
-    if array.dtype.kind not in "iu":
-        if array.dtype.kind != "f":
-            raise UserError(f"{path}: object numbers must be whole numbers, these are {array.dtype}")
-        bad = ~(np.isfinite(array).all(axis=1) & (array == np.round(array)).all(axis=1))
-        if bad.any():
-            raise UserError(f"{path}: line {_line(bad)} holds a number that is not whole: this is no triplet file")
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    if array.dtype.kind != "f":
+        raise UserError(f"{path}: object numbers must be whole numbers, these are {array.dtype}")
+    is_whole = np.isfinite(array).all(axis=1) & (array == np.round(array)).all(axis=1)
+    if not is_whole.all():
+        line = first_row(~is_whole)
+        raise UserError(f"{path}: line {line} holds a number that is not whole: this is no triplet file")
     return array.astype(np.int64)
 
 
-def _plain(data: bytes, first: str, path: str) -> ResponseTable:
-    """Numbers without a header: three columns, or objects, choice and what else there is (THINGS' noise ceiling)."""
-    delimiter = next((d for d in ("\t", ",", ";") if d in first), " ")
-    columns = len(first.split(None if delimiter == " " else delimiter))
-    if columns < 3:
-        raise UserError(f"{path}: a triplet file has three columns, its first line has {columns}: {first[:60]!r}")
-    names = [f"c{n}" for n in range(columns)]
+def _read_plain(data: bytes, header: str, path: str) -> ResponseTable:
+    """Numbers without a header: three columns, or objects, choice and more (THINGS' noise-ceiling file)."""
+    delimiter = delimiter_of(header, " ")
+    separator = None if delimiter == " " else delimiter
+    width = len(header.split(separator))
+    if width < 3:
+        raise UserError(f"{path}: a triplet file has three columns, its first line has {width}: {header[:60]!r}")
+
+    names = [f"c{number}" for number in range(width)]
     try:
         table = pacsv.read_csv(
             io.BytesIO(data),
@@ -113,86 +115,108 @@ def _plain(data: bytes, first: str, path: str) -> ResponseTable:
             pacsv.ParseOptions(delimiter=delimiter),
             pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.float64()), null_values=[]),
         )
-        numbers = np.stack([c.to_numpy() for c in table.columns], axis=1)
-    except pa.ArrowInvalid:  # several spaces in a row, or a wrong line: numpy says where
-        numbers = _loadtxt(data, delimiter, path)
-    if columns == 3:
-        return ResponseTable(_table(_whole(numbers, path)), None)
-    whole = _whole(numbers[:, :4], path)
-    return ResponseTable(_table(_odd_last(whole[:, :3], whole[:, 3], path)), 1)
+        numbers = np.stack([column.to_numpy() for column in table.columns], axis=1)
+    except pa.ArrowInvalid:
+        # Arrow is fast but takes one space for one delimiter; numpy reads runs of spaces and names a wrong line.
+        numbers = _read_slowly(data, separator, path)
+
+    if width == 3:
+        return ResponseTable(_response_table(_as_integers(numbers, path)), None)
+    rows = _as_integers(numbers[:, :4], path)
+    return ResponseTable(_response_table(_odd_last(rows[:, :3], rows[:, 3], path)), 1)
 
 
-def _loadtxt(data: bytes, delimiter: str, path: str) -> np.ndarray:
+def _read_slowly(data: bytes, separator: str | None, path: str) -> np.ndarray:
     try:
-        return np.loadtxt(io.BytesIO(data), delimiter=None if delimiter == " " else delimiter, ndmin=2)
+        return np.loadtxt(io.BytesIO(data), delimiter=separator, ndmin=2)
     except ValueError as error:
-        raise UserError(f"{path} is not a triplet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a triplet file: {first_line(error)}") from error
 
 
-def _with_header(data: bytes, first: str, path: str, columns: Mapping[str, str]) -> ResponseTable:
+def _read_with_header(data: bytes, header: str, path: str, columns: Mapping[str, str]) -> ResponseTable:
     """Named columns: THINGS' csv with response times, or the neutral table of Levels."""
-    delimiter = next((d for d in ("\t", ",", ";") if d in first), " ")
     try:
-        table = pacsv.read_csv(io.BytesIO(data), parse_options=pacsv.ParseOptions(delimiter=delimiter))
+        parse = pacsv.ParseOptions(delimiter=delimiter_of(header, " "))
+        table = pacsv.read_csv(io.BytesIO(data), parse_options=parse)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a table: {str(error).splitlines()[0]}") from error
-    ours = {theirs.lower(): name for name, theirs in columns.items()}
-    names = {ours.get(name.lower(), name.lower()): name for name in table.column_names}
-    if missing := [theirs for theirs in columns.values() if theirs.lower() not in map(str.lower, table.column_names)]:
-        raise UserError(f"{path}: no column {missing[0]!r} among {', '.join(table.column_names)}")
-    objects = next((c for c in OBJECT_COLUMNS if all(name in names for name in c)), None)
-    if objects is None:
+        raise UserError(f"{path} is not a table: {first_line(error)}") from error
+
+    names = _our_column_names(table.column_names, columns, path)
+    object_columns = next((group for group in OBJECT_COLUMNS if names.keys() >= set(group)), None)
+    if object_columns is None:
         raise UserError(f"{path}: no columns image1, image2, image3 (or i, j, k) among {', '.join(table.column_names)}")
-    triplets, items = _items([table[names[c]] for c in objects], path)
+
+    triplets, object_names = _number_objects([table[names[column]] for column in object_columns], path)
     if "choice" in names:
-        triplets = _odd_last(triplets, _whole(table[names["choice"]].to_numpy()[:, None], path)[:, 0], path)
-    person = next((names[n] for n in ("subject_id", "participant") if n in names), None)
-    base = 0 if items else 1 if objects[0] == "image1" else None
-    return ResponseTable(_table(triplets, table, person, names.get("rt"), names.get("level")), base, items)
+        choice = _as_integers(table[names["choice"]].to_numpy()[:, None], path)[:, 0]
+        triplets = _odd_last(triplets, choice, path)
+
+    extra = {"rt": names.get("rt"), "level": names.get("level"), "participant": None}
+    for column in PARTICIPANT_COLUMNS:
+        extra["participant"] = extra["participant"] or names.get(column)
+    known = {ours: table[theirs] for ours, theirs in extra.items() if theirs is not None}
+    base = _base_of_layout(object_columns, object_names)
+    return ResponseTable(_response_table(triplets, known), base, object_names)
 
 
-def _items(columns: list[pa.ChunkedArray], path: str) -> tuple[Int64[np.ndarray, "n 3"], tuple[str, ...]]:
-    """Object numbers; names (of images, say) are numbered in alphabetical order, and returned."""
-    if not any(pa.types.is_string(c.type) for c in columns):
-        return _whole(np.stack([c.to_numpy() for c in columns], axis=1), path), ()
-    text = np.stack([np.asarray(c.cast(pa.string()).fill_null("").to_pylist()) for c in columns], axis=1)
-    if (text == "").any():
-        raise UserError(f"{path}: line {_line((text == '').any(axis=1)) + 1} leaves an object out")
-    items, numbers = np.unique(text, return_inverse=True)
-    return numbers.reshape(text.shape).astype(np.int64), tuple(items.tolist())
+def _our_column_names(theirs: list[str], columns: Mapping[str, str], path: str) -> dict[str, str]:
+    """Our lower-case name of every column -> the file's own name."""
+    lower = [name.lower() for name in theirs]
+    for wanted in columns.values():
+        if wanted.lower() not in lower:
+            raise UserError(f"{path}: no column {wanted!r} among {', '.join(theirs)}")
+    renamed = {wanted.lower(): ours for ours, wanted in columns.items()}
+    return {renamed.get(key, key): name for key, name in zip(lower, theirs, strict=True)}
+
+
+def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ...]) -> int | None:
+    """What the numbers of a table count from: names are numbered from 0, and THINGS' image1 to image3 from 1."""
+    if object_names:
+        return 0
+    return 1 if object_columns[0] == "image1" else None
+
+
+def _number_objects(columns: list[pa.ChunkedArray], path: str) -> tuple[Int64[np.ndarray, "n 3"], tuple[str, ...]]:
+    """Object numbers, and the objects' names where the columns hold names, numbered in alphabetical order."""
+    if not any(pa.types.is_string(column.type) for column in columns):
+        return _as_integers(np.stack([column.to_numpy() for column in columns], axis=1), path), ()
+
+    texts = [np.asarray(column.cast(pa.string()).fill_null("").to_pylist()) for column in columns]
+    names = np.stack(texts, axis=1)
+    is_empty = (names == "").any(axis=1)
+    if is_empty.any():
+        raise UserError(f"{path}: line {first_row(is_empty) + 1} leaves an object out")
+    object_names, numbers = np.unique(names, return_inverse=True)
+    return numbers.reshape(names.shape).astype(np.int64), tuple(object_names.tolist())
 
 
 def _odd_last(
     objects: Int64[np.ndarray, "n 3"], choice: Int64[np.ndarray, " n"], path: str
 ) -> Int64[np.ndarray, "n 3"]:
     """Rows with the odd one last; choice is its position, counted from 1."""
-    wrong = (choice < 1) | (choice > 3)
-    if wrong.any():
-        raise UserError(f"{path}: line {_line(wrong)}: choice {choice[wrong][0]} is not a position 1, 2 or 3")
-    others = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])[choice - 1]
-    return np.take_along_axis(objects, others, axis=1)
+    is_wrong = (choice < 1) | (choice > 3)
+    if is_wrong.any():
+        line = first_row(is_wrong)
+        raise UserError(f"{path}: line {line}: choice {choice[is_wrong][0]} is not a position 1, 2 or 3")
+    return np.take_along_axis(objects, ODD_LAST[choice - 1], axis=1)
 
 
-def _table(
-    triplets: Int64[np.ndarray, "n 3"],
-    extra: pa.Table | None = None,
-    person: str | None = None,
-    rt: str | None = None,
-    level: str | None = None,
-) -> pa.Table:
-    def text(name: str | None) -> pa.Array | pa.ChunkedArray:
-        if extra is None or name is None:
-            return pa.repeat(pa.scalar(""), len(triplets))
-        return extra[name].cast(pa.string()).fill_null("")
-
-    seconds = (
-        np.full(len(triplets), np.nan)
-        if extra is None or rt is None
-        else extra[rt].cast(pa.float64()).fill_null(np.nan)
-    )
-    return pa.table([*triplets.T.copy(), text(person), seconds, text(level)], schema=ANSWERS)
+def _response_table(triplets: Int64[np.ndarray, "n 3"], known: Mapping[str, pa.ChunkedArray] | None = None) -> pa.Table:
+    """Schema ANSWERS; `known` holds the columns participant, rt and level that the file has."""
+    known = known or {}
+    columns: dict[str, pa.Array | pa.ChunkedArray | np.ndarray] = {
+        "participant": pa.repeat(pa.scalar(""), len(triplets)),
+        "rt": np.full(len(triplets), np.nan),
+        "level": pa.repeat(pa.scalar(""), len(triplets)),
+    }
+    for name, values in known.items():
+        if name == "rt":
+            columns[name] = values.cast(pa.float64()).fill_null(np.nan)
+        else:
+            columns[name] = values.cast(pa.string()).fill_null("")
+    return pa.table([*triplets.T.copy(), *columns.values()], schema=ANSWERS)
 
 
-def _line(bad: np.ndarray) -> int:
-    """First true row, counted from 1."""
-    return int(bad.argmax()) + 1
+def first_row(selected: Bool[np.ndarray, " n"]) -> int:
+    """Number of the first selected row, counted from 1, for messages about a file."""
+    return int(selected.argmax()) + 1

@@ -1,7 +1,8 @@
-"""Human judgements in our own counting, checked: rows (pair, pair, odd) of object numbers, embeddings, orders.
+"""Human odd-one-out triplets with 0-based object ids, checked: rows (pair, pair, odd), embeddings and object orders.
 
-Published files count objects from 0 or from 1 and in more than one order, so a reader decides, and checks itself
-against a reference embedding wherever there is one: a wrong base or order is refused, never used.
+Published files count objects from 0 or from 1, put the odd one in different columns and number objects in different
+orders. Wherever there is a reference embedding, the rows are checked against it, so that a wrong reading is refused
+instead of used.
 """
 
 import io
@@ -9,14 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from alignet_ray.core import vice
-from alignet_ray.errors import UserError
-from alignet_ray.human.responses import ResponseTable, content, read_answers
+from alignet_ray.data.files import parse_numbers
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.human.responses import ResponseTable, first_row, read_responses
+from alignet_ray.store import read_bytes
 
-CHECKED = 100_000
-"""Rows that a file is checked on against a reference embedding."""
+CHECKED_ROWS = 100_000
+"""Rows of a file that are compared with a reference embedding."""
+
+CHANCE = 1 / 3
+"""Agreement of a random choice among three pairs."""
 
 
 def read_triplets(
@@ -27,59 +33,54 @@ def read_triplets(
     order: Int64[np.ndarray, " m"] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Int64[np.ndarray, "n 3"]:
-    """Rows (pair, pair, odd) of object numbers 0..m-1, checked.
+    """Rows (pair, pair, odd) of object ids 0..m-1, checked.
 
     Args:
         path: .txt, .csv, .tsv or .npy file, local or s3://.
         objects: m, where it is known.
-        base: what the file counts from (0 or 1); None: the layout or the numbers say.
-        reference: embedding of the m objects that must predict the answers about as well as its own probabilities
-            promise.
-        order: for every number of the file (from 0), the object's row: for files in an older order of objects.
+        base: what the file counts from (0 or 1). Default: what the layout or the numbers say.
+        reference: embedding of the m objects, whose agreement with the responses must be near what its own choice
+            probabilities promise.
+        order: the object id that each number of the file (from 0) means: for files in an older order of objects.
         columns: our column names -> the file's, where they differ.
 
     Raises:
-        UserError: the file is missing or no triplet file, counts past the objects, repeats an object in a row, or is at
-            odds with the reference; the message says which reading would fit.
+        UserError: the file is missing or no triplet file, names objects that do not exist, repeats an object in a row,
+            or disagrees with the reference; the message says which reading would fit.
     """
-    answers = read_answers(path, columns)
-    return settle(answers, path, objects, base, reference, order)
+    responses = read_responses(path, columns)
+    return to_object_ids(responses, path, objects, base, reference, order)
 
 
-def settle(
-    answers: ResponseTable,
+def to_object_ids(
+    responses: ResponseTable,
     path: str,
     objects: int | None = None,
     base: int | None = None,
     reference: Float[np.ndarray, "m d"] | None = None,
     order: Int64[np.ndarray, " m"] | None = None,
 ) -> Int64[np.ndarray, "n 3"]:
-    """The rows in the project's own counting; arguments and errors as in `read_triplets`."""
-    rows = answers.triplets
-    if len(rows) == 0:
+    """The responses with 0-based object ids; arguments and errors as in `read_triplets`."""
+    numbers = responses.triplets
+    if len(numbers) == 0:
         raise UserError(f"{path} holds no triplets")
-    low, high = int(rows.min()), int(rows.max())
-    if low < 0:
-        raise UserError(f"{path}: line {_line(rows.min(axis=1) < 0)} names object {low}; objects count from 0 or 1")
-    objects = len(order) if order is not None else len(reference) if reference is not None else objects
-    start = _start(low, high, objects, base if base is not None else answers.base)
-    if start > low:
-        raise UserError(
-            f"{path}: line {_line(rows.min(axis=1) < start)} names object {low}, but it should count from 1"
-        )
-    rows = rows - start
-    if objects is not None and high - start >= objects:
-        line = _line(rows.max(axis=1) >= objects)
-        raise UserError(
-            f"{path}: line {line} names object {high}, but there are {objects} objects, counted from {start}: "
-            "is this file about other objects?"
-        )
-    repeated = (rows[:, 0] == rows[:, 1]) | (rows[:, 0] == rows[:, 2]) | (rows[:, 1] == rows[:, 2])
-    if repeated.any():
-        raise UserError(
-            f"{path}: {repeated.sum():,} rows repeat an object (first: line {_line(repeated)}); remove them"
-        )
-    rows = rows if order is None else order[rows]
+
+    # An order or a reference states the number of objects more reliably than the caller can.
+    if order is not None:
+        objects = len(order)
+    elif reference is not None:
+        objects = len(reference)
+    if base is None:
+        base = responses.base
+    if base is None:
+        base = detect_base(int(numbers.min()), int(numbers.max()), objects)
+
+    _require_in_range(numbers, base, objects, path)
+    rows = numbers - base
+    _require_distinct(rows, path)
+
+    if order is not None:
+        rows = order[rows]
     if reference is not None:
         if int(rows.max()) >= len(reference):
             raise UserError(f"{path}: --human.order leads to row {rows.max()}, the embedding has {len(reference)}")
@@ -87,9 +88,45 @@ def settle(
     return np.ascontiguousarray(rows)
 
 
+def detect_base(lowest: int, highest: int, objects: int | None) -> int:
+    """What numbers from `lowest` to `highest` count from: 1 only where no other reading is possible."""
+    return int(lowest >= 1 and objects is not None and highest == objects)
+
+
+def _require_in_range(numbers: Int64[np.ndarray, "n 3"], base: int, objects: int | None, path: str) -> None:
+    """Refuse numbers below `base`, or beyond the number of objects where that is known."""
+    lowest = int(numbers.min())
+    highest = int(numbers.max())
+    if lowest < 0:
+        line = first_row(numbers.min(axis=1) < 0)
+        raise UserError(f"{path}: line {line} names object {lowest}; objects count from 0 or 1")
+    if lowest < base:
+        line = first_row(numbers.min(axis=1) < base)
+        raise UserError(f"{path}: line {line} names object {lowest}, but it should count from 1")
+    if objects is not None and highest - base >= objects:
+        line = first_row(numbers.max(axis=1) - base >= objects)
+        raise UserError(
+            f"{path}: line {line} names object {highest}, but there are {objects} objects, counted from {base}: "
+            "is this file about other objects?"
+        )
+
+
+def _require_distinct(rows: Int64[np.ndarray, "n 3"], path: str) -> None:
+    first, second, third = rows.T
+    repeated: Bool[np.ndarray, " n"] = (first == second) | (first == third) | (second == third)
+    if repeated.any():
+        line = first_row(repeated)
+        raise UserError(f"{path}: {repeated.sum():,} rows repeat an object (first: line {line}); remove them")
+
+
 @dataclass(frozen=True)
 class Plausibility:
-    """How well an embedding predicts answers (fractions): what it does, and what its own probabilities promise."""
+    """How well an embedding predicts responses.
+
+    Attributes:
+        agreement: share of the responses that it predicts.
+        expected: share that its own choice probabilities promise.
+    """
 
     agreement: float
     expected: float
@@ -97,104 +134,101 @@ class Plausibility:
     @property
     def good(self) -> bool:
         """Whether the agreement is nearer to the promise than to chance."""
-        return self.agreement > (1 / 3 + self.expected) / 2
+        return self.agreement > (CHANCE + self.expected) / 2
+
+    @property
+    def below_chance(self) -> bool:
+        """Whether the agreement is nearer to what a wrong column gives than to chance."""
+        opposite = (1 - self.expected) / 2
+        return self.agreement < (CHANCE + opposite) / 2
 
 
 def plausibility(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> Plausibility:
-    """Compare answers with a reference embedding, on at most `CHECKED` rows spread over the file."""
-    some = rows[:: max(1, len(rows) // CHECKED)]
-    p = vice.choice_probabilities(reference.astype(np.float32), np.zeros(reference.shape, np.float32), some, 1, 0)
-    top = p.max(axis=1, keepdims=True)
-    hits = (p[:, 0] == top[:, 0]) / (p == top).sum(axis=1)  # a guess among equals
-    return Plausibility(float(hits.mean()), float(top.mean()))
+    """Compare responses with a reference embedding, on at most `CHECKED_ROWS` rows spread over the file."""
+    step = max(1, len(rows) // CHECKED_ROWS)
+    embedding = reference.astype(np.float32)
+    probabilities = vice.choice_probabilities(embedding, np.zeros_like(embedding), rows[::step], 1, 0)
+    best = probabilities.max(axis=1, keepdims=True)
+    # Among pairs that tie for the best, the prediction is a guess.
+    hits = (probabilities[:, 0] == best[:, 0]) / (probabilities == best).sum(axis=1)
+    return Plausibility(float(hits.mean()), float(best.mean()))
 
 
 def require_plausible(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"], path: str) -> None:
-    """Refuse answers that the reference does not predict.
+    """Refuse responses that the reference does not predict.
 
     Raises:
         UserError: with the readings of the file that would fit.
     """
-    found = plausibility(rows, reference)
-    if not found.good:
+    result = plausibility(rows, reference)
+    if not result.good:
         raise UserError(
-            f"{path}: the reference embedding predicts {found.agreement:.1%} of its rows, "
-            f"{found.expected:.1%} expected: {fitting_readings(rows, reference)}"
+            f"{path}: the reference embedding predicts {result.agreement:.1%} of its rows, "
+            f"{result.expected:.1%} expected: {fitting_readings(rows, reference)}"
         )
 
 
 def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> str:
-    """Which other reading of rows (counted from 0) the reference embedding would predict, as advice."""
-    m = len(reference)
+    """Which other reading of rows (counted from 0) the reference embedding would predict, as advice to the user."""
     readings = {
         "count from 1 (read it with --human.base 1)": rows - 1,
         "count from 0 (read it with --human.base 0)": rows + 1,
         "put the odd one first (it must be last)": rows[:, [1, 2, 0]],
         "put the odd one in the middle (it must be last)": rows[:, [0, 2, 1]],
     }
-    found = {
-        text: plausibility(other[inside], reference)
-        for text, other in readings.items()
-        if (inside := (other >= 0).all(axis=1) & (other < m).all(axis=1)).mean() > 0.9
-    }
-    fits = [text for text, plausible in found.items() if plausible.good]
-    if fits:
-        return f"it seems to {' or to '.join(fits)}"
+    results: dict[str, Plausibility] = {}
+    for text, reading in readings.items():
+        inside = ((reading >= 0) & (reading < len(reference))).all(axis=1)
+        if inside.mean() > 0.9:
+            results[text] = plausibility(reading[inside], reference)
+
+    fitting = [text for text, result in results.items() if result.good]
+    if fitting:
+        return f"it seems to {' or to '.join(fitting)}"
+
     # A column that rarely holds the odd one tells mixed columns from objects in another order, where all are at chance.
-    columns = [plausibility(rows, reference), *found.values()]
-    if any(c.agreement < (1 / 3 + (1 - c.expected) / 2) / 2 for c in columns):
+    columns = [plausibility(rows, reference), *results.values()]
+    if any(result.below_chance for result in columns):
         return "the odd one is not always in the same column (it must be last in every row)"
     return "its objects are probably in another order (--human.order), or they are other objects"
 
 
 def read_embedding(path: str) -> Float32[np.ndarray, "m d"]:
-    """A published human embedding: .npy, or text with one row an object.
+    """A published human embedding: .npy, or text with one row per object.
 
     Raises:
         UserError: missing, not a finite (m, d) matrix, or all zero.
     """
-    data = content(path)
+    data = read_bytes(path)
     try:
         if path.endswith(".npy"):
-            x = np.load(io.BytesIO(data), allow_pickle=False)
+            values = np.load(io.BytesIO(data), allow_pickle=False)
         else:
-            x = np.loadtxt(io.BytesIO(data), delimiter="," if b"," in data[:1000] else None, ndmin=2)
-        x = np.asarray(x, dtype=np.float32)
+            values = parse_numbers(data)
+        embedding = np.asarray(values, dtype=np.float32)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is not an embedding: {str(error).splitlines()[0]}") from error
-    if x.ndim != 2 or x.shape[0] < 3:
-        raise UserError(f"{path}: an embedding has one row an object, this has shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise UserError(f"{path}: {int((~np.isfinite(x)).any(axis=1).sum())} rows are not finite (NaN or infinity)")
-    if not x.any():
-        raise UserError(f"{path}: the embedding is zero everywhere; it would call every choice a toss-up")
-    return x
+        raise UserError(f"{path} is not an embedding: {first_line(error)}") from error
+
+    if embedding.ndim != 2 or embedding.shape[0] < 3:
+        raise UserError(f"{path}: an embedding has one row an object, this has shape {embedding.shape}")
+    if not np.isfinite(embedding).all():
+        count = int((~np.isfinite(embedding)).any(axis=1).sum())
+        raise UserError(f"{path}: {count} rows are not finite (NaN or infinity)")
+    if not embedding.any():
+        raise UserError(f"{path}: the embedding is zero everywhere: every choice would be equally likely")
+    return embedding
 
 
 def read_order(path: str) -> Int64[np.ndarray, " m"]:
-    """An order of objects: one row number a line.
+    """An order of objects: one object id a line.
 
     Raises:
         UserError: not whole numbers, or one of them twice.
     """
     try:
-        order = np.loadtxt(io.BytesIO(content(path)), dtype=np.int64, ndmin=1)
+        order = np.loadtxt(io.BytesIO(read_bytes(path)), dtype=np.int64, ndmin=1)
     except ValueError as error:
         raise UserError(f"{path}: an order of objects has one row number a line: {error}") from error
     if order.ndim != 1 or len(np.unique(order)) != len(order) or order.min() < 0:
         raise UserError(f"{path}: an order of objects names every row number once")
     return order
-
-
-def detect_base(low: int, high: int, objects: int | None) -> int:
-    """What numbers from `low` to `high` count from: 1 only if no other reading is possible."""
-    return int(low >= 1 and objects is not None and high == objects)
-
-
-def _start(low: int, high: int, objects: int | None, given: int | None) -> int:
-    return given if given is not None else detect_base(low, high, objects)
-
-
-def _line(bad: np.ndarray) -> int:
-    """First true row, counted from 1."""
-    return int(bad.argmax()) + 1

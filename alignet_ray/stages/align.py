@@ -9,12 +9,12 @@ import pyarrow as pa
 from alignet_ray import runtime
 from alignet_ray.artifacts import transforms
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, teacher_metrics
+from alignet_ray.core import alignment, teacher_metrics, triplet_set
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
-from alignet_ray.data.embeddings import Features
-from alignet_ray.human.dataset import AlignmentDataset, features_model, map_settings
-from alignet_ray.human.objects import images_uri
+from alignet_ray.data.embeddings import SharedFeatures
+from alignet_ray.human.dataset import AlignmentDataset, features_model, human_model
+from alignet_ray.human.objects import images_folder
 from alignet_ray.stages import Work, finetune_teacher, hparam_search
 
 VERSION = 5
@@ -46,7 +46,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     if cfg.align.map != "network":
         return []
     files = [file for _, _, file in (name.partition("@") for name in cfg.embed.model) if file]
-    return [images_uri(cfg), *files]
+    return [images_folder(cfg.objects.path, cfg.corpus.path), *files]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -69,29 +69,44 @@ def run(work: Work) -> None:
         _conclude(work, found)
         return
     cache = runtime.state_dir(work.cfg) / "cache"
-    judged = AlignmentDataset(work.cfg, work.parents["soften"], work.parents["embed@objects"], cache)
+    soften = work.parents["soften"]
+    human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
+    judged = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)
     settings = map_settings(work.cfg, work.cfg.align.map)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     parts, pairs = _parts(work, judged), []
     if parts:
         rest = [[o for other in parts if other is not part for o in other] for part in parts]
-        pairs = [(judged.train_side(a), judged.side(b)) for a, b in zip(rest, parts, strict=True)]
+        pairs = [
+            (_training_triplets(work, judged, a), judged.soft_triplets(b)) for a, b in zip(rest, parts, strict=True)
+        ]
         if work.cfg.align.search:
-            settings, tried = hparam_search.search(work, judged.x, pairs, settings)
+            settings, tried = hparam_search.search(work, judged.features, pairs, settings)
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
             bar.add(int(row["step"]) - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
             work.tracker.log_batch({f"align_{k}": v for k, v in row.items() if k != "step"}, int(row["step"]))
 
-        train, valid = judged.train_side(judged.objects["train"]), judged.side(judged.objects["validation"])
-        fitted = alignment.fit(judged.x, train, valid, settings, work.cfg.seed, report)
+        train = _training_triplets(work, judged, judged.objects["train"])
+        valid = judged.soft_triplets(judged.objects["validation"])
+        fitted = alignment.fit(judged.features, train, valid, settings, work.cfg.seed, report)
     if parts:  # last, so that a sweep can stop a hopeless fit before it
         rows = _cross_validate(work, judged, parts, pairs, settings)
     facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
     facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
     _write(work, judged, fitted.transform, facts)
+
+
+def map_settings(cfg: Config, kind: alignment.MapKind) -> alignment.FitSettings:
+    """The section `align` as the settings of a transform."""
+    names = ("rank", "identity_penalty", "alpha", "tau", "lr", "batch_size", "steps", "patience")
+    return alignment.FitSettings(kind, **{name: getattr(cfg.align, name) for name in names})
+
+
+def _training_triplets(work: Work, judged: AlignmentDataset, objects: list[int]) -> triplet_set.TripletSet:
+    return judged.training_triplets(objects, work.cfg.align.objective, work.cfg.align.triplets)
 
 
 def _parts(work: Work, judged: AlignmentDataset) -> list[list[int]]:
@@ -114,14 +129,14 @@ def _cross_validate(
     import ray
 
     fit = ray.remote(scheduling_strategy="SPREAD")(_fit)  # not inside a trial's own CPU
-    tasks = {fit.remote(judged.features, pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
+    tasks = {fit.remote(judged.shared, pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
     rows, waiting = [], list(tasks)
     with work.screen.progress(len(pairs), "folds") as bar:
         while waiting:
             done, waiting = ray.wait(waiting)
             fold, fitted = tasks[done[0]], ray.get(done[0])
             held = pairs[fold][1]
-            base = float(teacher_metrics.agreement(teacher_metrics.directions(judged.x), held)[0].mean())
+            base = float(teacher_metrics.agreement(teacher_metrics.directions(judged.features), held)[0].mean())
             row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
             rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
             bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
@@ -129,25 +144,25 @@ def _cross_validate(
 
 
 def _fit(
-    features: Features, pair: hparam_search.Fold, settings: alignment.FitSettings, seed: int
+    features: SharedFeatures, pair: hparam_search.Fold, settings: alignment.FitSettings, seed: int
 ) -> alignment.FittedTransform:
-    return alignment.fit(features.open().x, *pair, settings, seed)
+    return alignment.fit(features.open().features, *pair, settings, seed)
 
 
 def _write(work: Work, judged: AlignmentDataset, transform: AffineTransform, facts: dict[str, Any]) -> None:
     """The map in both formats with its provenance, and how well it agrees with people."""
     report = facts | {
-        "width": judged.x.shape[1],
-        "neighbours_kept": teacher_metrics.neighbours_kept(judged.x, transform),
+        "width": judged.features.shape[1],
+        "neighbours_kept": teacher_metrics.neighbours_kept(judged.features, transform),
     }
-    spaces = {"base": teacher_metrics.directions(judged.x), "aligned": transform(judged.x)}
+    spaces = {"base": teacher_metrics.directions(judged.features), "aligned": transform(judged.features)}
     for split in ("validation", "test"):
-        report |= teacher_metrics.report(split, spaces, judged.side(judged.objects[split]), work.cfg.seed)
+        report |= teacher_metrics.report(split, spaces, judged.soft_triplets(judged.objects[split]), work.cfg.seed)
     provenance = {
         "teacher": judged.teacher,
         "map": report["map"],
         "width": report["width"],
-        "features": teacher_metrics.checksum(judged.x),
+        "features": teacher_metrics.checksum(judged.features),
         "objects": judged.objects["train"],
     }
     _save(work, transform, provenance, report)
@@ -177,7 +192,7 @@ def _take_over(work: Work) -> None:
     path = transforms.locate(str(work.cfg.align.from_), work.cfg.store.root)
     stored = transforms.read_transform(path)
     parent = next(a for name, a in work.parents.items() if name.startswith("embed@"))  # the corpus, without judgements
-    if doubt := transforms.doubt(stored, path, features_model(parent)):
-        work.warn(doubt)
+    if warning := transforms.mismatch_warning(stored, path, features_model(parent)):
+        work.warn(warning)
     _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
     work.out.write_table("folds.parquet", FOLDS.empty_table())

@@ -18,10 +18,10 @@ from alignet_ray import runtime
 from alignet_ray.artifacts.schemas import CLUSTERS, check
 from alignet_ray.config import Cluster, Config
 from alignet_ray.core import kmeans
-from alignet_ray.data.embeddings import Matrix, Source
-from alignet_ray.data.triplet_sampling import classes_of
+from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
+from alignet_ray.data.triplet_sampling import class_numbers
 from alignet_ray.errors import UserError
-from alignet_ray.human.objects import held_out_ids, objects_in_corpus
+from alignet_ray.human.objects import held_out_ids
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
@@ -36,7 +36,7 @@ CENTROIDS, HISTORY, CURVE = "centroids.safetensors", "history.json", "curve.json
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the result."""
-    return {"seed": cfg.seed, "objects_in_corpus": objects_in_corpus(cfg)} | cfg.cluster.model_dump()
+    return {"seed": cfg.seed, "objects_in_corpus": cfg.objects.path is None} | cfg.cluster.model_dump()
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -47,9 +47,11 @@ def sources(cfg: Config, role: str) -> list[str]:
 def run(work: Work) -> None:
     """Fit the centroids and write the cluster of every image."""
     cache = runtime.state_dir(work.cfg) / "cache"
-    source = Source(work.parents["embed@corpus"], work.parents["align"], cache, work.cfg.cluster.space == "raw")
+    source = TeacherFeatures(
+        work.parents["embed@corpus"], work.parents["align"], cache, work.cfg.cluster.space == "raw"
+    )
     matrix = source.matrix()
-    soften = work.parents.get("soften") if objects_in_corpus(work.cfg) else None
+    soften = work.parents.get("soften") if work.cfg.objects.path is None else None
     rows = allowed(matrix, soften)
     cfg = _chosen(work, source, rows)
     pool = Pool(source, soften, len(rows), cfg.spherical)
@@ -70,7 +72,7 @@ def _check(cfg: Cluster, images: int) -> None:
         raise UserError("cluster.candidates must be three or more different numbers from 2 up")
 
 
-def _chosen(work: Work, source: Source, rows: np.ndarray) -> Cluster:
+def _chosen(work: Work, source: TeacherFeatures, rows: np.ndarray) -> Cluster:
     """The section with the k that is chosen among the candidates, if there are any; the curve is kept in curve.json."""
     cfg = work.cfg.cluster
     _check(cfg, len(rows))
@@ -89,7 +91,7 @@ def _chosen(work: Work, source: Source, rows: np.ndarray) -> Cluster:
     return cfg.model_copy(update={"k": ks[best]})
 
 
-def curve_point(source: Source, rows: np.ndarray, cfg: Cluster, seed: int) -> dict[str, float]:
+def curve_point(source: TeacherFeatures, rows: np.ndarray, cfg: Cluster, seed: int) -> dict[str, float]:
     """Task: a fit of one candidate on a sample of the rows."""
     x = _sample(cfg, source.matrix(), rows, np.random.default_rng([seed, 0]))
     start = kmeans.seed_centroids(x.numpy(), cfg.k, seed % 2**32)
@@ -97,14 +99,14 @@ def curve_point(source: Source, rows: np.ndarray, cfg: Cluster, seed: int) -> di
     return {"k": cfg.k, "inertia": found.inertia, "silhouette": found.silhouette}
 
 
-def _sample(cfg: Cluster, matrix: Matrix, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+def _sample(cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     """Random rows in float32, of length one where directions are clustered."""
     size = min(len(rows), max(cfg.sample, 20 * cfg.k))
-    x = torch.from_numpy(matrix.x[rows[np.sort(rng.permutation(len(rows))[:size])]].astype(np.float32))
+    x = torch.from_numpy(matrix.features[rows[np.sort(rng.permutation(len(rows))[:size])]].astype(np.float32))
     return kmeans.normalise(x) if cfg.spherical else x
 
 
-def allowed(matrix: Matrix, soften: Artifact | None) -> np.ndarray:
+def allowed(matrix: FeatureMatrix, soften: Artifact | None) -> np.ndarray:
     """Rows that training may see: without those of validation and test objects, if these lie in the corpus."""
     if soften is None:
         return np.arange(len(matrix.ids))
@@ -115,9 +117,9 @@ def allowed(matrix: Matrix, soften: Artifact | None) -> np.ndarray:
 class Shards:
     """An actor: assigns rows of the shared matrix. A pure function of (shard, centroids): it may be restarted."""
 
-    def __init__(self, source: Source, soften: Artifact | None, spherical: bool, size: int) -> None:
+    def __init__(self, source: TeacherFeatures, soften: Artifact | None, spherical: bool, size: int) -> None:
         matrix = source.matrix()
-        self.x, self.rows, self.spherical, self.size = matrix.x, allowed(matrix, soften), spherical, size
+        self.x, self.rows, self.spherical, self.size = matrix.features, allowed(matrix, soften), spherical, size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.resident: dict[int, torch.Tensor] = {}
 
@@ -141,7 +143,7 @@ class Shards:
 class Pool:
     """The actors, and which shards each of them holds."""
 
-    def __init__(self, source: Source, soften: Artifact | None, rows: int, spherical: bool) -> None:
+    def __init__(self, source: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
         self.shards = -(-rows // SHARD)
@@ -157,7 +159,7 @@ class Pool:
         return kmeans.merge([p for p, _ in results]), np.concatenate([labels for _, labels in results])
 
 
-def _fit(work: Work, cfg: Cluster, pool: Pool, matrix: Matrix, rows: np.ndarray) -> None:
+def _fit(work: Work, cfg: Cluster, pool: Pool, matrix: FeatureMatrix, rows: np.ndarray) -> None:
     """All restarts; writes the centroids of the lowest inertia, with the history of every restart."""
     fit = _resume(work, cfg, matrix, rows)
     done = sum(map(len, fit.history))
@@ -178,7 +180,7 @@ def _fit(work: Work, cfg: Cluster, pool: Pool, matrix: Matrix, rows: np.ndarray)
     work.out.remove(STATE)
 
 
-def _resume(work: Work, cfg: Cluster, matrix: Matrix, rows: np.ndarray) -> kmeans.State:
+def _resume(work: Work, cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray) -> kmeans.State:
     """The state that an interrupted fit left, or a fresh one."""
     if work.out.has(STATE):
         fit = kmeans.State.from_bytes(work.out.read_bytes(STATE))
@@ -190,7 +192,7 @@ def _resume(work: Work, cfg: Cluster, matrix: Matrix, rows: np.ndarray) -> kmean
     return fit
 
 
-def _seed(work: Work, cfg: Cluster, matrix: Matrix, rows: np.ndarray, fit: kmeans.State) -> None:
+def _seed(work: Work, cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray, fit: kmeans.State) -> None:
     """k-means++ centroids for the next restart, from a random sample of the rows."""
     rng = np.random.default_rng([work.cfg.seed, fit.restart])
     sample = _sample(cfg, matrix, rows, rng).numpy()
@@ -232,7 +234,7 @@ def _write_parts(work: Work, cfg: Cluster, pool: Pool, ids: np.ndarray) -> None:
 
 def _stats(work: Work, k: int, ids: np.ndarray, labels: np.ndarray, merged: kmeans.Partial) -> dict[str, Any]:
     """Figures of the clustering; with class folders also purity and the commonest classes of every cluster."""
-    classes, names = classes_of(work.parents["embed@corpus"], ids)
+    classes, names = class_numbers(work.parents["embed@corpus"], ids)
     found = kmeans.composition(labels, classes, k)
     sizes = np.bincount(labels, minlength=k)
     return {

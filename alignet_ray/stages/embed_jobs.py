@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.human.objects import read_table
+from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
 
 Head = Literal["none", "beside", "instead"]
@@ -71,7 +71,8 @@ def selection(cfg: Config, role: str) -> pa.Table:
     table = listing.list_images(root(cfg, role))
     if not judged(role):
         return table
-    ids = sorted({i for some in read_table(cfg, table).values() for i in some})
+    image_ids = read_object_images(cfg.objects.table, table, root(cfg, role))
+    ids = sorted(set().union(*image_ids.values()))
     if not ids:
         raise UserError(
             f"no image under {root(cfg, role)} belongs to an object of {cfg.objects.table}: check its labels"

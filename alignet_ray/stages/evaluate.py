@@ -16,7 +16,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.evals import external, gate, ood, suite, summary
 from alignet_ray.evals.inputs import AnnotatedObjects, Space
 from alignet_ray.human import benchmarks, objects
-from alignet_ray.human.matrices import read_people
+from alignet_ray.human.matrices import read_participants
 from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, evaluation_inputs
 from alignet_ray.stages import report_inputs as shown
@@ -88,12 +88,12 @@ def outside_scores(
     paths = {path: image_id for path, image_id in listing.ids.items() if image_id in known}
     scores: list[Score] = []
     if options.answers:
-        answers = benchmarks.read_image_answers(options.answers, paths, options.columns)
+        answers = benchmarks.read_image_responses(options.answers, paths, options.columns)
         scores += external.evaluate_answers(spaces, *answers, seed)
     if options.choices:
         scores += external.evaluate_choices(spaces, *benchmarks.read_choices(options.choices, paths), seed)
     if options.matrix:
-        people = read_people(options.matrix, options.matrix_kind)
+        people = read_participants(options.matrix, options.matrix_kind)
         if people.shape[1] <= test.objects.max():
             raise UserError(
                 f"{options.matrix} has {people.shape[1]} rows; one for every object of the human data is needed"
@@ -125,7 +125,7 @@ def build_report(
     groups = examples.groups(judged, human)
     order = similarity.category_order(human, groups)
     compared = [s for s in spaces if s.layer == "pre_logits" and s.model in ("base", "student")]
-    picture = shown.pictures(parents["embed@objects"], objects.images_uri(cfg))
+    picture = shown.pictures(parents["embed@objects"], objects.images_folder(cfg.objects.path, cfg.corpus.path))
     gains, slips = examples.examples(found.answers, found.trials, judged, found.picks[0], picture)
     material = report.Material(
         title=f"alignet_ray: {cfg.name}",

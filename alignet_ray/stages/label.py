@@ -18,8 +18,8 @@ from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.config import Config
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
-from alignet_ray.data.embeddings import Source
-from alignet_ray.data.triplet_sampling import SIDES, Drawn, SampledCorpus, Side, draw
+from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.data.triplet_sampling import SPLITS, TRIPLET_KINDS, ImagePool, SampledTriplets, Split, sample_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, Draft
@@ -35,7 +35,7 @@ IMAGES, SIMILARITIES = TRIPLETS.names[:3], TRIPLETS.names[3:]
 class Teacher:
     """Whose judgement: dot products of `source`, times `scale`; on a GPU, if the cluster has one."""
 
-    source: Source
+    source: TeacherFeatures
     scale: float = 1.0
 
     def label(self, triplets: np.ndarray) -> labelling.Labelled:
@@ -46,13 +46,13 @@ class Teacher:
             return labelling.odd_last(
                 triplets, labelling.resident_similarities(_on_gpu(self.source), rows) * self.scale
             )
-        return labelling.odd_last(triplets, labelling.similarities(matrix.x, rows) * np.float32(self.scale))
+        return labelling.odd_last(triplets, labelling.similarities(matrix.features, rows) * np.float32(self.scale))
 
 
 @lru_cache(maxsize=1)
-def _on_gpu(source: Source) -> torch.Tensor:
+def _on_gpu(source: TeacherFeatures) -> torch.Tensor:
     """The whole matrix in the GPU's memory; it stays there for the parts that this process labels next."""
-    return torch.from_numpy(np.array(source.matrix().x)).cuda()
+    return torch.from_numpy(np.array(source.matrix().features)).cuda()
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
@@ -77,25 +77,29 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def run(work: Work) -> None:
     """Label both sets part by part; finished parts of an interrupted run are kept."""
     embed = next(artifact for name, artifact in work.parents.items() if name.startswith("embed@"))
-    source = Source(embed, work.parents["align"], runtime.state_dir(work.cfg) / "cache", work.role == "raw")
+    source = TeacherFeatures(embed, work.parents["align"], runtime.state_dir(work.cfg) / "cache", work.role == "raw")
     if work.role == "raw":
         stats = _relabel(work, source)
     else:
         stats = _import(work, source) if work.cfg.label.from_ else _draw_and_label(work, source)
     work.out.write_json("stats.json", stats)
-    work.facts |= {side: stats[side]["triplets"] for side in SIDES}
+    work.facts |= {side: stats[side]["triplets"] for side in SPLITS}
     work.facts |= {"scale": stats["scale"]} | {f: stats["train"][f] for f in ("entropy", "ties")}
 
 
-def _draw_and_label(work: Work, source: Source) -> dict[str, Any]:
+def _draw_and_label(work: Work, source: TeacherFeatures) -> dict[str, Any]:
     """Draw both sides and label them by the aligned teacher."""
     cfg = work.cfg
-    corpus = SampledCorpus.of(work.parents["cluster"], source.embed, cfg.label.held_out, cfg.seed)
+    corpus = ImagePool.of(work.parents["cluster"], source.embed, cfg.label.held_out, cfg.seed)
     source.matrix()
-    drawn: dict[Side, Drawn] = {side: draw(cfg.label, corpus, cfg.seed, side) for side in SIDES}
-    for side in SIDES:
-        if drawn[side].note:
-            work.warn(drawn[side].note)
+    drawn: dict[Split, SampledTriplets] = {}
+    weights = cfg.label.model_dump(include=set(TRIPLET_KINDS))
+    counts: dict[Split, int] = {"train": cfg.label.train, "valid": cfg.label.valid}
+    for split, count in counts.items():
+        drawn[split] = sample_triplets(corpus, split, count, weights, cfg.seed)
+    for side in SPLITS:
+        if drawn[side].warning:
+            work.warn(drawn[side].warning)
     work.out.write_table(HELD_OUT, pa.table({"image_id": corpus.ids[corpus.held_out]}))
     shared = ray.put(corpus)
     jobs = {}
@@ -105,29 +109,29 @@ def _draw_and_label(work: Work, source: Source) -> dict[str, Any]:
             jobs[f"{side}/part-{part:05d}.parquet"] = (triplets[part * size : (part + 1) * size], shared)
     stats: dict[str, Any] = {"scale": 1.0, "images": len(corpus.ids), "held_out_images": int(corpus.held_out.sum())}
     totals = _label(work, Teacher(source), draw_part, jobs)
-    for side in SIDES:
-        stats[side] = labelling.averages(totals[side]) | _coverage(corpus, drawn[side].triplets, corpus.on(side))
+    for side in SPLITS:
+        stats[side] = labelling.averages(totals[side]) | _coverage(corpus, drawn[side].triplets, corpus.in_split(side))
     return stats
 
 
-def _relabel(work: Work, source: Source) -> dict[str, Any]:
+def _relabel(work: Work, source: TeacherFeatures) -> dict[str, Any]:
     """Relabel the aligned teacher's triplets, as decided on average as its labels are."""
     parent = work.parents["label@aligned"]
     teacher = Teacher(source, _matched_scale(parent, source))
     held_out = parent.read_table(HELD_OUT)
     work.out.write_table(HELD_OUT, held_out)
-    jobs = {name: (parent,) for side in SIDES for name in parent.parts(side)}
+    jobs = {name: (parent,) for side in SPLITS for name in parent.parts(side)}
     stats: dict[str, Any] = {"scale": teacher.scale, "held_out_images": len(held_out)}
     return stats | {k: labelling.averages(v) for k, v in _label(work, teacher, relabel_part, jobs).items()}
 
 
-def _import(work: Work, source: Source) -> dict[str, Any]:
+def _import(work: Work, source: TeacherFeatures) -> dict[str, Any]:
     """Take triplets that others labelled: for training those without an image set aside, for validation the others.
 
     The images set aside are those of the validation file; without one they are drawn as for our own triplets.
     """
     cfg = work.cfg.label
-    corpus = SampledCorpus.of(work.parents["cluster"], source.embed, cfg.held_out, work.cfg.seed)
+    corpus = ImagePool.of(work.parents["cluster"], source.embed, cfg.held_out, work.cfg.seed)
     images = source.embed.read_table("images.parquet")
     aside = corpus.ids[corpus.held_out]
     if cfg.from_valid:
@@ -136,7 +140,7 @@ def _import(work: Work, source: Source) -> dict[str, Any]:
         )
     work.out.write_table(HELD_OUT, pa.table({"image_id": aside}))
     seen = np.setdiff1d(corpus.ids, aside)
-    tally = deepmind.Tally()
+    tally = deepmind.ImportCounts()
     stats: dict[str, Any] = {"scale": 1.0, "images": len(corpus.ids), "held_out_images": len(aside)}
     for side, path, among in (("train", cfg.from_, seen), ("valid", cfg.from_valid or cfg.from_, aside)):
         found: list[dict[str, Any]] = []
@@ -156,7 +160,7 @@ def part_size(n: int) -> int:
     return min(max(-(-n // 32), 5_000), 500_000)
 
 
-def _matched_scale(parent: Artifact, source: Source) -> float:
+def _matched_scale(parent: Artifact, source: TeacherFeatures) -> float:
     """The factor that gives the raw dot products the mean choice entropy of the aligned labels.
 
     Raw dot products of hundreds of standardised features would saturate the softmax, and the control would learn from
@@ -165,13 +169,13 @@ def _matched_scale(parent: Artifact, source: Source) -> float:
     table = next(parent.iter_parts("train")).slice(0, MATCHED)
     target = float(labelling.entropy(_columns(table, SIMILARITIES)).mean())
     matrix = source.matrix()
-    raw = labelling.similarities(matrix.x, matrix.rows(_columns(table, IMAGES)))
+    raw = labelling.similarities(matrix.features, matrix.rows(_columns(table, IMAGES)))
     return labelling.matching_scale(raw, target)
 
 
 def _label(work: Work, teacher: Teacher, task: Any, jobs: dict[str, tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
     """Run a task for every part, a few at a time; returns the summed description of each set."""
-    there = [name for side in SIDES for name in work.out.parts(side)]
+    there = [name for side in SPLITS for name in work.out.parts(side)]
     if there:
         work.screen.line(f"   {len(there)} of {len(jobs)} parts are there from an interrupted run and reused")
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -187,7 +191,7 @@ def _label(work: Work, teacher: Teacher, task: Any, jobs: dict[str, tuple[Any, .
             ready, _ = ray.wait(list(pending), num_returns=1)
             found[pending.pop(ready[0])] = ray.get(ready[0])
             bar.add(1)
-    parts = {side: [found[name] for name in jobs if name.startswith(side)] for side in SIDES}
+    parts = {side: [found[name] for name in jobs if name.startswith(side)] for side in SPLITS}
     return {side: _summed(of) for side, of in parts.items()}
 
 
@@ -195,7 +199,7 @@ def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {key: sum(part[key] for part in parts) for key in parts[0]}
 
 
-def draw_part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray, corpus: SampledCorpus) -> dict[str, Any]:
+def draw_part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray, corpus: ImagePool) -> dict[str, Any]:
     """Task: label drawn triplets (image_ids), unless the part is there; returns its description."""
     table = _part(teacher, out, name, triplets)
     found = labelling.describe(_columns(table, SIMILARITIES))
@@ -230,7 +234,7 @@ def _columns(table: pa.Table, names: list[str]) -> np.ndarray:
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-def _coverage(corpus: SampledCorpus, triplets: np.ndarray, side: np.ndarray) -> dict[str, Any]:
+def _coverage(corpus: ImagePool, triplets: np.ndarray, side: np.ndarray) -> dict[str, Any]:
     """How often the images, clusters and classes of one side are used."""
     uses = np.bincount(np.searchsorted(corpus.ids, triplets.ravel()), minlength=len(corpus.ids))
     used = uses[side]

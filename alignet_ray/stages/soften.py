@@ -28,7 +28,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The seed, and all that decides how the human files are read and modelled."""
     fit = {} if cfg.human.embedding else cfg.soften.model_dump(mode="json")
     reading = {"base": cfg.human.base, "columns": list(cfg.human.columns)}
-    return {"seed": cfg.seed, "reading": reading, "in_corpus": objects.objects_in_corpus(cfg), "fit": fit}
+    return {"seed": cfg.seed, "reading": reading, "in_corpus": cfg.objects.path is None, "fit": fit}
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -43,7 +43,7 @@ def sources(cfg: Config, role: str) -> list[str]:
             "which images show the judged objects? Give --objects.table, a CSV with columns label (or path) and object"
         )
     files = (h.triplets, h.validation, h.embedding, h.reference, h.order, cfg.objects.table, cfg.objects.concepts)
-    return [*filter(None, files), objects.images_uri(cfg)]
+    return [*filter(None, files), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -57,7 +57,8 @@ def run(work: Work) -> None:
     """Read and check the answers, model them, soften every one of them, and write down who is on which side."""
     cfg = work.cfg
     concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
-    image_ids = objects.read_table(cfg, list_images(objects.images_uri(cfg)))
+    folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
+    image_ids = objects.read_object_images(cfg.objects.table, list_images(folder), folder)
     published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
     triplets = _answers(work, cfg.human.triplets, published, len(concepts) or None)
     count = len(published) if published is not None else max(len(concepts), int(triplets.max()) + 1)

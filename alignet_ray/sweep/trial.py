@@ -12,7 +12,7 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.core import teacher_metrics
 from alignet_ray.errors import UserError
-from alignet_ray.human.dataset import AlignmentDataset
+from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.screen import Screen
 from alignet_ray.stages import judged, pipeline
 from alignet_ray.store import Artifact, Store, digest
@@ -60,10 +60,13 @@ def judge_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, f
     """A student, by the cosines of its embedding: agreement with people on validation objects, whom none trained on."""
     soften = artifacts["soften"]
     cache = runtime.state_dir(cfg) / "cache"
-    base, student = (AlignmentDataset(cfg, soften, artifacts[f"embed@{role}"], cache) for role in ("base", "student"))
-    side = student.side(student.objects["validation"])
-    found = teacher_metrics.figures(teacher_metrics.directions(student.x), side, cfg.seed)
-    return {"score": found["accuracy"], **_renamed(found), "kept": teacher_metrics.overlap(base.x, student.x)}
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    base = AlignmentDataset(soften, artifacts["embed@base"], cache, human)
+    student = AlignmentDataset(soften, artifacts["embed@student"], cache, human)
+    side = student.soft_triplets(student.objects["validation"])
+    found = teacher_metrics.figures(teacher_metrics.directions(student.features), side, cfg.seed)
+    kept = teacher_metrics.overlap(base.features, student.features)
+    return {"score": found["accuracy"], **_renamed(found), "kept": kept}
 
 
 def _renamed(found: Mapping[str, float]) -> dict[str, float]:

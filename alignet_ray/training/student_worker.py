@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from alignet_ray.config import Config
-from alignet_ray.data.embeddings import Source
+from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.images.cache import Decoder, Pack, Packed
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.student import make_student, save_student
@@ -58,7 +58,7 @@ class StudentJob:
         matrix = self.teacher.matrix()
         return InBatch(
             ids=self.seen,
-            teacher=matrix.x,
+            teacher=matrix.features,
             rows=matrix.rows(self.seen),
             batch=distill.batch_size,
             seed=self.cfg.seed,
@@ -97,7 +97,7 @@ def make_student_job(
         cfg=cfg,
         out=out,
         label=label,
-        teacher=Source(embed, parents["align"], cache, raw=role == "control"),
+        teacher=TeacherFeatures(embed, parents["align"], cache, raw=role == "control"),
         scale=float(label.read_json("stats.json")["scale"]),
         seen=ids[seen],
         clusters=clusters["cluster"].to_numpy()[seen],

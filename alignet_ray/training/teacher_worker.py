@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from alignet_ray.config import Config
 from alignet_ray.core import scores, teacher_metrics, triplet_set
 from alignet_ray.errors import UserError
-from alignet_ray.human.dataset import HELD_OUT, human_model, split_images
+from alignet_ray.human.dataset import HELD_OUT_TRIPLETS, human_model, split_images
 from alignet_ray.images.cache import Decoder
 from alignet_ray.models.backbone import classifier, load_backbone
 from alignet_ray.models.kernel_head import KernelHead, class_metric, positions
@@ -135,7 +135,7 @@ class TeacherJob:
 
     def side(self, name: str) -> triplet_set.TripletSet:
         """All triplets of one side of the split, with people's probabilities."""
-        return triplet_set.soft_targets(list(self.split[name]), self.split[name], self.human, HELD_OUT)
+        return triplet_set.soft_targets(list(self.split[name]), self.split[name], self.human, HELD_OUT_TRIPLETS)
 
 
 def make_teacher_job(cfg: Config, out: Draft, soften: Artifact, workers: int) -> TeacherJob:
@@ -156,7 +156,8 @@ def make_teacher_job(cfg: Config, out: Draft, soften: Artifact, workers: int) ->
     split = split_images(soften, images.ids)
     provenance = {"role": "teacher", "artifact": out.id, "parents": {"soften": soften.id}}
     threads = max(1, (os.cpu_count() or 1) // workers)
-    return TeacherJob(cfg, out, human_model(cfg, soften), split, images, threads, provenance)
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    return TeacherJob(cfg, out, human, split, images, threads, provenance)
 
 
 def recipe(cfg: Config) -> Recipe:
@@ -222,7 +223,7 @@ class TeacherWorker:
         head = KernelHead.of(z, objects, values, None if weights is None else class_metric(weights))
         if network.temperature is None:
             own = dict(zip(members, positions(list(members.values())), strict=True))
-            side = triplet_set.soft_targets(list(own), own, job.human, HELD_OUT)
+            side = triplet_set.soft_targets(list(own), own, job.human, HELD_OUT_TRIPLETS)
             head.choose_temperature(objects, lambda y: triplet_set.score(y, side, draws=2).cross_entropy)
         else:
             head.temperature = torch.tensor(network.temperature)

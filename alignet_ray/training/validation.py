@@ -8,7 +8,7 @@ import numpy as np
 from alignet_ray.config import Config
 from alignet_ray.core import triplet_set
 from alignet_ray.human.dataset import human_model, split_images
-from alignet_ray.human.objects import images_uri
+from alignet_ray.human.objects import images_folder
 from alignet_ray.images.cache import Decoder
 from alignet_ray.images.listing import list_images
 from alignet_ray.images.transform import View
@@ -55,14 +55,15 @@ def human_validation(cfg: Config, soften: Artifact) -> HumanValidation:
     at = np.unique([*first.values()])  # ids must ascend
     few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[i] for i in at))
     own = {o: np.searchsorted(at, [row]) for o, row in first.items()}
-    return HumanValidation(few, triplet_set.soft_targets(list(own), own, human_model(cfg, soften), TRIPLETS))
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    return HumanValidation(few, triplet_set.soft_targets(list(own), own, human, TRIPLETS))
 
 
 def decoder(cfg: Config, soften: Artifact, view: View) -> Decoder:
     """The judged objects' images, as a network sees them."""
     rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
     ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
-    uri = images_uri(cfg)
+    uri = images_folder(cfg.objects.path, cfg.corpus.path)
     listed = list_images(uri)["path"]
     paths = tuple(listed[int(i)].as_py() for i in ids)  # an image's id is its row
     return Decoder(uri, ids, paths, view, max(1, (os.cpu_count() or 2) // 2))

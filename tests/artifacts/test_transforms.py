@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.transforms import save_transform
 
 from alignet_ray.artifacts import transforms
 from alignet_ray.core.affine import AffineTransform
@@ -18,7 +19,7 @@ def transform() -> AffineTransform:
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
 def test_both_ways(tmp_path: Path, transform: AffineTransform, ending: str) -> None:
     path = tmp_path / f"transform.{ending}"
-    transforms.save_transform(path, transform, {"teacher": {"model": "a"}, "objects": [1, 2]})
+    save_transform(path, transform, {"teacher": {"model": "a"}, "objects": [1, 2]})
     found = transforms.read_transform(path)
     np.testing.assert_array_equal(found.transform.weights, transform.weights)
     np.testing.assert_array_equal(found.transform.bias, transform.bias)
@@ -34,7 +35,7 @@ def test_glocals_file_with_and_without_bias(tmp_path: Path, transform: AffineTra
     np.testing.assert_allclose(transforms.load_transform(tmp_path / "t.npz")(x), expected, rtol=1e-4, atol=1e-5)
     np.savez(tmp_path / "t.npz", weights=transform.weights, mean=0.25, std=1.5)
     np.testing.assert_allclose(transforms.load_transform(tmp_path / "t.npz")(x), expected - transform.bias, atol=1e-5)
-    transforms.save_transform(tmp_path / "ours.npz", transform)
+    save_transform(tmp_path / "ours.npz", transform)
     with np.load(tmp_path / "ours.npz", allow_pickle=False) as file:
         assert {"weights", "bias", "mean", "std"} <= set(file.files)
         assert file["mean"].shape == ()
@@ -63,4 +64,4 @@ def test_bad_files(tmp_path: Path, transform: AffineTransform) -> None:
     with pytest.raises(UserError, match="cannot read"):
         transforms.load_transform(tmp_path / "nothing.npz")
     with pytest.raises(UserError, match="written as"):
-        transforms.save_transform(tmp_path / "t.pt", transform)
+        save_transform(tmp_path / "t.pt", transform)

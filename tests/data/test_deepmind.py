@@ -28,12 +28,12 @@ def release(path: Path, images: pa.Table, n: int = 50, seed: int = 0, **changes:
     return members
 
 
-def test_a_release_comes_in_and_goes_out_unchanged(tmp_path: Path, images: pa.Table) -> None:
+def test_a_release_is_imported_and_exported_unchanged(tmp_path: Path, images: pa.Table) -> None:
     members = release(tmp_path / "a.npz", images)
     assert deepmind.is_release(tmp_path / "a.npz")
-    tally = deepmind.Tally()
-    table = pa.concat_tables(deepmind.import_triplets(tmp_path / "a.npz", images, tally))
-    assert (tally.rows, tally.ties, tally.permuted) == (50, 0, 0)
+    counts = deepmind.ImportCounts()
+    table = pa.concat_tables(deepmind.import_triplets(tmp_path / "a.npz", images, counts))
+    assert (counts.rows, counts.ties, counts.permuted) == (50, 0, 0)
     ids = images["image_id"].to_numpy()
     np.testing.assert_array_equal(table["i2"].to_numpy(), ids[members["indices"][:, 2]])
     np.testing.assert_allclose(table["s12"].to_numpy(), members["similarities"][:, 2], rtol=1e-6)
@@ -53,15 +53,15 @@ def test_blocks_are_small_and_complete(tmp_path: Path, images: pa.Table) -> None
 
 
 @given(st.permutations(range(3)), st.integers(0, 1000))
-def test_odd_last_moves_images_with_their_similarities(order: list[int], seed: int) -> None:
-    z = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
+def test_images_move_with_their_similarities(order: list[int], seed: int) -> None:
+    embeddings = np.random.default_rng(seed).normal(size=(3, 4)).astype(np.float32)
     ids = np.array([order], dtype=np.int64)
 
     def similarities(row: np.ndarray) -> np.ndarray:
-        a, b, c = z[row]
+        a, b, c = embeddings[row]
         return np.array([[a @ b, a @ c, b @ c]], dtype=np.float32)
 
-    moved, s, _ = deepmind.odd_last(ids, similarities(ids[0]))
+    moved, s, _ = deepmind.most_similar_pair_first(ids, similarities(ids[0]))
     assert s[0, 0] == s.max()
     np.testing.assert_allclose(s, similarities(moved[0]), rtol=1e-6)
     assert set(moved[0]) == {0, 1, 2}
@@ -70,9 +70,9 @@ def test_odd_last_moves_images_with_their_similarities(order: list[int], seed: i
 def test_ties_and_a_wrong_order_are_counted(tmp_path: Path, images: pa.Table) -> None:
     s = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [3.0, 2.0, 1.0]])
     release(tmp_path / "a.npz", images, n=3, similarities=s)
-    tally = deepmind.Tally()
-    table = next(iter(deepmind.import_triplets(tmp_path / "a.npz", images, tally)))
-    assert (tally.rows, tally.ties, tally.permuted) == (3, 1, 1)
+    counts = deepmind.ImportCounts()
+    table = next(iter(deepmind.import_triplets(tmp_path / "a.npz", images, counts)))
+    assert (counts.rows, counts.ties, counts.permuted) == (3, 1, 1)
     assert table.schema == TRIPLETS
     assert table["s01"].to_pylist() == [2.0, 1.0, 3.0]
 

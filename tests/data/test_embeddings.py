@@ -9,7 +9,7 @@ import pytest
 
 from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data import embeddings
+from alignet_ray.data import embeddings, files
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, Store
 
@@ -53,20 +53,18 @@ def test_matrix_is_transformed_shared_and_built_once(
     rng = np.random.default_rng(0)
     transform = AffineTransform(1.5, 2.0, rng.normal(size=(6, 6)).astype(np.float32), np.ones(6, dtype=np.float32))
     draft = store.draft("align", "a")
-    with draft.atomic("transform.npz") as path:
-        transforms.save_transform(str(path) + ".npz", transform)
-        path.write_bytes(Path(f"{path}.npz").read_bytes())
+    draft.write_bytes("transform.npz", transforms.dump_transform(".npz", transform))
     align, embed = draft.finish({}), embedded(store, x, ids)
     matrix = embeddings.teacher_matrix(embed, align, tmp_path / "cache")
     assert np.array_equal(matrix.ids, ids)
-    assert matrix.x.dtype == np.float16
-    assert not matrix.x.flags.writeable
-    assert np.allclose(matrix.x, transform(x), atol=2e-2)
+    assert matrix.features.dtype == np.float16
+    assert not matrix.features.flags.writeable
+    assert np.allclose(matrix.features, transform(x), atol=2e-2)
     raw = embeddings.teacher_matrix(embed, align, tmp_path / "cache", raw=True)
-    assert np.allclose(raw.x, (x.astype(np.float32) - 1.5) / 2, atol=1e-2)
+    assert np.allclose(raw.features, (x.astype(np.float32) - 1.5) / 2, atol=1e-2)
     monkeypatch.setattr(embeddings, "_build", None)
-    again = embeddings.Source(embed, align, tmp_path / "cache").matrix()
-    assert np.array_equal(again.x, matrix.x)
+    again = embeddings.TeacherFeatures(embed, align, tmp_path / "cache").matrix()
+    assert np.array_equal(again.features, matrix.features)
     assert matrix.rows(ids[[4, 9]]).tolist() == [4, 9]
     with pytest.raises(AssertionError, match="not embedded"):
         matrix.rows(np.array([int(np.setdiff1d(np.arange(80), ids)[0])]))
@@ -76,10 +74,10 @@ def test_a_network_teacher_needs_no_map(store: Store, x: np.ndarray, ids: np.nda
     align, embed = store.draft("align", "n").finish({}), embedded(store, x, ids)
     for parent in (align, None):
         matrix = embeddings.teacher_matrix(embed, parent, tmp_path)
-        assert np.array_equal(matrix.x, x)
+        assert np.array_equal(matrix.features, x)
     raw = embeddings.teacher_matrix(embed, align, tmp_path, raw=True)
-    assert float(raw.x.astype(np.float64).mean()) == pytest.approx(0, abs=1e-3)
-    assert float(raw.x.astype(np.float64).std()) == pytest.approx(1, abs=1e-3)
+    assert float(raw.features.astype(np.float64).mean()) == pytest.approx(0, abs=1e-3)
+    assert float(raw.features.astype(np.float64).std()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
@@ -101,7 +99,7 @@ def test_an_interrupted_build_is_never_read(
         sys.exit(1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(embeddings.os, "replace", killed)
+        patch.setattr(files.os, "replace", killed)
         with pytest.raises(SystemExit):
             embeddings.teacher_matrix(embed, None, tmp_path)
-    assert np.array_equal(embeddings.teacher_matrix(embed, None, tmp_path).x, x)
+    assert np.array_equal(embeddings.teacher_matrix(embed, None, tmp_path).features, x)

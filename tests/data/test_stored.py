@@ -62,8 +62,8 @@ def test_what_is_stored_and_what_is_a_model(artifact: Artifact, tmp_path: Path) 
     ("array", "paths", "says"),
     [
         (X, PATHS[:4], "4 lines, bad.npy has 6 rows"),
-        (X[:5], PATHS[:5], "lacks 1 of the 3 judged images"),
-        (X * np.nan, PATHS, "3 of the judged images have an embedding that is not finite"),
+        (X[:5], PATHS[:5], "lacks 1 of the 3 annotated images"),
+        (X * np.nan, PATHS, "3 of the annotated images have an embedding that is not finite"),
         (X[0], PATHS, "are rows of decimal numbers"),
         (X.astype(int), PATHS, "are rows of decimal numbers"),
     ],

@@ -16,7 +16,7 @@ def test_answers_by_level_with_times(tmp_path: Path) -> None:
         "dog/1.png,car/1.png,dog/2.png,2,coarse,p1,812\n"
         "cup/1.png,car/1.png,dog/2.png,3,fine,p2,\n"
     )
-    found = benchmarks.read_image_answers(str(file), IMAGES)
+    found = benchmarks.read_image_responses(str(file), IMAGES)
     assert found.triplets.tolist() == [[4, 7, 9], [12, 9, 7]]
     assert found.levels == ["coarse", "fine"]
     assert found.times[0] == 812
@@ -27,19 +27,19 @@ def test_other_column_names(tmp_path: Path) -> None:
     file = tmp_path / "levels.csv"
     file.write_text("a,b,c,odd\ndog/1.png,dog/2.png,cup/1.png,3\n")
     columns = ("image0=a", "image1=b", "image2=c", "choice=odd")
-    assert benchmarks.read_image_answers(str(file), IMAGES, columns).triplets.tolist() == [[4, 7, 12]]
+    assert benchmarks.read_image_responses(str(file), IMAGES, columns).triplets.tolist() == [[4, 7, 12]]
     with pytest.raises(UserError, match="OURS=THEIRS"):
-        benchmarks.read_image_answers(str(file), IMAGES, ("image0",))
+        benchmarks.read_image_responses(str(file), IMAGES, ("image0",))
 
 
 def test_images_that_are_not_embedded_are_named(tmp_path: Path) -> None:
     file = tmp_path / "levels.csv"
     file.write_text("image0,image1,image2,choice\ndog/1.png,dog/2.png,bird/1.png,3\n")
     with pytest.raises(UserError, match=r"'bird/1\.png'"):
-        benchmarks.read_image_answers(str(file), IMAGES)
+        benchmarks.read_image_responses(str(file), IMAGES)
     file.write_text("image0,image1,image2,choice\n0,1,2,3\n")
     with pytest.raises(UserError, match="must be paths"):
-        benchmarks.read_image_answers(str(file), IMAGES)
+        benchmarks.read_image_responses(str(file), IMAGES)
 
 
 def test_choices_between_two(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def matrix() -> np.ndarray:
     return a
 
 
-def test_every_form_gives_the_same_matrix(tmp_path: Path, matrix: np.ndarray) -> None:
+def test_every_file_format_gives_the_same_matrix(tmp_path: Path, matrix: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", matrix)
     np.save(tmp_path / "people.npy", np.stack([matrix - 1, matrix + 1]))
     np.save(tmp_path / "upper.npy", squareform(matrix, checks=False))
@@ -50,15 +50,15 @@ def test_bad_matrices(tmp_path: Path, matrix: np.ndarray) -> None:
         matrices.read_matrix(str(tmp_path / "no.csv"), "similarity")
 
 
-def test_single_people(tmp_path: Path, matrix: np.ndarray) -> None:
+def test_matrices_of_single_participants(tmp_path: Path, matrix: np.ndarray) -> None:
     path = str(tmp_path / "people.npy")
     gaps = matrix.copy()
     gaps[0, 1] = gaps[1, 0] = np.nan
     np.save(path, np.stack([matrix, gaps]))
-    people = matrices.read_people(path, "distance")
-    assert people.shape == (2, 6, 6)
-    assert (people[0] == -matrix).all()
-    assert np.isnan(people[1, 0, 1])
+    participants = matrices.read_participants(path, "distance")
+    assert participants.shape == (2, 6, 6)
+    assert (participants[0] == -matrix).all()
+    assert np.isnan(participants[1, 0, 1])
     np.testing.assert_allclose(matrices.read_matrix(path, "similarity"), matrix)
     for wrong, says in (
         ([matrix, np.triu(matrix)], "participant 2, is not symmetric"),
@@ -68,7 +68,7 @@ def test_single_people(tmp_path: Path, matrix: np.ndarray) -> None:
     ):
         np.save(path, np.stack(wrong))
         with pytest.raises(UserError, match=says):
-            matrices.read_people(path, "similarity")
+            matrices.read_participants(path, "similarity")
     np.save(path, np.zeros((2, 2, 6, 6)))
     with pytest.raises(UserError, match="participants x items x items"):
-        matrices.read_people(path, "similarity")
+        matrices.read_participants(path, "similarity")

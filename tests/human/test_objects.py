@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 
 from alignet_ray.artifacts.schemas import IMAGES
-from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human.dataset import split_images
@@ -18,15 +17,16 @@ def images() -> pa.Table:
     return pa.table([[0, 1, 2, 3], paths, [p.split("/")[0] for p in paths], [1] * 4], schema=IMAGES)
 
 
-def config(tmp_path: Path, text: str) -> Config:
-    (tmp_path / "objects.csv").write_text(text)
-    return Config().replace(objects__table=str(tmp_path / "objects.csv"), corpus__path=str(tmp_path))
+def read(tmp_path: Path, text: str, images: pa.Table) -> dict[int, list[int]]:
+    table = tmp_path / "objects.csv"
+    table.write_text(text)
+    return objects.read_object_images(str(table), images, str(tmp_path))
 
 
 def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
-    assert objects.read_table(config(tmp_path, "label,object\ncat,5\ndog,2\nabsent,7\n"), images) == {2: [2], 5: [0, 1]}
-    assert objects.read_table(config(tmp_path, "Object;Path\n5;cat/b.png\n5;odd/d.png\n"), images) == {5: [1, 3]}
-    assert objects.read_table(config(tmp_path, "\ufefflabel,object\ncat,5\nodd,5\n"), images) == {5: [0, 1, 3]}
+    assert read(tmp_path, "label,object\ncat,5\ndog,2\nabsent,7\n", images) == {2: [2], 5: [0, 1]}
+    assert read(tmp_path, "Object;Path\n5;cat/b.png\n5;odd/d.png\n", images) == {5: [1, 3]}
+    assert read(tmp_path, "\ufefflabel,object\ncat,5\nodd,5\n", images) == {5: [0, 1, 3]}
 
 
 @pytest.mark.parametrize(
@@ -42,21 +42,23 @@ def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
 )
 def test_bad_tables(tmp_path: Path, images: pa.Table, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
-        objects.read_table(config(tmp_path, text), images)
+        read(tmp_path, text, images)
 
 
-def test_what_is_not_given(tmp_path: Path, images: pa.Table) -> None:
+def test_missing_tables_and_folders_are_errors(tmp_path: Path, images: pa.Table) -> None:
     with pytest.raises(UserError, match=r"--objects\.table"):
-        objects.read_table(Config(), images)
+        objects.read_object_images(None, images, str(tmp_path))
     with pytest.raises(UserError, match="cannot read"):
-        objects.read_table(Config().replace(objects__table=str(tmp_path / "nothing.csv")), images)
+        objects.read_object_images(str(tmp_path / "nothing.csv"), images, str(tmp_path))
     with pytest.raises(UserError, match=r"--corpus\.path"):
-        objects.images_uri(Config())
+        objects.images_folder(None, None)
+    assert objects.images_folder(None, "corpus") == "corpus"
+    assert objects.images_folder("objects", "corpus") == "objects"
 
 
 def test_the_table_of_objects_and_what_is_held_out() -> None:
     ids = {n: [2 * n, 2 * n + 1] for n in range(0, 50, 2)}
-    table = objects.objects_table(3, 50, [("cat", "animal")], ids)
+    table = objects.objects_table(3, 50, [objects.Concept("cat", "animal")], ids)
     assert table["name"].to_pylist()[:2] == ["cat", ""]
     assert table["category"].to_pylist()[0] == "animal"
     held = objects.held_out_ids(table)
@@ -75,7 +77,7 @@ def test_an_image_of_two_objects_is_held_out_if_one_of_them_is() -> None:
     np.testing.assert_array_equal(objects.held_out_ids(table), [8])
 
 
-def test_no_training_sees_an_image_that_also_shows_a_held_out_object(store: Store) -> None:
+def test_images_that_also_show_a_held_out_object_are_not_used_for_training(store: Store) -> None:
     ids = {n: [2 * n, 2 * n + 1] for n in range(40)}
     splits = [row["split"] for row in objects.objects_table(0, 40, [], {}).to_pylist()]
     first, second = [n for n, split in enumerate(splits) if split == "train"][:2]

@@ -5,7 +5,7 @@ import pytest
 
 from alignet_ray.errors import UserError
 from alignet_ray.human import triplets
-from alignet_ray.human.responses import read_answers
+from alignet_ray.human.responses import read_responses
 
 ROWS = np.array([[0, 3, 2], [4, 1, 0], [2, 4, 3]])
 
@@ -33,7 +33,7 @@ def test_things_csv_with_response_times(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
         "image1\timage2\timage3\tchoice\tRT\tsubject_id\n5\t1\t2\t1\t900\tanna\n3\t4\t5\t2\t1200.5\tben\n1\t3\t2\t3\t\t\n"
     )
-    answers = read_answers(str(tmp_path / "t.csv"))
+    answers = read_responses(str(tmp_path / "t.csv"))
     assert answers.base == 1
     np.testing.assert_array_equal(answers.triplets, [[1, 2, 5], [3, 5, 4], [1, 3, 2]])
     assert answers.table["participant"].to_pylist() == ["anna", "ben", ""]
@@ -51,12 +51,12 @@ def test_levels_with_names_and_other_headers(tmp_path: Path) -> None:
         "a,b,c,odd,kind,who\ncat.jpg,dog.jpg,car.jpg,3,coarse,7\ndog.jpg,ant.jpg,cat.jpg,1,fine,7\n"
     )
     columns = {"image0": "a", "image1": "b", "image2": "c", "choice": "odd", "level": "kind", "participant": "who"}
-    answers = read_answers(str(tmp_path / "l.csv"), columns)
-    assert answers.items == ("ant.jpg", "car.jpg", "cat.jpg", "dog.jpg")
+    answers = read_responses(str(tmp_path / "l.csv"), columns)
+    assert answers.object_names == ("ant.jpg", "car.jpg", "cat.jpg", "dog.jpg")
     np.testing.assert_array_equal(answers.triplets, [[2, 3, 1], [0, 2, 3]])
     assert answers.table["level"].to_pylist() == ["coarse", "fine"]
     with pytest.raises(UserError, match="no column 'nothing'"):
-        read_answers(str(tmp_path / "l.csv"), {"choice": "nothing"})
+        read_responses(str(tmp_path / "l.csv"), {"choice": "nothing"})
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support.transforms import save_transform
 
-from alignet_ray.artifacts.transforms import load_transform, save_transform
+from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.cli import main
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.models import formats

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from safetensors.numpy import save
+from support.transforms import save_transform
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.transforms import save_transform
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
