@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.smoke_run import SmokeRun, run_smoke
 
 from alignet_ray.config import Config
 from alignet_ray.screen import Screen
@@ -84,6 +85,12 @@ def make_work(store: Store) -> Callable[..., Work]:
         return Work(cfg, Node(stage, role, tuple(parents or {})), parents or {}, draft, Tracker(), Screen(), {})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """One finished `alignet-ray run smoke` for all tests, in a folder that held nothing else."""
+    return run_smoke(tmp_path_factory.mktemp("smoke"))
 
 
 @pytest.fixture(scope="session")
