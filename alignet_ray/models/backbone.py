@@ -1,13 +1,4 @@
-"""Backbones: a spelling -> a frozen timm network, its preprocessing and its width.
-
-Spellings (`embed.model`, `distill.model`):
-
-    vit_base_patch16_siglip_224.webli   a timm name: pretrained weights, downloaded by timm
-    NAME@FILE                           a timm architecture and a local checkpoint (.safetensors, .pth)
-    pip:efficientnet-lite0              weights that a package ships (lite0, lite1, lite2; extra `weights`)
-    random:NAME                         a timm architecture with seeded random weights
-    FOLDER                              a student folder (model.json + backbone.safetensors)
-"""
+"""Loads a timm network by its name (see `model_spec`): frozen, with its preprocessing and the width of its features."""
 
 import difflib
 import hashlib
@@ -29,6 +20,7 @@ from torch import Tensor, nn
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import View
+from alignet_ray.models.model_spec import MODEL_FILE, PACKAGE, ModelKind, ModelSpec
 
 Preprocess = Callable[[Image], Tensor]
 """RGB image of any size -> float tensor (3, s, s), normalised as the network wants it."""
@@ -50,7 +42,7 @@ class Backbone(nn.Module):
     Attributes:
         net: the timm module, built with `num_classes=0`; its state dict is what `backbone.safetensors` holds.
         arch: timm name that rebuilds `net`.
-        spec: the spelling it was loaded by.
+        spec: the name it was loaded by.
         data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
         layer: where features are taken, see `load_backbone`.
         view: the 8-bit half of its preprocessing.
@@ -131,7 +123,7 @@ def load_backbone(
     """Load a backbone, frozen and in evaluation mode.
 
     Args:
-        spec: see the module's docstring.
+        spec: the model's name, see `model_spec`.
         size: side of the square input in pixels; None: the model's own.
         seed: seed of `random:NAME`.
         layer: `pre_logits`; `patch_mean`, the mean over patches (or pixels) after the last block and its norm, without
@@ -141,18 +133,20 @@ def load_backbone(
     Raises:
         UserError: unknown name or layer, missing file or package, weights that do not fit, no network.
     """
-    if spec.startswith("pip:"):
-        backbone = _from_package(spec, size)
-    elif spec.startswith("random:"):
-        backbone = _random(spec, size, seed)
-    elif (Path(spec).expanduser() / "model.json").is_file():
-        backbone = _from_folder(Path(spec).expanduser(), size)
-    elif "@" in spec:
-        arch, _, file = spec.partition("@")
-        backbone = _assemble(arch, spec, size, read_weights(Path(file).expanduser()))
-    else:
-        check(spec)
-        backbone = _pretrained(spec, size)
+    parsed = ModelSpec.parse(spec)
+    match parsed.kind:
+        case ModelKind.PACKAGE:
+            backbone = _from_package(parsed, size)
+        case ModelKind.RANDOM:
+            backbone = _random(parsed, size, seed)
+        case ModelKind.STUDENT:
+            backbone = _from_folder(parsed.path, size)
+        case ModelKind.CHECKPOINT:
+            backbone = _from_checkpoint(parsed, size)
+        case _:
+            check(spec)
+            backbone = _pretrained(spec, size)
+
     if squash or layer != "pre_logits":
         data = backbone.data | (SQUASH if squash else {})
         backbone = Backbone(backbone.net, backbone.arch, backbone.spec, data, layer)
@@ -168,18 +162,20 @@ def classifier(spec: str, width: int) -> Float[Tensor, "c d"] | None:
     """
     import timm
 
+    parsed = ModelSpec.parse(spec)
     weights: Tensor | None = None
-    if spec.startswith("pip:"):
-        *_, weights, _ = package_weights(spec)[0].values()  # a weight and a bias at the end
-    elif "@" in spec and not (Path(spec).expanduser() / "model.json").is_file():
-        arch, _, file = spec.partition("@")
-        names = _classifier_names(getattr(timm.get_pretrained_cfg(arch), "classifier", None))
-        stored = read_weights(Path(file).expanduser())
-        weights = next((stored[f"{name}.weight"] for name in names if f"{name}.weight" in stored), None)
-    elif "/" not in spec and timm.is_model_pretrained(spec):
+    if parsed.kind is ModelKind.PACKAGE:
+        # The classifier comes last in such a file: its weight, then its bias.
+        *_, weights, _bias = package_weights(spec)[0].values()
+    elif parsed.kind is ModelKind.CHECKPOINT:
+        names = _classifier_names(getattr(timm.get_pretrained_cfg(parsed.architecture), "classifier", None))
+        checkpoint = read_weights(parsed.path)
+        weights = next((checkpoint[f"{name}.weight"] for name in names if f"{name}.weight" in checkpoint), None)
+    elif parsed.kind is ModelKind.TIMM and timm.is_model_pretrained(spec):
         with _offline_if_unreachable():
             net: Any = timm.create_model(spec, pretrained=True)
         weights = getattr(net.get_classifier(), "weight", None)
+
     if weights is None or weights.flatten(1).shape[1] != width:
         return None
     rows: Tensor = weights.detach().float().flatten(1)
@@ -192,31 +188,35 @@ def _classifier_names(configured: str | tuple[str, ...] | None) -> tuple[str, ..
 
 
 def check(spec: str) -> None:
-    """Refuse a spelling that cannot be loaded, without building or downloading anything.
+    """Refuse a model that cannot be loaded, without building or downloading anything.
 
     Raises:
-        UserError: unknown name, missing file, folder or package.
+        UserError: unknown name, missing file, folder or package, or a name that means something else.
     """
-    if spec.startswith("pip:"):
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind is ModelKind.PACKAGE:
         _package(spec)
-    elif (Path(spec).expanduser() / "model.json").is_file():
-        return
-    elif "@" in spec or spec.startswith("random:"):
-        arch, _, file = spec.removeprefix("random:").partition("@")
-        _known(arch)
-        if file and not Path(file).expanduser().is_file():
-            raise UserError(f"weights file {file} does not exist")
-    elif "/" in spec or Path(spec).is_dir():
+    elif parsed.kind in (ModelKind.CHECKPOINT, ModelKind.RANDOM):
+        _known(parsed.architecture)
+        if parsed.kind is ModelKind.CHECKPOINT and not parsed.path.is_file():
+            raise UserError(f"weights file {parsed.file} does not exist")
+    elif parsed.kind is ModelKind.REGISTERED:
+        raise UserError(f"model {spec}: a registered model cannot be used here; name a student's folder")
+    elif parsed.kind is not ModelKind.STUDENT:
+        _check_timm_name(spec)
+
+
+def _check_timm_name(spec: str) -> None:
+    import timm
+
+    if "/" in spec or Path(spec).is_dir():
         raise UserError(
             f"model {spec}: no folder with model.json there; name a timm model, NAME@FILE or a student folder"
         )
-    else:
-        import timm
-
-        _known(spec)
-        if not timm.is_model_pretrained(spec):
-            mend = _nearest(spec) if "." in spec else f"use {spec}@FILE or random:{spec}"
-            raise UserError(f"timm has no pretrained weights named {spec}; {mend}")
+    _known(spec)
+    if not timm.is_model_pretrained(spec):
+        fix = _nearest(spec) if "." in spec else f"use {spec}@FILE or random:{spec}"
+        raise UserError(f"timm has no pretrained weights named {spec}; {fix}")
 
 
 def _known(arch: str) -> None:
@@ -275,10 +275,11 @@ def data_config(net: nn.Module, size: int | None) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
 
-def _assemble(arch: str, spec: str, size: int | None, weights: dict[str, Tensor]) -> Backbone:
-    net = create(arch, size)
-    _fill(net, weights, spec)
-    return Backbone(net, arch, spec, data_config(net, size))
+def _from_checkpoint(spec: ModelSpec, size: int | None) -> Backbone:
+    weights = read_weights(spec.path)
+    net = create(spec.architecture, size)
+    _fill(net, weights, spec.name)
+    return Backbone(net, spec.architecture, spec.name, data_config(net, size))
 
 
 def _fill(net: nn.Module, weights: dict[str, Tensor], spec: str) -> None:
@@ -309,9 +310,9 @@ def package_weights(spec: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _package(spec: str) -> tuple[Path, str]:
-    name = spec.removeprefix("pip:")
+    name = spec.removeprefix(PACKAGE)
     if name not in PACKAGES:
-        raise UserError(f"model {spec} is not known; there are {', '.join('pip:' + known for known in PACKAGES)}")
+        raise UserError(f"model {spec} is not known; there are {', '.join(PACKAGE + known for known in PACKAGES)}")
     package, arch = PACKAGES[name]
     found = importlib.util.find_spec(package)
     if not found or not found.origin:
@@ -319,28 +320,27 @@ def _package(spec: str) -> tuple[Path, str]:
     return Path(found.origin).parent, arch
 
 
-def _from_package(spec: str, size: int | None) -> Backbone:
-    foreign, arch = package_weights(spec)
+def _from_package(spec: ModelSpec, size: int | None) -> Backbone:
+    foreign, arch = package_weights(spec.name)
     net = create(arch)
     own = net.state_dict()
     matched = dict(zip(own, foreign.values(), strict=False))
     # What is left over is the classifier: a weight and a bias at the end.
     if len(foreign) - len(own) != 2 or any(own[key].shape != value.shape for key, value in matched.items()):
-        raise UserError(f"the weights of {spec} do not fit timm's {arch}: install another version of the package")
+        raise UserError(f"the weights of {spec.name} do not fit timm's {arch}: install another version of the package")
     net.load_state_dict(matched)
-    return Backbone(net, arch, spec, data_config(net, size))
+    return Backbone(net, arch, spec.name, data_config(net, size))
 
 
-def _random(spec: str, size: int | None, seed: int) -> Backbone:
-    arch = spec.removeprefix("random:")
+def _random(spec: ModelSpec, size: int | None, seed: int) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = create(arch, size)
-    return Backbone(net, arch, spec, data_config(net, size))
+        net = create(spec.architecture, size)
+    return Backbone(net, spec.architecture, spec.name, data_config(net, size))
 
 
 def _from_folder(folder: Path, size: int | None) -> Backbone:
-    info = json.loads((folder / "model.json").read_text())
+    info = json.loads((folder / MODEL_FILE).read_text())
     data = info["preprocessing"]
     net = create(info["architecture"], data["input_size"][-1])
     _fill(net, read_weights(folder / "backbone.safetensors"), str(folder))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +17,8 @@ from alignet_ray.errors import UserError
 from alignet_ray.images.transform import Picture, View
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.kernel_head import KernelHead
+from alignet_ray.models.model_spec import HeadUse
 from alignet_ray.models.student import Student, load_student
-
-Head = Literal["none", "beside", "instead"]
-"""What becomes of a student's head: left out; a column `triplet_logits` beside the embedding; or the embedding itself,
-divided by sqrt(tau), so that plain dot products are choice logits."""
 
 Look = TypeVar("Look")
 
@@ -51,7 +48,7 @@ class Encoder:
 
     Attributes:
         members: frozen backbones or students.
-        head: see `Head`; students only.
+        head: see `HeadUse`; students only.
         device: where they lie.
         fast: see `View`.
         bfloat16: see `narrow`.
@@ -60,7 +57,7 @@ class Encoder:
     """
 
     members: tuple[Backbone | Student, ...]
-    head: Head = "none"
+    head: HeadUse = "none"
     device: str = "cpu"
     fast: bool = False
     bfloat16: bool = False
@@ -72,7 +69,7 @@ class Encoder:
         cls,
         specs: Sequence[str],
         size: int | None = None,
-        head: Head = "none",
+        head: HeadUse = "none",
         layer: str = "pre_logits",
         fast: bool = False,
     ) -> "Encoder":

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignet_ray.errors import UserError
+from alignet_ray.models.model_spec import MODEL_FILE, REGISTRY, ModelKind, ModelSpec
 
 if TYPE_CHECKING:
     from alignet_ray.models.backbone import Preprocess
     from alignet_ray.models.student import Student
-
-REGISTRY = "models:/"
-"""How the spelling of a registered model begins."""
-MODEL = "model.json"
 
 
 def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None) -> "tuple[Student, Preprocess]":
@@ -22,7 +19,7 @@ def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None)
 
     Args:
         spec: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
-            backbone as in `models.backbone` (it has no triplet head).
+            backbone as in `model_spec` (it has no triplet head).
         device: where it runs.
         tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, or MLflow's own default.
 
@@ -48,11 +45,10 @@ def locate(spec: str | Path, tracking_uri: str | None = None) -> Path | None:
     Raises:
         UserError: as `fetch`.
     """
-    name = str(spec)
-    if name.startswith(REGISTRY):
-        return fetch(name, tracking_uri)
-    folder = Path(name).expanduser()
-    return folder if (folder / MODEL).is_file() else None
+    parsed = ModelSpec.parse(str(spec))
+    if parsed.kind is ModelKind.REGISTERED:
+        return fetch(parsed.name, tracking_uri)
+    return parsed.path if parsed.kind is ModelKind.STUDENT else None
 
 
 def identity(uri: str, tracking_uri: str | None = None) -> str:
@@ -62,13 +58,10 @@ def identity(uri: str, tracking_uri: str | None = None) -> str:
         UserError: MLflow is not installed, or does not know the model.
     """
     mlflow = _mlflow(uri)
-    name, at, alias = uri.removeprefix(REGISTRY).partition("@")
-    name, _, version = (name, "", "") if at else name.rpartition("/")
-    if not name or not (alias or version):
-        raise UserError(f"{uri}: a registered model is {REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION")
+    name, alias, version = ModelSpec.parse(uri).registered
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     try:
-        found = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, version)
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
     except mlflow.exceptions.MlflowException as error:
         raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
     return f"{REGISTRY}{name}/{found.version} of {found.creation_timestamp}"
@@ -86,9 +79,9 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except mlflow.exceptions.MlflowException as error:
         raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
-    found = sorted(folder.rglob(MODEL))
+    found = sorted(folder.rglob(MODEL_FILE))
     if not found:
-        raise UserError(f"{uri} is not a student of alignet_ray: it holds no {MODEL}")
+        raise UserError(f"{uri} is not a student of alignet_ray: it holds no {MODEL_FILE}")
     return found[0].parent
 
 

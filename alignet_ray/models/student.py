@@ -12,8 +12,10 @@ from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
 from alignet_ray.models.kernel_head import KernelHead
+from alignet_ray.models.model_spec import MODEL_FILE, ModelKind, ModelSpec
 
-BACKBONE, HEAD, MODEL = "backbone.safetensors", "head.safetensors", "model.json"
+BACKBONE = "backbone.safetensors"
+HEAD = "head.safetensors"
 
 
 class Output(NamedTuple):
@@ -76,7 +78,7 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int, squas
     """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
 
     Args:
-        spec: backbone, spelled as in `models.backbone`; a student's folder, to start from it, brings its own head and
+        spec: the backbone's name, see `model_spec`; a student's folder, to start from it, brings its own head and
             tau if the head is `head` wide.
         size: side of the square input in pixels; None: the model's own.
         head: width of the triplet head; None: no head.
@@ -89,8 +91,11 @@ def make_student(spec: str, size: int | None, head: int | None, seed: int, squas
     backbone = load_backbone(spec, size, seed, squash=squash).requires_grad_(True)
     if not head:
         return Student(backbone, None)
-    if (Path(spec).expanduser() / MODEL).is_file():
-        earlier = load_student(Path(spec).expanduser())
+
+    # A student to start from brings its own head and tau, if the width is the same.
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind is ModelKind.STUDENT:
+        earlier = load_student(parsed.path)
         if isinstance(earlier.head, nn.Linear) and earlier.head.out_features == head:
             return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
     layer = nn.Linear(backbone.width, head)
@@ -115,7 +120,7 @@ def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> 
     save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, folder / BACKBONE)
     if head is not None:
         save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD)
-    (folder / MODEL).write_text(json.dumps(describe(student, provenance), indent=1))
+    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance), indent=1))
 
 
 def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -175,10 +180,10 @@ def read_model(folder: Path) -> dict[str, Any]:
         UserError: it is missing or is not one.
     """
     try:
-        info: dict[str, Any] = json.loads((folder / MODEL).read_text())
+        info: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a student's folder: {MODEL} cannot be read ({error})") from error
+        raise UserError(f"{folder} is not a student's folder: {MODEL_FILE} cannot be read ({error})") from error
     missing = [key for key in ("architecture", "preprocessing", "head", "tau") if key not in info]
     if missing:
-        raise UserError(f"{folder / MODEL} lacks {', '.join(missing)}: not written by `distill`")
+        raise UserError(f"{folder / MODEL_FILE} lacks {', '.join(missing)}: not written by `distill`")
     return info

@@ -17,6 +17,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub
+from alignet_ray.models.model_spec import REGISTRY, HeadUse
 from alignet_ray.stages import Work, embed_jobs
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
 
 def _name(cfg: Config, model: str) -> str:
     """A model's name in an id: a file's fingerprint is among the sources, a registered model's is its version."""
-    if model.startswith(hub.REGISTRY):
+    if model.startswith(REGISTRY):
         return hub.identity(model, tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
     name, _, file = model.partition("@")
     return f"{name}@{Path(file).name}" if file else name
@@ -58,12 +59,12 @@ def _name(cfg: Config, model: str) -> str:
 
 def _student(model: str) -> bool:
     """Whether a model may bring a triplet head."""
-    return model.startswith(hub.REGISTRY) or (Path(model).expanduser() / "model.json").is_file()
+    return model.startswith(REGISTRY) or (Path(model).expanduser() / "model.json").is_file()
 
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weights files."""
-    models = [m for m in embed_jobs.network(cfg, role).models if not m.startswith(hub.REGISTRY)]
+    models = [m for m in embed_jobs.network(cfg, role).models if not m.startswith(REGISTRY)]
     files = [file for _, _, file in (model.partition("@") for model in models) if file]
     folders = [Path(model).expanduser() for model in models]
     students = [str(f) for folder in folders if (folder / "model.json").is_file() for f in sorted(folder.glob("*.*"))]
@@ -85,7 +86,7 @@ def refuse(cfg: Config, role: str) -> None:
     from alignet_ray.models.backbone import check as known
 
     for model in embed_jobs.network(cfg, role).models:
-        if not model.startswith(hub.REGISTRY):  # the plan has found it
+        if not model.startswith(REGISTRY):  # the plan has found it
             known(model)
 
 
@@ -131,7 +132,7 @@ def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Em
     from alignet_ray.stages.embed_actor import EmbedActorJob
 
     cfg, model = work.cfg, embed_jobs.model_of(work.role)
-    head: embed_jobs.Head = "none"
+    head: HeadUse = "none"
     models, size, layer = embed_jobs.network(cfg, work.role)
     if model in ("student", "control"):
         head, models = "beside", (str(work.parents[f"distill@{model}"].local()),)
@@ -143,7 +144,7 @@ def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "Em
         out=work.out,
         uri=embed_jobs.root(cfg, work.role),
         models=models,
-        registry=tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(hub.REGISTRY) else "",
+        registry=tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(REGISTRY) else "",
         size=size,
         head=head,
         layer=layer,

@@ -23,7 +23,7 @@ from alignet_ray.images.transfer import Parcel, pack, see
 from alignet_ray.images.transform import Picture, View
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image
-from alignet_ray.stages.embed_jobs import Head
+from alignet_ray.models.model_spec import HeadUse
 from alignet_ray.store import Artifact, Draft
 
 ERRORS_KEY = b"alignet.errors"
@@ -64,7 +64,7 @@ class EmbedActorJob:
     models: tuple[str, ...]
     registry: str
     size: int | None
-    head: Head
+    head: HeadUse
     layer: str
     bfloat16: bool
     fast: bool

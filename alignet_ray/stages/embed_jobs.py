@@ -1,6 +1,6 @@
 """The roles of `embed`: which images a role looks at, and through which network."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -8,8 +8,6 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
-
-Head = Literal["none", "beside", "instead"]
 
 ELSEWHERE = "ood-"
 """Prefix of the roles that look at the folder `evaluate.ood`; what follows names the model."""

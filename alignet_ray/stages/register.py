@@ -56,7 +56,8 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def run(work: Work) -> None:
     """Log the student with signature, input example and card, register it and move its aliases."""
     from alignet_ray.models import serving
-    from alignet_ray.models.student import BACKBONE, HEAD, MODEL
+    from alignet_ray.models.model_spec import MODEL_FILE
+    from alignet_ray.models.student import BACKBONE, HEAD
 
     student = work.parents["distill@student"]
     info = student.read_json("model.json")
@@ -65,7 +66,7 @@ def run(work: Work) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "student"
         folder.mkdir()
-        for name in (BACKBONE, MODEL, *([HEAD] if info["head"] else [])):  # and not the checkpoints beside them
+        for name in (BACKBONE, MODEL_FILE, *([HEAD] if info["head"] else [])):  # and not the checkpoints beside them
             shutil.copy(student.local(name), folder)
         version = tracking.register_model(
             work.tracker,

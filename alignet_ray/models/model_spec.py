@@ -1,0 +1,168 @@
+"""Reads the name of a model, as `embed.model`, `distill.model`, `evaluate.models` and `load` take it.
+
+vit_base_patch16_siglip_224.webli   a timm name: pretrained weights, downloaded by timm
+NAME@FILE                           a timm architecture and a local checkpoint (.safetensors, .pth)
+pip:efficientnet-lite0              weights that a package ships (lite0, lite1, lite2; extra `weights`)
+random:NAME                         a timm architecture with seeded random weights
+FOLDER                              a student's folder (model.json + backbone.safetensors)
+models:/NAME@ALIAS                  a student in MLflow's registry; or models:/NAME/VERSION
+embed/ID, FILE.npy, ...             no model, but stored embeddings (see `data.stored`)
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from alignet_ray.errors import UserError
+
+MODEL_FILE = "model.json"
+"""The file of a student's folder that describes the network."""
+
+PACKAGE = "pip:"
+RANDOM = "random:"
+REGISTRY = "models:/"
+
+HeadUse = Literal["none", "beside", "instead"]
+"""What becomes of a student's triplet head: it is left out; its outputs stand in a column `triplet_logits` beside the
+embedding; or they are the embedding, divided by sqrt(tau), so that plain dot products are choice logits."""
+
+
+class ModelKind(StrEnum):
+    """Where a model's weights come from."""
+
+    TIMM = "timm"
+    CHECKPOINT = "checkpoint"
+    PACKAGE = "package"
+    RANDOM = "random"
+    STUDENT = "student"
+    REGISTERED = "registered"
+    STORED = "stored"
+
+
+class RegisteredName(NamedTuple):
+    """A version in MLflow's registry: a model's name, and either an alias or a version number."""
+
+    name: str
+    alias: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's name, read.
+
+    Attributes:
+        name: as the user wrote it.
+        kind: where its weights come from.
+        architecture: timm's name of the network; empty where only the weights' owner knows it.
+        file: the checkpoint as the user wrote it; empty for the other kinds.
+    """
+
+    name: str
+    kind: ModelKind
+    architecture: str = ""
+    file: str = ""
+
+    @classmethod
+    def parse(cls, name: str) -> "ModelSpec":
+        """Tell the kinds of names apart. What does not exist is not refused here, see `backbone.check`."""
+        if name.startswith(REGISTRY):
+            return cls(name, ModelKind.REGISTERED)
+        if name.startswith(PACKAGE):
+            return cls(name, ModelKind.PACKAGE)
+        if name.startswith(RANDOM):
+            return cls(name, ModelKind.RANDOM, name.removeprefix(RANDOM))
+        if _is_student_folder(Path(name).expanduser()):
+            return cls(name, ModelKind.STUDENT)
+
+        # Imported late, here and below: it needs pyarrow, and a student's folder must load without.
+        from alignet_ray.data import stored
+
+        if stored.is_stored(name):
+            return cls(name, ModelKind.STORED)
+        if "@" in name:
+            architecture, _, file = name.partition("@")
+            return cls(name, ModelKind.CHECKPOINT, architecture, file)
+        return cls(name, ModelKind.TIMM, name)
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's file, or the student's folder."""
+        return Path(self.file or self.name).expanduser()
+
+    @property
+    def identity(self) -> str:
+        """The name in artifact ids: a checkpoint without its folder, since its content has a fingerprint of its own.
+
+        A registered name can move to another version: `hub.identity` asks the registry which one it means now.
+        """
+        if self.kind is ModelKind.CHECKPOINT and self.file:
+            return f"{self.architecture}@{self.path.name}"
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """The name in tables: files and folders by their last part."""
+        if self.kind is ModelKind.STUDENT:
+            return self.path.name
+        if self.kind is ModelKind.STORED:
+            from alignet_ray.data import stored
+
+            is_id = self.name.startswith(stored.STAGE)
+            return self.name if is_id else self.path.name
+        return self.name
+
+    @property
+    def local_files(self) -> list[str]:
+        """Local files whose fingerprints belong in an artifact's id, since they can change under the same name.
+
+        Raises:
+            UserError: stored embeddings without the CSV that names their rows.
+        """
+        if self.kind is ModelKind.CHECKPOINT and self.file:
+            return [self.file]
+        if self.kind is ModelKind.STUDENT:
+            return [str(file) for file in sorted(self.path.glob("*.*"))]
+        if self.kind is ModelKind.STORED:
+            from alignet_ray.data import stored
+
+            return stored.files(self.name)
+        return []
+
+    @property
+    def may_have_head(self) -> bool:
+        """Whether the model can have a triplet head: students alone have one."""
+        return self.kind in (ModelKind.STUDENT, ModelKind.REGISTERED)
+
+    @property
+    def registered(self) -> RegisteredName:
+        """The parts of a registered model's name.
+
+        Raises:
+            UserError: it names no model, or neither an alias nor a version.
+        """
+        rest = self.name.removeprefix(REGISTRY)
+        if "@" in rest:
+            model, _, alias = rest.partition("@")
+            parts = RegisteredName(model, alias=alias)
+        else:
+            model, _, version = rest.rpartition("/")
+            parts = RegisteredName(model, version=version)
+
+        if not parts.name or not (parts.alias or parts.version):
+            raise UserError(f"{self.name}: a registered model is {REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION")
+        return parts
+
+
+def _is_student_folder(folder: Path) -> bool:
+    """Whether model.json describes a student; an artifact of `embed` has a file of that name, too."""
+    if not (folder / MODEL_FILE).is_file():
+        return False
+    if folder.resolve().parent.name != "embed":
+        return True
+
+    from alignet_ray.store import MANIFEST
+
+    is_artifact = (folder / MANIFEST).is_file()
+    return not is_artifact
