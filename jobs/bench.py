@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alignet_ray.config import Align, Soften
 from alignet_ray.core import alignment, kmeans, labelling, sampling, triplet_set, triplets, vice
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.cache import Decoder, Pack, Packed
@@ -240,9 +241,9 @@ def soften(size: Size, folder: Path) -> Iterator[Row]:
     """Gradient steps of the model of people's choices: 1,854 objects, 100 dimensions, 8,192 answers a step."""
     rows, batch, steps = answers(size), 8192, 30
     yield Row("plain steps", batch * steps, plain_steps(rows, batch, steps), "indexed rows, autograd, Adam")
-    schedule = vice.Schedule(steps=steps, batch_size=batch, every=steps)
+    schedule = Soften().settings(vice.Schedule, steps=steps, batch_size=batch, every=steps)
     begin = time.perf_counter()
-    vice.fit(rows, OBJECTS, schedule, vice.Prior(), 0)
+    vice.fit(rows, OBJECTS, schedule, Soften().settings(vice.Prior), 0)
     yield Row("ours", batch * steps, time.perf_counter() - begin, "with the pruning at the end")
 
 
@@ -251,6 +252,7 @@ def plain_steps(rows: np.ndarray, batch: int, steps: int) -> float:
     triplets_, mu = torch.from_numpy(rows), torch.rand(OBJECTS, 100, requires_grad=True)
     log_sigma = torch.full((OBJECTS, 100), -2.0, requires_grad=True)
     optimizer = torch.optim.Adam([mu, log_sigma], lr=1e-2)
+    prior = Soften().settings(vice.Prior)
     begin = time.perf_counter()
     for _ in range(steps):
         some = triplets_[torch.randint(len(triplets_), (batch,))]
@@ -258,7 +260,7 @@ def plain_steps(rows: np.ndarray, batch: int, steps: int) -> float:
         a, b, c = (torch.relu(x)[some[:, i]] for i in range(3))
         logits = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
         log_q = -(log_sigma + ((x - mu) / log_sigma.exp()).square() / 2)
-        loss = -logits.log_softmax(1)[:, 0].mean() + (log_q - vice.Prior().log_density(x)).sum() / len(rows)
+        loss = -logits.log_softmax(1)[:, 0].mean() + (log_q - prior.log_density(x)).sum() / len(rows)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -285,7 +287,7 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
 
     yield Row("every triplet's objects mapped", batch, timed(each_triplet), "three rows a triplet")
     for kind in ("affine", "low_rank"):
-        settings = alignment.FitSettings(kind, batch_size=batch, steps=steps, every=steps)
+        settings = Align().settings(alignment.FitSettings, kind=kind, batch_size=batch, steps=steps, every=steps)
         begin = time.perf_counter()
         alignment.fit(x, side, side, settings, 0)
         yield Row(

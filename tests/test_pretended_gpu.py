@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from support.pretended_gpu import pretended_gpu
 
+from alignet_ray.config import Soften
 from alignet_ray.core import kmeans, labelling, vice
 from alignet_ray.images.transfer import pack, see
 from alignet_ray.models.backbone import load_backbone
@@ -70,8 +71,9 @@ def test_labels(gpu: None) -> None:
 
 def test_the_model_of_people(gpu: None) -> None:
     triplets = np.stack([RNG.permutation(12)[:3] for _ in range(300)])
-    schedule = vice.Schedule(dims=6, steps=200, batch_size=64)
-    here, there = (vice.fit(triplets, 12, schedule, vice.Prior(), 0, None, device) for device in ("cpu", "cuda"))
+    schedule = Soften().settings(vice.Schedule, dims=6, steps=200, batch_size=64)
+    prior = Soften().settings(vice.Prior)
+    here, there = (vice.fit(triplets, 12, schedule, prior, 0, None, device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(there.mu, here.mu, atol=1e-5)
 
 

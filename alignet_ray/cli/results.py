@@ -144,7 +144,10 @@ def gc(args: list[str]) -> None:
     kept = pipeline.reachable(store)
     state = runtime.state_dir(Config().replace(store__root=chosen.root, state_dir=chosen.state))
     with runtime.lock(state):
-        loose = [a for a in store.all(list(STAGES)) if (a.stage, a.id) not in kept]
+        if note := pipeline.outdated_note(store):
+            print(note)
+        spared = kept | pipeline.outdated(store)
+        loose = [a for a in store.all(list(STAGES)) if (a.stage, a.id) not in spared]
         cache = [path for path in (state / "cache").glob("*") if path.is_file()]
         if not loose and not cache:
             print("nothing to delete: every artifact belongs to a run")

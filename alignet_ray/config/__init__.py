@@ -1,4 +1,4 @@
-"""The one typed configuration tree of a whole run, YAML both ways; its sections: `sections.py` and `stages.py`."""
+"""Typed configuration of a whole run, to and from YAML. Its sections are in `sections.py` and `stages.py`."""
 
 import difflib
 import warnings
@@ -8,7 +8,16 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from alignet_ray.config.sections import Corpus, Human, Objects, RaySection, Section, StoreSection, Tracking
+from alignet_ray.config.sections import (
+    Corpus,
+    Human,
+    Objects,
+    RaySection,
+    RuntimeOnly,
+    Section,
+    StoreSection,
+    Tracking,
+)
 from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
 from alignet_ray.errors import UserError
 
@@ -33,20 +42,19 @@ __all__ = [
     "Tracking",
 ]
 
-warnings.filterwarnings(
-    "ignore", message='Field name "register" in "Config" shadows'
-)  # the stage's name is the section's
+# A section is named after its stage, and `register` is also a method of abstract base classes.
+warnings.filterwarnings("ignore", message='Field name "register" in "Config" shadows')
 
 
 class Config(Section):
     """A whole run."""
 
-    name: str = "run"
-    """The run's name: `<root>/refs/<name>` points at its artifacts."""
+    name: RuntimeOnly[str] = "run"
+    """Name of the run: `<root>/refs/<name>.json` lists its artifacts."""
     seed: int = 0
-    """Seed of everything random, the split of objects included."""
-    state_dir: str | None = None
-    """Local folder for the run lock, logs and embedded tracking; left out: the root (it must be local then)."""
+    """Random seed, also of the split of objects."""
+    state_dir: RuntimeOnly[str | None] = None
+    """Local folder for the run lock, logs and embedded tracking. Default: the root, which must be local then."""
     corpus: Corpus = Corpus()
     objects: Objects = Objects()
     human: Human = Human()
@@ -64,7 +72,7 @@ class Config(Section):
     tracking: Tracking = Tracking()
 
     def to_yaml(self) -> str:
-        """The tree as YAML that `from_yaml` reloads exactly."""
+        """The configuration as YAML that `from_yaml` reads back exactly."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -80,22 +88,30 @@ class Config(Section):
             raise UserError(f"--config {path}: {error.strerror or error}") from error
         except yaml.YAMLError as error:
             raise UserError(f"--config {path} is not YAML: {str(error).splitlines()[0]}") from error
+
         try:
             return cls.model_validate(tree or {})
         except ValidationError as error:
-            first = error.errors()[0]
-            name, problem = ".".join(map(str, first["loc"])), first["msg"]
-            if first["type"] == "extra_forbidden":
-                near = difflib.get_close_matches(name, cls().flat(), n=1)
-                problem = "no such field" + (f"; did you mean {near[0]}?" if near else "")
-            raise UserError(f"--config {path}: {name}: {problem}") from error
+            raise UserError(f"--config {path}: {cls._first_problem(error)}") from error
+
+    @classmethod
+    def _first_problem(cls, error: ValidationError) -> str:
+        """The first wrong field and what is wrong with it; for an unknown one also the nearest known one."""
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] != "extra_forbidden":
+            return f"{name}: {first['msg']}"
+
+        nearest = difflib.get_close_matches(name, cls().flat(), n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        return f"{name}: no such field{hint}"
 
     def flat(self) -> dict[str, Any]:
-        """The tree as `{"distill.lr": 3e-5, ...}`: the names are the flags."""
+        """The configuration as `{"distill.lr": 3e-5, ...}`; the names are the command-line options."""
         return dict(_flatten(self.model_dump(mode="json"), ""))
 
     def replace(self, **changes: Any) -> "Config":
-        """A copy with `section__field=value` (or `field=value`) changes, validated."""
+        """A validated copy with changes given as `section__field=value` or `field=value`."""
         tree = self.model_dump(by_alias=False)
         for key, value in changes.items():
             *sections, field = key.split("__")
@@ -107,7 +123,11 @@ class Config(Section):
 
 
 def _flatten(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
+    """All leaves of a nested dictionary, with dotted names."""
+    leaves: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        rows += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return rows
+        if isinstance(value, dict):
+            leaves += _flatten(value, f"{prefix}{key}.")
+        else:
+            leaves.append((prefix + key, value))
+    return leaves

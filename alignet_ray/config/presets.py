@@ -1,6 +1,6 @@
-"""Whole runs as named functions: each returns a full configuration; its docstring gives the command and what to expect.
+"""Named presets: each returns a complete `Config`, and its docstring gives the command.
 
-The values that a paper fixes stand here with their source, and nowhere else.
+Values that a paper fixes are written here with their source, and nowhere else.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SIGLIP_B = "vit_base_patch16_siglip_224.webli"
 
 
 def smoke() -> Config:
-    """A generated world with a known answer, through the whole line on two cores: under five minutes.
+    """The whole pipeline on a generated world with known ground truth: under five minutes on two cores.
 
     alignet-ray run smoke
     """
@@ -29,10 +29,10 @@ def smoke() -> Config:
 
 
 def sample() -> Config:
-    """Some hundred real images with real pretrained weights, at 128 px on two cores: a quarter of an hour.
+    """A few hundred real images and real pretrained weights at 128 px: a quarter of an hour on two cores.
 
-    The teacher network itself is fine-tuned on people's choices; `--align.map low_rank` takes an affine teacher, which
-    is fitted in seconds and gains less.
+    The teacher network is fine-tuned on human choice probabilities. `--align.map low_rank` fits a linear map instead,
+    which takes seconds and improves agreement less.
 
     alignet-ray run sample --corpus.path DIR --objects.table CSV --human.triplets FILE
     """
@@ -47,7 +47,7 @@ def sample() -> Config:
 
 
 def sample_224() -> Config:
-    """`sample` at the networks' full 224 px: some three times as long.
+    """`sample` at the networks' full resolution of 224 px: about three times as long.
 
     alignet-ray run sample_224 --corpus.path DIR --objects.table CSV --human.triplets FILE
     """
@@ -55,7 +55,7 @@ def sample_224() -> Config:
 
 
 def imagenet() -> Config:
-    """ImageNet beside separate images of the judged objects (THINGS), in-batch distillation; for GPUs.
+    """ImageNet as corpus, separate images of the annotated objects (THINGS), in-batch distillation; needs GPUs.
 
     alignet-ray run imagenet --corpus.path IMAGENET/train --objects.path THINGS/images --objects.table CSV
         --human.triplets trainset.txt
@@ -71,7 +71,7 @@ def imagenet() -> Config:
 
 
 def paper() -> Config:
-    """AligNet's SigLIP-B student as released: the published triplets scheme, 100,000 steps of 512 triplets.
+    """The recipe of AligNet's released SigLIP-B student: the published triplets, 100,000 steps of 512 triplets.
 
     alignet-ray run paper --corpus.path IMAGENET/train --objects.path THINGS/images --objects.table CSV
         --human.triplets trainset.txt
@@ -105,4 +105,6 @@ def paper() -> Config:
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in (smoke, sample, sample_224, imagenet, paper)}
+PRESETS: dict[str, Callable[[], Config]] = {
+    preset.__name__: preset for preset in (smoke, sample, sample_224, imagenet, paper)
+}

@@ -1,12 +1,34 @@
-"""The configuration's sections for what comes in and for the machinery; those of the stages stand in `stages.py`.
+"""Sections for inputs and infrastructure, and the base class that every section shares.
 
-Every field's docstring is its help text on the command line, its dotted name is its flag, and its default stands there
-and nowhere else (numbers that a paper fixes stand in `presets.py`). Sections are frozen and refuse unknown keys.
+A field's docstring is its help text, its dotted name is its command-line option, and its default is written here and
+nowhere else. Numbers that a paper fixes are in `presets.py`.
 """
 
-from typing import Literal
+import dataclasses
+from enum import Enum
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+class Marker(Enum):
+    """What a field means for an artifact's id."""
+
+    RUNTIME = "runtime"
+    INPUT = "input"
+
+
+RuntimeOnly = Annotated[T, Marker.RUNTIME]
+"""Type of a field that says where, how fast or how visibly a stage works. It never changes what the stage produces,
+except for rounding, so it is no part of an artifact's id."""
+
+InputPath = Annotated[T, Marker.INPUT]
+"""Type of a field that names an input. Its content is in the id by a fingerprint, so the same file may be moved; the
+field itself only contributes whether an input is given."""
+
+RUNTIME_NOTE = " (Runtime only: does not change results.)"
 
 
 class Section(BaseModel):
@@ -16,74 +38,116 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Say in the help text of every runtime field that it is one."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for field in cls.model_fields.values():
+            description = field.description or ""
+            if Marker.RUNTIME in field.metadata and not description.endswith(RUNTIME_NOTE):
+                field.description = description + RUNTIME_NOTE
+
+    def result_fields(self) -> dict[str, Any]:
+        """The fields that change a result, as JSON-able values: what a stage hashes into its artifact's id."""
+        values = self.model_dump(mode="json", by_alias=False)
+        result: dict[str, Any] = {}
+
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if Marker.RUNTIME in field.metadata:
+                continue
+            if Marker.INPUT in field.metadata:
+                result[name] = bool(value)
+            elif isinstance(value, Section):
+                result[name] = value.result_fields()
+            else:
+                result[name] = values[name]
+
+        return result
+
+    def settings(self, kind: type[T], /, **others: Any) -> T:
+        """A dataclass of settings, its fields taken from the section's fields of the same names.
+
+        Args:
+            kind: the dataclass.
+            others: values of fields that the section does not have, or that are to differ from it.
+        """
+        assert dataclasses.is_dataclass(kind)
+        shared = {field.name for field in dataclasses.fields(kind)} & type(self).model_fields.keys()
+        return kind(**{name: getattr(self, name) for name in shared} | others)
+
 
 class Corpus(Section):
     """The images to learn on."""
 
-    path: str | None = None
-    """Folder or URL (s3://, any of fsspec's) of images in class folders; `synthetic:NAME` for a generated world."""
+    path: InputPath[str | None] = None
+    """Folder or URL (s3:// or another scheme of fsspec) with images in class folders; `synthetic:NAME` for a generated
+    world."""
 
 
 class Objects(Section):
-    """The images of the objects that people judged."""
+    """The objects that people compared, and the images that show them."""
 
-    path: str | None = None
-    """Folder of their images; leave it out when they are part of the corpus."""
-    table: str | None = None
+    path: InputPath[str | None] = None
+    """Folder of the objects' images. Default: the images are part of the corpus."""
+    table: InputPath[str | None] = None
     """CSV with columns `label` (class folder) or `path` (image), and `object` (row of the human data)."""
-    concepts: str | None = None
-    """Optional CSV, one row per object in order: `name` or `uniqueID`, and `category` where known. For the report."""
+    concepts: InputPath[str | None] = None
+    """Optional CSV with one row per object, in order: `name` or `uniqueID`, and `category` where known. Used by the
+    report."""
 
 
 class Human(Section):
-    """What people said."""
+    """Human similarity judgements."""
 
-    triplets: str | None = None
-    """Odd-one-out answers: rows (pair, pair, odd) of object numbers."""
-    validation: str | None = None
-    """Answers held out from the fit, in a file of their own."""
-    embedding: str | None = None
+    triplets: InputPath[str | None] = None
+    """Odd-one-out responses: rows (pair, pair, odd) of object numbers."""
+    validation: InputPath[str | None] = None
+    """A separate file of responses held out from the fit."""
+    embedding: InputPath[str | None] = None
     """A published human embedding (.npy, objects x dimensions) that replaces the fit of `soften`."""
-    reference: str | None = None
-    """An embedding that the answers are only checked against; left out, `embedding` serves."""
+    reference: InputPath[str | None] = None
+    """An embedding that the responses are checked against. Default: `human.embedding`."""
     base: Literal[0, 1] | None = None
-    """What the answers' object numbers count from; left out, the file's layout and numbers say."""
+    """The number that object numbering starts from. Default: inferred from the file."""
     columns: tuple[str, ...] = ()
-    """Columns that differ from ours, as `ours=theirs`: image1, image2, image3, choice, participant, rt, level."""
-    order: str | None = None
-    """Text file with one row number a line: the row that each object number of the answers means (older orders)."""
+    """Names of columns that differ from the expected ones, as `expected=actual`; expected are image1, image2, image3,
+    choice, participant, rt, level."""
+    order: InputPath[str | None] = None
+    """Text file with one row number per line: the row that each object number of the responses refers to (for data in
+    an older object order)."""
 
 
 class StoreSection(Section):
-    """Where results lie."""
+    """Where artifacts are stored."""
 
-    root: str = "runs"
+    root: RuntimeOnly[str] = "runs"
     """Folder (or s3:// URL) that holds all artifacts."""
 
 
 class RaySection(Section):
-    """How Ray is started. None of these changes a result."""
+    """How Ray is started."""
 
-    address: str | None = None
-    """A running cluster's address; left out, RAY_ADDRESS counts, and without it Ray starts on this machine."""
-    num_cpus: int | None = None
-    """Logical CPUs of a local Ray; left out: the machine's cores, at least 4 (slots, not threads)."""
-    object_store_mb: int | None = None
-    """Shared memory of a local Ray in MB; left out: Ray decides."""
-    gpus: int = Field(0, ge=0)
-    """GPUs that a cluster is asked for, and waited for, before a stage that spreads over it."""
-    cpus: int = Field(0, ge=0)
-    """CPUs, likewise."""
-    patience: float = Field(30.0, ge=0)
-    """Minutes to wait for them; then the run goes on with what is there, or stops if that is nothing."""
-    stall_minutes: float = Field(10.0, ge=0)
-    """Minutes without any progress after which the run says so, and what it waits for; 0: never."""
+    address: RuntimeOnly[str | None] = None
+    """Address of a running cluster. Default: RAY_ADDRESS, or else a new Ray on this machine."""
+    num_cpus: RuntimeOnly[int | None] = None
+    """Logical CPUs of a local Ray. Default: the machine's cores, at least 4 (these are slots, not threads)."""
+    object_store_mb: RuntimeOnly[int | None] = None
+    """Shared memory of a local Ray in MB. Default: chosen by Ray."""
+    gpus: RuntimeOnly[int] = Field(0, ge=0)
+    """GPUs to request from the cluster and to wait for before each distributed stage."""
+    cpus: RuntimeOnly[int] = Field(0, ge=0)
+    """CPUs to request and wait for in the same way."""
+    patience: RuntimeOnly[float] = Field(30.0, ge=0)
+    """Minutes to wait for them. After that the run continues with what is available, or stops if nothing is."""
+    stall_minutes: RuntimeOnly[float] = Field(10.0, ge=0)
+    """Minutes without progress after which a warning says what the run is waiting for; 0 disables it."""
 
 
 class Tracking(Section):
-    """MLflow."""
+    """MLflow tracking."""
 
-    uri: str | None = None
-    """Tracking server; left out, MLFLOW_TRACKING_URI counts, and without it `sqlite:///<root>/mlflow.db`."""
-    experiment: str = "alignet-ray"
+    uri: RuntimeOnly[str | None] = None
+    """Tracking server. Default: MLFLOW_TRACKING_URI, or else `sqlite:///<root>/mlflow.db`."""
+    experiment: RuntimeOnly[str] = "alignet-ray"
     """MLflow experiment."""

@@ -50,17 +50,17 @@ class FitSettings:
         every: steps between two looks at the held-out objects; patience: looks without a better cross-entropy.
     """
 
-    kind: MapKind = "low_rank"
-    rank: int = 100
-    identity_penalty: float = 5e-4
-    alpha: float = 0.0
-    tau: float = 1.0
-    lr: float = 1e-2
+    kind: MapKind
+    rank: int
+    identity_penalty: float
+    alpha: float
+    tau: float
+    lr: float
+    batch_size: int
+    steps: int
+    patience: int
     mean: float = 0.95
-    batch_size: int = 8192
-    steps: int = 2000
     every: int = 20
-    patience: int = 10
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ CHUNK = 1 << 20
 class Prior:
     """Spike-and-slab prior of one entry: pi N(0, spike^2) + (1 - pi) N(0, slab^2)."""
 
-    spike: float = 0.25
-    slab: float = 1.0
-    pi: float = 0.5
+    spike: float
+    slab: float
+    pi: float
 
     def log_density(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """log p(x) of every entry."""
@@ -52,11 +52,11 @@ class Schedule:
         window: counts in a row that must agree for the fit to be called stable.
     """
 
-    dims: int = 100
-    steps: int = 1500
-    batch_size: int = 8192
-    lr: float = 1e-2
-    kl_anneal: float = 0.3
+    dims: int
+    steps: int
+    batch_size: int
+    lr: float
+    kl_anneal: float
     settle: float = 0.8
     every: int = 100
     window: int = 3

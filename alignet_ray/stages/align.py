@@ -17,7 +17,7 @@ from alignet_ray.human.dataset import AlignmentDataset, features_model, human_mo
 from alignet_ray.human.objects import images_folder
 from alignet_ray.stages import Work, finetune_teacher, hparam_search
 
-VERSION = 5
+VERSION = 6
 FOLDS = pa.schema(
     [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
     + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
@@ -27,9 +27,9 @@ FOLDS = pa.schema(
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """What the chosen kind of map depends on, and the seed of draws."""
-    fields = cfg.align.model_dump(mode="json", exclude={"from_": True, "network": {"workers"}})
     if cfg.align.from_:
         return {}
+    fields = cfg.align.result_fields()
     if cfg.align.map == "network":
         name, _, file = cfg.embed.model[0].partition("@")
         model = [f"{name}@{Path(file).name}" if file else name, *cfg.embed.model[1:]]
@@ -72,7 +72,7 @@ def run(work: Work) -> None:
     soften = work.parents["soften"]
     human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
     judged = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)
-    settings = map_settings(work.cfg, work.cfg.align.map)
+    settings = work.cfg.align.settings(alignment.FitSettings, kind=work.cfg.align.map)
     tried: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     parts, pairs = _parts(work, judged), []
@@ -97,12 +97,6 @@ def run(work: Work) -> None:
     facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
     facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
     _write(work, judged, fitted.transform, facts)
-
-
-def map_settings(cfg: Config, kind: alignment.MapKind) -> alignment.FitSettings:
-    """The section `align` as the settings of a transform."""
-    names = ("rank", "identity_penalty", "alpha", "tau", "lr", "batch_size", "steps", "patience")
-    return alignment.FitSettings(kind, **{name: getattr(cfg.align, name) for name in names})
 
 
 def _training_triplets(work: Work, judged: AlignmentDataset, objects: list[int]) -> triplet_set.TripletSet:

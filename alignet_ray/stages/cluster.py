@@ -25,7 +25,7 @@ from alignet_ray.human.objects import held_out_ids
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
-VERSION = 1
+VERSION = 2
 SHARD = 1 << 16
 """Rows of a shard."""
 FAR = 64
@@ -36,7 +36,7 @@ CENTROIDS, HISTORY, CURVE = "centroids.safetensors", "history.json", "curve.json
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the result."""
-    return {"seed": cfg.seed, "objects_in_corpus": cfg.objects.path is None} | cfg.cluster.model_dump()
+    return {"seed": cfg.seed, "objects_in_corpus": cfg.objects.path is None} | cfg.cluster.result_fields()
 
 
 def sources(cfg: Config, role: str) -> list[str]:

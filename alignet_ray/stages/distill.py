@@ -23,21 +23,16 @@ from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Background, Report, make_board
 
-VERSION = 2
+VERSION = 3
 SCRATCH = ".train"
 """What Ray Train writes for itself, removed at the end."""
 STALL = 0.05
 """Share of the time above which waiting for images is worth a word."""
-UNCHANGED = (
-    *("workers", "control", "compile", "cache_pixels", "max_failures", "gpus_per_worker", "min_workers"),
-    *("valid", "valid_every", "log_every", "checkpoint_every"),
-)
-"""Fields that do not change the student."""
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the student."""
-    fields = {k: v for k, v in cfg.distill.model_dump().items() if k not in UNCHANGED}
+    fields = cfg.distill.result_fields()
     name, _, file = cfg.distill.model.partition("@")
     return fields | {"model": f"{name}@{Path(file).name}" if file else name, "seed": cfg.seed}
 

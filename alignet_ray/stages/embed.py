@@ -23,7 +23,7 @@ from alignet_ray.stages import Work, embed_jobs
 if TYPE_CHECKING:
     from alignet_ray.stages.embed_actor import EmbedActorJob
 
-VERSION = 1
+VERSION = 2
 
 UNIT = (16, 256)
 """Least and most images of a unit: the grain of resuming, progress and load balance."""

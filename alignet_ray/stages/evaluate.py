@@ -21,15 +21,14 @@ from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, evaluation_inputs
 from alignet_ray.stages import report_inputs as shown
 
-VERSION = 3
+VERSION = 4
 OUTSIDE = ("answers", "choices", "matrix")
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The section, and the seed of image draws and intervals; which files it names, their fingerprints say."""
-    files = {name: bool(getattr(cfg.evaluate, name)) for name in (*OUTSIDE, "ood")}
     models = {"models": [evaluation_inputs.name(spec) for spec in cfg.evaluate.models]}
-    return cfg.evaluate.model_dump(mode="json") | files | models | {"seed": cfg.seed}
+    return cfg.evaluate.result_fields() | models | {"seed": cfg.seed}
 
 
 def sources(cfg: Config, role: str) -> list[str]:

@@ -24,7 +24,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, Draft
 
-VERSION = 1
+VERSION = 2
 HELD_OUT = "held_out.parquet"
 MATCHED = 65_536
 """Triplets over which the control's choice entropy is matched to the aligned teacher's."""
@@ -59,8 +59,7 @@ def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the result; the control takes its triplets from the aligned labels."""
     if role == "raw":
         return {}
-    files = {"from_": bool(cfg.label.from_), "from_valid": bool(cfg.label.from_valid)}
-    return {"seed": cfg.seed} | cfg.label.model_dump() | files
+    return {"seed": cfg.seed} | cfg.label.result_fields()
 
 
 def sources(cfg: Config, role: str) -> list[str]:

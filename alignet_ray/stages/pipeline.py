@@ -21,7 +21,8 @@ from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
+SCHEMA = 2
+"""Layout of artifacts and their manifests; artifacts of an earlier schema are not reused, and never deleted unasked."""
 SPREAD = ("embed", "align", "cluster", "label", "distill")
 """Stages whose work goes to the nodes of a cluster: before each the nodes are waited for and looked over."""
 
@@ -122,7 +123,7 @@ def plan(
     """
     prints: dict[str, Any] = {}
     ids: dict[str, str] = dict(pinned or {})
-    known = [a.manifest for a in store.all(list(STAGES)) if a.finished]
+    known = [manifest for manifest in manifests(store) if not _is_outdated(manifest)]
     steps = []
     for node in needed(cfg, names or targets(cfg, None)):
         if pinned and node.name in pinned:
@@ -142,6 +143,29 @@ def plan(
         size = estimate(cfg, node.role, recipe["sources"]) if estimate else ""
         steps.append(Step(node, artifact, recipe, state, why, size))
     return steps
+
+
+def manifests(store: Store) -> list[dict[str, Any]]:
+    """artifact.json of every finished artifact."""
+    return [artifact.manifest for artifact in store.all(list(STAGES)) if artifact.finished]
+
+
+def _is_outdated(manifest: dict[str, Any]) -> bool:
+    return int(manifest.get("schema", SCHEMA)) < SCHEMA
+
+
+def outdated(store: Store) -> set[tuple[str, str]]:
+    """(stage, id) of every finished artifact of an earlier schema."""
+    finished = [artifact for artifact in store.all(list(STAGES)) if artifact.finished]
+    return {(artifact.stage, artifact.id) for artifact in finished if _is_outdated(artifact.manifest)}
+
+
+def outdated_note(store: Store) -> str:
+    """One line about artifacts of an earlier schema; empty if there are none."""
+    count = len(outdated(store))
+    if not count:
+        return ""
+    return f"{count} artifacts under {store.root} were made before version 0.2 and are not reused; nothing deletes them"
 
 
 def unmade(cfg: Config) -> list[dict[str, Any]]:
@@ -192,6 +216,8 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
     """
     screen = screen or Screen()
     with opened(cfg, screen) as (resolved, store, state):
+        if note := outdated_note(store):
+            screen.line(note)
         steps = plan(resolved, store, names)
         store.write_ref(cfg.name, {"nodes": {s.node.name: s.artifact.id for s in steps}, "config": cfg.to_yaml()})
         todo = [s for s in steps if s.state != "finished"]

@@ -10,7 +10,7 @@ from alignet_ray.config import Config
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
-VERSION = 4
+VERSION = 5
 CARD = """# {name}
 
 A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
@@ -40,7 +40,7 @@ The base weights ({backbone}) keep their own licence{licence}.
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The registered name and alias."""
-    return cfg.register.model_dump(mode="json")
+    return cfg.register.result_fields()
 
 
 def sources(cfg: Config, role: str) -> list[str]:

@@ -17,7 +17,7 @@ from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work
 
-VERSION = 2
+VERSION = 3
 ROWS = 1_000_000
 """Answers a Parquet part."""
 COLLAPSED = 0.95
@@ -26,7 +26,7 @@ COLLAPSED = 0.95
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """The seed, and all that decides how the human files are read and modelled."""
-    fit = {} if cfg.human.embedding else cfg.soften.model_dump(mode="json")
+    fit = {} if cfg.human.embedding else cfg.soften.result_fields()
     reading = {"base": cfg.human.base, "columns": list(cfg.human.columns)}
     return {"seed": cfg.seed, "reading": reading, "in_corpus": cfg.objects.path is None, "fit": fit}
 
@@ -118,8 +118,8 @@ def _require_sides(table: pa.Table) -> None:
 def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit the variational model, from one seed here or from several as Ray tasks."""
     s = work.cfg.soften
-    schedule = vice.Schedule(dims=s.dims, steps=s.steps, batch_size=s.batch_size, lr=s.lr, kl_anneal=s.kl_anneal)
-    prior = vice.Prior(s.spike, s.slab, s.pi)
+    schedule = s.settings(vice.Schedule)
+    prior = s.settings(vice.Prior)
     if s.seeds > 1:
         fitted = _best_seed(work, triplets, count, schedule, prior)
     else:

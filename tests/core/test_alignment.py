@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+from alignet_ray.config import Align
 from alignet_ray.core import alignment, scores, splits, teacher_metrics, triplet_set
 from alignet_ray.core.affine import AffineTransform
 
@@ -26,7 +27,7 @@ def test_soft_fit_beats_its_base_on_objects_that_it_never_saw() -> None:
     train, valid, test = (
         triplet_set.soft_targets(range(a, b), rows, human, 20_000) for a, b in ((0, 26), (26, 33), (33, 40))
     )
-    quick = alignment.FitSettings(steps=200, batch_size=1024)
+    quick = Align().settings(alignment.FitSettings, kind="low_rank", steps=200, batch_size=1024)
     fitted = alignment.fit(x, train, valid, quick, seed=0)
     y, base = torch.from_numpy(fitted.transform(x)), torch.from_numpy(teacher_metrics.directions(x))
     assert triplet_set.score(y, test).accuracy > triplet_set.score(base, test).accuracy + 0.1
@@ -91,7 +92,8 @@ def test_the_local_term_is_least_where_nothing_moved() -> None:
 def test_the_stored_map_has_the_similarities_of_the_fit(kind: alignment.MapKind) -> None:
     x, human, rows = world()
     side = triplet_set.soft_targets(range(20), rows, human, 2000)
-    fitted = alignment.fit(x, side, side, alignment.FitSettings(kind=kind, rank=6, steps=40, batch_size=256), seed=0)
+    settings = Align().settings(alignment.FitSettings, kind=kind, rank=6, steps=40, batch_size=256)
+    fitted = alignment.fit(x, side, side, settings, seed=0)
     assert fitted.transform.weights.shape == (24, 24)
     assert triplet_set.score(torch.from_numpy(fitted.transform(x)), side).cross_entropy == pytest.approx(
         fitted.score.cross_entropy, rel=1e-4
@@ -108,7 +110,7 @@ def test_what_is_kept_is_the_running_mean_of_the_weights() -> None:
     side = triplet_set.soft_targets(range(26), rows, human, 4000)
 
     def after(steps: int, mean: float = 0.0) -> np.ndarray:
-        quick = alignment.FitSettings("affine", mean=mean, steps=steps, batch_size=4000, every=1)
+        quick = Align().settings(alignment.FitSettings, kind="affine", mean=mean, steps=steps, batch_size=4000, every=1)
         fitted = alignment.fit(x, side, side, quick, seed=0)
         assert fitted.step == steps  # so early each step is better than the last
         return fitted.transform.weights.astype(np.float64)

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import norm, spearmanr
 
+from alignet_ray.config import Soften
 from alignet_ray.core import vice
+
+SOFTEN = Soften()
 
 
 def people(n: int, m: int = 40, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -21,8 +24,8 @@ def people(n: int, m: int = 40, d: int = 4, seed: int = 0) -> tuple[np.ndarray, 
 
 def test_a_known_world_is_recovered() -> None:
     truth, rows = people(20_000)
-    schedule = vice.Schedule(dims=8, steps=500, batch_size=2048, lr=2e-2, every=50)
-    fitted = vice.fit(rows, 40, schedule, vice.Prior(), seed=0)
+    schedule = SOFTEN.settings(vice.Schedule, dims=8, steps=500, batch_size=2048, lr=2e-2, every=50)
+    fitted = vice.fit(rows, 40, schedule, SOFTEN.settings(vice.Prior), seed=0)
     upper = np.triu_indices(40, 1)
     x = np.maximum(fitted.mu, 0)
     assert spearmanr((x @ x.T)[upper], (truth @ truth.T)[upper]).statistic > 0.95
@@ -34,8 +37,8 @@ def test_a_known_world_is_recovered() -> None:
 
 def test_a_fit_is_a_function_of_its_seed() -> None:
     _, rows = people(500)
-    short = vice.Schedule(dims=4, steps=30, batch_size=128, every=10)
-    first, again, other = (vice.fit(rows, 40, short, vice.Prior(), seed) for seed in (0, 0, 1))
+    short = SOFTEN.settings(vice.Schedule, dims=4, steps=30, batch_size=128, every=10)
+    first, again, other = (vice.fit(rows, 40, short, SOFTEN.settings(vice.Prior), seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.mu, again.mu)
     assert not np.array_equal(first.mu, other.mu)
 
@@ -88,7 +91,9 @@ def test_the_prior_is_the_mixture_of_two_normals() -> None:
 def test_elbo_terms_against_scipy() -> None:
     mu, log_sigma = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64) / 2
     rows = torch.tensor([[0, 1, 2], [3, 4, 0]])
-    loss, complexity = vice.elbo_terms(mu, log_sigma, rows, vice.Prior(), torch.Generator().manual_seed(1))
+    loss, complexity = vice.elbo_terms(
+        mu, log_sigma, rows, SOFTEN.settings(vice.Prior), torch.Generator().manual_seed(1)
+    )
     noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).numpy()
     x = mu.numpy() + np.exp(log_sigma.numpy()) * noise
     z = np.maximum(x, 0)

@@ -120,6 +120,17 @@ def test_what_no_run_names_is_not_reachable(store: Store) -> None:
     assert pipeline.reachable(store) == {("embed", "aaa")}
 
 
+def test_artifacts_of_an_earlier_schema_are_named_and_not_reused(small: Config, store: Store) -> None:
+    assert pipeline.outdated_note(store) == ""
+    store.draft("cluster", "old").finish({"schema": 1, "node": "cluster", "recipe": {}, "finished": 0.0})
+    store.draft("cluster", "new").finish({"schema": pipeline.SCHEMA})
+    assert pipeline.outdated(store) == {("cluster", "old")}
+    assert pipeline.outdated_note(store).startswith("1 artifacts under ")
+    assert "nothing deletes them" in pipeline.outdated_note(store)
+    reasons = {step.node.name: step.why for step in pipeline.plan(small, store)}
+    assert reasons["cluster"] == "never made under this root"
+
+
 def test_a_failing_stage_leaves_no_success(
     small: Config, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

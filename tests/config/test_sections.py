@@ -1,0 +1,56 @@
+from dataclasses import dataclass
+
+from alignet_ray.config import Config, Distill, Section
+from alignet_ray.config.sections import RUNTIME_NOTE, InputPath, RuntimeOnly
+
+
+class Inner(Section):
+    """A nested section."""
+
+    kept: int = 1
+    dropped: RuntimeOnly[int] = 2
+
+
+class Outer(Section):
+    """A section."""
+
+    steps: int = 10
+    """Steps."""
+    workers: RuntimeOnly[int | None] = None
+    """Workers."""
+    file: InputPath[str | None] = None
+    """File."""
+    inner: Inner = Inner()
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int
+    every: int = 5
+
+
+def test_result_fields_leave_out_runtime_fields_and_the_names_of_inputs() -> None:
+    assert Outer(workers=3).result_fields() == {"steps": 10, "file": False, "inner": {"kept": 1}}
+    assert Outer(file="here.csv").result_fields() == Outer(file="there.csv").result_fields()
+    assert Outer(file="here.csv").result_fields() != Outer().result_fields()
+
+
+def test_the_help_of_a_runtime_field_says_so() -> None:
+    assert Outer.model_fields["workers"].description == "Workers." + RUNTIME_NOTE
+    assert Outer.model_fields["steps"].description == "Steps."
+    texts = [field.description or "" for field in Distill.model_fields.values()]
+    assert max(text.count("Runtime only") for text in texts) == 1
+
+
+def test_settings_come_from_fields_of_the_same_names() -> None:
+    assert Outer(steps=7).settings(Settings) == Settings(7, 5)
+    assert Outer(steps=7).settings(Settings, steps=8, every=1) == Settings(8, 1)
+
+
+def test_only_what_changes_a_result_is_left_of_a_whole_configuration() -> None:
+    fields = Config().result_fields()
+    assert fields["seed"] == 0
+    assert "name" not in fields
+    assert not fields["ray"]
+    assert not fields["store"]
+    assert not fields["tracking"]
