@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Slurm:   sbatch --nodes 2 cluster/slurm.sh smoke --store.root /shared/runs
-# One Ray node per Slurm node, for this job alone; what follows the script's name goes to jobs/pipeline.py. Needs a Python environment
-# with the package on PATH (or ALIGNET_ENV=/path/to/venv) and a checkout and --store.root on storage that all nodes see.
-# Before the time limit Slurm sends SIGTERM: the run stops, is queued again, and goes on from its finished parts.
+# One Ray node per Slurm node, for this job alone. Arguments after the script's name go to jobs/pipeline.py. Needs a Python environment
+# with the package on PATH (or ALIGNET_ENV=/path/to/venv), and a checkout and --store.root on storage that all nodes see.
+# Before the time limit Slurm sends SIGTERM: the run stops, is queued again, and continues from its finished parts.
 #SBATCH --job-name=alignet
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -23,7 +23,7 @@ address="$(getent ahostsv4 "$head" | awk '{print $1; exit}')"
 cpus="${SLURM_CPUS_ON_NODE:-$(nproc)}"
 gpus="${SLURM_GPUS_ON_NODE:-0}"
 
-# A token for this job alone: only its owner can read the file, and it never stands on a command line.
+# A token for this job alone: only its owner can read the file, and it is never on a command line.
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 export RAY_AUTH_TOKEN_PATH="${SLURM_SUBMIT_DIR:-$PWD}/.ray-token-$SLURM_JOB_ID"
 (umask 077; od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH")
@@ -51,7 +51,7 @@ until ray health-check --address "$address:$port" >/dev/null 2>&1; do
   sleep 2
 done
 
-# The driver runs on the head; all CPUs and GPUs of the job are waited for.
+# The driver runs on the head and waits for all CPUs and GPUs of the job.
 srun --nodes=1 --ntasks=1 --cpus-per-task="$cpus" --overlap --nodelist="$head" \
   python jobs/pipeline.py "$@" --ray.address "$address:$port" \
   --ray.cpus $((cpus * SLURM_JOB_NUM_NODES)) --ray.gpus $((gpus * SLURM_JOB_NUM_NODES)) &

@@ -1,7 +1,6 @@
 """The files under cluster/: valid by Ray's schema and by the fields that matter, of one version, free of secrets."""
 
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -75,7 +74,7 @@ def test_ray_up_files_fit_rays_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RAY_UP, ids=lambda p: p.name)
-def test_ray_up_files_share_one_path_and_keep_the_dashboard_at_home(path: Path) -> None:
+def test_ray_up_files_share_one_path_and_bind_the_dashboard_to_loopback(path: Path) -> None:
     config = load(path)
     assert config["docker"]["image"] == IMAGE
     assert not {"head_image", "worker_image"} & config["docker"].keys(), "one image, one set of mounts, for all nodes"
@@ -97,7 +96,7 @@ def test_cloud_workers_are_spot(name: str) -> None:
         node = types[worker]["node_config"]
         market = node.get("InstanceMarketOptions", node.get("scheduling"))
         assert "spot" in str(market).lower()
-    assert "spot" not in str(types["head"]).lower(), "the head is not to be taken away"
+    assert "spot" not in str(types["head"]).lower(), "a spot machine can be taken away"
 
 
 # KubeRay
@@ -108,7 +107,7 @@ def test_the_job_runs_on_the_same_cluster_as_the_standing_one() -> None:
     assert job["spec"]["rayClusterSpec"] == load(CLUSTER / "kuberay-cluster.yaml")["spec"]
     spec = job["spec"]
     assert spec["shutdownAfterJobFinishes"]
-    assert spec["backoffLimit"] > 0, "a run that lost its head is tried again, and goes on"
+    assert spec["backoffLimit"] > 0, "a run that lost its head is tried again, and continues"
     assert spec["activeDeadlineSeconds"] > 0
 
 
@@ -127,7 +126,7 @@ def test_kuberay_fields() -> None:
         assert (group["replicas"], group["minReplicas"]) == (0, 0)
         assert group["maxReplicas"] > 0
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        assert int(limits["cpu"]) >= 8, "a model's actor takes one, and decodes in the others"
+        assert int(limits["cpu"]) >= 8, "an embedding actor computes on one core and decodes on the others"
         pod = group["template"]["spec"]
         assert pod["restartPolicy"] == "Never", (
             "the autoscaler replaces a lost worker; a restarted pod would be another node"
@@ -138,24 +137,25 @@ def test_kuberay_fields() -> None:
     assert any(t["key"] == "nvidia.com/gpu" for t in gpu["tolerations"])
 
 
-def test_ray_pods_are_alike_where_they_must_be() -> None:
+def test_ray_pods_share_image_mounts_and_probes() -> None:
     spec = load(CLUSTER / "kuberay-cluster.yaml")["spec"]
     pods = [g["template"]["spec"] for g in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
-    boxes = [pod["containers"][0] for pod in pods]
-    assert {box["image"] for box in boxes} == {IMAGE}
-    assert all(box["volumeMounts"] == boxes[0]["volumeMounts"] for box in boxes)
-    assert {m["mountPath"] for m in boxes[0]["volumeMounts"]} == {"/shared", "/dev/shm"}
+    containers = [pod["containers"][0] for pod in pods]
+    assert {container["image"] for container in containers} == {IMAGE}
+    assert all(container["volumeMounts"] == containers[0]["volumeMounts"] for container in containers)
+    assert {m["mountPath"] for m in containers[0]["volumeMounts"]} == {"/shared", "/dev/shm"}
     (claim,) = kind("PersistentVolumeClaim")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod, box in zip(pods, boxes, strict=True):
+    for pod, container in zip(pods, containers, strict=True):
         volumes = {v["name"]: v for v in pod["volumes"]}
         assert volumes["shared"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         memory = volumes["memory"]["emptyDir"]
         assert memory["medium"] == "Memory"
-        whole, shared = gibibytes(box["resources"]["limits"]["memory"]), gibibytes(memory["sizeLimit"])
-        assert 0.3 * whole <= shared <= 0.5 * whole, "room for Ray's object store (30 %), and the rest for work"
+        limit = gibibytes(container["resources"]["limits"]["memory"])
+        shared = gibibytes(memory["sizeLimit"])
+        assert 0.3 * limit <= shared <= 0.5 * limit, "room for Ray's object store (30 %), and the rest for work"
         for probe in ("readinessProbe", "livenessProbe"):
-            assert box[probe]["httpGet"] == HEALTH
+            assert container[probe]["httpGet"] == HEALTH
 
 
 def gibibytes(amount: str) -> float:
@@ -166,23 +166,26 @@ def gibibytes(amount: str) -> float:
 def test_every_container_is_bounded_and_unprivileged() -> None:
     for pod in pod_specs():
         assert pod["securityContext"]["runAsNonRoot"]
-        for box in pod["containers"]:
-            assert box["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-            assert {"requests", "limits"} <= box["resources"].keys()
-            assert "readinessProbe" in box
-            assert not box["image"].endswith(":latest")
-            assert ":" in box["image"]
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"requests", "limits"} <= container["resources"].keys()
+            assert "readinessProbe" in container
+            assert not container["image"].endswith(":latest")
+            assert ":" in container["image"]
 
 
 def test_manifests_name_only_what_exists() -> None:
-    """Services select pods, policies select pods, mounts have volumes, secrets have one way in."""
+    """Services and policies select pods that exist, and mounts have volumes."""
     labels = [d["spec"]["template"]["metadata"]["labels"] for d in kind("Deployment") + kind("StatefulSet")]
     for service in kind("Service"):
         assert service["spec"]["selector"] in labels
-        assert service["spec"].get("type", "ClusterIP") == "ClusterIP", "nothing is open to the world"
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP", "no service is reachable from outside"
     for pod in pod_specs():
         named = {v["name"] for v in pod.get("volumes", [])} | {"database"}
-        assert {m["name"] for box in pod["containers"] for m in box.get("volumeMounts", [])} <= named
+        assert {m["name"] for container in pod["containers"] for m in container.get("volumeMounts", [])} <= named
     policies = [p["spec"]["podSelector"]["matchLabels"] for p in kind("NetworkPolicy")]
     assert {"app": "mlflow-postgres"} in policies
     assert {"app": "mlflow"} in policies
@@ -216,7 +219,7 @@ def strict(schema: Any) -> Any:
 # MLflow
 
 
-def test_mlflow_listens_at_home_and_keeps_its_password() -> None:
+def test_mlflow_listens_on_loopback_and_reads_its_password_from_a_secret() -> None:
     compose = load(CLUSTER / "mlflow-compose.yaml")
     mlflow, postgres = compose["services"]["mlflow"], compose["services"]["postgres"]
     assert mlflow["ports"] == ["127.0.0.1:5000:5000"]
@@ -226,13 +229,14 @@ def test_mlflow_listens_at_home_and_keeps_its_password() -> None:
     assert mlflow["build"] == {"context": "..", "dockerfile": "cluster/Dockerfile", "target": "mlflow"}
     ignored = (ROOT / ".gitignore").read_text().split()
     assert Path(compose["secrets"]["postgres_password"]["file"]).name in ignored
-    images = {mlflow["image"], *(b["image"] for p in pod_specs() for b in p["containers"] if b["name"] == "mlflow")}
-    assert images == {f"registry.example.com/alignet-mlflow:{pins()['mlflow']}"}
-    database = {
-        postgres["image"],
-        *(b["image"] for p in pod_specs() for b in p["containers"] if b["name"] == "postgres"),
-    }
-    assert len(database) == 1
+    assert {mlflow["image"], *images_of("mlflow")} == {f"registry.example.com/alignet-mlflow:{pins()['mlflow']}"}
+    assert len({postgres["image"], *images_of("postgres")}) == 1
+
+
+def images_of(name: str) -> set[str]:
+    """Images of the containers of this name in the Kubernetes files."""
+    containers = [container for pod in pod_specs() for container in pod["containers"]]
+    return {container["image"] for container in containers if container["name"] == name}
 
 
 def test_mlflow_commands_are_understood() -> None:
@@ -250,7 +254,7 @@ def test_mlflow_commands_are_understood() -> None:
         assert options["port"] == 5000
 
 
-# Dockerfile: rules of our own, those of hadolint that matter here
+# Dockerfile: the rules of hadolint that matter here
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -325,7 +329,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("file", "line"), commands(), ids=lambda v: v[:60])
-def test_every_command_is_understood(file: str, line: str) -> None:
+def test_every_command_parses(file: str, line: str) -> None:
     line = re.sub(r"\$\(\([^)]*\)\)", "1", line).replace('"$@"', "smoke").replace('"$address:$port"', "10.0.0.1:6379")
     words = shlex.split(line)
     if words[0] == "python":
@@ -335,7 +339,7 @@ def test_every_command_is_understood(file: str, line: str) -> None:
     parse("run", capacity.split(words[2:])[1])
 
 
-def test_the_entrypoints_were_found() -> None:
+def test_every_file_with_an_entrypoint_has_a_checked_command() -> None:
     files = {file for file, _ in commands()}
     assert {"kuberay-cluster.yaml", "kuberay-job.yaml", "slurm.sh", *(p.name for p in RAY_UP)} <= files
 
@@ -371,29 +375,25 @@ def test_a_job_ships_the_package_and_not_the_data(tmp_path: Path) -> None:
 
     tree = tmp_path / "checkout"
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True).stdout
-    ignores = [".rayignore", ".gitignore"]
-    for name in itertools.chain((n for n in listed.splitlines() if (ROOT / n).is_file()), ignores):
+    data = ["runs/embed/1/part-00000.parquet", "images/cat/1.JPEG", "teacher.safetensors", ".git/HEAD", "mlflow.db"]
+    contents = {name: (ROOT / name).read_bytes() for name in listed.splitlines() if (ROOT / name).is_file()}
+    contents |= dict.fromkeys(data, b"x" * 100_000)
+    for name, content in contents.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_bytes((ROOT / name).read_bytes())
-    for name in (
-        "runs/embed/1/part-00000.parquet",
-        "images/cat/1.JPEG",
-        "teacher.safetensors",
-        ".git/HEAD",
-        "mlflow.db",
-    ):
-        (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        (tree / name).write_bytes(b"x" * 100_000)
+        (tree / name).write_bytes(content)
+
     package = tmp_path / "package.zip"
     create_package(str(tree), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
-    names = [n for n in zipfile.ZipFile(package).namelist() if not n.endswith("/")]
-    assert {n.split("/")[0] for n in names} <= {
+
+    names = [name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")]
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.startswith(".")} == {
         "alignet_ray",
         "jobs",
         "pyproject.toml",
         "README.md",
         "LICENSE",
-        ".ci",
-    } | {n for n in names if n.startswith(".")}
+    }
+    assert not {".git", ".github"} & top
     assert {"alignet_ray/cli/main.py", "jobs/pipeline.py"} <= set(names)
     assert package.stat().st_size < 2_000_000
