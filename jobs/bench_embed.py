@@ -1,19 +1,16 @@
-"""`bench embed`: ours against a plain torch loop with a DataLoader, the bare forward and the bare decode, in one run.
+"""`bench embed`: the stage `embed` against a plain torch loop, the bare forward pass and bare decoding, in one run.
 
     python jobs/bench.py embed --images DIR [--model pip:efficientnet-lite0] [--size 224] [--rounds 5]
         [--set decode=fast readers=1 ...] [--json FILE]
 
-All read the same full-size JPEGs (the folder's, enlarged to 500 x 375 first: about 110 kB each, as ImageNet's are)
-and use the same model and preprocessing on all cores; `--set` gives ours other settings of `embed`. A model that costs
-next to nothing (`random:test_vit` at 64 px) shows what opening images and Ray would leave of a GPU's rate. Rates are
-images/s in steady state, the median of `rounds`; start-up is apart: ours counts from the second finished unit on, when
-both actors are at work. Ratios are to the plain loop of the same round. Ray gives its workers a higher niceness than
-the plain loop has: measure on an otherwise idle machine. Where there is a GPU, all but the bare decode use it. "memory
-as ours": in a process whose memory is handed out as our workers' is (runtime.MEMORY).
+All read the same JPEGs (the folder's images, resized to 500 x 375: about 110 kB each, as in ImageNet) and use the same
+model and preprocessing on all cores. `--set` changes settings of `embed` for our run. A model that costs next to nothing
+(`random:test_vit` at 64 px) shows what reading images and Ray would leave of a GPU's rate.
 
-Tried without gain: resizing by torch's own antialiased kernels (not Pillow's pixels: cosines fall to .9995 where one
-pixel in seven is off by one level), one float32 product per pass instead of two exact ones (the same trouble at
-simple ratios of sizes), and resizing by matrices without a GPU (a quarter of the rate of Pillow's).
+Rates are images/s in steady state, medians over the rounds; the start-up time is reported separately. Ratios refer to
+the plain loop of the same round. Ray lowers the priority of its workers (niceness), the plain loop does not: measure on
+an otherwise idle machine. With a GPU, all but bare decoding use it. "our memory settings" means a process with the
+memory allocator settings of our workers (runtime.MEMORY).
 """
 
 import argparse
@@ -45,20 +42,22 @@ from alignet_ray.store import Store
 from alignet_ray.tracking import Tracker
 
 
-def enlarge(source: str, target: Path, count: int) -> None:
+def write_large_jpegs(source: str, target: Path, count: int) -> None:
     """Write `count` JPEGs of 500 x 375, quality 92, cycling through the folder's images."""
     paths = list_images(source)["path"].to_pylist()
     for i in range(count):
         file = target / f"c{i % 10}" / f"{i:05d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        decode(read_bytes(source, paths[i % len(paths)])).resize((500, 375)).save(file, quality=92)
+        image = decode(read_bytes(source, paths[i % len(paths)]))
+        image.resize((500, 375)).save(file, quality=92)
 
 
-class Files(torch.utils.data.Dataset[torch.Tensor]):
+class ImageFiles(torch.utils.data.Dataset[torch.Tensor]):
     """The plain way: a list of files, opened one by one."""
 
     def __init__(self, folder: str, backbone: Backbone) -> None:
-        self.folder, self.preprocess = folder, backbone.preprocess
+        self.folder = folder
+        self.preprocess = backbone.preprocess
         self.paths = list_images(folder)["path"].to_pylist()
 
     def __len__(self) -> int:
@@ -68,11 +67,13 @@ class Files(torch.utils.data.Dataset[torch.Tensor]):
         return self.preprocess(decode(read_bytes(self.folder, self.paths[i])))
 
 
-class Sent(torch.utils.data.Dataset[int]):
-    """What a reader of ours does to a file, but for the sending."""
+class ReaderOutput(torch.utils.data.Dataset[int]):
+    """What one of our readers does with a file, without sending the result."""
 
-    def __init__(self, files: Files, view: View, whole: bool) -> None:
-        self.files, self.view, self.whole = files, view, whole
+    def __init__(self, files: ImageFiles, view: View, whole: bool) -> None:
+        self.files = files
+        self.view = view
+        self.whole = whole
 
     def __len__(self) -> int:
         return len(self.files)
@@ -82,129 +83,163 @@ class Sent(torch.utils.data.Dataset[int]):
         return sum(pixels.size for _, pixels in see(picture, [self.view], self.whole))
 
 
-def loader_loop(files: Files, backbone: Backbone, batch: int, workers: int) -> float:
-    """A plain torch loop; images/s from its first batch to its last."""
+def plain_loop_rate(files: ImageFiles, backbone: Backbone, batch_size: int, workers: int) -> float:
+    """Images/s of a plain torch loop with a DataLoader, from its first batch to its last."""
     weight = next(backbone.parameters())
-    loader = torch.utils.data.DataLoader(files, batch, num_workers=workers, pin_memory=weight.is_cuda)
+    loader = torch.utils.data.DataLoader(files, batch_size, num_workers=workers, pin_memory=weight.is_cuda)
     start = 0.0
     with torch.inference_mode():
-        for i, x in enumerate(loader):
+        for i, images in enumerate(loader):
             if i == 1:
                 start = time.perf_counter()
-            backbone(x.to(weight.device, weight.dtype, non_blocking=True)).cpu()
-    return (len(files) - batch) / (time.perf_counter() - start)
+            backbone(images.to(weight.device, weight.dtype, non_blocking=True)).cpu()
+    return (len(files) - batch_size) / (time.perf_counter() - start)
 
 
-def forward(backbone: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor, count: int) -> float:
-    """The bare forward pass, on all cores or the GPU."""
+def forward_rate(backbone: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, count: int) -> float:
+    """Images/s of the bare forward pass, on all cores or the GPU."""
+    passes = count // len(images)
     with torch.inference_mode():
-        backbone(like).cpu()
+        backbone(images).cpu()
         start = time.perf_counter()
-        for _ in range(count // len(like)):
-            last = backbone(like)
-        last.cpu()  # a GPU has finished when its last result is there
-    return count // len(like) * len(like) / (time.perf_counter() - start)
+        for _ in range(passes):
+            output = backbone(images)
+        output.cpu()  # waits until the GPU has finished
+    return passes * len(images) / (time.perf_counter() - start)
 
 
-def forward_apart(model: str, size: int, batch: int, count: int) -> float:
-    """The bare forward pass on all cores, for a process of its own."""
+def forward_rate_in_process(model: str, size: int, batch_size: int, count: int) -> float:
+    """`forward_rate` on all cores, for a process of its own."""
     backbone = load_backbone(model, size)
-    return forward(backbone, torch.rand(batch, 3, backbone.size, backbone.size), count)
+    images = torch.rand(batch_size, 3, backbone.size, backbone.size)
+    return forward_rate(backbone, images, count)
 
 
-def decoding(files: torch.utils.data.Dataset[Any], workers: int) -> float:
-    """Reading and what follows alone, in as many processes as there are cores."""
+def loading_rate(files: torch.utils.data.Dataset[Any], workers: int) -> float:
+    """Items/s of a data set alone, in as many processes as there are cores."""
     loader = torch.utils.data.DataLoader(files, 32, num_workers=workers)
-    start, seen = 0.0, 0
-    for i, x in enumerate(loader):
+    start = 0.0
+    loaded = 0
+    for i, batch in enumerate(loader):
         if i == 0:
             start = time.perf_counter()
         else:
-            seen += len(x)
-    return seen / (time.perf_counter() - start)
+            loaded += len(batch)
+    return loaded / (time.perf_counter() - start)
 
 
-class Watch(Screen):
-    """A screen that only notes when images were finished."""
+class TimingScreen(Screen):
+    """A screen that prints nothing and records when images were finished, and how many."""
 
     def __init__(self) -> None:
         super().__init__(open(os.devnull, "w"))  # noqa: SIM115
-        self.seen: list[tuple[float, int]] = []
+        self.finished: list[tuple[float, int]] = []
 
     def progress(self, total: int, unit: str, done: int = 0) -> Any:
-        """A progress line that nobody sees."""
-        bar, seen = super().progress(total, unit, done), self.seen
+        """A progress line whose updates are recorded."""
+        bar = super().progress(total, unit, done)
+        finished = self.finished
         add = bar.add
 
-        def noted(n: int = 1, note: str = "") -> None:
-            seen.append((time.perf_counter(), n))
+        def recorded(n: int = 1, note: str = "") -> None:
+            finished.append((time.perf_counter(), n))
             add(n, note)
 
-        bar.add = noted  # type: ignore[method-assign]
+        bar.add = recorded  # type: ignore[method-assign]
         return bar
 
 
-def ours(folder: str, model: str, size: int, root: str, round: int, settings: list[str]) -> tuple[float, float]:
-    """The stage: images/s in steady state, and seconds until the first unit was finished."""
-    more = {f"embed__{name}": yaml.safe_load(value) for name, _, value in (text.partition("=") for text in settings)}
-    cfg = Config().replace(corpus__path=folder, embed__model=(model,), embed__size=size, **more)
-    watch, draft = Watch(), Store.open(root).draft("embed", f"bench-{round}")
+def stage_rate(
+    folder: str, model: str, size: int, root: str, number: int, settings: dict[str, Any]
+) -> tuple[float, float]:
+    """Images/s of the stage in steady state, and seconds until the first unit was finished."""
+    cfg = Config().replace(corpus__path=folder, embed__model=(model,), embed__size=size, **settings)
+    screen = TimingScreen()
+    draft = Store.open(root).draft("embed", f"bench-{number}")
     start = time.perf_counter()
-    embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), watch, {}))
-    first, last = watch.seen[1][0], watch.seen[-1][0]  # two actors finish their first units together
-    return sum(n for _, n in watch.seen[2:]) / (last - first), watch.seen[0][0] - start
+    embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), screen, {}))
+
+    # Two actors finish their first units together, so the steady state begins with the second one.
+    first_unit = screen.finished[0][0]
+    steady = screen.finished[1][0]
+    end = screen.finished[-1][0]
+    images = sum(count for _, count in screen.finished[2:])
+    return images / (end - steady), first_unit - start
 
 
-def measure(images: str, model: str, size: int, count: int, rounds: int, settings: list[str]) -> list[dict[str, Any]]:
-    """The table."""
-    cores, gpu = os.cpu_count() or 1, torch.cuda.is_available()
-    batch, passes = embed.BATCH[gpu], 20 if gpu else count // 2 // embed.BATCH[gpu]
+def measure(
+    images: str, model: str, size: int, count: int, rounds: int, settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The table: one row per way, with its rate and its ratio to the plain loop."""
+    cores = os.cpu_count() or 1
     rates: dict[str, list[float]] = {}
     starts: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as apart:
-        enlarge(images, Path(folder, "images"), count)
-        backbone = load_backbone(model, size).to("cuda" if gpu else "cpu")
-        if "compute=bfloat16" in settings:
-            Encoder((backbone,)).narrow()
-        files, weight = Files(f"{folder}/images", backbone), next(backbone.parameters())
-        like = torch.rand(batch, 3, backbone.size, backbone.size).to(weight.device, weight.dtype)
-        runs: dict[str, Callable[[], float]] = {
-            f"plain loop, {cores} loading processes": lambda: loader_loop(files, backbone, batch, cores),
-            "plain loop, no loading process": lambda: loader_loop(files, backbone, batch, 0),
-            "bare forward": lambda: forward(backbone, like, passes * batch),
-            "bare decode": lambda: decoding(files, cores),
-            "our readers alone, resizing": lambda: decoding(Sent(files, backbone.view, False), cores),
-            "our readers alone, for a GPU": lambda: decoding(Sent(files, backbone.view, True), cores),
-        }
-        if gpu:
-            fixed = torch.compile(backbone, dynamic=False)
-            runs["bare forward, compiled"] = lambda: forward(fixed, like, passes * batch)
-        else:
-            few = (model, size, batch, passes * batch)
-            runs["bare forward, memory as ours"] = lambda: apart.submit(forward_apart, *few).result()
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        write_large_jpegs(images, Path(folder, "images"), count)
+        ways = other_ways(f"{folder}/images", model, size, count, settings, pool)
         runtime.start(Config())
-        for round in range(rounds):
-            rate, start = ours(files.folder, model, size, f"{folder}/store", round, settings)
+        for number in range(rounds):
+            rate, start = stage_rate(f"{folder}/images", model, size, f"{folder}/store", number, settings)
             starts.append(start)
-            for name, value in {"ours": rate, **{name: run() for name, run in runs.items()}}.items():
-                rates.setdefault(name, []).append(value)
+            rates.setdefault("ours", []).append(rate)
+            for name, way in ways.items():
+                rates.setdefault(name, []).append(way())
         runtime.stop()
+
     plain = rates[f"plain loop, {cores} loading processes"]
     rows = []
     for name, values in rates.items():
-        ratio = statistics.median(value / base for value, base in zip(values, plain, strict=True))
-        rows.append(
-            {"what": name, "images/s": round_to(statistics.median(values)), "to the plain loop": round_to(ratio)}
-        )
-    return [
-        *rows,
-        {"what": "ours, start-up (s)", "images/s": round_to(statistics.median(starts)), "to the plain loop": None},
-    ]
+        ratio = statistics.median(value / reference for value, reference in zip(values, plain, strict=True))
+        rate = statistics.median(values)
+        rows.append({"what": name, "images/s": three_digits(rate), "to the plain loop": three_digits(ratio)})
+    start_up = three_digits(statistics.median(starts))
+    return [*rows, {"what": "ours, start-up (s)", "images/s": start_up, "to the plain loop": None}]
 
 
-def round_to(value: float) -> float:
-    """Three digits."""
+def other_ways(
+    folder: str, model: str, size: int, count: int, settings: dict[str, Any], pool: ProcessPoolExecutor
+) -> dict[str, Callable[[], float]]:
+    """What our stage is compared with: name -> a call that returns its rate."""
+    cores = os.cpu_count() or 1
+    gpu = torch.cuda.is_available()
+    backbone = load_backbone(model, size).to("cuda" if gpu else "cpu")
+    if settings.get("embed__compute") == "bfloat16":
+        Encoder((backbone,)).narrow()
+    files = ImageFiles(folder, backbone)
+    weight = next(backbone.parameters())
+    batch_size = embed.BATCH[gpu]
+    batch = torch.rand(batch_size, 3, backbone.size, backbone.size).to(weight.device, weight.dtype)
+    forwarded = 20 * batch_size if gpu else count // 2
+
+    ways: dict[str, Callable[[], float]] = {
+        f"plain loop, {cores} loading processes": lambda: plain_loop_rate(files, backbone, batch_size, cores),
+        "plain loop, no loading process": lambda: plain_loop_rate(files, backbone, batch_size, 0),
+        "bare forward": lambda: forward_rate(backbone, batch, forwarded),
+        "bare decode": lambda: loading_rate(files, cores),
+        "our readers alone, resizing": lambda: loading_rate(ReaderOutput(files, backbone.view, False), cores),
+        "our readers alone, for a GPU": lambda: loading_rate(ReaderOutput(files, backbone.view, True), cores),
+    }
+    if gpu:
+        compiled = torch.compile(backbone, dynamic=False)
+        ways["bare forward, compiled"] = lambda: forward_rate(compiled, batch, forwarded)
+    else:
+        arguments = (model, size, batch_size, forwarded)
+        ways["bare forward, our memory settings"] = lambda: pool.submit(forward_rate_in_process, *arguments).result()
+    return ways
+
+
+def three_digits(value: float) -> float:
+    """Rounded to three significant digits."""
     return float(f"{value:.3g}")
+
+
+def read_settings(texts: list[str]) -> dict[str, Any]:
+    """Fields of `embed` from FIELD=VALUE texts, as `Config.replace` takes them."""
+    settings = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        settings[f"embed__{name}"] = yaml.safe_load(value)
+    return settings
 
 
 def main(args: list[str]) -> None:
@@ -213,12 +248,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--images", required=True, help="folder of images")
     parser.add_argument("--model", default="pip:efficientnet-lite0")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--count", type=int, default=1024, help="JPEGs that are read")
+    parser.add_argument("--count", type=int, default=1024, help="number of JPEGs")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings of embed for ours")
-    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="settings of embed for our run")
+    parser.add_argument("--json", help="also write the rows to this file")
     given = parser.parse_args(args)
-    rows = measure(given.images, given.model, given.size, given.count, given.rounds, given.set)
+
+    settings = read_settings(given.set)
+    rows = measure(given.images, given.model, given.size, given.count, given.rounds, settings)
     print(table(rows))
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1))
