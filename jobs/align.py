@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/align.py [PRESET] [--section.field VALUE ...]`: the line up to align."""
+"""`ray job submit ... -- python jobs/align.py [PRESET] [--section.field VALUE ...]`: the stages up to `align`."""
 
 import sys
 

@@ -4,8 +4,8 @@
         [--set decode=fast readers=1 ...] [--json FILE]
 
 All read the same JPEGs (the folder's images, resized to 500 x 375: about 110 kB each, as in ImageNet) and use the same
-model and preprocessing on all cores. `--set` changes settings of `embed` for our run. A model that costs next to nothing
-(`random:test_vit` at 64 px) shows what reading images and Ray would leave of a GPU's rate.
+model and preprocessing on all cores. `--set` changes settings of `embed` for our run. A model that costs next to
+nothing (`random:test_vit` at 64 px) shows what reading images and Ray would leave of a GPU's rate.
 
 Rates are images/s in steady state, medians over the rounds; the start-up time is reported separately. Ratios refer to
 the plain loop of the same round. Ray lowers the priority of its workers (niceness), the plain loop does not: measure on

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/cluster.py [PRESET] [--section.field VALUE ...]`: the line up to cluster."""
+"""`ray job submit ... -- python jobs/cluster.py [PRESET] [--section.field VALUE ...]`: the stages up to `cluster`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/distill.py [PRESET] [--section.field VALUE ...]`: the line up to distill."""
+"""`ray job submit ... -- python jobs/distill.py [PRESET] [--section.field VALUE ...]`: the stages up to `distill`."""
 
 import sys
 

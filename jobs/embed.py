@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/embed.py [PRESET] [--section.field VALUE ...]`: the line up to embed."""
+"""`ray job submit ... -- python jobs/embed.py [PRESET] [--section.field VALUE ...]`: the stages up to `embed`."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # Sourced by quickstart.sh and tests/run.sh: an environment with the package and one extra ($1: weights or test).
-# Makes .venv when none is active; what is installed is remembered, so that a second call installs nothing.
+# Makes .venv if no environment is active. A second call installs nothing, because the first one leaves a note.
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   [ -x .venv/bin/python ] || python3 -m venv .venv
   source .venv/bin/activate

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/evaluate.py [PRESET] [--section.field VALUE ...]`: the line up to evaluate."""
+"""`ray job submit ... -- python jobs/evaluate.py [PRESET] [--section.field VALUE ...]`: the stages up to `evaluate`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/label.py [PRESET] [--section.field VALUE ...]`: the line up to label."""
+"""`ray job submit ... -- python jobs/label.py [PRESET] [--section.field VALUE ...]`: the stages up to `label`."""
 
 import sys
 

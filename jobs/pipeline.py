@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/pipeline.py [PRESET] [--section.field VALUE ...]`: the whole line."""
+"""`ray job submit ... -- python jobs/pipeline.py [PRESET] [--section.field VALUE ...]`: all stages."""
 
 import sys
 

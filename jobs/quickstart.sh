@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From nothing to an aligned student on a generated world: installs the package if needed, then runs the preset `smoke`.
+# Installs the package if needed, then trains an aligned student on generated images (preset `smoke`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source jobs/environment.sh weights

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/register.py [PRESET] [--section.field VALUE ...]`: the line up to register."""
+"""`ray job submit ... -- python jobs/register.py [PRESET] [--section.field VALUE ...]`: the stages up to `register`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`ray job submit ... -- python jobs/soften.py [PRESET] [--section.field VALUE ...]`: the line up to soften."""
+"""`ray job submit ... -- python jobs/soften.py [PRESET] [--section.field VALUE ...]`: the stages up to `soften`."""
 
 import sys
 
