@@ -1,87 +1,128 @@
-"""Several runs side by side: `alignet-ray compare RUN RUN`."""
+"""Scores of several runs side by side: `alignet-ray compare RUN RUN`."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from scipy.stats import norm
 
-from alignet_ray.core.scores import holm
+from alignet_ray.core.scores import Score, holm
 from alignet_ray.screen import table
 
-LEVEL = 0.05
-SHARES = ("odd_one_out", "neighbours", "knn", "probe", "few_shot", "shift", "anomaly", "ood", "two_afc")
-"""Metrics that read best as percentages; the others stay plain numbers."""
+SIGNIFICANCE = 0.05
 
-Key = tuple[str, str, str, str, str, str]
+PERCENT_METRICS = ("odd_one_out", "neighbours", "knn", "probe", "few_shot", "shift", "anomaly", "ood", "two_afc")
+"""Beginnings of the metrics that read best as percentages; the others stay plain numbers."""
+
+
+class ScoreKey(NamedTuple):
+    """What two runs must share for their scores to be compared."""
+
+    model: str
+    layer: str
+    dataset: str
+    metric: str
+    level: str
+    split: str
+
+
+RunScores = Mapping[ScoreKey, Score]
 
 
 def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
-    """Scores tables of runs as one text table: a row a score, a column a run.
+    """Scores tables of runs as one text table: a row for each score, a column for each run.
 
     With two runs a last column gives the difference, second minus first; an asterisk marks those that differ at 5 %
     after Holm's correction for all rows (normal test from both 95 % intervals; where the items are the same it errs on
-    the careful side), a tilde those that were scored on other numbers of items. Rows of single levels (kinds of
-    triplets, categories) are left out unless `levels`.
+    the careful side), a tilde those that were scored on different numbers of items.
 
     Args:
         tables: run name -> scores table (schema SCORES).
-        levels: whether to show the levels.
+        levels: whether to show single levels (kinds of triplets, categories), too.
     """
-    found = {run: {_key(row): row for row in scores.to_pylist()} for run, scores in tables.items()}
-    keys = list(dict.fromkeys(key for rows in found.values() for key in rows if levels or not key[4]))
-    first, second = list(found.values()) if len(found) == 2 else ({}, {})
-    pairs = {key: (first.get(key), second.get(key)) for key in keys} if len(found) == 2 else {}
-    sure = _sure({key: (a, b) for key, (a, b) in pairs.items() if a and b})
+    runs = {name: _by_key(scores) for name, scores in tables.items()}
+    keys = _all_keys(runs.values(), levels)
+    differences = _differences(keys, *runs.values()) if len(runs) == 2 else {}
+
     lines = []
-    for key in sorted(keys, key=lambda k: (k[2], k[3], k[4])):
-        model, layer, _, metric, level, _ = key
-        line: dict[str, object] = {"metric": metric, "model": model, "layer": layer}
+    for key in sorted(keys, key=lambda key: (key.dataset, key.metric, key.level)):
+        line: dict[str, object] = {"metric": key.metric, "model": key.model, "layer": key.layer}
         if levels:
-            line["level"] = level
-        line |= {run: _show(metric, rows.get(key)) for run, rows in found.items()}
-        if pairs:
-            line["difference"] = _difference(metric, *pairs[key], key in sure)
+            line["level"] = key.level
+        for name, scores in runs.items():
+            line[name] = _cell(scores.get(key))
+        if differences:
+            line["difference"] = differences[key]
         lines.append(line)
-    shared = {(key[2], key[5]) for key in keys}
-    about = ", ".join(f"{dataset} ({split})" for dataset, split in sorted(shared))
-    notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items" if pairs else ""
-    return f"{about}; shares in %, [95 % intervals]\n{table(lines)}{notes}"
+
+    datasets = sorted({f"{key.dataset} ({key.split})" for key in keys})
+    about = f"{', '.join(datasets)}; shares in %, [95 % intervals]"
+    notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items" if differences else ""
+    return f"{about}\n{table(lines)}{notes}"
 
 
-def _sure(pairs: Mapping[Key, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> set[Key]:
-    """Rows whose difference is none of chance."""
-    tested, p_values = [], []
-    for key, (first, second) in pairs.items():
-        spread = np.hypot(*((row["high"] - row["low"]) / (2 * norm.ppf(0.975)) for row in (first, second)))
-        if spread > 0:  # not where there is no interval
-            tested.append(key)
-            p_values.append(2 * norm.sf(abs(second["value"] - first["value"]) / spread))
-    return {key for key, p in zip(tested, holm(np.array(p_values)), strict=True) if p < LEVEL}
+def _by_key(scores: pa.Table) -> dict[ScoreKey, Score]:
+    by_key = {}
+    for row in scores.to_pylist():
+        score = Score(**row)
+        key = ScoreKey(score.model, score.layer, score.dataset, score.metric, score.level, score.split)
+        by_key[key] = score
+    return by_key
 
 
-def _key(row: Mapping[str, Any]) -> Key:
-    return row["model"], row["layer"], row["dataset"], row["metric"], row["level"], row["split"]
+def _all_keys(runs: Iterable[RunScores], levels: bool) -> list[ScoreKey]:
+    """Keys of all runs in the order of their first appearance; without single levels unless asked for."""
+    keys: dict[ScoreKey, None] = {}
+    for scores in runs:
+        keys |= dict.fromkeys(scores)
+    return [key for key in keys if levels or not key.level]
 
 
-def _factor(metric: str) -> tuple[float, str]:
-    return (100.0, ".1f") if metric.startswith(SHARES) else (1.0, ".3f")
+def _differences(keys: Sequence[ScoreKey], first: RunScores, second: RunScores) -> dict[ScoreKey, str]:
+    """Second minus first with its marks; empty text where a run lacks the score."""
+    pairs = {key: (first[key], second[key]) for key in keys if key in first and key in second}
+    significant = _significant(pairs)
+
+    cells = dict.fromkeys(keys, "")
+    for key, (before, after) in pairs.items():
+        cell = _number(key.metric, after.value - before.value, sign=True)
+        if key in significant:
+            cell += " *"
+        if before.n != after.n:
+            cell += " ~"
+        cells[key] = cell
+    return cells
 
 
-def _show(metric: str, row: Mapping[str, Any] | None) -> str:
-    if row is None:
+def _significant(pairs: Mapping[ScoreKey, tuple[Score, Score]]) -> set[ScoreKey]:
+    """Scores that differ by more than chance, after correction for the number of tests."""
+    p_values = {}
+    for key, (before, after) in pairs.items():
+        deviation = np.hypot(_standard_error(before), _standard_error(after))
+        # without an interval, or with one of no width, there is nothing to test by
+        if deviation > 0:
+            p_values[key] = 2 * norm.sf(abs(after.value - before.value) / deviation)
+    adjusted = holm(np.array(list(p_values.values())))
+    return {key for key, p_value in zip(p_values, adjusted, strict=True) if p_value < SIGNIFICANCE}
+
+
+def _standard_error(score: Score) -> float:
+    """Standard error behind a 95 % interval, as if it came from a normal distribution."""
+    return float((score.high - score.low) / (2 * norm.ppf(0.975)))
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
         return "-"
-    factor, form = _factor(metric)
-    shown = f"{factor * row['value']:{form}}"
-    if row["low"] == row["low"]:
-        shown += f" [{factor * row['low']:{form}}, {factor * row['high']:{form}}]"
-    return shown
+    value = _number(score.metric, score.value)
+    if np.isnan(score.low):
+        return value
+    return f"{value} [{_number(score.metric, score.low)}, {_number(score.metric, score.high)}]"
 
 
-def _difference(metric: str, first: Mapping[str, Any] | None, second: Mapping[str, Any] | None, sure: bool) -> str:
-    if first is None or second is None:
-        return ""
-    factor, form = _factor(metric)
-    marks = (" *" if sure else "") + (" ~" if first["n"] != second["n"] else "")
-    return f"{factor * (second['value'] - first['value']):+{form}}{marks}"
+def _number(metric: str, value: float, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    if metric.startswith(PERCENT_METRICS):
+        return f"{100 * value:{plus}.1f}"
+    return f"{value:{plus}.3f}"

@@ -1,7 +1,9 @@
-"""Judgements from outside the run: odd-one-out answers by level (Levels), two-alternative choices (NIGHTS), matrices.
+"""Agreement with judgements from outside the run: odd-one-out responses, two-alternative choices, and matrices.
 
-None of them is the run's training data; the images they speak of were embedded with the judged objects'.
+They train nothing; the images that they are about were embedded with those of the annotated objects.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,85 +12,135 @@ from alignet_ray.core import calibration, scores, similarity
 from alignet_ray.core.noise_ceiling import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired, rsa
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human.matrices import mean
 
 CHUNK = 65_536
+"""Triplets that are compared at once."""
+
+MATRIX_DRAWS = 100
+"""Resamplings of objects behind the interval of a correlation with a matrix."""
 
 
-def evaluate_answers(
-    spaces: list[Space],
+def evaluate_responses(
+    spaces: Sequence[EmbeddingSpace],
     triplets: Int[np.ndarray, "n 3"],
-    levels: list[str],
+    levels: Sequence[str],
     times: Float[np.ndarray, " n"],
     seed: int,
 ) -> list[Score]:
-    """Share of answers (image_ids: pair, pair, odd) that a space gives, too, over all and by level; ties are wrong.
+    """Share of odd-one-out responses that a space predicts, over all and by level (Levels); ties are wrong.
 
-    The ceiling (human) is how well other people's answers to the same triplet predict an answer, where triplets repeat.
+    The ceiling (human) is how well other people predict a response to the same triplet, where triplets repeat.
     Where response times are known: the rank correlation of the space's entropy with them (people take longer where a
-    model that sees as they do is unsure); its temperature is the one at which it predicts the answers best.
+    model that sees as they do is unsure); its temperature is the one at which it predicts the responses best.
+
+    Args:
+        spaces: to be evaluated.
+        triplets: image_ids (pair, pair, odd) of each response.
+        levels: kind of each triplet; "" where unknown.
+        times: response times; NaN where unknown.
+        seed: of the resamplings.
     """
     rows: list[Score] = []
-    groups = {"": np.ones(len(triplets), dtype=bool)}
-    groups |= {level: np.array([name == level for name in levels]) for level in sorted(set(levels) - {""})}
-    timed = np.isfinite(times)
-    right = {}
+    correct = {}
     for space in spaces:
-        s = triplet_similarities(space, triplets)
-        choice = scores.choices(s)
-        right[space.model, space.layer] = (choice == 0).astype(np.float64)
+        similarities = triplet_similarities(space, triplets)
+        choice = scores.choices(similarities)
+        correct[space.name] = (choice == 0).astype(np.float64)
         ties = float((choice == scores.TIE).mean())
-        rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(s), split="", seed=seed))
-        if timed.sum() > 2:
-            certain = np.tile(np.array([1.0, 0.0, 0.0]), (len(s), 1))
-            p = calibration.softmax(s / calibration.fit_temperature(s, certain))
-            value = similarity.correlation(calibration.entropy(p)[timed], times[timed])
-            n = int(timed.sum())
-            rows.append(Score(space.model, space.layer, "answers", "entropy_time", value, n=n, split="", seed=seed))
-    for level, chosen in groups.items():
-        found = {name: values[chosen] for name, values in right.items()}
-        rows += paired.rows(found, "answers", "odd_one_out", seed, level=level, split="")
-        if repeated(triplets[chosen]):
-            top = noise_ceilings(triplets[chosen])["leave_one_out"]
-            rows.append(
-                Score("human", "", "answers", "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)
-            )
+        rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(triplets), split="", seed=seed))
+        rows += _entropy_and_time(space, similarities, times, seed)
+
+    groups = {"": np.ones(len(triplets), dtype=bool)}
+    for level in sorted(set(levels) - {""}):
+        groups[level] = np.array([name == level for name in levels])
+    for level, members in groups.items():
+        values = {name: items[members] for name, items in correct.items()}
+        rows += paired.rows(values, "answers", "odd_one_out", seed, level=level, split="")
+        rows += _ceiling(triplets[members], level, seed)
     return rows
 
 
-def triplet_similarities(space: Space, triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+def _entropy_and_time(
+    space: EmbeddingSpace, similarities: Float[np.ndarray, "n 3"], times: Float[np.ndarray, " n"], seed: int
+) -> list[Score]:
+    """Rank correlation of entropies with response times; nothing with fewer than three of them."""
+    is_timed = np.isfinite(times)
+    count = int(is_timed.sum())
+    if count < 3:
+        return []
+    # people chose the first pair for sure
+    certain = np.tile(np.array([1.0, 0.0, 0.0]), (len(similarities), 1))
+    temperature = calibration.fit_temperature(similarities, certain)
+    entropy = calibration.entropy(calibration.softmax(similarities / temperature))
+    value = similarity.correlation(entropy[is_timed], times[is_timed])
+    return [Score(space.model, space.layer, "answers", "entropy_time", value, n=count, split="", seed=seed)]
+
+
+def _ceiling(triplets: Int[np.ndarray, "n 3"], level: str, seed: int) -> list[Score]:
+    if not repeated(triplets):
+        return []
+    top = noise_ceilings(triplets)["leave_one_out"]
+    return [Score("human", "", "answers", "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)]
+
+
+def triplet_similarities(space: EmbeddingSpace, triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Similarities of the pairs (01, 02, 12) of triplets of image_ids; every image is looked up once."""
-    ids, place = np.unique(triplets, return_inverse=True)
-    x, place = space.features(ids), place.reshape(triplets.shape)
-    parts = []
-    for start in range(0, len(place), CHUNK):
-        a, b, c = (x[column] for column in place[start : start + CHUNK].T)
-        parts.append(np.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], axis=1))
-    return np.concatenate(parts)
+    image_ids, position = np.unique(triplets, return_inverse=True)
+    position = position.reshape(triplets.shape)
+    features = space.features(image_ids)
+
+    chunks = []
+    for start in range(0, len(position), CHUNK):
+        rows = position[start : start + CHUNK]
+        first = features[rows[:, 0]]
+        second = features[rows[:, 1]]
+        third = features[rows[:, 2]]
+        pairs = [(first * second).sum(1), (first * third).sum(1), (second * third).sum(1)]
+        chunks.append(np.stack(pairs, axis=1))
+    return np.concatenate(chunks)
 
 
 def evaluate_choices(
-    spaces: list[Space],
+    spaces: Sequence[EmbeddingSpace],
     reference: Int[np.ndarray, " n"],
     left: Int[np.ndarray, " n"],
     right: Int[np.ndarray, " n"],
     votes_left: Float[np.ndarray, " n"],
     seed: int,
 ) -> list[Score]:
-    """Two-alternative forced choice: the share of people who choose as the space does, and the best possible share."""
-    agree = {}
+    """Two-alternative forced choice (NIGHTS): which of two images is more like a reference?
+
+    A score is the share of people who choose as the space does; `human` is the largest possible share.
+
+    Args:
+        spaces: to be evaluated.
+        reference, left, right: image_ids.
+        votes_left: share of people who chose the left image.
+        seed: of the resamplings.
+    """
+    agreement = {}
     for space in spaces:
-        s = triplet_similarities(space, np.stack([reference, left, right], axis=1))
-        share = np.where(s[:, 0] > s[:, 1], votes_left, 1 - votes_left)
-        agree[space.model, space.layer] = np.where(s[:, 0] == s[:, 1], 0.0, share)
-    agree["human", ""] = np.maximum(votes_left, 1 - votes_left)
-    return paired.rows(agree, "choices", "two_afc", seed, split="")
+        similarities = triplet_similarities(space, np.stack([reference, left, right], axis=1))
+        to_left = similarities[:, 0]
+        to_right = similarities[:, 1]
+        chosen_votes = np.where(to_left > to_right, votes_left, 1 - votes_left)
+        agreement[space.name] = np.where(to_left == to_right, 0.0, chosen_votes)
+    agreement["human", ""] = np.maximum(votes_left, 1 - votes_left)
+    return paired.rows(agreement, "choices", "two_afc", seed, split="")
 
 
 def evaluate_matrix(
-    spaces: list[Space], judged: AnnotatedObjects, people: Float[np.ndarray, "p m m"], seed: int
+    spaces: Sequence[EmbeddingSpace],
+    annotated: AnnotatedObjects,
+    participants: Float[np.ndarray, "p m m"],
+    seed: int,
 ) -> list[Score]:
-    """RSA with people's similarities between the judged objects (rows): their mean, and single people if several."""
-    rows = rsa.evaluate(spaces, judged, 100, seed, mean(people, "evaluate.matrix"), "matrix")
-    return rows + (rsa.evaluate_people(spaces, judged, people, seed) if len(people) > 1 else [])
+    """RSA with similarity matrices of the annotated objects: with their mean and, if several, with each one's."""
+    human = mean(participants, "evaluate.matrix")
+    rows = rsa.evaluate(spaces, annotated, MATRIX_DRAWS, seed, human, "matrix")
+    if len(participants) > 1:
+        rows += rsa.evaluate_participants(spaces, annotated, participants, seed)
+    return rows

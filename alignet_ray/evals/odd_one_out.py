@@ -1,27 +1,43 @@
-"""Odd-one-out: how often a model picks the pair that people pick."""
+"""Odd-one-out agreement: how often a model picks the pair of a triplet that people pick."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import noise_ceiling, scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
+from alignet_ray.evals.annotated_objects import AnnotatedObjects, TripletTrials
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 DATASET = "objects"
 NAN = float("nan")
 
+MIN_TRIALS = 20
+"""Trials below which a part of them is not scored."""
+
+LEVEL_DRAWS = 300
+"""Resamplings behind the intervals of parts of the trials, at most."""
+
+
+class SpaceResponses(NamedTuple):
+    """What one space chooses: mean agreement per trial, share of ties, and the choices at the first draw of images."""
+
+    agreement: Float[np.ndarray, " t"]
+    ties: float
+    choice: Int[np.ndarray, " t"]
+
 
 @dataclass(frozen=True)
 class HeldOutResponses:
-    """What each judge makes of each trial.
+    """What all spaces choose on the same trials, a column for each.
 
     Attributes:
-        names: (model, layer) of each column; the last is the human model itself, which is the ceiling.
+        names: (model, layer) of each column; the last one is the human model itself, which is the noise ceiling.
         agreement: expected agreement with people per trial, averaged over draws of images.
-        ties: share of trials in which a model could not choose, per column.
+        ties: share of trials in which a model could not choose.
         choice: the pair chosen at the first draw of images (TIE where none was).
     """
 
@@ -31,148 +47,220 @@ class HeldOutResponses:
     choice: Int[np.ndarray, "t s"]
 
 
-def answer(
-    space: Space, picks: Int[np.ndarray, "draws m"], trials: Trials
-) -> tuple[Float[np.ndarray, " t"], float, Int[np.ndarray, " t"]]:
-    """Expected agreement per trial over draws of images, the share of ties, and the choices at the first draw."""
-    total, ties, first = np.zeros(len(trials.triplets)), 0.0, None
-    for pick in picks:
-        matrix = similarity.similarity_matrix(space.rows(pick), space.kind)
+def respond(space: EmbeddingSpace, image_draws: Int[np.ndarray, "draws m"], trials: TripletTrials) -> SpaceResponses:
+    """Choices of one space, with a random image for each object in every draw."""
+    agreement = np.zeros(len(trials))
+    ties = 0.0
+    first_choice = np.full(len(trials), scores.TIE)
+    for draw, image_ids in enumerate(image_draws):
+        matrix = similarity.similarity_matrix(space.rows(image_ids), space.kind)
         choice = scores.choices(scores.pair_similarities(matrix, trials.triplets))
-        total += scores.agreement(choice, trials.probabilities)
+        agreement += scores.agreement(choice, trials.probabilities)
         ties += float((choice == scores.TIE).mean())
-        first = choice if first is None else first
-    assert first is not None, "no draw of images"
-    return total / len(picks), ties / len(picks), first
+        if draw == 0:
+            first_choice = choice
+    return SpaceResponses(agreement / len(image_draws), ties / len(image_draws), first_choice)
 
 
-def answers(spaces: list[Space], picks: Int[np.ndarray, "draws m"], trials: Trials) -> HeldOutResponses:
-    """All spaces and, last, people's own most likely choice."""
-    columns = [answer(space, picks, trials) for space in spaces]
-    columns.append((scores.ceiling(trials.probabilities), 0.0, trials.probabilities.argmax(axis=1)))
-    agreement, ties, choice = zip(*columns, strict=True)
-    names = [(space.model, space.layer) for space in spaces] + [("human", "")]
-    return HeldOutResponses(names, np.stack(agreement, 1), np.array(ties), np.stack(choice, 1))
+def respond_all(
+    spaces: Sequence[EmbeddingSpace], image_draws: Int[np.ndarray, "draws m"], trials: TripletTrials
+) -> HeldOutResponses:
+    """Choices of all spaces and, last, the most likely choices of people."""
+    names = [space.name for space in spaces]
+    columns = [respond(space, image_draws, trials) for space in spaces]
+
+    names.append(("human", ""))
+    columns.append(SpaceResponses(scores.ceiling(trials.probabilities), 0.0, trials.probabilities.argmax(axis=1)))
+    return HeldOutResponses(
+        names,
+        agreement=np.stack([column.agreement for column in columns], axis=1),
+        ties=np.array([column.ties for column in columns]),
+        choice=np.stack([column.choice for column in columns], axis=1),
+    )
 
 
-def evaluate(found: HeldOutResponses, trials: Trials, judged: AnnotatedObjects, draws: int, seed: int) -> list[Score]:
-    """Agreement (raw, chance-corrected, ceiling-normalised) with intervals over objects; ties; and by kind of trial."""
-    means = found.agreement.mean(axis=0)
-    boot = scores.object_bootstrap(found.agreement, trials.triplets, len(judged), draws, seed)
-    normal = scores.ceiling_normalised
+def evaluate(
+    responses: HeldOutResponses, trials: TripletTrials, annotated: AnnotatedObjects, draws: int, seed: int
+) -> list[Score]:
+    """Agreement with intervals over objects: raw, chance-corrected, ceiling-normalised; ties; gains; by part.
+
+    Args:
+        responses: what the spaces choose.
+        trials: the triplets and the probabilities of human choices.
+        annotated: the objects of the triplets.
+        draws: resamplings of the objects behind an interval.
+        seed: of these.
+    """
+    means = responses.agreement.mean(axis=0)
+    resampled = scores.object_bootstrap(responses.agreement, trials.triplets, len(annotated), draws, seed)
     rows: list[Score] = []
-    for column, (model, layer) in enumerate(found.names):
-        value, drawn = float(means[column]), boot[:, column]
-        low, high = scores.interval(drawn)
-        raw = Score(model, layer, DATASET, "odd_one_out", value, low, high, len(trials.triplets), seed=seed)
-        rows.append(raw)
-        value, low, high = (scores.chance_corrected(v) for v in (value, low, high))
-        rows.append(replace(raw, metric="odd_one_out_corrected", value=value, low=low, high=high))
-        low, high = scores.interval(np.array([normal(v, top) for v, top in zip(drawn, boot[:, -1], strict=True)]))
-        value = normal(raw.value, float(means[-1]))
-        rows.append(replace(raw, metric="odd_one_out_normalised", value=value, low=low, high=high))
-        rows.append(replace(raw, metric="odd_one_out_ties", value=float(found.ties[column]), low=NAN, high=NAN))
-    return rows + gains(found, boot, trials, seed) + by_level(found, trials, judged, draws, seed)
-
-
-def gains(found: HeldOutResponses, boot: Float[np.ndarray, "draws s"], trials: Trials, seed: int) -> list[Score]:
-    """Paired differences on the same trials and the same resamplings of objects; p values after Holm's correction."""
-    columns = {name: column for column, name in enumerate(found.names)}
-    means, rows, p_values = found.agreement.mean(axis=0), [], []
-    for (model, layer), column in columns.items():
-        for other, other_layer in (("base", "pre_logits"), ("control", layer)):
-            against = columns.get((other, other_layer))
-            if model in ("base", "teacher", "human") or model == other or against is None:
-                continue
-            drawn = boot[:, column] - boot[:, against]
-            low, high = scores.interval(drawn)
-            value, n = float(means[column] - means[against]), len(trials.triplets)
-            rows.append(
-                Score(model, layer, DATASET, "odd_one_out_gain", value, low, high, n, f"over:{other}", seed=seed)
-            )
-            p_values.append(scores.paired_p_value(drawn))
-    adjusted = scores.holm(np.array(p_values))
-    return rows + [
-        replace(row, metric="odd_one_out_gain_p", value=float(p), low=NAN, high=NAN)
-        for row, p in zip(rows, adjusted, strict=True)
-    ]
-
-
-def by_level(found: HeldOutResponses, trials: Trials, judged: AnnotatedObjects, draws: int, seed: int) -> list[Score]:
-    """Agreement on parts of the trials: by how clear people are, how the categories mix, and for each category."""
-    rows = []
-    for level, chosen in levels(trials, judged.categories):
-        values, triplets = found.agreement[chosen], trials.triplets[chosen]
-        boot = scores.object_bootstrap(values, triplets, len(judged), min(draws, 300), seed)
-        for column, (model, layer) in enumerate(found.names):
-            low, high = scores.interval(boot[:, column])
-            mean = float(values[:, column].mean())
-            rows.append(Score(model, layer, DATASET, "odd_one_out", mean, low, high, len(values), level, seed=seed))
+    for column, (model, layer) in enumerate(responses.names):
+        low, high = scores.interval(resampled[:, column])
+        raw = Score(model, layer, DATASET, "odd_one_out", float(means[column]), low, high, len(trials), seed=seed)
+        rows += [
+            raw,
+            _chance_corrected(raw),
+            _ceiling_normalised(raw, float(means[-1]), resampled[:, column], resampled[:, -1]),
+            replace(raw, metric="odd_one_out_ties", value=float(responses.ties[column]), low=NAN, high=NAN),
+        ]
+    rows += gains(responses, resampled, seed)
+    rows += by_level(responses, trials, annotated, draws, seed)
     return rows
 
 
-def levels(trials: Trials, categories: list[str], least: int = 20) -> Iterator[tuple[str, Bool[np.ndarray, " t"]]]:
-    """Named parts of the trials with at least `least` members.
+def _chance_corrected(raw: Score) -> Score:
+    return replace(
+        raw,
+        metric="odd_one_out_corrected",
+        value=scores.chance_corrected(raw.value),
+        low=scores.chance_corrected(raw.low),
+        high=scores.chance_corrected(raw.high),
+    )
+
+
+def _ceiling_normalised(
+    raw: Score, ceiling: float, resampled: Float[np.ndarray, " b"], resampled_ceiling: Float[np.ndarray, " b"]
+) -> Score:
+    # every draw of objects has its own ceiling, so each is normalised by it before the interval is taken
+    normalised = [
+        scores.ceiling_normalised(value, top) for value, top in zip(resampled, resampled_ceiling, strict=True)
+    ]
+    low, high = scores.interval(np.array(normalised))
+    value = scores.ceiling_normalised(raw.value, ceiling)
+    return replace(raw, metric="odd_one_out_normalised", value=value, low=low, high=high)
+
+
+def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], seed: int) -> list[Score]:
+    """Differences to base and control on the same trials and the same resamplings; p values after Holm's correction.
+
+    The base is compared by its backbone, the control by the same layer.
+    """
+    columns = {name: column for column, name in enumerate(responses.names)}
+    means = responses.agreement.mean(axis=0)
+    trials = len(responses.agreement)
+    rows: list[Score] = []
+    p_values: list[float] = []
+    for (model, layer), column in columns.items():
+        if model in ("base", "teacher", "human"):
+            continue
+        for other in (("base", "pre_logits"), ("control", layer)):
+            if model == other[0] or other not in columns:
+                continue
+            other_column = columns[other]
+            differences = resampled[:, column] - resampled[:, other_column]
+            low, high = scores.interval(differences)
+            value = float(means[column] - means[other_column])
+            level = f"over:{other[0]}"
+            rows.append(Score(model, layer, DATASET, "odd_one_out_gain", value, low, high, trials, level, seed=seed))
+            p_values.append(scores.paired_p_value(differences))
+
+    adjusted = scores.holm(np.array(p_values))
+    tests = [
+        replace(row, metric="odd_one_out_gain_p", value=float(p), low=NAN, high=NAN)
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
+    return rows + tests
+
+
+def by_level(
+    responses: HeldOutResponses, trials: TripletTrials, annotated: AnnotatedObjects, draws: int, seed: int
+) -> list[Score]:
+    """Agreement on parts of the trials: by how sure people are, how categories mix, and for each category."""
+    rows = []
+    for level, members in levels(trials, annotated.categories).items():
+        agreement = responses.agreement[members]
+        triplets = trials.triplets[members]
+        resampled = scores.object_bootstrap(agreement, triplets, len(annotated), min(draws, LEVEL_DRAWS), seed)
+        for column, (model, layer) in enumerate(responses.names):
+            low, high = scores.interval(resampled[:, column])
+            mean = float(agreement[:, column].mean())
+            rows.append(Score(model, layer, DATASET, "odd_one_out", mean, low, high, len(triplets), level, seed=seed))
+    return rows
+
+
+def levels(
+    trials: TripletTrials, categories: list[str], min_trials: int = MIN_TRIALS
+) -> dict[str, Bool[np.ndarray, " t"]]:
+    """Named parts of the trials (masks) with at least `min_trials` members.
 
     margin: the gap between the likeliest and the second likeliest pair, in thirds. categories: three different ones
     (between), two and another (border), one (within). category: trials with at least two objects of it.
     """
-    top = np.sort(trials.probabilities, axis=1)
-    margin = top[:, 2] - top[:, 1]
-    cuts = np.quantile(margin, [1 / 3, 2 / 3])
-    third = np.searchsorted(cuts, margin)
-    parts = [(f"margin:{name}", third == part) for part, name in enumerate(("low", "middle", "high"))]
-    if sum(1 for c in set(categories) if c) > 1:
-        names, code = np.unique(categories, return_inverse=True)
-        a, b, c = np.sort(code[trials.triplets], axis=1).T
-        known = np.array([bool(name) for name in categories])[trials.triplets].all(axis=1)
-        distinct = 1 + (a != b).astype(int) + (b != c)
-        kinds = (("within", 1), ("border", 2), ("between", 3))
-        parts += [(f"categories:{name}", known & (distinct == count)) for name, count in kinds]
-        parts += [
-            (f"category:{name}", (b == code_) & ((a == b) | (b == c))) for code_, name in enumerate(names) if name
-        ]
-    yield from ((level, chosen) for level, chosen in parts if chosen.sum() >= least)
+    parts = _margin_levels(trials.probabilities)
+    if len(set(categories) - {""}) > 1:
+        parts |= _category_levels(trials.triplets, categories)
+    return {level: members for level, members in parts.items() if members.sum() >= min_trials}
 
 
-def noise_ceilings(rows: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
-    """Both noise ceilings of all answers (pair, pair, odd), where at least two people saw the same triplet.
+def _margin_levels(probabilities: Float[np.ndarray, "t 3"]) -> dict[str, Bool[np.ndarray, " t"]]:
+    ascending = np.sort(probabilities, axis=1)
+    margin = ascending[:, 2] - ascending[:, 1]
+    third = np.searchsorted(np.quantile(margin, [1 / 3, 2 / 3]), margin)
+    return {"margin:low": third == 0, "margin:middle": third == 1, "margin:high": third == 2}
 
-    odd_one_out_raw_ceiling: how well other people predict an answer; _modal: how well the most frequent answer does.
+
+def _category_levels(triplets: Int[np.ndarray, "t 3"], categories: list[str]) -> dict[str, Bool[np.ndarray, " t"]]:
+    names, code = np.unique(categories, return_inverse=True)
+    # sorted codes: equal categories stand next to each other, so at least two objects share the middle one
+    first, middle, last = np.sort(code[triplets], axis=1).T
+    distinct = 1 + (first != middle).astype(int) + (middle != last)
+
+    has_category = np.array([name != "" for name in categories])
+    known = has_category[triplets].all(axis=1)
+    parts = {
+        "categories:within": known & (distinct == 1),
+        "categories:border": known & (distinct == 2),
+        "categories:between": known & (distinct == 3),
+    }
+    for number, name in enumerate(names):
+        if name:
+            parts[f"category:{name}"] = (middle == number) & (distinct < 3)
+    return parts
+
+
+def noise_ceilings(responses: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
+    """Both noise ceilings of all human responses (pair, pair, odd), where several people saw the same triplet.
+
+    odd_one_out_raw_ceiling: how well other people predict a response; _modal: how well the most frequent one does.
     """
-    if not noise_ceiling.repeated(rows):
+    if not noise_ceiling.repeated(responses):
         return []
-    found = {"": "leave_one_out", "_modal": "modal"}
-    tops = {f"odd_one_out_raw_ceiling{end}": noise_ceiling.noise_ceilings(rows)[kind] for end, kind in found.items()}
-    return [
-        Score("human", "", DATASET, metric, top.value, top.low, top.high, top.answers, split="", seed=seed)
-        for metric, top in tops.items()
-    ]
+    ceilings = noise_ceiling.noise_ceilings(responses)
+    rows = []
+    for kind, metric in (("leave_one_out", "odd_one_out_raw_ceiling"), ("modal", "odd_one_out_raw_ceiling_modal")):
+        top = ceilings[kind]
+        rows.append(Score("human", "", DATASET, metric, top.value, top.low, top.high, top.answers, split="", seed=seed))
+    return rows
 
 
 def evaluate_raw(
-    spaces: list[Space],
-    picks: Int[np.ndarray, "draws m"],
-    judged: AnnotatedObjects,
-    rows: Int[np.ndarray, "n 3"],
+    spaces: Sequence[EmbeddingSpace],
+    image_draws: Int[np.ndarray, "draws m"],
+    annotated: AnnotatedObjects,
+    responses: Int[np.ndarray, "n 3"],
     draws: int,
     seed: int,
 ) -> list[Score]:
-    """Agreement with single answers: the rows (pair, pair, odd) whose objects are all among the judged ones."""
-    position = {int(o): row for row, o in enumerate(judged.objects)}
-    known = np.isin(rows, judged.objects).all(axis=1)
+    """Agreement with single human responses (pair, pair, odd) whose objects are all among the annotated ones.
+
+    `human` is the agreement of the human model's most likely choice.
+    """
+    known = np.isin(responses, annotated.objects).all(axis=1)
     if not known.any():
         return []
-    triplets = np.vectorize(position.__getitem__, otypes=[np.int64])(rows[known])
+
+    row_of_object = {int(number): row for row, number in enumerate(annotated.objects)}
+    triplets = np.vectorize(row_of_object.__getitem__, otypes=[np.int64])(responses[known])
+    # people chose the first pair for sure
     certain = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(triplets), 1))
-    human = judged.human_similarity()
-    likely = scores.choices(scores.pair_similarities(human, triplets))
-    found = answers(spaces, picks, Trials(triplets, certain))
-    found.agreement[:, -1] = scores.agreement(likely, certain)
-    boot = scores.object_bootstrap(found.agreement, triplets, len(judged), draws, seed)
-    result = []
-    for column, (model, layer) in enumerate(found.names):
-        low, high = scores.interval(boot[:, column])
-        value = float(found.agreement[:, column].mean())
-        result.append(Score(model, layer, DATASET, "odd_one_out_raw", value, low, high, len(triplets), seed=seed))
-    return result
+    chosen = respond_all(spaces, image_draws, TripletTrials(triplets, certain))
+    human_choice = scores.choices(scores.pair_similarities(annotated.human_similarity(), triplets))
+    chosen.agreement[:, -1] = scores.agreement(human_choice, certain)
+
+    resampled = scores.object_bootstrap(chosen.agreement, triplets, len(annotated), draws, seed)
+    rows = []
+    for column, (model, layer) in enumerate(chosen.names):
+        low, high = scores.interval(resampled[:, column])
+        value = float(chosen.agreement[:, column].mean())
+        rows.append(Score(model, layer, DATASET, "odd_one_out_raw", value, low, high, len(triplets), seed=seed))
+    return rows

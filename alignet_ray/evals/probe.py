@@ -1,23 +1,42 @@
-"""Generalisation of frozen features to objects that no training saw: few-shot classifiers and nearest neighbours."""
+"""Generalisation of frozen features to objects that no training saw: few-shot classification and nearest neighbours."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 
 from alignet_ray.core import classify, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""L2 penalties of logistic regression to choose from."""
+
+DEFAULT_PENALTY = 1e-5
+"""The penalty where there are no validation objects to choose one on."""
+
 NEIGHBOURS = 5
-LEAST_CLASSES = 5
+"""Neighbours that vote."""
+
+MIN_CLASSES = 5
+"""Objects that a few-shot task needs."""
+
+MAX_TEST_IMAGES = 20
+"""Test images of each object in a few-shot task, at most."""
 
 
-class Task(NamedTuple):
-    """An n-way task: `train` and `test` hold rows of the images, a line a draw; labels count from 0."""
+class FewShotTask(NamedTuple):
+    """Classification tasks over the same objects, a row for each draw of images; labels count from 0.
+
+    Attributes:
+        ids: image_ids of all objects.
+        train, test: rows of `ids`.
+        train_labels, test_labels: the object of each, counted from 0.
+    """
 
     ids: Int[np.ndarray, " n"]
     train: Int[np.ndarray, "b k"]
@@ -27,84 +46,105 @@ class Task(NamedTuple):
 
 
 def evaluate(
-    spaces: list[Space],
+    spaces: Sequence[EmbeddingSpace],
     test: AnnotatedObjects,
     validation: AnnotatedObjects,
     shots: Sequence[int],
     draws: int,
     seed: int,
 ) -> list[Score]:
-    """Few-shot accuracy over objects with enough images, and k-NN over categories.
+    """Few-shot accuracy over objects, and nearest-neighbour accuracy over categories.
 
     few_shot_k: logistic regression from k images of every object to its other images, mean over draws of the images and
     over objects; the L2 penalty is the best one on the validation objects. knn_category: the vote of the five nearest
-    images of *other* objects on an image's category. Both are left out where there are fewer than five classes.
+    images of *other* objects on an image's category. Few-shot scores are left out with fewer than five objects that
+    have enough images, the other one with fewer than two categories.
     """
     rows: list[Score] = []
-    for k in shots:
-        task = few_shot_task(test, k, draws, seed)
+    for images_per_object in shots:
+        task = draw_few_shot_task(test, images_per_object, draws, seed)
         if task is None:
             continue
-        tuning, found = few_shot_task(validation, k, draws, seed), {}
+        validation_task = draw_few_shot_task(validation, images_per_object, draws, seed)
+        accuracy = {}
         for space in spaces:
-            right = few_shot(space, task, [_penalty(space, tuning)])[0]
-            found[space.model, space.layer] = paired.by_object(right.ravel(), task.test_labels.ravel())
-        rows += paired.rows(found, "objects", f"few_shot_{k}", seed)
+            penalty = _best_penalty(space, validation_task)
+            correct = classify_few_shot(space, task, [penalty])[0]
+            accuracy[space.name] = paired.mean_by_object(correct.ravel(), task.test_labels.ravel())
+        rows += paired.rows(accuracy, "objects", f"few_shot_{images_per_object}", seed)
     return rows + knn_category(spaces, test, seed)
 
 
-def few_shot_task(judged: AnnotatedObjects, shots: int, draws: int, seed: int) -> Task | None:
-    """Draw `shots` images of every object that has more than that; None with fewer than five such objects.
+def draw_few_shot_task(annotated: AnnotatedObjects, shots: int, draws: int, seed: int) -> FewShotTask | None:
+    """Draw `shots` training images of every object that has more than that; None with fewer than five such objects.
 
     Every object gives the same number of test images, so that no object with many images outweighs the others.
     """
-    ids, owner = judged.all_images()
-    classes = [o for o, images in enumerate(judged.images) if len(images) > shots]
-    if len(classes) < LEAST_CLASSES:
+    classes = [row for row, image_ids in enumerate(annotated.images) if len(image_ids) > shots]
+    if len(classes) < MIN_CLASSES:
         return None
+    fewest_images = min(len(annotated.images[row]) for row in classes)
+    test_images = min(fewest_images - shots, MAX_TEST_IMAGES)
+
+    image_ids, owner = annotated.all_images()
     rng = np.random.default_rng([seed, shots])
-    spare = min(min(len(judged.images[o]) for o in classes) - shots, 20)
-    order = np.stack(
-        [[rng.permutation(np.flatnonzero(owner == o))[: shots + spare] for o in classes] for _ in range(draws)]
+    chosen = np.empty((draws, len(classes), shots + test_images), np.int64)
+    for draw in range(draws):
+        for label, row in enumerate(classes):
+            images = np.flatnonzero(owner == row)
+            chosen[draw, label] = rng.permutation(images)[: shots + test_images]
+    labels = np.broadcast_to(np.arange(len(classes))[None, :, None], chosen.shape)
+
+    return FewShotTask(
+        ids=image_ids,
+        train=chosen[..., :shots].reshape(draws, -1),
+        train_labels=labels[..., :shots].reshape(draws, -1),
+        test=chosen[..., shots:].reshape(draws, -1),
+        test_labels=labels[..., shots:].reshape(draws, -1),
     )
-    labels = np.broadcast_to(np.arange(len(classes))[None, :, None], order.shape)
-
-    def flat(x: Int[np.ndarray, "b c s"]) -> Int[np.ndarray, "b k"]:
-        return x.reshape(draws, -1)
-
-    train, test = slice(None, shots), slice(shots, None)
-    return Task(ids, flat(order[..., train]), flat(labels[..., train]), flat(order[..., test]), flat(labels[..., test]))
 
 
-def few_shot(space: Space, task: Task, penalties: Sequence[float]) -> Float[np.ndarray, "p b q"]:
-    """1 where a test image is recognised, 0 where not, for each penalty; all draws and penalties are fitted at once."""
-    x = classify.coordinates(space.features(task.ids))
-    times, draws = len(penalties), len(task.train)
-    labels = np.tile(task.train_labels, (times, 1))
-    strength = np.repeat(penalties, draws)
-    weights, bias = classify.fit_logistic(x[np.tile(task.train, (times, 1))], labels, int(labels.max()) + 1, strength)
-    found = (x[np.tile(task.test, (times, 1))] @ weights + bias).argmax(axis=-1).reshape(times, draws, -1)
-    return np.asarray(found == task.test_labels, dtype=np.float64)
+def classify_few_shot(
+    space: EmbeddingSpace, task: FewShotTask, penalties: Sequence[float]
+) -> Bool[np.ndarray, "p b q"]:
+    """Whether each test image is recognised, for each penalty and draw; all of them are fitted at once."""
+    features = classify.coordinates(space.features(task.ids))
+    draws = len(task.train)
+    train = np.tile(task.train, (len(penalties), 1))
+    train_labels = np.tile(task.train_labels, (len(penalties), 1))
+    test = np.tile(task.test, (len(penalties), 1))
+
+    classes = int(train_labels.max()) + 1
+    weights, bias = classify.fit_logistic(features[train], train_labels, classes, np.repeat(penalties, draws))
+    predicted = (features[test] @ weights + bias).argmax(axis=-1)
+    return np.asarray(predicted.reshape(len(penalties), draws, -1) == task.test_labels)
 
 
-def _penalty(space: Space, tuning: Task | None) -> float:
-    if tuning is None:
-        return PENALTIES[1]
-    return PENALTIES[int(few_shot(space, tuning, PENALTIES).mean(axis=(1, 2)).argmax())]
+def _best_penalty(space: EmbeddingSpace, validation_task: FewShotTask | None) -> float:
+    if validation_task is None:
+        return DEFAULT_PENALTY
+    accuracy = classify_few_shot(space, validation_task, PENALTIES).mean(axis=(1, 2))
+    return PENALTIES[int(accuracy.argmax())]
 
 
-def knn_category(spaces: list[Space], judged: AnnotatedObjects, seed: int) -> list[Score]:
+def knn_category(spaces: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, seed: int) -> list[Score]:
     """Accuracy of the vote of the nearest images of other objects on the category, mean over objects."""
-    named = np.array([row for row, c in enumerate(judged.categories) if c and judged.categories.count(c) > 1])
-    if len({judged.categories[r] for r in named}) < 2:
+    # an object that is alone in its category cannot be recognised by others
+    sizes = Counter(annotated.categories)
+    rows = [row for row, category in enumerate(annotated.categories) if category and sizes[category] > 1]
+    if len({annotated.categories[row] for row in rows}) < 2:
         return []
-    some = judged.take(named)
-    ids, owner = some.all_images()
-    _, category = np.unique(some.categories, return_inverse=True)
-    right = {}
+
+    objects = annotated.take(np.array(rows))
+    image_ids, owner = objects.all_images()
+    _, category = np.unique(objects.categories, return_inverse=True)
+    truth = category[owner]
+    same_object = owner[:, None] == owner[None]
+
+    accuracy = {}
     for space in spaces:
-        s = similarity.similarity_matrix(space.features(ids), "dot")
-        s[owner[:, None] == owner[None]] = -np.inf
-        found = classify.knn_predictions(s, category[owner], NEIGHBOURS)
-        right[space.model, space.layer] = paired.by_object(found == category[owner], owner)
-    return paired.rows(right, "objects", "knn_category", seed)
+        similarities = similarity.similarity_matrix(space.features(image_ids), "dot")
+        similarities[same_object] = -np.inf
+        predicted = classify.knn_predictions(similarities, truth, NEIGHBOURS)
+        accuracy[space.name] = paired.mean_by_object(predicted == truth, owner)
+    return paired.rows(accuracy, "objects", "knn_category", seed)

@@ -1,36 +1,52 @@
-"""Forgetting: how much of the base's local and global structure a trained model keeps."""
+"""Representation drift: how much of the base's local and global structure a trained model keeps."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from alignet_ray.core import scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 NEIGHBOURS = 10
 
 
-def evaluate(base: Space, others: list[Space], judged: AnnotatedObjects, draws: int, seed: int) -> list[Score]:
-    """Share of the base's ten nearest neighbours kept, and linear CKA to the base (biased and unbiased), over all
-    images.
+def evaluate(
+    base: EmbeddingSpace, others: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, draws: int, seed: int
+) -> list[Score]:
+    """Share of the base's ten nearest neighbours kept, and linear CKA to the base, over all images of the objects.
 
-    With `n` images a space that has nothing to do with the base keeps 10 / (n - 1).
+    With n images a space that has nothing to do with the base keeps 10 / (n - 1). CKA (Kornblith et al. 2019) comes
+    in its biased and its unbiased form.
+
+    Args:
+        base: the network before training.
+        others: spaces to compare with it.
+        annotated: the objects whose images are compared.
+        draws: resamplings of images behind an interval.
+        seed: of these.
     """
-    ids, _ = judged.all_images()
-    ids = np.unique(ids)
-    k = min(NEIGHBOURS, len(ids) - 1)
-    reference = base.rows(ids)
-    near = similarity.similarity_matrix(reference, base.kind)
+    image_ids = np.unique(annotated.all_images()[0])
+    neighbours = min(NEIGHBOURS, len(image_ids) - 1)
+    base_embeddings = base.rows(image_ids)
+    base_similarity = similarity.similarity_matrix(base_embeddings, base.kind)
+
     rows = []
     for space in others:
-        x = space.rows(ids)
-        kept = similarity.neighbour_overlap(near, similarity.similarity_matrix(x, space.kind), k)
+        embeddings = space.rows(image_ids)
+        own_similarity = similarity.similarity_matrix(embeddings, space.kind)
+        kept = similarity.neighbour_overlap(base_similarity, own_similarity, neighbours)
         low, high = scores.mean_interval(kept, draws, seed)
-        row = Score(space.model, space.layer, "objects", "neighbours_kept", float(kept.mean()), low, high, len(ids))
-        row = replace(row, seed=seed)
-        rows.append(row)
-        for metric, unbiased in (("cka_to_base", False), ("cka_to_base_unbiased", True)):
-            value = similarity.linear_cka(x, reference, unbiased)
-            rows.append(replace(row, metric=metric, value=value, low=float("nan"), high=float("nan")))
+        cka = similarity.linear_cka(embeddings, base_embeddings)
+        unbiased_cka = similarity.linear_cka(embeddings, base_embeddings, unbiased=True)
+
+        model, layer = space.name
+        images = len(image_ids)
+        mean = float(kept.mean())
+        rows += [
+            Score(model, layer, "objects", "neighbours_kept", mean, low, high, images, seed=seed),
+            Score(model, layer, "objects", "cka_to_base", cka, n=images, seed=seed),
+            Score(model, layer, "objects", "cka_to_base_unbiased", unbiased_cka, n=images, seed=seed),
+        ]
     return rows

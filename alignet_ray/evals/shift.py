@@ -1,10 +1,11 @@
-"""Shift within categories: learn a category from some of its objects, recognise it in others.
+"""Subpopulation shift: learn a category from some of its objects, recognise it in others.
 
 The protocol is that of BREEDS (Santurkar et al. 2021): superclasses stay, subclasses change. Superclasses are the
-objects' categories, subclasses the objects; the source are objects of training and validation, the target are test
-objects, which no training saw in any role.
+categories, subclasses the objects; the source are objects of training and validation, the target are test objects,
+which no training saw.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,43 +15,25 @@ from scipy.special import log_softmax
 from alignet_ray.core import classify
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES
+from alignet_ray.evals.spaces import EmbeddingSpace
 
-MOST = 4000
-"""Source images that a probe is fitted on; more are drawn at random."""
-LEAST_SOURCE, LEAST_TARGET = 5, 3
+MAX_PROBE_IMAGES = 4000
+"""Images that a probe is fitted on, at most; larger sets are sampled."""
+
+MIN_SOURCE_IMAGES = 5
+MIN_TARGET_IMAGES = 3
 """Images of a category that anomaly detection needs."""
+
 FOLDS = 4
 """Parts of the source objects that are left out in turn to choose a penalty."""
-LEAST_IMAGES = 10
+
+MIN_SCORED_IMAGES = 10
 """Images below which recognising categories is not scored."""
 
 
-def evaluate(
-    spaces: list[Space], train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects, seed: int
-) -> list[Score]:
-    """Accuracy on source and target objects, and k-NN anomaly detection (AUROC); nothing with fewer than two
-    categories.
-
-    shift_source: a quarter of the images of source objects that have several is held back. shift_target: all images
-    of the test objects. Both are means over objects. anomaly_auroc: an image's similarity to the five nearest source
-    images of a category tells the category's test objects from all others, mean over categories, which are also what
-    its interval draws anew.
-    """
-    categories = _shared(train, validation, test)
-    if len(categories) < 2:
-        return []
-    sides = ShiftSides(*(_labelled(side, categories) for side in (train, validation, test)))
-    recognised = {(space.model, space.layer): _probe(space, sides, seed) for space in spaces}
-    rows: list[Score] = []
-    for metric in ("shift_source", "shift_target"):
-        found = {name: right[metric] for name, right in recognised.items() if metric in right}
-        rows += paired.rows(found, "objects", metric, seed)
-    return rows + _anomaly(spaces, sides, seed)
-
-
-class ShiftSide(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images of some objects: image_ids, and the object and category of each."""
 
     ids: Int[np.ndarray, " n"]
@@ -58,100 +41,145 @@ class ShiftSide(NamedTuple):
     label: Int[np.ndarray, " n"]
 
 
-class ShiftSides(NamedTuple):
-    """Source objects (training, validation) and target objects (test)."""
+class ShiftData(NamedTuple):
+    """Images of source objects (training and validation) and of target objects (test)."""
 
-    train: ShiftSide
-    validation: ShiftSide
-    test: ShiftSide
+    source: LabelledImages
+    target: LabelledImages
 
 
-def _shared(train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects) -> list[str]:
-    """Categories with at least two source objects and a target object."""
+def evaluate(
+    spaces: Sequence[EmbeddingSpace],
+    train: AnnotatedObjects,
+    validation: AnnotatedObjects,
+    test: AnnotatedObjects,
+    seed: int,
+) -> list[Score]:
+    """Accuracy on source and target objects, and anomaly detection (AUROC); nothing with fewer than two categories.
+
+    shift_source: a quarter of the images of source objects that have several is held out. shift_target: all images
+    of the test objects. Both are means over objects. anomaly_auroc: an image's similarity to the five nearest source
+    images of a category separates the category's test objects from all others; mean over categories, which are also
+    what its interval resamples.
+    """
+    categories = _shared_categories(train, validation, test)
+    if len(categories) < 2:
+        return []
+    data = ShiftData(
+        source=_joined(_labelled_images(train, categories), _labelled_images(validation, categories)),
+        target=_labelled_images(test, categories),
+    )
+
+    accuracy = {space.name: _probe_accuracy(space, data, seed) for space in spaces}
+    rows: list[Score] = []
+    for metric in ("shift_source", "shift_target"):
+        values = {name: by_metric[metric] for name, by_metric in accuracy.items() if metric in by_metric}
+        rows += paired.rows(values, "objects", metric, seed)
+    return rows + _anomaly_scores(spaces, data, seed)
+
+
+def _shared_categories(train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects) -> list[str]:
+    """Categories with a target object and at least two source objects, one of them a training object."""
     source = train.categories + validation.categories
-    return sorted(c for c in set(test.categories) if c and source.count(c) > 1 and c in train.categories)
+    shared = set(test.categories) & set(train.categories) - {""}
+    return sorted(category for category in shared if source.count(category) > 1)
 
 
-def _labelled(judged: AnnotatedObjects, categories: list[str]) -> ShiftSide:
-    kept = [row for row, c in enumerate(judged.categories) if c in categories]
-    if not kept:
+def _labelled_images(annotated: AnnotatedObjects, categories: list[str]) -> LabelledImages:
+    rows = [row for row, category in enumerate(annotated.categories) if category in categories]
+    if not rows:
         nothing = np.empty(0, np.int64)
-        return ShiftSide(nothing, nothing, nothing)
-    some = judged.take(np.array(kept))
-    ids, owner = some.all_images()
-    code = np.array([categories.index(c) for c in some.categories])
-    return ShiftSide(ids, some.objects[owner], code[owner])
+        return LabelledImages(nothing, nothing, nothing)
+
+    objects = annotated.take(np.array(rows))
+    image_ids, owner = objects.all_images()
+    labels = np.array([categories.index(category) for category in objects.categories])
+    return LabelledImages(image_ids, objects.objects[owner], labels[owner])
 
 
-def _probe(space: Space, sides: ShiftSides, seed: int) -> dict[str, Float[np.ndarray, " o"]]:
-    """metric -> share of right images of every object."""
-    ids, owner, label = (np.concatenate(columns) for columns in zip(*sides, strict=True))
-    role = np.repeat([0, 1, 2], [len(side.ids) for side in sides])
-    x = classify.coordinates(space.features(ids))
-    held = _held_back(owner, role < 2, seed)
-    fitted = _some((role < 2) & ~held, seed)
-    penalty = _best_penalty(x[fitted], label[fitted], owner[fitted], seed)
-    found = classify.logistic_predictions(x[fitted], label[fitted], x, penalty)
-    parts = {"shift_source": held, "shift_target": role == 2}
-    return {
-        metric: paired.by_object(found[part] == label[part], owner[part])
-        for metric, part in parts.items()
-        if part.sum() >= LEAST_IMAGES
-    }
+def _joined(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    return LabelledImages(
+        ids=np.concatenate([first.ids, second.ids]),
+        owner=np.concatenate([first.owner, second.owner]),
+        label=np.concatenate([first.label, second.label]),
+    )
+
+
+def _probe_accuracy(space: EmbeddingSpace, data: ShiftData, seed: int) -> dict[str, Float[np.ndarray, " o"]]:
+    """Accuracy of a linear probe that is fitted on source images: metric -> share of correct images of every object."""
+    image_ids, owner, label = _joined(data.source, data.target)
+    is_source = np.arange(len(image_ids)) < len(data.source.ids)
+    features = classify.coordinates(space.features(image_ids))
+
+    held_out = _hold_out(owner, is_source, seed)
+    fitted = _sample(is_source & ~held_out, seed)
+    penalty = _best_penalty(features[fitted], label[fitted], owner[fitted], seed)
+    predicted = classify.logistic_predictions(features[fitted], label[fitted], features, penalty)
+
+    accuracy = {}
+    for metric, part in (("shift_source", held_out), ("shift_target", ~is_source)):
+        if part.sum() >= MIN_SCORED_IMAGES:
+            accuracy[metric] = paired.mean_by_object(predicted[part] == label[part], owner[part])
+    return accuracy
 
 
 def _best_penalty(
-    x: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], owner: Int[np.ndarray, " n"], seed: int
+    features: Float[np.ndarray, "n d"], label: Int[np.ndarray, " n"], owner: Int[np.ndarray, " n"], seed: int
 ) -> float:
     """The penalty with the lowest cross-entropy on objects left out (cross-validation over objects).
 
     Cross-entropy, not accuracy: on some dozens of objects the best accuracy is a matter of luck, and a penalty chosen
     by luck costs a space far more than what is to be measured.
     """
-    objects, at = np.unique(owner, return_inverse=True)
-    fold = np.random.default_rng(seed).permutation(len(objects))[at] % FOLDS
-    classes, loss = int(label.max()) + 1, np.zeros(len(PENALTIES))
-    for out in range(FOLDS):
-        fitted, check = fold != out, fold == out
-        if not (fitted.any() and check.any()):
+    objects, position = np.unique(owner, return_inverse=True)
+    fold = np.random.default_rng(seed).permutation(len(objects))[position] % FOLDS
+    classes = int(label.max()) + 1
+
+    loss = np.zeros(len(PENALTIES))
+    for number in range(FOLDS):
+        fitted = fold != number
+        left_out = fold == number
+        if not (fitted.any() and left_out.any()):
             continue
-        batch = np.broadcast_to(x[fitted], (len(PENALTIES), *x[fitted].shape))
-        known = np.broadcast_to(label[fitted], batch.shape[:2])
-        weights, bias = classify.fit_logistic(batch, known, classes, np.array(PENALTIES))
-        guess = log_softmax(x[check] @ weights + bias, axis=2)
-        loss -= guess[:, np.arange(check.sum()), label[check]].sum(axis=1)
+        # one problem for each penalty, fitted at once
+        batch = np.broadcast_to(features[fitted], (len(PENALTIES), *features[fitted].shape))
+        batch_label = np.broadcast_to(label[fitted], batch.shape[:2])
+        weights, bias = classify.fit_logistic(batch, batch_label, classes, np.array(PENALTIES))
+        log_probability = log_softmax(features[left_out] @ weights + bias, axis=2)
+        loss -= log_probability[:, np.arange(left_out.sum()), label[left_out]].sum(axis=1)
     return PENALTIES[int(loss.argmin())]
 
 
-def _held_back(owner: Int[np.ndarray, " n"], source: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+def _hold_out(owner: Int[np.ndarray, " n"], is_source: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
     """A quarter (at least one) of the images of every source object that has several."""
     rng = np.random.default_rng(seed)
-    held = np.zeros(len(owner), dtype=bool)
-    for o in np.unique(owner[source]):
-        rows = np.flatnonzero(source & (owner == o))
-        if len(rows) > 1:
-            held[rng.permutation(rows)[: max(1, len(rows) // 4)]] = True
-    return held
+    held_out = np.zeros(len(owner), dtype=bool)
+    for number in np.unique(owner[is_source]):
+        images = np.flatnonzero(is_source & (owner == number))
+        if len(images) > 1:
+            held_out[rng.permutation(images)[: max(1, len(images) // 4)]] = True
+    return held_out
 
 
-def _some(part: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " k"]:
+def _sample(part: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " k"]:
+    """Rows of `part`, ascending; a random sample where there are more than a probe is fitted on."""
     rows = np.flatnonzero(part)
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:MOST])
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:MAX_PROBE_IMAGES])
 
 
-def _anomaly(spaces: list[Space], sides: ShiftSides, seed: int) -> list[Score]:
-    train, validation, test = sides
-    source = np.concatenate([train.ids, validation.ids])
-    label = np.concatenate([train.label, validation.label])
-    found = {}
+def _anomaly_scores(spaces: Sequence[EmbeddingSpace], data: ShiftData, seed: int) -> list[Score]:
+    """k-NN anomaly detection in turn for every category that has enough images."""
+    by_space = {}
     for space in spaces:
-        close, values = space.features(test.ids) @ space.features(source).T, []
-        for category in np.unique(test.label):
-            normal, inside = label == category, test.label == category
-            if normal.sum() < LEAST_SOURCE or inside.sum() < LEAST_TARGET or inside.all():
+        similarities = space.features(data.target.ids) @ space.features(data.source.ids).T
+        values = []
+        for category in np.unique(data.target.label):
+            normal = data.source.label == category
+            inside = data.target.label == category
+            if normal.sum() < MIN_SOURCE_IMAGES or inside.sum() < MIN_TARGET_IMAGES or inside.all():
                 continue
-            nearest = np.sort(close[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
+            nearest = np.sort(similarities[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
             values.append(classify.auroc(nearest, inside))
         if values:
-            found[space.model, space.layer] = np.array(values)
-    return paired.rows(found, "objects", "anomaly_auroc", seed)
+            by_space[space.name] = np.array(values)
+    return paired.rows(by_space, "objects", "anomaly_auroc", seed)

@@ -1,5 +1,6 @@
-"""All evaluations of a run, in one call: spaces and judged objects in, scores out."""
+"""All evaluations of a run in one call: embedding spaces and annotated objects in, scores out."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,71 +9,99 @@ from threadpoolctl import threadpool_limits
 
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import odd_one_out, probe, representation_drift, rsa, shift, uncertainty
-from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
+from alignet_ray.evals.annotated_objects import MIN_OBJECTS, AnnotatedObjects, TripletTrials
+from alignet_ray.evals.spaces import EmbeddingSpace
+from alignet_ray.evals.uncertainty import ImageTrials, ReliabilityCurve
+
+FEW_SHOT_DRAWS = 10
+"""Draws of images in few-shot tasks, at most."""
 
 
-class Options(NamedTuple):
-    """How much to draw.
+@dataclass(frozen=True)
+class SuiteOptions:
+    """How much to sample.
 
     Attributes:
-        draws: random images per object.
-        triplets: largest number of triplets of test objects.
+        image_draws: random images for each object.
+        triplets: triplets of test objects, at most.
         bootstrap: resamplings behind an interval.
-        posterior: draws of the human model.
-        shots: images per object for few-shot classifiers.
+        posterior_draws: samples of the human model.
+        shots: training images of each object in few-shot tasks.
         seed: of everything.
     """
 
-    draws: int
+    image_draws: int
     triplets: int
     bootstrap: int
-    posterior: int
+    posterior_draws: int
     shots: tuple[int, ...]
     seed: int
 
 
 class SplitObjects(NamedTuple):
-    """Judged objects by split; the scores are on the test objects."""
+    """Annotated objects by split; the scores are on the test objects."""
 
     train: AnnotatedObjects
     validation: AnnotatedObjects
     test: AnnotatedObjects
 
 
-class Results(NamedTuple):
-    """Scores, and what they were computed from (for the report)."""
+@dataclass(frozen=True)
+class SuiteResults:
+    """Scores, and for the report what they were computed from.
+
+    Attributes:
+        scores: rows of the scores table.
+        trials: odd-one-out trials of the test objects.
+        image_draws: image_ids of the test objects in every draw.
+        responses: what every space chose in the trials.
+        curves: reliability curves, (model, layer) -> (confidence, agreement); empty with too few validation objects.
+    """
 
     scores: list[Score]
-    trials: Trials
-    picks: Int[np.ndarray, "draws m"]
-    answers: odd_one_out.HeldOutResponses
-    curves: dict[tuple[str, str], tuple[list[float], list[float]]]
+    trials: TripletTrials
+    image_draws: Int[np.ndarray, "draws m"]
+    responses: odd_one_out.HeldOutResponses
+    curves: dict[tuple[str, str], ReliabilityCurve]
 
 
-def evaluate(spaces: list[Space], sides: SplitObjects, raw: Int[np.ndarray, "n 3"], options: Options) -> Results:
+def evaluate(
+    spaces: list[EmbeddingSpace], objects: SplitObjects, responses: Int[np.ndarray, "n 3"], options: SuiteOptions
+) -> SuiteResults:
     """Score every space; the first one is the base.
 
     Args:
-        spaces: what to judge.
-        sides: objects with images that all spaces hold.
-        raw: single answers of people, rows (pair, pair, odd) of object numbers.
-        options: how much to draw.
+        spaces: to be evaluated.
+        objects: objects with images that all spaces hold.
+        responses: single human responses, rows (pair, pair, odd) of object numbers.
+        options: how much to sample.
     """
-    test, seed, bootstrap = sides.test, options.seed, options.bootstrap
-    trials = Trials.of(test, options.triplets, options.posterior, seed)
-    picks = test.picks(options.draws, seed)
-    answers = odd_one_out.answers(spaces, picks, trials)
-    scores = odd_one_out.evaluate(answers, trials, test, bootstrap, seed)
-    scores += odd_one_out.evaluate_raw(spaces, picks, test, raw, bootstrap, seed)
-    scores += odd_one_out.noise_ceilings(raw, seed)
-    scores += rsa.evaluate(spaces, test, bootstrap, seed)
-    scores += representation_drift.evaluate(spaces[0], spaces[1:], test, bootstrap, seed)
-    with threadpool_limits(1, "blas"):  # many small problems: threads would only wait for each other
-        scores += probe.evaluate(spaces, test, sides.validation, options.shots, min(options.draws, 10), seed)
-        scores += shift.evaluate(spaces, *sides, seed)
+    test = objects.test
+    seed = options.seed
+    draws = options.bootstrap
+    trials = TripletTrials.of(test, options.triplets, options.posterior_draws, seed)
+    image_draws = test.draw_images(options.image_draws, seed)
+
+    chosen = odd_one_out.respond_all(spaces, image_draws, trials)
+    scores = odd_one_out.evaluate(chosen, trials, test, draws, seed)
+    scores += odd_one_out.evaluate_raw(spaces, image_draws, test, responses, draws, seed)
+    scores += odd_one_out.noise_ceilings(responses, seed)
+    scores += rsa.evaluate(spaces, test, draws, seed)
+    scores += representation_drift.evaluate(spaces[0], spaces[1:], test, draws, seed)
+
+    # many small problems: threads of the linear algebra would only wait for each other
+    with threadpool_limits(1, "blas"):
+        few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
+        scores += probe.evaluate(spaces, test, objects.validation, options.shots, few_shot_draws, seed)
+        scores += shift.evaluate(spaces, objects.train, objects.validation, test, seed)
+
     curves = {}
-    if len(sides.validation) >= 3:
-        validation = Trials.of(sides.validation, options.triplets, options.posterior, seed)
-        found = uncertainty.evaluate(spaces, picks[0], trials, sides.validation.picks(1, seed)[0], validation, seed)
-        scores, curves = scores + found.scores, found.curves
-    return Results(scores, trials, picks, answers, curves)
+    if len(objects.validation) >= MIN_OBJECTS:
+        validation = ImageTrials(
+            objects.validation.draw_images(1, seed)[0],
+            TripletTrials.of(objects.validation, options.triplets, options.posterior_draws, seed),
+        )
+        calibrated = uncertainty.evaluate(spaces, ImageTrials(image_draws[0], trials), validation, seed)
+        scores += calibrated.scores
+        curves = calibrated.curves
+    return SuiteResults(scores, trials, image_draws, chosen, curves)

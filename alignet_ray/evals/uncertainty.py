@@ -1,6 +1,6 @@
-"""Is a model unsure where people disagree? Its probabilities come at a temperature fitted on validation objects."""
+"""Calibration: is a model unsure where people disagree? Its temperature is fitted on validation objects."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,60 +8,72 @@ from jaxtyping import Float, Int
 
 from alignet_ray.core import calibration, scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.inputs import Space, Trials
+from alignet_ray.evals.annotated_objects import TripletTrials
+from alignet_ray.evals.spaces import EmbeddingSpace
 
-NAN = float("nan")
+ReliabilityCurve = tuple[list[float], list[float]]
+"""Mean confidence and mean agreement with people of every bin."""
 
 
 class Uncertainty(NamedTuple):
-    """Scores, and for the report each model's reliability curve: (model, layer) -> (confidence, agreement)."""
+    """Scores, and the reliability curve of every (model, layer) for the report."""
 
     scores: list[Score]
-    curves: dict[tuple[str, str], tuple[list[float], list[float]]]
+    curves: dict[tuple[str, str], ReliabilityCurve]
 
 
-def evaluate(
-    spaces: list[Space],
-    picks: Int[np.ndarray, " m"],
-    trials: Trials,
-    validation_picks: Int[np.ndarray, " v"],
-    validation: Trials,
-    seed: int,
-) -> Uncertainty:
-    """Cross-entropy and KL to people (nats), entropy against people's entropy (Spearman), and calibration error.
+class ImageTrials(NamedTuple):
+    """Trials on objects, and the image (image_id) that stands for each object."""
+
+    image_ids: Int[np.ndarray, " m"]
+    trials: TripletTrials
+
+
+def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: ImageTrials, seed: int) -> Uncertainty:
+    """Cross-entropy and KL to people (nats), rank correlation of entropy with that of people, and calibration error.
 
     Args:
-        spaces: what to judge.
-        picks: one image for each test object.
-        trials: triplets of test objects.
-        validation_picks, validation: the same for the validation objects, where the temperature is fitted.
+        spaces: to be evaluated.
+        test: trials of the test objects.
+        validation: trials of the validation objects, on which the temperature is fitted.
         seed: of the run.
     """
+    human = test.trials.probabilities
+    human_entropy = calibration.entropy(human)
+    count = len(human)
     rows: list[Score] = []
     curves = {}
-    doubt = calibration.entropy(trials.probabilities)
     for space in spaces:
-        s = _similarities(space, validation_picks, validation)
-        temperature = calibration.fit_temperature(s, validation.probabilities)
-        s = _similarities(space, picks, trials) / np.float32(temperature)
-        p, choice = calibration.softmax(s), scores.choices(s)
-        sure, hits = calibration.confidence(p, choice), scores.agreement(choice, trials.probabilities)
-        loss = calibration.cross_entropy(s, trials.probabilities)
-        found = {
+        temperature = calibration.fit_temperature(
+            _pair_similarities(space, validation), validation.trials.probabilities
+        )
+        logits = _pair_similarities(space, test) / np.float32(temperature)
+        probabilities = calibration.softmax(logits)
+        choice = scores.choices(logits)
+        confidence = calibration.confidence(probabilities, choice)
+        agreement = scores.agreement(choice, human)
+        cross_entropy = calibration.cross_entropy(logits, human)
+
+        values = {
             "temperature": temperature,
-            "cross_entropy": float(loss.mean()),
-            "kl_to_people": float((loss - doubt).mean()),
-            "entropy_spearman": similarity.correlation(calibration.entropy(p), doubt),
-            "calibration_error": calibration.calibration_error(sure, hits),
+            "cross_entropy": float(cross_entropy.mean()),
+            "kl_to_people": float((cross_entropy - human_entropy).mean()),
+            "entropy_spearman": similarity.correlation(calibration.entropy(probabilities), human_entropy),
+            "calibration_error": calibration.calibration_error(confidence, agreement),
         }
-        one = Score(space.model, space.layer, "objects", "", NAN, n=len(s), seed=seed)
-        rows += [replace(one, metric=metric, value=value) for metric, value in found.items()]
-        x, y, count = calibration.reliability(sure, hits)
-        kept = count >= max(20, 0.002 * len(s))
-        curves[space.model, space.layer] = (x[kept].tolist(), y[kept].tolist())
+        for metric, value in values.items():
+            rows.append(Score(space.model, space.layer, "objects", metric, value, n=count, seed=seed))
+        curves[space.name] = _reliability_curve(confidence, agreement)
     return Uncertainty(rows, curves)
 
 
-def _similarities(space: Space, pick: Int[np.ndarray, " m"], trials: Trials) -> Float[np.ndarray, "t 3"]:
-    matrix = similarity.similarity_matrix(space.rows(pick), space.kind)
-    return scores.pair_similarities(matrix, trials.triplets)
+def _pair_similarities(space: EmbeddingSpace, images: ImageTrials) -> Float[np.ndarray, "t 3"]:
+    matrix = similarity.similarity_matrix(space.rows(images.image_ids), space.kind)
+    return scores.pair_similarities(matrix, images.trials.triplets)
+
+
+def _reliability_curve(confidence: Float[np.ndarray, " t"], agreement: Float[np.ndarray, " t"]) -> ReliabilityCurve:
+    """Bins with too few trials for a mean are left out."""
+    mean_confidence, mean_agreement, trials = calibration.reliability(confidence, agreement)
+    kept = trials >= max(20, 0.002 * len(confidence))
+    return mean_confidence[kept].tolist(), mean_agreement[kept].tolist()

@@ -1,6 +1,12 @@
 """The report: one self-contained HTML page that a newcomer reads without a manual."""
 
 from alignet_ray.report.build import build
-from alignet_ray.report.contents import Curve, Example, Labels, Material, Query
+from alignet_ray.report.contents import (
+    LabelStatistics,
+    LossCurve,
+    NeighbourQuery,
+    ReportContents,
+    TripletExample,
+)
 
-__all__ = ["Curve", "Example", "Labels", "Material", "Query", "build"]
+__all__ = ["LabelStatistics", "LossCurve", "NeighbourQuery", "ReportContents", "TripletExample", "build"]

@@ -1,27 +1,29 @@
-"""The report, section by section, in the order in which a person asks."""
+"""Puts the report together: what each section shows, in the order in which a person asks."""
 
-from alignet_ray.report import image_sections, label_section, page, table_sections, teacher_section
-from alignet_ray.report.contents import Material
+from alignet_ray.report import image_sections, label_section, table_sections, teacher_section
+from alignet_ray.report.contents import ReportContents
+from alignet_ray.report.rendering import render
 
 
-def build(material: Material) -> str:
-    """The whole page as HTML text."""
-    sections = [
-        table_sections.head(material),
-        table_sections.scores(material),
-        table_sections.levels(material),
-        table_sections.outside(material),
-        table_sections.generalisation(material),
-        image_sections.examples(material),
-        image_sections.matrices(material),
-        image_sections.maps(material),
-        image_sections.queries(material),
-        table_sections.calibration(material),
-        table_sections.kept(material),
-        table_sections.losses(material),
-        image_sections.clusters(material),
-        teacher_section.teacher(material),
-        label_section.labels(material),
-        page.section("What this run was made of", page.facts(material.facts)),
-    ]
-    return page.page(material.title, sections)
+def build(contents: ReportContents) -> str:
+    """The whole page as HTML text. A section without anything to show is None and left out."""
+    return render(
+        "report.html",
+        title=contents.title,
+        summary=table_sections.summary(contents),
+        agreement=table_sections.agreement(contents),
+        levels=table_sections.levels(contents),
+        external=table_sections.external(contents),
+        generalisation=table_sections.generalisation(contents),
+        examples=image_sections.examples(contents),
+        matrices=image_sections.matrices(contents),
+        maps=image_sections.maps(contents),
+        neighbours=contents.queries,
+        calibration=image_sections.calibration(contents),
+        drift=table_sections.drift(contents),
+        training=image_sections.training(contents),
+        clusters=image_sections.clusters(contents),
+        teacher=teacher_section.teacher(contents),
+        labels=label_section.labels(contents),
+        provenance=contents.provenance,
+    )

@@ -1,8 +1,8 @@
-"""What the report shows, as plain values: the stage fills them in, the sections render them."""
+"""What the report shows, as plain values: the stage `evaluate` fills them in, the sections render them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -10,12 +10,22 @@ from PIL import Image
 
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.gate import Decision
-from alignet_ray.evals.inputs import NAMES
+from alignet_ray.evals.spaces import MODEL_TITLES
+
+Row = dict[str, str]
+"""A table row: column heading -> text."""
 
 
 @dataclass(frozen=True)
-class Example:
-    """A triplet with its images: probabilities of people's pairs, and the pair that each model chose (-1: a tie)."""
+class TripletExample:
+    """A triplet with its images.
+
+    Attributes:
+        images: None where an image could not be read.
+        names: of the three objects.
+        probabilities: how likely people choose each pair (01, 02, 12) as the most similar one.
+        choices: model -> the pair (0, 1, 2) that it chose; -1 for a tie.
+    """
 
     images: tuple[Image.Image | None, Image.Image | None, Image.Image | None]
     names: tuple[str, str, str]
@@ -24,8 +34,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Query:
-    """An image and its nearest neighbours in each space: model -> [(image, whether of the same group)]."""
+class NeighbourQuery:
+    """An image and its nearest neighbours in each space: model -> [(image, whether it is of the same group)]."""
 
     image: Image.Image | None
     name: str
@@ -33,8 +43,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """The loss of one model while it trained, on the training triplets or on those held out."""
+class LossCurve:
+    """The loss of one model during training, on the training triplets or on the held-out ones."""
 
     model: str
     held_out: bool
@@ -43,76 +53,93 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """How the training triplets came out.
+class LabelStatistics:
+    """How the training triplets were labelled.
 
     Attributes:
         train: teacher ("aligned", "raw") -> statistics of its labels, as `label` writes them.
-        images: images that the triplets could have used.
+        images: number of images that the triplets could have used.
     """
 
     train: dict[str, dict[str, Any]]
     images: int | None
 
 
+class Illustration(NamedTuple):
+    """A figure as PNG bytes, and its caption."""
+
+    png: bytes
+    caption: str
+
+
 @dataclass(frozen=True)
-class Material:
+class ReportContents:
     """All that the report shows.
 
     Attributes:
-        title: heading.
-        facts: what the run was made of, for the end of the page.
-        table: rows of the table that the command line prints.
+        title: heading of the page.
+        provenance: what the run was made of, for the end of the page.
+        summary: rows of the table that the command line prints.
         scores: the scores table.
-        losses: training curves.
-        matrices: similarity matrices of the test objects, already in display order; `groups` are their rows' groups.
-        maps: two-dimensional maps, name -> (points); `map_groups` and `map_names` belong to the points, `map_kind` says
-            how they were made (pca, umap).
-        gains, slips: triplets on which the student agrees with people and the base does not, and the reverse.
-        queries: nearest neighbours before and after.
+        losses: training curves of student and control.
+        matrices: similarity matrices of the test objects, already in display order.
+        groups: group of every row of `matrices`.
+        maps: two-dimensional maps of the test objects, space -> points.
+        map_groups, map_names: group and name of every point of `maps`.
+        map_method: how the maps were made (pca, umap).
+        gains, regressions: triplets on which the student agrees with people and the base does not, and the reverse.
+        queries: nearest neighbours in base and student.
         clusters: contact sheets of clusters, name -> images.
-        candidates: the numbers of clusters that were tried: k, inertia, silhouette.
-        labels: how the training triplets came out.
+        cluster_candidates: numbers of clusters that were tried: k, inertia, silhouette.
+        labels: how the training triplets were labelled.
         teacher: the report of `align`; empty where the map was taken over.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
     """
 
     title: str
-    facts: dict[str, str]
-    table: list[dict[str, str]]
+    provenance: dict[str, str]
+    summary: list[Row]
     scores: list[Score]
-    losses: list[Curve] = field(default_factory=list)
+    losses: list[LossCurve] = field(default_factory=list)
     matrices: dict[str, Float[np.ndarray, "m m"]] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
     maps: dict[str, Float[np.ndarray, "n 2"]] = field(default_factory=dict)
     map_groups: list[str] = field(default_factory=list)
     map_names: list[str] = field(default_factory=list)
-    map_kind: str = "pca"
-    gains: list[Example] = field(default_factory=list)
-    slips: list[Example] = field(default_factory=list)
-    queries: list[Query] = field(default_factory=list)
+    map_method: str = "pca"
+    gains: list[TripletExample] = field(default_factory=list)
+    regressions: list[TripletExample] = field(default_factory=list)
+    queries: list[NeighbourQuery] = field(default_factory=list)
     clusters: dict[str, list[Image.Image | None]] = field(default_factory=dict)
-    candidates: list[dict[str, float]] = field(default_factory=list)
-    labels: Labels | None = None
+    cluster_candidates: list[dict[str, float]] = field(default_factory=list)
+    labels: LabelStatistics | None = None
     teacher: dict[str, Any] = field(default_factory=dict)
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 
 
-def select(scores: Sequence[Score], metric: str, level: str = "", dataset: str = "objects") -> list[Score]:
-    """Scores of one metric and level, models in their usual order."""
-    order = list(NAMES)
-    found = [s for s in scores if (s.dataset, s.metric, s.level) == (dataset, metric, level)]
-    return sorted(found, key=lambda s: (order.index(s.model) if s.model in order else 99, s.layer == "head", s.layer))
+def select_scores(scores: Sequence[Score], metric: str, level: str = "", dataset: str = "objects") -> list[Score]:
+    """Scores of one metric and level: models in their usual order, others last; the backbone before the head."""
+    order = list(MODEL_TITLES)
+
+    def position(score: Score) -> tuple[int, bool, str]:
+        place = order.index(score.model) if score.model in order else len(order)
+        return place, score.layer == "head", score.layer
+
+    selected = [s for s in scores if (s.dataset, s.metric, s.level) == (dataset, metric, level)]
+    return sorted(selected, key=position)
 
 
-def label(score: Score) -> str:
-    """What a person reads for a model and layer."""
-    name = NAMES.get(score.model, score.model)
-    return f"{name}, head" if score.layer == "head" else name
+def find_score(scores: Sequence[Score], metric: str, model: str, layer: str) -> Score | None:
+    """The score of one model and layer over all levels; None where it was not computed."""
+    for score in select_scores(scores, metric):
+        if (score.model, score.layer) == (model, layer):
+            return score
+    return None
 
 
-def value(scores: Sequence[Score], metric: str, model: str, layer: str) -> Score | None:
-    """One score, if it was computed."""
-    return next((s for s in select(scores, metric) if (s.model, s.layer) == (model, layer)), None)
+def score_title(score: Score) -> str:
+    """What people read for the model and layer of a score."""
+    title = MODEL_TITLES.get(score.model, score.model)
+    return f"{title}, head" if score.layer == "head" else title

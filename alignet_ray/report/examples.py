@@ -1,157 +1,201 @@
-"""What the report shows, chosen from spaces, trials and scores: which triplets, which neighbours, in which order."""
+"""Chooses what the report shows from embedding spaces and scores: triplets, neighbours, matrices, maps, clusters."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
 from alignet_ray.core import similarity
-from alignet_ray.evals.inputs import NAMES, AnnotatedObjects, Space, Trials
+from alignet_ray.evals.annotated_objects import AnnotatedObjects, TripletTrials
 from alignet_ray.evals.odd_one_out import HeldOutResponses
 from alignet_ray.evals.rsa import object_similarity
+from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace
 from alignet_ray.report import figures
-from alignet_ray.report.contents import Example, Query
+from alignet_ray.report.contents import NeighbourQuery, TripletExample
 
-Picture = Callable[[int], Image.Image | None]
-"""image_id -> the picture, None where it cannot be read."""
-
-
-def groups(judged: AnnotatedObjects, human: Float[np.ndarray, "m m"], count: int = 8) -> list[str]:
-    """A group for each object: its category, or where none is known a cluster of people's similarities."""
-    if len({c for c in judged.categories if c}) > 1:
-        return [c or figures.NO_GROUP for c in judged.categories]
-    member = similarity.tree_clusters(human, min(count, max(2, len(judged) // 4)))
-    names = {}
-    for group in np.unique(member):
-        rows = np.flatnonzero(member == group)
-        centre = rows[human[np.ix_(rows, rows)].sum(axis=1).argmax()]
-        names[group] = f"like {judged.names[centre]}" if judged.names[centre] else f"group {group + 1}"
-    return [names[group] for group in member]
+ImageReader = Callable[[int], Image.Image | None]
+"""image_id -> the image, None where it cannot be read."""
 
 
-def matrices(
-    spaces: Iterable[Space], judged: AnnotatedObjects, human: Float[np.ndarray, "m m"], order: Int[np.ndarray, " m"]
+def object_groups(annotated: AnnotatedObjects, human: Float[np.ndarray, "m m"], max_clusters: int = 8) -> list[str]:
+    """A group for each object: its category, or where none is known a cluster of the human similarities."""
+    known = set(annotated.categories) - {""}
+    if len(known) > 1:
+        return [category or figures.NO_GROUP for category in annotated.categories]
+
+    clusters = similarity.tree_clusters(human, min(max_clusters, max(2, len(annotated) // 4)))
+    titles = {}
+    for cluster in np.unique(clusters):
+        members = np.flatnonzero(clusters == cluster)
+        within = human[np.ix_(members, members)]
+        medoid = members[within.sum(axis=1).argmax()]
+        name = annotated.names[medoid]
+        titles[cluster] = f"like {name}" if name else f"group {cluster + 1}"
+    return [titles[cluster] for cluster in clusters]
+
+
+def similarity_matrices(
+    spaces: Iterable[EmbeddingSpace],
+    annotated: AnnotatedObjects,
+    human: Float[np.ndarray, "m m"],
+    order: Int[np.ndarray, " m"],
 ) -> dict[str, Float[np.ndarray, "m m"]]:
-    """People's similarities, then each space's, rows in `order`."""
-    found = {"people": human}
-    found |= {describe(space): object_similarity(space, judged) for space in spaces}
-    return {name: matrix[np.ix_(order, order)] for name, matrix in found.items()}
+    """The human similarities, then those of each space; rows and columns in `order`."""
+    matrices = {"people": human[np.ix_(order, order)]}
+    for space in spaces:
+        matrices[space_title(space)] = object_similarity(space, annotated)[np.ix_(order, order)]
+    return matrices
 
 
-def maps(
-    spaces: Iterable[Space], judged: AnnotatedObjects, kind: str = "pca", seed: int = 0
+def object_maps(
+    spaces: Iterable[EmbeddingSpace], annotated: AnnotatedObjects, method: str = "pca", seed: int = 0
 ) -> dict[str, figures.Points]:
     """Two dimensions (`pca` or `umap`) of the mean embedding of each object."""
-    found = {}
+    maps = {}
     for space in spaces:
-        means = np.stack([similarity.unit(space.rows(ids)).mean(axis=0) for ids in judged.images])
-        found[describe(space)] = figures.umap_plane(means, seed) if kind == "umap" else figures.principal_plane(means)
-    return found
+        means = np.stack([similarity.unit(space.rows(image_ids)).mean(axis=0) for image_ids in annotated.images])
+        if method == "umap":
+            maps[space_title(space)] = figures.umap_plane(means, seed)
+        else:
+            maps[space_title(space)] = figures.principal_plane(means)
+    return maps
 
 
-def describe(space: Space) -> str:
+def space_title(space: EmbeddingSpace) -> str:
     """Model and layer for a caption."""
-    name = NAMES.get(space.model, space.model)
-    return f"{name}, triplet head" if space.layer == "head" else name
+    title = MODEL_TITLES.get(space.model, space.model)
+    return f"{title}, triplet head" if space.layer == "head" else title
 
 
-def examples(
-    found: HeldOutResponses,
-    trials: Trials,
-    judged: AnnotatedObjects,
-    pick: Int[np.ndarray, " m"],
-    picture: Picture,
+def triplet_examples(
+    responses: HeldOutResponses,
+    trials: TripletTrials,
+    annotated: AnnotatedObjects,
+    image_of_object: Int[np.ndarray, " m"],
+    read_image: ImageReader,
     count: int = 6,
-) -> tuple[list[Example], list[Example]]:
-    """Triplets on which student and base differ most in people's eyes: those that the student wins, and those that it
-    loses.
+) -> tuple[list[TripletExample], list[TripletExample]]:
+    """Triplets on which exactly one of student and base agrees with people: gains of the student, and regressions.
 
-    The clearest cases come first; an object appears once in each list.
+    The clearest cases come first; an object appears at most once in each list.
+
+    Args:
+        responses: what each model chose.
+        trials: the triplets, and the probabilities of human choices.
+        annotated: the objects of the triplets.
+        image_of_object: the image_id that stands for each object.
+        read_image: opens an image.
+        count: length of each list, at most.
     """
-    columns = {name: column for column, name in enumerate(found.names)}
-    base, student = columns.get(("base", "pre_logits")), columns.get(("student", "pre_logits"))
+    columns = {space: column for column, space in enumerate(responses.names)}
+    base = columns.get(("base", "pre_logits"))
+    student = columns.get(("student", "pre_logits"))
     if base is None or student is None:
         return [], []
-    people = trials.probabilities.argmax(axis=1)
-    shown = {m: c for (m, layer), c in columns.items() if layer in ("pre_logits", "aligned")}
-    lists = []
-    for winner, loser in ((student, base), (base, student)):
-        rows = np.flatnonzero((found.choice[:, winner] == people) & (found.choice[:, loser] != people))
-        rows = rows[np.argsort(-trials.probabilities[rows].max(axis=1), kind="stable")]
-        chosen = _varied(rows, trials.triplets, count)
-        lists.append([_example(t, found, trials, judged, pick, picture, shown) for t in chosen])
-    return lists[0], lists[1]
+    shown = {model: column for (model, layer), column in columns.items() if layer in ("pre_logits", "aligned")}
+
+    def example(trial: int) -> TripletExample:
+        first, second, third = trials.triplets[trial].tolist()
+        p01, p02, p12 = trials.probabilities[trial].tolist()
+
+        def name(row: int) -> str:
+            return annotated.names[row] or f"object {annotated.objects[row]}"
+
+        def image(row: int) -> Image.Image | None:
+            return read_image(int(image_of_object[row]))
+
+        return TripletExample(
+            images=(image(first), image(second), image(third)),
+            names=(name(first), name(second), name(third)),
+            probabilities=(p01, p02, p12),
+            choices={model: int(responses.choice[trial, column]) for model, column in shown.items()},
+        )
+
+    gains = _disagreements(responses, trials, student, base, count)
+    regressions = _disagreements(responses, trials, base, student, count)
+    return [example(trial) for trial in gains], [example(trial) for trial in regressions]
 
 
-def _varied(rows: Int[np.ndarray, " r"], triplets: Int[np.ndarray, "t 3"], count: int, most: int = 1) -> list[int]:
-    used: dict[int, int] = {}
+def _disagreements(
+    responses: HeldOutResponses, trials: TripletTrials, winner: int, loser: int, count: int
+) -> list[int]:
+    """Trials in which column `winner` makes the human choice and `loser` does not, the clearest first."""
+    human = trials.probabilities.argmax(axis=1)
+    won = (responses.choice[:, winner] == human) & (responses.choice[:, loser] != human)
+    candidates = np.flatnonzero(won)
+    clarity = trials.probabilities[candidates].max(axis=1)
+    candidates = candidates[np.argsort(-clarity, kind="stable")]
+    return _without_repeats(candidates, trials.triplets, count)
+
+
+def _without_repeats(candidates: Int[np.ndarray, " c"], triplets: Int[np.ndarray, "t 3"], count: int) -> list[int]:
+    """The first `count` candidates that share no object with an earlier one."""
+    used: set[int] = set()
     chosen: list[int] = []
-    for row in rows:
-        members = triplets[row].tolist()
-        if all(used.get(o, 0) < most for o in members):
-            chosen.append(int(row))
-            used |= {o: used.get(o, 0) + 1 for o in members}
+    for trial in candidates.tolist():
+        members = triplets[trial].tolist()
+        if used.isdisjoint(members):
+            chosen.append(trial)
+            used.update(members)
         if len(chosen) == count:
             break
     return chosen
 
 
-def _example(
-    row: int,
-    found: HeldOutResponses,
-    trials: Trials,
-    judged: AnnotatedObjects,
-    pick: Int[np.ndarray, " m"],
-    picture: Picture,
-    shown: dict[str, int],
-) -> Example:
-    a, b, c = trials.triplets[row].tolist()
-    p0, p1, p2 = trials.probabilities[row].tolist()
-    names = [judged.names[o] or f"object {judged.objects[o]}" for o in (a, b, c)]
-    return Example(
-        images=(picture(int(pick[a])), picture(int(pick[b])), picture(int(pick[c]))),
-        names=(names[0], names[1], names[2]),
-        probabilities=(p0, p1, p2),
-        choices={model: int(found.choice[row, column]) for model, column in shown.items()},
-    )
+def neighbour_queries(
+    spaces: Sequence[EmbeddingSpace],
+    annotated: AnnotatedObjects,
+    groups: Sequence[str],
+    read_image: ImageReader,
+    count: int = 6,
+    neighbours: int = 5,
+) -> list[NeighbourQuery]:
+    """One image of each of the `count` largest groups, and its nearest test images in every space."""
+    image_ids, owner = annotated.all_images()
+    neighbours = min(neighbours, len(image_ids) - 1)
+    nearest = {}
+    for space in spaces:
+        similarities = similarity.similarity_matrix(space.rows(image_ids), space.kind)
+        nearest[space.model] = similarity.nearest(similarities, neighbours)
 
+    sizes = Counter(groups)
+    del sizes[figures.NO_GROUP]
+    largest = sorted(sizes, key=lambda group: (-sizes[group], group))[:count]
 
-def queries(
-    spaces: list[Space], judged: AnnotatedObjects, labels: list[str], picture: Picture, count: int = 6, near: int = 5
-) -> list[Query]:
-    """One image of each of the largest groups, and its nearest test images in every space."""
-    ids, owner = judged.all_images()
-    close = {
-        s.model: similarity.nearest(similarity.similarity_matrix(s.rows(ids), s.kind), min(near, len(ids) - 1))
-        for s in spaces
-    }
-    sizes = sorted(set(labels) - {figures.NO_GROUP}, key=lambda g: (-labels.count(g), g))
-    found = []
-    for group in sizes[:count]:
-        row = next(r for r, o in enumerate(owner) if labels[o] == group)
-        name = judged.names[owner[row]] or group
-        neighbours = {
-            model: [(picture(int(ids[n])), labels[owner[n]] == group) for n in rows[row]]
-            for model, rows in close.items()
-        }
-        found.append(Query(picture(int(ids[row])), name, neighbours))
-    return found
+    queries = []
+    for group in largest:
+        is_member = np.array([groups[row] == group for row in owner])
+        query = int(np.flatnonzero(is_member)[0])
+        found = {}
+        for model, rows in nearest.items():
+            found[model] = [(read_image(int(image_ids[row])), bool(is_member[row])) for row in rows[query]]
+        name = annotated.names[owner[query]] or group
+        queries.append(NeighbourQuery(read_image(int(image_ids[query])), name, found))
+    return queries
 
 
 def contact_sheets(
-    image_ids: Int[np.ndarray, " n"], cluster: Int[np.ndarray, " n"], picture: Picture, count: int = 6, each: int = 12
+    image_ids: Int[np.ndarray, " n"],
+    cluster: Int[np.ndarray, " n"],
+    read_image: ImageReader,
+    count: int = 6,
+    images_each: int = 12,
 ) -> dict[str, list[Image.Image | None]]:
-    """Images of a few clusters: evenly spaced among the clusters by size, largest first."""
+    """Images of `count` clusters, evenly spaced among the clusters with several images by size, largest first."""
     numbers, sizes = np.unique(cluster, return_counts=True)
-    order = numbers[np.argsort(-sizes, kind="stable")]
-    order = order[np.sort(sizes)[::-1] > 1]
-    spread = (
-        order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).astype(int))] if len(order) else order
-    )
+    by_size = np.argsort(-sizes, kind="stable")
+    candidates = numbers[by_size][sizes[by_size] > 1]
+
     sheets = {}
-    for number in spread:
+    for number in candidates[np.unique(_evenly_spaced(len(candidates), count))]:
         members = np.sort(image_ids[cluster == number])
-        shown = members[np.linspace(0, len(members) - 1, min(each, len(members))).astype(int)]
-        sheets[f"cluster {number}: {len(members)} images"] = [picture(int(i)) for i in shown]
+        shown = members[_evenly_spaced(len(members), images_each)]
+        sheets[f"cluster {number}: {len(members)} images"] = [read_image(int(image_id)) for image_id in shown]
     return sheets
+
+
+def _evenly_spaced(length: int, count: int) -> Int[np.ndarray, " k"]:
+    """At most `count` positions between 0 and `length` - 1, both ends included; none in an empty sequence."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int)

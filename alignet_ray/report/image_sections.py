@@ -1,148 +1,178 @@
-"""The sections of the report that are about pictures."""
+"""Sections of the report about pictures: each function prepares what one template shows; None if nothing."""
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from alignet_ray.evals.inputs import NAMES
-from alignet_ray.report import figures, page
-from alignet_ray.report.contents import Example, Material
+from alignet_ray.evals.spaces import MODEL_TITLES
+from alignet_ray.report import figures
+from alignet_ray.report.contents import Illustration, ReportContents, TripletExample
 
 ODD = (2, 1, 0)
-"""The image left over by each pair (01, 02, 12)."""
+"""The odd image of each pair (01, 02, 12): choosing the pair (0, 1) leaves image 2."""
 
-
-MAPS = {
+MAP_METHODS = {
     "pca": "on the first two principal components of each space",
     "umap": "in two dimensions that keep neighbours together (UMAP)",
 }
 
 
-def examples(material: Material) -> str:
+@dataclass(frozen=True)
+class TripletImage:
+    """One image of a triplet; `odd_share` is how often people choose it as the odd one."""
+
+    picture: Image.Image | None
+    name: str
+    short_name: str
+    odd_share: float
+    is_odd: bool
+
+
+@dataclass(frozen=True)
+class Vote:
+    """The image that a model calls the odd one, and whether most people do so, too."""
+
+    model: str
+    choice: str
+    is_human_choice: bool
+
+
+@dataclass(frozen=True)
+class ExampleCard:
+    """A triplet, and what each model chose."""
+
+    images: list[TripletImage]
+    votes: list[Vote]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Triplets on which the student agrees with people and the base does not, and the reverse."""
+
+    gains: list[ExampleCard]
+    regressions: list[ExampleCard]
+
+
+def examples(contents: ReportContents) -> Examples | None:
     """Triplets: who chose what."""
-    if not material.gains and not material.slips:
-        return ""
-    parts = [
-        page.paragraph(
-            "The framed image is the one that people most often call the odd one out; the percentages are how "
-            "often each image is chosen as odd."
-        )
-    ]
-    for heading, examples in (
-        ("The student agrees with people, the base does not", material.gains),
-        ("The base agrees with people, the student does not", material.slips),
-    ):
-        if examples:
-            parts.append(f"<h3>{heading}</h3>" + page.grid(list(map(_example, examples))))
-    return page.section("Who chose what", *parts)
+    if not contents.gains and not contents.regressions:
+        return None
+    return Examples(
+        gains=[_example_card(example) for example in contents.gains],
+        regressions=[_example_card(example) for example in contents.regressions],
+    )
 
 
-def _example(example: Example) -> str:
-    odd = ODD[int(np.argmax(example.probabilities))]
-    cells = []
-    for place in range(3):
+def _example_card(example: TripletExample) -> ExampleCard:
+    human_odd = ODD[int(np.argmax(example.probabilities))]
+
+    images = []
+    for place, name in enumerate(example.names):
         share = example.probabilities[ODD.index(place)]
-        image = f'<img src="{page.thumbnail(example.images[place])}" alt="{escape(example.names[place])}">'
-        name = escape(figures.shorten(example.names[place], 22))
-        cells.append(f'<div class="{"odd" if place == odd else ""}">{image}{name}<br>{100 * share:.0f} %</div>')
+        short_name = figures.shorten(name, 22)
+        images.append(TripletImage(example.images[place], name, short_name, share, place == human_odd))
+
     votes = []
     for model, pair in example.choices.items():
-        chosen = "cannot choose" if pair < 0 else figures.shorten(example.names[ODD[pair]], 24)
-        kind = "yes" if pair >= 0 and ODD[pair] == odd else "no"
-        votes.append(f'<li><span>{NAMES.get(model, model)}</span><span class="{kind}">{escape(chosen)}</span></li>')
-    return f'<div class="card"><div class="thumbs">{"".join(cells)}</div><ul class="votes">{"".join(votes)}</ul></div>'
+        title = MODEL_TITLES.get(model, model)
+        if pair < 0:
+            votes.append(Vote(title, "cannot choose", False))
+        else:
+            odd = ODD[pair]
+            votes.append(Vote(title, figures.shorten(example.names[odd], 24), odd == human_odd))
+    return ExampleCard(images, votes)
 
 
-def matrices(material: Material) -> str:
+def matrices(contents: ReportContents) -> list[Illustration]:
     """Similarity matrices side by side."""
-    if not material.matrices:
-        return ""
-    pictures = [page.figure(figures.matrix(v, material.groups), name) for name, v in material.matrices.items()]
-    return page.section(
-        "The whole similarity matrix",
-        page.paragraph(
-            "Each row and column is a test object, sorted by group; dark means alike. Blocks along the diagonal "
-            "are groups whose members are seen as alike. The closer a matrix looks to people's, the better."
-        ),
-        page.grid(pictures),
-    )
+    illustrations = []
+    for name, values in contents.matrices.items():
+        illustrations.append(Illustration(figures.matrix(values, contents.groups), name))
+    return illustrations
 
 
-def maps(material: Material) -> str:
-    """Maps of the test objects."""
-    if not material.maps:
-        return ""
-    colours = figures.group_colours(material.map_groups)
-    dots = [colours.get(group, figures.OTHER) for group in material.map_groups]
-    names = material.map_names
-    pictures = [page.figure(figures.scatter(points, dots, names), name) for name, points in material.maps.items()]
-    return page.section(
-        "A map of the objects",
-        page.paragraph(
-            f"Test objects {MAPS[material.map_kind]}; near means alike. Colours are groups of meaning: the better a "
-            "model sees as people do, the more the colours hold together. The axes themselves mean nothing."
-        ),
-        page.key(colours),
-        page.grid(pictures),
-    )
+@dataclass(frozen=True)
+class ObjectMaps:
+    """Maps of the test objects: how they were made, the colour of each group, and one figure for each space."""
+
+    method: str
+    colours: dict[str, str]
+    figures: list[Illustration]
 
 
-def queries(material: Material) -> str:
-    """Nearest neighbours before and after."""
-    cards = []
-    for query in material.queries:
-        own = f'<img class="query" src="{page.thumbnail(query.image, 96)}" alt="{escape(query.name)}">'
-        rows = [f"<h3>{escape(query.name or 'image')}</h3>"]
-        for model, found in query.neighbours.items():
-            others = "".join(
-                f'<img class="{"same" if same else ""}" src="{page.thumbnail(i, 96)}" alt="">' for i, same in found
-            )
-            rows.append(f'<div class="note">{NAMES.get(model, model)}</div><div class="strip">{own}{others}</div>')
-        cards.append(f'<div class="card">{"".join(rows)}</div>')
-    if not cards:
-        return ""
-    return page.section(
-        "Nearest neighbours, before and after",
-        page.paragraph(
-            "First the image, then what each model finds most alike among the test images. Green frame: same group "
-            "as the first."
-        ),
-        page.grid(cards),
-    )
+def maps(contents: ReportContents) -> ObjectMaps | None:
+    """Two-dimensional maps of the test objects, coloured by group."""
+    if not contents.maps:
+        return None
+    colours = figures.group_colours(contents.map_groups)
+    dots = [colours.get(group, figures.OTHER) for group in contents.map_groups]
+
+    illustrations = []
+    for name, points in contents.maps.items():
+        illustrations.append(Illustration(figures.scatter(points, dots, contents.map_names), name))
+    return ObjectMaps(MAP_METHODS[contents.map_method], colours, illustrations)
 
 
-def clusters(material: Material) -> str:
-    """Contact sheets of clusters, and the curve that chose their number."""
-    cards = []
-    for name, images in material.clusters.items():
-        strip = "".join(f'<img src="{page.thumbnail(image, 96)}" alt="">' for image in images)
-        cards.append(f'<div class="card"><div class="note">{escape(name)}</div><div class="strip">{strip}</div></div>')
-    if not cards:
-        return ""
-    return page.section(
-        "The clusters that training triplets are drawn from",
-        page.paragraph(
-            "The corpus falls into clusters of images that the teacher sees as alike; some are shown here, large ones "
-            "first. A triplet takes two images of one cluster and one of another. Images of one cluster should have "
-            "something in common that you can name."
-        ),
-        page.grid(cards),
-        _candidates(material),
-    )
+def calibration(contents: ReportContents) -> Illustration | None:
+    """Reliability curves of all models in one figure."""
+    if not contents.calibration:
+        return None
+    curves = {}
+    colours = {}
+    for model, curve in contents.calibration.items():
+        title = MODEL_TITLES.get(model, model)
+        curves[title] = curve
+        colours[title] = figures.COLOURS.get(model, figures.OTHER)
+    return Illustration(figures.reliability(curves, colours), "Confidence against agreement with people.")
 
 
-def _candidates(material: Material) -> str:
-    """How the number of clusters was chosen."""
-    points, k = material.candidates, material.facts.get("clusters")
-    if not points:
-        return ""
-    ks = [point["k"] for point in points]
-    mark = float(k) if k else None
-    pictures = []
-    for name, text in (
-        ("inertia", "Inertia: how far images lie from their cluster's centre. It always falls; look for the bend."),
-        ("silhouette", "Silhouette: how much nearer images lie to their own cluster than to the next one."),
-    ):
-        line = figures.Line(name, ks, [point[name] for point in points], figures.COLOURS["student"])
-        pictures.append(page.figure(figures.curves([line], name, "number of clusters k", mark), text))
-    return page.paragraph("Numbers of clusters that were tried; dashed: the one that was taken.") + page.grid(pictures)
+def training(contents: ReportContents) -> Illustration | None:
+    """Loss curves of student and control: solid on training triplets, dashed on held-out ones."""
+    if not contents.losses:
+        return None
+    lines = []
+    for curve in contents.losses:
+        title = MODEL_TITLES[curve.model]
+        colour = figures.COLOURS[curve.model]
+        if curve.held_out:
+            lines.append(figures.Line(f"{title}, held out", curve.steps, curve.losses, colour, "--"))
+        else:
+            lines.append(figures.Line(title, curve.steps, curve.losses, colour))
+    return Illustration(figures.curves(lines, "loss (nats)"), "Loss against training step.")
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Contact sheets of clusters, and the curves over candidates for their number (none where none were tried)."""
+
+    sheets: dict[str, list[Image.Image | None]]
+    curves: list[Illustration]
+
+
+def clusters(contents: ReportContents) -> Clusters | None:
+    """Contact sheets of clusters, and how the number of clusters was chosen."""
+    if not contents.clusters:
+        return None
+    return Clusters(contents.clusters, _candidate_curves(contents.cluster_candidates, contents.provenance))
+
+
+def _candidate_curves(candidates: Sequence[dict[str, float]], provenance: dict[str, str]) -> list[Illustration]:
+    """Inertia and silhouette against the number of clusters; the number that was taken is marked."""
+    if not candidates:
+        return []
+    chosen = provenance.get("clusters")
+    mark = float(chosen) if chosen else None
+    numbers = [candidate["k"] for candidate in candidates]
+
+    captions = {
+        "inertia": "Inertia: how far images lie from their cluster's centre. It always falls; look for the bend.",
+        "silhouette": "Silhouette: how much nearer images lie to their own cluster than to the next one.",
+    }
+    illustrations = []
+    for quantity, caption in captions.items():
+        values = [candidate[quantity] for candidate in candidates]
+        line = figures.Line(quantity, numbers, values, figures.COLOURS["student"])
+        illustrations.append(Illustration(figures.curves([line], quantity, "number of clusters k", mark), caption))
+    return illustrations

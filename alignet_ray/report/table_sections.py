@@ -1,14 +1,30 @@
-"""The sections of the report that are about numbers."""
+"""Sections of the report about numbers: each function picks and formats what one template shows; None if nothing."""
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
 
 from alignet_ray.core.scores import CHANCE, Score
-from alignet_ray.evals.inputs import NAMES
-from alignet_ray.report import figures, page
-from alignet_ray.report.contents import Material, label, select, value
+from alignet_ray.evals import ood
+from alignet_ray.evals.gate import Decision
+from alignet_ray.evals.spaces import MODEL_TITLES
+from alignet_ray.report import figures
+from alignet_ray.report.contents import ReportContents, Row, find_score, score_title, select_scores
 
-READERS = {
+LARGEST_CATEGORIES = 8
+"""Single categories that the table of parts shows."""
+
+LEVEL_TITLES = {
+    "margin:high": "clear for people",
+    "margin:middle": "less clear",
+    "margin:low": "unclear for people",
+    "categories:between": "three categories",
+    "categories:border": "two categories",
+    "categories:within": "one category",
+}
+"""Parts of the triplets in the order of the table; single categories follow."""
+
+GENERALISATION_TITLES = {
     "knn_category": "category, by the 5 nearest images of other objects",
     "few_shot_1": "object, learned from 1 image",
     "few_shot_5": "object, learned from 5 images",
@@ -20,275 +36,257 @@ READERS = {
     "ood_probe": "class of the other folder's images, learned from known images",
 }
 """Generalisation scores in the order of the table."""
-LARGEST = 8
-"""Single categories that the table of parts shows."""
+
+EXTERNAL_TITLES = {
+    ("answers", "odd_one_out"): "single answers of people, % given, too",
+    ("choices", "two_afc"): "which of two is more alike, % of people who choose so",
+    ("matrix", "rsa_spearman"): "people's similarity matrix, rank correlation",
+    ("matrix", "rsa_spearman_participants"): "single people's matrices, mean rank correlation",
+    ("answers", "entropy_time"): "response times, rank correlation with doubt",
+}
+"""Judgements from outside the run: (dataset, metric) -> what people read."""
+
+PERCENT_METRICS = ("odd_one_out", "two_afc")
+"""Metrics of `EXTERNAL_TITLES` that are shares; the others are correlations."""
 
 
-def head(material: Material) -> str:
-    """The title, one sentence and the table."""
-    found = {m: value(material.scores, "odd_one_out", m, "pre_logits") for m in ("base", "student")}
-    base, student = found["base"], found["student"]
-    text = ""
-    if base and student:
-        points = 100 * (student.value - base.value)
-        moved = f"{abs(points):.1f} points {'closer to' if points >= 0 else 'further from'} people"
-        text = (
-            "On objects that no training saw, the aligned student picks the same odd one out as people in "
-            f"{100 * student.value:.1f} % of cases; the network it started from, in {100 * base.value:.1f} %. It is "
-            f"{moved}."
-        )
-    return (
-        f"<h1>{escape(material.title)}</h1>"
-        + (page.paragraph(text, "lead") if text else "")
-        + page.table(_turned(material.table))
-    )
+@dataclass(frozen=True)
+class Summary:
+    """The headline (agreement of base and student as fractions, and their difference in points), and the table."""
+
+    base: float | None
+    student: float | None
+    points: float
+    rows: list[Row]
 
 
-def _turned(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Models as rows, layers as columns: narrow enough for a phone."""
+def summary(contents: ReportContents) -> Summary:
+    """The headline, where base and student were scored, and the table of the command line."""
+    rows = _models_as_rows(contents.summary)
+    base = find_score(contents.scores, "odd_one_out", "base", "pre_logits")
+    student = find_score(contents.scores, "odd_one_out", "student", "pre_logits")
+    if base is None or student is None:
+        return Summary(None, None, 0.0, rows)
+    return Summary(base.value, student.value, 100 * (student.value - base.value), rows)
+
+
+def _models_as_rows(rows: Sequence[Row]) -> list[Row]:
+    """The summary transposed, models as rows and layers as columns: narrow enough for a phone."""
     if not rows:
         return []
-    names = [name for name in rows[0] if name != "layer" and any(row[name] != "-" for row in rows)]
-    return [
-        {"agreement with people, %": name} | {row["layer"]: row[name].replace(", ", ",\u00a0") for row in rows}
-        for name in names
-    ]
+
+    turned = []
+    for model in rows[0]:
+        cells = {row["layer"]: row[model] for row in rows}
+        is_scored = any(text != "-" for text in cells.values())
+        if model == "layer" or not is_scored:
+            continue
+        row = {"agreement with people, %": model}
+        for layer, text in cells.items():
+            # a line break inside an interval would be hard to read
+            row[layer] = text.replace(", ", ",\u00a0")
+        turned.append(row)
+    return turned
 
 
-def scores(material: Material) -> str:
-    """Bars: agreement with people."""
-    rows = select(material.scores, "odd_one_out")
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar: a fraction, its 95 % interval, and the colour of the model."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    colour: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement with people of every model.
+
+    Attributes:
+        bars: one for each model and layer.
+        triplets: number of triplets behind each bar.
+        scale: fraction at the right end of the bars.
+        marks: fractions at which dashed lines stand: chance and the noise ceiling.
+    """
+
+    bars: list[Bar]
+    triplets: int
+    scale: float
+    marks: list[float]
+
+
+def agreement(contents: ReportContents) -> Agreement | None:
+    """Bars of odd-one-out agreement over all triplets."""
+    scores = select_scores(contents.scores, "odd_one_out")
+    if not scores:
+        return None
+
+    bars = []
+    marks = [CHANCE]
+    longest = 0.0
+    for score in scores:
+        interval = None if isnan(score.low) or isnan(score.high) else (score.low, score.high)
+        colour = figures.COLOURS.get(score.model, figures.OTHER)
+        bars.append(Bar(score_title(score), score.value, interval, colour))
+        longest = max(longest, score.value)
+        if interval:
+            longest = max(longest, score.high)
+        if score.model == "human":
+            marks.append(score.value)
+    return Agreement(bars, scores[0].n, max(1.08 * longest, 0.5), marks)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Rows, and the columns that a phone leaves out."""
+
+    rows: list[Row]
+    minor: list[str]
+
+
+def levels(contents: ReportContents) -> ScoreTable | None:
+    """Agreement on parts of the triplets; of the single categories, those with the most triplets."""
+    named = {s.level for s in contents.scores if s.metric == "odd_one_out" and s.dataset == "objects" and s.level}
+    by_level = {}
+    for level in sorted(named, key=_level_position):
+        by_level[level] = select_scores(contents.scores, "odd_one_out", level)
+
+    categories = [level for level in by_level if level.startswith("category:")]
+    categories.sort(key=lambda level: -by_level[level][0].n)
+    left_out = categories[LARGEST_CATEGORIES:]
+    rows = [_level_row(level, scores) for level, scores in by_level.items() if level not in left_out]
     if not rows:
-        return ""
-    top = max(1.08 * max(max(r.value, r.high if r.high == r.high else 0) for r in rows), 0.5)
-    best = max((r.value for r in rows if r.model == "human"), default=float("nan"))
-    bars = [
-        page.bar(label(r), r.value, r.low, r.high, figures.COLOURS.get(r.model, figures.OTHER), top, (CHANCE, best))
-        for r in rows
-    ]
-    return page.section(
-        "Does it see similarity as people do?",
-        page.paragraph(
-            "Show three images and ask: which is the odd one out? Each bar says how often a model's answer is the "
-            f"answer of people, over {rows[0].n:,} triplets of the test objects. The left dashed line is guessing "
-            "(33.3 %); the right one is the ceiling: people differ among themselves, so no model can score higher. "
-            "Whiskers are 95 % intervals (other objects might have been drawn)."
-        ),
-        *bars,
-        page.paragraph(
-            "Base: the network before training. Aligned student: the same network after learning from the teacher "
-            "that was fitted to human judgements. Unaligned control: trained in the same way by a teacher that "
-            "never saw human judgements. Head: the small output layer that was trained on the triplets; without "
-            "that word, the backbone's own output is meant.",
-            "note",
-        ),
-    )
+        return None
+    return ScoreTable(rows, _minor_columns(rows))
 
 
-def levels(material: Material) -> str:
-    """Agreement on parts of the triplets."""
-    own = [s for s in material.scores if s.metric == "odd_one_out" and s.level and s.dataset == "objects"]
-    levels = sorted({s.level for s in own}, key=_level_order)
-    found = {level: select(material.scores, "odd_one_out", level) for level in levels}
-    single = sorted((lv for lv in levels if lv.startswith("category:")), key=lambda lv: -found[lv][0].n)
-    rows = [_level(lv, found[lv]) for lv in levels if lv not in single[LARGEST:]]
-    if not rows:
-        return ""
-    return page.section(
-        "Where does it help?",
-        page.paragraph(
-            "The same score (percent) on parts of the triplets. Clear: people nearly always agree. Unclear: people "
-            "are divided, so the ceiling is low. One, two or three categories: whether the three objects come from "
-            "the same or from different categories. The name of a category: at least two of its objects. Gain: student "
-            "minus base."
-        ),
-        page.table(rows, minor=_minor(rows)),
-    )
+def _level_position(level: str) -> tuple[int, str]:
+    known = list(LEVEL_TITLES)
+    return (known.index(level), "") if level in LEVEL_TITLES else (len(known), level)
 
 
-def _level(level: str, found: list[Score]) -> dict[str, str]:
-    row = {"triplets": _level_name(level)}
-    values = {label(s): s.value for s in found if s.model != "teacher"}
-    for name, share in values.items():
-        row[_short(name)] = f"{100 * share:.1f}"
-        if name == "aligned student" and "base" in values:
-            row["gain"] = f"{100 * (share - values['base']):+.1f}"
-    return row | {"number": f"{found[0].n:,}"}
-
-
-def _minor(rows: Sequence[dict[str, str]]) -> list[str]:
-    """Columns that a phone leaves out: heads, other models, numbers of triplets."""
-    major = {"base", "student", "gain", "change", "control", "ceiling"}
-    return [head for head in rows[0] if head not in major][1:] if rows else []
-
-
-def _short(name: str) -> str:
-    return name.replace("unaligned ", "").replace("aligned ", "")
-
-
-def _level_order(level: str) -> tuple[int, str]:
-    heads = (
-        "margin:high",
-        "margin:middle",
-        "margin:low",
-        "categories:between",
-        "categories:border",
-        "categories:within",
-    )
-    return (heads.index(level), "") if level in heads else (len(heads), level)
-
-
-def _level_name(level: str) -> str:
-    known = {
-        "margin:high": "clear for people",
-        "margin:middle": "less clear",
-        "margin:low": "unclear for people",
-        "categories:between": "three categories",
-        "categories:border": "two categories",
-        "categories:within": "one category",
-    }
-    return known.get(level, level.removeprefix("category:"))
-
-
-def calibration(material: Material) -> str:
-    """Reliability curves."""
-    if not material.calibration:
-        return ""
-    colours = {NAMES.get(m, m): figures.COLOURS.get(m, figures.OTHER) for m in material.calibration}
-    lines = {NAMES.get(m, m): line for m, line in material.calibration.items()}
-    return page.section(
-        "Does it know when people are unsure?",
-        page.paragraph(
-            "A model that gives its choice 60 % should agree with people in 60 % of such cases: the dashed "
-            "diagonal. One temperature per model was fitted on the validation objects."
-        ),
-        page.grid([page.figure(figures.reliability(lines, colours), "Confidence against agreement with people.")]),
-    )
-
-
-OUTSIDE = (
-    ("answers", "odd_one_out", "single answers of people, % given, too"),
-    ("choices", "two_afc", "which of two is more alike, % of people who choose so"),
-    ("matrix", "rsa_spearman", "people's similarity matrix, rank correlation"),
-    ("matrix", "rsa_spearman_participants", "single people's matrices, mean rank correlation"),
-    ("answers", "entropy_time", "response times, rank correlation with doubt"),
-)
-"""Judgements from outside the run: dataset, metric, and what a person reads."""
-
-
-def outside(material: Material) -> str:
-    """Agreement with judgements that had no part in the run."""
-    rows = []
-    for dataset, metric, name in OUTSIDE:
-        levels = {s.level for s in material.scores if (s.dataset, s.metric) == (dataset, metric)}
-        for level in sorted(levels - {"correlation"}):
-            found = select(material.scores, metric, level, dataset)
-            factor = 1 if "correlation" in name else 100
-            shown = {label(s): f"{factor * s.value:.{3 if factor == 1 else 1}f}" for s in found if s.model != "teacher"}
-            rows.append({"judgements": f"{name}, {level}" if level else name} | shown)
-    if not rows:
-        return ""
-    return page.section(
-        "Other judgements of people",
-        page.paragraph(
-            "Files of judgements that were not used in the run; all their rows count. Ceiling: how well other people "
-            "predict a person, or the best that any answer can do."
-        ),
-        page.table(_even(rows)),
-    )
-
-
-def _even(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows with the same columns: a dash where one has none."""
-    heads = list(dict.fromkeys(head for row in rows for head in row))
-    return [{head: row.get(head, "-") for head in heads} for row in rows]
-
-
-def generalisation(material: Material) -> str:
-    """Scores that have nothing to do with people's judgements, and whether the student may replace its base."""
-    rows = [row for metric in READERS if (row := _reader(material.scores, metric))]
-    if not rows:
-        return ""
-    verdict = material.decision
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons) if verdict else ""
-    return page.section(
-        "Is it no worse at anything else?",
-        page.paragraph(
-            "What simple readers make of the backbone's output, percent right. Change: student minus base, with its "
-            "95 % interval; where that holds zero, the difference may be chance. Few objects with several images or a "
-            "category make wide intervals."
-        ),
-        page.table(_even(rows), minor=_minor(_even(rows))),
-        page.paragraph(f"Fit to replace its base: {'yes' if verdict.champion else 'no'}.") if verdict else "",
-        f'<ul class="note">{reasons}</ul>',
-    )
-
-
-def _reader(scores: Sequence[Score], metric: str) -> dict[str, str]:
-    """One score of all models; nothing where the base has none."""
-    dataset = "elsewhere" if metric.startswith("ood_") else "objects"
-    layers = ("pre_logits", "aligned")
-    found = {s.model: s.value for s in select(scores, metric, "", dataset) if s.layer in layers}
-    if "base" not in found:
-        return {}
-    row = {"score": READERS[metric]} | {_short(NAMES.get(m, m)): f"{100 * v:.1f}" for m, v in found.items()}
-    if "student" in found:
-        gains = select(scores, f"{metric}_gain", "over:base", dataset)
-        sure = next((s for s in gains if (s.model, s.layer) == ("student", "pre_logits")), None)
-        span = f" [{100 * sure.low:+.1f},\u00a0{100 * sure.high:+.1f}]" if sure else ""
-        row["change"] = f"{100 * (found['student'] - found['base']):+.1f}{span}"
+def _level_row(level: str, scores: Sequence[Score]) -> Row:
+    row = {"triplets": LEVEL_TITLES.get(level, level.removeprefix("category:"))}
+    values = {score_title(score): score.value for score in scores if score.model != "teacher"}
+    for title, value in values.items():
+        row[_without_alignment(title)] = f"{100 * value:.1f}"
+        if title == MODEL_TITLES["student"] and "base" in values:
+            row["gain"] = f"{100 * (value - values['base']):+.1f}"
+    row["number"] = f"{scores[0].n:,}"
     return row
 
 
-def kept(material: Material) -> str:
-    """How much of the base's structure is left."""
-    kept = select(material.scores, "neighbours_kept")
-    cka = {(s.model, s.layer): s for s in select(material.scores, "cka_to_base")}
-    rsa = {(s.model, s.layer): s for s in select(material.scores, "rsa_spearman")}
-    if not kept:
-        return ""
+def _minor_columns(rows: Sequence[Row]) -> list[str]:
+    """Columns that a phone leaves out: heads, other models, numbers of triplets."""
+    major = {"base", "student", "gain", "change", "control", "ceiling"}
+    columns = list(rows[0])[1:]
+    return [column for column in columns if column not in major]
+
+
+def _without_alignment(title: str) -> str:
+    """`aligned student` -> `student`, `unaligned control` -> `control`: short enough for a column."""
+    return title.replace("unaligned ", "").replace("aligned ", "")
+
+
+def external(contents: ReportContents) -> ScoreTable | None:
+    """Agreement with judgements that had no part in the run."""
     rows = []
-    for score in kept:
-        at = (score.model, score.layer)
+    for (dataset, metric), title in EXTERNAL_TITLES.items():
+        named = {s.level for s in contents.scores if (s.dataset, s.metric) == (dataset, metric)}
+        for level in sorted(named - {"correlation"}):
+            row = {"judgements": f"{title}, {level}" if level else title}
+            for score in select_scores(contents.scores, metric, level, dataset):
+                if score.model != "teacher":
+                    row[score_title(score)] = _external_value(metric, score.value)
+            rows.append(row)
+    if not rows:
+        return None
+    return ScoreTable(_same_columns(rows), [])
+
+
+def _external_value(metric: str, value: float) -> str:
+    return f"{100 * value:.1f}" if metric in PERCENT_METRICS else f"{value:.3f}"
+
+
+def _same_columns(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the same columns in the same order: a dash where one has none."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    return [{column: row.get(column, "-") for column in columns} for row in rows]
+
+
+@dataclass(frozen=True)
+class Generalisation:
+    """Scores that have nothing to do with human judgements, and whether the student may replace its base."""
+
+    rows: list[Row]
+    minor: list[str]
+    decision: Decision | None
+
+
+def generalisation(contents: ReportContents) -> Generalisation | None:
+    """What simple classifiers on frozen features reach, percent, and how the student differs from the base."""
+    rows = []
+    for metric, title in GENERALISATION_TITLES.items():
+        row = _generalisation_row(contents.scores, metric, title)
+        if row:
+            rows.append(row)
+    if not rows:
+        return None
+    rows = _same_columns(rows)
+    return Generalisation(rows, _minor_columns(rows), contents.decision)
+
+
+def _generalisation_row(scores: Sequence[Score], metric: str, title: str) -> Row | None:
+    """One score of all models; None where the base has none."""
+    dataset = ood.DATASET if metric.startswith("ood_") else "objects"
+    values = {}
+    for score in select_scores(scores, metric, "", dataset):
+        if score.layer in ("pre_logits", "aligned"):
+            values[score.model] = score.value
+    if "base" not in values:
+        return None
+
+    row = {"score": title}
+    for model, value in values.items():
+        row[_without_alignment(MODEL_TITLES.get(model, model))] = f"{100 * value:.1f}"
+    if "student" in values:
+        change = f"{100 * (values['student'] - values['base']):+.1f}"
+        row["change"] = change + _gain_interval(scores, metric, dataset)
+    return row
+
+
+def _gain_interval(scores: Sequence[Score], metric: str, dataset: str) -> str:
+    """The interval of the student's gain over the base, in points; empty where it was not computed."""
+    for gain in select_scores(scores, f"{metric}_gain", "over:base", dataset):
+        if (gain.model, gain.layer) == ("student", "pre_logits"):
+            return f" [{100 * gain.low:+.1f},\u00a0{100 * gain.high:+.1f}]"
+    return ""
+
+
+def drift(contents: ReportContents) -> ScoreTable | None:
+    """How much of the base's structure each trained model keeps."""
+    correlations_to_base = _by_space(select_scores(contents.scores, "cka_to_base"))
+    correlations_to_people = _by_space(select_scores(contents.scores, "rsa_spearman"))
+    rows = []
+    for score in select_scores(contents.scores, "neighbours_kept"):
+        space = (score.model, score.layer)
         rows.append(
             {
-                "model": label(score),
+                "model": score_title(score),
                 "neighbours kept": f"{100 * score.value:.1f} %",
-                "CKA to the base": f"{cka[at].value:.3f}" if at in cka else "",
-                "rank correlation with people": f"{rsa[at].value:.3f}" if at in rsa else "",
+                "CKA to the base": _three_digits(correlations_to_base.get(space)),
+                "rank correlation with people": _three_digits(correlations_to_people.get(space)),
             }
         )
-    return page.section(
-        "What did it keep?",
-        page.paragraph(
-            "Neighbours kept: the share of an image's ten nearest images in the base network that are still among "
-            "its ten nearest. CKA: how alike the two spaces are as a whole (1 = the same). Rank correlation: of "
-            "all pairwise similarities with people's."
-        ),
-        page.table(rows),
-    )
+    return ScoreTable(rows, []) if rows else None
 
 
-def losses(material: Material) -> str:
-    """Training curves."""
-    if not material.losses:
-        return ""
-    lines = [
-        figures.Line(
-            NAMES[c.model] + (", held out" if c.held_out else ""),
-            c.steps,
-            c.losses,
-            figures.COLOURS[c.model],
-            "--" if c.held_out else "-",
-        )
-        for c in material.losses
-    ]
-    return page.section(
-        "How training went",
-        page.paragraph(
-            "The loss: how far a model's choices among three images are from its teacher's. Lower is better; 0 is the "
-            "same. Dashed: on triplets of images that it did not train on. Student and control have different "
-            "teachers, so their losses cannot be compared with each other."
-        ),
-        page.grid([page.figure(figures.curves(lines, "loss (nats)"), "Loss against training step.")]),
-    )
+def _by_space(scores: Sequence[Score]) -> Mapping[tuple[str, str], float]:
+    return {(score.model, score.layer): score.value for score in scores}
+
+
+def _three_digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,6 +1,6 @@
 """evaluate: scores of base, teacher, student and control on the objects that no training saw, and the report."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from alignet_ray.core.scores import Score
 from alignet_ray.data import stored
 from alignet_ray.errors import UserError
 from alignet_ray.evals import external, gate, ood, suite, summary
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human import benchmarks, objects
 from alignet_ray.human.matrices import read_participants
 from alignet_ray.report import examples, figures
@@ -45,7 +46,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def refuse(cfg: Config, role: str) -> None:
     """Refuse models of one name, and maps without their package, before anything starts."""
     evaluation_inputs.check_names(cfg)
-    figures.check_maps(cfg.evaluate.maps)
+    figures.check_map_method(cfg.evaluate.maps)
 
 
 def run(work: Work) -> None:
@@ -53,33 +54,32 @@ def run(work: Work) -> None:
     cfg, options = work.cfg, work.cfg.evaluate
     listing, soften = evaluation_inputs.listing(work.parents["embed@objects"]), work.parents["soften"]
     spaces = evaluation_inputs.spaces(cfg, work.parents, listing)
-    test = evaluation_inputs.judged(soften, "test").seen_by(spaces)
-    train, validation = (evaluation_inputs.judged(soften, split).shown(spaces) for split in ("train", "validation"))
+    test = evaluation_inputs.judged(soften, "test").enough_embedded_in(spaces)
+    train = evaluation_inputs.judged(soften, "train").embedded_in(spaces)
+    validation = evaluation_inputs.judged(soften, "validation").embedded_in(spaces)
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
-    amount = suite.Options(
+    amount = suite.SuiteOptions(
         options.num_samples, options.triplets, options.bootstrap, cfg.soften.num_samples, options.shots, cfg.seed
     )
     found = suite.evaluate(
         spaces, suite.SplitObjects(train, validation, test), evaluation_inputs.answers(soften), amount
     )
-    found = found._replace(scores=found.scores + outside_scores(work, spaces, test, listing))
+    found = replace(found, scores=found.scores + outside_scores(work, spaces, test, listing))
     work.out.write_table("scores.parquet", scores_table(found.scores))
     rows = summary.rows(found.scores, [evaluation_inputs.name(spec) for spec in options.models])
-    work.facts |= {"table": summary.lines(rows, len(found.trials.triplets), len(test)), "test_objects": len(test)}
+    work.facts |= {"table": summary.lines(rows, len(found.trials), len(test)), "test_objects": len(test)}
     work.facts |= {
         f"{s.metric}_{s.model}_{s.layer}".rstrip("_"): s.value
         for s in found.scores
         if not s.level and s.dataset == "objects"
     }
-    decision = gate.decide(
-        [asdict(s) for s in found.scores if s.dataset == "objects"], options.margin, options.tolerance
-    )
+    decision = gate.decide(found.scores, options.margin, options.tolerance)
     work.facts |= {"champion": decision.champion, "reasons": decision.reasons}
     work.out.write_bytes("report.html", build_report(work, spaces, test, found, rows, decision).encode())
 
 
 def outside_scores(
-    work: Work, spaces: list[Space], test: AnnotatedObjects, listing: evaluation_inputs.Listing
+    work: Work, spaces: list[EmbeddingSpace], test: AnnotatedObjects, listing: evaluation_inputs.Listing
 ) -> list[Score]:
     """Scores on the files of judgements and the folder of images that the config names."""
     options, seed = work.cfg.evaluate, work.cfg.seed
@@ -87,8 +87,8 @@ def outside_scores(
     paths = {path: image_id for path, image_id in listing.ids.items() if image_id in known}
     scores: list[Score] = []
     if options.answers:
-        answers = benchmarks.read_image_responses(options.answers, paths, options.columns)
-        scores += external.evaluate_answers(spaces, *answers, seed)
+        responses = benchmarks.read_image_responses(options.answers, paths, options.columns)
+        scores += external.evaluate_responses(spaces, *responses, seed)
     if options.choices:
         scores += external.evaluate_choices(spaces, *benchmarks.read_choices(options.choices, paths), seed)
     if options.matrix:
@@ -112,40 +112,42 @@ def scores_table(scores: list[Score]) -> pa.Table:
 
 def build_report(
     work: Work,
-    spaces: list[Space],
+    spaces: list[EmbeddingSpace],
     judged: AnnotatedObjects,
-    found: suite.Results,
+    found: suite.SuiteResults,
     rows: list[dict[str, str]],
     decision: gate.Decision,
 ) -> str:
     """Gather what the report shows, and render it."""
     cfg, parents = work.cfg, work.parents
     human = judged.human_similarity()
-    groups = examples.groups(judged, human)
+    groups = examples.object_groups(judged, human)
     order = similarity.category_order(human, groups)
     compared = [s for s in spaces if s.layer == "pre_logits" and s.model in ("base", "student")]
-    picture = shown.pictures(parents["embed@objects"], objects.images_folder(cfg.objects.path, cfg.corpus.path))
-    gains, slips = examples.examples(found.answers, found.trials, judged, found.picks[0], picture)
-    material = report.Material(
+    read_image = shown.pictures(parents["embed@objects"], objects.images_folder(cfg.objects.path, cfg.corpus.path))
+    gains, regressions = examples.triplet_examples(
+        found.responses, found.trials, judged, found.image_draws[0], read_image
+    )
+    contents = report.ReportContents(
         title=f"alignet_ray: {cfg.name}",
-        facts=shown.provenance(cfg, parents),
-        table=rows,
+        provenance=shown.provenance(cfg, parents),
+        summary=rows,
         scores=found.scores,
         losses=shown.losses(parents),
-        matrices=examples.matrices(compared, judged, human, order),
+        matrices=examples.similarity_matrices(compared, judged, human, order),
         groups=[groups[row] for row in order],
-        maps=examples.maps(compared, judged, cfg.evaluate.maps, cfg.seed),
-        map_kind=cfg.evaluate.maps,
+        maps=examples.object_maps(compared, judged, cfg.evaluate.maps, cfg.seed),
+        map_method=cfg.evaluate.maps,
         map_groups=groups,
         map_names=judged.names,
         decision=decision,
         gains=gains,
-        slips=slips[:3],
-        queries=examples.queries(compared, judged, groups, picture),
+        regressions=regressions[:3],
+        queries=examples.neighbour_queries(compared, judged, groups, read_image),
         clusters=shown.clusters(cfg, parents),
-        candidates=shown.candidates(parents["cluster"]),
+        cluster_candidates=shown.candidates(parents["cluster"]),
         labels=shown.labels(parents),
         teacher=shown.teacher(parents),
         calibration={m: curve for (m, layer), curve in found.curves.items() if layer in ("pre_logits", "aligned")},
     )
-    return report.build(material)
+    return report.build(contents)

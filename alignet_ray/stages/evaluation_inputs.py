@@ -12,8 +12,9 @@ from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.config import Config
 from alignet_ray.data import embeddings, stored
 from alignet_ray.errors import UserError
-from alignet_ray.evals.inputs import NAMES, AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
+from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace
 from alignet_ray.stages.embed_jobs import ELSEWHERE
 from alignet_ray.store import Artifact
 
@@ -46,7 +47,7 @@ def check_names(cfg: Config) -> None:
     Raises:
         UserError: naming the two.
     """
-    seen = {known: known for known in NAMES}
+    seen = {known: known for known in MODEL_TITLES}
     for spec in cfg.evaluate.models:
         if name(spec) in seen:
             raise UserError(
@@ -55,27 +56,27 @@ def check_names(cfg: Config) -> None:
         seen[name(spec)] = spec
 
 
-def spaces(cfg: Config, parents: Parents, listing: Listing) -> list[Space]:
+def spaces(cfg: Config, parents: Parents, listing: Listing) -> list[EmbeddingSpace]:
     """Every layer of every model: the base first, the teacher last."""
     found = [space for model in STUDENTS for space in _layers(model, parents.get(f"embed@{model}"))]
     for i, spec in enumerate(cfg.evaluate.models):
         if stored.is_stored(spec):
-            found.append(Space(name(spec), "pre_logits", *stored.read(spec, cfg.store.root, listing.ids)))
+            found.append(EmbeddingSpace(name(spec), "pre_logits", *stored.read(spec, cfg.store.root, listing.ids)))
         else:
             found += _layers(name(spec), parents[f"embed@other{i}"])
     ids, x = embeddings.load(parents["embed@objects"])
     align = parents["align"]
     if align.has(embeddings.TRANSFORM):
         x = load_transform(str(align.local(embeddings.TRANSFORM)))(x)
-    return [*found, Space("teacher", "aligned", ids, x, "dot")]
+    return [*found, EmbeddingSpace("teacher", "aligned", ids, x, "dot")]
 
 
-def _layers(model: str, artifact: Artifact | None) -> list[Space]:
+def _layers(model: str, artifact: Artifact | None) -> list[EmbeddingSpace]:
     if artifact is None:
         return []
-    found = [Space(model, "pre_logits", *embeddings.load(artifact))]
+    found = [EmbeddingSpace(model, "pre_logits", *embeddings.load(artifact))]
     if "triplet_logits" in artifact.read_table(artifact.parts()[0]).column_names:
-        found.append(Space(model, "head", *embeddings.load(artifact, "triplet_logits")))
+        found.append(EmbeddingSpace(model, "head", *embeddings.load(artifact, "triplet_logits")))
     return found
 
 
@@ -89,7 +90,7 @@ def elsewhere(cfg: Config, parents: Parents) -> OodFolder | None:
     found = [space for model, artifact in there.items() for space in _layers(names[model], artifact)]
     listing = next(iter(there.values())).read_table("images.parquet", ["image_id", "label"])
     labels = dict(zip(listing["image_id"].to_pylist(), listing["label"].to_pylist(), strict=True))
-    return OodFolder({(s.model, s.layer): s for s in found}, labels)
+    return OodFolder({space.name: space for space in found}, labels)
 
 
 def listing(embed: Artifact) -> Listing:

@@ -12,7 +12,7 @@ from PIL import Image
 from alignet_ray.config import Config
 from alignet_ray.images import listing
 from alignet_ray.report import examples
-from alignet_ray.report.contents import Curve, Labels
+from alignet_ray.report.contents import LabelStatistics, LossCurve
 from alignet_ray.store import Artifact
 
 Parents = Mapping[str, Artifact]
@@ -35,7 +35,7 @@ def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
     return picture
 
 
-def losses(parents: Parents) -> list[Curve]:
+def losses(parents: Parents) -> list[LossCurve]:
     """Training curves of student and control: on the training triplets, and on those held out."""
     curves = []
     for role in ("student", "control"):
@@ -46,7 +46,7 @@ def losses(parents: Parents) -> list[Curve]:
         for key in ("loss", "valid_loss"):
             points = [(float(row["step"]), float(row[key])) for row in rows if key in row]
             if points:
-                curves.append(Curve(role, key == "valid_loss", *map(list, zip(*points, strict=True))))
+                curves.append(LossCurve(role, key == "valid_loss", *map(list, zip(*points, strict=True))))
     return curves
 
 
@@ -64,7 +64,7 @@ def candidates(cluster: Artifact) -> list[dict[str, float]]:
     return points
 
 
-def labels(parents: Parents) -> Labels | None:
+def labels(parents: Parents) -> LabelStatistics | None:
     """How the training triplets came out, by the aligned teacher and by the raw one; None without statistics."""
     stats: dict[str, dict[str, Any]] = {}
     for role in ("aligned", "raw"):
@@ -73,7 +73,7 @@ def labels(parents: Parents) -> Labels | None:
             stats[role] = artifact.read_json("stats.json")
     if "train" not in stats.get("aligned", {}):
         return None
-    return Labels({role: found["train"] for role, found in stats.items()}, stats["aligned"].get("images"))
+    return LabelStatistics({role: found["train"] for role, found in stats.items()}, stats["aligned"].get("images"))
 
 
 def teacher(parents: Parents) -> dict[str, Any]:

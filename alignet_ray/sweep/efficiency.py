@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isinf
 
 from alignet_ray.report import figures
-from alignet_ray.report.page import figure, grid, paragraph, section, table
+from alignet_ray.report.elements import figure, grid, paragraph, section, table
 from alignet_ray.sweep.learning_curves import Course, best_of_groups, within_reach
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from math import isnan
 from typing import Any
 
-from alignet_ray.report.page import figure, grid, page, paragraph, section, table
+from alignet_ray.report.elements import figure, grid, page, paragraph, preformatted, section, table
 from alignet_ray.screen import clock
 from alignet_ray.sweep import plots, selection
 from alignet_ray.sweep.efficiency import courses
@@ -49,7 +48,6 @@ def build(outcome: Outcome) -> str:
     return page(
         outcome.title,
         [
-            f"<h1>{escape(outcome.title)}</h1>",
             _winner(outcome, own),
             _sureness(outcome),
             _slices(outcome, own),
@@ -159,9 +157,7 @@ def _test(outcome: Outcome) -> str:
     if not outcome.test:
         return ""
     text = paragraph("Test objects played no part in the choice; the winner alone was scored on them.")
-    return section(
-        "The winner on test objects", text, f'<div class="scroll"><pre>{escape(chr(10).join(outcome.test))}</pre></div>'
-    )
+    return section("The winner on test objects", text, preformatted("\n".join(outcome.test)))
 
 
 def _trials(outcome: Outcome) -> str:

@@ -1,10 +1,11 @@
+from alignet_ray.core.scores import Score
 from alignet_ray.evals import gate
 
 
-def rows(**values: tuple[float, float]) -> list[dict[str, object]]:
+def rows(**values: tuple[float, float]) -> list[Score]:
     """metric=(base, student)"""
     return [
-        {"model": model, "layer": "pre_logits", "metric": metric, "value": value, "level": ""}
+        Score(model, "pre_logits", "objects", metric, value)
         for metric, pair in values.items()
         for model, value in zip(("base", "student"), pair, strict=True)
     ]
@@ -31,4 +32,4 @@ def test_says_when_something_was_not_scored() -> None:
     found = gate.decide(rows(odd_one_out=(0.37, 0.6)))
     assert found.champion
     assert "not scored" in found.reasons[-1]
-    assert not gate.decide([r for r in rows(odd_one_out=(0.37, 0.6)) if r["model"] == "base"]).champion
+    assert not gate.decide([r for r in rows(odd_one_out=(0.37, 0.6)) if r.model == "base"]).champion

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 
 from alignet_ray.evals import odd_one_out
-from alignet_ray.evals.inputs import AnnotatedObjects, Space, Trials
+from alignet_ray.evals.annotated_objects import AnnotatedObjects, TripletTrials
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 
 def test_people_as_a_model_reach_the_ceiling_and_noise_stays_at_chance(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    judged = make_judged()
-    trials = Trials.of(judged, 10_000, 1, 0)
-    people = make_space([judged], 1, 0, "teacher", kind="dot")
-    noise = make_space([judged], 0, 1)
-    collapsed = Space("student", "pre_logits", noise.ids, np.zeros_like(noise.x))
-    found = odd_one_out.answers([people, noise, collapsed], judged.picks(3, 0), trials)
+    annotated = make_annotated()
+    trials = TripletTrials.of(annotated, 10_000, 1, 0)
+    people = make_space([annotated], 1, 0, "teacher", kind="dot")
+    noise = make_space([annotated], 0, 1)
+    collapsed = EmbeddingSpace("student", "pre_logits", noise.ids, np.zeros_like(noise.embeddings))
+    found = odd_one_out.respond_all([people, noise, collapsed], annotated.draw_images(3, 0), trials)
     mean = found.agreement.mean(axis=0)
     assert mean[0] == pytest.approx(mean[3], abs=1e-6)
     assert mean[1] == pytest.approx(1 / 3, abs=0.03)
@@ -24,36 +25,37 @@ def test_people_as_a_model_reach_the_ceiling_and_noise_stays_at_chance(
 
 
 def test_answers_average_over_draws_of_images(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    judged = make_judged(objects=6, images=2)
-    trials, space = Trials.of(judged, 1000, 1, 0), make_space([judged], 0.5, 1)
-    picks = judged.picks(7, 0)
+    annotated = make_annotated(objects=6, images=2)
+    trials, space = TripletTrials.of(annotated, 1000, 1, 0), make_space([annotated], 0.5, 1)
+    picks = annotated.draw_images(7, 0)
     assert picks.shape == (7, 6)
-    each = [odd_one_out.answer(space, pick[None], trials)[0] for pick in picks]
-    assert odd_one_out.answer(space, picks, trials)[0] == pytest.approx(np.mean(each, axis=0))
+    each = [odd_one_out.respond(space, pick[None], trials)[0] for pick in picks]
+    assert odd_one_out.respond(space, picks, trials)[0] == pytest.approx(np.mean(each, axis=0))
 
 
-def test_levels_split_trials_as_they_say(make_judged: Callable[..., AnnotatedObjects]) -> None:
-    judged = make_judged(objects=16)
-    trials = Trials.of(judged, 10_000, 1, 0)
-    found = dict(odd_one_out.levels(trials, judged.categories))
-    kinds = [len({judged.categories[o] for o in t}) for t in trials.triplets]
+def test_levels_split_trials_as_they_say(make_annotated: Callable[..., AnnotatedObjects]) -> None:
+    annotated = make_annotated(objects=16)
+    trials = TripletTrials.of(annotated, 10_000, 1, 0)
+    found = odd_one_out.levels(trials, annotated.categories)
+    kinds = [len({annotated.categories[o] for o in t}) for t in trials.triplets]
     for name, count in (("between", 3), ("border", 2)):
         assert found[f"categories:{name}"].tolist() == [k == count for k in kinds]
     thirds = np.stack([found[f"margin:{name}"] for name in ("low", "middle", "high")])
     assert (thirds.sum(axis=0) == 1).all()
-    two = [sum(judged.categories[o] == "food" for o in t) >= 2 for t in trials.triplets]
+    two = [sum(annotated.categories[o] == "food" for o in t) >= 2 for t in trials.triplets]
     assert found["category:food"].tolist() == two
 
 
 def test_gains_are_paired_and_corrected(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    judged = make_judged()
-    trials = Trials.of(judged, 10_000, 1, 0)
-    spaces = [make_space([judged], m, 1, name) for name, m in (("base", 0.0), ("student", 4.0), ("control", 0.01))]
-    found = odd_one_out.evaluate(odd_one_out.answers(spaces, judged.picks(2, 0), trials), trials, judged, 200, 0)
+    annotated = make_annotated()
+    trials = TripletTrials.of(annotated, 10_000, 1, 0)
+    spaces = [make_space([annotated], m, 1, name) for name, m in (("base", 0.0), ("student", 4.0), ("control", 0.01))]
+    responses = odd_one_out.respond_all(spaces, annotated.draw_images(2, 0), trials)
+    found = odd_one_out.evaluate(responses, trials, annotated, 200, 0)
     gains = {(s.model, s.level): s for s in found if s.metric == "odd_one_out_gain"}
     p = {(s.model, s.level): s.value for s in found if s.metric == "odd_one_out_gain_p"}
     assert set(gains) == {("student", "over:base"), ("student", "over:control"), ("control", "over:base")}
@@ -64,25 +66,26 @@ def test_gains_are_paired_and_corrected(
     assert p["control", "over:base"] > 0.05
 
 
-def test_normalised_scores_are_one_at_the_ceiling(make_judged: Callable[..., AnnotatedObjects]) -> None:
-    judged = make_judged(objects=8)
-    trials = Trials.of(judged, 1000, 1, 0)
-    human = odd_one_out.evaluate(odd_one_out.answers([], judged.picks(1, 0), trials), trials, judged, 50, 0)
+def test_normalised_scores_are_one_at_the_ceiling(make_annotated: Callable[..., AnnotatedObjects]) -> None:
+    annotated = make_annotated(objects=8)
+    trials = TripletTrials.of(annotated, 1000, 1, 0)
+    responses = odd_one_out.respond_all([], annotated.draw_images(1, 0), trials)
+    human = odd_one_out.evaluate(responses, trials, annotated, 50, 0)
     row = next(s for s in human if s.metric == "odd_one_out_normalised")
     assert (row.value, row.low, row.high) == pytest.approx((1, 1, 1))
 
 
 def test_raw_answers_count_only_among_judged_objects(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    judged = make_judged(first=100)
+    annotated = make_annotated(first=100)
     rows = np.array([[100, 104, 101], [102, 106, 3], [105, 101, 100], [103, 100, 107]])
-    space = make_space([judged], 1, 0.01)
-    found = odd_one_out.evaluate_raw([space], judged.picks(1, 0), judged, rows, 50, 0)
+    space = make_space([annotated], 1, 0.01)
+    found = odd_one_out.evaluate_raw([space], annotated.draw_images(1, 0), annotated, rows, 50, 0)
     assert [(s.model, s.n) for s in found] == [("base", 3), ("human", 3)]
     assert found[0].value == pytest.approx(2 / 3)  # the last row pairs a vehicle with an animal: nobody would
     assert found[1].value == pytest.approx(2 / 3)
-    assert odd_one_out.evaluate_raw([space], judged.picks(1, 0), judged, rows[1:2], 50, 0) == []
+    assert odd_one_out.evaluate_raw([space], annotated.draw_images(1, 0), annotated, rows[1:2], 50, 0) == []
 
 
 def test_noise_ceilings_only_where_triplets_repeat() -> None:

@@ -8,31 +8,32 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from alignet_ray.errors import UserError
 from alignet_ray.evals import ood
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 OTHERS = 40
 
 
 @pytest.fixture
 def known(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
-) -> tuple[Space, dict[int, str]]:
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
+) -> tuple[EmbeddingSpace, dict[int, str]]:
     """72 images of 24 objects in four classes, in a space that knows the classes."""
-    judged = make_judged()
-    ids, owner = judged.all_images()
-    return make_space([judged], 1, 0.3), {int(i): judged.categories[o] for i, o in zip(ids, owner, strict=True)}
+    annotated = make_annotated()
+    ids, owner = annotated.all_images()
+    return make_space([annotated], 1, 0.3), {int(i): annotated.categories[o] for i, o in zip(ids, owner, strict=True)}
 
 
-def folder(space: Space, labels: dict[int, str], far: float) -> OodFolder:
+def folder(space: EmbeddingSpace, labels: dict[int, str], far: float) -> OodFolder:
     """Copies of known images, moved off by `far` along one direction; a quarter of them of a class of their own."""
     pick = np.random.default_rng(1).permutation(len(space.ids))[:OTHERS]
-    x = space.x[pick] + far * np.eye(space.x.shape[1], dtype=np.float32)[-1]
+    x = space.embeddings[pick] + far * np.eye(space.embeddings.shape[1], dtype=np.float32)[-1]
     own = {i: "unknown" if i % 4 == 0 else labels[int(space.ids[p])] for i, p in enumerate(pick)}
-    return OodFolder({(space.model, space.layer): replace(space, ids=np.arange(OTHERS), x=x)}, own)
+    return OodFolder({(space.model, space.layer): replace(space, ids=np.arange(OTHERS), embeddings=x)}, own)
 
 
-def test_images_from_elsewhere_are_told_the_better_the_farther(known: tuple[Space, dict[int, str]]) -> None:
+def test_detection_improves_with_the_distance_of_the_images(known: tuple[EmbeddingSpace, dict[int, str]]) -> None:
     space, labels = known
     value = {}
     for far in (0.0, 1.0, 9.0):
@@ -43,7 +44,7 @@ def test_images_from_elsewhere_are_told_the_better_the_farther(known: tuple[Spac
     assert value[9.0] == 1
 
 
-def test_auroc_and_neighbours_equal_sklearn(known: tuple[Space, dict[int, str]]) -> None:
+def test_auroc_and_neighbours_equal_sklearn(known: tuple[EmbeddingSpace, dict[int, str]]) -> None:
     space, labels = known
     there = folder(space, labels, 0.8)
     rows = {s.metric: s for s in ood.evaluate([space], labels, there, 0)}
@@ -60,14 +61,14 @@ def test_auroc_and_neighbours_equal_sklearn(known: tuple[Space, dict[int, str]])
     assert rows["ood_probe"].value > 0.9
 
 
-def test_without_common_classes_only_the_auroc_is_left(known: tuple[Space, dict[int, str]]) -> None:
+def test_without_common_classes_only_the_auroc_is_left(known: tuple[EmbeddingSpace, dict[int, str]]) -> None:
     space, labels = known
     there = folder(space, labels, 1)
     strange = OodFolder(there.spaces, dict.fromkeys(there.labels, "n0"))
     assert [s.metric for s in ood.evaluate([space], labels, strange, 0)] == ["ood_auroc"]
 
 
-def test_a_folder_with_hardly_an_image_is_told(known: tuple[Space, dict[int, str]]) -> None:
+def test_too_few_images_are_a_clear_error(known: tuple[EmbeddingSpace, dict[int, str]]) -> None:
     space, labels = known
     there = folder(space, labels, 1)
     with pytest.raises(UserError, match="3 readable images"):

@@ -52,4 +52,4 @@ def test_many_items_are_drawn_from_the_normal_limit() -> None:
 
 
 def test_shares_by_object() -> None:
-    assert paired.by_object(np.array([True, False, True, True]), np.array([7, 7, 9, 9])).tolist() == [0.5, 1.0]
+    assert paired.mean_by_object(np.array([True, False, True, True]), np.array([7, 7, 9, 9])).tolist() == [0.5, 1.0]

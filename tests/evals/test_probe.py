@@ -5,28 +5,29 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from alignet_ray.evals import probe
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 
-def test_few_shot_tasks_are_balanced_and_disjoint(make_judged: Callable[..., AnnotatedObjects]) -> None:
-    judged = make_judged(objects=7, images=4)
-    task = probe.few_shot_task(judged, 1, draws=5, seed=0)
+def test_few_shot_tasks_are_balanced_and_disjoint(make_annotated: Callable[..., AnnotatedObjects]) -> None:
+    annotated = make_annotated(objects=7, images=4)
+    task = probe.draw_few_shot_task(annotated, 1, draws=5, seed=0)
     assert task is not None
     assert task.train.shape == (5, 7)
     assert task.test.shape == (5, 21)
-    owner = judged.all_images()[1]
+    owner = annotated.all_images()[1]
     for train, labels, test in zip(task.train, task.train_labels, task.test, strict=True):
         assert not set(train) & set(test)
         assert owner[train].tolist() == labels.tolist()
         assert np.bincount(owner[test]).tolist() == [3] * 7
-    assert probe.few_shot_task(judged, 4, 5, 0) is None  # no image would be left to test on
-    assert probe.few_shot_task(make_judged(objects=4), 1, 5, 0) is None  # too few classes
+    assert probe.draw_few_shot_task(annotated, 4, 5, 0) is None  # no image would be left to test on
+    assert probe.draw_few_shot_task(make_annotated(objects=4), 1, 5, 0) is None  # too few classes
 
 
 def test_accuracy_follows_what_the_space_knows(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    test, valid = make_judged(images=4), make_judged(first=24, images=4)
+    test, valid = make_annotated(images=4), make_annotated(first=24, images=4)
     spaces = [make_space([test, valid], m, 0.3, name) for name, m in (("base", 0.0), ("student", 2.0))]
     found = {(s.model, s.metric): s for s in probe.evaluate(spaces, test, valid, (1, 3), 4, 0)}
     assert found["base", "few_shot_1"].value == pytest.approx(1 / 24, abs=0.06)
@@ -38,23 +39,25 @@ def test_accuracy_follows_what_the_space_knows(
 
 
 def test_neighbours_of_the_same_object_do_not_count(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space], monkeypatch: pytest.MonkeyPatch
+    make_annotated: Callable[..., AnnotatedObjects],
+    make_space: Callable[..., EmbeddingSpace],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged = make_judged(objects=8, images=1)
-    space = make_space([judged], 0.5, 1)
-    x, y = space.features(judged.all_images()[0]), np.array(judged.categories)
+    annotated = make_annotated(objects=8, images=1)
+    space = make_space([annotated], 0.5, 1)
+    x, y = space.features(annotated.all_images()[0]), np.array(annotated.categories)
     right = []
     for row in range(8):
         others = np.arange(8) != row
         oracle = KNeighborsClassifier(1, metric="cosine").fit(x[others], y[others])
         right.append(oracle.predict(x[row : row + 1])[0] == y[row])
     monkeypatch.setattr(probe, "NEIGHBOURS", 1)
-    assert probe.knn_category([space], judged, 0)[0].value == pytest.approx(np.mean(right))
+    assert probe.knn_category([space], annotated, 0)[0].value == pytest.approx(np.mean(right))
 
 
 def test_without_categories_there_is_nothing_to_score(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    judged = make_judged(objects=4, images=1)
-    judged.categories[:] = [""] * 4
-    assert probe.evaluate([make_space([judged], 1, 1)], judged, judged, (1,), 2, 0) == []
+    annotated = make_annotated(objects=4, images=1)
+    annotated.categories[:] = [""] * 4
+    assert probe.evaluate([make_space([annotated], 1, 1)], annotated, annotated, (1,), 2, 0) == []

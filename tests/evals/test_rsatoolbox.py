@@ -7,7 +7,8 @@ import pytest
 
 from alignet_ray.core import noise_ceiling, similarity
 from alignet_ray.evals import rsa
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 rsatoolbox = pytest.importorskip("rsatoolbox", reason="the extra `test` brings it")
 
@@ -48,12 +49,12 @@ def test_ceilings_of_participants(people: np.ndarray, method: str) -> None:
 
 
 def test_models_against_single_people(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space], people: np.ndarray
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace], people: np.ndarray
 ) -> None:
-    judged = make_judged(objects=12, images=1)
-    space = make_space([judged], 1, 1)
-    found = {(s.model, s.metric): s for s in rsa.evaluate_people([space], judged, people, 0)}
-    ours = rsa.object_similarity(space, judged)[None].astype(np.float64)
+    annotated = make_annotated(objects=12, images=1)
+    space = make_space([annotated], 1, 1)
+    found = {(s.model, s.metric): s for s in rsa.evaluate_participants([space], annotated, people, 0)}
+    ours = rsa.object_similarity(space, annotated)[None].astype(np.float64)
     for method, name in METHODS.items():
         row = found["base", f"rsa_{method}_participants"]
         assert row.value == pytest.approx(rsatoolbox.rdm.compare(rdms(ours), rdms(people), method=name).mean())

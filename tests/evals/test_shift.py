@@ -5,13 +5,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from alignet_ray.evals import shift
-from alignet_ray.evals.inputs import AnnotatedObjects, Space
+from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.spaces import EmbeddingSpace
 
 
 def test_categories_carry_over_to_new_objects_where_the_space_knows_them(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    sides = [make_judged(first=first) for first in (0, 24, 48)]
+    sides = [make_annotated(first=first) for first in (0, 24, 48)]
     spaces = [make_space(sides, m, 0.3, name) for name, m in (("base", 0.0), ("student", 1.0))]
     found = {(s.model, s.metric): s for s in shift.evaluate(spaces, *sides, 0)}
     assert found["student", "shift_target"].value > 0.95
@@ -24,9 +25,9 @@ def test_categories_carry_over_to_new_objects_where_the_space_knows_them(
 
 
 def test_anomaly_detection_equals_sklearn(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    sides = [make_judged(first=first) for first in (0, 24, 48)]
+    sides = [make_annotated(first=first) for first in (0, 24, 48)]
     space = make_space(sides, 0.3, 1)
     row = next(s for s in shift.evaluate([space], *sides, 0) if s.metric == "anomaly_auroc")
     values = []
@@ -40,9 +41,9 @@ def test_anomaly_detection_equals_sklearn(
 
 
 def test_one_category_is_nothing_to_tell_apart(
-    make_judged: Callable[..., AnnotatedObjects], make_space: Callable[..., Space]
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
-    sides = [make_judged(first=first, objects=6) for first in (0, 6, 12)]
+    sides = [make_annotated(first=first, objects=6) for first in (0, 6, 12)]
     for side in sides:
         side.categories[:] = ["animal"] * 6
     assert shift.evaluate([make_space(sides, 1, 1)], *sides, 0) == []

@@ -2,7 +2,8 @@ import re
 from typing import Any
 
 from alignet_ray.report import teacher_section
-from alignet_ray.report.contents import Material
+from alignet_ray.report.contents import ReportContents
+from alignet_ray.report.rendering import render
 
 
 def found(**more: Any) -> dict[str, Any]:
@@ -23,7 +24,8 @@ def found(**more: Any) -> dict[str, Any]:
 
 
 def section(report: dict[str, Any]) -> str:
-    return teacher_section.teacher(Material("run", {}, [], [], teacher=report))
+    contents = teacher_section.teacher(ReportContents("run", {}, [], [], teacher=report))
+    return " ".join(render("sections/teacher.html", teacher=contents).split())
 
 
 def test_the_teacher_stands_beside_its_base_and_the_ceiling() -> None:
@@ -49,5 +51,5 @@ def test_a_fine_tuned_network_shows_what_it_trades() -> None:
 
 
 def test_a_map_that_was_taken_over_has_no_section() -> None:
-    assert section({"map": "stored", "width": 4, "folds": []}) == ""
-    assert section({}) == ""
+    for report in ({"map": "stored", "width": 4, "folds": []}, {}):
+        assert teacher_section.teacher(ReportContents("run", {}, [], [], teacher=report)) is None

@@ -1,0 +1,60 @@
+"""Embedding spaces: the embeddings of images by one layer of one model, which is what evaluations compare."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alignet_ray.core import similarity
+
+MODEL_TITLES = {
+    "base": "base",
+    "teacher": "teacher",
+    "student": "aligned student",
+    "control": "unaligned control",
+    "human": "ceiling",
+}
+"""Models of the scores table -> the names that people read, in the order of tables."""
+
+
+@dataclass(frozen=True)
+class EmbeddingSpace:
+    """Embeddings of images by one layer of one model.
+
+    Attributes:
+        model, layer: names in the scores table.
+        ids: image_ids, ascending.
+        embeddings: one row per image.
+        kind: the similarity that belongs to the space.
+    """
+
+    model: str
+    layer: str
+    ids: Int[np.ndarray, " n"]
+    embeddings: Float[np.ndarray, "n d"]
+    kind: Literal["cosine", "dot"] = "cosine"
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """(model, layer), which no two spaces of a run share."""
+        return self.model, self.layer
+
+    def rows(self, image_ids: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s d"]:
+        """Embeddings of images, which must all be there, in float32."""
+        position = np.minimum(np.searchsorted(self.ids, image_ids), len(self.ids) - 1)
+        assert (self.ids[position] == image_ids).all(), f"{self.model} {self.layer} lacks images"
+        return self.embeddings[position].astype(np.float32)
+
+    def features(self, image_ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
+        """As `rows`, scaled so that dot products are the similarities of the space."""
+        embeddings = self.rows(image_ids)
+        return similarity.unit(embeddings) if self.kind == "cosine" else embeddings
+
+
+def shared_ids(spaces: list[EmbeddingSpace]) -> Int[np.ndarray, " n"]:
+    """image_ids that every space holds, ascending."""
+    shared = spaces[0].ids
+    for space in spaces[1:]:
+        shared = np.intersect1d(shared, space.ids)
+    return shared
