@@ -1,1 +1,1 @@
-"""The generated world of the preset `smoke`: images, simulated people, and a base network."""
+"""The generated world of the preset `smoke`: images, simulated human responses, and a base network."""

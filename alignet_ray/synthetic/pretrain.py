@@ -1,169 +1,215 @@
-"""The base network of a generated world: trained on looks, on pictures that belong to no concept.
+"""Pretrains the base network of a generated world: it knows appearances well, and shapes only faintly.
 
-It learns to say a picture's colours, textures, place, size and light, where the figure and its edges are, and the
-numbers of its form. A third of its features speak of the form, and are made quiet afterwards: so looks dominate the
-features' geometry, and form is in them all the same, linearly.
+It is trained to predict an image's colours, textures, place, size and light, where the figure and its edges are, and
+the shape traits, on images that belong to no concept. One third of its features predicts the shape and is scaled down
+afterwards: appearance then dominates the features' geometry, while shape can still be read from them linearly. This is
+the situation that alignment with human judgements is meant to correct.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from alignet_ray.synthetic.render import TEXTURES, TRAITS, Looks, cover, draw, draw_looks
+from alignet_ray.synthetic.render import TEXTURES, TRAITS, Appearance, figure_masks, render, sample_appearance
 
 PLACE = slice(6, 8)
 LIGHT = slice(8, 10)
-"""Columns of `look_numbers` that turn with the picture."""
+"""Columns of `appearance_targets` that change when the image is flipped or transposed."""
 
 CELL = 4
-"""Side in pixels of the cells that the dense aim speaks of: the stride of a timm network's second level."""
+"""Side in pixels of the cells of the dense targets: the stride of a timm network's second level."""
 
+SHAPE_SHARE = 3
+"""One feature in this many predicts the shape."""
 
-FORM_SHARE = 3
-"""One feature in this many speaks of the form."""
-
-QUIET = 0.25
-"""What the features that speak of the form are multiplied by in the end."""
+SHAPE_SCALE = 0.25
+"""Factor on the features that predict the shape, once training is done."""
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseRecipe:
     """How a base network is trained.
 
     Attributes:
         arch: timm name of a ResNet of basic blocks.
-        pictures: how many are drawn; each is used flipped and transposed at random.
-        steps, batch: updates, and pictures an update.
+        images: number of training images; each is used flipped and transposed at random.
+        steps: updates.
+        batch_size: images per update.
         lr: peak learning rate of AdamW (one cycle).
-        form_weight: weight of the form's mean squared error; that of the looks, and of figure and edges, is 1.
+        shape_weight: weight of the squared error of the shape traits; that of all other targets is 1.
         threads: of torch; a fixed number, since the order of sums decides the last bits, and small, since two threads
             that wait for each other on busy cores are slower than one.
     """
 
     arch: str = "test_resnet"
-    pictures: int = 8000
+    images: int = 8000
     steps: int = 1200
-    batch: int = 64
+    batch_size: int = 64
     lr: float = 1e-2
-    form_weight: float = 4.0
+    shape_weight: float = 4.0
     threads: int = 1
 
 
-class Aims(nn.Module):
-    """What the network is asked, and how well it answers: looks by some features, form by the others, and the figure
-    and its edges by an early layer, each read by a linear layer."""
+class Targets(NamedTuple):
+    """What the network learns to predict of each image, standardised.
 
-    def __init__(self, net: nn.Module, looks: int, form_weight: float) -> None:
+    Attributes:
+        appearance: columns of `appearance_targets`.
+        traits: the shape traits.
+        cells: how much of every cell the figure covers, and how much of its edge lies there.
+    """
+
+    appearance: Float[Tensor, "b d"]
+    traits: Float[Tensor, "b t"]
+    cells: Float[Tensor, "b 2 c c"]
+
+
+class PretrainingLoss(nn.Module):
+    """The network with three linear readers and their squared errors.
+
+    Some of the features predict the appearance, the others the shape, and an early layer predicts the figure's cells.
+    """
+
+    def __init__(self, network: nn.Module, appearance_width: int, shape_weight: float) -> None:
         super().__init__()
-        known: Any = net  # timm's attributes
-        width, level = int(known.num_features), known.feature_info[1]
-        self.net, self.form_weight, self.early, self.forms = net, form_weight, torch.empty(0), width // FORM_SHARE
-        self.look = nn.Linear(width - self.forms, looks)
-        self.form = nn.Linear(self.forms, len(TRAITS))
-        self.cells = nn.Conv2d(level["num_chs"], 2, 1)
-        net.get_submodule(level["module"]).register_forward_hook(self.keep)
+        timm_network: Any = network  # for timm's attributes
+        width = int(timm_network.num_features)
+        early_level = timm_network.feature_info[1]
 
-    def keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Forward hook: remember what the early layer said."""
-        self.early = output
+        self.network = network
+        self.shape_weight = shape_weight
+        self.shape_features = width // SHAPE_SHARE
+        self.early_output = torch.empty(0)
+        self.read_appearance = nn.Linear(width - self.shape_features, appearance_width)
+        self.read_traits = nn.Linear(self.shape_features, len(TRAITS))
+        self.read_cells = nn.Conv2d(early_level["num_chs"], 2, 1)
+        network.get_submodule(early_level["module"]).register_forward_hook(self._keep_output)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b 3 s s"],
-        look: Float[Tensor, "b d"],
-        form: Float[Tensor, "b t"],
-        cells: Float[Tensor, "b 2 c c"],
-    ) -> Float[Tensor, ""]:
-        """Sum of the three mean squared errors; all aims are standardised."""
-        features = self.net(x.contiguous(memory_format=torch.channels_last))
-        said = self.look(features[:, self.forms :]), self.form(features[:, : self.forms]), self.cells(self.early)
-        errors = [(a - b).square().mean() for a, b in zip(said, (look, form, cells), strict=True)]
-        total: Tensor = errors[0] + self.form_weight * errors[1] + errors[2]
+    def _keep_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Forward hook of the early layer."""
+        self.early_output = output
+
+    def forward(self, images: Float[Tensor, "b 3 s s"], targets: Targets) -> Float[Tensor, ""]:
+        """Sum of the three mean squared errors."""
+        features = self.network(images.contiguous(memory_format=torch.channels_last))
+        appearance = self.read_appearance(features[:, self.shape_features :])
+        traits = self.read_traits(features[:, : self.shape_features])
+        cells = self.read_cells(self.early_output)
+
+        appearance_error = (appearance - targets.appearance).square().mean()
+        traits_error = (traits - targets.traits).square().mean()
+        cells_error = (cells - targets.cells).square().mean()
+        total: Tensor = appearance_error + self.shape_weight * traits_error + cells_error
         return total
 
 
-def quieten(net: nn.Module, features: int, factor: float) -> None:
+def scale_features(network: nn.Module, features: int, factor: float) -> None:
     """Scale the first features of a timm ResNet by a positive factor: exactly, in the last block's normalisation."""
-    block = net.get_submodule("layer4")[-1]  # type: ignore[index]
-    norms = [block.bn2, *(m for m in block.downsample if isinstance(m, nn.BatchNorm2d))]
+    block = network.get_submodule("layer4")[-1]  # type: ignore[index]
+    norms = [block.bn2, *(module for module in block.downsample if isinstance(module, nn.BatchNorm2d))]
     with torch.no_grad():
-        for norm in norms:  # relu(c * a + c * b) = c * relu(a + b)
+        # The block ends in relu(a + b), and relu(c * a + c * b) = c * relu(a + b).
+        for norm in norms:
             norm.weight[:features] *= factor
             norm.bias[:features] *= factor
 
 
+def _ignore_step(step: int) -> None:
+    """The default of `on_step`."""
+
+
 def train_base(
-    recipe: Base, size: int, seed: int, tell: Callable[[int], None] = lambda step: None
+    recipe: BaseRecipe, size: int, seed: int, on_step: Callable[[int], None] = _ignore_step
 ) -> dict[str, Tensor]:
-    """Train a timm network on looks and return its weights (`num_classes=0`).
+    """Train a timm network and return its weights (`num_classes=0`).
 
     Args:
         recipe: architecture and training.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         seed: of everything random.
-        tell: called with the number of finished updates.
+        on_step: called with the number of finished updates.
     """
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(recipe.threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _train(recipe, size, np.random.default_rng(seed), tell)
+            return _train(recipe, size, np.random.default_rng(seed), on_step)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
 
 
-def _train(recipe: Base, size: int, rng: np.random.Generator, tell: Callable[[int], None]) -> dict[str, Tensor]:
+def _train(
+    recipe: BaseRecipe, size: int, rng: np.random.Generator, on_step: Callable[[int], None]
+) -> dict[str, Tensor]:
     import timm
 
-    form, looks = random_form(recipe.pictures, rng), draw_looks(recipe.pictures, rng)
-    pixels = torch.from_numpy(draw(form, looks, size, rng)).permute(0, 3, 1, 2).contiguous()
-    cells = torch.from_numpy(figure_cells(form, looks, size))
-    look, form_aim = torch.from_numpy(standardised(look_numbers(looks))), torch.from_numpy(standardised(form))
-    net = timm.create_model(recipe.arch, num_classes=0).to(memory_format=torch.channels_last).train()
-    aims = Aims(net, look.shape[1], recipe.form_weight)
-    optimizer = torch.optim.AdamW(aims.parameters(), lr=recipe.lr, weight_decay=0.02)
+    traits = random_traits(recipe.images, rng)
+    appearance = sample_appearance(recipe.images, rng)
+    images = torch.from_numpy(render(traits, appearance, size, rng)).permute(0, 3, 1, 2).contiguous()
+    targets = Targets(
+        appearance=torch.from_numpy(standardised(appearance_targets(appearance))),
+        traits=torch.from_numpy(standardised(traits)),
+        cells=torch.from_numpy(cell_targets(traits, appearance, size)),
+    )
+
+    network = timm.create_model(recipe.arch, num_classes=0).to(memory_format=torch.channels_last).train()
+    loss_module = PretrainingLoss(network, targets.appearance.shape[1], recipe.shape_weight)
+    optimizer = torch.optim.AdamW(loss_module.parameters(), lr=recipe.lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps, pct_start=0.15)
+
     for step in range(recipe.steps):
-        rows = torch.from_numpy(rng.integers(0, recipe.pictures, recipe.batch))
-        x, where, said = turned(pixels[rows].float() / 127.5 - 1, cells[rows], look[rows], rng)
-        loss = aims(x, said, form_aim[rows], where)
+        rows = torch.from_numpy(rng.integers(0, recipe.images, recipe.batch_size))
+        batch = Targets(targets.appearance[rows], targets.traits[rows], targets.cells[rows])
+        pixels, batch = flip_and_transpose(images[rows].float() / 127.5 - 1, batch, rng)
+        loss = loss_module(pixels, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        tell(step + 1)
-    quieten(net, aims.forms, QUIET)
-    return {name: value.detach().contiguous() for name, value in net.state_dict().items()}
+        on_step(step + 1)
+
+    scale_features(network, loss_module.shape_features, SHAPE_SCALE)
+    return {name: value.detach().contiguous() for name, value in network.state_dict().items()}
 
 
-def random_form(n: int, rng: np.random.Generator) -> Float32[np.ndarray, "n 5"]:
-    """Forms at random that belong to no concept: each trait is present or nearly absent, whatever the others are."""
-    shape = (n, len(TRAITS))
-    present = rng.random(shape) < 0.45
-    return np.where(present, rng.uniform(0.45, 1, shape), rng.uniform(0, 0.3, shape)).astype(np.float32)
+def random_traits(count: int, rng: np.random.Generator) -> Float32[np.ndarray, "n 5"]:
+    """Shape traits that belong to no concept: each is present or nearly absent, independently of the others."""
+    shape = (count, len(TRAITS))
+    is_present = rng.random(shape) < 0.45
+    return np.where(is_present, rng.uniform(0.45, 1, shape), rng.uniform(0, 0.3, shape)).astype(np.float32)
 
 
-def look_numbers(looks: Looks) -> Float32[np.ndarray, "n d"]:
-    """Looks as numbers to predict: colours, place, light, texture, frequency, contrast and size."""
-    n = len(looks)
-    texture = np.eye(TEXTURES, dtype=np.float32)[looks.texture].reshape(n, -1)
-    columns = (looks.colour.reshape(n, -1), looks.place, looks.light, texture, looks.frequency, looks.depth)
-    return np.concatenate([*columns, looks.scale[:, None]], axis=1).astype(np.float32)
+def appearance_targets(appearance: Appearance) -> Float32[np.ndarray, "n d"]:
+    """Appearances as numbers to predict: colours, place, light, texture, frequency, contrast and size."""
+    count = len(appearance)
+    columns = (
+        appearance.colour.reshape(count, -1),
+        appearance.place,
+        appearance.light,
+        np.eye(TEXTURES, dtype=np.float32)[appearance.texture].reshape(count, -1),
+        appearance.frequency,
+        appearance.depth,
+        appearance.scale[:, None],
+    )
+    return np.concatenate(columns, axis=1).astype(np.float32)
 
 
-def figure_cells(form: Float32[np.ndarray, "n 5"], looks: Looks, size: int) -> Float32[np.ndarray, "n 2 c c"]:
-    """How much of every cell the figure covers, and how much of its edge runs there; both standardised."""
-    figure = cover(form, looks, size)
-    down = np.abs(np.diff(figure, axis=1, append=figure[:, -1:]))
-    right = np.abs(np.diff(figure, axis=2, append=figure[:, :, -1:]))
+def cell_targets(
+    traits: Float32[np.ndarray, "n 5"], appearance: Appearance, size: int
+) -> Float32[np.ndarray, "n 2 c c"]:
+    """How much of every cell the figure covers, and how much of its edge lies there; both standardised."""
+    masks = figure_masks(traits, appearance, size)
+    down = np.abs(np.diff(masks, axis=1, append=masks[:, -1:]))
+    right = np.abs(np.diff(masks, axis=2, append=masks[:, :, -1:]))
     side = size // CELL
-    cells = np.stack([figure, down + right], axis=1).reshape(len(form), 2, side, CELL, side, CELL).mean((3, 5))
+    channels = np.stack([masks, down + right], axis=1)
+    cells = channels.reshape(len(traits), 2, side, CELL, side, CELL).mean((3, 5))
     return standardised(cells, axes=(0, 2, 3))
 
 
@@ -173,16 +219,20 @@ def standardised(values: Float[np.ndarray, "n ..."], axes: tuple[int, ...] = (0,
     return np.asarray((values - values.mean(axes, keepdims=True)) / spread, dtype=np.float32)
 
 
-def turned(
-    x: Float[Tensor, "b 3 s s"], cells: Float[Tensor, "b 2 c c"], look: Float[Tensor, "b d"], rng: np.random.Generator
-) -> tuple[Float[Tensor, "b 3 s s"], Float[Tensor, "b 2 c c"], Float[Tensor, "b d"]]:
-    """A batch flipped and transposed at random, and its cells and its looks' place and light turned alike."""
-    look = look.clone()
-    for axis in (0, 1):
+def flip_and_transpose(
+    images: Float[Tensor, "b 3 s s"], targets: Targets, rng: np.random.Generator
+) -> tuple[Float[Tensor, "b 3 s s"], Targets]:
+    """A batch flipped and transposed at random, with its cells, and the place and light of its appearance, alike."""
+    appearance = targets.appearance.clone()
+    cells = targets.cells
+    for axis in (0, 1):  # x, y
         if rng.random() < 0.5:
-            x, cells = x.flip(3 - axis), cells.flip(3 - axis)
-            look[:, [PLACE.start + axis, LIGHT.start + axis]] *= -1
+            images = images.flip(3 - axis)
+            cells = cells.flip(3 - axis)
+            appearance[:, [PLACE.start + axis, LIGHT.start + axis]] *= -1
     if rng.random() < 0.5:
-        x, cells = x.transpose(2, 3), cells.transpose(2, 3)
-        look[:, PLACE], look[:, LIGHT] = look[:, PLACE].flip(1), look[:, LIGHT].flip(1)
-    return x, cells, look
+        images = images.transpose(2, 3)
+        cells = cells.transpose(2, 3)
+        appearance[:, PLACE] = appearance[:, PLACE].flip(1)
+        appearance[:, LIGHT] = appearance[:, LIGHT].flip(1)
+    return images, Targets(appearance, targets.traits, cells)

@@ -1,4 +1,4 @@
-"""The generated worlds: known answers that hold, looks that say nothing about meaning, the same bytes every time."""
+"""The generated worlds: the known truth holds, appearance is independent of meaning, and the bytes are reproducible."""
 
 import csv
 import hashlib
@@ -20,22 +20,22 @@ from sklearn.preprocessing import StandardScaler
 
 from alignet_ray.core.splits import split_of
 from alignet_ray.synthetic import pretrain, render, world
-from alignet_ray.synthetic.pretrain import Base
-from alignet_ray.synthetic.render import TRAITS, Looks, draw_looks
+from alignet_ray.synthetic.pretrain import BaseRecipe, Targets
+from alignet_ray.synthetic.render import TRAITS, Appearance, sample_appearance
 from alignet_ray.synthetic.world import WORLDS, Meaning
 
 SMOKE = WORLDS["smoke"]
 
 
 @pytest.fixture(scope="module")
-def known() -> Meaning:
+def truth() -> Meaning:
     return world.meaning(SMOKE)
 
 
 @pytest.fixture(scope="module")
-def drawn(known: Meaning) -> tuple[np.ndarray, Looks]:
-    pictures, looks = world.pictures(SMOKE, known)
-    return pictures.reshape(len(pictures), -1) / 255.0, looks
+def rendered(truth: Meaning) -> tuple[np.ndarray, Appearance]:
+    images, appearance = world.render_images(SMOKE, truth)
+    return images.reshape(len(images), -1) / 255.0, appearance
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def rows_of(table: str | Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def middle(figures: np.ndarray) -> np.ndarray:
+def centre_of_mass(figures: np.ndarray) -> np.ndarray:
     """Centre of mass of each figure, x and y in [-1, 1]."""
     at = (np.arange(figures.shape[1]) + 0.5) / figures.shape[1] * 2 - 1
     mass = figures.sum((1, 2))
@@ -79,53 +79,55 @@ def halved(pictures: np.ndarray, size: int) -> np.ndarray:
     return blocks.mean(axis=(2, 4)).reshape(len(pictures), -1)
 
 
-def test_pixels_do_not_tell_the_family_of_new_concepts(known: Meaning, drawn: tuple[np.ndarray, Looks]) -> None:
-    pixels = halved(drawn[0], SMOKE.size)
-    family = known.family[known.exemplar_object]
-    train = np.array([split_of(0, int(o)) == "train" for o in known.exemplar_object])
+def test_pixels_do_not_tell_the_family_of_new_concepts(truth: Meaning, rendered: tuple[np.ndarray, Appearance]) -> None:
+    pixels = halved(rendered[0], SMOKE.size)
+    family = truth.family[truth.image_object]
+    train = np.array([split_of(0, int(o)) == "train" for o in truth.image_object])
     for model in probes():
         assert accuracy(model, pixels, family, train) < 2 / SMOKE.families
 
 
-def test_pixels_do_not_tell_the_basic_concept(known: Meaning, drawn: tuple[np.ndarray, Looks]) -> None:
-    pixels = halved(drawn[0], SMOKE.size)
-    train = np.arange(len(pixels)) % SMOKE.exemplars < 2 * SMOKE.exemplars // 3
+def test_pixels_do_not_tell_the_basic_concept(truth: Meaning, rendered: tuple[np.ndarray, Appearance]) -> None:
+    pixels = halved(rendered[0], SMOKE.size)
+    train = np.arange(len(pixels)) % SMOKE.images_per_object < 2 * SMOKE.images_per_object // 3
     for model in probes()[:2]:
-        assert accuracy(model, pixels, known.exemplar_object, train) < 3 / SMOKE.objects
+        assert accuracy(model, pixels, truth.image_object, train) < 3 / SMOKE.objects
 
 
-def test_looks_are_independent_of_meaning(known: Meaning, drawn: tuple[np.ndarray, Looks]) -> None:
-    numbers = pretrain.look_numbers(drawn[1])
-    for groups in (known.exemplar_object, known.family[known.exemplar_object]):
+def test_appearance_is_independent_of_meaning(truth: Meaning, rendered: tuple[np.ndarray, Appearance]) -> None:
+    numbers = pretrain.appearance_targets(rendered[1])
+    for groups in (truth.image_object, truth.family[truth.image_object]):
         p = [f_oneway(*(column[groups == g] for g in np.unique(groups))).pvalue for column in numbers.T]
-        assert min(p) > 0.01 / len(p)  # a Bonferroni bound: no look depends on the concept
+        assert min(p) > 0.01 / len(p)  # Bonferroni: no property of the appearance depends on the concept
 
 
-def test_every_look_varies_within_every_concept(known: Meaning, drawn: tuple[np.ndarray, Looks]) -> None:
-    for name, values in vars(drawn[1]).items():
-        spread = np.array([values[known.exemplar_object == o].std(0).min() for o in range(SMOKE.objects)])
+def test_every_property_of_appearance_varies_within_every_concept(
+    truth: Meaning, rendered: tuple[np.ndarray, Appearance]
+) -> None:
+    for name, values in vars(rendered[1]).items():
+        spread = np.array([values[truth.image_object == o].std(0).min() for o in range(SMOKE.objects)])
         assert spread.min() > 0.2 * values.std(), name
 
 
-def test_families_share_traits_and_concepts_differ(known: Meaning) -> None:
-    centres = np.array([known.traits[known.family == f].mean(0) for f in range(SMOKE.families)])
+def test_families_share_traits_and_concepts_differ(truth: Meaning) -> None:
+    centres = np.array([truth.traits[truth.family == f].mean(0) for f in range(SMOKE.families)])
     shared = ((centres[:, None] > 0.5) & (centres[None] > 0.5)).sum(-1)
     other = ~np.eye(SMOKE.families, dtype=bool)
     assert (shared[other].reshape(SMOKE.families, -1).max(1) >= 1).all()
-    gaps = np.linalg.norm(known.traits[:, None] - known.traits[None], axis=-1)
+    gaps = np.linalg.norm(truth.traits[:, None] - truth.traits[None], axis=-1)
     np.fill_diagonal(gaps, np.inf)
     # A concept lies farther from the next one than its exemplars scatter: as a rule, since concepts are random points.
     assert np.median(gaps.min(1)) > SMOKE.jitter * np.sqrt(len(TRAITS))
     assert gaps.min() > SMOKE.jitter
-    within = known.exemplar_traits - known.traits[known.exemplar_object]
+    within = truth.image_traits - truth.traits[truth.image_object]
     assert within.std() == pytest.approx(SMOKE.jitter, rel=0.2)
 
 
-def test_similarities_are_higher_within_families(known: Meaning) -> None:
-    same = known.family[:, None] == known.family[None]
+def test_similarities_are_higher_within_families(truth: Meaning) -> None:
+    same = truth.family[:, None] == truth.family[None]
     other = ~np.eye(SMOKE.objects, dtype=bool)
-    assert known.similarity[same & other].mean() > known.similarity[~same].mean() + 1
-    assert known.embedding.min() >= 0
+    assert truth.similarity[same & other].mean() > truth.similarity[~same].mean() + 1
+    assert truth.embedding.min() >= 0
 
 
 def test_choice_probabilities_by_hand() -> None:
@@ -134,19 +136,19 @@ def test_choice_probabilities_by_hand() -> None:
     assert found[0] == pytest.approx(np.array([0.24472847, 0.09003057, 0.66524096]))
 
 
-def test_people_are_as_sure_as_their_similarities_say(known: Meaning) -> None:
+def test_the_ceiling_follows_from_the_similarities(truth: Meaning) -> None:
     every = np.array(list(itertools.combinations(range(SMOKE.objects), 3)))
-    ceiling = world.choice_probabilities(known.similarity, every).max(1).mean()
+    ceiling = world.choice_probabilities(truth.similarity, every).max(1).mean()
     assert 0.75 < ceiling < 0.85
 
 
-def test_answers_follow_the_known_probabilities(known: Meaning) -> None:
-    answers = world.answers(SMOKE, known)
-    assert answers.shape == (SMOKE.answers, 3)
+def test_responses_follow_the_known_probabilities(truth: Meaning) -> None:
+    answers = world.simulate_responses(SMOKE, truth)
+    assert answers.shape == (SMOKE.responses, 3)
     assert (np.sort(answers, axis=1)[:, :2] < np.sort(answers, axis=1)[:, 1:]).all(), "three different objects"
-    chosen = world.choice_probabilities(known.similarity, answers)[:, 0]
+    chosen = world.choice_probabilities(truth.similarity, answers)[:, 0]
     # The pair that people chose is one of three; sort all three by probability and count which rank was chosen.
-    chances = world.choice_probabilities(known.similarity, answers)
+    chances = world.choice_probabilities(truth.similarity, answers)
     rank = (chances > chosen[:, None]).sum(1)
     ordered = -np.sort(-chances, axis=1)
     for low, high in ((0.33, 0.6), (0.6, 0.8), (0.8, 0.95), (0.95, 1.0)):
@@ -155,58 +157,64 @@ def test_answers_follow_the_known_probabilities(known: Meaning) -> None:
         assert chisquare(np.bincount(rank[rows], minlength=3), ordered[rows].sum(0)).pvalue > 1e-3
 
 
-def test_triplets_are_asked_in_random_seats(known: Meaning) -> None:
-    answers = world.answers(SMOKE, known)
+def test_every_object_is_asked_about_equally_often(truth: Meaning) -> None:
+    answers = world.simulate_responses(SMOKE, truth)
     asked = np.bincount(answers.ravel(), minlength=SMOKE.objects)
     assert asked.min() > 0.85 * asked.mean()
     assert asked.max() < 1.15 * asked.mean()
 
 
 def test_a_plain_disc_covers_its_area() -> None:
-    looks = draw_looks(8, np.random.default_rng(0))
+    appearance = sample_appearance(8, np.random.default_rng(0))
     size = 96
     none = np.zeros((8, len(TRAITS)), dtype=np.float32)
-    disc = render.cover(none, looks, size)
+    disc = render.figure_masks(none, appearance, size)
     area = disc.mean(axis=(1, 2)) * 4
-    assert area == pytest.approx(np.pi * (0.72 * looks.scale) ** 2, rel=0.03)
-    assert middle(disc) == pytest.approx(looks.place, abs=0.02)
+    assert area == pytest.approx(np.pi * (0.72 * appearance.scale) ** 2, rel=0.03)
+    assert centre_of_mass(disc) == pytest.approx(appearance.place, abs=0.02)
     for trait in ("elongation", "hole", "gap"):
-        form = none.copy()
-        form[:, TRAITS.index(trait)] = 0.8
-        less = render.cover(form, looks, size).mean(axis=(1, 2)) * 4
+        traits = none.copy()
+        traits[:, TRAITS.index(trait)] = 0.8
+        less = render.figure_masks(traits, appearance, size).mean(axis=(1, 2)) * 4
         assert (less < 0.85 * area).all(), trait
 
 
 def test_figures_stay_inside_the_picture() -> None:
     rng = np.random.default_rng(1)
-    looks, form = draw_looks(64, rng), pretrain.random_form(64, rng)
-    figure = render.cover(form, looks, 48)
+    appearance = sample_appearance(64, rng)
+    traits = pretrain.random_traits(64, rng)
+    figure = render.figure_masks(traits, appearance, 48)
     border = np.concatenate([figure[:, 0], figure[:, -1], figure[:, :, 0], figure[:, :, -1]], axis=1)
     assert border.mean() < 0.02
     assert (figure.mean(axis=(1, 2)) > 0.01).all()
 
 
-def test_turned_pictures_keep_the_truth_about_place() -> None:
+def test_flipped_images_keep_the_truth_about_place() -> None:
     rng = np.random.default_rng(2)
-    looks = draw_looks(16, rng)
-    form = np.zeros((16, len(TRAITS)), dtype=np.float32)
-    disc = torch.from_numpy(render.cover(form, looks, 48))
-    pictures = disc[:, None].expand(-1, 3, -1, -1)
-    cells = torch.from_numpy(pretrain.figure_cells(form, looks, 48))
-    numbers = torch.from_numpy(pretrain.look_numbers(looks))
+    appearance = sample_appearance(16, rng)
+    traits = np.zeros((16, len(TRAITS)), dtype=np.float32)
+    disc = torch.from_numpy(render.figure_masks(traits, appearance, 48))
+    images = disc[:, None].expand(-1, 3, -1, -1)
+    targets = Targets(
+        appearance=torch.from_numpy(pretrain.appearance_targets(appearance)),
+        traits=torch.from_numpy(traits),
+        cells=torch.from_numpy(pretrain.cell_targets(traits, appearance, 48)),
+    )
+    before = targets.appearance[:, pretrain.LIGHT].abs().sum(1)
     for seed in range(8):
-        seen, where, said = pretrain.turned(pictures, cells, numbers, np.random.default_rng(seed))
-        assert said[:, pretrain.PLACE].numpy() == pytest.approx(middle(seen[:, 0].numpy()), abs=0.02)
-        assert said[:, pretrain.LIGHT].abs().sum(1) == pytest.approx(numbers[:, pretrain.LIGHT].abs().sum(1))
-        coarse = torch.nn.functional.avg_pool2d(seen[:, :1], pretrain.CELL)[:, 0]
-        assert np.corrcoef(where[:, 0].flatten(), coarse.flatten())[0, 1] > 0.999
+        flipped, after = pretrain.flip_and_transpose(images, targets, np.random.default_rng(seed))
+        place = after.appearance[:, pretrain.PLACE].numpy()
+        assert place == pytest.approx(centre_of_mass(flipped[:, 0].numpy()), abs=0.02)
+        assert after.appearance[:, pretrain.LIGHT].abs().sum(1) == pytest.approx(before)
+        coarse = torch.nn.functional.avg_pool2d(flipped[:, :1], pretrain.CELL)[:, 0]
+        assert np.corrcoef(after.cells[:, 0].flatten(), coarse.flatten())[0, 1] > 0.999
 
 
-def test_quiet_features_are_the_same_features() -> None:
+def test_scaled_features_are_the_same_features() -> None:
     net = timm.create_model("test_resnet", num_classes=0).eval()
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = net(x)
-    pretrain.quieten(net, 10, 0.25)
+    pretrain.scale_features(net, 10, 0.25)
     assert torch.allclose(net(x)[:, :10], before[:, :10] / 4, atol=1e-6)
     assert torch.allclose(net(x)[:, 10:], before[:, 10:], atol=1e-6)
 
@@ -220,7 +228,7 @@ def test_another_seed_is_another_world() -> None:
     other = replace(WORLDS["tiny"], seed=1)
     first, second = world.meaning(WORLDS["tiny"]), world.meaning(other)
     assert not np.allclose(first.traits, second.traits)
-    assert (world.pictures(WORLDS["tiny"], first)[0] != world.pictures(other, second)[0]).mean() > 0.9
+    assert (world.render_images(WORLDS["tiny"], first)[0] != world.render_images(other, second)[0]).mean() > 0.9
 
 
 def test_members_fit_together(tiny: Path) -> None:
@@ -229,16 +237,16 @@ def test_members_fit_together(tiny: Path) -> None:
     rows = rows_of(where["table"])
     assert [int(row["object"]) for row in rows] == list(range(spec.objects))
     assert sorted(row["label"] for row in rows) == sorted(p.name for p in Path(where["corpus"]).iterdir())
-    assert len(list(Path(where["corpus"]).glob("*/*.png"))) == spec.objects * spec.exemplars
+    assert len(list(Path(where["corpus"]).glob("*/*.png"))) == spec.objects * spec.images_per_object
     concepts = rows_of(where["concepts"])
     assert [c["name"] for c in concepts] == [row["label"] for row in rows]
     assert len({c["category"] for c in concepts}) == spec.families
     answers = np.loadtxt(where["triplets"], dtype=np.int64)
-    assert answers.shape == (spec.answers, 3)
+    assert answers.shape == (spec.responses, 3)
     assert answers.max() < spec.objects
-    with np.load(where["truth"], allow_pickle=False) as truth:
-        assert truth["similarity"] == pytest.approx(truth["embedding"] @ truth["embedding"].T)
-        assert truth["exemplar_object"].tolist() == np.repeat(np.arange(spec.objects), spec.exemplars).tolist()
+    with np.load(where["truth"], allow_pickle=False) as stored:
+        assert stored["similarity"] == pytest.approx(stored["embedding"] @ stored["embedding"].T)
+        assert stored["image_object"].tolist() == np.repeat(np.arange(spec.objects), spec.images_per_object).tolist()
 
 
 def test_the_base_is_a_timm_checkpoint(tiny: Path) -> None:
@@ -250,7 +258,7 @@ def test_the_base_is_a_timm_checkpoint(tiny: Path) -> None:
     assert torch.isfinite(features).all()
 
 
-def test_a_broken_off_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("stopped")
 
@@ -269,16 +277,6 @@ def test_training_leaves_torch_as_it_was() -> None:
     torch.manual_seed(5)
     threads, expected = torch.get_num_threads(), torch.rand(3)
     torch.manual_seed(5)
-    pretrain.train_base(Base(pictures=16, steps=1, batch=4, threads=threads + 1), size=32, seed=0)
+    pretrain.train_base(BaseRecipe(images=16, steps=1, batch_size=4, threads=threads + 1), size=32, seed=0)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_shuffled_objects_are_dealt_anew(tiny: Path, tmp_path: Path) -> None:
-    table = world.paths("tiny", tiny)["table"]
-    world.shuffle_objects(table, tmp_path / "shuffled.csv", seed=0)
-    before = rows_of(table)
-    after = rows_of(tmp_path / "shuffled.csv")
-    assert [r["label"] for r in after] == [r["label"] for r in before]
-    assert sorted(r["object"] for r in after) == sorted(r["object"] for r in before)
-    assert sum(a == b for a, b in zip(before, after, strict=True)) < len(before) / 4
