@@ -10,47 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import Field, ValidationError
-
-from alignet_ray.config import Config, Section
-from alignet_ray.errors import UserError
+from alignet_ray.config import Config
+from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.stages import Node, graph
 
-PREFIX = "--on."
 Real = float | int
 UNIT = 256
 """Images that an embedding actor takes at a time."""
-
-
-class ClusterSpec(Section):
-    """The cluster that a plan is for."""
-
-    images: int = Field(1_281_167, ge=1)
-    """Images of the corpus; the default is ImageNet's training set."""
-    judged: int = Field(26_107, ge=0)
-    """Images of judged objects; the default is THINGS."""
-    gpus: int = Field(8, ge=1)
-    """GPUs."""
-    cores: int = Field(16, ge=1)
-    """CPU cores beside each GPU."""
-    memory: float = Field(128, gt=0)
-    """Main memory beside each GPU, GB."""
-    read: float = Field(2_000, gt=0)
-    """What the storage of images and results delivers to the whole cluster, MB/s."""
-    image_kb: float = Field(114, gt=0)
-    """Mean size of an image file, kB."""
-    gpu_hour: float = Field(3.0, ge=0)
-    """Price of one GPU with its cores for an hour, dollars."""
-    gb_month: float = Field(0.1, ge=0)
-    """Price of a GB of storage for a month, dollars."""
-    elastic: bool = False
-    """Workers come and go with the work (autoscaling): steps of the driver alone cost no GPU hours."""
-    decode: float | None = None
-    """Images that one core decodes and resizes in a second; left out: the figure below."""
-    forward: float | None = None
-    """Images that the teacher embeds in a second on one GPU; left out: the figure below."""
-    step: float | None = None
-    """Images that the student is trained on in a second on one GPU; left out: the figure below."""
 
 
 @dataclass(frozen=True)
@@ -153,31 +119,6 @@ class Plan:
     def slowest(self) -> Row:
         """The step that takes longest."""
         return max(self.rows, key=lambda r: r.seconds)
-
-
-def split(args: list[str]) -> tuple[ClusterSpec | None, list[str]]:
-    """Take the `--on.FIELD VALUE` options out of a command line; None if there are none.
-
-    Raises:
-        UserError: an unknown field or a value of the wrong kind.
-    """
-    given: dict[str, str] = {}
-    rest: list[str] = []
-    queue = list(args)
-    while queue:
-        flag, equals, value = queue.pop(0).partition("=")
-        if not flag.startswith(PREFIX):
-            rest.append(flag + equals + value)
-        elif not equals and not queue:
-            raise UserError(f"{flag} needs a value")
-        else:
-            given[flag.removeprefix(PREFIX).replace("-", "_")] = value if equals else queue.pop(0)
-    try:
-        return (ClusterSpec.model_validate(given) if given else None), rest
-    except ValidationError as error:
-        first = error.errors()[0]
-        known = ", ".join(ClusterSpec.model_fields)
-        raise UserError(f"{PREFIX}{first['loc'][0]}: {first['msg']} (there are {known})") from error
 
 
 def plan(cfg: Config, on: ClusterSpec) -> Plan:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ NODE = "alignet.node."
 
 def promote(uri: str, name: str, version: str) -> None:
     """Make a version the champion, and remember who was."""
-    with _known(uri, name):
+    with _readable(uri, name):
         mine = tracking.client(uri)
         model = mine.get_registered_model(name)
         past = _without_end(_history(model), version)
@@ -48,7 +49,7 @@ def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, st
         UserError: no such model or version, or no earlier champion is known.
     """
     mine = tracking.client(uri)
-    with _known(uri, name):
+    with _readable(uri, name):
         model = mine.get_registered_model(name)
         there = {str(v.version) for v in mine.search_model_versions(f"name='{name}'")}
     current = _champion(model)
@@ -71,7 +72,7 @@ def versions(uri: str) -> list[dict[str, Any]]:
         UserError: no registry there.
     """
     rows = []
-    with _known(uri):
+    with _readable(uri):
         mine = tracking.client(uri)
         for model in sorted(mine.search_registered_models(), key=lambda m: str(m.name)):
             found = mine.search_model_versions(f"name='{model.name}'")
@@ -80,27 +81,58 @@ def versions(uri: str) -> list[dict[str, Any]]:
     return rows
 
 
-def describe(uri: str, spec: str) -> str:
-    """A version as text: what it is, its card, and every artifact that it was made of, back to the first.
+@dataclass(frozen=True)
+class VersionDescription:
+    """A registered version.
+
+    Attributes:
+        facts: what it is: address, aliases, scores, date, run, store.
+        lineage: one row for each artifact that it was made of, back to the first.
+        card: the model card, Markdown.
+    """
+
+    facts: dict[str, str]
+    lineage: list[dict[str, str]]
+    card: str
+
+    def as_text(self) -> str:
+        """For a terminal."""
+        head = "\n".join(f"{key:<16} {value}" for key, value in self.facts.items())
+        return f"{head}\n\n{table(self.lineage)}\n\n{self.card}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For other programs."""
+        return asdict(self)
+
+
+def describe(uri: str, spec: str) -> VersionDescription:
+    """What a version is, its card, and every artifact that it was made of.
+
+    Args:
+        uri: the registry.
+        spec: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
         UserError: it is not in the registry.
     """
-    name, mark, which = spec.removeprefix("models:/").partition("@")
-    if not mark:
+    name, has_alias, which = spec.removeprefix("models:/").partition("@")
+    if not has_alias:
         name, _, which = name.partition("/")
-    with _known(uri, spec):
-        mine = tracking.client(uri)
-        version = mine.get_model_version_by_alias(name, which) if mark else mine.get_model_version(name, which)
-        model = mine.get_registered_model(name)
-    row = {key: value for key, value in _row(version, model).items() if key not in ("name", "version")}
-    facts = {"model": f"models:/{name}/{version.version}"} | row | {"run": version.run_id}
-    facts |= {"takes images": version.tags.get(tracking.IMAGES), "store": version.tags.get(STORE)}
-    head = "\n".join(f"{key:<16} {value}" for key, value in facts.items() if value)
-    return f"{head}\n\n{table(lineage(version.tags))}\n\n{version.description or ''}"
+    with _readable(uri, spec):
+        mlflow = tracking.client(uri)
+        version = mlflow.get_model_version_by_alias(name, which) if has_alias else mlflow.get_model_version(name, which)
+        model = mlflow.get_registered_model(name)
+
+    facts = {"model": f"models:/{name}/{version.version}"}
+    facts |= {key: value for key, value in _row(version, model).items() if key not in ("name", "version")}
+    facts["run"] = version.run_id
+    facts["takes images"] = version.tags.get(tracking.IMAGES)
+    facts["store"] = version.tags.get(STORE)
+    known = {key: str(value) for key, value in facts.items() if value}
+    return VersionDescription(known, lineage(version.tags), version.description or "")
 
 
-def lineage(tags: dict[str, str]) -> list[dict[str, Any]]:
+def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
     """Every artifact behind a version, walked through their manifests: one row each, parents after their children."""
     nodes = {key.removeprefix(NODE).replace(".", "@", 1): id for key, id in tags.items() if key.startswith(NODE)}
     store = Store.open(tags[STORE]) if STORE in tags else None
@@ -162,7 +194,7 @@ def _without_end(past: list[str], version: str | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _known(uri: str, what: str = "") -> Iterator[None]:
+def _readable(uri: str, what: str = "") -> Iterator[None]:
     """MLflow's errors as one line. An embedded database that does not exist is not made by a question."""
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"no model registry at {uri}: name the root with --store.root or a server with --tracking.uri")

@@ -57,20 +57,30 @@ JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
 
 
-def state_dir(cfg: Config) -> Path:
-    """The local folder for lock, logs, worlds and embedded tracking.
+def state_path(cfg: Config) -> Path:
+    """The local folder for lock, logs, generated worlds and embedded tracking; it need not exist.
 
     Raises:
-        UserError: the root is remote and no --state-dir is given, or the folder cannot be written, or it is relative
-            inside a submitted job, whose working directory is thrown away.
+        UserError: the root is remote and no --state-dir is given, or it is relative inside a submitted job, whose
+            working directory is thrown away.
     """
     folder = cfg.state_dir or cfg.store.root
-    for given in (cfg.store.root, folder) if JOB in os.environ else ():
-        if "://" not in given and not Path(given).expanduser().is_absolute():
-            raise UserError(f"{given} would vanish with the job's working directory: give an absolute --store.root")
+    if JOB in os.environ:
+        for given in (cfg.store.root, folder):
+            if "://" not in given and not Path(given).expanduser().is_absolute():
+                raise UserError(f"{given} would vanish with the job's working directory: give an absolute --store.root")
     if "://" in folder:
         raise UserError(f"--store.root {folder} is remote: give a local folder with --state-dir as well")
-    path = Path(folder).expanduser().resolve()
+    return Path(folder).expanduser().resolve()
+
+
+def state_dir(cfg: Config) -> Path:
+    """`state_path`, made if need be.
+
+    Raises:
+        UserError: as `state_path`, or the folder cannot be written.
+    """
+    path = state_path(cfg)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"

@@ -1,8 +1,23 @@
-"""What a person sees while it runs: a heading per stage, and one progress line with rate and ETA."""
+"""What a user sees during a run: headings, a progress line with rate and time left, and tables, drawn by rich."""
 
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
+
+from rich.box import Box
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+REDRAW_SECONDS = 0.2
+"""Shortest time between two states of the progress line on a terminal."""
+BAR_WIDTH = 20
+RULE_UNDER_HEAD = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
+"""Table frame: columns are separated by spaces, with a rule of hyphens under the head."""
 
 
 def clock(seconds: float) -> str:
@@ -16,41 +31,64 @@ def clock(seconds: float) -> str:
 
 
 class Screen:
-    """Writes to a terminal (a bar that redraws itself) or to a file (a line every `every` seconds).
+    """Output of a run: on a terminal a progress line that redraws itself, anywhere else plain lines.
 
     Attributes:
-        moved: when (time.monotonic) something last went forward.
+        every: seconds between two progress lines where there is no terminal.
+        live: whether the stream is a terminal that can redraw a line.
+        moved: when (time.monotonic) the work last made progress.
     """
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
-        self.stream = stream or sys.stdout
         self.every = every
-        self.live = self.stream.isatty()
-        self._open = False
         self.moved = time.monotonic()
+        self._lock = threading.RLock()
+        self._drawing: Live | None = None
+        self.stream = stream or sys.stdout
+
+    @property
+    def stream(self) -> Any:
+        """Where the output goes."""
+        return self._stream
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        self._stream = stream
+        self.console = _console(stream)
+        self.live = stream.isatty() and not self.console.is_dumb_terminal
 
     def line(self, text: str = "", moves: bool = True) -> None:
-        """One line; with `moves` it counts as something that went forward."""
+        """Print one line, however wide; with `moves` it counts as progress."""
         if moves:
             self.moved = time.monotonic()
-        if self._open:
-            self.stream.write("\r\x1b[2K")
-            self._open = False
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        self._show(Text(text))
 
     def heading(self, name: str, detail: str = "") -> None:
-        """The heading of a stage."""
-        self.line(f"\n== {name} {'- ' + detail if detail else ''}".rstrip())
+        """Print the heading of a stage."""
+        self.moved = time.monotonic()
+        title = f"== {name} {'- ' + detail if detail else ''}".rstrip()
+        self._show(Text("\n").append(title, style="bold"))
 
-    def redraw(self, text: str) -> None:
-        """A line that the next one replaces (terminals only)."""
-        if self.live:
-            self.stream.write("\r\x1b[2K" + text[:150])
-            self.stream.flush()
-            self._open = True
-        else:
-            self.line(text)
+    def redraw(self, content: RenderableType) -> None:
+        """Show a line that the next output replaces; a plain line where there is no terminal."""
+        if not self.live:
+            self._show(content)
+            return
+        if isinstance(content, str):
+            content = Text(content, no_wrap=True, overflow="ellipsis")
+        with self._lock:
+            if self._drawing is None:
+                self._drawing = Live(console=self.console, auto_refresh=False, transient=True, redirect_stdout=False)
+                self._drawing.start()
+            self._drawing.update(content, refresh=True)
+
+    def _show(self, content: RenderableType) -> None:
+        """Print below what is there, in place of a line that was only drawn."""
+        with self._lock:
+            if self._drawing is not None:
+                self._drawing.stop()
+                self._drawing = None
+            self.console.print(content, soft_wrap=True)
 
     def progress(self, total: int, unit: str, done: int = 0) -> "Progress":
         """A progress line; use it as a context manager."""
@@ -58,16 +96,23 @@ class Screen:
 
 
 class Progress:
-    """Counts `done` of `total` units; the rate covers what this run did (`done` at the start is not counted).
+    """Counts `done` of `total` units; the rate covers the work of this run (`done` at the start is not counted).
 
-    Until the end it is the rate since the first count, which the start of processes and compilers has delayed.
+    Until the end the rate is measured from the first count, as the start of processes and compilers delays it.
     """
 
     def __init__(self, screen: Screen, total: int, unit: str, done: int = 0) -> None:
-        self.screen, self.total, self.unit, self.done = screen, total, unit, done
-        self.first, self.start = done, time.monotonic()
-        self.counted, self.began = 0, 0.0
-        self.shown = self.start if not screen.live else 0.0
+        self.screen = screen
+        self.total = total
+        self.unit = unit
+        self.done = done
+
+        self.first = done
+        self.start = time.monotonic()
+        # State at the first count.
+        self.counted = 0
+        self.began = 0.0
+        self.shown = 0.0 if screen.live else self.start
 
     def __enter__(self) -> "Progress":
         return self
@@ -77,14 +122,18 @@ class Progress:
             self.screen.line(self.text(final=True))
 
     def add(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more; `note` is appended (a loss, say)."""
+        """Count `n` more; `note` is appended (a loss, for example)."""
         self.done += n
-        now = self.screen.moved = time.monotonic()
+        now = time.monotonic()
+        self.screen.moved = now
         if not self.began:
-            self.counted, self.began = self.done, now
-        if now - self.shown >= (0.2 if self.screen.live else self.screen.every):
+            self.counted = self.done
+            self.began = now
+
+        pause = REDRAW_SECONDS if self.screen.live else self.screen.every
+        if now - self.shown >= pause:
             self.shown = now
-            self.screen.redraw(self.text(note))
+            self.screen.redraw(self._bar(note) if self.screen.live else self.text(note))
 
     @property
     def rate(self) -> float:
@@ -95,26 +144,70 @@ class Progress:
         return (self.done - self.first) / max(now - self.start, 1e-9)
 
     def text(self, note: str = "", final: bool = False) -> str:
-        """The line: bar, count, rate, ETA."""
+        """The line as plain text: bar, count, rate, time so far and time left."""
+        filled = round(BAR_WIDTH * self.done / max(self.total, 1))
+        return f"   [{'#' * filled:<{BAR_WIDTH}}] {self._figures(note, final)}"
+
+    def _bar(self, note: str) -> RenderableType:
+        """The line for a terminal, cut at its width."""
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=2)
+        grid.add_column(width=BAR_WIDTH)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        bar = ProgressBar(total=max(self.total, 1), completed=self.done, width=BAR_WIDTH)
+        grid.add_row("", bar, Text(self._figures(note)))
+        return grid
+
+    def _figures(self, note: str = "", final: bool = False) -> str:
         elapsed = time.monotonic() - self.start
-        share = self.done / max(self.total, 1)
-        bar = "#" * round(20 * share)
-        left = "" if final or not self.rate else f", {clock((self.total - self.done) / self.rate)} left"
-        text = f"   [{bar:<20}] {self.done:,}/{self.total:,} {self.unit}, {self.rate:,.1f}/s, {clock(elapsed)}{left}"
-        return text + (f"  {note}" if note else "")
+        figures = f"{self.done:,}/{self.total:,} {self.unit}, {self.rate:,.1f}/s, {clock(elapsed)}"
+        if self.rate and not final:
+            figures += f", {clock((self.total - self.done) / self.rate)} left"
+        return f"{figures}  {note}" if note else figures
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a plain text table, numbers to the right."""
+def _console(stream: Any) -> Console:
+    """A console that prints text as it is; NO_COLOR and the terminal's width are rich's business."""
+    return Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table: within the terminal's width, or unwrapped where there is no terminal."""
+    console = _console(sys.stdout)
+    if not sys.stdout.isatty() or not rows:
+        print(table(rows))
+        return
+    drawn = Table(box=RULE_UNDER_HEAD, show_edge=False, pad_edge=False)
+    for head in rows[0]:
+        drawn.add_column(head, justify="right" if _is_numeric(rows, head) else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_cell(row, head) for head in rows[0]))
+    console.print(drawn)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as plain text of any width, numbers to the right."""
     if not rows:
         return "(nothing)"
     heads = list(rows[0])
-    cells = [[("" if r.get(h) is None else str(r.get(h))) for h in heads] for r in rows]
-    widths = [max(len(h), *(len(c[i]) for c in cells)) for i, h in enumerate(heads)]
-    right = [all(isinstance(r.get(h), int | float) or r.get(h) is None for r in rows) for h in heads]
+    columns = [[head, *(_cell(row, head) for row in rows)] for head in heads]
+    widths = [max(map(len, column)) for column in columns]
 
-    def draw(values: list[str]) -> str:
-        padded = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
-        return "  ".join(padded).rstrip()
+    lines = []
+    for cells in zip(*columns, strict=True):
+        padded = []
+        for head, cell, width in zip(heads, cells, widths, strict=True):
+            padded.append(cell.rjust(width) if _is_numeric(rows, head) else cell.ljust(width))
+        lines.append("  ".join(padded).rstrip())
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]])
 
-    return "\n".join([draw(heads), "  ".join("-" * w for w in widths), *map(draw, cells)])
+
+def _cell(row: Mapping[str, Any], head: str) -> str:
+    value = row.get(head)
+    return "" if value is None else str(value)
+
+
+def _is_numeric(rows: Sequence[Mapping[str, Any]], head: str) -> bool:
+    """Whether a column holds nothing but numbers and gaps."""
+    return all(row.get(head) is None or isinstance(row.get(head), int | float) for row in rows)

@@ -136,6 +136,26 @@ def resolve_uri(cfg: Config, state: Path) -> str:
     return f"sqlite:///{state}/mlflow.db"
 
 
+def registry_uri(root: str, uri: str | None = None) -> str:
+    """Address of the model registry for reading, which never creates a database.
+
+    Args:
+        root: the store's root, under which the embedded database is.
+        uri: a server; None: MLFLOW_TRACKING_URI, and without it the embedded database.
+
+    Raises:
+        UserError: there is no database, or the root is remote and no server is named.
+    """
+    folder = Path(root).expanduser().resolve()
+    address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
+    database = Path(address.removeprefix("sqlite:///"))
+    if address.startswith("sqlite:///") and not database.exists():
+        raise UserError(
+            f"no model registry at {address}: name the root with --store.root or a server with --tracking.uri"
+        )
+    return address
+
+
 def hide(value: Any) -> str:
     """A parameter's text with any password in a URL removed."""
     return re.sub(r"(://[^:/@\s]*):[^@/\s]+@", r"\1:***@", str(value))

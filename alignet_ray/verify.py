@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.core import consistency
 from alignet_ray.data import deepmind, embeddings
-from alignet_ray.errors import Parser, UserError
+from alignet_ray.errors import UserError
 from alignet_ray.human import triplets
 from alignet_ray.human.responses import read_responses
 from alignet_ray.images import listing
@@ -67,6 +67,12 @@ class Aids:
 
 
 def verify(path: str, aids: Aids | None = None) -> tuple[str, bool]:
+    """The checks of `examine` as text with a verdict, and whether nothing is wrong."""
+    kind, findings = examine(path, aids)
+    return text(path, kind, findings), findings.ok
+
+
+def examine(path: str, aids: Aids | None = None) -> tuple[str, Findings]:
     """Examine a file or folder.
 
     Args:
@@ -75,35 +81,24 @@ def verify(path: str, aids: Aids | None = None) -> tuple[str, bool]:
         aids: what to check against.
 
     Returns:
-        The table with its verdict as text, and whether nothing is wrong.
+        What it is, and the checks that were made.
 
     Raises:
         UserError: there is no such file, or it is none of these.
     """
-    found = Findings()
-    what = _examine(path, aids or Aids(), found)
-    wrong = sum(row["verdict"] == BAD for row in found.rows)
-    warned = sum(row["verdict"] == WARN for row in found.rows)
-    verdict = f"{wrong} checks failed" if wrong else "sane" + (f", {warned} warnings" if warned else "")
-    return f"{path}: {what}\n{text_table(found.rows)}\nverdict: {verdict}", found.ok
+    findings = Findings()
+    kind = _examine(path, aids or Aids(), findings)
+    return kind, findings
 
 
-def main(args: list[str]) -> int:
-    """The verb: prints the table and returns the exit code, 1 where something is wrong."""
-    parser = Parser(prog="alignet-ray verify", description=__doc__)
-    parser.add_argument("path", help="triplet file, folder or transform")
-    parser.add_argument("--objects", type=int, help="number of objects in the human data")
-    parser.add_argument("--reference", help="human embedding that must predict the answers")
-    parser.add_argument("--base", type=int, choices=(0, 1), help="what the object numbers count from")
-    parser.add_argument("--order", help="file with the row that each object number means, one a line")
-    parser.add_argument("--images", help="folder of the images that ids or names mean")
-    parser.add_argument("--embeddings", help="folder of an embed artifact: similarities are computed anew on a sample")
-    parser.add_argument("--transform", help="the map that was applied to these embeddings")
-    parser.add_argument("--against", help="another triplet file that must share no triplets with this one")
-    chosen = vars(parser.parse_args(args))
-    text, ok = verify(chosen.pop("path"), Aids(**chosen))
-    print(text)
-    return 0 if ok else 1
+def text(path: str, kind: str, findings: Findings) -> str:
+    """The checks as a table with a verdict."""
+    wrong = sum(row["verdict"] == BAD for row in findings.rows)
+    warned = sum(row["verdict"] == WARN for row in findings.rows)
+    verdict = "no problems found" + (f", {warned} warnings" if warned else "")
+    if wrong:
+        verdict = f"{wrong} checks failed"
+    return f"{path}: {kind}\n{text_table(findings.rows)}\nverdict: {verdict}"
 
 
 def _examine(path: str, aids: Aids, found: Findings) -> str:

@@ -23,7 +23,7 @@ ROOMS = {
     "images": GROUND | {"core", "data", "artifacts"},
     "human": GROUND | {"core", "data", "artifacts"},
     "synthetic": GROUND | {"core", "data"},
-    "models": GROUND | {"core", "data", "artifacts", "images"},
+    "models": GROUND | {"core", "data", "artifacts", "images", "tracking"},
     "training": GROUND | {"core", "data", "artifacts", "images", "human", "models"},
     "evals": GROUND | {"core", "data", "artifacts", "human"},
     "report": GROUND | {"core", "data", "artifacts", "evals"},

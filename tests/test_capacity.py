@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from alignet_ray import capacity
 from alignet_ray.capacity import FIGURES, UNIT, ClusterSpec
 from alignet_ray.cli import main
-from alignet_ray.config import Config
-from alignet_ray.errors import UserError
+from alignet_ray.cli.options import PlanOptions
+from alignet_ray.cli.parse import read
+from alignet_ray.config import Config, presets
 from alignet_ray.stages import graph
 
 CFG = Config().replace(label__train=10_000_000, distill__steps=20_000, distill__batch_size=1_536)
@@ -124,17 +125,9 @@ def test_every_figure_says_where_it_comes_from() -> None:
 
 
 def test_options_for_the_cluster_leave_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    on, rest = capacity.split(["smoke", "--on.gpus", "4", "--seed", "3", "--on.gpu-hour=2.5"])
-    assert on == ClusterSpec(gpus=4, gpu_hour=2.5)
-    assert rest == ["smoke", "--seed", "3"]
-    assert capacity.split(["smoke"]) == (None, ["smoke"])
-    for wrong, message in (
-        (["--on.gpu", "4"], "on.gpu"),
-        (["--on.gpus", "x"], "integer"),
-        (["--on.gpus"], "needs a value"),
-    ):
-        with pytest.raises(UserError, match=message):
-            capacity.split(wrong)
+    options = read(PlanOptions, "plan", ["smoke", "--on.gpus", "4", "--seed", "3", "--on.gpu-hour=2.5"])
+    assert options.on == ClusterSpec(gpus=4, gpu_hour=2.5)
+    assert options.settings == presets.smoke().replace(seed=3)
     main(["plan", "--on.gpus", "8"])
     out = capsys.readouterr().out
     assert "embed@corpus" in out

@@ -1,18 +1,25 @@
-"""The command line as a user meets it: each mistake is one line with the mend and exit code 2, never a traceback."""
+"""The command line as a user meets it: each mistake is one line that says how to fix it, and exit code 2."""
 
+import contextlib
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 
-from alignet_ray.cli.main import main, mendable
-from alignet_ray.cli.parse import parse
+from alignet_ray.cli import options
+from alignet_ray.cli.main import COMMANDS, main, user_message
+from alignet_ray.cli.parse import ESSENTIAL, read_config
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
+from alignet_ray.models.hub import load
+from alignet_ray.stages import STAGES
+from alignet_ray.store import Store
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -27,12 +34,22 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("args", "mend"),
+    ("args", "fix"),
     [
         (("rnu",), "did you mean 'run'"),
+        (("--verson",), "did you mean '--version'"),
+        (("zzzzz",), "unknown command 'zzzzz': --help lists them"),
+        (("run", "smoke", "extra"), "unexpected argument 'extra'"),
+        (("run", "--embed.resize", "q"), "--embed.resize q: choose auto or device or reader"),
+        (("plan", "--on.gpu", "4"), "did you mean '--on.gpus'"),
+        (("plan", "--on.gpus", "x"), "--on.gpus x: expected INT"),
+        (("plan", "--on.gpus"), "--on.gpus needs a value"),
+        (("demo",), "needs model"),
+        (("verify", "--nonsense"), "unknown option '--nonsense'"),
+        (("show", "models:/x@y"), "no model registry"),
         (("run", "smok"), "did you mean 'smoke'"),
         (("run", "smoke", "--embed.modle", "x"), "did you mean '--embed.model'"),
-        (("run", "smoke", "--embed.batch-size", "x"), "--embed.batch-size"),
+        (("run", "smoke", "--embed.batch-size", "x"), "--embed.batch-size x: expected INT"),
         (("run", "smoke", "--distill.lr=-1"), "--distill.lr -1.0: input should be greater than 0\n"),
         (("run", "--align.network.decay-to-init=-2"), "--align.network.decay-to-init -2.0: input should be"),
         (("run", "smoke", "--config"), "needs a file"),
@@ -48,20 +65,107 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     args: tuple[str, ...],
-    mend: str,
+    fix: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert mend in fails(capsys, *args)
+    assert fix in fails(capsys, *args)
 
 
-def test_help_is_quick_and_names_every_verb() -> None:
+def printed(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with contextlib.suppress(SystemExit):
+        main(list(args))
+    return capsys.readouterr().out
+
+
+def test_the_short_help_shows_what_matters_and_how_to_see_all(capsys: pytest.CaptureFixture[str]) -> None:
+    short = printed(capsys, "run", "smoke", "--help")
+    for word in (*PRESETS, "--debug", "--config FILE", "--help-all", *(f"--{name}" for name in ESSENTIAL)):
+        assert word in short
+    assert "--soften.spike" not in short
+    assert "synthetic:smoke" in short  # the preset's value
+    assert len(short.splitlines()) < 60
+    full = printed(capsys, "run", "smoke", "--help-all")
+    assert all(f"--{name}".replace("_", "-") in full for name in Config().flat())
+    assert "--export {None,npy,safetensors}" in printed(capsys, "embed", "--help")
+    assert "--on.gpus" in printed(capsys, "plan", "--help")
+
+
+def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in COMMANDS.items():
+        text = printed(capsys, name, "--help")
+        assert f"usage: alignet-ray {name}" in text
+        assert "--debug" in text
+        kind = getattr(options, command.options)
+        undocumented = [line for line in text.splitlines() if line.strip().startswith("--") and len(line.split()) < 3]
+        assert kind.__doc__, name
+        if "--tracking.uri" in text and command.group == "results":
+            assert "--store.root" in text, name
+        assert "--store.root" in text or name == "bench", (name, undocumented)
+    assert {name for name, command in COMMANDS.items() if command.group == "stages"} == set(STAGES)
+
+
+def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ("--store.root", str(tmp_path))
+    draft = Store.open(str(tmp_path)).draft("evaluate", "e" * 12)
+    draft.write_table("scores.parquet", pa.table({"model": ["base"], "value": [0.5]}))
+    draft.finish({"node": "evaluate", "finished": 0.0})
+    draft.write_bytes("triplets.txt", b"0 1 2\n" * 10)
+    text = Config(name="night").to_yaml()
+    Store.open(str(tmp_path)).write_ref("night", {"nodes": {"evaluate": "e" * 12}, "config": text})
+
+    listed = json.loads(printed(capsys, "ls", "--json", *root))
+    assert listed["runs"] == [{"run": "night", "nodes": 1}]
+    assert listed["artifacts"][0]["artifact"] == "evaluate/" + "e" * 12
+    assert json.loads(printed(capsys, "show", "night", "--json", *root))["name"] == "night"
+    assert json.loads(printed(capsys, "show", "smoke", "--seed", "3", "--json", *root))["seed"] == 3
+    assert json.loads(printed(capsys, "compare", "night", "--json", *root)) == [
+        {"run": "night", "model": "base", "value": 0.5}
+    ]
+    checked = json.loads(printed(capsys, "verify", f"evaluate/{'e' * 12}/triplets.txt", "--json", *root))
+    assert checked["kind"].startswith("human answers")
+    assert {"check": "rows", "value": "10", "verdict": "ok", "note": ""} in checked["checks"]
+    steps = json.loads(printed(capsys, "plan", "smoke", "--json", *root))
+    assert steps[0]["state"] == "missing"
+    assert json.loads(printed(capsys, "plan", "--on.gpus", "8", "--json"))["verdict"]
+
+
+def test_a_run_of_a_presets_name_is_shown_before_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ("--store.root", str(tmp_path))
+    assert "seed: 0" in printed(capsys, "show", "smoke", *root)
+    ran = PRESETS["smoke"]().replace(seed=5)
+    Store.open(str(tmp_path)).write_ref("smoke", {"nodes": {}, "config": ran.to_yaml()})
+    assert "seed: 5" in printed(capsys, "show", "smoke", *root)
+    assert "seed: 1" in printed(capsys, "show", "smoke", "--seed", "1", *root)
+
+
+def test_reading_creates_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    model = "models:/alignet-student@candidate"
+    for args in (
+        ("show", model),
+        ("demo", model),
+        ("export", model, "--to", "timm", "out"),
+        ("ls", "--models"),
+        ("rollback", "alignet-student"),
+    ):
+        assert "no model registry" in fails(capsys, *args)
+    printed(capsys, "plan", "smoke")
+    with pytest.raises(UserError, match="no model registry"):
+        load(model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_quick_and_names_every_command() -> None:
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "alignet_ray.cli", "--help"], capture_output=True, text=True, check=True
     )
     assert time.monotonic() - start < 5  # generous: a loaded machine; importing torch or ray would be noticed elsewhere
-    for verb in ("run", "plan", "show", "verify", "ls", "rm", "gc", "compare", "embed", "distill", "register"):
-        assert verb in done.stdout
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -71,7 +175,7 @@ def test_show_reloads_exactly(name: str, tmp_path: Path, capsys: pytest.CaptureF
     file = tmp_path / "run.yaml"
     file.write_text(text)
     assert Config.from_yaml(file) == PRESETS[name]().replace(seed=7)
-    assert parse("run", ["--config", str(file), "--cluster.k", "9"]).cluster.k == 9
+    assert read_config("run", ["--config", str(file), "--cluster.k", "9"]).cluster.k == 9
 
 
 def test_wrong_keys_in_yaml_are_named(tmp_path: Path) -> None:
@@ -93,9 +197,9 @@ def test_every_field_has_a_help_text() -> None:
             assert info.description, f"{name}.{field} has no docstring"
 
 
-def test_mendable_digs_through_wrapped_errors() -> None:
+def test_a_user_error_is_found_inside_wrapped_errors() -> None:
     outer = RuntimeError("a worker died")
-    outer.__cause__ = UserError("mend it like this")
-    assert mendable(outer) == "mend it like this"
-    assert "disk is full" in (mendable(OSError(28, "No space left on device", "/x/y")) or "")
-    assert mendable(KeyError("a bug")) is None
+    outer.__cause__ = UserError("fix it like this")
+    assert user_message(outer) == "fix it like this"
+    assert "disk is full" in (user_message(OSError(28, "No space left on device", "/x/y")) or "")
+    assert user_message(KeyError("a bug")) is None

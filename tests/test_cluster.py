@@ -15,9 +15,10 @@ import pytest
 import ray
 import yaml
 
-from alignet_ray import __version__, capacity
-from alignet_ray.cli.main import STAGE_VERBS
-from alignet_ray.cli.parse import parse
+from alignet_ray import __version__
+from alignet_ray.cli.options import PlanOptions
+from alignet_ray.cli.parse import read
+from alignet_ray.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
@@ -322,7 +323,7 @@ def commands() -> list[tuple[str, str]]:
     for path in FILES:
         text = re.sub(r"\\\n\s*(#\s*)?", " ", path.read_text())
         for line in text.splitlines():
-            match = re.search(rf"(python jobs/\w+\.py|alignet-ray (?:run|plan|{'|'.join(STAGE_VERBS)})\b)[^`&|]*", line)
+            match = re.search(rf"(python jobs/\w+\.py|alignet-ray (?:run|plan|{'|'.join(STAGES)})\b)[^`&|]*", line)
             if match and "Usage" not in line:
                 found.append((path.name, match.group(0).strip().rstrip("&").strip()))
     return found
@@ -336,7 +337,7 @@ def test_every_command_parses(file: str, line: str) -> None:
         script = ROOT / words[1]
         assert script.is_file()
         assert importlib.util.spec_from_file_location(script.stem, script)
-    parse("run", capacity.split(words[2:])[1])
+    read(PlanOptions, "plan", words[2:])
 
 
 def test_every_file_with_an_entrypoint_has_a_checked_command() -> None:

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: `alignet-ray COMMAND`."""
 
 from alignet_ray.cli.main import main
 

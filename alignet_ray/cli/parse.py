@@ -1,80 +1,205 @@
-"""The options of a run: a preset, a YAML file and `--section.field VALUE`, read into one Config."""
+"""Reads a command's options with tyro; whatever it does not understand becomes a one-line UserError."""
 
-import contextlib
-import difflib
-import io
-import re
-from collections.abc import Iterable
+import dataclasses
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+import tyro
+from pydantic import BaseModel, ValidationError
+from tyro import _errors as tyro_errors
+
+from alignet_ray.cli.main import unknown
+from alignet_ray.cli.options import Options, RunOptions
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 
+T = TypeVar("T", bound=Options)
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that does not exist, with the nearest one that does."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    return f"unknown {kind} {name!r}: {hint}"
+ESSENTIAL = (
+    "corpus.path",
+    "objects.table",
+    "human.triplets",
+    "embed.model",
+    "align.map",
+    "label.train",
+    "distill.model",
+    "distill.steps",
+    "name",
+    "store.root",
+)
+"""Settings that `--help` shows; `--help-all` shows all."""
 
 
-def parse(verb: str, args: list[str]) -> Config:
-    """Config of `[PRESET] [--config FILE] [--section.field VALUE ...]`.
+def read(kind: type[T], command: str, args: Sequence[str]) -> T:
+    """The options of a command.
 
     Raises:
-        UserError: an unknown preset or field (with the nearest known one), or a value of the wrong type.
+        UserError: an unknown option or preset (with the nearest known one), or a value of the wrong kind.
+        SystemExit: help was asked for and has been printed.
     """
-    import tyro
+    args = list(args)
+    default: Any = tyro.MISSING_NONPROP
+    options_class: type = kind
+    if issubclass(kind, RunOptions):
+        default = kind(settings=starting_point(command, args))
+        if "--help-all" in args:
+            args = ["--help"]
+        elif "--help" in args or "-h" in args:
+            options_class = _short(kind, default.settings)
+            default = tyro.MISSING_NONPROP
+            args = ["--help"]
 
-    rest = list(args)
-    base = Config()
-    if rest and not rest[0].startswith("-"):
-        name = rest.pop(0)
-        if name not in PRESETS:
-            raise UserError(unknown("preset", name, PRESETS))
-        base = PRESETS[name]()
-    if "--config" in rest:
-        at = rest.index("--config")
-        if at + 1 == len(rest):
-            raise UserError("--config needs a file: write --config run.yaml")
-        base = Config.from_yaml(rest[at + 1])
-        del rest[at : at + 2]
-    fields = _flags(base)
-    for flag in (a.split("=")[0] for a in rest if a.startswith("--") and a != "--help"):
-        if flag.replace("_", "-") not in fields:
-            raise UserError(unknown("option", flag, fields))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(Config, default=base, args=rest, prog=f"alignet-ray {verb}")
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_plain(errors.getvalue())) from None
+    def refuse(event: tyro_errors.ParseErrorEvent) -> None:
+        raise UserError(describe_mistake(event, option_names(kind), args)) from None
+
+    with tyro_errors.on_parse_error(refuse):
+        chosen: T = tyro.cli(
+            options_class,
+            default=default,
+            args=args,
+            prog=f"alignet-ray {command}",
+            description=inspect.cleandoc(kind.__doc__ or ""),
+        )
+    given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
+    return dataclasses.replace(chosen, given=given)
 
 
-def _flags(base: Config) -> list[str]:
-    flags = []
-    for name in base.flat():
-        section, dot, field = name.rpartition(".")
-        dashed = f"{section}{dot}{field}".replace("_", "-")
-        flags += [f"--{dashed}", f"--{section}{dot}no-{field}".replace("_", "-")]
+def read_config(command: str, args: Sequence[str]) -> Config:
+    """The configuration that `[PRESET] [--config FILE] [--section.field VALUE ...]` describes.
+
+    Raises:
+        UserError: as `read`.
+    """
+    return read(RunOptions, command, args).settings
+
+
+def starting_point(command: str, args: list[str]) -> Config:
+    """The configuration that the settings on the command line change: defaults, a preset, or a YAML file.
+
+    It has to be known before tyro runs, which shows it as the defaults.
+
+    Raises:
+        UserError: an unknown preset, or a file that cannot be read.
+    """
+    for position, arg in enumerate(args):
+        flag, equals, value = arg.partition("=")
+        if flag == "--config" and equals:
+            return Config.from_yaml(value)
+        if flag == "--config":
+            if position + 1 == len(args):
+                raise UserError("--config needs a file: write --config run.yaml")
+            return Config.from_yaml(args[position + 1])
+
+    if not args or args[0].startswith("-"):
+        return Config()
+    if args[0] in PRESETS:
+        return PRESETS[args[0]]()
+    if command == "show":
+        # It may be the name of a run or an artifact.
+        return Config()
+    raise UserError(unknown("preset", args[0], PRESETS))
+
+
+def _short(kind: type[RunOptions], settings: Config) -> type:
+    """An options class for the short help: the essential settings instead of all."""
+    fields: list[Any] = [("settings", Annotated[Config, tyro.conf.Suppress], settings)]
+    for name in ESSENTIAL:
+        section, _, field = name.rpartition(".")
+        owner: Any = Config.model_fields[section].annotation if section else Config
+        info = owner.model_fields[field]
+        marker = tyro.conf.arg(name=name, help=info.description)
+        fields.append((name.replace(".", "_"), Annotated[info.annotation, marker], _value(settings, name)))
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+
+
+def _value(settings: Config, name: str) -> Any:
+    """The value of `section.field`."""
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def option_names(kind: type) -> list[str]:
+    """All long options of an options class, with the `no-` forms of switches, for did-you-mean."""
+    dotted: list[str] = []
+    for field in dataclasses.fields(kind):
+        annotation = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+        if annotation is Config:
+            dotted += Config().flat()
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            dotted += [f"{field.name}.{name}" for name in annotation.model_fields]
+        elif isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+            dotted += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(annotation)]
+        else:
+            dotted.append(field.name)
+
+    flags: list[str] = []
+    for name in dotted:
+        section, dot, leaf = name.rpartition(".")
+        flags += [f"--{section}{dot}{leaf}".replace("_", "-"), f"--{section}{dot}no-{leaf}".replace("_", "-")]
     return flags
 
 
-def _plain(box: str) -> str:
-    """The message inside tyro's drawn box, on one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    body = [line for line in lines[1:] if line.strip("-")]  # rules are of hyphens where the terminal knows no others
-    until = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
-    text = " ".join(body[:until]) or "the options could not be read"
-    if out_of_bounds := _BOUNDS.match(text):  # pydantic's own words, inside tyro's
-        section, field, problem, value = out_of_bounds.groups()
-        return f"--{section}.{field.replace('_', '-')} {value}: {problem[0].lower()}{problem[1:]}"
-    return text
+def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args: Sequence[str]) -> str:
+    """What the parser refuses, in one line.
+
+    Args:
+        event: the parser's error object.
+        known: all options of the command.
+        args: the command line.
+    """
+    # A wrong option is named first, as it is often the reason for whatever else is missing.
+    for arg in args:
+        flag = arg.partition("=")[0]
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
+            return unknown("option", flag, known)
+    explained = f"`{event.prog} --help` explains"
+    if isinstance(event, tyro_errors.UnrecognizedArgs):
+        return f"unexpected argument {event.tokens[0]!r}: {explained}"
+    if isinstance(event, tyro_errors.MissingArgs):
+        missing = ", ".join(context.arg.display_name() for context in event.missing_arguments)
+        return f"{event.prog} needs {missing}: {explained}"
+    if isinstance(event, tyro_errors.BadValue):
+        name = event.argument.display_name()
+        if event.argument.is_positional():
+            return f"{event.prog} needs {name}: {explained}"
+        return f"{name} takes no value" if event.reason == "fixed" else f"{name} needs a value"
+    if isinstance(event, tyro_errors.InvalidChoice):
+        choices = " or ".join(sorted(choice for choice in event.choices if choice != "None"))
+        return f"{event.argument.display_name()} {event.value}: choose {choices}"
+    if isinstance(event, tyro_errors.InstantiationFailure):
+        return _describe_value(event, args)
+    return f"{event.prog}: the options cannot be read: {explained}"
 
 
-_BOUNDS = re.compile(
-    r"Error parsing (\S+): \d+ validation errors? for \w+ (\S+) (.+?) \[type=.*?, input_value=(.+?), input_type"
-)
+def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]) -> str:
+    """A value of the wrong type, or one that a section's own validation refuses."""
+    if event.argument is not None:
+        flag = event.argument.display_name()
+        expected = str(event.argument.lowered.metavar).replace("{None}|", "")
+        return f"{flag} {_given_value(flag, args)}: expected {expected}"
+
+    # tyro reports only the text of pydantic's error; the error itself is what tyro's exception was raised from.
+    raised = sys.exc_info()[1]
+    cause = raised.__context__ if raised is not None else None
+    if not isinstance(cause, ValidationError):
+        return event.message.splitlines()[0]
+    first = cause.errors()[0]
+    section = str(getattr(raised, "arg", "")).removeprefix("settings").strip(".")
+    field = ".".join(str(part) for part in first["loc"])
+    flag = "--" + ".".join(filter(None, (section, field))).replace("_", "-")
+    problem = first["msg"]
+    return f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}"
+
+
+def _given_value(flag: str, args: Sequence[str]) -> str:
+    """What stands behind an option on the command line."""
+    for position, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else " ".join(args[position + 1 : position + 2])
+    return ""

@@ -1,34 +1,43 @@
-"""Verbs about what runs left behind: show, ls, rm, gc, compare, verify, rollback; and bench."""
+"""Commands on existing runs: show, ls, rm, gc, compare, rollback; and bench."""
 
-import argparse
 import json
 import runpy
 import sys
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from alignet_ray import registry, runtime, tracking
-from alignet_ray.cli.parse import parse
+from alignet_ray.cli.main import unknown
+from alignet_ray.cli.options import (
+    BenchOptions,
+    CollectOptions,
+    CompareOptions,
+    ListOptions,
+    RemoveOptions,
+    RollbackOptions,
+    ShowOptions,
+)
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
-from alignet_ray.errors import Parser, UserError
-from alignet_ray.screen import table
+from alignet_ray.errors import UserError
+from alignet_ray.screen import print_table
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store
 
-
-def _arguments(verb: str, about: str) -> Parser:
-    parser = Parser(prog=f"alignet-ray {verb}", description=about)
-    parser.add_argument(
-        "--store.root", dest="root", default=Config().store.root, help="folder that holds all artifacts"
-    )
-    if verb in ("ls", "show", "rollback"):
-        parser.add_argument("--tracking.uri", dest="tracking", help="MLflow server with the model registry")
-    return parser
+# Options of `show` that say where to look or how to print; all others change settings.
+LOOKUP = {"--store.root", "--tracking.uri", "--json", "--debug"}
 
 
-def _store(root: str) -> Store:
+def open_store(root: str) -> Store:
+    """The store under a root that exists; nothing is created.
+
+    Raises:
+        UserError: a local root that is no folder.
+    """
     if "://" not in root and not Path(root).expanduser().is_dir():
         raise UserError(f"{root} is not a folder: name the root with --store.root DIR")
     return Store.open(root)
@@ -41,165 +50,182 @@ def find(store: Store, name: str) -> Artifact:
         UserError: none, or several.
     """
     stage, _, id = name.rpartition("/")
-    hits = [a for a in store.all([stage] if stage else list(STAGES)) if a.id.startswith(id)]
-    if len(hits) != 1:
-        raise UserError(f"{len(hits) or 'no'} artifacts are called {name!r}: `alignet-ray ls` lists them")
-    return hits[0]
+    stages = [stage] if stage else list(STAGES)
+    matches = [artifact for artifact in store.all(stages) if artifact.id.startswith(id)]
+    if len(matches) != 1:
+        raise UserError(f"{len(matches) or 'no'} artifacts are called {name!r}: `alignet-ray ls` lists them")
+    return matches[0]
 
 
-def show(args: list[str]) -> None:
-    """A preset (with changes) as YAML that --config reloads exactly; a run's config; an artifact's manifest."""
-    if not args or args[0].startswith("-") or args[0] in PRESETS:
-        print(parse("show", args).to_yaml(), end="")
+def show(options: ShowOptions) -> None:
+    """Print a registered model, a run's configuration, an artifact's record, or a preset with changes.
+
+    Raises:
+        UserError: nothing has that name.
+    """
+    name = options.preset or ""
+    cfg = options.settings
+    changes = set(options.given) - LOOKUP
+    if name.startswith("models:/"):
+        address = tracking.registry_uri(cfg.store.root, cfg.tracking.uri)
+        description = registry.describe(address, name)
+        print(json.dumps(description.as_json(), indent=1) if options.json else description.as_text())
         return
-    parser = _arguments("show", "a preset, run, artifact or registered model")
-    parser.add_argument("name")
-    chosen = parser.parse_args(args)
-    if chosen.name.startswith("models:/"):
-        print(registry.describe(_registry(chosen), chosen.name))
-        return
-    store = _store(chosen.root)
-    ref = store.read_ref(chosen.name)
+
+    # The run comes first: after `run smoke`, `show smoke` is about that run.
+    ref = None
+    if name and not changes and ("://" in cfg.store.root or Path(cfg.store.root).expanduser().is_dir()):
+        ref = Store.open(cfg.store.root).read_ref(name)
     if ref is not None:
-        print(ref["config"], end="")
+        print(json.dumps(yaml.safe_load(ref["config"]), indent=1) if options.json else ref["config"].rstrip())
         return
-    artifact = find(store, chosen.name)
+    if not name or name in PRESETS or "--config" in changes:
+        print(json.dumps(cfg.model_dump(mode="json"), indent=1) if options.json else cfg.to_yaml().rstrip())
+        return
+    if changes:
+        raise UserError(unknown("preset", name, PRESETS))
+
+    artifact = find(open_store(cfg.store.root), name)
     if not artifact.finished:
         raise UserError(f"{artifact.uri} is unfinished: run its pipeline again to finish it")
     print(json.dumps(artifact.manifest, indent=1))
 
 
-def _registry(chosen: argparse.Namespace) -> str:
-    """The registry's address: a server, or the root's embedded database."""
-    cfg = Config().replace(store__root=chosen.root, tracking__uri=chosen.tracking)
-    return tracking.resolve_uri(cfg, Path(chosen.root).expanduser().resolve())
+def rollback(options: RollbackOptions) -> None:
+    """Give the alias `champion` back to the previous champion."""
+    address = tracking.registry_uri(options.store.root, options.tracking.uri)
+    before, now = registry.rollback(address, options.name, options.to)
+    change = f" (was {before})" if before else ""
+    print(f"champion of {options.name}: version {now}{change}")
 
 
-def rollback(args: list[str]) -> None:
-    """The alias `champion` back to the champion before."""
-    parser = _arguments("rollback", "give the alias champion back to the champion before")
-    parser.add_argument("name", help="registered model")
-    parser.add_argument("--to", help="version that becomes the champion")
-    chosen = parser.parse_args(args)
-    before, now = registry.rollback(_registry(chosen), chosen.name, chosen.to)
-    print(f"champion of {chosen.name}: version {now}" + (f" (was {before})" if before else ""))
-
-
-def ls(args: list[str]) -> None:
-    """Runs and artifacts under a root; or, with --models, what is in the model registry."""
-    parser = _arguments("ls", "runs and artifacts under a root")
-    parser.add_argument("--models", action="store_true", help="registered models with aliases and scores instead")
-    chosen = parser.parse_args(args)
-    if chosen.models:
-        print(table(registry.versions(_registry(chosen))))
+def ls(options: ListOptions) -> None:
+    """List runs and artifacts under a root; or, with --models, what is in the model registry."""
+    if options.models:
+        versions = registry.versions(tracking.registry_uri(options.store.root, options.tracking.uri))
+        if options.json:
+            print(json.dumps(versions, indent=1))
+        else:
+            print_table(versions)
         return
-    store = _store(chosen.root)
-    runs = [{"run": name, "nodes": len((store.read_ref(name) or {}).get("nodes", {}))} for name in store.refs()]
-    print(table(runs) + "\n")
-    kept = pipeline.reachable(store)
-    print(table([_row(a, kept) for a in store.all(list(STAGES))]))
+
+    store = open_store(options.store.root)
+    runs: list[dict[str, Any]] = []
+    for name in store.refs():
+        ref = store.read_ref(name) or {}
+        runs.append({"run": name, "nodes": len(ref.get("nodes", {}))})
+    used = pipeline.reachable(store)
+    artifacts = [artifact_row(artifact, used) for artifact in store.all(list(STAGES))]
+    if options.json:
+        print(json.dumps({"runs": runs, "artifacts": artifacts}, indent=1))
+        return
+    print_table(runs)
+    print()
+    print_table(artifacts)
 
 
-def _row(artifact: Artifact, kept: set[tuple[str, str]]) -> dict[str, Any]:
-    named = "yes" if (artifact.stage, artifact.id) in kept else "no"
-    if not artifact.finished:
-        return {
-            "artifact": f"{artifact.stage}/{artifact.id}",
-            "node": "?",
-            "MB": None,
-            "when": "unfinished",
-            "in a run": named,
-        }
-    manifest = artifact.manifest
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
-    size = round(manifest["bytes"] / 1e6, 1)
-    name = f"{artifact.stage}/{artifact.id}"
-    return {"artifact": name, "node": manifest["node"], "MB": size, "when": when, "in a run": named}
+def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> dict[str, Any]:
+    """What a list says about an artifact.
+
+    Args:
+        artifact: finished or not.
+        used: (stage, id) of the artifacts that belong to a run.
+    """
+    row: dict[str, Any] = {"artifact": f"{artifact.stage}/{artifact.id}"}
+    if artifact.finished:
+        manifest = artifact.manifest
+        row["node"] = manifest["node"]
+        row["MB"] = round(manifest["bytes"] / 1e6, 1)
+        row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
+    else:
+        row |= {"node": "?", "MB": None, "when": "unfinished"}
+    row["in a run"] = "yes" if (artifact.stage, artifact.id) in used else "no"
+    return row
 
 
-def rm(args: list[str]) -> None:
+def rm(options: RemoveOptions) -> None:
     """Delete artifacts by id, or a run's name (its artifacts stay until gc)."""
-    parser = _arguments("rm", "delete artifacts, or a run's name")
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    chosen = parser.parse_args(args)
-    store = _store(chosen.root)
-    for name in chosen.names:
+    if not options.names:
+        raise UserError("alignet-ray rm needs names of runs or artifacts: `alignet-ray ls` lists them")
+    store = open_store(options.store.root)
+    for name in options.names:
         if name in store.refs():
-            if _confirmed(chosen.yes, f"forget the run {name!r}"):
+            if _confirmed(options.yes, f"forget the run {name!r}"):
                 store.delete_ref(name)
             continue
         artifact = find(store, name)
-        if _confirmed(chosen.yes, f"delete {artifact.uri}"):
+        if _confirmed(options.yes, f"delete {artifact.uri}"):
             store.delete(artifact)
 
 
-def gc(args: list[str]) -> None:
-    """Delete every artifact that no run's name reaches, and the cache, while no run is going on."""
-    parser = _arguments("gc", "delete artifacts that no run names, and the cache")
-    parser.add_argument("--state-dir", dest="state", default=None, help="local folder of the runs of a remote root")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    chosen = parser.parse_args(args)
-    store = _store(chosen.root)
-    kept = pipeline.reachable(store)
-    state = runtime.state_dir(Config().replace(store__root=chosen.root, state_dir=chosen.state))
+def gc(options: CollectOptions) -> None:
+    """Delete every artifact that no run uses, and the cache, while no run is going on."""
+    store = open_store(options.store.root)
+    state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
     with runtime.lock(state):
+        used = pipeline.reachable(store)
         if note := pipeline.outdated_note(store):
             print(note)
-        spared = kept | pipeline.outdated(store)
-        loose = [a for a in store.all(list(STAGES)) if (a.stage, a.id) not in spared]
-        cache = [path for path in (state / "cache").glob("*") if path.is_file()]
-        if not loose and not cache:
+        spared = used | pipeline.outdated(store)
+        unused = [artifact for artifact in store.all(list(STAGES)) if (artifact.stage, artifact.id) not in spared]
+        cached = [path for path in (state / "cache").glob("*") if path.is_file()]
+        if not unused and not cached:
             print("nothing to delete: every artifact belongs to a run")
             return
-        print(table([_row(a, kept) for a in loose]))
-        size = sum(path.stat().st_size for path in cache) / 1e6
-        print(f"and {len(cache)} files of the cache, {size:,.0f} MB, made again when a run wants them")
-        if _confirmed(chosen.yes, f"delete these {len(loose)} artifacts and the cache"):
-            for artifact in loose:
+
+        print_table([artifact_row(artifact, used) for artifact in unused])
+        megabytes = sum(path.stat().st_size for path in cached) / 1e6
+        print(f"and {len(cached)} files of the cache, {megabytes:,.0f} MB, made again when a run needs them")
+        if _confirmed(options.yes, f"delete these {len(unused)} artifacts and the cache"):
+            for artifact in unused:
                 store.delete(artifact)
-            for path in cache:
+            for path in cached:
                 path.unlink()
 
 
-def _confirmed(yes: bool, what: str) -> bool:
+def _confirmed(yes: bool, action: str) -> bool:
+    """Whether the user agrees.
+
+    Raises:
+        UserError: there is nobody to ask.
+    """
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise UserError(f"will not {what} unasked: add --yes")
-    return input(f"{what}? [y/N] ").strip().lower() in ("y", "yes")
+        raise UserError(f"will not {action} unasked: add --yes")
+    return input(f"{action}? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def compare(args: list[str]) -> None:
-    """The scores of several runs side by side."""
+def compare(options: CompareOptions) -> None:
+    """Show the scores of several runs side by side."""
     from alignet_ray.evals import compare as comparison
 
-    parser = _arguments("compare", "the scores of several runs side by side")
-    parser.add_argument("runs", nargs="+", help="run names or evaluate artifacts")
-    parser.add_argument("--levels", action="store_true", help="also parts of the triplets, gains and their p values")
-    chosen = parser.parse_args(args)
-    store = _store(chosen.root)
+    if not options.runs:
+        raise UserError("alignet-ray compare needs runs: `alignet-ray ls` lists them")
+    store = open_store(options.store.root)
     tables = {}
-    for name in chosen.runs:
+    for name in options.runs:
         ref = store.read_ref(name)
+        if ref and "evaluate" not in ref["nodes"]:
+            raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         artifact = store.artifact("evaluate", ref["nodes"]["evaluate"]) if ref else find(store, f"evaluate/{name}")
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         tables[name] = artifact.read_table("scores.parquet")
-    print(comparison.text(tables, chosen.levels))
+
+    if options.json:
+        scores = [{"run": name, **row} for name, table in tables.items() for row in table.to_pylist()]
+        print(json.dumps(scores, indent=1))
+        return
+    print(comparison.text(tables, options.levels))
 
 
-def verify(args: list[str]) -> None:
-    """Is this triplet file, folder or transform sane? Exit code 1 if it is not."""
-    from alignet_ray import verify as doctor
-
-    sys.exit(doctor.main(args))
-
-
-def bench(args: list[str]) -> None:
-    """Ours against plain loops, side by side (jobs/bench.py of a checkout)."""
+def bench(options: BenchOptions) -> None:
+    """Time this package against plain loops (jobs/bench.py of a checkout)."""
     script = Path(__file__).parents[2] / "jobs" / "bench.py"
     if not script.exists():
         raise UserError("bench runs from a checkout: python jobs/bench.py in the repository")
-    sys.argv = [str(script), *args]
+    sys.argv = [str(script), *options.names, "--sizes", options.sizes]
+    if options.json:
+        sys.argv += ["--json", str(options.json)]
     runpy.run_path(str(script), run_name="__main__")

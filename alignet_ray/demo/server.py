@@ -10,7 +10,7 @@ import numpy as np
 
 from alignet_ray.demo.compare import NAMES, ModelComparison, join
 from alignet_ray.demo.pictures import Pictures, see_folder
-from alignet_ray.errors import Parser, UserError
+from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 
 if TYPE_CHECKING:
@@ -28,30 +28,30 @@ POLICY = (
 GONE = "this picture is no longer remembered: drop it again"
 
 
-def main(args: list[str]) -> None:
-    """The verb: load both models, look at the folder's pictures, serve until Ctrl-C.
+def serve(
+    model: str, *, base: str | None, images: str | None, most: int, port: int, tracking_uri: str | None = None
+) -> None:
+    """Load both models, embed the folder's pictures, and serve the page until Ctrl-C.
+
+    Args:
+        model: a student's folder, or models:/NAME@ALIAS.
+        base: the network before alignment; None: the one that the student started from.
+        images: folder whose pictures are searched for neighbours.
+        most: largest number of these pictures.
+        port: port of the page; 0: any free one.
+        tracking_uri: MLflow server of a `models:/` name.
 
     Raises:
         UserError: a model or folder that cannot be used, a port that is taken, or the extra is not installed.
     """
-    parser = Parser(prog="alignet-ray demo", description="a local page: which of three pictures is the odd one?")
-    parser.add_argument("model", help="a student's folder, or models:/NAME@ALIAS")
-    parser.add_argument("--base", help="the network before alignment; left out: the one that the student started from")
-    parser.add_argument("--images", help="a folder whose pictures are searched for neighbours")
-    parser.add_argument(
-        "--most", type=int, default=2000, help="pictures of it that are looked at (default %(default)s)"
-    )
-    parser.add_argument("--port", type=int, default=8765, help="0: any free one (default %(default)s)")
-    parser.add_argument("--tracking.uri", dest="tracking", help="MLflow server of a models:/ name")
-    chosen = parser.parse_args(args)
     try:
         import uvicorn
     except ImportError as error:
         raise UserError("the page needs its extra: pip install 'alignet-ray[demo]'") from error
-    listener = _listen(chosen.port)
+    listener = _listen(port)
     screen = Screen()
-    judges = ModelComparison.open(chosen.model, chosen.base, chosen.tracking)
-    folder = see_folder(judges, chosen.images, chosen.most, screen) if chosen.images else None
+    judges = ModelComparison.open(model, base, tracking_uri)
+    folder = see_folder(judges, images, most, screen) if images else None
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Server(uvicorn.Config(application(Pictures(judges, folder)), log_level="warning"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alignet_ray.artifacts.transforms import dump_transform, locate, read_transform
-from alignet_ray.errors import Parser, UserError
+from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.models.student import Student, read_model
 from alignet_ray.store import Store
@@ -19,26 +19,6 @@ TOLERANCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch, against the largest output (or 1, if that is smaller)."""
 
 IN_ONE_FILE = 1_500_000_000  # bytes of weights; protobuf ends at 2 GB, what is larger lies beside the graph
-
-
-def main(args: list[str]) -> None:
-    """The verb: write a model in another program's format, and say how that program reads it.
-
-    Raises:
-        UserError: as `hub.load` and the formats' functions; or the folder is not empty.
-    """
-    parser = Parser(prog="alignet-ray export", description="a model as a timm checkpoint, ONNX, or a transform")
-    parser.add_argument("model", help="a student's folder, models:/NAME@ALIAS, or (thingsvision) an align artifact")
-    parser.add_argument("--to", required=True, choices=tuple(FORMATS))
-    parser.add_argument("folder", type=Path, help="where the files go")
-    parser.add_argument("--store.root", dest="root", help="root of the student's teacher, where that cannot be seen")
-    parser.add_argument("--tracking.uri", dest="tracking", help="MLflow server of a models:/ name")
-    chosen = parser.parse_args(args)
-    if chosen.folder.exists() and (not chosen.folder.is_dir() or any(chosen.folder.iterdir())):
-        raise UserError(f"{chosen.folder} is not an empty folder: name another")
-    use = FORMATS[chosen.to](chosen.model, chosen.folder, chosen.root, chosen.tracking)
-    print("\n".join(f"wrote  {file}" for file in sorted(chosen.folder.iterdir())))
-    print(f"use    {use}")
 
 
 def to_timm(spec: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:

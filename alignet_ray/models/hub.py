@@ -14,14 +14,18 @@ if TYPE_CHECKING:
     from alignet_ray.models.student import Student
 
 
-def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None) -> "tuple[Student, Preprocess]":
+def load(
+    spec: str | Path, device: str = "cpu", tracking_uri: str | None = None, root: str = "runs"
+) -> "tuple[Student, Preprocess]":
     """Load a model for use, frozen and in evaluation mode.
 
     Args:
         spec: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
             backbone as in `model_spec` (it has no triplet head).
         device: where it runs.
-        tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, or MLflow's own default.
+        tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, and without it the
+            database under `root`.
+        root: folder that holds all artifacts of the run that registered the model.
 
     Returns:
         model: preprocessed images (b, 3, s, s) -> Output(embedding (b, d), triplet_logits (b, k) or None); also
@@ -34,6 +38,10 @@ def load(spec: str | Path, device: str = "cpu", tracking_uri: str | None = None)
     from alignet_ray.models.backbone import load_backbone
     from alignet_ray.models.student import Student, load_student
 
+    if str(spec).startswith(REGISTRY):
+        from alignet_ray.tracking import registry_uri
+
+        tracking_uri = registry_uri(root, tracking_uri)
     folder = locate(spec, tracking_uri)
     student = load_student(folder) if folder else Student(load_backbone(str(spec)), None).eval()
     return student.to(device), student.preprocess

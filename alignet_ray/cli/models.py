@@ -1,0 +1,50 @@
+"""Commands that use a finished model: demo, export."""
+
+from alignet_ray.cli.options import DemoOptions, ExportOptions
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+
+
+def demo(options: DemoOptions) -> None:
+    """Serve the local page."""
+    from alignet_ray.demo import server
+
+    server.serve(
+        options.model,
+        base=options.base,
+        images=options.images,
+        most=options.most,
+        port=options.port,
+        tracking_uri=registry_address(options.model, options.store.root, options.tracking.uri),
+    )
+
+
+def export(options: ExportOptions) -> None:
+    """Write a model in another program's format, and say how that program reads it.
+
+    Raises:
+        UserError: the folder is not empty, or as the formats' functions.
+    """
+    from alignet_ray.models import formats
+
+    folder = options.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder: name another")
+
+    root = options.store.root
+    address = registry_address(options.model, root or Config().store.root, options.tracking.uri)
+    usage = formats.FORMATS[options.to](options.model, folder, root, address)
+    for file in sorted(folder.iterdir()):
+        print(f"wrote  {file}")
+    print(f"use    {usage}")
+
+
+def registry_address(model: str, root: str, uri: str | None) -> str | None:
+    """Where a registered model is looked up; None for models that are no `models:/` names.
+
+    Raises:
+        UserError: there is no registry.
+    """
+    from alignet_ray import tracking
+
+    return tracking.registry_uri(root, uri) if model.startswith("models:/") else None

@@ -1,0 +1,236 @@
+"""Options of every command, as classes whose fields tyro reads; a field's docstring is its help text."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from alignet_ray.config import Config, StoreSection
+from alignet_ray.config.cluster_spec import ClusterSpec
+from alignet_ray.config.presets import PRESETS
+
+# Sections are immutable, so all options may share their defaults.
+SETTINGS = Config()
+STORE = StoreSection()
+CLUSTER = ClusterSpec()
+NAMES_OF_PRESETS = ", ".join(PRESETS)
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""An option without a value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes."""
+
+    debug: Switch = False
+    """Show the traceback of an error."""
+    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """The options that stand on the command line, such as `--store.root`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """A whole configuration: a preset or a YAML file, changed by --section.field VALUE."""
+
+    preset: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[PRESET]", help=f"Named configuration to start from: {NAMES_OF_PRESETS}."),
+    ] = None
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """YAML file to start from, as `alignet-ray show` writes it."""
+    help_all: Switch = False
+    """Show every setting, with its value in the preset or file."""
+    settings: Annotated[Config, tyro.conf.arg(name="")] = SETTINGS
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(RunOptions):
+    """Run the pipeline up to the teacher's embeddings."""
+
+    export: Literal["npy", "safetensors"] | None = None
+    """Also write the embeddings as one file in this format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(RunOptions):
+    """Run the pipeline up to the labelled triplets."""
+
+    export: Literal["npz"] | None = None
+    """Also write the triplets in DeepMind's format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(RunOptions):
+    """Show which steps a run would do and why, without doing them; with --on.*, its time and cost on a cluster."""
+
+    json: Switch = False
+    """Print JSON instead of a table."""
+    on: ClusterSpec = CLUSTER
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(RunOptions):
+    """Print a run's configuration, an artifact's record, a registered model, or a preset (with changes) as YAML.
+
+    A run of that name under the root comes before a preset, unless settings are given.
+    """
+
+    preset: Annotated[
+        str | None,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="[NAME]",
+            help=f"Run, artifact (id, its beginning, or STAGE/ID), models:/NAME@ALIAS, or preset: {NAMES_OF_PRESETS}.",
+        ),
+    ] = None
+    json: Switch = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class RegistryServer:
+    """Where the model registry is."""
+
+    uri: str | None = None
+    """MLflow server. Default: MLFLOW_TRACKING_URI, or the database under the root."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(Options):
+    """What a command on existing results takes."""
+
+    store: StoreSection = STORE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(StoreOptions):
+    """List the runs and artifacts under a root, or the registered models."""
+
+    models: Switch = False
+    """List registered models with their aliases and scores instead."""
+    json: Switch = False
+    """Print JSON instead of a table."""
+    tracking: RegistryServer = RegistryServer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackOptions(StoreOptions):
+    """Give the alias `champion` back to the previous champion."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Registered model."""
+    to: str | None = None
+    """Version that becomes the champion. Default: the previous champion."""
+    tracking: RegistryServer = RegistryServer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveOptions(StoreOptions):
+    """Delete artifacts, or the name of a run (its artifacts stay until gc)."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAMES")] = ()
+    """Runs or artifacts (id, its beginning, or STAGE/ID)."""
+    yes: Switch = False
+    """Do not ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions(StoreOptions):
+    """Delete every artifact that no run uses, and the cache."""
+
+    state_dir: str | None = None
+    """Local folder of the runs, where the root is remote."""
+    yes: Switch = False
+    """Do not ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(StoreOptions):
+    """Show the scores of several runs side by side."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")] = ()
+    """Runs, or ids of evaluate artifacts."""
+    levels: Switch = False
+    """Also show the scores of single levels (kinds of triplets, categories)."""
+    json: Switch = False
+    """Print every score as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(StoreOptions):
+    """Check a triplet file, folder or transform. Exit code 1 if something is wrong."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    """Human answers, labelled triplets, or a transform; or an artifact under the root, as STAGE/ID."""
+    objects: int | None = None
+    """Number of objects in the human data."""
+    reference: str | None = None
+    """Human embedding that must predict the answers."""
+    base: Literal[0, 1] | None = None
+    """What the object numbers count from."""
+    order: str | None = None
+    """File with the row that each object number means, one a line."""
+    images: str | None = None
+    """Folder of the images that ids or names mean."""
+    embeddings: str | None = None
+    """Folder of an embed artifact: similarities are computed anew on a sample."""
+    transform: str | None = None
+    """The transform that was applied to these embeddings."""
+    against: str | None = None
+    """Another triplet file that must share no triplets with this one."""
+    json: Switch = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(StoreOptions):
+    """Serve a local page that shows which of three pictures is the odd one, for the base and the aligned student."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A student's folder, or models:/NAME@ALIAS."""
+    base: str | None = None
+    """The network before alignment. Default: the one that the student started from."""
+    images: str | None = None
+    """Folder whose pictures are searched for neighbours."""
+    most: int = 2000
+    """Largest number of these pictures."""
+    port: int = 8765
+    """Port of the page; 0: any free one."""
+    tracking: RegistryServer = RegistryServer()
+
+
+@dataclass(frozen=True)
+class TeacherRoot:
+    """Where the student's teacher and the registry's database are."""
+
+    root: str | None = None
+    """Folder that holds all artifacts. Default: the one that the student's folder is in; `runs` for models:/ names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """Write a model as a timm checkpoint, as ONNX, or its teacher's transform for thingsvision."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A student's folder, models:/NAME@ALIAS, or (thingsvision) an align artifact."""
+    to: Literal["timm", "onnx", "thingsvision"]
+    """Format."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Where the files go: a new or empty folder."""
+    store: TeacherRoot = TeacherRoot()
+    tracking: RegistryServer = RegistryServer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    """Time this package against plain loops (jobs/bench.py of a checkout)."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAMES")] = ()
+    """Benches; jobs/README.md lists them."""
+    sizes: str = "small"
+    """Size of the inputs."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the figures to this file."""

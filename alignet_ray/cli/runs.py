@@ -1,0 +1,87 @@
+"""Commands that make something: run, the stages, plan, sweep."""
+
+import json
+from pathlib import Path
+
+from alignet_ray.cli.options import EmbedOptions, LabelOptions, PlanOptions, RunOptions
+from alignet_ray.screen import Screen, print_table
+
+
+def run(options: RunOptions) -> None:
+    """Run the whole pipeline."""
+    from alignet_ray.stages import pipeline
+
+    screen = Screen()
+    artifacts = pipeline.run(options.settings, screen)
+    screen.line()
+    pipeline.farewell(options.settings, artifacts, screen)
+
+
+def stage(options: RunOptions, name: str) -> None:
+    """Run the pipeline up to one stage."""
+    from alignet_ray import runtime
+    from alignet_ray.data import export
+    from alignet_ray.stages import pipeline
+
+    cfg = options.settings
+    screen = Screen()
+    artifacts = pipeline.run(cfg, screen, pipeline.targets(cfg, name))
+    screen.line()
+    pipeline.farewell(cfg, artifacts, screen)
+
+    folder = runtime.state_dir(cfg) / "exports"
+    files: list[Path] = []
+    if isinstance(options, EmbedOptions) and options.export:
+        files = [export.embeddings(artifacts["embed@corpus"], options.export, folder)]
+    if isinstance(options, LabelOptions) and options.export:
+        files = export.triplets(artifacts["label@aligned"], artifacts["embed@corpus"], folder)
+    for file in files:
+        screen.line(f"exported         {file}")
+
+
+def plan(options: PlanOptions) -> None:
+    """Show what a run would do; with options `--on.*`, what it would take on a cluster that need not exist."""
+    if any(flag.startswith("--on.") for flag in options.given):
+        _plan_cluster(options)
+        return
+
+    from alignet_ray import runtime
+    from alignet_ray.stages import pipeline
+    from alignet_ray.store import Store
+
+    cfg = options.settings
+    state = runtime.state_path(cfg)
+    world = pipeline.generated_world(cfg, state)
+    if world and not (world[1] / "world.json").exists():
+        rows = pipeline.unmade(cfg)
+    else:
+        resolved = pipeline.resolve(cfg, state, Screen())
+        rows = [pipeline.describe(step) for step in pipeline.plan(resolved, Store.open(cfg.store.root))]
+
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print_table(rows)
+    todo = sum(row["state"] != "finished" for row in rows)
+    print(f"\n{todo} of {len(rows)} steps to do" if todo else "\nnothing to do: everything is finished")
+
+
+def _plan_cluster(options: PlanOptions) -> None:
+    """Hours, storage and money on a cluster."""
+    from alignet_ray import capacity
+
+    result = capacity.plan(options.settings, options.on)
+    rows = capacity.describe(result)
+    verdict = capacity.verdict(options.settings, result)
+    if options.json:
+        print(json.dumps({"steps": rows, "verdict": verdict}, indent=1))
+        return
+    print_table(rows)
+    print("\n" + "\n".join(verdict))
+
+
+def sweep(options: RunOptions) -> None:
+    """Tune the settings of a stage."""
+    from alignet_ray.sweep import runner
+
+    runner.run(options.settings)
