@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignet_ray.artifacts import schemas, transforms
-from alignet_ray.core import consistency
+from alignet_ray.core import consistency, labelling
+from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind, embeddings
 from alignet_ray.errors import UserError
 from alignet_ray.human import triplets
@@ -218,7 +219,7 @@ def _duplicates(triplets: np.ndarray, found: Findings) -> None:
 def _against(rows: np.ndarray, aids: Aids, found: Findings) -> None:
     if aids.against:
         other = triplets.read_triplets(aids.against, aids.objects, aids.base)
-        shared = int(np.isin(consistency.keys(rows), consistency.keys(other)).sum())
+        shared = int(np.isin(set_keys(rows), set_keys(other)).sum())
         by_chance = consistency.expected_shared(rows, other)
         good = bool(shared <= by_chance + 5 * np.sqrt(by_chance) + 1e-3 * len(rows))
         found.judge("triplets shared with the other file", f"{shared:,} ({by_chance:,.0f} by chance)", good, "leakage")
@@ -252,7 +253,7 @@ def _labelled(tables: Callable[[], Iterator[pa.Table]], aids: Aids, found: Findi
     _image_ids(ids, aids, found)
     if aids.embeddings:
         _recompute(next(tables()), aids, found)
-    return consistency.keys(ids)
+    return set_keys(ids)
 
 
 def _image_ids(ids: np.ndarray, aids: Aids, found: Findings) -> None:
@@ -277,8 +278,7 @@ def _recompute(part: pa.Table, aids: Aids, found: Findings) -> None:
         found.judge("images with embeddings", f"{len(known):,} of {len(wanted):,}", False, "another embed artifact?")
         return
     y = transforms.load_transform(aids.transform)(x) if aids.transform else x.astype(np.float32)
-    a, b, c = (y[np.searchsorted(known, ids[:, n])] for n in range(3))
-    new = np.stack([(a * b).sum(axis=1), (a * c).sum(axis=1), (b * c).sum(axis=1)], axis=1)
+    new = labelling.similarities(y, np.searchsorted(known, ids))
     stored = np.stack([part[n].to_numpy() for n in ("s01", "s02", "s12")], axis=1)
     error = float(np.abs(new - stored).mean() / max(float(np.abs(stored).mean()), 1e-12))
     note = "other embeddings or another transform made these labels"

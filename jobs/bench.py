@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from alignet_ray.config import Align, Soften
-from alignet_ray.core import alignment, kmeans, labelling, sampling, triplet_set, triplets, vice
+from alignet_ray.core import alignment, kmeans, labelling, losses, sampling, triplet_set, triplets, vice
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.cache import Decoder, Pack, Packed
 from alignet_ray.images.listing import decode
@@ -280,9 +280,9 @@ def align(size: Size, folder: Path) -> Iterator[Row]:
     def each_triplet() -> None:
         some = torch.randint(len(drawn), (batch,))
         y = z[side.triplets[some]] @ weight
-        loss = -(side.targets[some] * triplets.pair_similarities(y).log_softmax(1)).sum(1).mean()
+        loss = losses.cross_entropy(triplets.pair_similarities(y), side.targets[some]).mean()
         optimizer.zero_grad()
-        torch.autograd.backward(loss + 1e-3 * alignment.eye_distance(weight))
+        torch.autograd.backward(loss + 1e-3 * losses.identity_penalty(weight))
         optimizer.step()
 
     yield Row("every triplet's objects mapped", batch, timed(each_triplet), "three rows a triplet")

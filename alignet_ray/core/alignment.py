@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from alignet_ray.core import losses
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.optim import update_mean
 from alignet_ray.core.triplet_set import ChoiceScore, TripletSet, score
-from alignet_ray.core.vice import pair_entries
+from alignet_ray.core.triplets import gram_similarities
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
 
@@ -93,7 +93,7 @@ class Core(torch.nn.Module):
         """R_eye: squared distance to the nearest multiple of the identity, times its weight."""
         if self.kind == "orthogonal":
             return torch.zeros(())
-        return self.identity_penalty * eye_distance(self.matrix())
+        return self.identity_penalty * losses.identity_penalty(self.matrix())
 
     def matrix(self) -> Float[Tensor, "r r"]:
         """C as a full matrix."""
@@ -121,7 +121,7 @@ def fit(
     z = torch.from_numpy(basis.project(x))
     rng = torch.Generator().manual_seed(seed)
     core = Core(z, settings.kind, settings.identity_penalty, _first_scale(z, train, rng))
-    before = normalize(torch.from_numpy((x - basis.mean) / basis.std), dim=1) if settings.alpha else None
+    before = torch.from_numpy((x - basis.mean) / basis.std) if settings.alpha else None
     mean = copy.deepcopy(core)
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
     held_rows, held = valid.compact()
@@ -155,26 +155,7 @@ def triplet_loss(
     y: Float[Tensor, "n r"], triplets: Int[Tensor, "b 3"], targets: Float[Tensor, "b 3"]
 ) -> Float[Tensor, ""]:
     """Mean KL(q || p) of dot-product similarities, in nats; targets q may be one-hot (then it is the cross-entropy)."""
-    log_p = torch.log_softmax(pair_entries(y @ y.T, triplets), dim=1)
-    return (torch.xlogy(targets, targets) - targets * log_p).sum(dim=1).mean()
-
-
-def local_loss(before: Float[Tensor, "n p"], after: Float[Tensor, "n r"], tau: float) -> Float[Tensor, ""]:
-    """gLocal's local term: cross-entropy between each item's softmax over the others, before and after (nats).
-
-    Args:
-        before, after: rows of unit length (cosines are their dot products).
-        tau: temperature.
-    """
-    others = ~torch.eye(len(before), dtype=torch.bool)
-    target = (before @ before.T / tau).masked_fill(~others, -torch.inf).softmax(dim=1)
-    log_q = (after @ after.T / tau).masked_fill(~others, -torch.inf).log_softmax(dim=1)
-    return -(target * log_q.masked_fill(~others, 0)).sum(dim=1).mean()
-
-
-def eye_distance(w: Float[Tensor, "r r"]) -> Float[Tensor, ""]:
-    """R_eye = || W - mean(diag W) I ||_F^2."""
-    return (w - w.diagonal().mean() * torch.eye(len(w), dtype=w.dtype)).square().sum()
+    return losses.kl_to_choices(gram_similarities(y @ y.T, triplets), targets).mean()
 
 
 @dataclass(frozen=True)
@@ -223,7 +204,7 @@ def _loss(
     some = torch.randint(len(train.triplets), (min(settings.batch_size, len(train.triplets)),), generator=rng)
     loss = (1 - settings.alpha) * triplet_loss(y, train.triplets[some], train.targets[some])
     if before is not None:
-        loss = loss + settings.alpha * local_loss(before[rows], normalize(y, dim=1), settings.tau)
+        loss = loss + settings.alpha * losses.locality(before[rows], y, settings.tau)
     return loss + core.penalty()
 
 

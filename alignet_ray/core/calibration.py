@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 
-from alignet_ray.core.scores import TIE
+from alignet_ray.core.triplets import TIE
 
 
 def softmax(logits: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:

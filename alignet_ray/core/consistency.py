@@ -5,10 +5,12 @@ from math import comb
 
 import numpy as np
 import scipy.sparse as sparse
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64
 from scipy.sparse.linalg import svds
 
-COLUMNS = {"last": (0, 1, 2), "middle": (0, 2, 1), "first": (1, 2, 0)}
+from alignet_ray.core.triplets import ODD_LAST, set_keys
+
+COLUMNS = dict(zip(("last", "middle", "first"), ODD_LAST, strict=True))
 """For each place of the odd one, the columns of (pair, pair, odd)."""
 
 
@@ -46,17 +48,10 @@ def repeats(rows: Int64[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
     return np.asarray((a == b) | (a == c) | (b == c))
 
 
-def keys(rows: Int64[np.ndarray, "n 3"]) -> UInt64[np.ndarray, " n"]:
-    """One number for every set of three, whatever its order (21 bits an item: up to two million items)."""
-    low = np.sort(rows, axis=1).astype(np.uint64)
-    shift = np.uint64(21)
-    return np.asarray((low[:, 0] << (shift + shift)) | (low[:, 1] << shift) | low[:, 2])
-
-
 def duplicates(rows: Int64[np.ndarray, "n 3"]) -> Duplicates:
     """Repeated sets of three; the expectation is that of n uniform draws from all sets of the items that occur."""
     n, sets = len(rows), float(max(comb(len(np.unique(rows)), 3), 1))
-    distinct = len(np.unique(keys(rows)))
+    distinct = len(np.unique(set_keys(rows)))
     expected = n + sets * np.expm1(n * np.log1p(-1 / sets)) if sets > 1 else n - 1.0
     return Duplicates(n - distinct, float(max(expected, 0.0)), n)
 

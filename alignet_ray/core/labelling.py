@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from alignet_ray.core.triplets import PAIRS, pair_similarities
+
 GATHER = 48
 """Triplets per gather: their rows, in float16 and float32, stay in a core's second-level cache."""
 
@@ -42,9 +44,8 @@ def similarities(x: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "n 3"]) 
         np.take(x, triplets[start : start + n].reshape(-1), axis=0, out=stored[: 3 * n], mode="clip")
         wide[: 3 * n].copy_(half[: 3 * n])
         block, out = rows[:n], result[start : start + n]
-        np.vecdot(block[:, 0], block[:, 1], out=out[:, 0])
-        np.vecdot(block[:, 0], block[:, 2], out=out[:, 1])
-        np.vecdot(block[:, 1], block[:, 2], out=out[:, 2])
+        for column, (left, right) in enumerate(PAIRS):
+            np.vecdot(block[:, left], block[:, right], out=out[:, column])
     return result
 
 
@@ -55,8 +56,7 @@ def resident_similarities(
     rows = torch.from_numpy(np.ascontiguousarray(triplets)).to(x.device)
     result = torch.empty(rows.shape, device=x.device)
     for start in range(0, len(rows), chunk):
-        a, b, c = x[rows[start : start + chunk]].float().unbind(1)
-        result[start : start + chunk] = torch.stack([(a * b).sum(1), (a * c).sum(1), (b * c).sum(1)], dim=1)
+        result[start : start + chunk] = pair_similarities(x[rows[start : start + chunk]].float())
     return result
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from scipy.stats import rankdata
 
-from alignet_ray.core import consistency, scores, similarity
+from alignet_ray.core import scores, similarity
+from alignet_ray.core.triplets import set_keys
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ def noise_ceilings(rows: Int64[np.ndarray, "n 3"]) -> dict[str, Ceiling]:
 
 def repeated(rows: Int64[np.ndarray, "n 3"]) -> bool:
     """Whether some set of three was answered more than once."""
-    return len(np.unique(consistency.keys(rows))) < len(rows)
+    return len(np.unique(set_keys(rows))) < len(rows)
 
 
 def answer_counts(rows: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "t 3"]:
     """For every set of three, how often its smallest, middle and largest object was the odd one."""
-    _, group = np.unique(consistency.keys(rows), return_inverse=True)
+    _, group = np.unique(set_keys(rows), return_inverse=True)
     odd = (np.sort(rows, axis=1) == rows[:, 2:]).argmax(axis=1)
     counts = np.zeros((int(group.max(initial=-1)) + 1, 3), dtype=np.int64)
     np.add.at(counts, (group.reshape(-1), odd), 1)

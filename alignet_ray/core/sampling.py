@@ -10,7 +10,9 @@ from math import comb
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Int
+
+from alignet_ray.core.triplets import scramble, set_keys
 
 CHUNK = 1 << 16
 EXHAUSTIVE = 300
@@ -159,28 +161,6 @@ def shares(weights: dict[str, float], n: int) -> dict[str, int]:
     return counts
 
 
-def keys(triplets: Int[np.ndarray, "n 3"], size: int) -> Int[np.ndarray, " n"]:
-    """One number per set of three images: equal for equal sets.
-
-    Exact up to 2 million images; above, a 64-bit hash, where of 10 million triplets two differing ones share a key with
-    probability 3e-6 (the later one is then dropped).
-    """
-    a, b, c = triplets.astype(np.uint64).T
-    low, high = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
-    middle = a + b + c - low - high
-    if size < 1 << 21:
-        return np.asarray(((low << np.uint64(42)) | (middle << np.uint64(21)) | high).view(np.int64))
-    return np.asarray(scramble(scramble(scramble(low) ^ middle) ^ high).view(np.int64))
-
-
-def scramble(values: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-    """A fixed bijective 64-bit mixing of unsigned integers (the finaliser of SplitMix64)."""
-    x = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
-
-
 def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> np.ndarray:
     """Which images are set aside for validation: round(share * n) of them, those of lowest hash(seed, image_id)."""
     start = scramble(np.array([seed % (1 << 63)], dtype=np.uint64))
@@ -208,10 +188,10 @@ def _stream(
 
 def _new(triplets: Int[np.ndarray, "n 3"], taken: Int[np.ndarray, "t 3"] | None, size: int) -> Int[np.ndarray, "m 3"]:
     """The first occurrence of every set of three images that is not among those taken, in order."""
-    own = keys(triplets, size)
+    own = set_keys(triplets, size)
     keep = np.ones(len(own), dtype=bool)
     if taken is not None and len(taken):
-        keep &= ~np.isin(own, keys(taken, size))
+        keep &= ~np.isin(own, set_keys(taken, size))
     ordered = np.sort(own)
     again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if len(again):

@@ -15,9 +15,6 @@ from jaxtyping import Float, Int
 CHANCE = 1 / 3
 """Agreement of blind guessing among three pairs."""
 
-TIE = -1
-"""The choice of a model whose largest similarity is shared by two pairs."""
-
 
 @dataclass(frozen=True)
 class Score:
@@ -57,32 +54,6 @@ def _random_triplets(m: int, limit: int, seed: int) -> Int[np.ndarray, "t 3"]:
         keys = np.unique(np.concatenate([keys, (distinct[:, 0] * m + distinct[:, 1]) * m + distinct[:, 2]]))
     keys = np.sort(rng.permutation(keys)[:limit])
     return np.stack([keys // (m * m), keys // m % m, keys % m], axis=1)
-
-
-def pair_similarities(
-    similarity: Float[np.ndarray, "m m"], triplets: Int[np.ndarray, "t 3"]
-) -> Float[np.ndarray, "t 3"]:
-    """Similarities of the pairs (ij, ik, jk) of every triplet, looked up in a symmetric matrix."""
-    flat, m = similarity.reshape(-1), similarity.shape[0]
-    i, j, k = triplets[:, 0] * m, triplets[:, 1], triplets[:, 2]
-    pairs = (i + j, i + k, j * m + k)
-    return np.stack([flat.take(index) for index in pairs], axis=1)
-
-
-def choices(similarities: Float[np.ndarray, "t 3"]) -> Int[np.ndarray, " t"]:
-    """Index (0, 1, 2) of the strictly largest pair of each triplet; TIE where there is none, or a value is NaN."""
-    a, b, c = similarities.T
-    choice = np.full(len(similarities), TIE, np.int64)
-    choice[(a > b) & (a > c)] = 0
-    choice[(b > a) & (b > c)] = 1
-    choice[(c > a) & (c > b)] = 2
-    return choice
-
-
-def agreement(choice: Int[np.ndarray, " t"], probabilities: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:
-    """Expected agreement with people per triplet: the probability of the chosen pair, zero for a tie."""
-    chosen = np.take_along_axis(probabilities, np.maximum(choice, 0)[:, None], axis=1)[:, 0]
-    return np.where(choice == TIE, 0.0, chosen).astype(np.float64)
 
 
 def ceiling(probabilities: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:

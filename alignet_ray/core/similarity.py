@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from scipy.stats import rankdata
 
 from alignet_ray.errors import UserError
@@ -11,11 +11,11 @@ from alignet_ray.errors import UserError
 Kind = Literal["dot", "cosine", "correlation"]
 
 
-def unit(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows scaled to length 1, in float32; a row of zeros stays zero."""
-    x = x.astype(np.float32)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 0, norm, 1)
+def unit_rows(x: Float[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Rows scaled to length 1, so that dot products are cosines; a row of zeros stays zero."""
+    rows = x.astype(np.float32, copy=False)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
 def similarity_matrix(x: Float[np.ndarray, "n d"], kind: Kind = "cosine") -> Float[np.ndarray, "n n"]:
@@ -23,15 +23,8 @@ def similarity_matrix(x: Float[np.ndarray, "n d"], kind: Kind = "cosine") -> Flo
     x = x.astype(np.float32)
     if kind == "correlation":
         x = x - x.mean(axis=1, keepdims=True)
-    rows = x if kind == "dot" else unit(x)
+    rows = x if kind == "dot" else unit_rows(x)
     return np.asarray(rows @ rows.T)
-
-
-def rdm(x: Float[np.ndarray, "n d"], kind: Literal["cosine", "correlation"] = "cosine") -> Float[np.ndarray, "n n"]:
-    """Representational dissimilarity matrix: 1 - similarity, zero on the diagonal."""
-    distance = 1 - similarity_matrix(x, kind)
-    np.fill_diagonal(distance, 0)
-    return distance
 
 
 def check_matrix(

@@ -15,11 +15,6 @@ LARGEST = 2000
 """Images whose neighbourhoods are compared."""
 
 
-def directions(x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, "n p"]:
-    """Rows of unit length, so that dot products are cosines: how a base is judged."""
-    return np.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
 def agreement(
     y: Float32[np.ndarray, "n q"], side: triplet_set.TripletSet, draws: int = 5, seed: int = 0
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
@@ -62,7 +57,7 @@ def neighbours_kept(x: Float32[np.ndarray, "n p"], transform: AffineTransform, s
 def overlap(before: Float32[np.ndarray, "n p"], after: Float32[np.ndarray, "n q"], seed: int = 0) -> float:
     """Share of each row's ten nearest rows (by cosine) before that are still among its ten nearest after."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(before))[:LARGEST])
-    a, b = directions(before[rows]), directions(after[rows])
+    a, b = similarity.unit_rows(before[rows]), similarity.unit_rows(after[rows])
     return float(similarity.neighbour_overlap(a @ a.T, b @ b.T, min(NEIGHBOURS, len(rows) - 1)).mean())
 
 

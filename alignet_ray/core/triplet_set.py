@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
-from alignet_ray.core import scores, vice
-from alignet_ray.core.vice import pair_entries
+from alignet_ray.core import losses, scores, vice
+from alignet_ray.core.triplets import choices, expected_agreement, gram_similarities
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,6 @@ def score(y: Float[Tensor, "n r"], side: TripletSet, draws: int = 5, seed: int =
 
 def per_triplet(y: Float[Tensor, "n r"], side: TripletSet) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
     """Of every triplet: probability that people choose the model's best pair (0 for a tie), and cross-entropy, nats."""
-    logits = pair_entries(y @ y.T, side.triplets)
-    top = logits.max(dim=1, keepdim=True)
-    tied = (logits == top.values).sum(dim=1) > 1
-    agreed = side.targets.gather(1, top.indices)[:, 0].masked_fill(tied, 0)
-    return agreed, -(side.targets * logits.log_softmax(dim=1)).sum(dim=1)
+    logits = gram_similarities(y @ y.T, side.triplets)
+    agreement = expected_agreement(choices(logits), side.targets)
+    return agreement, losses.cross_entropy(logits, side.targets)

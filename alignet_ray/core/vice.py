@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import ndtr
 from torch import Tensor
 
+from alignet_ray.core.triplets import gram_similarities, pair_similarities
+
 CHUNK = 1 << 20
 """Triplets whose similarities are gathered at once (bounds memory)."""
 
@@ -189,8 +191,7 @@ def elbo_terms(
     noise = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
     x = mu + log_sigma.exp() * noise
     z = torch.relu(x)
-    first, second, odd = torch.nn.functional.embedding(batch, z).unbind(1)  # its backward is twice an index's speed
-    logits = torch.stack([(first * second).sum(1), (first * odd).sum(1), (second * odd).sum(1)], dim=1)
+    logits = pair_similarities(torch.nn.functional.embedding(batch, z))  # its backward is twice an index's speed
     cross_entropy = -torch.log_softmax(logits, dim=1)[:, 0].mean()
     log_q = -(log_sigma + noise.square() / 2 + math.log(2 * math.pi) / 2)
     return cross_entropy, (log_q - prior.log_density(x)).sum()
@@ -266,7 +267,7 @@ def choice_probabilities(
         similarity = torch.from_numpy((x @ x.T).astype(np.float32))
         for start in range(0, len(triplets), CHUNK):
             part = torch.from_numpy(triplets[start : start + CHUNK].astype(np.int64))
-            total[start : start + CHUNK] += torch.softmax(pair_entries(similarity, part), dim=1).numpy()
+            total[start : start + CHUNK] += torch.softmax(gram_similarities(similarity, part), dim=1).numpy()
     return total / (1 if published else draws)
 
 
@@ -283,13 +284,6 @@ def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) 
     scale = np.maximum(sigma.astype(np.float64), 1e-12)
     z = mu / scale
     return np.asarray(scale * (z * ndtr(z) + np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)), dtype=np.float32)
-
-
-def pair_entries(similarity: Float[Tensor, "m m"], triplets: Int[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-    """Entries (01, 02, 12) of a similarity matrix for every triplet."""
-    flat, m = similarity.reshape(-1), similarity.shape[0]
-    i, j, k = triplets.unbind(1)
-    return torch.stack([flat[i * m + j], flat[i * m + k], flat[j * m + k]], dim=1)
 
 
 def _log_normal(x: Float[Tensor, "*s"], scale: float) -> Float[Tensor, "*s"]:

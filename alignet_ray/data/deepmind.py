@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
 
 from alignet_ray.artifacts.schemas import TRIPLETS, check, positions_of
+from alignet_ray.core.triplets import odd_last
 from alignet_ray.errors import UserError, first_line
 
 MEMBERS = ("filenames", "similarities")
@@ -25,9 +26,6 @@ MEMBERS = ("filenames", "similarities")
 
 BLOCK = 250_000
 """Rows that are held in memory at a time."""
-
-IMAGE_ORDER = np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])
-"""By the number of the most similar pair (01, 02 or 12): order of the images that puts this pair first."""
 
 PAIR_ORDER = np.array([[0, 1, 2], [1, 0, 2], [2, 0, 1]])
 """By the number of the most similar pair: the order that the three similarities then have."""
@@ -156,9 +154,8 @@ def most_similar_pair_first(
 ) -> tuple[Int64[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
     """Images and similarities permuted together, so that pair 01 is the most similar one; and which rows were moved."""
     best = similarities.argmax(axis=1)
-    moved_ids = np.take_along_axis(ids, IMAGE_ORDER[best], axis=1)
     moved_similarities = np.take_along_axis(similarities, PAIR_ORDER[best], axis=1)
-    return moved_ids, moved_similarities, best != 0
+    return odd_last(ids, best), moved_similarities, best != 0
 
 
 def export_triplets(path: str | Path, tables: Callable[[], Iterator[pa.Table]], images: pa.Table) -> int:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
 
+from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import load_backbone
@@ -124,7 +125,7 @@ class ModelComparison:
         found = self.encoder.encode(pictures, batch, readers)
         split = self.base.backbone.width
         bodies = {"base": found.columns["embedding"][:, :split], "aligned": found.columns["embedding"][:, split:]}
-        units = {name: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for name, x in bodies.items()}
+        units = {name: unit_rows(x) for name, x in bodies.items()}
         logits = found.columns.get("triplet_logits")
         choice = units["aligned"] / TEMPERATURE**0.5 if logits is None else logits / self.student.tau**0.5
         sights = {"base": self._base(units["base"]), "aligned": ModelView(units["aligned"], choice.astype(np.float32))}

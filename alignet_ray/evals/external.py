@@ -7,17 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import softmax
 
-from alignet_ray.core import calibration, scores, similarity
+from alignet_ray.core import calibration, labelling, similarity
 from alignet_ray.core.noise_ceiling import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
+from alignet_ray.core.triplets import TIE, choices
 from alignet_ray.evals import paired, rsa
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human.matrices import mean
-
-CHUNK = 65_536
-"""Triplets that are compared at once."""
 
 MATRIX_DRAWS = 100
 """Resamplings of objects behind the interval of a correlation with a matrix."""
@@ -47,9 +46,9 @@ def evaluate_responses(
     correct = {}
     for space in spaces:
         similarities = triplet_similarities(space, triplets)
-        choice = scores.choices(similarities)
+        choice = choices(similarities)
         correct[space.name] = (choice == 0).astype(np.float64)
-        ties = float((choice == scores.TIE).mean())
+        ties = float((choice == TIE).mean())
         rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(triplets), split="", seed=seed))
         rows += _entropy_and_time(space, similarities, times, seed)
 
@@ -74,7 +73,7 @@ def _entropy_and_time(
     # people chose the first pair for sure
     certain = np.tile(np.array([1.0, 0.0, 0.0]), (len(similarities), 1))
     temperature = calibration.fit_temperature(similarities, certain)
-    entropy = calibration.entropy(calibration.softmax(similarities / temperature))
+    entropy = calibration.entropy(softmax(similarities / temperature, axis=1))
     value = similarity.correlation(entropy[is_timed], times[is_timed])
     return [Score(space.model, space.layer, "answers", "entropy_time", value, n=count, split="", seed=seed)]
 
@@ -90,17 +89,7 @@ def triplet_similarities(space: EmbeddingSpace, triplets: Int[np.ndarray, "n 3"]
     """Similarities of the pairs (01, 02, 12) of triplets of image_ids; every image is looked up once."""
     image_ids, position = np.unique(triplets, return_inverse=True)
     position = position.reshape(triplets.shape)
-    features = space.features(image_ids)
-
-    chunks = []
-    for start in range(0, len(position), CHUNK):
-        rows = position[start : start + CHUNK]
-        first = features[rows[:, 0]]
-        second = features[rows[:, 1]]
-        third = features[rows[:, 2]]
-        pairs = [(first * second).sum(1), (first * third).sum(1), (second * third).sum(1)]
-        chunks.append(np.stack(pairs, axis=1))
-    return np.concatenate(chunks)
+    return labelling.similarities(space.features(image_ids), position)
 
 
 def evaluate_choices(

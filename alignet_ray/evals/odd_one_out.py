@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import noise_ceiling, scores, similarity
 from alignet_ray.core.scores import Score
+from alignet_ray.core.triplets import TIE, choices, expected_agreement, gram_similarities
 from alignet_ray.evals.annotated_objects import AnnotatedObjects, TripletTrials
 from alignet_ray.evals.spaces import EmbeddingSpace
 
@@ -51,12 +52,12 @@ def respond(space: EmbeddingSpace, image_draws: Int[np.ndarray, "draws m"], tria
     """Choices of one space, with a random image for each object in every draw."""
     agreement = np.zeros(len(trials))
     ties = 0.0
-    first_choice = np.full(len(trials), scores.TIE)
+    first_choice = np.full(len(trials), TIE)
     for draw, image_ids in enumerate(image_draws):
         matrix = similarity.similarity_matrix(space.rows(image_ids), space.kind)
-        choice = scores.choices(scores.pair_similarities(matrix, trials.triplets))
-        agreement += scores.agreement(choice, trials.probabilities)
-        ties += float((choice == scores.TIE).mean())
+        choice = choices(gram_similarities(matrix, trials.triplets))
+        agreement += expected_agreement(choice, trials.probabilities)
+        ties += float((choice == TIE).mean())
         if draw == 0:
             first_choice = choice
     return SpaceResponses(agreement / len(image_draws), ties / len(image_draws), first_choice)
@@ -254,8 +255,8 @@ def evaluate_raw(
     # people chose the first pair for sure
     certain = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(triplets), 1))
     chosen = respond_all(spaces, image_draws, TripletTrials(triplets, certain))
-    human_choice = scores.choices(scores.pair_similarities(annotated.human_similarity(), triplets))
-    chosen.agreement[:, -1] = scores.agreement(human_choice, certain)
+    human_choice = choices(gram_similarities(annotated.human_similarity(), triplets))
+    chosen.agreement[:, -1] = expected_agreement(human_choice, certain)
 
     resampled = scores.object_bootstrap(chosen.agreement, triplets, len(annotated), draws, seed)
     rows = []

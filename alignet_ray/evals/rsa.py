@@ -33,7 +33,7 @@ def object_similarity(
     if centred:
         embeddings = embeddings - embeddings.mean(axis=1, keepdims=True)
     if centred or space.kind == "cosine":
-        embeddings = similarity.unit(embeddings)
+        embeddings = similarity.unit_rows(embeddings)
 
     # the mean dot product over pairs of images is the dot product of the means
     means = np.zeros((len(annotated), embeddings.shape[1]), np.float32)

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import softmax
 
-from alignet_ray.core import calibration, scores, similarity
+from alignet_ray.core import calibration, similarity
 from alignet_ray.core.scores import Score
+from alignet_ray.core.triplets import choices, expected_agreement, gram_similarities
 from alignet_ray.evals.annotated_objects import TripletTrials
 from alignet_ray.evals.spaces import EmbeddingSpace
 
@@ -48,10 +50,10 @@ def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: Im
             _pair_similarities(space, validation), validation.trials.probabilities
         )
         logits = _pair_similarities(space, test) / np.float32(temperature)
-        probabilities = calibration.softmax(logits)
-        choice = scores.choices(logits)
+        probabilities = softmax(logits, axis=1)
+        choice = choices(logits)
         confidence = calibration.confidence(probabilities, choice)
-        agreement = scores.agreement(choice, human)
+        agreement = expected_agreement(choice, human)
         cross_entropy = calibration.cross_entropy(logits, human)
 
         values = {
@@ -69,7 +71,7 @@ def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: Im
 
 def _pair_similarities(space: EmbeddingSpace, images: ImageTrials) -> Float[np.ndarray, "t 3"]:
     matrix = similarity.similarity_matrix(space.rows(images.image_ids), space.kind)
-    return scores.pair_similarities(matrix, images.trials.triplets)
+    return gram_similarities(matrix, images.trials.triplets)
 
 
 def _reliability_curve(confidence: Float[np.ndarray, " t"], agreement: Float[np.ndarray, " t"]) -> ReliabilityCurve:

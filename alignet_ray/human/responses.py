@@ -15,6 +15,7 @@ import pyarrow.csv as pacsv
 from jaxtyping import Bool, Int64
 
 from alignet_ray.artifacts.schemas import ANSWERS
+from alignet_ray.core.triplets import odd_last
 from alignet_ray.data.files import delimiter_of
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import read_bytes
@@ -24,9 +25,6 @@ OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2")
 
 PARTICIPANT_COLUMNS = ("subject_id", "participant")
 """Headers that name the participant."""
-
-ODD_LAST = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
-"""Order of the three columns that puts the odd one last, by its position (0, 1 or 2)."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,9 @@ def _odd_last(
     if is_wrong.any():
         line = first_row(is_wrong)
         raise UserError(f"{path}: line {line}: choice {choice[is_wrong][0]} is not a position 1, 2 or 3")
-    return np.take_along_axis(objects, ODD_LAST[choice - 1], axis=1)
+
+    # With the first object odd, the pair is (1, 2), the last of PAIRS; with the last one odd, it is the first.
+    return odd_last(objects, pair=3 - choice)
 
 
 def _response_table(triplets: Int64[np.ndarray, "n 3"], known: Mapping[str, pa.ChunkedArray] | None = None) -> pa.Table:

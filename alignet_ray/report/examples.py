@@ -55,7 +55,7 @@ def object_maps(
     """Two dimensions (`pca` or `umap`) of the mean embedding of each object."""
     maps = {}
     for space in spaces:
-        means = np.stack([similarity.unit(space.rows(image_ids)).mean(axis=0) for image_ids in annotated.images])
+        means = np.stack([similarity.unit_rows(space.rows(image_ids)).mean(axis=0) for image_ids in annotated.images])
         if method == "umap":
             maps[space_title(space)] = figures.umap_plane(means, seed)
         else:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from alignet_ray import runtime
 from alignet_ray.artifacts import transforms
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, teacher_metrics, triplet_set
+from alignet_ray.core import alignment, similarity, teacher_metrics, triplet_set
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.core.splits import folds
 from alignet_ray.data.embeddings import SharedFeatures
@@ -130,7 +130,7 @@ def _cross_validate(
             done, waiting = ray.wait(waiting)
             fold, fitted = tasks[done[0]], ray.get(done[0])
             held = pairs[fold][1]
-            base = float(teacher_metrics.agreement(teacher_metrics.directions(judged.features), held)[0].mean())
+            base = float(teacher_metrics.agreement(similarity.unit_rows(judged.features), held)[0].mean())
             row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
             rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
             bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
@@ -149,7 +149,7 @@ def _write(work: Work, judged: AlignmentDataset, transform: AffineTransform, fac
         "width": judged.features.shape[1],
         "neighbours_kept": teacher_metrics.neighbours_kept(judged.features, transform),
     }
-    spaces = {"base": teacher_metrics.directions(judged.features), "aligned": transform(judged.features)}
+    spaces = {"base": similarity.unit_rows(judged.features), "aligned": transform(judged.features)}
     for split in ("validation", "test"):
         report |= teacher_metrics.report(split, spaces, judged.soft_triplets(judged.objects[split]), work.cfg.seed)
     provenance = {

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.core import teacher_metrics
+from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.screen import Screen
@@ -64,7 +64,7 @@ def judge_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, f
     base = AlignmentDataset(soften, artifacts["embed@base"], cache, human)
     student = AlignmentDataset(soften, artifacts["embed@student"], cache, human)
     side = student.soft_triplets(student.objects["validation"])
-    found = teacher_metrics.figures(teacher_metrics.directions(student.features), side, cfg.seed)
+    found = teacher_metrics.figures(similarity.unit_rows(student.features), side, cfg.seed)
     kept = teacher_metrics.overlap(base.features, student.features)
     return {"score": found["accuracy"], **_renamed(found), "kept": kept}
 

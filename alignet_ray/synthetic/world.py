@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
+from scipy.special import softmax
 
+from alignet_ray.core.triplets import gram_similarities, odd_last
 from alignet_ray.synthetic.pretrain import BaseRecipe, train_base
 from alignet_ray.synthetic.render import TRAITS, Appearance, render, sample_appearance
 
@@ -38,9 +40,6 @@ RESPONSES = "triplets.txt"
 TRUTH = "truth.npz"
 WEIGHTS = "base.safetensors"
 INFO = "world.json"
-
-ODD_LAST = np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])
-"""By the number of the chosen pair (01, 02 or 12): order of the objects that puts the odd one last."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +196,8 @@ def choice_probabilities(
     similarity: Float[np.ndarray, "m m"], triplets: Int64[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, "n 3"]:
     """Probabilities that people choose the pairs 01, 02 and 12 of each triplet: softmax of the similarities."""
-    first, second, third = triplets.T
-    pairs = [similarity[first, second], similarity[first, third], similarity[second, third]]
-    logits = np.stack(pairs, axis=1).astype(np.float64)
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
+    logits = gram_similarities(similarity, triplets).astype(np.float64)
+    return np.asarray(softmax(logits, axis=1))
 
 
 def simulate_responses(world: World, truth: Meaning) -> Int64[np.ndarray, "n 3"]:
@@ -212,7 +208,7 @@ def simulate_responses(world: World, truth: Meaning) -> Int64[np.ndarray, "n 3"]
     probabilities = choice_probabilities(truth.similarity, triplets)
     thresholds = probabilities.cumsum(1)[:, :2]
     chosen_pair = (rng.random((len(triplets), 1)) > thresholds).sum(1)
-    return np.take_along_axis(triplets, ODD_LAST[chosen_pair], axis=1)
+    return odd_last(triplets, chosen_pair)
 
 
 def names(world: World, truth: Meaning) -> tuple[list[str], list[str]]:

@@ -220,7 +220,7 @@ class Training:
             extra = self.mean_loss(similarities(cosine, triplets), teacher, self.feature_tau)
             loss, figures["loss_features"] = loss + recipe.embedding_loss_weight * extra, extra.detach()
         if first is not None:
-            local_loss = losses.locality(first, cosine, LOCALITY_TAU, LOCALITY_TAU)
+            local_loss = losses.locality(first, cosine, LOCALITY_TAU)
             loss, figures["loss_locality"] = loss + recipe.locality * local_loss, local_loss.detach()
         right = choice_agreement(student.detach(), teacher).float().mean()
         ties = (student.amax(-1) == student.amin(-1)).float().mean()
@@ -350,10 +350,7 @@ def join(parts: list[Output]) -> Output:
 
 def objective(name: str, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """A divergence by its name, a value a triplet."""
-    if name == "contrastive":  # the teacher's pair goes first: it says which pair is the most similar
-        best = teacher.argmax(-1, keepdim=True)
-        return -(student / tau).log_softmax(-1).gather(-1, best).squeeze(-1)
-    return {"jsd": losses.jsd, "kld": losses.kld}[name](student, teacher, tau)
+    return {"jsd": losses.jsd, "kld": losses.kld, "contrastive": losses.contrastive}[name](student, teacher, tau)
 
 
 def similarities(z: Float[Tensor, "n d"], triplets: Tensor) -> Float[Tensor, "t 3"]:

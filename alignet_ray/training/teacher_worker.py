@@ -39,7 +39,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from alignet_ray.config import Config
-from alignet_ray.core import scores, teacher_metrics, triplet_set
+from alignet_ray.core import scores, similarity, teacher_metrics, triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS, human_model, split_images
 from alignet_ray.images.cache import Decoder
@@ -253,7 +253,7 @@ class TeacherWorker:
             self.go(best, share)
             z = self.features(self.every)
             found = triplet_set.score(self.head.renew(z[self.rows])(z), self.valid)
-            features = triplet_set.score(torch.from_numpy(teacher_metrics.directions(z.numpy())), self.valid)
+            features = triplet_set.score(torch.from_numpy(similarity.unit_rows(z.numpy())), self.valid)
             kept = teacher_metrics.overlap(self.before.numpy(), z.numpy())
             rows.append({"share": share, "accuracy": found.accuracy, "features": features.accuracy, "kept": kept})
         self.go(best, self.job.cfg.align.network.interpolation)
@@ -304,8 +304,8 @@ class TeacherWorker:
         report |= {"temperature": float(head.temperature), "metric": "plain" if head.metric is None else "classes"}
         aligned = head(z).numpy()
         spaces = {
-            "base": teacher_metrics.directions(base),
-            "features": teacher_metrics.directions(features),
+            "base": similarity.unit_rows(base),
+            "features": similarity.unit_rows(features),
             "aligned": aligned,
         }
         for split in ("validation", "test"):

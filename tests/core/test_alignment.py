@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
 from alignet_ray.config import Align
-from alignet_ray.core import alignment, scores, splits, teacher_metrics, triplet_set
+from alignet_ray.core import alignment, losses, scores, similarity, splits, teacher_metrics, triplet_set
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.triplets import gram_similarities
 
 
 def world(
@@ -29,7 +30,7 @@ def test_soft_fit_beats_its_base_on_objects_that_it_never_saw() -> None:
     )
     quick = Align().settings(alignment.FitSettings, kind="low_rank", steps=200, batch_size=1024)
     fitted = alignment.fit(x, train, valid, quick, seed=0)
-    y, base = torch.from_numpy(fitted.transform(x)), torch.from_numpy(teacher_metrics.directions(x))
+    y, base = torch.from_numpy(fitted.transform(x)), torch.from_numpy(similarity.unit_rows(x))
     assert triplet_set.score(y, test).accuracy > triplet_set.score(base, test).accuracy + 0.1
     assert fitted.step == min(fitted.history, key=lambda row: row["cross_entropy"])["step"]
     again = alignment.fit(x, train, valid, quick, seed=0)
@@ -39,7 +40,7 @@ def test_soft_fit_beats_its_base_on_objects_that_it_never_saw() -> None:
 def test_one_hot_targets_give_the_cross_entropy() -> None:
     rng = np.random.default_rng(0)
     y, rows = rng.normal(size=(6, 3)), scores.all_triplets(6)
-    s = scores.pair_similarities(y @ y.T, rows)
+    s = gram_similarities(y @ y.T, rows)
     one_hot = torch.eye(3, dtype=torch.float64)[torch.zeros(len(rows), dtype=torch.long)]
     expected = -log_softmax(s, axis=1)[:, 0].mean()
     assert float(alignment.triplet_loss(torch.tensor(y), torch.tensor(rows), one_hot)) == pytest.approx(expected)
@@ -50,7 +51,7 @@ def test_one_hot_targets_give_the_cross_entropy() -> None:
 def test_the_loss_is_the_kl_divergence_whatever_the_order_of_a_triplet(seed: int) -> None:
     rng = np.random.default_rng(seed)
     y, rows = rng.normal(size=(7, 3)), scores.all_triplets(7)
-    p = softmax(scores.pair_similarities(y @ y.T, rows), axis=1)
+    p = softmax(gram_similarities(y @ y.T, rows), axis=1)
     q = rng.dirichlet([1, 1, 1], size=len(rows))
     expected = (q * np.log(q / p)).sum(axis=1).mean()
     loss = alignment.triplet_loss(torch.tensor(y), torch.tensor(rows), torch.tensor(q))
@@ -68,24 +69,22 @@ def test_gradients_agree_with_finite_differences() -> None:
     y = torch.tensor(rng.normal(size=(5, 3)), requires_grad=True)
     before = torch.nn.functional.normalize(torch.tensor(rng.normal(size=(5, 4))), dim=1)
     assert torch.autograd.gradcheck(lambda v: alignment.triplet_loss(v, rows, q), (y,))
+    assert torch.autograd.gradcheck(lambda v: losses.locality(before, v, 0.5), (y,))
     assert torch.autograd.gradcheck(
-        lambda v: alignment.local_loss(before, torch.nn.functional.normalize(v, dim=1), 0.5), (y,)
-    )
-    assert torch.autograd.gradcheck(
-        alignment.eye_distance, (torch.randn(4, 4, dtype=torch.float64, requires_grad=True),)
+        losses.identity_penalty, (torch.randn(4, 4, dtype=torch.float64, requires_grad=True),)
     )
 
 
 def test_the_pull_is_nought_for_multiples_of_the_identity() -> None:
-    assert float(alignment.eye_distance(3.0 * torch.eye(5))) == 0
+    assert float(losses.identity_penalty(3.0 * torch.eye(5))) == 0
     w = torch.tensor([[2.0, 1.0], [0.0, 4.0]])
-    assert float(alignment.eye_distance(w)) == pytest.approx(1 + 1 + 1)  # mean 3: (-1)^2 + 1^2, off the diagonal 1^2
+    assert float(losses.identity_penalty(w)) == pytest.approx(1 + 1 + 1)  # mean 3: (-1)^2 + 1^2, off the diagonal 1^2
 
 
 def test_the_local_term_is_least_where_nothing_moved() -> None:
     before = torch.nn.functional.normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), dim=1)
     moved = torch.nn.functional.normalize(before + 0.3 * torch.randn(12, 5), dim=1)
-    assert alignment.local_loss(before, before, 0.2) < alignment.local_loss(before, moved, 0.2)
+    assert losses.locality(before, before, 0.2) < losses.locality(before, moved, 0.2)
 
 
 @pytest.mark.parametrize("kind", ["affine", "low_rank", "diagonal", "orthogonal"])
@@ -189,6 +188,6 @@ def test_neighbours_kept_is_one_for_a_rotation() -> None:
 def test_intervals_hold_their_figure() -> None:
     x, human, rows = world()
     side = triplet_set.soft_targets(range(20), rows, human, 2000)
-    found = teacher_metrics.figures(teacher_metrics.directions(x), side)
+    found = teacher_metrics.figures(similarity.unit_rows(x), side)
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
     assert found["cross_entropy_low"] < found["cross_entropy"] < found["cross_entropy_high"]

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignet_ray.core import consistency
+from alignet_ray.core.triplets import set_keys
 
 
 def answers(n: int, m: int = 60, seed: int = 0) -> np.ndarray:
@@ -47,13 +48,13 @@ def test_duplicates_are_compared_with_chance() -> None:
 @given(st.lists(st.integers(0, 2**21 - 1), min_size=3, max_size=3, unique=True), st.permutations(range(3)))
 def test_a_key_belongs_to_one_set_of_three(items: list[int], order: list[int]) -> None:
     row = np.array([items])
-    key = consistency.keys(row)
-    assert key == consistency.keys(row[:, order])
+    key = set_keys(row)
+    assert key == set_keys(row[:, order])
     sorted_items = sorted(items)
     assert [int(key[0]) >> 42, int(key[0]) >> 21 & 0x1FFFFF, int(key[0]) & 0x1FFFFF] == sorted_items
 
 
 def test_chance_overlap_of_two_files() -> None:
     a, b = answers(3000, seed=1), answers(3000, seed=2)
-    shared = np.isin(consistency.keys(a), consistency.keys(b)).sum()
+    shared = np.isin(set_keys(a), set_keys(b)).sum()
     assert shared == pytest.approx(consistency.expected_shared(a, b), rel=0.2)

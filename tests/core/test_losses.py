@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from alignet_ray.core.losses import contrastive, jsd, kl_to_choices, kld, locality, pull_to_identity
+from alignet_ray.core.losses import contrastive, cross_entropy, identity_penalty, jsd, kl_to_choices, kld, locality
 from alignet_ray.core.triplets import pair_similarities
 
 Z = 10 * torch.tensor([[1, 2, 0.5], [0.5, 1.5, 1], [-1, 0, 2]], dtype=torch.float64)
@@ -19,7 +19,7 @@ def test_worked_values():
     d = pair_similarities(Z)
     assert float(kld(d, T, 100.0)) == pytest.approx(0.133213676, abs=1e-9)
     assert float(jsd(d, T, 100.0)) == pytest.approx(0.023326362, abs=1e-9)
-    assert float(contrastive(d, 100.0)) == pytest.approx(0.095674329, abs=1e-9)
+    assert float(contrastive(d, T, 100.0)) == pytest.approx(0.095674329, abs=1e-9)
 
 
 def test_worked_values_of_normalised_outputs():
@@ -52,13 +52,15 @@ def test_finite_at_extreme_logits(loss):
 
 def test_certain_choices_give_the_cross_entropy():
     s = torch.tensor([[3.0, 1.0, 0.0]])
-    assert torch.allclose(kl_to_choices(s, torch.tensor([[1.0, 0.0, 0.0]])), contrastive(s, 1.0))
+    certain = torch.tensor([[1.0, 0.0, 0.0]])
+    assert torch.allclose(kl_to_choices(s, certain), contrastive(s, certain, 1.0))
+    assert torch.allclose(cross_entropy(s, certain), contrastive(s, certain, 1.0))
 
 
 def test_locality_is_least_where_nothing_changed():
     x = torch.randn(12, 5, generator=torch.Generator().manual_seed(1))
     other = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
-    same, changed = locality(x, 3 * x, 1.0, 1.0), locality(x, other, 1.0, 1.0)
+    same, changed = locality(x, 3 * x, 1.0), locality(x, other, 1.0)
     unit = torch.nn.functional.normalize(x, dim=-1)
     logits = (unit @ unit.T).fill_diagonal_(-torch.inf)
     entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
@@ -66,6 +68,6 @@ def test_locality_is_least_where_nothing_changed():
     assert changed > same
 
 
-def test_pull_to_identity_is_zero_for_any_scaled_identity():
-    assert float(pull_to_identity(3 * torch.eye(4))) == 0
-    assert float(pull_to_identity(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))) == pytest.approx(1 + 4 + 1)
+def test_identity_penalty_is_zero_for_any_scaled_identity():
+    assert float(identity_penalty(3 * torch.eye(4))) == 0
+    assert float(identity_penalty(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))) == pytest.approx(1 + 4 + 1)

@@ -12,6 +12,7 @@ from scipy import stats
 
 from alignet_ray.core import sampling
 from alignet_ray.core.sampling import Exhausted, Groups, group_by, sample
+from alignet_ray.core.triplets import set_keys
 
 KINDS = list(sampling.DRAWS)
 
@@ -165,8 +166,8 @@ def test_keys_tell_sets_apart(size: int) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, size, (20_000, 3))
     rows = rows[[len(set(r)) == 3 for r in rows.tolist()]]
-    keys = sampling.keys(rows, size)
-    assert np.array_equal(keys, sampling.keys(rows[:, [2, 0, 1]], size))
+    keys = set_keys(rows, size)
+    assert np.array_equal(keys, set_keys(rows[:, [2, 0, 1]], size))
     assert len(np.unique(keys)) == len({tuple(sorted(r)) for r in rows.tolist()})
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignet_ray.core import scores
+from alignet_ray.core import scores, triplets
 
 
 def brute_force(similarity: np.ndarray, probabilities: np.ndarray, triplets: np.ndarray) -> float:
@@ -36,30 +36,30 @@ def test_a_limit_draws_distinct_triplets_and_the_same_ones_again() -> None:
 
 def test_expected_agreement_worked_by_hand() -> None:
     similarity = np.array([[9, 3, 1, 2], [3, 9, 1, 2], [1, 1, 9, 2], [2, 2, 2, 9]], np.float32)
-    triplets = np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3], [1, 2, 3]])
+    rows = np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3], [1, 2, 3]])
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.5, 0.25, 0.25], [0.2, 0.5, 0.3]], np.float32)
-    s = scores.pair_similarities(similarity, triplets)
+    s = triplets.gram_similarities(similarity, rows)
     assert s.tolist() == [[3, 1, 1], [1, 2, 2], [3, 2, 2], [1, 2, 2]]
-    choice = scores.choices(s)
-    assert choice.tolist() == [0, scores.TIE, 0, scores.TIE]
-    assert scores.agreement(choice, p) == pytest.approx([0.7, 0, 0.5, 0])
+    choice = triplets.choices(s)
+    assert choice.tolist() == [0, triplets.TIE, 0, triplets.TIE]
+    assert triplets.expected_agreement(choice, p) == pytest.approx([0.7, 0, 0.5, 0])
 
 
 @given(st.integers(0, 10_000))
 def test_expected_agreement_equals_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.integers(-2, 3, (7, 3)).astype(np.float32)  # small whole numbers: exact products, many ties
-    triplets = scores.all_triplets(7)
-    p = rng.dirichlet(np.ones(3), len(triplets)).astype(np.float32)
+    rows = scores.all_triplets(7)
+    p = rng.dirichlet(np.ones(3), len(rows)).astype(np.float32)
     similarity = x @ x.T
-    value = scores.agreement(scores.choices(scores.pair_similarities(similarity, triplets)), p).mean()
-    assert value == pytest.approx(brute_force(similarity, p, triplets), abs=1e-6)
+    value = triplets.expected_agreement(triplets.choices(triplets.gram_similarities(similarity, rows)), p).mean()
+    assert value == pytest.approx(brute_force(similarity, p, rows), abs=1e-6)
     assert value <= scores.ceiling(p).mean() + 1e-6
 
 
 def test_a_collapsed_model_scores_nothing_and_nan_is_no_choice() -> None:
-    assert (scores.choices(np.ones((5, 3), np.float32)) == scores.TIE).all()
-    assert (scores.choices(np.full((5, 3), np.nan, np.float32)) == scores.TIE).all()
+    assert (triplets.choices(np.ones((5, 3), np.float32)) == triplets.TIE).all()
+    assert (triplets.choices(np.full((5, 3), np.nan, np.float32)) == triplets.TIE).all()
 
 
 def test_chance_and_ceiling() -> None:

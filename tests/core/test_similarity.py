@@ -16,8 +16,9 @@ def x() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["cosine", "correlation"])
-def test_rdm_equals_scipy(x: np.ndarray, kind: str) -> None:
-    assert similarity.rdm(x, kind) == pytest.approx(squareform(pdist(x.astype(np.float64), kind)), abs=1e-5)
+def test_similarities_equal_scipy(x: np.ndarray, kind: str) -> None:
+    distances = squareform(pdist(x.astype(np.float64), kind))
+    assert 1 - similarity.similarity_matrix(x, kind) == pytest.approx(distances, abs=1e-5)
 
 
 def test_dot_products_and_zero_rows(x: np.ndarray) -> None:
@@ -30,14 +31,15 @@ def test_dot_products_and_zero_rows(x: np.ndarray) -> None:
 
 @pytest.mark.parametrize(("method", "oracle"), [("spearman", spearmanr), ("pearson", pearsonr)])
 def test_rsa_equals_scipy(x: np.ndarray, method: str, oracle: object) -> None:
-    a, b = similarity.rdm(x).astype(np.float64), np.round(similarity.rdm(x[:, :3]), 1).astype(np.float64)  # ties
+    a = similarity.similarity_matrix(x).astype(np.float64)
+    b = np.round(similarity.similarity_matrix(x[:, :3]), 1).astype(np.float64)  # ties
     rows, columns = np.triu_indices(14, 1)
     expected = oracle(a[rows, columns], b[rows, columns])[0]  # type: ignore[operator]
     assert similarity.rsa(a, b, method) == pytest.approx(expected, abs=1e-9)
 
 
 def test_rsa_bootstrap_surrounds_the_value(x: np.ndarray) -> None:
-    a, b = similarity.rdm(x), similarity.rdm(x[:, :4])
+    a, b = similarity.similarity_matrix(x), similarity.similarity_matrix(x[:, :4])
     drawn = similarity.rsa_bootstrap(a, b, 100)
     assert drawn.min() < similarity.rsa(a, b) < drawn.max()
     assert similarity.rsa_bootstrap(a, a, 5) == pytest.approx(np.ones(5))

@@ -3,9 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignet_ray.core.triplets import (
-    agreement,
+    TIE,
     choice_agreement,
     choice_probabilities,
+    choices,
     gram_similarities,
     pair_similarities,
 )
@@ -32,15 +33,16 @@ def test_choices_sum_to_one_and_rank_like_similarities():
 
 def test_ties_are_wrong():
     s = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 1.0, 1.0], [1.0, 2.0, 0.0]])
-    assert agreement(s).tolist() == [False, False, True, False]
+    assert choices(s).tolist() == [TIE, TIE, 0, 1]
+    assert choices(s.numpy()).tolist() == [TIE, TIE, 0, 1]
     assert choice_agreement(torch.zeros(2, 3), torch.randn(2, 3)).tolist() == [False, False]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3), min_size=1, max_size=8))
-def test_choice_agreement_is_agreement_once_the_teacher_is_sorted(rows):
+def test_choice_agreement_is_the_choice_of_pair_01_once_the_teacher_is_sorted(rows):
     s = torch.tensor(rows)
     teacher = torch.tensor([3.0, 2.0, 1.0]).expand_as(s)
-    assert torch.equal(choice_agreement(s, teacher), agreement(s))
+    assert torch.equal(choice_agreement(s, teacher), choices(s) == 0)
     turned = choice_agreement(s.roll(1, -1), teacher.roll(1, -1))
-    assert torch.equal(turned, agreement(s))
+    assert torch.equal(turned, choices(s) == 0)

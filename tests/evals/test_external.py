@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from alignet_ray.core import calibration, similarity
@@ -43,7 +44,7 @@ def test_response_times_that_follow_doubt(
     space = make_space([annotated], 2, 0.3)
     rng = np.random.default_rng(0)
     triplets = rng.permuted(np.tile(annotated.all_images()[0], (500, 1)), axis=1)[:, :3]
-    p = calibration.softmax(external.triplet_similarities(space, triplets).astype(np.float64) / 0.2)
+    p = softmax(external.triplet_similarities(space, triplets).astype(np.float64) / 0.2, axis=1)
     odd = 2 - np.array([rng.choice(3, p=row) for row in p])  # people answer as the space does
     triplets = np.stack([np.append(np.delete(t, o), t[o]) for t, o in zip(triplets, odd, strict=True)])
     times = 500 + 400 * calibration.entropy(p) + rng.normal(0, 20, 500)  # and take longer where it is unsure

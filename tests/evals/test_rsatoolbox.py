@@ -33,7 +33,7 @@ def rdms(similarities: np.ndarray) -> "rsatoolbox.rdm.RDMs":
 def test_correlation_distances(people: np.ndarray) -> None:
     x = np.random.default_rng(1).normal(size=(9, 30)).astype(np.float32)
     theirs = rsatoolbox.rdm.calc_rdm(rsatoolbox.data.Dataset(x), method="correlation").get_matrices()[0]
-    assert similarity.rdm(x, "correlation") == pytest.approx(theirs, abs=1e-5)
+    assert 1 - similarity.similarity_matrix(x, "correlation") == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["spearman", "pearson"])

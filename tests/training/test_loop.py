@@ -211,7 +211,7 @@ def test_the_local_term_holds_on_to_the_neighbours():
     rows = [go(training) for training in (free, held)]
     assert "loss_locality" in rows[1][-1]
     free_loss, held_loss = (
-        float(locality(first, t.outputs(in_batch()(0), images).embedding, 0.1, 0.1)) for t in (free, held)
+        float(locality(first, t.outputs(in_batch()(0), images).embedding, 0.1)) for t in (free, held)
     )
     assert held_loss < free_loss
 
