@@ -1,59 +1,84 @@
-"""A data doctor: is this triplet file, folder or transform sane? One table, a verdict, an exit code."""
+"""Checks of files that go into or come out of a run: responses, labelled triplets, DeepMind's releases, transforms.
 
-from collections.abc import Callable, Iterator
+Every check is one line of a table with a verdict and, where something is wrong, what to do about it.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float, Float32, Int64
 
 from alignet_ray.artifacts import schemas, transforms
+from alignet_ray.artifacts.align import TRANSFORM
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, SUBSETS
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
-from alignet_ray.data import deepmind, embeddings
+from alignet_ray.data import deepmind
 from alignet_ray.errors import UserError
 from alignet_ray.human import triplets
-from alignet_ray.human.responses import read_responses
+from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.images import listing
 from alignet_ray.screen import table as text_table
 from alignet_ray.store import Artifact
 
-GOOD, WARN, BAD, INFO = "ok", "warning", "WRONG", ""
+OK = "ok"
+WARNING = "warning"
+WRONG = "WRONG"
+INFO = ""
+
 RECOMPUTED = 20_000
-"""Triplets whose similarities are computed anew where embeddings are at hand."""
+"""Labelled triplets whose similarities are computed again where embeddings are given."""
+
+MAX_TIES = 0.01
+"""Share of ties from which on labels are doubtful."""
+
+MAX_DIFFERENCE = 0.02
+"""Mean difference between stored and recomputed similarities, relative to their size, that rounding can explain."""
 
 
 @dataclass
 class Findings:
-    """Checks that were made: name, value, verdict, and what to do about it."""
+    """The table of checks: name, value, verdict, and what to do about it."""
 
     rows: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, check: str, value: object, verdict: str = INFO, note: str = "") -> None:
-        """One line of the table."""
-        self.rows.append({"check": check, "value": str(value), "verdict": verdict, "note": note})
+    def add(self, name: str, value: object, verdict: str = INFO, note: str = "") -> None:
+        """Add one line."""
+        self.rows.append({"check": name, "value": str(value), "verdict": verdict, "note": note})
 
-    def judge(self, check: str, value: object, good: bool, note: str, verdict: str = BAD) -> None:
-        """One line with a verdict; the note is shown if it is not good."""
-        self.add(check, value, GOOD if good else verdict, "" if good else note)
+    def check(self, name: str, value: object, passed: bool, note: str, failure: str = WRONG) -> None:
+        """Add one line whose verdict is `failure` if the check did not pass; the note is shown only then."""
+        if passed:
+            self.add(name, value, OK)
+        else:
+            self.add(name, value, failure, note)
+
+    def count(self, verdict: str) -> int:
+        """Number of lines with this verdict."""
+        return sum(row["verdict"] == verdict for row in self.rows)
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong (warnings do not count)."""
-        return all(row["verdict"] != BAD for row in self.rows)
+        return self.count(WRONG) == 0
 
 
 @dataclass(frozen=True)
-class Aids:
+class References:
     """What a file can be checked against, all of it optional.
 
     Attributes:
         objects: number of objects in the human data.
         reference: path of a human embedding.
-        base, order: how the file counts (`human.base`, `human.order`).
-        images: folder of the images that ids and names mean.
-        embeddings: folder of an embed artifact; transform: the map that was applied to it.
+        base, order: how the file numbers its objects (`human.base`, `human.order`).
+        images: folder of the images that ids or names stand for.
+        embeddings: folder of an embed artifact.
+        transform: the map that was applied to these embeddings.
         against: another triplet file that must not share triplets with this one.
     """
 
@@ -67,81 +92,85 @@ class Aids:
     against: str | None = None
 
 
-def verify(path: str, aids: Aids | None = None) -> tuple[str, bool]:
+def verify(path: str, references: References | None = None) -> tuple[str, bool]:
     """The checks of `examine` as text with a verdict, and whether nothing is wrong."""
-    kind, findings = examine(path, aids)
+    kind, findings = examine(path, references)
     return text(path, kind, findings), findings.ok
 
 
-def examine(path: str, aids: Aids | None = None) -> tuple[str, Findings]:
-    """Examine a file or folder.
+def examine(path: str, references: References | None = None) -> tuple[str, Findings]:
+    """Check a file or folder.
 
     Args:
-        path: human answers (.txt, .csv, .tsv, .npy), labelled triplets (an artifact's folder, .parquet, DeepMind's
+        path: human responses (.txt, .csv, .tsv, .npy), labelled triplets (an artifact's folder, .parquet, DeepMind's
             .npz), or a transform (.npz, .safetensors, an align artifact's folder).
-        aids: what to check against.
+        references: what to check it against.
 
     Returns:
-        What it is, and the checks that were made.
+        The kind of file, and the checks that were made.
 
     Raises:
         UserError: there is no such file, or it is none of these.
     """
     findings = Findings()
-    kind = _examine(path, aids or Aids(), findings)
+    kind = _check_path(path, references or References(), findings)
     return kind, findings
 
 
 def text(path: str, kind: str, findings: Findings) -> str:
     """The checks as a table with a verdict."""
-    wrong = sum(row["verdict"] == BAD for row in findings.rows)
-    warned = sum(row["verdict"] == WARN for row in findings.rows)
-    verdict = "no problems found" + (f", {warned} warnings" if warned else "")
+    wrong = findings.count(WRONG)
+    warnings = findings.count(WARNING)
+    verdict = "no problems found"
     if wrong:
         verdict = f"{wrong} checks failed"
+    elif warnings:
+        verdict += f", {warnings} warnings"
     return f"{path}: {kind}\n{text_table(findings.rows)}\nverdict: {verdict}"
 
 
-def _examine(path: str, aids: Aids, found: Findings) -> str:
-    """Find out what it is and run its checks; returns what it is."""
+def _check_path(path: str, references: References, findings: Findings) -> str:
+    """Find out what kind of file it is and run its checks; returns the kind."""
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"{path} does not exist")
     if place.is_dir():
-        return _folder(place, aids, found)
+        return _check_folder(place, references, findings)
     if place.suffix == ".parquet":
-        schema = pq.read_schema(place)
-        if set(schemas.TRIPLETS.names) <= set(schema.names):
-            _labelled(lambda: iter([pq.read_table(place)]), aids, found)
-            return "labelled triplets"
-        raise UserError(f"{path}: columns {', '.join(schema.names)} are no table of triplets")
+        if not _holds_triplets(place):
+            columns = ", ".join(pq.read_schema(place).names)
+            raise UserError(f"{path}: columns {columns} are no table of triplets")
+        _check_labels([place], references, findings)
+        return "labelled triplets"
     if place.suffix == ".npz" and deepmind.is_release(place):
-        return _release(place, aids, found)
-    if place.suffix in (".npz", ".safetensors"):
-        _transform(place, found)
+        _check_release(place, references, findings)
+        return "AligNet triplets (DeepMind's .npz)"
+    if place.suffix in transforms.SUFFIXES:
+        _check_transform(place, findings)
         return "transform"
-    _answers(path, aids, found)
-    return "human answers (pair, pair, odd)"
+    _check_responses(path, references, findings)
+    return "human responses (pair, pair, odd)"
 
 
-def _folder(place: Path, aids: Aids, found: Findings) -> str:
-    """An artifact: labelled triplets in train/ and valid/, or a transform."""
-    if (place / "transform.npz").is_file():
-        _transform(place / "transform.npz", found)
+def _check_folder(place: Path, references: References, findings: Findings) -> str:
+    """An artifact's folder: labelled triplets in train/ and valid/, or a transform."""
+    if (place / TRANSFORM).is_file():
+        _check_transform(place / TRANSFORM, findings)
         return "transform of an align artifact"
-    groups = {name: sorted((place / name).glob("*.parquet")) for name in ("train", "valid", ".")}
-    groups = {name: files for name, files in groups.items() if files and _holds_triplets(files[0])}
-    if not groups:
+
+    keys = {}
+    for name in (*SUBSETS, "."):
+        files = sorted((place / name).glob("*.parquet"))
+        if files and _holds_triplets(files[0]):
+            findings.add(f"[{name}]", f"{len(files)} files")
+            keys[name] = _check_labels(files, references, findings)
+    if not keys:
         raise UserError(f"{place}: neither labelled triplets (train/*.parquet) nor transform.npz in that folder")
-    seen = {}
-    for name, files in groups.items():
-        found.add(f"[{name}]", f"{len(files)} files")
-        seen[name] = _labelled(lambda files=files: (pq.read_table(f) for f in files), aids, found)  # type: ignore[misc]
-    if {"train", "valid"} <= set(seen):
-        shared = len(np.intersect1d(seen["train"], seen["valid"]))
-        found.judge(
-            "triplets in train and valid", shared, shared == 0, "validation is no longer held out: draw it anew"
-        )
+
+    if set(SUBSETS) <= set(keys):
+        shared = len(np.intersect1d(keys["train"], keys["valid"]))
+        note = "validation is no longer held out: draw it again"
+        findings.check("triplets in train and valid", shared, shared == 0, note)
     return "labelled triplets"
 
 
@@ -149,181 +178,323 @@ def _holds_triplets(file: Path) -> bool:
     return set(schemas.TRIPLETS.names) <= set(pq.read_schema(file).names)
 
 
-def _answers(path: str, aids: Aids, found: Findings) -> None:
-    """Human answers: form, range, base, odd one, duplicates, and agreement with a reference."""
-    raw = read_responses(path)
-    rows = raw.triplets
-    reference = triplets.read_embedding(aids.reference) if aids.reference else None
-    objects = len(reference) if reference is not None else aids.objects
-    found.judge("rows", f"{len(rows):,}", len(rows) > 0, "there are none")
-    if len(rows) == 0:
-        return
-    low, high = int(rows.min()), int(rows.max())
-    found.add("object numbers", f"{low} to {high}", BAD if low < 0 else INFO, "negative numbers" if low < 0 else "")
-    repeated = int(consistency.repeats(rows).sum())
-    found.judge("rows that repeat an object", f"{repeated:,}", repeated == 0, "remove them")
-    if low < 0 or repeated:
-        return
-    base = aids.base if aids.base is not None else raw.base
-    start = base if base is not None else triplets.detect_base(low, high, objects)
-    unasked = start == 1 and base is None
-    found.judge("counts from", start, not unasked, "read it with --human.base 1, or subtract 1 from every number")
-    if base is None and start == 0 and low == 1 and objects is None:
-        found.add("lowest number", 1, WARN, "it may count from 1: --objects or --reference would tell")
-    inside = objects is None or high - start < objects
-    found.judge("inside the objects", inside, inside, f"there are {objects} objects")
+# Human responses
+
+
+@dataclass
+class ResponseFile:
+    """A file of human responses under examination.
+
+    Attributes:
+        responses: the file as it is.
+        references: what it is checked against.
+        reference: the reference embedding, if there is one.
+        rows: rows (pair, pair, odd), first with the file's own object numbers, then with 0-based object ids.
+    """
+
+    responses: ResponseTable
+    references: References
+    reference: Float32[np.ndarray, "m d"] | None
+    rows: Int64[np.ndarray, "n 3"]
+
+    @property
+    def objects(self) -> int | None:
+        """Number of objects, where it is known."""
+        if self.reference is not None:
+            return len(self.reference)
+        return self.references.objects
+
+
+def _check_responses(path: str, references: References, findings: Findings) -> None:
+    """Form, object numbers, duplicates, position of the odd one, and agreement with a reference."""
+    responses = read_responses(path)
+    reference = triplets.read_embedding(references.reference) if references.reference else None
+    file = ResponseFile(responses, references, reference, responses.triplets)
+
+    for require in RESPONSE_REQUIREMENTS:
+        if not require(file, findings):
+            return
+    for check in RESPONSE_CHECKS:
+        check(file, findings)
+
+
+def _require_rows(file: ResponseFile, findings: Findings) -> bool:
+    """Whether there are any."""
+    findings.check("rows", f"{len(file.rows):,}", len(file.rows) > 0, "there are none")
+    return len(file.rows) > 0
+
+
+def _require_distinct_objects(file: ResponseFile, findings: Findings) -> bool:
+    """Whether object numbers are not negative, and distinct in every row."""
+    lowest = int(file.rows.min())
+    highest = int(file.rows.max())
+    if lowest < 0:
+        findings.add("object numbers", f"{lowest} to {highest}", WRONG, "negative numbers")
+    else:
+        findings.add("object numbers", f"{lowest} to {highest}")
+
+    repeats = int(consistency.repeats(file.rows).sum())
+    findings.check("rows that repeat an object", f"{repeats:,}", repeats == 0, "remove them")
+    return lowest >= 0 and repeats == 0
+
+
+def _require_object_ids(file: ResponseFile, findings: Findings) -> bool:
+    """Turn the file's numbers into 0-based object ids; returns whether all of them are known objects."""
+    lowest = int(file.rows.min())
+    highest = int(file.rows.max())
+    stated = file.references.base if file.references.base is not None else file.responses.base
+    base = triplets.detect_base(lowest, highest, file.objects) if stated is None else stated
+
+    is_unstated_one = base == 1 and stated is None
+    note = "read it with --human.base 1, or subtract 1 from every number"
+    findings.check("counts from", base, not is_unstated_one, note)
+    if stated is None and base == 0 and lowest == 1 and file.objects is None:
+        findings.add("lowest number", 1, WARNING, "it may count from 1: --objects or --reference would tell")
+
+    inside = file.objects is None or highest - base < file.objects
+    findings.check("inside the objects", inside, inside, f"there are {file.objects} objects")
     if not inside:
+        return False
+
+    file.rows = file.rows - base
+    if file.references.order:
+        file.rows = triplets.read_order(file.references.order)[file.rows]
+    return True
+
+
+def _check_duplicate_responses(file: ResponseFile, findings: Findings) -> None:
+    _check_duplicates(file.rows, findings)
+
+
+def _check_shared_triplets(file: ResponseFile, findings: Findings) -> None:
+    """Whether another file shares more triplets than chance gives."""
+    references = file.references
+    if not references.against:
         return
-    rows = rows - start
-    rows = triplets.read_order(aids.order)[rows] if aids.order else rows
-    _duplicates(rows, found)
-    _against(rows, aids, found)
-    counts = np.bincount(rows.reshape(-1))
+    other = triplets.read_triplets(references.against, references.objects, references.base)
+    shared = int(np.isin(set_keys(file.rows), set_keys(other)).sum())
+    by_chance = consistency.expected_shared(file.rows, other)
+    # As for duplicates: five standard deviations and a tenth of a percent of the rows.
+    passed = bool(shared <= by_chance + 5 * np.sqrt(by_chance) + 1e-3 * len(file.rows))
+    value = f"{shared:,} ({by_chance:,.0f} by chance)"
+    findings.check("triplets shared with the other file", value, passed, "leakage")
+
+
+def _count_responses(file: ResponseFile, findings: Findings) -> None:
+    """Objects, and responses about each of them."""
+    counts = np.bincount(file.rows.reshape(-1))
     counts = counts[counts > 0]
-    found.add("objects judged", f"{len(counts):,}")
-    found.add("judgements an object", f"{counts.min():,} to {counts.max():,}, median {int(np.median(counts)):,}")
-    _odd_position(rows, found)
-    if reference is not None:
-        _reference(rows, reference, found)
+    spread = f"{counts.min():,} to {counts.max():,}, median {int(np.median(counts)):,}"
+    findings.add("objects in responses", f"{len(counts):,}")
+    findings.add("responses per object", spread)
 
 
-def _odd_position(rows: np.ndarray, found: Findings) -> None:
-    """Whether the last column is the odd one, by the answers themselves."""
-    reading = consistency.odd_position(rows)
-    shares = ", ".join(
-        f"{name} {share:.1%}" for name, share in zip(("last", "middle", "first"), reading.shares, strict=True)
-    )
-    verdict, note = GOOD, ""
-    if reading.best != "last":
-        verdict, note = BAD, f"the odd one seems to be {reading.best}; it must be last"
-    elif not reading.sure:
-        verdict, note = INFO, "too few answers an object to tell"
-    found.add("answers predicted by each other, odd one", shares, verdict, note)
+def _check_odd_position(file: ResponseFile, findings: Findings) -> None:
+    """Whether the last column is the odd one, judging by the responses alone."""
+    found = consistency.odd_position(file.rows)
+    shares = []
+    for position, share in zip(consistency.ODD_POSITIONS, found.shares, strict=True):
+        shares.append(f"{position} {share:.1%}")
+
+    verdict = OK
+    note = ""
+    if found.best != "last":
+        verdict = WRONG
+        note = f"the odd one seems to be {found.best}; it must be last"
+    elif not found.sure:
+        verdict = INFO
+        note = "too few responses per object to tell"
+    findings.add("responses predicted by each other, odd one", ", ".join(shares), verdict, note)
 
 
-def _reference(rows: np.ndarray, reference: np.ndarray, found: Findings) -> None:
-    p = triplets.plausibility(rows, reference)
-    note = triplets.fitting_readings(rows, reference) if not p.good else ""
-    found.judge("predicted by the reference", f"{p.agreement:.1%} ({p.expected:.1%} expected)", p.good, note)
-
-
-def _duplicates(triplets: np.ndarray, found: Findings) -> None:
-    """Repeated sets of three, beyond what chance gives."""
-    d = consistency.duplicates(triplets)
-    text = f"{d.found:,} ({d.found / max(len(triplets), 1):.2%}; {d.expected:,.0f} by chance)"
-    found.judge(
-        "repeated triplets", text, not d.suspicious, "more than chance gives: leave copies out, or they count twice"
-    )
-
-
-def _against(rows: np.ndarray, aids: Aids, found: Findings) -> None:
-    if aids.against:
-        other = triplets.read_triplets(aids.against, aids.objects, aids.base)
-        shared = int(np.isin(set_keys(rows), set_keys(other)).sum())
-        by_chance = consistency.expected_shared(rows, other)
-        good = bool(shared <= by_chance + 5 * np.sqrt(by_chance) + 1e-3 * len(rows))
-        found.judge("triplets shared with the other file", f"{shared:,} ({by_chance:,.0f} by chance)", good, "leakage")
-
-
-def _labelled(tables: Callable[[], Iterator[pa.Table]], aids: Aids, found: Findings) -> np.ndarray:
-    """Labelled image triplets; returns the keys of all triplets, for leakage between files."""
-    total = bad = ties = disorder = 0
-    every: list[np.ndarray] = []
-    for part in tables():
-        ids = np.stack([part[c].to_numpy() for c in ("i0", "i1", "i2")], axis=1)
-        s = np.stack([part[c].to_numpy() for c in ("s01", "s02", "s12")], axis=1)
-        total, bad = total + len(s), bad + int((~np.isfinite(s)).any(axis=1).sum())
-        disorder += int((s[:, 0] < s[:, 1:].max(axis=1)).sum())
-        ties += int((s[:, 0] == s[:, 1:].max(axis=1)).sum())
-        every.append(ids)
-    ids = np.concatenate(every) if every else np.empty((0, 3), np.int64)
-    found.judge("rows", f"{total:,}", total > 0, "there are none")
-    found.judge("similarities not finite", f"{bad:,}", bad == 0, "NaN or infinity: label again")
-    found.judge(
-        "odd image not last", f"{disorder:,}", disorder == 0, "s01 must be the largest: sort images and similarities"
-    )
-    found.judge("ties", f"{ties:,}", ties <= 0.01 * total, "the teacher cannot tell these pairs apart", WARN)
-    repeated = int(consistency.repeats(ids).sum())
-    found.judge("rows that repeat an image", f"{repeated:,}", repeated == 0, "remove them")
-    if total == 0:
-        return np.empty(0, np.uint64)
-    counts = np.bincount(np.unique(ids, return_inverse=True)[1].reshape(-1))
-    found.add("images used", f"{len(counts):,}, each {counts.min():,} to {counts.max():,} times")
-    _duplicates(ids, found)
-    _image_ids(ids, aids, found)
-    if aids.embeddings:
-        _recompute(next(tables()), aids, found)
-    return set_keys(ids)
-
-
-def _image_ids(ids: np.ndarray, aids: Aids, found: Findings) -> None:
-    if aids.images:
-        listed = listing.list_images(aids.images)
-        inside = bool(ids.min() >= 0 and ids.max() < len(listed))
-        found.judge("image ids", f"{ids.min()} to {ids.max()}", inside, f"the folder has {len(listed):,} images")
-        labels = np.array(listed["label"].to_pylist())
-        if inside and len(set(labels.tolist())) > 1:
-            share = np.unique(labels[ids.reshape(-1)], return_counts=True)[1] / ids.size
-            found.add("share of the most frequent class", f"{share.max():.2%} of {len(share)} classes")
-
-
-def _recompute(part: pa.Table, aids: Aids, found: Findings) -> None:
-    """Similarities of a sample, computed anew from embeddings."""
-    place = Path(str(aids.embeddings)).expanduser().resolve()
-    part = part.slice(0, RECOMPUTED)
-    ids = np.stack([part[c].to_numpy() for c in ("i0", "i1", "i2")], axis=1)
-    wanted = np.unique(ids)
-    known, x = embeddings.load(Artifact(str(place.parent.parent), place.parent.name, place.name), ids=wanted)
-    if len(known) != len(wanted):
-        found.judge("images with embeddings", f"{len(known):,} of {len(wanted):,}", False, "another embed artifact?")
+def _check_reference(file: ResponseFile, findings: Findings) -> None:
+    """Whether the reference embedding predicts the responses as well as it should."""
+    if file.reference is None:
         return
-    y = transforms.load_transform(aids.transform)(x) if aids.transform else x.astype(np.float32)
-    new = labelling.similarities(y, np.searchsorted(known, ids))
-    stored = np.stack([part[n].to_numpy() for n in ("s01", "s02", "s12")], axis=1)
-    error = float(np.abs(new - stored).mean() / max(float(np.abs(stored).mean()), 1e-12))
+    found = triplets.plausibility(file.rows, file.reference)
+    note = ""
+    if not found.good:
+        note = triplets.fitting_readings(file.rows, file.reference)
+    value = f"{found.agreement:.1%} ({found.expected:.1%} expected)"
+    findings.check("predicted by the reference", value, found.good, note)
+
+
+RESPONSE_REQUIREMENTS: Sequence[Callable[[ResponseFile, Findings], bool]] = (
+    _require_rows,
+    _require_distinct_objects,
+    _require_object_ids,
+)
+"""Checks in this order; without one of them the others make no sense."""
+
+RESPONSE_CHECKS: Sequence[Callable[[ResponseFile, Findings], None]] = (
+    _check_duplicate_responses,
+    _check_shared_triplets,
+    _count_responses,
+    _check_odd_position,
+    _check_reference,
+)
+"""Checks of well-formed rows with 0-based object ids."""
+
+
+# Labelled triplets
+
+
+@dataclass
+class SimilarityCounts:
+    """Counts over labelled triplets, which are read block by block.
+
+    Attributes:
+        rows: all triplets.
+        not_finite: triplets with a similarity that is NaN or infinite.
+        unsorted: triplets whose first pair is not the most similar one.
+        ties: triplets whose largest similarity is shared by two pairs.
+        odd_pair_smallest: triplets whose pair (1, 2) is strictly the least similar one.
+    """
+
+    rows: int = 0
+    not_finite: int = 0
+    unsorted: int = 0
+    ties: int = 0
+    odd_pair_smallest: int = 0
+
+    def add(self, similarities: Float[np.ndarray, "n 3"]) -> None:
+        """Count one block."""
+        largest_other = similarities[:, 1:].max(axis=1)
+        self.rows += len(similarities)
+        self.not_finite += int((~np.isfinite(similarities)).any(axis=1).sum())
+        self.unsorted += int((similarities[:, 0] < largest_other).sum())
+        self.ties += int((similarities[:, 0] == largest_other).sum())
+        self.odd_pair_smallest += int((similarities[:, 2] < similarities[:, :2].min(axis=1)).sum())
+
+    def check(self, findings: Findings, unsorted_note: str, unsorted_failure: str = WRONG) -> None:
+        """Add the lines of the table."""
+        findings.check("rows", f"{self.rows:,}", self.rows > 0, "there are none")
+        findings.check("similarities not finite", f"{self.not_finite:,}", self.not_finite == 0, "NaN or infinity")
+        findings.check("odd image not last", f"{self.unsorted:,}", self.unsorted == 0, unsorted_note, unsorted_failure)
+        passed = self.ties <= MAX_TIES * self.rows
+        findings.check("ties", f"{self.ties:,}", passed, "the teacher cannot tell these pairs apart", WARNING)
+
+
+def _check_labels(files: Sequence[Path], references: References, findings: Findings) -> Int64[np.ndarray, " n"]:
+    """Labelled image triplets; returns the keys of all triplets, to compare files with each other."""
+    counts = SimilarityCounts()
+    blocks = [np.empty((0, 3), np.int64)]
+    for file in files:
+        table = pq.read_table(file)
+        counts.add(_stacked(table, SIMILARITY_COLUMNS))
+        blocks.append(_stacked(table, IMAGE_COLUMNS))
+    image_ids = np.concatenate(blocks)
+
+    counts.check(findings, "s01 must be the largest: sort images and similarities")
+    repeats = int(consistency.repeats(image_ids).sum())
+    findings.check("rows that repeat an image", f"{repeats:,}", repeats == 0, "remove them")
+    if counts.rows == 0:
+        return np.empty(0, np.int64)
+
+    _, uses = np.unique(image_ids, return_counts=True)
+    findings.add("images used", f"{len(uses):,}, each {uses.min():,} to {uses.max():,} times")
+    _check_duplicates(image_ids, findings)
+    if references.images:
+        _check_image_ids(image_ids, references.images, findings)
+    if references.embeddings:
+        _check_similarities(pq.read_table(files[0]), references.embeddings, references.transform, findings)
+    return set_keys(image_ids)
+
+
+def _stacked(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
+    """Columns side by side, (n, number of columns)."""
+    return np.stack([table[column].to_numpy() for column in columns], axis=1)
+
+
+def _check_duplicates(rows: Int64[np.ndarray, "n 3"], findings: Findings) -> None:
+    """Repeated sets of three, beyond what chance gives."""
+    found = consistency.duplicates(rows)
+    share = found.found / max(len(rows), 1)
+    value = f"{found.found:,} ({share:.2%}; {found.expected:,.0f} by chance)"
+    note = "more than chance gives: leave copies out, or they count twice"
+    findings.check("repeated triplets", value, not found.suspicious, note)
+
+
+def _check_image_ids(image_ids: Int64[np.ndarray, "n 3"], folder: str, findings: Findings) -> None:
+    """Whether every id is an image of the folder, and how the classes are used."""
+    listed = listing.list_images(folder)
+    lowest = int(image_ids.min())
+    highest = int(image_ids.max())
+    inside = lowest >= 0 and highest < len(listed)
+    findings.check("image ids", f"{lowest} to {highest}", inside, f"the folder has {len(listed):,} images")
+
+    labels = np.array(listed["label"].to_pylist())
+    if inside and len(set(labels.tolist())) > 1:
+        _, uses = np.unique(labels[image_ids.reshape(-1)], return_counts=True)
+        value = f"{uses.max() / image_ids.size:.2%} of {len(uses)} classes"
+        findings.add("share of the most frequent class", value)
+
+
+def _check_similarities(table: pa.Table, folder: str, transform: str | None, findings: Findings) -> None:
+    """Whether stored similarities are those of these embeddings, on a sample."""
+    place = Path(folder).expanduser().resolve()
+    artifact = EmbedArtifact(Artifact(str(place.parent.parent), place.parent.name, place.name))
+    table = table.slice(0, RECOMPUTED)
+    image_ids = _stacked(table, IMAGE_COLUMNS)
+    wanted = np.unique(image_ids)
+    embedded = artifact.embeddings(only=wanted)
+    if len(embedded.ids) != len(wanted):
+        value = f"{len(embedded.ids):,} of {len(wanted):,}"
+        findings.check("images with embeddings", value, False, "another embed artifact?")
+        return
+
+    features = embedded.vectors.astype(np.float32)
+    if transform:
+        features = transforms.load_transform(transform)(embedded.vectors)
+    recomputed = labelling.similarities(features, np.searchsorted(embedded.ids, image_ids))
+    stored = _stacked(table, SIMILARITY_COLUMNS)
+    size = max(float(np.abs(stored).mean()), 1e-12)
+    difference = float(np.abs(recomputed - stored).mean()) / size
     note = "other embeddings or another transform made these labels"
-    found.judge("similarities computed anew", f"{error:.2%} apart", error < 0.02, note)
+    findings.check("similarities recomputed", f"{difference:.2%} apart", difference < MAX_DIFFERENCE, note)
 
 
-def _release(place: Path, aids: Aids, found: Findings) -> str:
-    """DeepMind's .npz: order and ties of its similarities, and its names."""
-    total = disorder = ties = strict = bad = 0
-    names: list[np.ndarray] = []
+def _check_release(place: Path, references: References, findings: Findings) -> None:
+    """DeepMind's .npz: order and ties of its similarities, and its file names."""
+    counts = SimilarityCounts()
+    names: set[str] = set()
     for rows in deepmind.blocks(place):
-        s = rows["similarities"].astype(np.float32)
-        total, bad = total + len(s), bad + int((~np.isfinite(s)).any(axis=1).sum())
-        disorder += int((s[:, 0] < s[:, 1:].max(axis=1)).sum())
-        ties += int((s[:, 0] == s[:, 1:].max(axis=1)).sum())
-        strict += int((s[:, 2] < s[:, :2].min(axis=1)).sum())
-        names.append(np.unique(rows["filenames"]))
-    found.judge("rows", f"{total:,}", total > 0, "there are none")
-    found.judge("similarities not finite", f"{bad:,}", bad == 0, "NaN or infinity")
-    found.judge("odd image not last", f"{disorder:,}", disorder == 0, "the import sorts them", WARN)
-    found.judge("ties", f"{ties:,}", ties <= 0.01 * total, "the teacher cannot tell these pairs apart", WARN)
-    found.add("s12 smallest of the three", f"{strict / max(total, 1):.1%}")
-    used = np.unique(np.concatenate(names)) if names else np.empty(0, str)
-    found.add("images named", f"{len(used):,}")
-    if aids.images:
-        known = {Path(p).name for p in listing.list_images(aids.images)["path"].to_pylist()}
-        missing = [n for n in used.tolist() if Path(n).name not in known]
-        found.judge(
-            "names without an image", f"{len(missing):,}", not missing, f"{missing[0]!r}, say" if missing else ""
-        )
-    return "AligNet triplets (DeepMind's .npz)"
+        counts.add(rows["similarities"].astype(np.float32))
+        names.update(np.unique(rows["filenames"]).tolist())
+
+    counts.check(findings, "the import sorts them", WARNING)
+    findings.add("s12 smallest of the three", f"{counts.odd_pair_smallest / max(counts.rows, 1):.1%}")
+    findings.add("images named", f"{len(names):,}")
+    if references.images:
+        _check_file_names(names, references.images, findings)
 
 
-def _transform(place: Path, found: Findings) -> None:
-    """A transform: shape, finite values (the reader refuses others), rank, and where it comes from."""
+def _check_file_names(names: set[str], folder: str, findings: Findings) -> None:
+    """Whether every name is that of an image in the folder, by base name."""
+    paths = listing.list_images(folder)["path"].to_pylist()
+    known = {Path(path).name for path in paths}
+    missing = sorted(name for name in names if Path(name).name not in known)
+    note = f"for example {missing[0]!r}" if missing else ""
+    findings.check("names without an image", f"{len(missing):,}", not missing, note)
+
+
+# Transforms
+
+
+def _check_transform(place: Path, findings: Findings) -> None:
+    """Shape, rank, and where it comes from; the reader already refuses values that are not finite."""
     stored = transforms.read_transform(place)
-    t = stored.transform
-    found.add("weights", f"{t.weights.shape[0]} x {t.weights.shape[1]}")
-    found.judge(
-        "square", t.weights.shape[0] == t.weights.shape[1], t.weights.shape[0] == t.weights.shape[1], "it is not"
-    )
-    values = np.linalg.svd(t.weights, compute_uv=False)
-    rank = int((values > values[0] * 1e-5).sum()) if values[0] > 0 else 0
-    found.judge("rank", rank, rank > 0, "the weights are zero: every similarity would be the same")
-    found.add("singular values", f"{values[0]:.3g} to {values[-1]:.3g}")
-    found.add("mean, std", f"{t.mean:.4g}, {t.std:.4g}")
-    source = stored.provenance.get("teacher", {}).get("model") or stored.provenance.get("model")
-    found.judge("model", source or "unknown", bool(source), "the file does not say which model it belongs to", WARN)
+    transform = stored.transform
+    rows, columns = transform.weights.shape
+    findings.add("weights", f"{rows} x {columns}")
+    findings.check("square", rows == columns, rows == columns, "it is not")
+
+    singular = np.linalg.svd(transform.weights, compute_uv=False)
+    rank = int((singular > singular[0] * 1e-5).sum())
+    findings.check("rank", rank, rank > 0, "the weights are zero: every similarity would be the same")
+    findings.add("singular values", f"{singular[0]:.3g} to {singular[-1]:.3g}")
+    findings.add("mean, std", f"{transform.mean:.4g}, {transform.std:.4g}")
+
+    model = stored.provenance.get("teacher", {}).get("model") or stored.provenance.get("model")
+    note = "the file does not say which model it belongs to"
+    findings.check("model", model or "unknown", bool(model), note, WARNING)

@@ -28,10 +28,10 @@ def rows(embedding: np.ndarray) -> np.ndarray:
     return np.take_along_axis(rows, np.array([[0, 1, 2], [0, 2, 1], [1, 2, 0]])[choice], axis=1)
 
 
-def check(tmp_path: Path, rows: np.ndarray, reference: bool = True, **aids: object) -> tuple[str, bool]:
+def check(tmp_path: Path, rows: np.ndarray, reference: bool = True, **references: object) -> tuple[str, bool]:
     np.savetxt(tmp_path / "answers.txt", rows, "%d")
     known = str(tmp_path / "reference.npy") if reference else None
-    return verify.verify(str(tmp_path / "answers.txt"), verify.Aids(reference=known, **aids))  # type: ignore[arg-type]
+    return verify.verify(str(tmp_path / "answers.txt"), verify.References(reference=known, **references))  # type: ignore[arg-type]
 
 
 def test_a_good_file_passes_whichever_way_its_pairs_are_written(tmp_path: Path, rows: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def test_similarities_are_computed_anew(tmp_path: Path) -> None:
         tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32(factor) * x)
         table = pa.table([np.arange(200), tensor], schema=schemas.embeddings(8, "float32"))
         pq.write_table(table, folder / "part-00000.parquet")
-        text, ok = verify.verify(str(tmp_path / "label"), verify.Aids(embeddings=str(folder)))
+        text, ok = verify.verify(str(tmp_path / "label"), verify.References(embeddings=str(folder)))
         assert ok == good, text
 
 

@@ -17,7 +17,7 @@ def verify(options: VerifyOptions) -> None:
     if not Path(path).expanduser().exists() and artifact.exists():
         path = str(artifact)
 
-    aids = checks.Aids(
+    aids = checks.References(
         objects=options.objects,
         reference=options.reference,
         base=options.base,

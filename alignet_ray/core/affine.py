@@ -1,4 +1,4 @@
-"""The affine map between a teacher's embedding space and one whose dot products are logits of human choices."""
+"""The affine map from a teacher's embedding space to one whose dot products are logits of human choices."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,13 @@ from jaxtyping import Float, Float32
 
 @dataclass(frozen=True)
 class AffineTransform:
-    """y = ((x - mean) / std) @ weights + bias, rows as items.
+    """y = ((x - mean) / std) @ weights + bias, one item a row.
 
     `mean` and `std` are one scalar each, over the whole feature matrix (gLocal, Muttenthaler et al., NeurIPS 2023).
 
     Attributes:
-        mean, std: scalars that standardise the features.
+        mean: mean of all features.
+        std: standard deviation of all features.
         weights: (p, p).
         bias: (p,).
     """
@@ -28,16 +29,17 @@ class AffineTransform:
         """p, the width of the features that the map takes."""
         return int(self.weights.shape[0])
 
-    def __call__(self, x: Float[np.ndarray, "n p"]) -> Float32[np.ndarray, "n q"]:
-        """Map n rows; the standardisation is folded into the product, so that float16 rows are widened once."""
+    def __call__(self, features: Float[np.ndarray, "n p"]) -> Float32[np.ndarray, "n q"]:
+        """Map n rows of features."""
+        # The standardisation is folded into the product, so that float16 rows are widened only once.
         scaled = self.weights / np.float32(self.std)
         offset = self.bias - np.float32(self.mean) * scaled.sum(axis=0)
-        return np.asarray(x.astype(np.float32, copy=False) @ scaled + offset, dtype=np.float32)
+        return np.asarray(features.astype(np.float32, copy=False) @ scaled + offset, dtype=np.float32)
 
     def apply(
-        self, x: Float[np.ndarray, "n p"], out: Float[np.ndarray, "n q"], chunk: int = 8192
+        self, features: Float[np.ndarray, "n p"], out: Float[np.ndarray, "n q"], chunk: int = 8192
     ) -> Float[np.ndarray, "n q"]:
-        """Map many rows (a memory map, say) into `out`, `chunk` rows at a time; returns `out`."""
-        for start in range(0, len(x), chunk):
-            out[start : start + chunk] = self(np.asarray(x[start : start + chunk]))
+        """Map many rows (for example of a memory map) into `out`, `chunk` rows at a time; returns `out`."""
+        for start in range(0, len(features), chunk):
+            out[start : start + chunk] = self(np.asarray(features[start : start + chunk]))
         return out

@@ -1,13 +1,12 @@
-"""Fit the teacher's transform to human choice probabilities ("uncertainty distillation").
+"""Fit the teacher's transform to human choice probabilities: AligNet's uncertainty distillation, gLocal's penalties.
 
-Objective, for features x standardised by one scalar mean and std, y = x W + b, and S' = y y^T:
+For features x, standardised by one scalar mean and std, y = x W + b and S = y y^T, the objective is
 
-    (1 - alpha) * mean_s KL(q_s || softmax(S'_01, S'_02, S'_12)) + alpha * L_local + identity_penalty * || W -
-    mean(diag W) I ||_F^2
+    (1 - alpha) * mean_t KL(q_t || softmax(S_01, S_02, S_12)) + alpha * L_local + identity_penalty * R_eye(W)
 
-q are the human model's probabilities (AligNet, Muttenthaler et al., Nature 2025); one-hot q gives gLocal's hard loss.
-L_local (gLocal, NeurIPS 2023) keeps each item's distribution over its neighbours. Every step maps one random image of
-each object and reads all similarities from the one matrix S'.
+over triplets t, where q are the human model's probabilities (AligNet, Muttenthaler et al., Nature 2025); one-hot q give
+gLocal's hard loss. L_local and R_eye (gLocal, Muttenthaler et al., NeurIPS 2023) are `losses.locality` and
+`losses.identity_penalty`. Every step maps one random image of each object and reads all similarities from S.
 """
 
 import copy
@@ -29,6 +28,9 @@ from alignet_ray.core.triplets import gram_similarities
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
 
+FIRST_SCALES = (2.0 ** np.arange(-3, 6)).tolist()
+"""Multiples of the identity that are tried as the start of a fit."""
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -36,18 +38,20 @@ class FitSettings:
 
     Attributes:
         kind: affine (full W), low_rank (W acts on the `rank` principal dimensions), diagonal, or orthogonal. Dot
-            products do not see a rotation, so what is fitted of the last one is its scale and offset.
+            products do not change under a rotation, so of an orthogonal map only scale and offset are fitted.
         rank: principal dimensions of low_rank.
         identity_penalty: weight of R_eye (on the core in the principal basis for low_rank; none for orthogonal), for
-            features of
-            unit mean square norm, so that a value suits any width; gLocal's lambda is this over that norm's square.
+            features of unit mean square norm, so that a value suits any width. gLocal's lambda is this over that norm's
+            square.
         alpha, tau: weight and temperature of the local term.
         lr: Adam's step size, for features of unit mean square norm.
-        mean: decay of a running mean of the weights, which is what is judged and kept; 0: the last weights are. A step
-            sees one random image of each object, so the last weights wander, and the held-out minimum would be where
-            chance put it.
-        batch_size: triplets a step; steps: largest number of steps.
-        every: steps between two looks at the held-out objects; patience: looks without a better cross-entropy.
+        batch_size: triplets per step.
+        steps: largest number of steps.
+        patience: evaluations without a lower cross-entropy after which the fit stops.
+        mean: decay of the moving average of the weights, which is what is evaluated and kept; 0: the last weights. A
+            step sees one random image of each object, so the last weights wander, and the best of them would be best
+            by chance.
+        every: steps between two evaluations on the held-out objects.
     """
 
     kind: MapKind
@@ -65,7 +69,14 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FittedTransform:
-    """The best transform seen, where it was, and one row a look: step, loss, held-out accuracy and cross-entropy."""
+    """The best transform of a fit.
+
+    Attributes:
+        transform: the map.
+        step: when it was reached.
+        score: on the held-out objects.
+        history: one row per evaluation: step, training loss, held-out accuracy and cross-entropy.
+    """
 
     transform: AffineTransform
     step: int
@@ -74,30 +85,41 @@ class FittedTransform:
 
 
 class Core(torch.nn.Module):
-    """The trained part: y = z C + b on features z (centred, projected, unit mean square norm)."""
+    """The trained part: y = z C + b on features z that are centred, projected and of unit mean square norm.
 
-    def __init__(self, z: Float[Tensor, "n r"], kind: MapKind, identity_penalty: float, scale: float) -> None:
+    C is stored as a full matrix, as its diagonal, or as one scalar, depending on the kind of map.
+    """
+
+    def __init__(self, width: int, kind: MapKind, identity_penalty: float, scale: float) -> None:
         super().__init__()
-        r = z.shape[1]
         self.kind = kind
         self.identity_penalty = identity_penalty
-        start = {"diagonal": torch.full((r,), scale), "orthogonal": torch.tensor(scale)}
-        self.weight = torch.nn.Parameter(start.get(kind, scale * torch.eye(r)))
-        self.bias = torch.nn.Parameter(torch.zeros(r))
+        if kind == "diagonal":
+            start = torch.full((width,), scale)
+        elif kind == "orthogonal":
+            start = torch.tensor(scale)
+        else:
+            start = scale * torch.eye(width)
+        self.weight = torch.nn.Parameter(start)
+        self.bias = torch.nn.Parameter(torch.zeros(width))
 
-    def forward(self, z: Float[Tensor, "n r"]) -> Float[Tensor, "n r"]:
+    def forward(self, features: Float[Tensor, "n r"]) -> Float[Tensor, "n r"]:
         """Map rows."""
-        return (z @ self.weight if self.weight.ndim == 2 else z * self.weight) + self.bias
+        if self.weight.ndim == 2:
+            return features @ self.weight + self.bias
+        return features * self.weight + self.bias
 
     def penalty(self) -> Float[Tensor, ""]:
-        """R_eye: squared distance to the nearest multiple of the identity, times its weight."""
+        """R_eye, times its weight."""
         if self.kind == "orthogonal":
             return torch.zeros(())
         return self.identity_penalty * losses.identity_penalty(self.matrix())
 
     def matrix(self) -> Float[Tensor, "r r"]:
         """C as a full matrix."""
-        return self.weight if self.weight.ndim == 2 else torch.diag(self.weight.expand(len(self.bias)))
+        if self.weight.ndim == 2:
+            return self.weight
+        return torch.diag(self.weight.expand(len(self.bias)))
 
 
 def fit(
@@ -108,59 +130,80 @@ def fit(
     seed: int,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> FittedTransform:
-    """Fit a transform on the training objects; stop by the cross-entropy of the held-out objects, and keep the best.
+    """Fit a transform on the training objects; keep the one with the lowest cross-entropy on the held-out objects.
 
     Args:
         x: features of all images; only rows of `train` decide the standardisation and the principal dimensions.
-        train, valid: objects to learn from and to stop by.
+        train, valid: objects to learn from, and held-out objects for early stopping.
         settings: form of the map and of the optimisation.
-        seed: of images and triplets drawn.
+        seed: of the images and triplets drawn.
         report: called with each row of the history.
     """
     basis = _Basis.of(x, np.unique(train.rows.numpy()), settings)
-    z = torch.from_numpy(basis.project(x))
+    features = torch.from_numpy(basis.project(x))
     rng = torch.Generator().manual_seed(seed)
-    core = Core(z, settings.kind, settings.identity_penalty, _first_scale(z, train, rng))
-    before = torch.from_numpy((x - basis.mean) / basis.std) if settings.alpha else None
+    core = Core(features.shape[1], settings.kind, settings.identity_penalty, _first_scale(features, train, rng))
     mean = copy.deepcopy(core)
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
-    held_rows, held = valid.compact()
-    held_z = z[held_rows]
-    best = FittedTransform(basis.export(core), 0, score(core(held_z).detach(), held), [])
+
+    # What the local term compares with: the features before any map.
+    before = torch.from_numpy(basis.standardise(x)) if settings.alpha else None
+
+    held_out_rows, held_out = valid.compact()
+    held_out_features = features[held_out_rows]
+    best = FittedTransform(basis.export(core), 0, score(core(held_out_features).detach(), held_out), [])
     history: list[dict[str, float]] = []
+
     for step in range(1, settings.steps + 1):
-        loss = _loss(core, z, before, train, settings, rng)
+        loss = _loss(core, features, before, train, settings, rng)
         assert math.isfinite(loss.item()), f"the loss is {loss.item()} at step {step}"
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        decay = settings.mean if step > 1 else 0.0  # the mean begins with the first step's weights
+
+        # The moving average begins with the weights of the first step.
+        decay = settings.mean if step > 1 else 0.0
         update_mean(list(mean.parameters()), list(core.parameters()), decay)
         if step % settings.every:
             continue
-        found = score(mean(held_z).detach(), held)
-        history.append(
-            {"step": float(step), "loss": loss.item(), "accuracy": found.accuracy, "cross_entropy": found.cross_entropy}
-        )
+
+        current = score(mean(held_out_features).detach(), held_out)
+        row = {"step": float(step), "loss": loss.item()}
+        row |= {"accuracy": current.accuracy, "cross_entropy": current.cross_entropy}
+        history.append(row)
         if report:
-            report(history[-1])
-        if found.cross_entropy < best.score.cross_entropy:
-            best = FittedTransform(basis.export(mean), step, found, [])
+            report(row)
+        if current.cross_entropy < best.score.cross_entropy:
+            best = FittedTransform(basis.export(mean), step, current, [])
         elif step - best.step >= settings.patience * settings.every:
             break
     return FittedTransform(best.transform, best.step, best.score, history)
 
 
 def triplet_loss(
-    y: Float[Tensor, "n r"], triplets: Int[Tensor, "b 3"], targets: Float[Tensor, "b 3"]
+    features: Float[Tensor, "n r"], triplets: Int[Tensor, "b 3"], targets: Float[Tensor, "b 3"]
 ) -> Float[Tensor, ""]:
-    """Mean KL(q || p) of dot-product similarities, in nats; targets q may be one-hot (then it is the cross-entropy)."""
-    return losses.kl_to_choices(gram_similarities(y @ y.T, triplets), targets).mean()
+    """Mean KL divergence from choice probabilities to dot-product similarities, in nats.
+
+    Args:
+        features: one row per object.
+        triplets: rows of `features`.
+        targets: human choice probabilities; for one-hot rows this is the cross-entropy.
+    """
+    similarities = gram_similarities(features @ features.T, triplets)
+    return losses.kl_to_choices(similarities, targets).mean()
 
 
 @dataclass(frozen=True)
 class _Basis:
-    """Standardisation by two scalars, centring, scaling to unit mean square norm, projection on `axes` (None: all)."""
+    """The fixed part of a map: standardise by two scalars, centre, project on `axes`, scale to unit mean square norm.
+
+    Attributes:
+        mean, std: of all features of the training images.
+        centre: mean row of the standardised features.
+        axes: principal axes as columns; None: no projection.
+        norm: root mean square norm of the projected rows.
+    """
 
     mean: np.float32
     std: np.float32
@@ -170,47 +213,69 @@ class _Basis:
 
     @classmethod
     def of(cls, x: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " t"], settings: FitSettings) -> "_Basis":
-        mean, std = x[rows].mean(dtype=np.float64), x[rows].std(dtype=np.float64)
-        standard = (x[rows] - np.float32(mean)) / np.float32(std)
-        centre = standard.mean(axis=0)
+        """The basis of the rows of the training images."""
+        mean = x[rows].mean(dtype=np.float64)
+        std = x[rows].std(dtype=np.float64)
+        standardised = (x[rows] - np.float32(mean)) / np.float32(std)
+        centre = standardised.mean(axis=0)
+
         axes = None
         if settings.kind == "low_rank":
-            _, values, right = np.linalg.svd(standard - centre, full_matrices=False)
-            rank = min(settings.rank, int((values > values[0] * 1e-6).sum()))
+            _, singular, right = np.linalg.svd(standardised - centre, full_matrices=False)
+            rank = min(settings.rank, int((singular > singular[0] * 1e-6).sum()))
             axes = np.ascontiguousarray(right[:rank].T)
-        plain = cls(np.float32(mean), np.float32(std), centre, axes, 1.0)
-        norm = float(np.sqrt(np.square(plain.project(x[rows])).sum(axis=1).mean()))
-        return cls(plain.mean, plain.std, centre, axes, norm)
+
+        unscaled = cls(np.float32(mean), np.float32(std), centre, axes, 1.0)
+        norm = float(np.sqrt(np.square(unscaled.project(x[rows])).sum(axis=1).mean()))
+        return cls(unscaled.mean, unscaled.std, centre, axes, norm)
+
+    def standardise(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, "n p"]:
+        """Features with the two scalars taken out."""
+        return np.asarray((x - self.mean) / self.std)
 
     def project(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, "n r"]:
-        z = ((x - self.mean) / self.std - self.centre) / np.float32(self.norm)
-        return np.asarray(z if self.axes is None else z @ self.axes)
+        """The features that the core works on."""
+        scaled = (self.standardise(x) - self.centre) / np.float32(self.norm)
+        if self.axes is None:
+            return np.asarray(scaled)
+        return np.asarray(scaled @ self.axes)
 
     def export(self, core: Core) -> AffineTransform:
         """The map as full (p, p) weights: axes C axes^T has the same dot products as C in the principal basis."""
-        c = core.matrix().detach().numpy() / np.float32(self.norm)
+        weights = core.matrix().detach().numpy() / np.float32(self.norm)
         bias = core.bias.detach().numpy().copy()
         if self.axes is None:
-            return AffineTransform(float(self.mean), float(self.std), c.copy(), bias - self.centre @ c)
-        bias = bias - (self.centre @ self.axes) @ c
-        return AffineTransform(float(self.mean), float(self.std), self.axes @ c @ self.axes.T, bias @ self.axes.T)
+            return AffineTransform(float(self.mean), float(self.std), weights.copy(), bias - self.centre @ weights)
+
+        bias = bias - (self.centre @ self.axes) @ weights
+        full = self.axes @ weights @ self.axes.T
+        return AffineTransform(float(self.mean), float(self.std), full, bias @ self.axes.T)
 
 
 def _loss(
-    core: Core, z: Tensor, before: Tensor | None, train: TripletSet, settings: FitSettings, rng: torch.Generator
+    core: Core,
+    features: Float[Tensor, "n r"],
+    before: Float[Tensor, "n p"] | None,
+    train: TripletSet,
+    settings: FitSettings,
+    rng: torch.Generator,
 ) -> Float[Tensor, ""]:
+    """The objective of the module's docstring on random images and triplets."""
     rows = train.draw(rng)
-    y = core(z[rows])
-    some = torch.randint(len(train.triplets), (min(settings.batch_size, len(train.triplets)),), generator=rng)
-    loss = (1 - settings.alpha) * triplet_loss(y, train.triplets[some], train.targets[some])
+    mapped = core(features[rows])
+    batch_size = min(settings.batch_size, len(train.triplets))
+    batch = torch.randint(len(train.triplets), (batch_size,), generator=rng)
+
+    loss = (1 - settings.alpha) * triplet_loss(mapped, train.triplets[batch], train.targets[batch])
     if before is not None:
-        loss = loss + settings.alpha * losses.locality(before[rows], y, settings.tau)
+        loss = loss + settings.alpha * losses.locality(before[rows], mapped, settings.tau)
     return loss + core.penalty()
 
 
-def _first_scale(z: Tensor, train: TripletSet, rng: torch.Generator) -> float:
-    """The multiple of the identity that fits best, among powers of two: the fit starts from the base's similarities."""
-    y = z[train.draw(rng)]
-    some = slice(0, 20_000)
-    losses = {s: float(triplet_loss(s * y, train.triplets[some], train.targets[some])) for s in 2.0 ** np.arange(-3, 6)}
-    return float(min(losses, key=losses.__getitem__))
+def _first_scale(features: Float[Tensor, "n r"], train: TripletSet, rng: torch.Generator) -> float:
+    """The multiple of the identity with the lowest loss, so that the fit starts from the base's own similarities."""
+    drawn = features[train.draw(rng)]
+    triplets = train.triplets[:20_000]
+    targets = train.targets[:20_000]
+    losses_at = {scale: float(triplet_loss(scale * drawn, triplets, targets)) for scale in FIRST_SCALES}
+    return float(min(losses_at, key=losses_at.__getitem__))

@@ -1,8 +1,8 @@
-"""k-means as a Lloyd step in three functions: a shard's part of it, merging the parts, updating the centroids.
+"""k-means as three functions per pass of Lloyd's algorithm: a shard's part, merging the parts, updating the centroids.
 
-A shard's part does not depend on the others, and merging adds them in float64: the centroids are the same for
-any number of shards, to rounding. Lloyd, "Least squares quantization in PCM" (1982); seeding: Arthur and Vassilvitskii,
-"k-means++" (2007).
+A shard's part does not depend on the others, and merging adds them in float64, so the centroids are the same for any
+number of shards, to rounding. Lloyd, "Least squares quantization in PCM" (1982); the seeding is k-means++ (Arthur and
+Vassilvitskii, 2007).
 """
 
 import io
@@ -17,10 +17,14 @@ from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 BLOCK = 4096
+"""Rows of one matrix product."""
+
+BLOCKS_IN_FLOAT32 = 4
+"""Blocks whose rows are added up in float32 before they are added to the float64 sums."""
 
 
 class Partial(NamedTuple):
-    """What one shard knows after an assignment.
+    """What one shard contributes after an assignment.
 
     Attributes:
         sums: sum of the rows of every cluster.
@@ -69,36 +73,40 @@ def assign(
 def step(
     x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool = False, far: int = 0
 ) -> tuple[Partial, Int[Tensor, " n"]]:
-    """One shard's part of a Lloyd step, and its labels.
+    """One shard's part of a pass, and its labels.
 
-    Rows are widened once for both the product and the sums; blocks are added in float32, their sums in float64.
+    Args:
+        x: the shard's rows.
+        centroids: float32.
+        spherical: rows are normalised first.
+        far: how many of the furthest rows to name, as candidates for empty clusters.
     """
     labels, distances, sums = _pass(x, centroids, spherical, add=True)
-    order = _largest(distances, min(far, len(x)))
+    furthest = _largest(distances, min(far, len(x)))
     partial = Partial(
-        sums.cpu().numpy(),
-        torch.bincount(labels, minlength=len(centroids)).cpu().numpy(),
-        float(distances.sum(dtype=torch.float64)),
-        order.cpu().numpy(),
-        _wide(x[order], spherical).cpu().numpy(),
-        distances[order].cpu().numpy(),
-        labels[order].cpu().numpy(),
+        sums=sums.cpu().numpy(),
+        counts=torch.bincount(labels, minlength=len(centroids)).cpu().numpy(),
+        inertia=float(distances.sum(dtype=torch.float64)),
+        far=furthest.cpu().numpy(),
+        far_rows=_widened(x[furthest], spherical).cpu().numpy(),
+        far_distances=distances[furthest].cpu().numpy(),
+        far_labels=labels[furthest].cpu().numpy(),
     )
     return partial, labels
 
 
 def merge(parts: list[Partial]) -> Partial:
     """One partial result from several, in the given order; ties between far rows go to the earlier shard."""
-    distances = np.concatenate([p.far_distances for p in parts])
-    order = np.argsort(-distances, kind="stable")[: max(len(p.far) for p in parts)]
+    distances = np.concatenate([part.far_distances for part in parts])
+    furthest = np.argsort(-distances, kind="stable")[: max(len(part.far) for part in parts)]
     return Partial(
-        np.sum([p.sums for p in parts], axis=0),
-        np.sum([p.counts for p in parts], axis=0),
-        float(np.sum([p.inertia for p in parts])),
-        np.concatenate([p.far for p in parts])[order],
-        np.concatenate([p.far_rows for p in parts])[order],
-        distances[order],
-        np.concatenate([p.far_labels for p in parts])[order],
+        sums=np.sum([part.sums for part in parts], axis=0),
+        counts=np.sum([part.counts for part in parts], axis=0),
+        inertia=float(np.sum([part.inertia for part in parts])),
+        far=np.concatenate([part.far for part in parts])[furthest],
+        far_rows=np.concatenate([part.far_rows for part in parts])[furthest],
+        far_distances=distances[furthest],
+        far_labels=np.concatenate([part.far_labels for part in parts])[furthest],
     )
 
 
@@ -108,16 +116,21 @@ def update(partial: Partial, previous: Float[np.ndarray, "k d"], spherical: bool
     An empty cluster takes the row furthest from its centroid, which leaves the cluster that had it (scikit-learn's
     rule); a row that is its cluster's last one stays. Without a row to take, it keeps its previous centroid.
     """
-    sums, counts = partial.sums.copy(), partial.counts.astype(np.int64)
+    sums = partial.sums.copy()
+    counts = partial.counts.astype(np.int64)
     donors = iter(zip(partial.far_rows, partial.far_labels, strict=True))
     for empty in np.flatnonzero(counts == 0):
+        # The iterator goes on where the last empty cluster stopped: no row is given away twice.
         for row, label in donors:
             if counts[label] > 1:
                 sums[label] -= row
                 counts[label] -= 1
-                sums[empty], counts[empty] = row, 1
+                sums[empty] = row
+                counts[empty] = 1
                 break
-    centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], previous)
+
+    means = sums / np.maximum(counts, 1)[:, None]
+    centroids = np.where(counts[:, None] > 0, means, previous)
     if spherical:
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
     return centroids.astype(np.float32)
@@ -148,17 +161,21 @@ def fit(
     spherical: bool = False,
 ) -> FittedClusters:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
-    before, passes = np.inf, 0
+    previous_inertia = np.inf
+    passes = 0
     while passes < iterations:
         passes += 1
         partial, _ = step(x, torch.from_numpy(centroids), spherical, far=len(centroids))
-        if partial.inertia >= before * (1 - tolerance):
+        if partial.inertia >= previous_inertia * (1 - tolerance):
             break
-        before, centroids = partial.inertia, update(partial, centroids, spherical)
-    c, wide = torch.from_numpy(centroids), _wide(x, spherical)
-    nearest = torch.cdist(wide, c).topk(2, largest=False).values
-    silhouette = ((nearest[:, 1] - nearest[:, 0]) / nearest[:, 1].clamp_min(1e-12)).mean()
-    return FittedClusters(centroids, float(nearest[:, 0].double().square().sum()), float(silhouette), passes)
+        previous_inertia = partial.inertia
+        centroids = update(partial, centroids, spherical)
+
+    distances = torch.cdist(_widened(x, spherical), torch.from_numpy(centroids))
+    nearest, second = distances.topk(2, largest=False).values.unbind(dim=1)
+    silhouette = ((second - nearest) / second.clamp_min(1e-12)).mean()
+    inertia = nearest.double().square().sum()
+    return FittedClusters(centroids, float(inertia), float(silhouette), passes)
 
 
 def elbow(ks: list[int], inertias: list[float]) -> int:
@@ -166,19 +183,20 @@ def elbow(ks: list[int], inertias: list[float]) -> int:
 
     Both axes are scaled to 0..1, k on a logarithmic scale (Satopaa et al., "Finding a kneedle in a haystack", 2011).
     """
-    x, y = np.log(ks), np.asarray(inertias)
-    across = (x - x[0]) / (x[-1] - x[0])
-    down = (y - y[-1]) / max(y[0] - y[-1], 1e-300)
+    log_k = np.log(ks)
+    inertia = np.asarray(inertias)
+    across = (log_k - log_k[0]) / (log_k[-1] - log_k[0])
+    down = (inertia - inertia[-1]) / max(inertia[0] - inertia[-1], 1e-300)
     return int(np.argmax(1 - across - down))
 
 
 @dataclass
 class State:
-    """A fit between two passes, so that it can be put down and taken up.
+    """A fit between two passes, as a checkpoint.
 
     Attributes:
-        centroids: of the pass to come.
-        labels: clusters by the pass before (-1: none yet).
+        centroids: of the next pass.
+        labels: clusters by the last pass (-1: none yet).
         restart: number of the seeding.
         history: inertia and share of moved rows of every pass of every restart.
         best, best_inertia: the best restart so far.
@@ -193,21 +211,28 @@ class State:
 
     def to_bytes(self) -> bytes:
         """As npz, without pickles."""
-        sink = io.BytesIO()
-        np.savez(sink, **{k: v for k, v in vars(self).items() if k != "history"}, history=json.dumps(self.history))
-        return sink.getvalue()
+        fields = dict(vars(self))
+        fields["history"] = json.dumps(self.history)
+        stream = io.BytesIO()
+        np.savez(stream, **fields)
+        return stream.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "State":
-        """The inverse."""
-        state = dict(np.load(io.BytesIO(data), allow_pickle=False))
-        history = json.loads(str(state["history"]))
-        scalars = {"restart": int(state["restart"]), "best_inertia": float(state["best_inertia"])}
-        return cls(**{**state, **scalars, "history": history})
+        """Inverse of `to_bytes`."""
+        stored = np.load(io.BytesIO(data), allow_pickle=False)
+        return cls(
+            centroids=stored["centroids"],
+            labels=stored["labels"],
+            restart=int(stored["restart"]),
+            history=json.loads(str(stored["history"])),
+            best=stored["best"],
+            best_inertia=float(stored["best_inertia"]),
+        )
 
 
 class Composition(NamedTuple):
-    """What classes clusters are made of.
+    """Which classes the clusters consist of.
 
     Attributes:
         purity: share of the rows that belong to the commonest class of their cluster.
@@ -220,14 +245,19 @@ class Composition(NamedTuple):
 
 def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k: int, top: int = 5) -> Composition:
     """Purity and commonest classes per cluster; among equally common classes the lower number comes first."""
+    # Each pair of cluster and class as one number, sorted by cluster, then count, then class.
     width = int(classes.max()) + 1
     pairs, counts = np.unique(labels.astype(np.int64) * width + classes, return_counts=True)
     order = np.lexsort((pairs % width, -counts, pairs // width))
+
     commonest: list[list[tuple[int, int]]] = [[] for _ in range(k)]
     for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True):
-        if len(commonest[pair // width]) < top:
-            commonest[pair // width].append((pair % width, count))
-    return Composition(sum(c[0][1] for c in commonest if c) / len(labels), commonest)
+        cluster, class_number = divmod(pair, width)
+        if len(commonest[cluster]) < top:
+            commonest[cluster].append((class_number, count))
+
+    largest = sum(members[0][1] for members in commonest if members)
+    return Composition(largest / len(labels), commonest)
 
 
 def _largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " c"]:
@@ -241,31 +271,42 @@ def _largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " c"]:
 def _pass(
     x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool, add: bool
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "k d"]]:
-    """Labels, squared distances and (if `add`) float64 sums by cluster: one matrix product per block of rows."""
+    """Labels, squared distances and (if `add`) float64 sums by cluster: one matrix product per block of rows.
+
+    A block is widened to float32 once, for both the product and the sums.
+    """
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), device=x.device)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
     recent = torch.zeros_like(centroids)
     buffer = torch.empty(min(BLOCK, len(x)), x.shape[1], device=x.device)
     scores = torch.empty(len(buffer), len(centroids), device=x.device)
-    offset, columns = -0.5 * centroids.square().sum(1), centroids.T.contiguous()
+
+    # The nearest centroid c of a row r maximises r c - |c|^2 / 2, as |r - c|^2 = |r|^2 - 2 (r c - |c|^2 / 2).
+    offset = -0.5 * centroids.square().sum(1)
+    columns = centroids.T.contiguous()
     for start in range(0, len(x), BLOCK):
-        block = _wide(x[start : start + BLOCK], spherical, buffer)
-        best, which = torch.addmm(offset, block, columns, out=scores[: len(block)]).max(1)
-        labels[start : start + BLOCK] = which
-        norms = torch.linalg.vector_norm(block, dim=1).square()
-        distances[start : start + BLOCK] = (norms - 2 * best).clamp_min(0)
+        block = _widened(x[start : start + BLOCK], spherical, buffer)
+        largest, nearest = torch.addmm(offset, block, columns, out=scores[: len(block)]).max(1)
+        labels[start : start + BLOCK] = nearest
+        square_norms = torch.linalg.vector_norm(block, dim=1).square()
+        distances[start : start + BLOCK] = (square_norms - 2 * largest).clamp_min(0)
+
         if add:
-            recent.index_add_(0, which, block)
-            if start // BLOCK % 4 == 3 or start + BLOCK >= len(x):
+            recent.index_add_(0, nearest, block)
+            is_last = start + BLOCK >= len(x)
+            if is_last or start // BLOCK % BLOCKS_IN_FLOAT32 == BLOCKS_IN_FLOAT32 - 1:
                 sums += recent
                 recent.zero_()
     return labels, distances, sums
 
 
-def _wide(
+def _widened(
     rows: Float[Tensor, "n d"], spherical: bool, buffer: Float[Tensor, "b d"] | None = None
 ) -> Float[Tensor, "n d"]:
-    """A float32 copy of some rows, in `buffer` if there is one (fresh memory costs more than the copying)."""
-    wide = rows.to(torch.float32) if buffer is None else buffer[: len(rows)].copy_(rows)
+    """A float32 copy of rows, in `buffer` if there is one (fresh memory costs more than the copying)."""
+    if buffer is None:
+        wide = rows.to(torch.float32)
+    else:
+        wide = buffer[: len(rows)].copy_(rows)
     return normalise(wide) if spherical else wide

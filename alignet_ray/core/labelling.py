@@ -1,16 +1,21 @@
-"""The teacher's judgement of image triplets: three dot products, the most similar pair first and the odd one last."""
+"""The teacher's labels of image triplets: three dot products, the most similar pair first and the odd image last."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.special import softmax
 from torch import Tensor
 
+from alignet_ray.core import calibration
 from alignet_ray.core.triplets import PAIRS, pair_similarities
 
 GATHER = 48
-"""Triplets per gather: their rows, in float16 and float32, stay in a core's second-level cache."""
+"""Triplets per gather: their rows, in float16 and float32, fit into a core's second-level cache."""
+
+BINS = 40
+"""Bins of the histograms of entropy (0 .. ln 3) and margin (0 .. 1)."""
 
 
 class Labelled(NamedTuple):
@@ -29,46 +34,56 @@ class Labelled(NamedTuple):
     tied: Bool[np.ndarray, " n"]
 
 
-def similarities(x: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Dot products (01, 02, 12) of rows of `x`, float32 (accumulated in float32).
+def similarities(features: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Dot products of the pairs (01, 02, 12) of triplets of rows, in float32, for a matrix in memory or on disk.
 
-    Works on GATHER triplets at a time in two small buffers, so that widening a row costs no trip to memory: what takes
-    the time are the random reads.
+    It works on GATHER triplets at a time in two small buffers: random reads take most of the time, and this way
+    widening a row to float32 costs no second trip to memory.
     """
-    stored = np.empty((3 * GATHER, x.shape[1]), dtype=x.dtype)
-    half, wide = torch.from_numpy(stored), torch.empty(3 * GATHER, x.shape[1])
-    rows = wide.numpy().reshape(GATHER, 3, -1)
+    stored = np.empty((3 * GATHER, features.shape[1]), dtype=features.dtype)
+    narrow = torch.from_numpy(stored)
+    wide = torch.empty(3 * GATHER, features.shape[1])
+    images = wide.numpy().reshape(GATHER, 3, -1)
+
     result = np.empty((len(triplets), 3), dtype=np.float32)
     for start in range(0, len(triplets), GATHER):
-        n = min(GATHER, len(triplets) - start)
-        np.take(x, triplets[start : start + n].reshape(-1), axis=0, out=stored[: 3 * n], mode="clip")
-        wide[: 3 * n].copy_(half[: 3 * n])
-        block, out = rows[:n], result[start : start + n]
+        part = triplets[start : start + GATHER]
+        used = 3 * len(part)
+        np.take(features, part.reshape(-1), axis=0, out=stored[:used], mode="clip")
+        wide[:used].copy_(narrow[:used])
+
         for column, (left, right) in enumerate(PAIRS):
-            np.vecdot(block[:, left], block[:, right], out=out[:, column])
+            out = result[start : start + GATHER, column]
+            np.vecdot(images[: len(part), left], images[: len(part), right], out=out)
     return result
 
 
 def resident_similarities(
-    x: Float[Tensor, "m p"], triplets: Int[np.ndarray, "n 3"], chunk: int = 1 << 14
+    features: Float[Tensor, "m p"], triplets: Int[np.ndarray, "n 3"], chunk: int = 1 << 14
 ) -> Float[Tensor, "n 3"]:
-    """The same where the whole matrix lies in a GPU's memory, as do the results: large gathers, float32 products."""
-    rows = torch.from_numpy(np.ascontiguousarray(triplets)).to(x.device)
-    result = torch.empty(rows.shape, device=x.device)
+    """As `similarities`, for a matrix that lies in a GPU's memory, as do the results: large gathers."""
+    rows = torch.from_numpy(np.ascontiguousarray(triplets)).to(features.device)
+    result = torch.empty(rows.shape, device=features.device)
     for start in range(0, len(rows), chunk):
-        result[start : start + chunk] = pair_similarities(x[rows[start : start + chunk]].float())
+        part = rows[start : start + chunk]
+        result[start : start + chunk] = pair_similarities(features[part].float())
     return result
 
 
 def odd_last(triplets: Int[np.ndarray, "n 3"], sims: Float[np.ndarray, "n 3"] | Float[Tensor, "n 3"]) -> Labelled:
-    """Images and similarities permuted together, so that s01 >= s02 >= s12.
+    """Sort images and similarities together, so that s01 >= s02 >= s12.
 
-    The image that the two larger similarities share comes first, the one that the two smaller ones share is the odd
-    one. Among equal similarities the earlier pair counts as the larger. Sorted where the similarities lie.
+    The image that the two larger similarities share comes first; the one that the two smaller ones share is the odd
+    one. Among equal similarities the earlier pair counts as the larger. Sorting runs on the device of the similarities.
     """
     ranked, order = torch.as_tensor(sims).sort(dim=1, descending=True, stable=True)
-    odd, first = 2 - order[:, 0], 2 - order[:, 2]
-    columns = torch.stack([first, 3 - first - odd, odd], dim=1).cpu().numpy()
+
+    # Pair number p leaves out image 2 - p: the most similar pair the odd image, the least similar one the first.
+    odd = 2 - order[:, 0]
+    first = 2 - order[:, 2]
+    second = 3 - first - odd
+    columns = torch.stack([first, second, odd], dim=1).cpu().numpy()
+
     values = ranked.cpu().numpy()
     images = np.take_along_axis(triplets, columns, axis=1)
     return Labelled(images, values, columns[:, 2], values[:, 0] == values[:, 1])
@@ -76,12 +91,7 @@ def odd_last(triplets: Int[np.ndarray, "n 3"], sims: Float[np.ndarray, "n 3"] | 
 
 def entropy(sims: Float[np.ndarray, "n 3"], scale: float = 1.0) -> Float[np.ndarray, " n"]:
     """Entropy in nats (0 .. ln 3) of the choice probabilities softmax(scale * sims)."""
-    logits = scale * sims.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits)
-    total = weights.sum(axis=1)
-    found: Float[np.ndarray, " n"] = np.log(total) - (weights * logits).sum(axis=1) / total
-    return found
+    return calibration.entropy(softmax(scale * sims.astype(np.float64), axis=1))
 
 
 def matching_scale(sims: Float[np.ndarray, "n 3"], target: float) -> float:
@@ -89,7 +99,8 @@ def matching_scale(sims: Float[np.ndarray, "n 3"], target: float) -> float:
 
     Mean entropy falls from ln 3 towards 0 as the factor grows; a target out of reach gives the nearest end.
     """
-    low, high = -12.0, 12.0
+    low = -12.0
+    high = 12.0
     for _ in range(60):
         middle = (low + high) / 2
         if entropy(sims, float(np.exp(middle))).mean() > target:
@@ -99,34 +110,33 @@ def matching_scale(sims: Float[np.ndarray, "n 3"], target: float) -> float:
     return float(np.exp((low + high) / 2))
 
 
-BINS = 40
-"""Bins of the histograms of entropy (0 .. ln 3) and margin (0 .. 1)."""
-
-
 def describe(sims: Float[np.ndarray, "n 3"]) -> dict[str, Any]:
-    """Sums and histograms over labelled triplets, which add up over parts; `averages` turns them into figures.
+    """Sums and histograms over labelled triplets, which can be added over parts; `averages` makes them means.
 
     The margin is the probability of the first pair less that of the second.
     """
-    ranked = sims.astype(np.float64)
-    weights = np.exp(ranked - ranked[:, :1])
-    margin = (weights[:, 0] - weights[:, 1]) / weights.sum(axis=1)
-    uncertainty = entropy(sims)
+    probabilities = softmax(sims.astype(np.float64), axis=1)
+    margin = probabilities[:, 0] - probabilities[:, 1]
+    choice_entropy = entropy(sims)
     return {
         "triplets": np.array(len(sims)),
         "ties": np.array(int((sims[:, 0] == sims[:, 1]).sum())),
-        "entropy": uncertainty.sum(),
+        "entropy": choice_entropy.sum(),
         "margin": margin.sum(),
-        "entropy_histogram": np.histogram(uncertainty, BINS, (0, np.log(3)))[0],
+        "entropy_histogram": np.histogram(choice_entropy, BINS, (0, np.log(3)))[0],
         "margin_histogram": np.histogram(margin, BINS, (0, 1))[0],
     }
 
 
-def averages(total: dict[str, Any]) -> dict[str, object]:
-    """JSON-able figures of summed descriptions: counts and histograms as they are, everything else as means."""
+def averages(total: dict[str, Any]) -> dict[str, Any]:
+    """JSON-able statistics from summed descriptions: counts and histograms as they are, all other sums as means."""
     n = int(total["triplets"])
-    kept = ("triplets", "ties")
-    return {
-        name: value.tolist() if np.ndim(value) else int(value) if name in kept else float(value) / n
-        for name, value in total.items()
-    }
+    statistics: dict[str, Any] = {}
+    for name, value in total.items():
+        if np.ndim(value):
+            statistics[name] = value.tolist()
+        elif name in ("triplets", "ties"):
+            statistics[name] = int(value)
+        else:
+            statistics[name] = float(value) / n
+    return statistics

@@ -1,4 +1,4 @@
-"""Noise ceilings: how well other people, or the best prediction, predict a person's answers or similarity matrix."""
+"""Noise ceilings: the best score a model can reach on human responses or similarity matrices, given their noise."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +10,16 @@ from scipy.stats import rankdata
 from alignet_ray.core import scores, similarity
 from alignet_ray.core.triplets import set_keys
 
+Method = Literal["spearman", "pearson"]
+
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A ceiling with its 95 % interval (resampling triplets), in fractions.
+    """A ceiling with its 95 % interval (resampling triplets), as fractions.
 
     Attributes:
-        value, low, high: the ceiling.
-        triplets, answers: what it rests on.
+        value, low, high: the ceiling and its interval.
+        triplets, answers: number of triplets and of responses that it rests on.
     """
 
     value: float
@@ -28,10 +30,10 @@ class Ceiling:
 
 
 def noise_ceilings(rows: Int64[np.ndarray, "n 3"]) -> dict[str, Ceiling]:
-    """Both ceilings of answers (pair, pair, odd), from the sets of three that at least two people saw.
+    """Both ceilings of responses (pair, pair, odd), from the sets of three that at least two people saw.
 
-    `modal`: share of answers that are the most frequent one of their triplet (an upper bound, since it knows them all).
-    `leave_one_out`: share of answers that the most frequent answer of the others predicts; equals share the credit.
+    `modal`: share of responses that are the most frequent one of their triplet (an upper bound, as it knows them all).
+    `leave_one_out`: share of responses that the most frequent of the *other* responses predicts; ties share the credit.
 
     Raises:
         ValueError: no set of three occurs twice.
@@ -60,64 +62,75 @@ def answer_counts(rows: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "t 3"]:
     return counts
 
 
+def correlations(
+    matrix: Float[np.ndarray, "n n"], people: Float[np.ndarray, "p n n"], method: Method
+) -> Float[np.ndarray, " p"]:
+    """Correlation of a matrix with each person's, over the pairs that this person rated (the others are NaN)."""
+    model = similarity.upper(matrix)
+    values = []
+    for ratings in _upper_triangles(people):
+        rated = np.isfinite(ratings)
+        values.append(similarity.correlation(model[rated], ratings[rated], method))
+    return np.array(values)
+
+
+def rsa_ceilings(people: Float[np.ndarray, "p n n"], method: Method) -> tuple[float, float]:
+    """Bounds on the mean correlation with single people that the true model could reach.
+
+    Lower bound: each person with the mean of the others. Upper bound: each person with the mean of all, which includes
+    the person. Means are of ranks (Spearman) or of standardised values (Pearson), which is what maximises them. Nili et
+    al., "A toolbox for representational similarity analysis" (PLoS Computational Biology 2014).
+    """
+    ratings = _upper_triangles(people)
+    comparable = np.stack([_comparable(values, method) for values in ratings])
+    lower = []
+    upper = []
+    for person, own in enumerate(ratings):
+        others = np.delete(comparable, person, axis=0)
+        lower.append(_correlation_with_mean(others, own, method))
+        upper.append(_correlation_with_mean(comparable, own, method))
+    return float(np.mean(lower)), float(np.mean(upper))
+
+
 def _predicted_by_others(counts: Int64[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:
-    """Expected number of answers of each triplet that the mode of its other answers predicts."""
-    total = np.zeros(len(counts))
+    """Expected number of responses of each triplet that the mode of its other responses predicts."""
+    predicted = np.zeros(len(counts))
     for choice in range(3):
         others = counts.copy()
         others[:, choice] -= 1
-        top = others.max(axis=1)
-        hit = (others[:, choice] == top) / (others == top[:, None]).sum(axis=1)
-        total += np.where(counts[:, choice] > 0, counts[:, choice] * hit, 0)
-    return total
+        mode = others.max(axis=1)
+        credit = (others[:, choice] == mode) / (others == mode[:, None]).sum(axis=1)
+        predicted += np.where(counts[:, choice] > 0, counts[:, choice] * credit, 0)
+    return predicted
 
 
 def _ceiling(counts: Int64[np.ndarray, "t 3"], hits: Float[np.ndarray, " t"], draws: int = 500) -> Ceiling:
+    """The share of predicted responses, with its interval over resampled triplets."""
     answers = counts.sum(axis=1)
     rng = np.random.default_rng(0)
     drawn = np.empty(draws)
     for draw in range(draws):
-        some = rng.integers(len(counts), size=len(counts))
-        drawn[draw] = hits[some].sum() / answers[some].sum()
+        resampled = rng.integers(len(counts), size=len(counts))
+        drawn[draw] = hits[resampled].sum() / answers[resampled].sum()
+
     low, high = scores.interval(drawn)
     return Ceiling(float(hits.sum() / answers.sum()), low, high, len(counts), int(answers.sum()))
 
 
-def correlations(
-    matrix: Float[np.ndarray, "n n"], people: Float[np.ndarray, "p n n"], method: Literal["spearman", "pearson"]
-) -> Float[np.ndarray, " p"]:
-    """Correlation of a matrix with each person's, over the pairs that the person judged (the others are NaN)."""
-    model, judged = similarity.upper(matrix), _pairs(people)
-    seen = np.isfinite(judged)
-    return np.array([similarity.correlation(model[k], v[k], method) for v, k in zip(judged, seen, strict=True)])
-
-
-def rsa_ceilings(people: Float[np.ndarray, "p n n"], method: Literal["spearman", "pearson"]) -> tuple[float, float]:
-    """Bounds on the mean correlation with single people that the true model could reach (Nili et al. 2014).
-
-    Lower: each person with the mean of the others. Upper: each person with the mean of all, which knows the person,
-    too. Means are of ranks (Spearman) or of standardised values (Pearson), which is what maximises them.
-    """
-    judged = _pairs(people)
-    even = np.stack([_even(values, method) for values in judged])
-    lower: list[float] = []
-    upper: list[float] = []
-    for person in range(len(judged)):
-        seen = np.isfinite(judged[person])
-        for bounds, others in ((lower, np.delete(even, person, axis=0)), (upper, even)):
-            known = seen & np.isfinite(others).any(axis=0)
-            pooled = np.nanmean(others[:, known], axis=0)
-            bounds.append(similarity.correlation(pooled, judged[person, known], method))
-    return float(np.mean(lower)), float(np.mean(upper))
-
-
-def _pairs(people: Float[np.ndarray, "p n n"]) -> Float[np.ndarray, "p q"]:
+def _upper_triangles(people: Float[np.ndarray, "p n n"]) -> Float[np.ndarray, "p q"]:
     return np.stack([similarity.upper(person) for person in people])
 
 
-def _even(values: Float[np.ndarray, " q"], method: str) -> Float[np.ndarray, " q"]:
-    """One person's values on a scale that all share."""
+def _comparable(ratings: Float[np.ndarray, " q"], method: Method) -> Float[np.ndarray, " q"]:
+    """One person's ratings as ranks or standardised values, so that they can be averaged with other people's."""
     if method == "spearman":
-        return np.asarray(rankdata(values, nan_policy="omit"))
-    spread = float(np.nanstd(values))
-    return np.asarray((values - np.nanmean(values)) / (spread or 1.0))
+        return np.asarray(rankdata(ratings, nan_policy="omit"))
+    spread = float(np.nanstd(ratings)) or 1.0
+    return np.asarray((ratings - np.nanmean(ratings)) / spread)
+
+
+def _correlation_with_mean(people: Float[np.ndarray, "k q"], own: Float[np.ndarray, " q"], method: Method) -> float:
+    """Correlation of one person's ratings with the mean of some people, over the pairs that both have."""
+    shared = np.isfinite(own) & np.isfinite(people).any(axis=0)
+    mean = np.nanmean(people[:, shared], axis=0)
+    return similarity.correlation(mean, own[shared], method)

@@ -1,4 +1,7 @@
-"""What PyTorch lacks for the optimisation: the pull to the initial weights, the schedule, a running mean of weights."""
+"""Parts of the optimisation that PyTorch lacks: decay to the initial weights (L2-SP), the schedule, an EMA of weights.
+
+L2-SP: Li et al., "Explicit inductive bias for transfer learning with convolutional networks" (ICML 2018).
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +18,17 @@ def warmup_cosine(step: int, steps: int, warmup: int, lr: float) -> float:
     """
     if step < warmup:
         return lr * step / warmup
-    return 0.5 * lr * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return 0.5 * lr * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()
 def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate: float) -> None:
-    """theta <- theta - rate * (theta - theta_0), in place; call it with rate = lr * strength just before Adam's step.
+    """Decoupled decay to the initial weights: theta <- theta - rate * (theta - theta_0), in place.
 
-    With Adam's step after it the update is -lr * (adam(g) + strength * (theta - theta_0)): decoupled, on every
-    parameter, biases and head included (AligNet's released recipe). AdamW, which pulls to zero, is another method.
+    Call it with rate = lr * strength just before Adam's step. The whole update is then
+    -lr * (adam(g) + strength * (theta - theta_0)), on every parameter, biases and head included (AligNet's released
+    recipe). AdamW, which decays to zero, is another method.
     """
     if rate:
         torch._foreach_lerp_(list(parameters), list(initial), rate)
@@ -31,18 +36,19 @@ def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate:
 
 @torch.no_grad()
 def l2_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], strength: float) -> None:
-    """The gradient of strength / 2 * sum ||theta - theta_0||^2 on top of `.grad`: the pull as a part of the loss.
+    """Add the gradient of strength / 2 * sum ||theta - theta_0||^2 to `.grad`: L2-SP as a part of the loss.
 
-    Adam then scales it like any gradient, so that it means less where gradients are large (Loshchilov and Hutter,
-    "Decoupled weight decay regularization", 2019): another method than `decay_to_init`.
+    Adam then scales it like any other gradient, so that it weighs less where gradients are large (Loshchilov and
+    Hutter, "Decoupled weight decay regularization", ICLR 2019): another method than `decay_to_init`.
     """
-    if strength:
-        for p, first in zip(parameters, initial, strict=True):
-            if p.grad is not None:
-                p.grad.add_(p - first, alpha=strength)
+    if not strength:
+        return
+    for parameter, start in zip(parameters, initial, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - start, alpha=strength)
 
 
 @torch.no_grad()
 def update_mean(mean: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
-    """mean <- decay * mean + (1 - decay) * theta, in place (exponential moving average of weights)."""
+    """Exponential moving average of weights, in place: mean <- decay * mean + (1 - decay) * theta."""
     torch._foreach_lerp_(list(mean), list(parameters), 1 - decay)

@@ -1,4 +1,4 @@
-"""Triplets of images drawn from groups (clusters or classes): distinct, exact in number, the same for any worker count.
+"""Random triplets of images from groups (clusters or classes): distinct, exact in number, for any number of workers.
 
 The draw is a stream: chunk c of CHUNK candidates is a pure function of (seed, stream, kind, c), repeats of an earlier
 triplet are dropped, and the first n that are left are the result. So neither shards nor workers can change a row.
@@ -10,19 +10,22 @@ from math import comb
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core.triplets import scramble, set_keys
 
 CHUNK = 1 << 16
+"""Candidates that are drawn at once."""
+
 EXHAUSTIVE = 300
-"""Up to so many images all triplets can be listed: a draw of most of them takes them in random order, not by trial."""
+"""Images up to which all triplets can be listed; a draw of many then takes them in random order, not by trial."""
+
 PATIENCE = 200
 """Chunks of candidates in a row that may bring nothing new before a draw gives up."""
 
 
 class Groups(NamedTuple):
-    """Images by group, groups without images left out.
+    """Images by group; groups without images are left out.
 
     Attributes:
         members: image numbers (0..n-1), group after group.
@@ -42,7 +45,8 @@ class Exhausted(ValueError):
 
     def __init__(self, kind: str, found: int) -> None:
         super().__init__(f"only {found} distinct {kind} triplets")
-        self.kind, self.found = kind, found
+        self.kind = kind
+        self.found = found
 
 
 def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
@@ -50,6 +54,7 @@ def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
     inside = np.flatnonzero(labels >= 0)
     members = inside[np.argsort(labels[inside], kind="stable")]
     _, start, size = np.unique(labels[members], return_index=True, return_counts=True)
+
     group = np.full(len(labels), -1, dtype=np.int64)
     group[members] = np.repeat(np.arange(len(size)), size)
     return Groups(members, start.astype(np.int64), size.astype(np.int64), group)
@@ -57,31 +62,36 @@ def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
 
 def border(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:
     """Two distinct images of one group (of those with two) and one of another group; both groups uniform."""
-    pairs = np.flatnonzero(groups.size >= 2)
-    one = pairs[_below(rng, len(pairs), n)]
-    other = _skip(_below(rng, len(groups.size) - 1, n), one)
-    first = _below(rng, groups.size[one], n)
-    second = _skip(_below(rng, groups.size[one] - 1, n), first)
-    return _members(groups, (one, one, other), (first, second, _below(rng, groups.size[other], n)))
+    with_pairs = np.flatnonzero(groups.size >= 2)
+    group = with_pairs[_below(rng, len(with_pairs), n)]
+    other = _skip(_below(rng, len(groups.size) - 1, n), group)
+
+    first = _below(rng, groups.size[group], n)
+    second = _skip(_below(rng, groups.size[group] - 1, n), first)
+    third = _below(rng, groups.size[other], n)
+    return _members(groups, (group, group, other), (first, second, third))
 
 
 def within(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:
     """Three distinct images of one group, uniform among the groups that have three."""
-    triples = np.flatnonzero(groups.size >= 3)
-    one = triples[_below(rng, len(triples), n)]
-    return _members(groups, (one, one, one), _three(rng, groups.size[one], n))
+    with_triplets = np.flatnonzero(groups.size >= 3)
+    group = with_triplets[_below(rng, len(with_triplets), n)]
+    return _members(groups, (group, group, group), _three(rng, groups.size[group], n))
 
 
 def between(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:
     """One image of each of three distinct groups, groups uniform."""
     chosen = _three(rng, len(groups.size), n)
-    a, b, c = (_below(rng, groups.size[g], n) for g in chosen)
-    return _members(groups, chosen, (a, b, c))
+    first = _below(rng, groups.size[chosen[0]], n)
+    second = _below(rng, groups.size[chosen[1]], n)
+    third = _below(rng, groups.size[chosen[2]], n)
+    return _members(groups, chosen, (first, second, third))
 
 
 def uniform(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:
     """Three distinct images, whatever their groups."""
-    return np.stack([groups.members[i] for i in _three(rng, len(groups.members), n)], axis=1)
+    positions = np.stack(_three(rng, len(groups.members), n), axis=1)
+    return np.asarray(groups.members[positions])
 
 
 DRAWS: dict[str, Callable[[np.random.Generator, Groups, int], Int[np.ndarray, "n 3"]]] = {
@@ -90,19 +100,23 @@ DRAWS: dict[str, Callable[[np.random.Generator, Groups, int], Int[np.ndarray, "n
     "between": between,
     "uniform": uniform,
 }
+"""The kinds of triplets and how a candidate of each is drawn."""
 
 
 def count(kind: str, groups: Groups) -> int:
     """How many distinct triplets (sets of three images) a kind of draw can give."""
-    sizes = [int(s) for s in groups.size]
+    sizes = [int(size) for size in groups.size]
     total = sum(sizes)
     if kind == "border":
-        return sum(comb(s, 2) * (total - s) for s in sizes)
+        return sum(comb(size, 2) * (total - size) for size in sizes)
     if kind == "within":
-        return sum(comb(s, 3) for s in sizes)
+        return sum(comb(size, 3) for size in sizes)
     if kind == "uniform":
         return comb(total, 3)
-    squares, cubes = sum(s**2 for s in sizes), sum(s**3 for s in sizes)
+
+    # Products of three distinct sizes, by inclusion and exclusion.
+    squares = sum(size**2 for size in sizes)
+    cubes = sum(size**3 for size in sizes)
     return (total**3 - 3 * total * squares + 2 * cubes) // 6
 
 
@@ -120,16 +134,17 @@ def sample(
         taken: triplets that may not come again (those of the kinds drawn before).
 
     Raises:
-        Exhausted: if there are not so many.
+        Exhausted: there are fewer than n.
     """
-    exist = count(kind, groups)
-    if n > exist:
-        raise Exhausted(kind, exist)
+    available = count(kind, groups)
+    if n > available:
+        raise Exhausted(kind, available)
+
     number = list(DRAWS).index(kind)
-    size = len(groups.group)
-    if len(groups.members) <= EXHAUSTIVE and 4 * n > exist:
+    # Drawing more than a quarter of all triplets by trial would mostly meet known ones.
+    if len(groups.members) <= EXHAUSTIVE and 4 * n > available:
         rng = _generator(seed, stream, number, 0)
-        pool = _new(_exhaustive(kind, groups, rng), taken, size)
+        pool = _new(_exhaustive(kind, groups, rng), taken, len(groups.group))
     else:
         pool = _stream(kind, groups, n, (seed, stream, number), taken)
     if len(pool) < n:
@@ -138,20 +153,28 @@ def sample(
 
 
 def mixture(parts: list[tuple[str, Groups, int]], seed: int, stream: int = 0) -> Int[np.ndarray, "n 3"]:
-    """Distinct triplets of several kinds with exact counts, shuffled together; (kind, groups, n) each.
+    """Distinct triplets of several kinds with exact counts, shuffled together.
 
     The kind with the fewest triplets is drawn first, so that a kind which contains it does not use them up.
+
+    Args:
+        parts: (kind, groups, n) each.
+        seed: of the whole run.
+        stream: number of the set, as in `sample`.
     """
+    by_scarcity = sorted(enumerate(parts), key=lambda part: count(part[1][0], part[1][1]))
     drawn = np.empty((0, 3), dtype=np.int64)
-    for index, (kind, groups, n) in sorted(enumerate(parts), key=lambda part: count(part[1][0], part[1][1])):
+    for index, (kind, groups, n) in by_scarcity:
         drawn = np.concatenate([drawn, sample(kind, groups, n, seed, stream * 64 + index, drawn)])
+
+    # A single kind is in random order already.
     if sum(n > 0 for _, _, n in parts) < 2:
         return drawn
     return drawn[np.random.default_rng([seed, stream, len(parts)]).permutation(len(drawn))]
 
 
 def shares(weights: dict[str, float], n: int) -> dict[str, int]:
-    """Exact counts that add up to n, by the largest remainder; ties go to the earlier name."""
+    """Exact counts that add up to n, by the largest-remainder method; ties go to the earlier name."""
     total = sum(weights.values())
     exact = {name: n * weight / total for name, weight in weights.items()}
     counts = {name: int(value) for name, value in exact.items()}
@@ -161,7 +184,7 @@ def shares(weights: dict[str, float], n: int) -> dict[str, int]:
     return counts
 
 
-def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> np.ndarray:
+def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
     """Which images are set aside for validation: round(share * n) of them, those of lowest hash(seed, image_id)."""
     start = scramble(np.array([seed % (1 << 63)], dtype=np.uint64))
     order = np.argsort(scramble(ids.astype(np.uint64) ^ start), kind="stable")
@@ -175,11 +198,13 @@ def _stream(
 ) -> Int[np.ndarray, "m 3"]:
     """At least n distinct triplets from the stream, or as many as PATIENCE fruitless chunks allow."""
     pool = np.empty((0, 3), dtype=np.int64)
-    chunk, fruitless = 0, 0
+    chunk = 0
+    fruitless = 0
     while len(pool) < n and fruitless < PATIENCE:
-        more = max(1, -(-(n - len(pool)) // CHUNK))
-        fresh = [DRAWS[kind](_generator(*entropy, c), groups, CHUNK) for c in range(chunk, chunk + more)]
-        chunk += more
+        chunks = max(1, -(-(n - len(pool)) // CHUNK))
+        fresh = [DRAWS[kind](_generator(*entropy, c), groups, CHUNK) for c in range(chunk, chunk + chunks)]
+        chunk += chunks
+
         before = len(pool)
         pool = _new(np.concatenate([pool, *fresh]), taken, len(groups.group))
         fruitless = fruitless + 1 if len(pool) == before else 0
@@ -187,17 +212,19 @@ def _stream(
 
 
 def _new(triplets: Int[np.ndarray, "n 3"], taken: Int[np.ndarray, "t 3"] | None, size: int) -> Int[np.ndarray, "m 3"]:
-    """The first occurrence of every set of three images that is not among those taken, in order."""
-    own = set_keys(triplets, size)
-    keep = np.ones(len(own), dtype=bool)
+    """The first occurrence of every set of three images that is not in `taken`, in order."""
+    keys = set_keys(triplets, size)
+    keep = np.ones(len(keys), dtype=bool)
     if taken is not None and len(taken):
-        keep &= ~np.isin(own, set_keys(taken, size))
-    ordered = np.sort(own)
-    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if len(again):
-        where = np.flatnonzero(np.isin(own, again))
-        _, first = np.unique(own[where], return_index=True)
-        keep[np.delete(where, first)] = False
+        keep &= ~np.isin(keys, set_keys(taken, size))
+
+    # Only the few keys that occur more than once need the slower search for their first row.
+    ordered = np.sort(keys)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(repeated):
+        rows = np.flatnonzero(np.isin(keys, repeated))
+        _, first = np.unique(keys[rows], return_index=True)
+        keep[np.delete(rows, first)] = False
     return np.asarray(triplets[keep])
 
 
@@ -207,22 +234,31 @@ def _exhaustive(kind: str, groups: Groups, rng: np.random.Generator) -> Int[np.n
     Drawing without repetition in proportion to weights is the order of exponential waiting times with these rates
     (Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006).
     """
-    every = groups.members[np.array(list(combinations(range(len(groups.members)), 3)))]
-    g = groups.group[every]
-    first, last = g[:, 0] == g[:, 1], g[:, 1] == g[:, 2]
-    size = groups.size[g].astype(np.float64)
-    if kind == "within":
-        weight = np.where(first & last, 1 / (size[:, 0] * (size[:, 0] - 1) * (size[:, 0] - 2) + 1e-300), 0.0)
-    elif kind == "between":
-        weight = np.where(~first & ~last, 1 / size.prod(axis=1), 0.0)
-    elif kind == "border":
-        pair, single = np.where(first, size[:, 0], size[:, 2]), np.where(first, size[:, 2], size[:, 0])
-        weight = np.where(first ^ last, 1 / (pair * (pair - 1) * single + 1e-300), 0.0)
-    else:
-        weight = np.ones(len(every))
+    candidates = groups.members[np.array(list(combinations(range(len(groups.members)), 3)))]
+    weight = _draw_weights(kind, groups, candidates)
     possible = weight > 0
     waiting = rng.exponential(size=int(possible.sum())) / weight[possible]
-    return np.asarray(every[possible][np.argsort(waiting, kind="stable")])
+    return np.asarray(candidates[possible][np.argsort(waiting, kind="stable")])
+
+
+def _draw_weights(kind: str, groups: Groups, triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
+    """Probability of each triplet in one draw of a kind, up to a factor; 0 for triplets of another kind."""
+    group = groups.group[triplets]
+    size = groups.size[group].astype(np.float64)
+    # `members` lists group after group, so equal groups are neighbours in a row.
+    first = group[:, 0] == group[:, 1]
+    last = group[:, 1] == group[:, 2]
+
+    if kind == "within":
+        ordered = size[:, 0] * (size[:, 0] - 1) * (size[:, 0] - 2)
+        return np.where(first & last, 1 / (ordered + 1e-300), 0.0)
+    if kind == "between":
+        return np.where(~first & ~last, 1 / size.prod(axis=1), 0.0)
+    if kind == "border":
+        pair = np.where(first, size[:, 0], size[:, 2])
+        single = np.where(first, size[:, 2], size[:, 0])
+        return np.where(first ^ last, 1 / (pair * (pair - 1) * single + 1e-300), 0.0)
+    return np.ones(len(triplets))
 
 
 def _generator(*entropy: int) -> np.random.Generator:
@@ -236,10 +272,10 @@ def _below(rng: np.random.Generator, size: int | Int[np.ndarray, " n"], n: int) 
     return np.asarray(rng.random(n) * size, dtype=np.int64)
 
 
-def _skip(drawn: Int[np.ndarray, " n"], *others: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def _skip(drawn: Int[np.ndarray, " n"], *used: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """Move numbers past the ones already used, which must be given in ascending order."""
-    for used in others:
-        drawn = drawn + (drawn >= used)
+    for numbers in used:
+        drawn = drawn + (drawn >= numbers)
     return drawn
 
 
@@ -247,15 +283,15 @@ def _three(
     rng: np.random.Generator, size: int | Int[np.ndarray, " n"], n: int
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Three distinct uniform integers in 0..size-1, every ordered triple equally likely."""
-    a = _below(rng, size, n)
-    b = _skip(_below(rng, size - 1, n), a)
-    c = _skip(_below(rng, size - 2, n), np.minimum(a, b), np.maximum(a, b))
-    return a, b, c
+    first = _below(rng, size, n)
+    second = _skip(_below(rng, size - 1, n), first)
+    third = _skip(_below(rng, size - 2, n), np.minimum(first, second), np.maximum(first, second))
+    return first, second, third
 
 
 def _members(
     groups: Groups, chosen: tuple[Int[np.ndarray, " n"], ...], ranks: tuple[Int[np.ndarray, " n"], ...]
 ) -> Int[np.ndarray, "n 3"]:
     """Image numbers by group and rank in the group."""
-    columns = [groups.members[groups.start[g] + r] for g, r in zip(chosen, ranks, strict=True)]
+    columns = [groups.members[groups.start[group] + rank] for group, rank in zip(chosen, ranks, strict=True)]
     return np.stack(columns, axis=1)

@@ -1,4 +1,4 @@
-"""The split of objects: by a hash, so that an object's side depends on nothing but the seed and its number."""
+"""Splits and folds of the objects. An object's split depends on the seed and on its own number alone."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +10,18 @@ Split = Literal["train", "validation", "test"]
 
 
 def split_of(seed: int, item: int) -> Split:
-    """train (60 %), validation (20 %) or test (20 %), by sha256 of "seed:object"."""
-    value = int.from_bytes(hashlib.sha256(f"{seed}:{item}".encode()).digest()[:8], "big") / 2**64
-    return "train" if value < 0.6 else "validation" if value < 0.8 else "test"
+    """train (60 %), validation (20 %) or test (20 %), by the SHA-256 hash of "seed:object"."""
+    digest = hashlib.sha256(f"{seed}:{item}".encode()).digest()
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    if fraction < 0.6:
+        return "train"
+    if fraction < 0.8:
+        return "validation"
+    return "test"
 
 
 def folds(items: Sequence[int], k: int, seed: int) -> list[list[int]]:
-    """k disjoint groups of near-equal size that hold all items, at random.
+    """k random disjoint groups of near-equal size that together hold all items.
 
     Args:
         items: distinct numbers, at least k of them.
@@ -24,5 +29,5 @@ def folds(items: Sequence[int], k: int, seed: int) -> list[list[int]]:
         seed: of the shuffling.
     """
     assert 1 <= k <= len(items), f"{len(items)} items do not make {k} folds"
-    order = np.random.default_rng(seed).permutation(np.array(sorted(items)))
-    return [sorted(int(i) for i in part) for part in np.array_split(order, k)]
+    shuffled = np.random.default_rng(seed).permutation(np.array(sorted(items)))
+    return [sorted(part.tolist()) for part in np.array_split(shuffled, k)]

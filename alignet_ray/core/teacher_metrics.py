@@ -1,4 +1,4 @@
-"""What a teacher's map brought and what it cost: agreement with people with intervals, and neighbourhoods kept."""
+"""Quality of a teacher's map: agreement with people (with intervals) and preservation of neighbourhoods."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,60 +7,83 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
-from alignet_ray.core import scores, similarity, triplet_set
+from alignet_ray.core import scores, similarity
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core.triplet_set import TripletSet, per_triplet
 
 NEIGHBOURS = 10
-LARGEST = 2000
-"""Images whose neighbourhoods are compared."""
+"""Nearest neighbours of an image that are compared before and after a map."""
+
+COMPARED_IMAGES = 2000
+"""Largest number of images whose neighbourhoods are compared."""
 
 
 def agreement(
-    y: Float32[np.ndarray, "n q"], side: triplet_set.TripletSet, draws: int = 5, seed: int = 0
+    features: Float32[np.ndarray, "n q"], triplet_set: TripletSet, draws: int = 5, seed: int = 0
 ) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " t"]]:
-    """Per triplet of a side: expected agreement with people and cross-entropy, means over random images."""
-    features = torch.from_numpy(np.ascontiguousarray(y))
+    """Expected agreement with people and cross-entropy (nats) per triplet, averaged over draws of random images.
+
+    Args:
+        features: of all images; similarities are their dot products.
+        triplet_set: objects with their images, triplets and human choice probabilities.
+        draws: how often one image is drawn for every object.
+        seed: of these draws.
+    """
+    rows = torch.from_numpy(np.ascontiguousarray(features))
     rng = torch.Generator().manual_seed(seed)
-    found = [triplet_set.per_triplet(features[side.draw(rng)], side) for _ in range(draws)]
-    agreed, entropy = (torch.stack(column).mean(dim=0).double().numpy() for column in zip(*found, strict=True))
-    return agreed, entropy
+    agreements = []
+    entropies = []
+    for _ in range(draws):
+        agreed, cross_entropy = per_triplet(rows[triplet_set.draw(rng)], triplet_set)
+        agreements.append(agreed)
+        entropies.append(cross_entropy)
+    return (
+        torch.stack(agreements).mean(dim=0).double().numpy(),
+        torch.stack(entropies).mean(dim=0).double().numpy(),
+    )
 
 
-def figures(y: Float32[np.ndarray, "n q"], side: triplet_set.TripletSet, seed: int = 0) -> dict[str, float]:
-    """Accuracy and cross-entropy (nats) with 95 % intervals by resampling objects (scores.object_bootstrap)."""
-    values = np.stack(agreement(y, side), axis=1)
-    drawn = scores.object_bootstrap(values, side.triplets.numpy(), len(side.counts), draws=500, seed=seed)
-    found: dict[str, float] = {}
+def figures(features: Float32[np.ndarray, "n q"], triplet_set: TripletSet, seed: int = 0) -> dict[str, float]:
+    """Accuracy and cross-entropy (nats) with 95 % intervals by resampling objects (`scores.object_bootstrap`)."""
+    values = np.stack(agreement(features, triplet_set), axis=1)
+    objects = len(triplet_set.counts)
+    drawn = scores.object_bootstrap(values, triplet_set.triplets.numpy(), objects, draws=500, seed=seed)
+
+    metrics: dict[str, float] = {}
     for column, name in enumerate(("accuracy", "cross_entropy")):
         low, high = scores.interval(drawn[:, column])
-        found |= {name: float(values[:, column].mean()), f"{name}_low": low, f"{name}_high": high}
-    return found
+        metrics[name] = float(values[:, column].mean())
+        metrics[f"{name}_low"] = low
+        metrics[f"{name}_high"] = high
+    return metrics
 
 
 def report(
-    split: str, spaces: Mapping[str, Float32[np.ndarray, "n _"]], side: triplet_set.TripletSet, seed: int
+    split: str, spaces: Mapping[str, Float32[np.ndarray, "n _"]], triplet_set: TripletSet, seed: int
 ) -> dict[str, float]:
-    """`figures` of several spaces on one side, as `<split>_<space>_<figure>`, and the ceiling beside them."""
-    found = {
-        f"{split}_{space}_{name}": value
-        for space, y in spaces.items()
-        for name, value in figures(y, side, seed).items()
-    }
-    return found | {f"{split}_ceiling": float(side.targets.max(dim=1).values.mean())}
+    """`figures` of several spaces on one split, named `<split>_<space>_<figure>`, and the noise ceiling beside them."""
+    metrics: dict[str, float] = {}
+    for space, features in spaces.items():
+        for name, value in figures(features, triplet_set, seed).items():
+            metrics[f"{split}_{space}_{name}"] = value
+    metrics[f"{split}_ceiling"] = float(triplet_set.targets.max(dim=1).values.mean())
+    return metrics
 
 
-def neighbours_kept(x: Float32[np.ndarray, "n p"], transform: AffineTransform, seed: int = 0) -> float:
+def neighbours_kept(features: Float32[np.ndarray, "n p"], transform: AffineTransform, seed: int = 0) -> float:
     """Share of each image's ten nearest neighbours (by cosine) that are still among its ten nearest after the map."""
-    return overlap(x, transform(x), seed)
+    return overlap(features, transform(features), seed)
 
 
 def overlap(before: Float32[np.ndarray, "n p"], after: Float32[np.ndarray, "n q"], seed: int = 0) -> float:
     """Share of each row's ten nearest rows (by cosine) before that are still among its ten nearest after."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(before))[:LARGEST])
-    a, b = similarity.unit_rows(before[rows]), similarity.unit_rows(after[rows])
-    return float(similarity.neighbour_overlap(a @ a.T, b @ b.T, min(NEIGHBOURS, len(rows) - 1)).mean())
+    rows = np.sort(np.random.default_rng(seed).permutation(len(before))[:COMPARED_IMAGES])
+    neighbours = min(NEIGHBOURS, len(rows) - 1)
+    cosines_before = similarity.similarity_matrix(before[rows])
+    cosines_after = similarity.similarity_matrix(after[rows])
+    return float(similarity.neighbour_overlap(cosines_before, cosines_after, neighbours).mean())
 
 
-def checksum(x: Float32[np.ndarray, "n p"]) -> str:
-    """Hash of features: tells whether a map is applied to what it was fitted on."""
-    return hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+def checksum(features: Float32[np.ndarray, "n p"]) -> str:
+    """Hash of features: tells whether a map is applied to the features that it was fitted on."""
+    return hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Judged objects on one side of a split: their images, triplets, what people say, and how well a map agrees."""
+"""Objects of one split with their images, triplets and human choices; and how well similarities agree with them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from alignet_ray.core.triplets import choices, expected_agreement, gram_similari
 
 @dataclass(frozen=True)
 class HumanModel:
-    """The model of human choices: posterior of the objects' embedding, and how it is drawn from.
+    """The model of human choices: posterior of the objects' embedding, and how it is sampled.
 
     Attributes:
-        mu, sigma: (m, d).
-        draws, seed: of the posterior.
+        mu, sigma: posterior mean and standard deviation, (m, d).
+        draws, seed: number and seed of posterior samples.
     """
 
     mu: Float32[np.ndarray, "m d"]
@@ -27,7 +27,7 @@ class HumanModel:
     seed: int
 
     def probabilities(self, triplets: Int64[np.ndarray, "t 3"]) -> Float32[np.ndarray, "t 3"]:
-        """Choice probabilities of the pairs 01, 02, 12 of triplets of objects."""
+        """Probabilities that people choose the pairs 01, 02, 12 of triplets of objects."""
         return vice.choice_probabilities(self.mu, self.sigma, triplets, self.draws, self.seed)
 
     def dimensions(self) -> Float32[np.ndarray, "m d"]:
@@ -37,13 +37,13 @@ class HumanModel:
 
 @dataclass(frozen=True)
 class TripletSet:
-    """Some objects with their images, and triplets among them.
+    """Objects with their images, triplets of these objects, and what people choose.
 
     Attributes:
-        rows: feature rows of every object, padded by repetition, (n, most images).
+        rows: feature rows of every object's images, padded by repetition, (n, images of the object with most).
         counts: how many of them are real, (n,).
-        triplets: positions 0..n-1 of (pair, pair, odd) or of any three, (t, 3).
-        targets: probabilities of the pairs 01, 02, 12, (t, 3).
+        triplets: positions 0..n-1 of (pair, pair, odd) or of any three objects, (t, 3).
+        targets: probabilities that people choose the pairs 01, 02, 12, (t, 3).
     """
 
     rows: Int[Tensor, "n w"]
@@ -58,13 +58,18 @@ class TripletSet:
         triplets: Int64[np.ndarray, "t 3"],
         targets: Float[np.ndarray, "t 3"],
     ) -> "TripletSet":
-        """From one array of feature rows an object."""
-        counts = np.array([len(i) for i in images])
-        rows = np.stack([np.resize(i, counts.max()) for i in images])
-        return cls(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (rows, counts, triplets, np.float32(targets))))
+        """From one array of feature rows per object."""
+        counts = np.array([len(rows) for rows in images])
+        padded = np.stack([np.resize(rows, counts.max()) for rows in images])
+        return cls(
+            torch.from_numpy(padded),
+            torch.from_numpy(counts),
+            torch.from_numpy(np.ascontiguousarray(triplets)),
+            torch.from_numpy(np.ascontiguousarray(targets, dtype=np.float32)),
+        )
 
     def compact(self) -> tuple[Int[Tensor, " k"], "TripletSet"]:
-        """The feature rows that occur, ascending, and the same side over features of these rows alone."""
+        """The feature rows that occur, ascending, and the same triplet set over features of these rows alone."""
         used, rows = torch.unique(self.rows, return_inverse=True)
         return used, replace(self, rows=rows)
 
@@ -76,7 +81,7 @@ class TripletSet:
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """Agreement with people (expected share of choices, ties are wrong) and cross-entropy (nats): means."""
+    """Agreement with people (expected share of equal choices, ties are wrong) and cross-entropy (nats): means."""
 
     accuracy: float
     cross_entropy: float
@@ -90,45 +95,59 @@ def soft_targets(
     Args:
         objects: at least three object numbers.
         images: feature rows of every object.
-        human: says what people would choose.
+        human: the model of human choices.
         limit: largest number of triplets.
     """
     triplets = scores.all_triplets(len(objects), limit, human.seed)
-    return TripletSet.of([images[o] for o in objects], triplets, human.probabilities(np.array(objects)[triplets]))
+    probabilities = human.probabilities(np.array(objects)[triplets])
+    return TripletSet.of([images[number] for number in objects], triplets, probabilities)
 
 
 def hard_targets(
     objects: Sequence[int], images: Mapping[int, Int64[np.ndarray, " _"]], answers: Int64[np.ndarray, "n 3"]
 ) -> TripletSet:
-    """The answers (pair, pair, odd) that speak of these objects alone, as certain choices; there may be none."""
+    """The responses (pair, pair, odd) about these objects alone, as certain choices; there may be none."""
+    # Object number -> position in `objects`, or -1 for all others.
     position = np.full(int(max(answers.max(initial=0), *objects)) + 1, -1)
     position[np.array(objects)] = np.arange(len(objects))
-    rows = position[answers]
-    rows = rows[(rows >= 0).all(axis=1)]
-    return TripletSet.of([images[o] for o in objects], rows, np.tile(np.array([1, 0, 0], np.float32), (len(rows), 1)))
+
+    triplets = position[answers]
+    triplets = triplets[(triplets >= 0).all(axis=1)]
+    certain = np.tile(np.array([1, 0, 0], np.float32), (len(triplets), 1))
+    return TripletSet.of([images[number] for number in objects], triplets, certain)
 
 
-def score(y: Float[Tensor, "n r"], side: TripletSet, draws: int = 5, seed: int = 0) -> ChoiceScore:
-    """Expected agreement with people and soft cross-entropy, over random images of the objects.
+def score(features: Float[Tensor, "n r"], triplet_set: TripletSet, draws: int = 5, seed: int = 0) -> ChoiceScore:
+    """Expected agreement with people and cross-entropy, averaged over random images of the objects.
 
     Args:
-        y: mapped features of all images; similarities are dot products.
-        side: objects, triplets and human probabilities.
+        features: mapped features of all images; similarities are their dot products.
+        triplet_set: objects, triplets and human probabilities.
         draws: how often an image is drawn for every object (once is enough if each has one).
         seed: of these draws.
     """
     rng = torch.Generator().manual_seed(seed)
-    draws = draws if int(side.counts.max()) > 1 else 1
-    accuracy = cross_entropy = 0.0
+    if int(triplet_set.counts.max()) == 1:
+        draws = 1
+
+    accuracy = 0.0
+    cross_entropy = 0.0
     for _ in range(draws):
-        agreed, entropy = per_triplet(y[side.draw(rng)], side)
+        agreed, entropies = per_triplet(features[triplet_set.draw(rng)], triplet_set)
         accuracy += float(agreed.mean()) / draws
-        cross_entropy += float(entropy.mean()) / draws
+        cross_entropy += float(entropies.mean()) / draws
     return ChoiceScore(accuracy, cross_entropy)
 
 
-def per_triplet(y: Float[Tensor, "n r"], side: TripletSet) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
-    """Of every triplet: probability that people choose the model's best pair (0 for a tie), and cross-entropy, nats."""
-    logits = gram_similarities(y @ y.T, side.triplets)
-    agreement = expected_agreement(choices(logits), side.targets)
-    return agreement, losses.cross_entropy(logits, side.targets)
+def per_triplet(
+    features: Float[Tensor, "n r"], triplet_set: TripletSet
+) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"]]:
+    """Expected agreement with people (0 for a tie) and cross-entropy in nats of every triplet.
+
+    Args:
+        features: one row per object.
+        triplet_set: triplets and human probabilities.
+    """
+    logits = gram_similarities(features @ features.T, triplet_set.triplets)
+    agreement = expected_agreement(choices(logits), triplet_set.targets)
+    return agreement, losses.cross_entropy(logits, triplet_set.targets)

@@ -40,7 +40,8 @@ def gram_similarities(gram: Float[Array, "n n"], triplets: Int[Array, "t 3"]) ->
     """The three similarities of triplets of rows, read from the symmetric matrix of all similarities."""
     # Indexing the flattened matrix is faster than indexing rows and columns, in both libraries.
     positions = triplets[:, LEFT] * gram.shape[0] + triplets[:, RIGHT]
-    return gram.reshape(-1)[positions]
+    similarities: Array = gram.reshape(-1)[positions]
+    return similarities
 
 
 def choice_probabilities(similarities: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
@@ -63,12 +64,14 @@ def choices(similarities: Float[Array, "*b 3"]) -> Int[Array, "*b"]:
     third = (s12 > s01) & (s12 > s02)
 
     # At most one of the three is true, so this is 0, 1, 2 or, where none is, -1.
-    return TIE + 1 * first + 2 * second + 3 * third
+    choice: Array = TIE + 1 * first + 2 * second + 3 * third
+    return choice
 
 
 def choice_agreement(student: Float[Array, "*b 3"], teacher: Float[Array, "*b 3"]) -> Bool[Array, "*b"]:
     """Whether the student chooses the pair that is most similar for the teacher; a tie of the student is wrong."""
-    return choices(student) == teacher.argmax(-1)
+    agrees: Array = choices(student) == teacher.argmax(-1)
+    return agrees
 
 
 def expected_agreement(choice: Int[Array, "*b"], probabilities: Float[Array, "*b 3"]) -> Float[Array, "*b"]:
@@ -76,9 +79,10 @@ def expected_agreement(choice: Int[Array, "*b"], probabilities: Float[Array, "*b
 
     This is what a model's accuracy would be over endlessly many responses to the triplet.
     """
-    agreement = probabilities[..., 0] * (choice == 0)
+    agreement: Array = probabilities[..., 0] * (choice == 0)
     agreement = agreement + probabilities[..., 1] * (choice == 1)
-    return agreement + probabilities[..., 2] * (choice == 2)
+    agreement = agreement + probabilities[..., 2] * (choice == 2)
+    return agreement
 
 
 def odd_last(triplets: Int[np.ndarray, "n 3"], pair: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n 3"]:

@@ -1,7 +1,7 @@
-"""A variational model of human odd-one-out choices: which pair people find most similar, and how sure they are.
+"""VICE: a variational model of human odd-one-out choices, which says how people choose and how sure they are.
 
 After Muttenthaler et al., "VICE: Variational Interpretable Concept Embeddings" (NeurIPS 2022), from the paper's
-formulas: the embedding of m objects is X in R^{m x d} with posterior q(X) = prod N(mu_ij, sigma_ij^2); a draw goes
+formulas: the embedding of m objects is X in R^{m x d} with posterior q(X) = prod N(mu_ij, sigma_ij^2). A sample goes
 through a ReLU, similarities are dot products, and the three pairs of a triplet compete in a softmax. The prior is a
 spike and slab: p(X) = prod [pi N(0, spike^2) + (1 - pi) N(0, slab^2)].
 """
@@ -32,9 +32,9 @@ class Prior:
 
     def log_density(self, x: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """log p(x) of every entry."""
-        return torch.logaddexp(
-            math.log(self.pi) + _log_normal(x, self.spike), math.log1p(-self.pi) + _log_normal(x, self.slab)
-        )
+        log_spike = math.log(self.pi) + _log_normal(x, self.spike)
+        log_slab = math.log1p(-self.pi) + _log_normal(x, self.slab)
+        return torch.logaddexp(log_spike, log_slab)
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,11 @@ class Schedule:
     Attributes:
         dims: dimensions at the start.
         steps: largest number of optimiser steps.
-        batch_size: triplets a step.
+        batch_size: triplets per step.
         lr: Adam's step size at its peak; it falls to a twentieth along a cosine.
-        kl_anneal: share of the steps over which the weight of the prior grows to 1; with full weight from the start,
-            every
-            dimension is pressed to zero before the answers can say what it is for.
-        settle: share of the steps after which dimensions are no longer merged or left out.
+        kl_anneal: share of the steps over which the weight of the prior grows to 1. With full weight from the start,
+            every dimension is pressed to zero before the responses can give it a meaning.
+        settle: share of the steps after which dimensions are no longer merged or removed.
         every: steps between two counts of the significant dimensions.
         window: counts in a row that must agree for the fit to be called stable.
     """
@@ -70,8 +69,8 @@ class Fit:
 
     Attributes:
         mu, sigma: posterior of the kept dimensions, (m, d').
-        history: one row for each count: step, mean cross-entropy since the last one (nats), significant dimensions.
-        stable: whether the number of dimensions held still over the last window.
+        history: one row per count: step, mean cross-entropy since the last one (nats), significant dimensions.
+        stable: whether the number of dimensions did not change over the last window.
     """
 
     mu: Float32[np.ndarray, "m d"]
@@ -96,7 +95,7 @@ def fit(
         objects: m, the number of objects.
         schedule: steps, batch and step size.
         prior: spike and slab.
-        seed: of initial values, batches and draws, which are the same on every device.
+        seed: of initial values, batches and posterior samples, which are the same on every device.
         report: called with (step, cross-entropy, dimensions) at every count.
         device: where the gradients are computed.
     """
@@ -104,36 +103,48 @@ def fit(
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
     mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
     state = _State(mu, torch.full_like(mu, math.log(0.1)), schedule.lr)
+
+    batch_size = min(schedule.batch_size, len(rows))
     history: list[dict[str, float]] = []
-    running, since = torch.zeros((), device=device), 0
+    running = torch.zeros((), device=device)  # sum of cross-entropies since the last count
+    since = 0
     for step in range(1, schedule.steps + 1):
-        done = step / schedule.steps
-        weight = min(1.0, done / schedule.kl_anneal) if schedule.kl_anneal else 1.0
-        batch = rows[torch.randint(len(rows), (min(schedule.batch_size, len(rows)),), generator=rng)].to(device)
+        progress = step / schedule.steps
+        batch = rows[torch.randint(len(rows), (batch_size,), generator=rng)].to(device)
         cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
-        state.descend(cross_entropy + weight * complexity / len(rows), schedule.lr * _cosine(done))
-        running, since = running + cross_entropy.detach(), since + 1
-        if step % schedule.every == 0 or step == schedule.steps:
-            if schedule.kl_anneal <= done < schedule.settle:
-                state = state.condensed(schedule.lr)
-            kept = int(significant(*state.arrays()).sum())
-            history.append({"step": float(step), "cross_entropy": float(running) / since, "dims": float(kept)})
-            running, since = torch.zeros_like(running), 0
-            if report:
-                report(step, history[-1]["cross_entropy"], kept)
+        loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(rows)
+        state.optimizer_step(loss, schedule.lr * _cosine(progress))
+        running = running + cross_entropy.detach()
+        since += 1
+
+        if step % schedule.every and step != schedule.steps:
+            continue
+        if schedule.kl_anneal <= progress < schedule.settle:
+            state = state.condensed(schedule.lr)
+        dims = int(significant(*state.arrays()).sum())
+        mean = float(running) / since
+        history.append({"step": float(step), "cross_entropy": mean, "dims": float(dims)})
+        running = torch.zeros_like(running)
+        since = 0
+        if report:
+            report(step, mean, dims)
+
     counts = [row["dims"] for row in history[-schedule.window :]]
-    return Fit(*prune(*state.arrays()), history, len(counts) == schedule.window and len(set(counts)) == 1)
+    stable = len(counts) == schedule.window and len(set(counts)) == 1
+    mu_kept, sigma_kept = prune(*state.arrays())
+    return Fit(mu_kept, sigma_kept, history, stable)
 
 
 class _State:
     """The posterior's parameters with their optimiser."""
 
     def __init__(self, mu: Float[Tensor, "m d"], log_sigma: Float[Tensor, "m d"], lr: float) -> None:
-        self.mu, self.log_sigma = mu.requires_grad_(), log_sigma.requires_grad_()
+        self.mu = mu.requires_grad_()
+        self.log_sigma = log_sigma.requires_grad_()
         self.optimizer = torch.optim.Adam([self.mu, self.log_sigma], lr=lr)
 
-    def descend(self, loss: Float[Tensor, ""], lr: float) -> None:
-        """One step."""
+    def optimizer_step(self, loss: Float[Tensor, ""], lr: float) -> None:
+        """One step of Adam."""
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -144,7 +155,7 @@ class _State:
         return self.mu.detach().cpu().numpy().copy(), self.log_sigma.detach().exp().cpu().numpy()
 
     def condensed(self, lr: float) -> "_State":
-        """The same without dimensions that say nothing, and with one dimension for those that say the same."""
+        """The same posterior after `condense`, with a fresh optimiser if that changed anything."""
         mu, sigma = condense(*self.arrays())
         if mu.shape[1] == self.mu.shape[1]:
             return self
@@ -155,10 +166,10 @@ class _State:
 def condense(
     mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"], alike: float = 0.7
 ) -> tuple[Float32[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
-    """Leave out dimensions that are not significant, and merge those whose positive parts point the same way.
+    """Remove dimensions that are not significant, and merge those whose positive parts point in the same direction.
 
-    A dimension that is split in two proportional ones has the same similarities, so gradients never undo it; merged as
-    sqrt(a^2 + b^2), it keeps every dot product of proportional columns.
+    A dimension that is split in two proportional ones has the same similarities, so gradients never undo the split.
+    Merged as sqrt(a^2 + b^2), proportional columns keep every dot product.
 
     Args:
         mu, sigma: posterior.
@@ -167,16 +178,19 @@ def condense(
     keep = significant(mu, sigma)
     if not keep.any():
         return mu, sigma
-    mu, sigma = mu[:, keep], sigma[:, keep]
+    mu = mu[:, keep]
+    sigma = sigma[:, keep]
+
     while mu.shape[1] > 1:
-        x = np.maximum(mu, 0)
-        x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
-        cosine = np.triu(x.T @ x, 1)
-        a, b = np.unravel_index(int(cosine.argmax()), cosine.shape)
-        if cosine[a, b] < alike:
+        positive = np.maximum(mu, 0)
+        directions = positive / np.maximum(np.linalg.norm(positive, axis=0), 1e-12)
+        cosines = np.triu(directions.T @ directions, 1)
+        first, second = np.unravel_index(int(cosines.argmax()), cosines.shape)
+        if cosines[first, second] < alike:
             break
-        mu[:, a] = np.hypot(np.maximum(mu[:, a], 0), np.maximum(mu[:, b], 0))
-        mu, sigma = np.delete(mu, b, axis=1), np.delete(sigma, b, axis=1)
+        mu[:, first] = np.hypot(positive[:, first], positive[:, second])
+        mu = np.delete(mu, second, axis=1)
+        sigma = np.delete(sigma, second, axis=1)
     return np.ascontiguousarray(mu), np.ascontiguousarray(sigma)
 
 
@@ -187,14 +201,21 @@ def elbo_terms(
     prior: Prior,
     rng: torch.Generator,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean cross-entropy of a batch (nats), and log q(X) - log p(X), both at one posterior draw X."""
+    """Both terms of the negative ELBO at one posterior sample X.
+
+    Returns:
+        The mean cross-entropy of the batch (nats), and log q(X) - log p(X).
+    """
     noise = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
-    x = mu + log_sigma.exp() * noise
-    z = torch.relu(x)
-    logits = pair_similarities(torch.nn.functional.embedding(batch, z))  # its backward is twice an index's speed
-    cross_entropy = -torch.log_softmax(logits, dim=1)[:, 0].mean()
+    sample = mu + log_sigma.exp() * noise
+
+    # The backward pass of `embedding` is twice as fast as that of an index.
+    objects = torch.nn.functional.embedding(batch, torch.relu(sample))
+    log_probabilities = torch.log_softmax(pair_similarities(objects), dim=1)
+    cross_entropy = -log_probabilities[:, 0].mean()
+
     log_q = -(log_sigma + noise.square() / 2 + math.log(2 * math.pi) / 2)
-    return cross_entropy, (log_q - prior.log_density(x)).sum()
+    return cross_entropy, (log_q - prior.log_density(sample)).sum()
 
 
 def significant(
@@ -202,43 +223,49 @@ def significant(
 ) -> Bool[np.ndarray, " d"]:
     """Dimensions in which more than `objects` objects are significantly positive.
 
-    p_ij = Phi(-mu_ij / sigma_ij), per dimension the Benjamini-Hochberg procedure at level `fdr`.
+    p_ij = Phi(-mu_ij / sigma_ij); per dimension, the Benjamini-Hochberg procedure (1995) at level `fdr` rejects all
+    hypotheses up to the last one that passes its threshold.
     """
-    p = np.sort(ndtr(-mu / np.maximum(sigma, 1e-12)), axis=0)
-    m = len(p)
-    passes = p <= fdr * np.arange(1, m + 1)[:, None] / m
-    last = np.where(
-        passes.any(axis=0), m - passes[::-1].argmax(axis=0), 0
-    )  # rejections: up to the last one that passes
-    return np.asarray(last > min(objects, m // 4))
+    p_values = np.sort(ndtr(-mu / np.maximum(sigma, 1e-12)), axis=0)
+    m = len(p_values)
+    passes = p_values <= fdr * np.arange(1, m + 1)[:, None] / m
+    last_passing = m - passes[::-1].argmax(axis=0)
+    rejections = np.where(passes.any(axis=0), last_passing, 0)
+    return np.asarray(rejections > min(objects, m // 4))
 
 
 def prune(
     mu: Float[np.ndarray, "m d"], sigma: Float[np.ndarray, "m d"]
 ) -> tuple[Float32[np.ndarray, "m k"], Float32[np.ndarray, "m k"]]:
-    """Significant dimensions only, those with the largest L1 norm of max(mu, 0) first; sigma alike.
+    """Significant dimensions only, those with the largest L1 norm of max(mu, 0) first.
 
-    All dimensions are kept where none is significant (too few answers to say anything).
+    All dimensions are kept where none is significant (too few responses to say anything).
     """
     keep = significant(mu, sigma)
-    chosen = np.flatnonzero(keep if keep.any() else np.ones_like(keep))
-    order = chosen[np.argsort(-np.maximum(mu[:, chosen], 0).sum(axis=0), kind="stable")]
+    if not keep.any():
+        keep = np.ones_like(keep)
+    columns = np.flatnonzero(keep)
+    norms = np.maximum(mu[:, columns], 0).sum(axis=0)
+    order = columns[np.argsort(-norms, kind="stable")]
     return mu[:, order].astype(np.float32), sigma[:, order].astype(np.float32)
 
 
 def reproducibility(
     mu: Float32[np.ndarray, "m d"], others: Sequence[Float32[np.ndarray, "m _"]], threshold: float = 0.8
 ) -> float:
-    """Share of dimensions that other fits found too: the best correlation with any of theirs is above the threshold.
+    """Share of dimensions that other fits found, too: their best correlation with any of theirs is above the threshold.
 
     Args:
-        mu: the fit in question; others: fits from other seeds, at least one.
+        mu: the fit in question.
+        others: fits from other seeds, at least one.
         threshold: Pearson correlation over objects (the paper's 0.8).
     """
+    dims = mu.shape[1]
     shares = []
     for other in others:
-        both = np.corrcoef(np.maximum(mu, 0).T, np.maximum(other, 0).T)[: mu.shape[1], mu.shape[1] :]
-        shares.append(float((np.nan_to_num(both).max(axis=1) > threshold).mean()))
+        stacked = np.corrcoef(np.maximum(mu, 0).T, np.maximum(other, 0).T)
+        between = np.nan_to_num(stacked[:dims, dims:])
+        shares.append(float((between.max(axis=1) > threshold).mean()))
     return float(np.mean(shares))
 
 
@@ -249,26 +276,31 @@ def choice_probabilities(
     draws: int,
     seed: int,
 ) -> Float32[np.ndarray, "n 3"]:
-    """Probabilities that people choose pair 01, 02 or 12 of each triplet: the softmax, averaged over posterior draws.
+    """Probabilities that people choose pair 01, 02 or 12: the softmax, averaged over posterior samples.
 
     A published embedding has sigma = 0 everywhere: then one pass with X = mu, without a ReLU, is exact.
 
     Args:
         mu, sigma: posterior of the m objects.
         triplets: any rows of object numbers.
-        draws: posterior draws.
-        seed: of the draws.
+        draws: posterior samples.
+        seed: of the samples.
     """
     published = not sigma.any()
-    total = np.zeros((len(triplets), 3), dtype=np.float32)
+    if published:
+        draws = 1
     rng = np.random.default_rng(seed)
-    for _ in range(1 if published else draws):
-        x = mu if published else np.maximum(mu + sigma * rng.standard_normal(mu.shape, dtype=np.float32), 0)
-        similarity = torch.from_numpy((x @ x.T).astype(np.float32))
+    total = np.zeros((len(triplets), 3), dtype=np.float32)
+
+    for _ in range(draws):
+        sample = mu
+        if not published:
+            sample = np.maximum(mu + sigma * rng.standard_normal(mu.shape, dtype=np.float32), 0)
+        gram = torch.from_numpy((sample @ sample.T).astype(np.float32))
         for start in range(0, len(triplets), CHUNK):
             part = torch.from_numpy(triplets[start : start + CHUNK].astype(np.int64))
-            total[start : start + CHUNK] += torch.softmax(gram_similarities(similarity, part), dim=1).numpy()
-    return total / (1 if published else draws)
+            total[start : start + CHUNK] += torch.softmax(gram_similarities(gram, part), dim=1).numpy()
+    return total / draws
 
 
 def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "m d"]:
@@ -283,12 +315,22 @@ def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) 
         return mu
     scale = np.maximum(sigma.astype(np.float64), 1e-12)
     z = mu / scale
-    return np.asarray(scale * (z * ndtr(z) + np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)), dtype=np.float32)
+    density = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(scale * (z * ndtr(z) + density), dtype=np.float32)
 
 
 def _log_normal(x: Float[Tensor, "*s"], scale: float) -> Float[Tensor, "*s"]:
+    """log density of N(0, scale^2)."""
     return -0.5 * (x / scale).square() - math.log(scale * math.sqrt(2 * math.pi))
 
 
-def _cosine(done: float) -> float:
-    return 0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2
+def _prior_weight(progress: float, schedule: Schedule) -> float:
+    """Weight of the prior, which grows linearly from 0 to 1 (KL annealing)."""
+    if not schedule.kl_anneal:
+        return 1.0
+    return min(1.0, progress / schedule.kl_anneal)
+
+
+def _cosine(progress: float) -> float:
+    """Factor of the learning rate: from 1 down to a twentieth."""
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2

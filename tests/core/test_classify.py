@@ -50,7 +50,7 @@ def test_coordinates_keep_all_standardised_distances() -> None:
     expected = StandardScaler().fit_transform(x)
     expected /= np.sqrt((expected**2).sum(1).mean())
     assert z @ z.T == pytest.approx(expected @ expected.T, abs=1e-4)
-    assert classify.coordinates(x, most=4).shape == (20, 4)
+    assert classify.coordinates(x, max_dims=4).shape == (20, 4)
     assert np.isfinite(classify.coordinates(np.ones((5, 3), np.float32))).all()
 
 
