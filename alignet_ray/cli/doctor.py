@@ -17,7 +17,7 @@ def verify(options: VerifyOptions) -> None:
     if not Path(path).expanduser().exists() and artifact.exists():
         path = str(artifact)
 
-    aids = checks.References(
+    references = checks.References(
         objects=options.objects,
         reference=options.reference,
         base=options.base,
@@ -27,7 +27,7 @@ def verify(options: VerifyOptions) -> None:
         transform=options.transform,
         against=options.against,
     )
-    kind, findings = checks.examine(path, aids)
+    kind, findings = checks.examine(path, references)
     if options.json:
         print(json.dumps({"path": path, "kind": kind, "ok": findings.ok, "checks": findings.rows}, indent=1))
     else:
