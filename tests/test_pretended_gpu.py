@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.pretended_gpu import pretended_gpu
+from support.training import make_batches, make_recipe
 
 from alignet_ray.config import Soften
 from alignet_ray.core import kmeans, labelling, vice
@@ -18,8 +19,8 @@ from alignet_ray.models.features import Encoder
 from alignet_ray.models.student import make_student
 from alignet_ray.store import Store
 from alignet_ray.training import checkpoints
-from alignet_ray.training.batches import Batch, InBatch
-from alignet_ray.training.loop import Recipe, Training
+from alignet_ray.training.batches import Batch
+from alignet_ray.training.loop import Training
 
 RNG = np.random.default_rng(0)
 
@@ -82,7 +83,7 @@ def images(ids: np.ndarray) -> torch.Tensor:
 
 
 EVERYTHING: dict[str, Any] = {
-    **{"features": 1.0, "locality": 0.1, "mean": 0.9, "crop": 0.8, "clip": 1.0},
+    **{"embedding_loss_weight": 1.0, "locality": 0.1, "ema_decay": 0.9, "crop": 0.8, "grad_clip": 1.0},
     **{"micro_batch": 8, "hard_fraction": 0.5, "l2_to_init": 0.1, "layer_decay": 0.7, "normalize": True},
 }
 
@@ -90,20 +91,21 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, recipe: dict[str, Any]) -> None:
     ids = np.arange(40)
-    batches = InBatch(ids, RNG.normal(size=(40, 8)).astype(np.float16), ids, 16, seed=0)
+    batches = make_batches(ids, RNG.normal(size=(40, 8)).astype(np.float16), ids, 16)
     valid = Batch(ids[:12], torch.tensor([[0, 1, 2], [9, 4, 5]]), torch.tensor([[3.0, 1.0, 0.0], [2.0, 1.0, 0.5]]))
 
     def losses(device: str) -> Iterator[float]:
         """Of two updates, and of two more from their checkpoint on; then what the student is judged by."""
         out = store.draft("distill", device)
         for stop in (2, 4):
-            training = Training(make_student("random:test_convnext", 32, 16, 0), Recipe(4, 1e-3, **recipe), device)
+            settings = make_recipe(steps=4, lr=1e-3, **recipe)
+            training = Training(make_student("random:test_convnext", 32, 16, 0), settings, device)
             checkpoints.resume(out, training)
             if not training.step:
                 training.calibrate(batches, images)
             rows: list[float] = []
 
-            def after(
+            def on_update(
                 training: Training, figures: dict[str, float], rows: list[float] = rows, stop: int = stop
             ) -> None:
                 rows.append(figures["loss"])
@@ -111,8 +113,8 @@ def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, rec
                     raise InterruptedError
 
             with suppress(InterruptedError):
-                training.run(batches, images, after)
-            checkpoints.save(out, training, checkpoints.Notes())
+                training.run(batches, images, on_update)
+            checkpoints.save(out, training, checkpoints.MetricsLog())
             yield from rows
         yield from training.validate(valid, images).values()
 

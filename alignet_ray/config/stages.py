@@ -244,7 +244,7 @@ class Distill(Section):
     """Share of an update's triplets that enter the loss: those with the largest loss."""
     grad_clip: float | None = None
     """Largest norm of the gradient. Default: no clipping."""
-    ema: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
     """EMA decay of the weights; 0 disables it."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Keep the pretrained statistics of BatchNorm layers, or update them (each worker from its own images)."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alignet_ray.core import losses
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.core.optim import update_mean
+from alignet_ray.core.optim import update_ema
 from alignet_ray.core.triplet_set import ChoiceScore, TripletSet, score
 from alignet_ray.core.triplets import gram_similarities
 
@@ -163,7 +163,7 @@ def fit(
 
         # The moving average begins with the weights of the first step.
         decay = settings.mean if step > 1 else 0.0
-        update_mean(list(mean.parameters()), list(core.parameters()), decay)
+        update_ema(list(mean.parameters()), list(core.parameters()), decay)
         if step % settings.every:
             continue
 

@@ -1,7 +1,4 @@
-"""Parts of the optimisation that PyTorch lacks: decay to the initial weights (L2-SP), the schedule, an EMA of weights.
-
-L2-SP: Li et al., "Explicit inductive bias for transfer learning with convolutional networks" (ICML 2018).
-"""
+"""Optimisation that PyTorch lacks: learning-rate schedule, decay to the initial weights, moving average of weights."""
 
 import math
 from collections.abc import Sequence
@@ -10,25 +7,31 @@ import torch
 from torch import Tensor
 
 
-def warmup_cosine(step: int, steps: int, warmup: int, lr: float) -> float:
-    """Learning rate of update number `step` (from 0): linear from 0 to `lr` over `warmup`, then cosine to 0 at `steps`.
+def warmup_cosine(step: int, steps: int, warmup_steps: int, lr: float) -> float:
+    """Learning rate of an update: linear from 0 to `lr` over the warm-up, then a cosine to 0 at `steps`.
 
-    The warm-up counts in `steps`. Equals optax's `warmup_cosine_decay_schedule(0, lr, warmup, steps)`, and timm's
-    `CosineLRScheduler(t_initial=steps - warmup, warmup_t=warmup, warmup_prefix=True)`.
+    Equals optax's `warmup_cosine_decay_schedule(0, lr, warmup_steps, steps)`, and timm's
+    `CosineLRScheduler(t_initial=steps - warmup_steps, warmup_t=warmup_steps, warmup_prefix=True)`.
+
+    Args:
+        step: number of the update, from 0.
+        steps: all updates, those of the warm-up included.
+        warmup_steps: updates of the warm-up.
+        lr: peak learning rate.
     """
-    if step < warmup:
-        return lr * step / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return 0.5 * lr * (1 + math.cos(math.pi * progress))
+    if step < warmup_steps:
+        return lr * step / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * lr * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @torch.no_grad()
 def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate: float) -> None:
     """Decoupled decay to the initial weights: theta <- theta - rate * (theta - theta_0), in place.
 
-    Call it with rate = lr * strength just before Adam's step. The whole update is then
+    Called with rate = lr * strength just before Adam's step, the whole update is
     -lr * (adam(g) + strength * (theta - theta_0)), on every parameter, biases and head included (AligNet's released
-    recipe). AdamW, which decays to zero, is another method.
+    recipe). AdamW's decay is the same with theta_0 = 0.
     """
     if rate:
         torch._foreach_lerp_(list(parameters), list(initial), rate)
@@ -36,10 +39,10 @@ def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate:
 
 @torch.no_grad()
 def l2_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], strength: float) -> None:
-    """Add the gradient of strength / 2 * sum ||theta - theta_0||^2 to `.grad`: L2-SP as a part of the loss.
+    """L2-SP (Li et al., ICML 2018): add the gradient of strength / 2 * sum ||theta - theta_0||^2 to `.grad`.
 
-    Adam then scales it like any other gradient, so that it weighs less where gradients are large (Loshchilov and
-    Hutter, "Decoupled weight decay regularization", ICLR 2019): another method than `decay_to_init`.
+    Adam then rescales it like any gradient, so that it weighs less where gradients are large (Loshchilov and Hutter,
+    "Decoupled weight decay regularization", ICLR 2019): another method than `decay_to_init`.
     """
     if not strength:
         return
@@ -49,6 +52,6 @@ def l2_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], strength
 
 
 @torch.no_grad()
-def update_mean(mean: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
-    """Exponential moving average of weights, in place: mean <- decay * mean + (1 - decay) * theta."""
-    torch._foreach_lerp_(list(mean), list(parameters), 1 - decay)
+def update_ema(average: Sequence[Tensor], parameters: Sequence[Tensor], decay: float) -> None:
+    """Exponential moving average of weights: average <- decay * average + (1 - decay) * theta, in place."""
+    torch._foreach_lerp_(list(average), list(parameters), 1 - decay)

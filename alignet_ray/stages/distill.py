@@ -1,49 +1,59 @@
 """distill: train the student (or the control) to judge similarity as the teacher does, through Ray Train.
 
-The loop is `models.training` and a process `models.process`, in plain torch. Here are the inputs, the processes, and
-what a person sees meanwhile.
+The loop itself is `training/loop.py` and each process `training/student_worker.py`, in plain PyTorch. Here stand the
+stage's inputs, its processes, and what a person sees meanwhile.
 """
 
 import errno
-import json
 import math
 import os
-import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, report
+from ray.train import ScalingConfig
 
 from alignet_ray import runtime
-from alignet_ray.config import Config
+from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Background, Report, make_board
+from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
+
+if TYPE_CHECKING:
+    from alignet_ray.images.cache import Pack
 
 VERSION = 3
-SCRATCH = ".train"
-"""What Ray Train writes for itself, removed at the end."""
-STALL = 0.05
-"""Share of the time above which waiting for images is worth a word."""
+
+SHOWN_STALL = 0.05
+"""Share of the time above which the progress line says that training waits for images."""
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of writing that the user can fix."""
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the student."""
     fields = cfg.distill.result_fields()
     name, _, file = cfg.distill.model.partition("@")
-    return fields | {"model": f"{name}@{Path(file).name}" if file else name, "seed": cfg.seed}
+    fields["model"] = f"{name}@{Path(file).name}" if file else name
+    fields["seed"] = cfg.seed
+    return fields
 
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The images, and the student's weights where they are files."""
-    _, _, file = cfg.distill.model.partition("@")
-    weights, folder = [file] if file else [], Path(cfg.distill.model).expanduser()
+    files = []
+    if cfg.corpus.path:
+        files.append(cfg.corpus.path)
+
+    folder = Path(cfg.distill.model).expanduser()
+    _, _, checkpoint = cfg.distill.model.partition("@")
     if (folder / "model.json").is_file():
-        weights = [str(path) for path in sorted(folder.glob("*.*"))]
-    return [*([cfg.corpus.path] if cfg.corpus.path else []), *weights]
+        files += [str(path) for path in sorted(folder.glob("*.*"))]
+    elif checkpoint:
+        files.append(checkpoint)
+    return files
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -52,67 +62,82 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse a model that nobody knows before anything starts."""
-    from alignet_ray.models.backbone import check as known
+    """Refuse an unknown model before anything starts."""
+    from alignet_ray.models.backbone import check
 
-    known(cfg.distill.model)
+    check(cfg.distill.model)
 
 
 def images_per_step(cfg: Config) -> int:
     """Images that are forwarded in one update."""
-    return cfg.distill.batch_size * (1 if cfg.distill.batching == "in_batch" else 3)
+    if cfg.distill.batching == "in_batch":
+        return cfg.distill.batch_size
+    return 3 * cfg.distill.batch_size
 
 
 def run(work: Work) -> None:
-    """Train, watch, and keep the student."""
-    from alignet_ray.training import checkpoints
-    from alignet_ray.training.student_worker import make_student_job
+    """Train the student in Ray Train's processes, and show and keep what they report."""
+    from alignet_ray.stages.training_jobs import make_student_job
+    from alignet_ray.training.outputs import read_metrics
 
-    workers, gpu = processes(work.cfg)
+    settings = work.cfg.distill
+    workers = worker_count(settings)
     cache = runtime.state_dir(work.cfg) / "cache"
-    job = make_student_job(work.cfg, work.role, work.out, work.parents, cache, workers, partial(_pack, work))
-    found = checkpoints.latest(work.out)
-    if found:
-        work.screen.line(f"   reused {found}: goes on from there")
-    start = checkpoints.step_of(found)
-    try:
-        last = _watch(work, {"job": job}, workers, gpu, start)
-    finally:
-        work.out.remove_folder(SCRATCH)
-    lines = work.out.read_bytes("metrics.jsonl").splitlines()  # holds what a killed run had reported before, too
-    last = {k: v for line in lines for k, v in json.loads(line).items()} | last
-    _judge(work, last)
-    work.facts |= {k: v for k, v in last.items() if k != "step"}
-    work.facts |= {"steps": work.cfg.distill.steps, "images": len(job.seen), "resumed": start}
+    job = make_student_job(work, cache, workers, partial(_pack_images, work))
+    first_step = _first_step(work)
+    last = _train(work, job, workers, first_step)
+
+    # The file also has what a killed run reported before this one went on.
+    figures: dict[str, Any] = {}
+    for row in read_metrics(work.out):
+        figures |= row
+    figures |= last
+    _warn_if_nothing_learned(work, figures)
+    figures.pop("step")
+    work.facts |= figures
+    work.facts |= {"steps": settings.steps, "images": len(job.image_ids), "resumed": first_step}
 
 
-def processes(cfg: Config) -> tuple[int, bool]:
-    """Largest number of training processes, and whether each has a GPU.
+def worker_count(settings: Distill) -> int:
+    """Largest number of training processes.
 
     Raises:
         UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    workers = cfg.distill.workers or gpus or (2 if cfg.distill.batch_size % 2 == 0 else 1)
-    least = cfg.distill.min_workers or workers
-    if least > workers:
+    default = 2 if settings.batch_size % 2 == 0 else 1
+    workers = settings.workers or gpu_count() or default
+    fewest = settings.min_workers or workers
+    if fewest > workers:
         raise UserError(
-            f"--distill.min-workers {least} is more than the {workers} training processes: use {workers} or less"
+            f"--distill.min-workers {fewest} is more than the {workers} training processes: use {workers} or less"
         )
-    for number in range(least, workers + 1):
-        if cfg.distill.batch_size % number:
-            mend = f"use a multiple of {math.lcm(*range(least, workers + 1))}"
+    for count in range(fewest, workers + 1):
+        if settings.batch_size % count:
+            multiple = math.lcm(*range(fewest, workers + 1))
             raise UserError(
-                f"--distill.batch-size {cfg.distill.batch_size} cannot be split among {number} workers: {mend}"
+                f"--distill.batch-size {settings.batch_size} cannot be split among {count} workers: "
+                f"use a multiple of {multiple}"
             )
-    return workers, gpus > 0
+    return workers
 
 
-def _pack(work: Work, pack: Any) -> None:
-    """Decode and resize all images, some at a time in tasks of their own."""
+def _first_step(work: Work) -> int:
+    """Updates that an interrupted run has done already; training goes on from there."""
+    from alignet_ray.training import checkpoints
+
+    checkpoint = checkpoints.latest(work.out)
+    if checkpoint is None:
+        return 0
+    work.screen.line(f"   resumed from {checkpoint}")
+    return checkpoints.step_of(checkpoint)
+
+
+def _pack_images(work: Work, pack: "Pack") -> None:
+    """Decode and resize all images, a range of them in each Ray task."""
     total = len(pack.decoder.ids)
-    shared, task = ray.put(pack), ray.remote(scheduling_strategy="SPREAD")(_pack_rows)  # not inside a trial's own CPU
     size = max(16, min(4096, total // 16))
+    shared = ray.put(pack)
+    task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
     pending = [task.remote(shared, start, min(start + size, total)) for start in range(0, total, size)]
     with work.screen.progress(total, "images packed") as bar:
         while pending:
@@ -120,97 +145,95 @@ def _pack(work: Work, pack: Any) -> None:
             bar.add(sum(ray.get(done)))
 
 
-def _pack_rows(pack: Any, start: int, stop: int) -> int:
-    packed: int = pack.write(start, stop)
-    return packed
+def _pack_range(pack: "Pack", start: int, stop: int) -> int:
+    return pack.write(start, stop)
 
 
-def train_process(config: Mapping[str, Any]) -> None:
-    """One training process. A mistake of the user is reported by all, so that nothing is tried again."""
-    from ray.train.torch import get_device
-
-    from alignet_ray.training.student_worker import StudentWorker
-
-    try:
-        StudentWorker(config["job"], str(get_device()), report).train()
-    except UserError as error:
-        report({"problem": str(error)})
-
-
-def _trainer(work: Work, config: dict[str, Any], workers: int, gpu: bool, board: Any) -> Any:
-    """Ray Train's controller for this run. Checkpoints are ours, so a name of its own each time is all it needs."""
-    from ray.train.torch import TorchTrainer
-
-    resources = {"CPU": 1.0} | ({"GPU": work.cfg.distill.gpus_per_worker} if gpu else {})
-    least = work.cfg.distill.min_workers
-    number = (least, workers) if least and least < workers else workers
-    return TorchTrainer(
-        train_process,
-        train_loop_config=config,
-        scaling_config=ScalingConfig(num_workers=number, use_gpu=gpu, resources_per_worker=resources),  # type: ignore[arg-type]
-        run_config=RunConfig(
-            name=f"{work.node.name}-{time.time_ns():x}",
-            storage_path=f"{work.out.uri}/{SCRATCH}",
-            failure_config=FailureConfig(max_failures=work.cfg.distill.max_failures),
-            callbacks=[Report(board)],  # type: ignore[list-item]
-        ),
-    )
-
-
-def _watch(work: Work, config: dict[str, Any], workers: int, gpu: bool, start: int) -> dict[str, Any]:
-    """Train; show what is reported and hand it to the tracking server, which no process waits for.
+def _train(work: Work, job: Any, workers: int, first_step: int) -> dict[str, Any]:
+    """Train, with a progress line and rows for the tracking server; returns the last row of metrics.
 
     Raises:
-        UserError: what a process said that the user can mend.
+        UserError: what a process said that the user can fix, or a disk that cannot be written.
     """
-    board = make_board()
-    training = Background(_trainer(work, config, workers, gpu, board))
+    from alignet_ray.training.student_worker import StudentWorker
+
+    settings = work.cfg.distill
+    images = images_per_step(work.cfg)
     last: dict[str, Any] = {}
-    each, problem, alive = images_per_step(work.cfg), "", True
-    with work.screen.progress(work.cfg.distill.steps * each, "images", start * each) as bar:
-        while alive:
-            alive = training.works()
-            for rows in ray.get(board.take.remote()):
-                problem = problem or rows[0].get("problem", "")
-                if "pid" in rows[0]:
-                    work.facts["processes"] = [row["pid"] for row in rows]
-                if "images_per_second" in rows[0]:
-                    last |= rows[0]
-                    bar.add(last["step"] * each - bar.done, _note(last))
-                    work.tracker.log_batch({k: v for k, v in rows[0].items() if k != "step"}, int(last["step"]))
-        if problem:
-            raise UserError(problem)
-        if training.failure:
-            raise _explained(work, training.failure)
+    with work.screen.progress(settings.steps * images, "images", first_step * images) as bar:
+
+        def show(rows: Rows) -> None:
+            if "pid" in rows[0]:
+                work.facts["processes"] = [row["pid"] for row in rows]
+            if "images_per_second" in rows[0]:
+                last.update(rows[0])
+                bar.add(last["step"] * images - bar.done, _progress_note(last))
+                figures = {name: value for name, value in rows[0].items() if name != "step"}
+                work.tracker.log_batch(figures, int(last["step"]))
+
+        try:
+            run_training(work, StudentWorker, job, _scaling(settings, workers), show, settings.max_failures)
+        except UserError:
+            raise
+        except Exception as failure:
+            explanation = _explain_failure(work, failure)
+            if explanation is None:
+                raise
+            raise explanation from failure
     return last
 
 
-def _explained(work: Work, failure: BaseException) -> BaseException:
-    """What the user can mend about a lost run; the failure itself if that is nothing."""
+def _scaling(settings: Distill, workers: int) -> ScalingConfig:
+    """Processes and their resources; a range of processes where fewer may go on."""
+    use_gpu = gpu_count() > 0
+    resources = {"CPU": 1.0}
+    if use_gpu:
+        resources["GPU"] = settings.gpus_per_worker
+
+    number: int | tuple[int, int] = workers
+    if settings.min_workers and settings.min_workers < workers:
+        number = (settings.min_workers, workers)
+    return ScalingConfig(num_workers=number, use_gpu=use_gpu, resources_per_worker=resources)  # type: ignore[arg-type]
+
+
+def _explain_failure(work: Work, failure: BaseException) -> UserError | None:
+    """What the user can fix about a lost run; None if that is nothing."""
     text = str(failure)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    for number in DISK_ERRORS:
         if os.strerror(number) in text:
-            what = "the disk is full" if number in (errno.ENOSPC, errno.EDQUOT) else os.strerror(number)
-            mend = "mend that and run again, it goes on from the last checkpoint"
-            return UserError(f"{what} while writing to {work.out.uri}: {mend}")
-    return failure
+            problem = os.strerror(number)
+            if number in (errno.ENOSPC, errno.EDQUOT):
+                problem = "the disk is full"
+            return UserError(
+                f"{problem} while writing to {work.out.uri}: "
+                "fix that and run again, training resumes from the last checkpoint"
+            )
+    return None
 
 
-def _note(row: dict[str, Any]) -> str:
-    fitted = f"loss {row['loss']:.4f}, agrees {row['agreement']:.1%}" if "loss" in row else ""
-    held = f"held out {row['valid_loss']:.4f}, {row['valid_agreement']:.1%}" if "valid_loss" in row else ""
-    human = f"people {row['human_agreement']:.1%}" if "human_agreement" in row else ""
-    waits = f"waits for images {row['stall']:.0%}" if row["stall"] > STALL else ""
-    rate = f"lr {row['lr']:.1e}" if "lr" in row else ""
-    return ", ".join(filter(None, (fitted, held, human, rate, f"{row['memory']:.1f} GB", waits)))
+def _progress_note(row: dict[str, Any]) -> str:
+    """A row of metrics in words, for the progress line."""
+    notes = []
+    if "loss" in row:
+        notes.append(f"loss {row['loss']:.4f}, agreement {row['agreement']:.1%}")
+    if "valid_loss" in row:
+        notes.append(f"held out {row['valid_loss']:.4f}, {row['valid_agreement']:.1%}")
+    if "human_agreement" in row:
+        notes.append(f"people {row['human_agreement']:.1%}")
+    if "lr" in row:
+        notes.append(f"lr {row['lr']:.1e}")
+    notes.append(f"{row['memory']:.1f} GB")
+    if row["stall"] > SHOWN_STALL:
+        notes.append(f"waits for images {row['stall']:.0%}")
+    return ", ".join(notes)
 
 
-def _judge(work: Work, last: dict[str, Any]) -> None:
-    """Warn of a student that did not learn."""
-    if last["valid_agreement"] < 0.36:
+def _warn_if_nothing_learned(work: Work, figures: dict[str, Any]) -> None:
+    """Warn of a student at chance, or of a collapsed head."""
+    if figures["valid_agreement"] < 0.36:
         work.warn(
             "on held-out images the student agrees with the teacher no more than chance (1/3): raise --distill.lr or "
             "--distill.steps, and look at the teacher's own score"
         )
-    if last["valid_rank"] < 1.5 or last.get("ties", 0.0) > 0.5:
+    if figures["valid_rank"] < 1.5 or figures.get("ties", 0.0) > 0.5:
         work.warn("the head's outputs collapsed to one direction: lower --distill.lr or raise --distill.decay-to-init")

@@ -1,18 +1,108 @@
-"""Ray Train as the driver sees it: a run in a thread, and what its processes report. Part of `align` and `distill`."""
+"""Ray Train as the driver sees it: a run in a thread, and the rows that its processes report (`align`, `distill`)."""
 
 import threading
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import ray
-from ray.train import UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from alignet_ray.errors import UserError
+from alignet_ray.stages import Work
 
-class Background:
-    """A trainer at work in a thread, which leaves Ctrl-C to the driver's own thread.
+SCRATCH = ".train"
+"""Folder for what Ray Train writes for itself, removed at the end."""
+
+Rows = list[dict[str, Any]]
+"""What the processes have reported at the same time, by rank."""
+
+
+class Worker(Protocol):
+    """One training process, made of a job, a device and a function that takes its reports."""
+
+    def __init__(self, job: Any, device: str, report: Callable[[dict[str, Any]], None]) -> None: ...
+
+    def train(self) -> None:
+        """Train to the end and write the result."""
+        ...
+
+
+def gpu_count() -> int:
+    """GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def run_training(
+    work: Work,
+    worker: type[Worker],
+    job: object,
+    scaling: ScalingConfig,
+    on_report: Callable[[Rows], None],
+    max_failures: int = 0,
+) -> None:
+    """Train in Ray Train's processes until all have finished.
+
+    Args:
+        work: names the run and the place for scratch files.
+        worker: made and run in every process.
+        job: what it works on.
+        scaling: number of processes and their resources.
+        on_report: called in the driver with the rows of all processes.
+        max_failures: how often lost processes are replaced.
+
+    Raises:
+        UserError: what a process said that the user can fix.
+    """
+    from ray.train.torch import TorchTrainer
+
+    queue = make_metrics_queue()
+    # Checkpoints are written by the workers, not by Ray: a name of its own each time keeps Ray from resuming.
+    run_config = RunConfig(
+        name=f"{work.node.name}-{time.time_ns():x}",
+        storage_path=f"{work.out.uri}/{SCRATCH}",
+        failure_config=FailureConfig(max_failures=max_failures),
+        callbacks=[ForwardReports(queue)],  # type: ignore[list-item]
+    )
+    trainer = TorchTrainer(
+        train_process,
+        train_loop_config={"worker": worker, "job": job},
+        scaling_config=scaling,
+        run_config=run_config,
+    )
+    training = BackgroundTraining(trainer)
+    problem = ""
+    try:
+        alive = True
+        while alive:
+            alive = training.is_running()
+            for rows in ray.get(queue.take.remote()):
+                problem = problem or rows[0].get("problem", "")
+                on_report(rows)
+    finally:
+        work.out.remove_folder(SCRATCH)
+    if problem:
+        raise UserError(problem)
+    if training.failure:
+        raise training.failure
+
+
+def train_process(config: Mapping[str, Any]) -> None:
+    """One training process. An error of the user is reported by all processes, so that Ray does not try again."""
+    from ray.train.torch import get_device
+
+    try:
+        config["worker"](config["job"], str(get_device()), report).train()
+    except UserError as error:
+        report({"problem": str(error)})
+
+
+class BackgroundTraining:
+    """A trainer running in a thread, so that the driver's own thread handles Ctrl-C and shows progress.
 
     Attributes:
-        failure: what ended it, if it did not end well.
+        failure: the exception that ended it; None if it ended well.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -24,44 +114,46 @@ class Background:
     def _fit(self) -> None:
         try:
             self.trainer.fit()
-        except BaseException as error:  # for the driver's thread
+        except BaseException as error:  # for the driver's thread to raise
             self.failure = error
 
-    def works(self, seconds: float = 0.5) -> bool:
-        """Whether it still works after at most so many seconds."""
+    def is_running(self, seconds: float = 0.5) -> bool:
+        """Wait for its end, at most this long; returns whether it still runs."""
         self.thread.join(seconds)
         return self.thread.is_alive()
 
 
-class Report(UserCallback):
-    """In Train's controller: what the processes report goes to the driver's board."""
+class ForwardReports(UserCallback):
+    """Callback in Train's controller that hands the processes' reports on to the driver."""
 
-    def __init__(self, board: Any) -> None:
-        self.board = board
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """All processes have reported."""
-        self.board.post.remote(metrics)
+    def after_report(self, run_context: Any, metrics: Rows, checkpoint: Any) -> None:
+        """Called when all processes have reported."""
+        self.queue.put.remote(metrics)
 
 
 class MetricsQueue:
-    """An actor that hands rows from the controller to the driver."""
+    """An actor that holds reports until the driver takes them."""
 
     def __init__(self) -> None:
-        self.rows: list[list[dict[str, Any]]] = []
+        self.reports: list[Rows] = []
 
-    def post(self, row: list[dict[str, Any]]) -> None:
-        """Add a row: a dictionary from each process."""
-        self.rows.append(row)
+    def put(self, rows: Rows) -> None:
+        """Add a report: a dictionary from each process."""
+        self.reports.append(rows)
 
-    def take(self) -> list[list[dict[str, Any]]]:
-        """All rows since the last call."""
-        rows, self.rows = self.rows, []
-        return rows
+    def take(self) -> list[Rows]:
+        """All reports since the last call."""
+        reports = self.reports
+        self.reports = []
+        return reports
 
 
-def make_board() -> Any:
-    """A board on the driver's node, since any other node may be lost."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board: Any = ray.remote(num_cpus=0)(MetricsQueue)
-    return board.options(scheduling_strategy=here).remote()
+def make_metrics_queue() -> Any:
+    """Start the queue on the driver's node, because any other node may be lost."""
+    node = ray.get_runtime_context().get_node_id()
+    on_this_node = NodeAffinitySchedulingStrategy(node, soft=False)
+    actor: Any = ray.remote(num_cpus=0)(MetricsQueue)
+    return actor.options(scheduling_strategy=on_this_node).remote()

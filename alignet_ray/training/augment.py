@@ -1,4 +1,4 @@
-"""Light augmentation of a batch on its device: a random crop and a flip, a pure function of a seed."""
+"""Light augmentation on the device: random crops and flips, as a pure function of a seed."""
 
 import numpy as np
 import torch
@@ -6,18 +6,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def draw_crops(seed: list[int], n: int, least: float) -> Float[Tensor, "n 2 3"]:
-    """Affine maps of random crops (sides `least` to 1 of the image's) and flips of every second image on average."""
+def draw_crops(seed: list[int], count: int, min_side: float) -> Float[Tensor, "n 2 3"]:
+    """Random crops, half of them flipped, as affine maps for `apply_crops`.
+
+    Args:
+        seed: numbers that fix the draw, such as the run's seed and the step.
+        count: number of images.
+        min_side: smallest side of a crop as a share of the image's side.
+    """
     rng = np.random.default_rng([*seed, 2])
-    side = rng.uniform(least, 1, n)
-    flip = rng.choice([-1.0, 1.0], n)
-    shift = rng.uniform(-1, 1, (n, 2)) * (1 - side)[:, None]
-    zero = np.zeros(n)
-    rows = [[side * flip, zero, shift[:, 0]], [zero, side, shift[:, 1]]]
-    return torch.from_numpy(np.array(rows).transpose(2, 0, 1)).float()
+    side = rng.uniform(min_side, 1, count)
+    flip = rng.choice([-1.0, 1.0], count)
+    offset = rng.uniform(-1, 1, (count, 2)) * (1 - side)[:, None]
+
+    # Coordinates of `affine_grid` run from -1 to 1 over the image, so an offset of 1 - side reaches its border.
+    affine = np.zeros((count, 2, 3))
+    affine[:, 0, 0] = side * flip
+    affine[:, 1, 1] = side
+    affine[:, :, 2] = offset
+    return torch.from_numpy(affine).float()
 
 
-def crop(x: Float[Tensor, "n 3 s s"], place: Float[Tensor, "n 2 3"]) -> Float[Tensor, "n 3 s s"]:
-    """Crop, flip and resize to the same size in one bilinear sampling."""
-    grid = nn.functional.affine_grid(place, list(x.shape), align_corners=False)
-    return nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+def apply_crops(images: Float[Tensor, "n 3 s s"], affine: Float[Tensor, "n 2 3"]) -> Float[Tensor, "n 3 s s"]:
+    """Crop, flip and resize images to their old size by one bilinear sampling."""
+    grid = nn.functional.affine_grid(affine, list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -1,13 +1,13 @@
-"""What a training step sees: a pure function of (seed, step), read by index, so that resume is exact.
+"""Training batches as a pure function of (seed, step), so that a run can resume exactly at any step.
 
-A batch names image ids and triplets of positions among them with the teacher's similarities. The number of workers only
-splits the images of a batch; it never changes which ones they are.
+A batch names image ids and triplets of positions among them with the teacher's logits. The number of workers decides
+how the images of a batch are split, never which images they are.
 """
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -26,104 +26,146 @@ class Batch:
     """Images and the triplets among them.
 
     Attributes:
-        ids: image ids, in the order in which they are forwarded.
-        triplets: positions in `ids`, in the order of the similarities.
-        similarities: the teacher's similarities of pairs (0, 1), (0, 2), (1, 2): logits at temperature 1.
+        image_ids: in the order in which the images are forwarded.
+        triplets: positions in `image_ids`.
+        target_logits: the teacher's similarities of the pairs (0, 1), (0, 2), (1, 2): logits at temperature 1 of the
+            choices that the student is to learn.
     """
 
-    ids: Int[np.ndarray, " n"]
+    image_ids: Int[np.ndarray, " n"]
     triplets: Int[Tensor, "t 3"]
-    similarities: Float[Tensor, "t 3"]
+    target_logits: Float[Tensor, "t 3"]
 
 
 Batches = Callable[[int], Batch]
-"""A batch for every step."""
+"""The batch of every step."""
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, rows: int) -> Int[np.ndarray, " rows"]:
+def _epoch_order(seed: int, epoch: int, rows: int) -> Int[np.ndarray, " rows"]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def epoch_rows(seed: int, step: int, batch: int, rows: int) -> Int[np.ndarray, " batch"]:
+def epoch_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.ndarray, " batch"]:
     """Rows of a step when epochs are random permutations laid end to end: every row once an epoch.
 
     A batch that spans two epochs may hold a row twice.
     """
-    start = step * batch
+    start = step * batch_size
+    stop = start + batch_size
     pieces = []
-    while start < (step + 1) * batch:
+    while start < stop:
         epoch, offset = divmod(start, rows)
-        taken = min(rows - offset, (step + 1) * batch - start)
-        pieces.append(_order(seed, epoch, rows)[offset : offset + taken])
-        start += taken
+        count = min(rows - offset, stop - start)
+        pieces.append(_epoch_order(seed, epoch, rows)[offset : offset + count])
+        start += count
     return np.concatenate(pieces)
+
+
+def distinct_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.ndarray, " batch"]:
+    """Distinct rows of a step: whole batches out of each epoch's permutation, without the remainder.
+
+    Raises:
+        UserError: there are fewer rows than a batch holds.
+    """
+    if batch_size > rows:
+        raise UserError(
+            f"a batch of {batch_size} distinct images, but only {rows} to train on: set a smaller --distill.batch-size"
+        )
+    epoch, position = divmod(step, rows // batch_size)
+    start = position * batch_size
+    return _epoch_order(seed, epoch, rows)[start : start + batch_size]
 
 
 @dataclass(frozen=True)
 class LabelledBatches:
-    """The published scheme: `batch` labelled triplets a step, three images each (3 * batch forward passes)."""
+    """The published scheme (Muttenthaler et al. 2025): labelled triplets, three images each.
 
-    ids: Int[np.ndarray, "rows 3"]
+    Attributes:
+        image_ids: images of every labelled triplet.
+        similarities: the teacher's, of its pairs.
+        batch_size: triplets a step; each step forwards three times as many images.
+        seed: of the order of the triplets.
+    """
+
+    image_ids: Int[np.ndarray, "rows 3"]
     similarities: Float[np.ndarray, "rows 3"]
-    batch: int
+    batch_size: int
     seed: int
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step."""
-        rows = epoch_rows(self.seed, step, self.batch, len(self.ids))
-        positions = torch.arange(3 * self.batch).view(-1, 3)
-        return Batch(self.ids[rows].reshape(-1), positions, torch.from_numpy(self.similarities[rows]).float())
+        rows = epoch_rows(self.seed, step, self.batch_size, len(self.image_ids))
+        positions = torch.arange(3 * self.batch_size).view(-1, 3)
+        target_logits = torch.from_numpy(self.similarities[rows]).float()
+        return Batch(self.image_ids[rows].reshape(-1), positions, target_logits)
 
 
 @dataclass(frozen=True)
-class InBatch:
-    """All triplets inside a batch of distinct images, with the teacher's similarities from its embeddings.
+class InBatchTriplets:
+    """All triplets inside a batch of distinct images, labelled on the fly by the teacher's embeddings.
 
-    `batch` forward passes a step feed up to `most` triplets: several times more signal from each image.
+    `batch_size` forward passes give up to `max_triplets` triplets, many times more per image than labelled triplets.
 
     Attributes:
-        ids: image ids that may be drawn.
-        teacher: the teacher's embeddings; their dot products, times `scale`, are logits.
-        rows: row in `teacher` of each image.
-        batch: images a step.
-        most: triplets a step, drawn at random if there are more.
-        groups: None to draw images uniformly (every image once an epoch), or one array of positions in `ids` per
-            cluster: a batch is then `per_group` images from each of batch / per_group clusters, filled up at random.
+        image_ids: images that may be drawn.
+        teacher: the teacher's embeddings; their dot products times `scale` are logits.
+        teacher_rows: row in `teacher` of each image.
+        batch_size: images a step.
+        seed: of all draws.
+        scale: factor of the teacher's dot products.
+        max_triplets: triplets a step; drawn at random where a batch has more.
+        clusters: positions in `image_ids` of each cluster's images. A batch then holds `images_per_cluster` images
+            of each of batch_size / images_per_cluster clusters, filled up at random. None: images are drawn uniformly
+            (every image once an epoch).
+        images_per_cluster: used with `clusters` only.
     """
 
-    ids: Int[np.ndarray, " n"]
+    image_ids: Int[np.ndarray, " n"]
     teacher: Float[np.ndarray, "rows p"]
-    rows: Int[np.ndarray, " n"]
-    batch: int
+    teacher_rows: Int[np.ndarray, " n"]
+    batch_size: int
     seed: int
-    scale: float = 1.0
-    most: int = 16384
-    groups: tuple[np.ndarray, ...] | None = None
-    per_group: int = 4
-    _every: Tensor | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        n = self.batch
-        if n * (n - 1) * (n - 2) // 6 <= self.most:
-            every = torch.tensor(list(itertools.combinations(range(n), 3)))
-            object.__setattr__(self, "_every", every)
+    scale: float
+    max_triplets: int
+    clusters: tuple[np.ndarray, ...] | None
+    images_per_cluster: int
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step."""
         rng = np.random.default_rng([self.seed, step, 1])
-        drawn = self._draw(rng, step)
-        z = torch.from_numpy(np.asarray(self.teacher[self.rows[drawn]], dtype=np.float32))
-        triplets = self._every if self._every is not None else draw_triplets(rng, self.batch, self.most)
-        return Batch(self.ids[drawn], triplets, gram_similarities(z @ z.T * self.scale, triplets))
+        drawn = self._draw_images(rng, step)
+        triplets = self.all_triplets
+        if triplets is None:
+            triplets = draw_triplets(rng, self.batch_size, self.max_triplets)
 
-    def _draw(self, rng: np.random.Generator, step: int) -> np.ndarray:
-        if self.groups is None:
-            return distinct_rows(self.seed, step, self.batch, len(self.ids))
-        chosen = rng.permutation(len(self.groups))[: self.batch // self.per_group]
-        rows = np.concatenate([rng.permutation(self.groups[c])[: self.per_group] for c in chosen])
-        rest = np.setdiff1d(np.arange(len(self.ids)), rows)
-        return np.concatenate([rows, rng.permutation(rest)[: self.batch - len(rows)]])
+        rows = np.asarray(self.teacher[self.teacher_rows[drawn]], dtype=np.float32)
+        embeddings = torch.from_numpy(rows)
+        gram = embeddings @ embeddings.T * self.scale
+        return Batch(self.image_ids[drawn], triplets, gram_similarities(gram, triplets))
+
+    @cached_property
+    def all_triplets(self) -> Tensor | None:
+        """All triplets of positions in a batch; None where there are more than `max_triplets`."""
+        size = self.batch_size
+        if size * (size - 1) * (size - 2) // 6 > self.max_triplets:
+            return None
+        return torch.tensor(list(itertools.combinations(range(size), 3)))
+
+    def _draw_images(self, rng: np.random.Generator, step: int) -> np.ndarray:
+        """Positions in `image_ids` of the images of a batch."""
+        if self.clusters is None:
+            return distinct_rows(self.seed, step, self.batch_size, len(self.image_ids))
+
+        count = self.batch_size // self.images_per_cluster
+        chosen = rng.permutation(len(self.clusters))[:count]
+        members = [rng.permutation(self.clusters[cluster])[: self.images_per_cluster] for cluster in chosen]
+        drawn = np.concatenate(members)
+
+        # Clusters with fewer images leave places, which random other images take.
+        others = np.setdiff1d(np.arange(len(self.image_ids)), drawn)
+        fill = rng.permutation(others)[: self.batch_size - len(drawn)]
+        return np.concatenate([drawn, fill])
 
 
 def repeat(batch: Batch) -> Batches:
@@ -131,49 +173,42 @@ def repeat(batch: Batch) -> Batches:
     return lambda step: batch
 
 
-def distinct_rows(seed: int, step: int, batch: int, rows: int) -> Int[np.ndarray, " batch"]:
-    """Distinct rows of a step: whole batches out of each epoch's permutation, the remainder left out.
+def draw_triplets(rng: np.random.Generator, size: int, count: int) -> Int[Tensor, "t 3"]:
+    """Draw `count` triplets of distinct positions below `size`, uniformly."""
+    first = rng.integers(0, size, count)
+    second = (first + rng.integers(1, size, count)) % size
 
-    Raises:
-        UserError: if there are fewer rows than a batch holds.
-    """
-    if batch > rows:
-        raise UserError(
-            f"a batch of {batch} distinct images, but only {rows} to train on: set a smaller --distill.batch-size"
-        )
-    epoch, position = divmod(step, rows // batch)
-    return _order(seed, epoch, rows)[position * batch : (position + 1) * batch]
-
-
-def draw_triplets(rng: np.random.Generator, n: int, count: int) -> Int[Tensor, "t 3"]:
-    """`count` triplets of distinct positions below `n`, drawn uniformly."""
-    i = rng.integers(0, n, count)
-    j = (i + rng.integers(1, n, count)) % n
-    low, high = np.minimum(i, j), np.maximum(i, j)
-    k = rng.integers(0, n - 2, count)
-    k = k + (k >= low)
-    k = k + (k >= high)
-    return torch.from_numpy(np.stack([i, j, k], -1))
+    # Draw among the size - 2 other positions, then step over the two that are taken, the lower one first.
+    low = np.minimum(first, second)
+    high = np.maximum(first, second)
+    third = rng.integers(0, size - 2, count)
+    third = third + (third >= low)
+    third = third + (third >= high)
+    return torch.from_numpy(np.stack([first, second, third], axis=-1))
 
 
-def labelled(label: Artifact, batch: int, seed: int) -> LabelledBatches:
-    """The published scheme over all training triplets of a label artifact."""
-    return LabelledBatches(*_arrays(label.read_parts("train")), batch, seed)
+def labelled_batches(label: Artifact, batch_size: int, seed: int) -> LabelledBatches:
+    """Batches of all training triplets of a label artifact."""
+    image_ids, similarities = _triplet_arrays(label.read_parts("train"))
+    return LabelledBatches(image_ids, similarities, batch_size, seed)
 
 
-def held_out(label: Artifact, most: int) -> Batch:
-    """The first `most` validation triplets of a label artifact as one batch, each image once."""
-    triplets, similarities = _arrays(label.read_parts("valid").slice(0, most))
-    ids, positions = np.unique(triplets, return_inverse=True)
-    return Batch(ids, torch.from_numpy(positions.reshape(-1, 3)), torch.from_numpy(similarities))
+def validation_batch(label: Artifact, count: int) -> Batch:
+    """The first `count` validation triplets of a label artifact as one batch, in which each image comes once."""
+    triplets, similarities = _triplet_arrays(label.read_parts("valid").slice(0, count))
+    image_ids, positions = np.unique(triplets, return_inverse=True)
+    return Batch(image_ids, torch.from_numpy(positions.reshape(-1, 3)), torch.from_numpy(similarities))
 
 
-def by_cluster(clusters: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
-    """Positions of the images of each cluster."""
+def cluster_members(clusters: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
+    """Positions of the images of each cluster, from each image's cluster."""
     order = np.argsort(clusters, kind="stable")
-    return tuple(np.split(order, np.flatnonzero(np.diff(clusters[order])) + 1))
+    boundaries = np.flatnonzero(np.diff(clusters[order])) + 1
+    return tuple(np.split(order, boundaries))
 
 
-def _arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def _triplet_arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Image ids and similarities of a TRIPLETS table, (n, 3) each."""
-    return tuple(np.stack([table[c].to_numpy() for c in TRIPLETS.names[k : k + 3]], -1) for k in (0, 3))  # type: ignore[return-value]
+    image_ids = [table[name].to_numpy() for name in TRIPLETS.names[:3]]
+    similarities = [table[name].to_numpy() for name in TRIPLETS.names[3:6]]
+    return np.stack(image_ids, axis=-1), np.stack(similarities, axis=-1)

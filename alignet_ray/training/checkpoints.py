@@ -12,41 +12,52 @@ from alignet_ray.store import Artifact, Draft
 from alignet_ray.training.loop import Training
 
 FOLDER = "checkpoints"
+KEPT = 2
+"""Checkpoints that are kept."""
+
+
+@dataclass
+class MetricsLog:
+    """Metrics of a run so far.
+
+    Attributes:
+        rows: of metrics.jsonl.
+        recent: figures of each update since the last row.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    recent: list[dict[str, float]] = field(default_factory=list)
 
 
 def latest(out: Artifact) -> str | None:
-    """Name of the newest checkpoint."""
+    """Name of the newest checkpoint; None without any."""
     names = out.files(FOLDER, ".pt")
     return names[-1] if names else None
 
 
-def step_of(name: str | None) -> int:
-    """Updates done when a checkpoint was written; 0 without one."""
-    return int(Path(name).stem.split("-")[1]) if name else 0
+def step_of(name: str) -> int:
+    """Updates done when a checkpoint was written."""
+    return int(Path(name).stem.split("-")[1])
 
 
-@dataclass
-class Notes:
-    """What a run has to say so far: rows of metrics, and the figures of the updates since the last row."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    recent: list[dict[str, float]] = field(default_factory=list)
-
-
-def save(out: Draft, training: Training, notes: Notes) -> None:
-    """Write a checkpoint with the notes so far, then remove all but the newest two."""
+def save(out: Draft, training: Training, metrics: MetricsLog) -> None:
+    """Write a checkpoint with the metrics so far, then remove all but the newest ones."""
+    state = training.state()
+    state["metrics"] = json.dumps(asdict(metrics))
     sink = io.BytesIO()
-    torch.save({**training.state(), "notes": json.dumps(asdict(notes))}, sink)
+    torch.save(state, sink)
     out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
-    for name in out.files(FOLDER, ".pt")[:-2]:
+
+    for name in out.files(FOLDER, ".pt")[:-KEPT]:
         out.remove(name)
 
 
-def resume(out: Draft, training: Training) -> Notes:
-    """Go on from the newest checkpoint, if there is one; returns the notes so far."""
+def resume(out: Draft, training: Training) -> MetricsLog:
+    """Go on from the newest checkpoint, if there is one; returns the metrics so far."""
     name = latest(out)
     if name is None:
-        return Notes()
-    state: dict[str, Any] = torch.load(io.BytesIO(out.read_bytes(name)), map_location="cpu", weights_only=True)
+        return MetricsLog()
+    source = io.BytesIO(out.read_bytes(name))
+    state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     training.resume(state)
-    return Notes(**json.loads(state["notes"]))
+    return MetricsLog(**json.loads(state["metrics"]))

@@ -1,99 +1,47 @@
-"""The training loop in plain torch, for one process or several, with no Ray in it. Start reading at `Training.run`.
+"""The training loop in plain PyTorch, for one process or several, without Ray. Start reading at `Training.run`.
 
-Several processes split the images of a batch, gather the outputs and compute the loss over the whole batch, so loss,
-gradient and schedule are the same for any number of them, and all of them see a non-finite loss at once.
+Several processes split the images of a batch, gather their outputs and compute the loss over the whole batch. Loss,
+gradient and schedule are then the same for any number of processes, and all of them see a non-finite loss at once.
 """
 
 import copy
 import math
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from alignet_ray.core import losses
-from alignet_ray.core.optim import decay_to_init, l2_to_init, update_mean, warmup_cosine
-from alignet_ray.core.triplets import choice_agreement, gram_similarities, pair_similarities
+from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
+from alignet_ray.core.triplets import choice_agreement
 from alignet_ray.errors import UserError
 from alignet_ray.models.student import Output, Student
-from alignet_ray.training.augment import crop, draw_crops
+from alignet_ray.training.augment import apply_crops, draw_crops
 from alignet_ray.training.batches import Batch, Batches
-from alignet_ray.training.distributed import gather, rank, world
+from alignet_ray.training.distributed import gather_rows, local_slice, world_size
+from alignet_ray.training.objective import divergence, effective_rank, mean_of_hardest, spread, triplet_similarities
 from alignet_ray.training.param_groups import choose_trainable, layer_groups
+from alignet_ray.training.prefetch import ImageReader, prefetch
+from alignet_ray.training.recipe import Recipe
 
-Images = Callable[[np.ndarray], Tensor]
-"""Image ids -> (b, 3, s, s) uint8 pixels."""
+ForwardPass = Callable[[Tensor], Output]
+"""A student, perhaps compiled, and wrapped where several processes train it."""
 
-CALIBRATION = 4
-"""Batches that tau is calibrated on."""
+OnUpdate = Callable[["Training", dict[str, float]], None]
+"""Called after each update with its figures, to log or to save."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What changes the result of training, but for the student and the batches.
-
-    Attributes:
-        steps, lr, warmup: number of updates, and the warm-up cosine schedule.
-        objective: divergence between the teacher's and the student's choices.
-        tau: divides the dot products of the head; None: calibrated, so that their spread equals the teacher's.
-        normalize: whether the head's outputs are scaled to length 1 before their dot products.
-        embedding_loss_weight: weight of the same loss on the cosines of the embeddings (with a tau of its own,
-            always calibrated).
-        similarity_spread: how many times as wide as before training these cosines are to spread within triplets. At
-            1 the head
-            does most of the work; wider ones make the embedding itself agree, and keep less of what it was.
-        locality: weight of gLocal's local term between the embeddings before training and now.
-        hard_fraction: share of a batch's triplets that count, those with the largest loss.
-        decay_to_init: strength of the pull to the initial weights, relative to the learning rate.
-        l2_to_init: weight of half the squared distance to the initial weights in the loss itself.
-        layer_decay: learning rate of every layer group relative to the next one; the head's is 1.
-        grad_clip: largest norm of the gradient; None: no limit.
-        ema_decay: decay of a running mean of the weights, which is then the result; 0: the last weights are.
-        frozen_norm: BatchNorm layers keep their pretrained statistics.
-        trainable: all weights, only the head's, or the head's and this many of the last layer groups.
-        crop: least share of an image's side that a random crop keeps (half of them are flipped, too); 1: no change.
-        micro_batch: images in one forward pass of a process; None: all at once. Does not change the result (to
-            rounding).
-        bfloat16: forward and backward passes in bfloat16 where that is safe (autocast).
-        seed: of augmentation.
-    """
-
-    steps: int
-    lr: float
-    warmup: int = 0
-    objective: Literal["jsd", "kld", "contrastive"] = "jsd"
-    tau: float | None = None
-    normalize: bool = False
-    embedding_loss_weight: float = 0.0
-    similarity_spread: float = 1.0
-    locality: float = 0.0
-    hard_fraction: float = 1.0
-    decay_to_init: float = 1.0
-    l2_to_init: float = 0.0
-    layer_decay: float = 1.0
-    grad_clip: float | None = None
-    ema_decay: float = 0.0
-    frozen_norm: bool = True
-    trainable: Literal["all", "head"] | int = "all"
-    crop: float = 1.0
-    micro_batch: int | None = None
-    bfloat16: bool = False
-    seed: int = 0
-
+CALIBRATION_BATCHES = 4
+"""Batches that the temperatures are calibrated on."""
 
 LOCALITY_TAU = 0.1
 """Temperature of the local term's neighbour distributions (cosines)."""
 
 
-class NotFinite(UserError):
+class NonFiniteLoss(UserError):
     """The loss became infinite or not a number; the weights are those before the step."""
 
 
@@ -101,208 +49,291 @@ class Training:
     """A student in training: what a checkpoint holds, and the loop.
 
     Attributes:
-        student: the network (its `tau` is set by the calibration).
-        feature_tau: divides the cosines of the embeddings.
+        student: the network; its `tau` is set by `calibrate`.
+        parameters: those of its weights that train.
+        initial: their values before training.
+        ema: exponential moving average of the weights; empty without one.
+        embedding_tau: divides the cosines of the embeddings; set by `calibrate`.
         step: updates done.
     """
 
     def __init__(self, student: Student, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
-        self.student = student
         student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.recipe, self.device, self.compile, self.step, self.feature_tau = recipe, device, compile, 0, 1.0
         choose_trainable(student, recipe.trainable)
-        self.parameters = [p for p in student.parameters() if p.requires_grad]
-        self.initial = [p.detach().clone() for p in self.parameters]
-        self.mean = [p.detach().clone() for p in self.parameters] if recipe.ema_decay else []
-        self.before = copy.deepcopy(student.backbone).requires_grad_(False).eval() if recipe.locality else None
+        self.student = student
+        self.recipe = recipe
+        self.device = device
+        self.compile = compile
+        self.step = 0
+        self.embedding_tau = 1.0
+
+        self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.initial = [parameter.detach().clone() for parameter in self.parameters]
+        self.ema: list[Tensor] = []
+        if recipe.ema_decay:
+            self.ema = [parameter.detach().clone() for parameter in self.parameters]
+        self.reference_backbone = None
+        if recipe.locality:
+            self.reference_backbone = copy.deepcopy(student.backbone).requires_grad_(False).eval()
+
         self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
         groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
         self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=True)
-        data = student.backbone.data
-        self.shift = torch.tensor(data["mean"], device=device).view(3, 1, 1)
-        self.scale = torch.tensor(data["std"], device=device).view(3, 1, 1)
 
-    def run(self, batches: Batches, images: Images, after: Callable[["Training", dict[str, float]], None]) -> None:
-        """Train from `step` to the end, after `calibrate`; `after` gets the figures of each update (to log or save).
+        normalisation = student.backbone.data
+        self.mean = torch.tensor(normalisation["mean"], device=device).view(3, 1, 1)
+        self.std = torch.tensor(normalisation["std"], device=device).view(3, 1, 1)
+
+    # --- The loop ---
+
+    def run(self, batches: Batches, images: ImageReader, on_update: OnUpdate) -> None:
+        """Train from `step` to the end. A new training is calibrated first (`calibrate`).
 
         Raises:
-            NotFinite: before the optimiser's step, in all processes alike.
+            NonFiniteLoss: before the optimizer's step, in all processes alike.
             UserError: the GPU's memory is too small for a whole batch.
         """
-        net = self.parallel()
+        network = self.parallel_network()
         for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
-            self.set_mode()
+            self.set_train_mode()
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                figures = self.backward(net, self.prepare(pixels), batch)
+                figures = self.backward(network, self.preprocess(pixels), batch)
             except torch.OutOfMemoryError as error:
-                n = len(pixels)
-                mend = f"set --distill.micro-batch {max(1, n // 2)} or less (the result stays the same)"
-                raise UserError(f"{n} images at once are too many for this GPU: {mend}") from error
+                raise _too_many_images(len(pixels)) from error
+
             l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
-            rate = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup, self.recipe.lr)
-            self.descend(rate)
-            if self.mean:
-                update_mean(self.mean, self.parameters, self.recipe.ema_decay)
+            lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
+            self.optimizer_step(lr)
+            if self.ema:
+                update_ema(self.ema, self.parameters, self.recipe.ema_decay)
             self.step += 1
-            facts = {"lr": rate, "gradient": float(norm), "images": float(len(batch.ids)), "stall": waited}
-            after(self, {**figures, **facts})
 
-    def descend(self, rate: float) -> None:
-        """The optimiser's step, every layer group at its share of the learning rate, and the decoupled pull."""
-        for group, own in zip(self.groups, self.optimizer.param_groups, strict=True):
-            own["lr"] = rate * group.scale
+            figures["lr"] = lr
+            figures["gradient"] = float(norm)
+            figures["images"] = float(len(batch.image_ids))
+            figures["stall"] = waited
+            on_update(self, figures)
+
+    def optimizer_step(self, lr: float) -> None:
+        """Adam's step with the decoupled decay to the initial weights, at each layer group's learning rate."""
+        for group, adam_group in zip(self.groups, self.optimizer.param_groups, strict=True):
+            adam_group["lr"] = lr * group.scale
             initial = [self.initial[i] for i in group.members]
-            decay_to_init(own["params"], initial, own["lr"] * self.recipe.decay_to_init)
+            decay_to_init(adam_group["params"], initial, adam_group["lr"] * self.recipe.decay_to_init)
         self.optimizer.step()
 
-    def prepare(self, pixels: Tensor) -> Tensor:
-        """Pixels as the network wants them: on the device, cropped where the recipe says so, normalised."""
-        x = pixels.to(self.device, non_blocking=True).float().div_(255)
+    def preprocess(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+        """Pixels as the network takes them: on the device, randomly cropped if the recipe says so, normalised."""
+        images = pixels.to(self.device, non_blocking=True).float().div_(255)
         if self.recipe.crop < 1:
-            place = draw_crops([self.recipe.seed, self.step], len(x) * world(), self.recipe.crop)
-            x = crop(x, place[rank() * len(x) :][: len(x)].to(self.device))
-        return x.sub_(self.shift).div_(self.scale).contiguous(memory_format=torch.channels_last)
+            # Drawn for all processes alike, so that an image's crop does not depend on their number.
+            count = len(images) * world_size()
+            crops = draw_crops([self.recipe.seed, self.step], count, self.recipe.crop)
+            images = apply_crops(images, crops[local_slice(count)].to(self.device))
+        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
-    def backward(self, net: Callable[[Tensor], Output], x: Tensor, batch: Batch) -> dict[str, float]:
-        """Gradients of the loss over the whole batch into `.grad`; the figures of the step.
+    # --- Loss and gradients ---
 
-        With `micro`, outputs are computed piece by piece without a graph, the loss gives their gradients, and a second
-        forward pass carries each piece's into the weights: the loss over all pairs of the batch, whatever fits at once.
+    def backward(self, network: ForwardPass, images: Float[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
+        """Put the gradients of the loss over the whole batch into `.grad`; returns the figures of the step."""
+        chunks = torch.split(images, self.recipe.micro_batch or len(images))
+        reference = self.reference_embeddings(chunks)
+        if len(chunks) == 1:
+            return self._single_pass(network, images, batch, reference)
+        return self._cached_pass(network, chunks, batch, reference)
+
+    def _single_pass(
+        self, network: ForwardPass, images: Tensor, batch: Batch, reference: Tensor | None
+    ) -> dict[str, float]:
+        """All images of this process in one forward and one backward pass."""
+        loss, figures = self.loss(self.forward(network, images), batch, reference)
+
+        # DDP averages gradients over the processes, of which each holds its part of their sum.
+        torch.autograd.backward(loss * world_size())
+        return figures
+
+    def _cached_pass(
+        self, network: ForwardPass, chunks: Sequence[Tensor], batch: Batch, reference: Tensor | None
+    ) -> dict[str, float]:
+        """GradCache: the gradient of a loss over all pairs of a batch, with the memory of one chunk.
+
+        Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
         """
-        pieces = torch.split(x, self.recipe.micro_batch or len(x))
-        first = self.first(pieces)
-        if len(pieces) == 1:
-            loss, figures = self.loss(self.forward(net, x), batch, first)
-            torch.autograd.backward(loss * world())  # processes average gradients; each holds its part of their sum
-            return figures
+        # First pass, without a graph: the outputs of all chunks, and the loss' gradient with respect to them.
         with torch.no_grad():
-            whole = join([self.forward(net, p) for p in pieces])
-        leaves = each(lambda z: z.requires_grad_(), whole)
-        loss, figures = self.loss(leaves, batch, first)
-        torch.autograd.backward(loss * world())
-        grads = [(i, z.grad) for i, z in enumerate(leaves) if z is not None and z.grad is not None]
-        for at, piece in enumerate(pieces):
-            start = at * len(pieces[0])
-            with nullcontext() if at == len(pieces) - 1 or world() == 1 else net.no_sync():  # type: ignore[attr-defined]
-                z = self.forward(net, piece)
-                parts = [part for i, _ in grads if (part := z[i]) is not None]
-                torch.autograd.backward(parts, [g[start : start + len(piece)] for _, g in grads])
+            outputs = concatenate([self.forward(network, chunk) for chunk in chunks])
+        cached = map_output(lambda rows: rows.requires_grad_(), outputs)
+        loss, figures = self.loss(cached, batch, reference)
+        torch.autograd.backward(loss * world_size())
+
+        # Second pass, with a graph: every chunk carries its part of that gradient into the weights.
+        start = 0
+        for number, chunk in enumerate(chunks, start=1):
+            stop = start + len(chunk)
+            with _gradient_sync(network, is_last=number == len(chunks)):
+                recomputed = self.forward(network, chunk)
+                tensors, gradients = [], []
+                for tensor, cache in zip(recomputed, cached, strict=True):
+                    if tensor is not None and cache is not None and cache.grad is not None:
+                        tensors.append(tensor)
+                        gradients.append(cache.grad[start:stop])
+                torch.autograd.backward(tensors, gradients)
+            start = stop
         return figures
 
     @torch.no_grad()
-    def first(self, pieces: Sequence[Tensor]) -> Tensor | None:
-        """Embeddings of the whole batch by the backbone as it was before training, for the local term."""
-        if self.before is None:
+    def reference_embeddings(self, chunks: Sequence[Tensor]) -> Tensor | None:
+        """Embeddings of the whole batch by the backbone before training; None unless the local term needs them."""
+        if self.reference_backbone is None:
             return None
-        return gather(torch.cat([self.before(piece).float() for piece in pieces]))
+        embeddings = [self.reference_backbone(chunk).float() for chunk in chunks]
+        return gather_rows(torch.cat(embeddings))
 
-    def forward(self, net: Callable[[Tensor], Output], x: Tensor) -> Output:
+    def forward(self, network: ForwardPass, images: Tensor) -> Output:
         """Outputs in float32, whatever the precision of the pass."""
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.bfloat16):
-            z, logits = net(x)
-        return Output(z.float(), None if logits is None else logits.float())
+        device_type = torch.device(self.device).type
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            output = Output(*network(images))
+        return map_output(lambda rows: rows.float(), output)
 
-    def loss(self, local: Output, batch: Batch, first: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, local: Output, batch: Batch, reference: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
         """Loss over the whole batch, and figures about it.
 
+        Args:
+            local: outputs for this process's images.
+            batch: of all processes.
+            reference: embeddings of the whole batch before training, for the local term.
+
         Raises:
-            NotFinite: naming the step and the first images.
+            NonFiniteLoss: naming the step and the first images.
         """
         recipe = self.recipe
-        teacher, triplets = batch.similarities.to(self.device), batch.triplets.to(self.device)
-        head, cosine = self.judged(each(gather, local), batch)
-        student = similarities(head, triplets)
-        loss = self.mean_loss(student, teacher, self.student.tau)
+        teacher = batch.target_logits.to(self.device)
+        triplets = batch.triplets.to(self.device)
+        outputs, embeddings = self.representations(map_output(gather_rows, local), batch)
+
+        student = triplet_similarities(outputs, triplets)
+        loss = self.mean_divergence(student, teacher, self.student.tau)
         figures = {"loss": loss.detach()}
         if recipe.embedding_loss_weight:
-            extra = self.mean_loss(similarities(cosine, triplets), teacher, self.feature_tau)
-            loss, figures["loss_features"] = loss + recipe.embedding_loss_weight * extra, extra.detach()
-        if first is not None:
-            local_loss = losses.locality(first, cosine, LOCALITY_TAU)
-            loss, figures["loss_locality"] = loss + recipe.locality * local_loss, local_loss.detach()
-        right = choice_agreement(student.detach(), teacher).float().mean()
-        ties = (student.amax(-1) == student.amin(-1)).float().mean()
-        values = {k: float(v) for k, v in {**figures, "agreement": right, "ties": ties}.items()}
-        if not math.isfinite(values["loss"]) or not bool(torch.isfinite(loss)):
-            raise NotFinite(
-                f"the loss of update {self.step} is not finite: set a lower --distill.lr or --distill.grad-clip 1 "
-                f"(image ids of its batch: {', '.join(map(str, batch.ids[:8]))} ...)"
-            )
-        return loss, values
+            cosines = triplet_similarities(embeddings, triplets)
+            embedding_loss = self.mean_divergence(cosines, teacher, self.embedding_tau)
+            loss = loss + recipe.embedding_loss_weight * embedding_loss
+            figures["loss_features"] = embedding_loss.detach()
+        if reference is not None:
+            local_term = losses.locality(reference, embeddings, LOCALITY_TAU)
+            loss = loss + recipe.locality * local_term
+            figures["loss_locality"] = local_term.detach()
 
-    def mean_loss(self, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-        """Mean divergence of a batch's triplets, or of the hardest share of them."""
-        values = objective(self.recipe.objective, student, teacher, tau)
-        if self.recipe.hard_fraction < 1:
-            values = values.topk(max(1, round(self.recipe.hard_fraction * len(values))), sorted=False).values
-        return values.mean()
+        if not bool(torch.isfinite(loss)):
+            raise self._non_finite_loss(batch)
+        figures["agreement"] = choice_agreement(student.detach(), teacher).float().mean()
+        figures["ties"] = (student.amax(-1) == student.amin(-1)).float().mean()
+        return loss, {name: float(value) for name, value in figures.items()}
 
-    def judged(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What the loss compares: the head's outputs (the embedding's without a head), and embeddings of length 1."""
-        z = output.embedding if output.triplet_logits is None else output.triplet_logits
-        cosine = nn.functional.normalize(output.embedding, dim=-1)
-        return nn.functional.normalize(z, dim=-1) if self.recipe.normalize else z, cosine
+    def mean_divergence(
+        self, student: Float[Tensor, "t 3"], teacher: Float[Tensor, "t 3"], tau: float
+    ) -> Float[Tensor, ""]:
+        """Mean divergence over a batch's triplets, or over the hardest share of them."""
+        values = divergence(self.recipe.objective, student, teacher, tau)
+        return mean_of_hardest(values, self.recipe.hard_fraction)
+
+    def representations(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the loss compares: the head's outputs (without a head the embeddings), and unit-length embeddings."""
+        head_outputs = output.triplet_logits
+        if head_outputs is None:
+            head_outputs = output.embedding
+        if self.recipe.normalize:
+            head_outputs = nn.functional.normalize(head_outputs, dim=-1)
+        return head_outputs, nn.functional.normalize(output.embedding, dim=-1)
+
+    def _non_finite_loss(self, batch: Batch) -> NonFiniteLoss:
+        first_ids = ", ".join(map(str, batch.image_ids[:8]))
+        return NonFiniteLoss(
+            f"the loss of update {self.step} is not finite: set a lower --distill.lr or --distill.grad-clip 1 "
+            f"(image ids of its batch: {first_ids} ...)"
+        )
+
+    # --- Calibration and validation ---
 
     @torch.no_grad()
-    def calibrate(self, batches: Batches, images: Images) -> None:
-        """Set the taus, so that the student's first similarities spread within triplets as the teacher's do.
+    def calibrate(self, batches: Batches, images: ImageReader) -> None:
+        """Set both temperatures so that similarities spread within triplets as the teacher's do before training.
 
-        Cosines cannot grow with the head's scale: theirs is `stretch` times larger.
-
-        Every process does all of it, so the result does not depend on their number.
+        Cosines cannot grow with the scale of a head, so theirs is `similarity_spread` times larger. Every process does
+        all of it, so that the result does not depend on their number.
         """
-        spreads: list[tuple[Tensor, ...]] = []
-        for step in range(CALIBRATION):
+        head_spreads, cosine_spreads, teacher_spreads = [], [], []
+        for step in range(CALIBRATION_BATCHES):
             batch = batches(step)
-            outputs = self.judged(self.outputs(batch, images), batch)
-            both = [similarities(z, batch.triplets.to(self.device)) for z in outputs]
-            spreads.append(tuple(spread(s) for s in (*both, batch.similarities)))
-        head, cosine, teacher = (float(torch.stack(v).mean()) for v in zip(*spreads, strict=True))
-        self.student.tau = self.recipe.tau or head / max(teacher, 1e-12)
-        self.feature_tau = self.recipe.similarity_spread * cosine / max(teacher, 1e-12)
+            outputs, embeddings = self.representations(self.predict(batch.image_ids, images), batch)
+            triplets = batch.triplets.to(self.device)
+            head_spreads.append(spread(triplet_similarities(outputs, triplets)))
+            cosine_spreads.append(spread(triplet_similarities(embeddings, triplets)))
+            teacher_spreads.append(spread(batch.target_logits))
 
-    def outputs(self, batch: Batch, images: Images, size: int = 64) -> Output:
-        """Outputs for all images of a batch, `size` at a time, in evaluation mode and uncropped."""
+        teacher = max(_mean(teacher_spreads), 1e-12)
+        self.embedding_tau = self.recipe.similarity_spread * _mean(cosine_spreads) / teacher
+        if self.recipe.tau == "auto":
+            self.student.tau = _mean(head_spreads) / teacher
+        else:
+            self.student.tau = self.recipe.tau
+
+    def predict(self, image_ids: Int64[np.ndarray, " n"], images: ImageReader, chunk_size: int = 64) -> Output:
+        """Outputs for images, `chunk_size` at a time, in evaluation mode and without augmentation."""
         self.student.eval()
-        parts = []
-        for start in range(0, len(batch.ids), size):
-            x = images(batch.ids[start : start + size]).to(self.device).float().div_(255)
-            parts.append(self.forward(self.student, x.sub_(self.shift).div_(self.scale)))
-        return join(parts)
+        outputs = []
+        for start in range(0, len(image_ids), chunk_size):
+            pixels = images(image_ids[start : start + chunk_size])
+            inputs = pixels.to(self.device).float().div_(255).sub_(self.mean).div_(self.std)
+            outputs.append(self.forward(self.student, inputs))
+        return concatenate(outputs)
 
     @torch.no_grad()
-    def shared(self, batch: Batch, images: Images) -> Output:
-        """`outputs`, for which processes split the images; all of them get the whole."""
-        share = -(-len(batch.ids) // world())
-        padded = np.pad(batch.ids, (0, share * world() - len(batch.ids)), mode="edge")
-        mine = replace(batch, ids=padded[rank() * share :][:share])
-        return each(lambda z: gather(z)[: len(batch.ids)], self.outputs(mine, images))
+    def predict_distributed(self, image_ids: Int64[np.ndarray, " n"], images: ImageReader) -> Output:
+        """As `predict`, with the images split among the processes; all of them get all outputs."""
+        count = len(image_ids)
+
+        # Gathering needs equal shares: repeat the last image, and drop its outputs afterwards.
+        share = math.ceil(count / world_size())
+        padding = share * world_size() - count
+        padded_ids = np.pad(image_ids, (0, padding), mode="edge")
+        local = self.predict(padded_ids[local_slice(len(padded_ids))], images)
+        return map_output(lambda rows: gather_rows(rows)[:count], local)
 
     @torch.no_grad()
-    def validate(self, batch: Batch, images: Images) -> dict[str, float]:
-        """Loss and agreement on held-out triplets, and the outputs' effective rank."""
-        z, _ = self.judged(self.shared(batch, images), batch)
-        s, t = similarities(z, batch.triplets.to(self.device)), batch.similarities.to(self.device)
+    def validate(self, batch: Batch, images: ImageReader) -> dict[str, float]:
+        """Loss and agreement with the teacher on held-out triplets, and the outputs' effective rank."""
+        outputs, _ = self.representations(self.predict_distributed(batch.image_ids, images), batch)
+        student = triplet_similarities(outputs, batch.triplets.to(self.device))
+        teacher = batch.target_logits.to(self.device)
+        values = divergence(self.recipe.objective, student, teacher, self.student.tau)
         return {
-            "valid_loss": float(objective(self.recipe.objective, s, t, self.student.tau).mean()),
-            "valid_agreement": float(choice_agreement(s, t).float().mean()),
-            "valid_rank": effective_rank(z),
+            "valid_loss": float(values.mean()),
+            "valid_agreement": float(choice_agreement(student, teacher).float().mean()),
+            "valid_rank": effective_rank(outputs),
         }
 
-    def parallel(self) -> Callable[[Tensor], Output]:
-        """The student, wrapped so that gradients are averaged over the processes if there are several."""
-        net: nn.Module = torch.compile(self.student) if self.compile else self.student  # type: ignore[assignment]
-        if world() == 1:
-            return net
-        return nn.parallel.DistributedDataParallel(net, broadcast_buffers=not self.recipe.frozen_norm)
+    # --- State ---
 
-    def set_mode(self) -> None:
-        """Training mode, but for BatchNorm layers that keep their statistics."""
+    def parallel_network(self) -> ForwardPass:
+        """The student, wrapped so that gradients are averaged over the processes if there are several."""
+        network: nn.Module = self.student
+        if self.compile:
+            network = torch.compile(self.student)  # type: ignore[assignment]
+        if world_size() == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=self.recipe.batch_norm == "train")
+
+    def set_train_mode(self) -> None:
+        """Training mode, except for BatchNorm layers that keep their statistics."""
         self.student.train()
+        if self.recipe.batch_norm == "train":
+            return
         for module in self.student.modules():
-            if self.recipe.frozen_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
     def state(self) -> dict[str, Any]:
@@ -310,87 +341,73 @@ class Training:
         return {
             "model": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "mean": self.mean,
+            "ema": self.ema,
             "step": self.step,
             "tau": self.student.tau,
-            "feature_tau": self.feature_tau,
+            "embedding_tau": self.embedding_tau,
         }
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same recipe (the pull stays towards the weights before step 0)."""
+        """Go on from a checkpoint of the same recipe. The decay still aims at the weights before step 0."""
         self.student.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for mean, value in zip(self.mean, state["mean"], strict=True):
-            mean.copy_(value)
-        self.step, self.student.tau, self.feature_tau = state["step"], state["tau"], state["feature_tau"]
+        for average, stored in zip(self.ema, state["ema"], strict=True):
+            average.copy_(stored)
+        self.step = state["step"]
+        self.student.tau = state["tau"]
+        self.embedding_tau = state["embedding_tau"]
+
+    @contextmanager
+    def use_ema(self) -> Iterator[None]:
+        """Inside, the student has the moving average of its weights (its weights themselves where there is none)."""
+        self.swap_ema()
+        try:
+            yield
+        finally:
+            self.swap_ema()
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the weights and their running mean, if there is one: what is judged is what `result` will give."""
-        for p, mean in zip(self.parameters, self.mean, strict=bool(self.mean)):
-            p.data, mean.data = mean.data, p.data
-
-    def result(self) -> Student:
-        """The trained student, with the running mean of the weights if there is one; training is over after it."""
-        self.swap()
-        return self.student.eval()
-
-
-def each(function: Callable[[Tensor], Tensor], output: Output) -> Output:
-    """A function of both members of an output."""
-    logits = output.triplet_logits
-    return Output(function(output.embedding), None if logits is None else function(logits))
+    def swap_ema(self) -> None:
+        """Exchange the weights and their moving average, if there is one."""
+        if not self.ema:
+            return
+        for parameter, average in zip(self.parameters, self.ema, strict=True):
+            current = parameter.data
+            parameter.data = average.data
+            average.data = current
 
 
-def join(parts: list[Output]) -> Output:
-    """Outputs one after the other."""
-    logits = [p.triplet_logits for p in parts if p.triplet_logits is not None]
-    return Output(torch.cat([p.embedding for p in parts]), torch.cat(logits) if logits else None)
+def map_output(function: Callable[[Tensor], Tensor], output: Output) -> Output:
+    """Apply a function to both members of an output."""
+    embedding = function(output.embedding)
+    if output.triplet_logits is None:
+        return Output(embedding, None)
+    return Output(embedding, function(output.triplet_logits))
 
 
-def objective(name: str, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """A divergence by its name, a value a triplet."""
-    return {"jsd": losses.jsd, "kld": losses.kld, "contrastive": losses.contrastive}[name](student, teacher, tau)
+def concatenate(outputs: Sequence[Output]) -> Output:
+    """Join the rows of outputs."""
+    embedding = torch.cat([output.embedding for output in outputs])
+    logits = [output.triplet_logits for output in outputs if output.triplet_logits is not None]
+    if not logits:
+        return Output(embedding, None)
+    return Output(embedding, torch.cat(logits))
 
 
-def similarities(z: Float[Tensor, "n d"], triplets: Tensor) -> Float[Tensor, "t 3"]:
-    """Similarities of triplets of rows: one by one where they are few, from the Gram matrix where they are many."""
-    return pair_similarities(z[triplets]) if 3 * len(triplets) <= len(z) else gram_similarities(z @ z.T, triplets)
+def _mean(values: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(values)).mean())
 
 
-def spread(s: Float[Tensor, "t 3"]) -> Tensor:
-    """Root mean square deviation of similarities from their triplet's mean: the part that a softmax sees."""
-    return (s - s.mean(-1, keepdim=True)).square().mean().sqrt()
+def _gradient_sync(network: ForwardPass, is_last: bool) -> AbstractContextManager[None]:
+    """Lets DDP average the gradients over the processes once, with the last chunk."""
+    if is_last or not isinstance(network, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()
 
 
-def effective_rank(z: Float[Tensor, "n d"]) -> float:
-    """Exponential of the entropy of the centred Gram matrix's eigenvalue shares: 1 or less is a collapse."""
-    shares = torch.linalg.svdvals(z - z.mean(0)).square()
-    shares = shares / shares.sum().clamp_min(1e-30)
-    return float(torch.special.entr(shares).sum().exp())
-
-
-def prefetch(batches: Batches, images: Images, start: int, stop: int) -> Iterator[tuple[Batch, Tensor, float]]:
-    """Batches `start` to `stop`, this process's share of their pixels, and the seconds that were waited for them.
-
-    A thread reads two steps ahead. It computes alone: a second team of OpenMP threads on the same cores would put the
-    training's own to sleep between any two operations, which took a tenth of its time.
-    """
-
-    def read(step: int) -> tuple[Batch, Tensor]:
-        batch = batches(step)
-        share = len(batch.ids) // world()
-        return batch, images(batch.ids[rank() * share :][:share])
-
-    ahead: deque[Future[tuple[Batch, Tensor]]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        threads = torch.get_num_threads()
-        pool.submit(torch.set_num_threads, 1).result()
-        pool.submit(torch.get_num_threads).result()  # else a thread takes the process's number at its first operation
-        torch.set_num_threads(threads)  # of this thread, and of those that begin later
-        for step in range(start, stop):
-            while len(ahead) < min(2, stop - step):
-                ahead.append(pool.submit(read, step + len(ahead)))
-            begin = time.monotonic()
-            batch, pixels = ahead.popleft().result()
-            yield batch, pixels, time.monotonic() - begin
+def _too_many_images(count: int) -> UserError:
+    micro_batch = max(1, count // 2)
+    return UserError(
+        f"{count} images at once are too many for this GPU: set --distill.micro-batch {micro_batch} or less "
+        "(the result stays the same)"
+    )

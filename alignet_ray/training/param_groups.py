@@ -1,4 +1,4 @@
-"""Which weights of a student train, and how fast: by layer groups, as timm groups a network's layers."""
+"""Which weights of a student train, and at which learning rate: by layer groups, as timm groups a network's layers."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -8,11 +8,11 @@ from torch import nn
 from alignet_ray.models.student import Student
 
 
-class Group(NamedTuple):
+class LayerGroup(NamedTuple):
     """Parameters that share a learning rate.
 
     Attributes:
-        scale: their share of the learning rate.
+        scale: their learning rate relative to the base learning rate.
         members: their positions in the list of trained parameters.
     """
 
@@ -21,36 +21,49 @@ class Group(NamedTuple):
 
 
 def layer_numbers(student: Student) -> dict[str, int]:
-    """Parameter name of the backbone's network -> number of its layer group, the input's is 0."""
+    """Number of the layer group of each parameter of the backbone's network, by name; the input's group is 0."""
     from timm.models import group_parameters
 
-    net = student.backbone.net
-    return dict(group_parameters(net, net.group_matcher(coarse=True), reverse=True))  # type: ignore[operator]
+    network = student.backbone.net
+    matcher = network.group_matcher(coarse=True)  # type: ignore[operator]
+    return dict(group_parameters(network, matcher, reverse=True))
 
 
 def choose_trainable(student: Student, trainable: Literal["all", "head"] | int) -> None:
-    """Freeze all but what trains: the head, and the last layer groups of the backbone."""
+    """Freeze all parameters except the head's and, for a number, those of that many last layer groups."""
     if trainable == "all":
         return
-    net = student.backbone.net
-    net.requires_grad_(False)
+
+    network = student.backbone.net
+    network.requires_grad_(False)
     if trainable == "head":
         return
-    layers = layer_numbers(student)
-    last = sorted(set(layers.values()))[-int(trainable) :]
-    for name, p in net.named_parameters():
-        p.requires_grad_(layers[name] in last)
+
+    numbers = layer_numbers(student)
+    last_groups = sorted(set(numbers.values()))[-int(trainable) :]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(numbers[name] in last_groups)
 
 
-def layer_groups(student: Student, parameters: Sequence[nn.Parameter], decay: float) -> list[Group]:
-    """Parameters by learning rate: 1 for the head, `decay` times that of the group behind it for every layer group.
+def layer_groups(student: Student, parameters: Sequence[nn.Parameter], decay: float) -> list[LayerGroup]:
+    """Group parameters by learning rate: 1 for the head, times `decay` for each layer group further from it.
 
-    Layer-wise rate decay of Clark et al., "ELECTRA" (ICLR 2020), and of fine-tuned ViTs since BEiT.
+    Layer-wise learning-rate decay (Clark et al., "ELECTRA", ICLR 2020; for vision transformers Bao et al., "BEiT",
+    ICLR 2022).
     """
     if decay == 1:
-        return [Group(1.0, list(range(len(parameters))))]
-    layers = layer_numbers(student)
-    ranks = {number: place for place, number in enumerate(sorted(set(layers.values()), reverse=True), start=1)}
-    own = {id(p): ranks[layers[name]] for name, p in student.backbone.net.named_parameters()}
-    depth = [own.get(id(p), 0) for p in parameters]
-    return [Group(decay**d, [i for i, other in enumerate(depth) if other == d]) for d in sorted(set(depth))]
+        return [LayerGroup(1.0, list(range(len(parameters))))]
+
+    # Depth counts from the output: 0 is the head, 1 the last layer group of the backbone.
+    numbers = layer_numbers(student)
+    descending = sorted(set(numbers.values()), reverse=True)
+    depth_of_number = {number: depth for depth, number in enumerate(descending, start=1)}
+    depth_of_parameter = {
+        id(parameter): depth_of_number[numbers[name]] for name, parameter in student.backbone.net.named_parameters()
+    }
+
+    members: dict[int, list[int]] = {}
+    for position, parameter in enumerate(parameters):
+        depth = depth_of_parameter.get(id(parameter), 0)
+        members.setdefault(depth, []).append(position)
+    return [LayerGroup(decay**depth, members[depth]) for depth in sorted(members)]

@@ -1,69 +1,77 @@
-"""Judged objects' images, and whether a student in training comes nearer to people on objects that none trains on."""
+"""Human agreement on held-out objects during training."""
 
 import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from alignet_ray.config import Config
 from alignet_ray.core import triplet_set
-from alignet_ray.human.dataset import human_model, split_images
-from alignet_ray.human.objects import images_folder
+from alignet_ray.human.dataset import split_images
 from alignet_ray.images.cache import Decoder
 from alignet_ray.images.listing import list_images
 from alignet_ray.images.transform import View
-from alignet_ray.models.backbone import load_backbone
 from alignet_ray.store import Artifact
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.loop import Training
 
-TRIPLETS = 20_000
-"""Largest number of triplets that a look takes."""
+MAX_TRIPLETS = 20_000
+"""Largest number of triplets of a validation."""
 
 
 @dataclass(frozen=True)
 class HumanValidation:
-    """Validation objects, an image each, and what people say about their triplets.
+    """Validation objects, one image each, and what people say about their triplets.
 
     Attributes:
-        images: the images' pixels, as the student wants them.
-        side: rows are positions in `images.ids`.
+        images: the objects' images, as the student sees them.
+        triplets: rows are positions in `images.ids`.
     """
 
     images: Decoder
-    side: triplet_set.TripletSet
+    triplets: triplet_set.TripletSet
 
     def agreement(self, training: Training) -> float:
-        """Expected share of people's choices that the cosines of `pre_logits` make; the same in all processes."""
-        batch = Batch(self.images.ids, self.side.triplets, self.side.targets)
-        _, cosine = training.judged(training.shared(batch, self.images), batch)
-        return triplet_set.score(cosine.cpu(), self.side).accuracy
+        """Expected share of human choices that the cosines of the embeddings make; the same in all processes."""
+        batch = Batch(self.images.ids, self.triplets.triplets, self.triplets.targets)
+        output = training.predict_distributed(self.images.ids, self.images)
+        _, embeddings = training.representations(output, batch)
+        return triplet_set.score(embeddings.cpu(), self.triplets).accuracy
 
 
-def human_validation(cfg: Config, soften: Artifact) -> HumanValidation:
-    """The validation objects of a split, to watch a student by.
+def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: Decoder) -> HumanValidation:
+    """One image of each validation object, with all triplets among these objects.
 
     Args:
-        cfg: names the student's network and the objects' images.
-        soften: the model of human choices, and the split.
+        soften: the split of the objects.
+        human: the model of human choices.
+        images: of all annotated objects.
     """
-    listed = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
-    split = split_images(soften, np.array(sorted({i for row in listed for i in row}), dtype=np.int64))
-    first = {o: int(rows[0]) for o, rows in split["validation"].items()}
-    view = load_backbone(cfg.distill.model, cfg.distill.size, squash=cfg.distill.squash).view
-    whole = decoder(cfg, soften, view)
-    at = np.unique([*first.values()])  # ids must ascend
-    few = replace(whole, ids=whole.ids[at], paths=tuple(whole.paths[i] for i in at))
-    own = {o: np.searchsorted(at, [row]) for o, row in first.items()}
-    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
-    return HumanValidation(few, triplet_set.soft_targets(list(own), own, human, TRIPLETS))
+    split = split_images(soften, images.ids)
+    first_rows = {number: int(rows[0]) for number, rows in split["validation"].items()}
+
+    # An image may show several objects; a decoder wants each id once, ascending.
+    kept = np.unique(list(first_rows.values()))
+    paths = tuple(images.paths[row] for row in kept)
+    shown = replace(images, ids=images.ids[kept], paths=paths)
+
+    rows = {number: np.searchsorted(kept, [row]) for number, row in first_rows.items()}
+    return HumanValidation(shown, triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS))
 
 
-def decoder(cfg: Config, soften: Artifact, view: View) -> Decoder:
-    """The judged objects' images, as a network sees them."""
-    rows = soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist()
-    ids = np.array(sorted({i for row in rows for i in row}), dtype=np.int64)
-    uri = images_folder(cfg.objects.path, cfg.corpus.path)
+def object_images(soften: Artifact, uri: str, view: View) -> Decoder:
+    """The annotated objects' images, as a network sees them.
+
+    Args:
+        soften: says which images show objects.
+        uri: the folder of the images.
+        view: the network's resizing and cropping.
+    """
+    image_ids: set[int] = set()
+    for row in soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist():
+        image_ids.update(row)
+    ids = np.array(sorted(image_ids), dtype=np.int64)
+
     listed = list_images(uri)["path"]
-    paths = tuple(listed[int(i)].as_py() for i in ids)  # an image's id is its row
-    return Decoder(uri, ids, paths, view, max(1, (os.cpu_count() or 2) // 2))
+    paths = tuple(listed[int(image_id)].as_py() for image_id in ids)  # an image's id is its row
+    threads = max(1, (os.cpu_count() or 2) // 2)
+    return Decoder(uri, ids, paths, view, threads)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from alignet_ray.core.optim import decay_to_init, l2_to_init, update_mean, warmup_cosine
+from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(50, 10), (30, 0), (7, 7)])
@@ -59,8 +59,8 @@ def test_l2_form_is_the_gradient_of_half_the_squared_distance():
     torch.testing.assert_close(theta.grad, expected)
 
 
-def test_running_mean():
-    mean, theta = [torch.zeros(2)], [torch.ones(2)]
-    update_mean(mean, theta, 0.9)
-    update_mean(mean, theta, 0.9)
-    assert torch.allclose(mean[0], torch.full((2,), 0.19))
+def test_moving_average():
+    average, theta = [torch.zeros(2)], [torch.ones(2)]
+    update_ema(average, theta, 0.9)
+    update_ema(average, theta, 0.9)
+    assert torch.allclose(average[0], torch.full((2,), 0.19))

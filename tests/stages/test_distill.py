@@ -23,10 +23,11 @@ from alignet_ray.images import listing
 from alignet_ray.images.cache import Pack
 from alignet_ray.models.student import load_student
 from alignet_ray.stages import Work, distill
+from alignet_ray.stages.training_jobs import make_student_job
 from alignet_ray.store import Artifact, Store
 from alignet_ray.training import checkpoints
 from alignet_ray.training.loop import Training
-from alignet_ray.training.student_worker import StudentWorker, make_student_job
+from alignet_ray.training.student_worker import StudentWorker
 
 COLOURS, SHADES = 6, 8
 
@@ -73,10 +74,16 @@ def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
 
 
 def config(pictures: Path, store: Store, **changes: Any) -> Config:
-    base: dict[str, Any] = {"model": "random:test_efficientnet_ln", "size": 32, "steps": 12, "batch": 16, "head": 16}
+    base: dict[str, Any] = {
+        "model": "random:test_efficientnet_ln",
+        "size": 32,
+        "steps": 12,
+        "batch_size": 16,
+        "head": 16,
+    }
     base |= {
         "lr": 3e-3,
-        "features": 0.5,
+        "embedding_loss_weight": 0.5,
         "log_every": 4,
         "checkpoint_every": 0.0,
         "decay_to_init": 0.1,
@@ -101,7 +108,7 @@ def alone(work: Work, workers: int = 1) -> StudentWorker:
         pack.write(0, len(pack.decoder.ids))
 
     cache = Path(work.out.root) / "cache"
-    job = make_student_job(work.cfg, work.role, work.out, work.parents, cache, workers, pack)
+    job = make_student_job(work, cache, workers, pack)
     return StudentWorker(job, "cpu", lambda row: work.facts.setdefault("reported", []).append(row))
 
 
@@ -112,18 +119,20 @@ def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(
     whole, cut = (make_work(cfg, "distill@student", parents, name) for name in ("whole", "cut"))
     alone(whole).train()
     for stop in (3, 7, 8):  # a kill after each of these updates
-        process = alone(cut)
-        after = process.after
+        worker = alone(cut)
+        on_update = worker.on_update
 
-        def killed(training: Training, figures: dict[str, float], stop: int = stop, after: Any = after) -> None:
-            after(training, figures)
+        def killed(training: Training, figures: dict[str, float], stop: int = stop, on_update: Any = on_update) -> None:
+            on_update(training, figures)
             if training.step == stop:
                 raise KeyboardInterrupt
 
-        process.after = killed  # type: ignore[method-assign]
+        worker.on_update = killed  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
-            process.train()
-        assert checkpoints.step_of(checkpoints.latest(cut.out)) == stop
+            worker.train()
+        newest = checkpoints.latest(cut.out)
+        assert newest is not None
+        assert checkpoints.step_of(newest) == stop
     alone(cut).train()
     assert {k: v.tolist() for k, v in weights(cut).items()} == {k: v.tolist() for k, v in weights(whole).items()}
     assert cut.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
@@ -142,16 +151,18 @@ def test_student_and_control_share_pixels_and_differ_in_the_teacher(
     assert jobs[0].images.path == jobs[1].images.path
     assert (jobs[0].teacher.raw, jobs[1].teacher.raw) == (False, True)
     one, two = jobs[0].batches()(0), jobs[1].batches()(0)
-    assert np.array_equal(one.ids, two.ids)
-    assert not torch.allclose(one.similarities, two.similarities)
+    assert np.array_equal(one.image_ids, two.image_ids)
+    assert not torch.allclose(one.target_logits, two.target_logits)
     held = parents["label@aligned"].read_table("held_out.parquet")["image_id"].to_numpy()
-    assert not set(jobs[0].seen) & set(held)
+    assert not set(jobs[0].image_ids) & set(held)
 
 
 def test_the_published_scheme_reads_the_labels(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
 ) -> None:
-    work = make_work(config(pictures, store, batching="triplets", batch=4, packed=False), "distill@student", parents)
+    work = make_work(
+        config(pictures, store, batching="triplets", batch_size=4, cache_pixels=False), "distill@student", parents
+    )
     alone(work).train()
     rows = [row for row in work.facts["reported"] if "loss" in row]
     assert distill.images_per_step(work.cfg) == 12
@@ -197,25 +208,24 @@ def test_a_loss_that_is_not_finite_stops_all_processes(
     ("trouble", "said"),
     [("No space left on device", "the disk is full"), ("Read-only file system", "Read-only file system")],
 )
-def test_a_disk_that_takes_nothing_is_said(
+def test_a_disk_that_cannot_be_written_is_named(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make, trouble: str, said: str
 ) -> None:
     work = make_work(config(pictures, store), "distill@student", parents)
-    found = distill._explained(work, RuntimeError(f"worker 0: OSError: [Errno 28] {trouble}: '/x'"))
-    assert isinstance(found, UserError)
-    assert said in str(found)
-    assert work.out.uri in str(found)
-    other = RuntimeError("something else")
-    assert distill._explained(work, other) is other
+    explanation = distill._explain_failure(work, RuntimeError(f"worker 0: OSError: [Errno 28] {trouble}: '/x'"))
+    assert isinstance(explanation, UserError)
+    assert said in str(explanation)
+    assert work.out.uri in str(explanation)
+    assert distill._explain_failure(work, RuntimeError("something else")) is None
 
 
 def test_a_student_that_learned_nothing_is_warned_of(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
 ) -> None:
     work = make_work(config(pictures, store), "distill@student", parents)
-    distill._judge(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "ties": 0.0})
+    distill._warn_if_nothing_learned(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "ties": 0.0})
     assert "warnings" not in work.facts
-    distill._judge(work, {"valid_agreement": 0.34, "valid_rank": 1.1})
+    distill._warn_if_nothing_learned(work, {"valid_agreement": 0.34, "valid_rank": 1.1})
     chance, collapse = work.facts["warnings"]
     assert "no more than chance" in chance
     assert "collapsed" in collapse
@@ -242,11 +252,11 @@ def test_inputs_leave_out_what_does_not_change_the_student():
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_mistake_of_the_user_is_one_line(pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make):
+def test_an_error_of_the_user_is_one_line(pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make):
     with pytest.raises(UserError, match="multiple"):
         distill.run(make_work(config(pictures, store, workers=3), "distill@student", parents))
     with pytest.raises(UserError, match="set a smaller"):
-        distill.run(make_work(config(pictures, store, batch=64), "distill@student", parents, "big"))
+        distill.run(make_work(config(pictures, store, batch_size=64), "distill@student", parents, "big"))
 
 
 @pytest.mark.slow

@@ -4,18 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.training import make_batches
 
 from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.errors import UserError
 from alignet_ray.store import Store
 from alignet_ray.training.batches import (
-    InBatch,
     LabelledBatches,
-    by_cluster,
+    cluster_members,
     distinct_rows,
     draw_triplets,
     epoch_rows,
-    held_out,
+    validation_batch,
 )
 
 IDS = np.arange(100, 140)
@@ -39,7 +39,7 @@ def test_distinct_rows_are_distinct_and_repeatable(batch: int, step: int):
     assert np.array_equal(rows, distinct_rows(1, step, batch, 20))
 
 
-def test_too_large_a_batch_is_told():
+def test_a_batch_of_more_images_than_there_are_is_refused():
     with pytest.raises(UserError, match="only 4 to train on"):
         distinct_rows(0, 0, 5, 4)
 
@@ -53,45 +53,48 @@ def test_drawn_triplets_are_distinct_and_uniform():
 
 
 def test_in_batch_is_a_pure_function_of_the_step_with_the_teachers_similarities():
-    batches = InBatch(IDS, TEACHER, ROWS, batch=12, seed=3, scale=0.5, most=100)
+    batches = make_batches(IDS, TEACHER, ROWS, 12, seed=3, scale=0.5, max_triplets=100)
     one, again, other = batches(7), batches(7), batches(8)
-    assert np.array_equal(one.ids, again.ids)
+    assert np.array_equal(one.image_ids, again.image_ids)
     assert torch.equal(one.triplets, again.triplets)
-    assert not np.array_equal(one.ids, other.ids)
+    assert not np.array_equal(one.image_ids, other.image_ids)
     assert len(one.triplets) == 100
-    x = TEACHER[ROWS[np.searchsorted(IDS, one.ids)]].astype(np.float32)
-    i, j, k = one.triplets.numpy().T
-    expected = 0.5 * np.stack([(x[i] * x[j]).sum(1), (x[i] * x[k]).sum(1), (x[j] * x[k]).sum(1)], 1)
-    assert np.allclose(one.similarities, expected, atol=1e-4)
+
+    embeddings = TEACHER[ROWS[np.searchsorted(IDS, one.image_ids)]].astype(np.float32)
+    first, second, third = (embeddings[column] for column in one.triplets.numpy().T)
+    products = [(first * second).sum(1), (first * third).sum(1), (second * third).sum(1)]
+    assert np.allclose(one.target_logits, 0.5 * np.stack(products, axis=1), atol=1e-4)
 
 
-def test_all_triplets_where_they_are_few():
-    batch = InBatch(IDS, TEACHER, ROWS, batch=6, seed=3, most=20)(0)
+def test_a_small_batch_gives_all_its_triplets():
+    batch = make_batches(IDS, TEACHER, ROWS, 6, seed=3, max_triplets=20)(0)
     assert len({tuple(sorted(t)) for t in batch.triplets.tolist()}) == 20
 
 
-def test_cluster_draws_take_images_from_few_clusters():
+def test_batches_by_cluster_take_images_from_few_clusters():
     clusters = np.repeat(np.arange(10), 4)
-    batches = InBatch(IDS, TEACHER, ROWS, 12, 0, most=50, groups=by_cluster(clusters), per_group=4)
-    counts = np.bincount(clusters[np.searchsorted(IDS, batches(0).ids)], minlength=10)
+    batches = make_batches(
+        IDS, TEACHER, ROWS, 12, max_triplets=50, clusters=cluster_members(clusters), images_per_cluster=4
+    )
+    counts = np.bincount(clusters[np.searchsorted(IDS, batches(0).image_ids)], minlength=10)
     assert sorted(counts)[-3:] == [4, 4, 4]
     assert counts.sum() == 12
-    assert len(set(batches(0).ids.tolist())) == 12
+    assert len(set(batches(0).image_ids.tolist())) == 12
 
 
 def test_labelled_batches_take_rows_in_epochs():
     ids = np.arange(30).reshape(10, 3)
-    batches = LabelledBatches(ids, np.arange(30, dtype=np.float32).reshape(10, 3), batch=5, seed=0)
+    batches = LabelledBatches(ids, np.arange(30, dtype=np.float32).reshape(10, 3), batch_size=5, seed=0)
     first, second = batches(0), batches(1)
-    assert sorted([*first.ids, *second.ids]) == list(range(30))
-    assert np.array_equal(first.ids[first.triplets.numpy()].astype(np.float32), first.similarities.numpy())
+    assert sorted([*first.image_ids, *second.image_ids]) == list(range(30))
+    assert np.array_equal(first.image_ids[first.triplets.numpy()].astype(np.float32), first.target_logits.numpy())
 
 
-def test_held_out_triplets_name_each_image_once(store: Store):
+def test_the_validation_batch_names_each_image_once(store: Store):
     label = store.draft("label", "l")
     columns = [[4, 9, 4], [9, 2, 7], [7, 4, 2], [0.3, 0.4, 0.5], [0.2, 0.1, 0.1], [0.1, 0.0, 0.0]]
     label.write_table("valid/part-00000.parquet", pa.table(columns, schema=TRIPLETS))
-    batch = held_out(label, 2)
-    assert batch.ids.tolist() == [2, 4, 7, 9]
-    assert batch.ids[batch.triplets.numpy()].tolist() == [[4, 9, 7], [9, 2, 4]]
-    assert torch.allclose(batch.similarities, torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))
+    batch = validation_batch(label, 2)
+    assert batch.image_ids.tolist() == [2, 4, 7, 9]
+    assert batch.image_ids[batch.triplets.numpy()].tolist() == [[4, 9, 7], [9, 2, 4]]
+    assert torch.allclose(batch.target_logits, torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))

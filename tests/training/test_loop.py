@@ -1,4 +1,4 @@
-"""The loop alone: a few tiny networks, exact resume, the objective's pieces, and what it says when it goes wrong."""
+"""The training loop alone, on tiny networks: learning, exact resume, options, and its errors."""
 
 import contextlib
 import io
@@ -9,23 +9,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support.training import make_batches, make_recipe
 
 from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
 from alignet_ray.errors import UserError
 from alignet_ray.models.student import Student, make_student
-from alignet_ray.training.augment import crop, draw_crops
-from alignet_ray.training.batches import Batch, InBatch, LabelledBatches, repeat
-from alignet_ray.training.loop import (
-    NotFinite,
-    Recipe,
-    Training,
-    effective_rank,
-    objective,
-    prefetch,
-    similarities,
-    spread,
-)
+from alignet_ray.training.batches import Batch, InBatchTriplets, LabelledBatches, repeat
+from alignet_ray.training.loop import NonFiniteLoss, Training
+from alignet_ray.training.objective import spread, triplet_similarities
 
 COLOURS = 6
 IDS = np.arange(48)
@@ -39,24 +31,30 @@ def images(ids: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(PIXELS[ids]).permute(0, 3, 1, 2)
 
 
-def in_batch(batch: int = 16, most: int = 400) -> InBatch:
-    return InBatch(IDS, TEACHER, IDS, batch, seed=0, most=most)
+def in_batch(batch_size: int = 16, max_triplets: int = 400) -> InBatchTriplets:
+    return make_batches(IDS, TEACHER, IDS, batch_size, max_triplets=max_triplets)
 
 
 def start(spec: str = "random:test_efficientnet_ln", head: int = 16, size: int = 32, **recipe: Any) -> Training:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"steps": 12, "lr": 3e-3, "warmup": 2, "decay_to_init": 0.1} | recipe
-    return Training(make_student(spec, size, head, seed=0), Recipe(**settings))
+    return Training(make_student(spec, size, head, seed=0), make_recipe(**settings))
 
 
-def go(training: Training, batches: Any = None, stop: int | None = None) -> list[dict[str, float]]:
+def trained_weights(training: Training) -> list[torch.Tensor]:
+    """The weights of the finished student, those of the moving average if there is one."""
+    with training.use_ema():
+        return [value.clone() for value in training.student.state_dict().values()]
+
+
+def train(training: Training, batches: Any = None, stop: int | None = None) -> list[dict[str, float]]:
     """Train to the end, or leave after `stop` updates as a kill would."""
     rows: list[dict[str, float]] = []
 
     class Stop(Exception):
         pass
 
-    def after(_: Training, figures: dict[str, float]) -> None:
+    def on_update(_: Training, figures: dict[str, float]) -> None:
         rows.append(figures)
         if training.step == stop:
             raise Stop
@@ -65,12 +63,12 @@ def go(training: Training, batches: Any = None, stop: int | None = None) -> list
     if training.step == 0:
         training.calibrate(batches, images)
     with contextlib.suppress(Stop):
-        training.run(batches, images, after)
+        training.run(batches, images, on_update)
     return rows
 
 
 def test_it_learns_the_teachers_judgements():
-    rows = go(start(steps=30, embedding_loss_weight=0.5))
+    rows = train(start(steps=30, embedding_loss_weight=0.5))
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert rows[-1]["agreement"] > 0.5  # of at most 0.61: most triplets of six colours have no odd one
     assert [row["lr"] for row in rows] == [warmup_cosine(i, 30, 2, 3e-3) for i in range(30)]
@@ -79,9 +77,9 @@ def test_it_learns_the_teachers_judgements():
 def test_the_published_scheme_learns_too():
     rng = np.random.default_rng(1)
     triplets = np.stack([rng.permutation(48)[:3] for _ in range(200)])
-    x = TEACHER[triplets]
-    sims = np.stack([(x[:, a] * x[:, b]).sum(-1) for a, b in ((0, 1), (0, 2), (1, 2))], -1)
-    rows = go(start(steps=20), LabelledBatches(triplets, sims, batch=8, seed=0))
+    teacher = TEACHER[triplets]
+    similarities = np.stack([(teacher[:, a] * teacher[:, b]).sum(-1) for a, b in ((0, 1), (0, 2), (1, 2))], -1)
+    rows = train(start(steps=20), LabelledBatches(triplets, similarities, batch_size=8, seed=0))
     assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
 
 
@@ -98,22 +96,22 @@ EVERYTHING = {
 @pytest.mark.parametrize("recipe", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_resume_is_exact(recipe: dict[str, Any]):
     whole, half = start(**recipe), start(**recipe)
-    go(whole)
-    go(half, stop=5)
+    train(whole)
+    train(half, stop=5)
     sink = io.BytesIO()
     torch.save(half.state(), sink)
     sink.seek(0)
     again = start(**recipe)
     again.resume(torch.load(sink, weights_only=True))
-    go(again)
-    for a, b in zip(whole.result().state_dict().values(), again.result().state_dict().values(), strict=True):
+    train(again)
+    for a, b in zip(trained_weights(whole), trained_weights(again), strict=True):
         assert torch.equal(a, b)
 
 
 def test_layer_groups_step_at_their_share_of_the_rate():
     training = start(layer_decay=0.5, decay_to_init=0.0, warmup=0, steps=2, spec="random:test_vit")
     before = [p.detach().clone() for p in training.parameters]
-    go(training, stop=1)
+    train(training, stop=1)
     names = [name for name, p in training.student.named_parameters() if p.requires_grad]
     step = {n: float((p.detach() - b).abs().max()) for n, p, b in zip(names, training.parameters, before, strict=True)}
     assert step["head.weight"] == pytest.approx(3e-3, rel=0.01)  # Adam's first step is the rate itself
@@ -126,63 +124,57 @@ def test_layer_groups_step_at_their_share_of_the_rate():
     assert max(v for n, v in step.items() if "patch_embed" in n) == pytest.approx(blocks[0] / 2, rel=0.01)
 
 
-def test_the_hardest_triplets_alone_can_count():
-    whole, half = start(), start(hard_fraction=0.25)
-    student, teacher = torch.randn(40, 3), torch.randn(40, 3)
-    values = objective("jsd", student, teacher, 1.0)
-    torch.testing.assert_close(whole.mean_loss(student, teacher, 1.0), values.mean())
-    torch.testing.assert_close(half.mean_loss(student, teacher, 1.0), values.sort().values[-10:].mean())
-
-
-def test_pieces_give_the_gradient_of_the_whole_batch():
-    whole, pieces = start(), start(micro_batch=5)
+def test_gradient_caching_gives_the_gradient_of_the_whole_batch():
+    whole, cached = start(), start(micro_batch=5)
     batch = in_batch()(0)
-    for training in (whole, pieces):
+    for training in (whole, cached):
         training.calibrate(in_batch(), images)
-        training.set_mode()
-        training.backward(training.student, training.prepare(images(batch.ids)), batch)
-    for a, b in zip(whole.parameters, pieces.parameters, strict=True):
+        training.set_train_mode()
+        training.backward(training.student, training.preprocess(images(batch.image_ids)), batch)
+    for a, b in zip(whole.parameters, cached.parameters, strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-5)
 
 
 def test_calibrated_tau_gives_the_student_the_teachers_spread():
     training, batch = start(), in_batch()(0)
     training.calibrate(in_batch(), images)
-    z, _ = training.judged(training.outputs(batch, images), batch)
-    s = similarities(z.detach(), batch.triplets) / training.student.tau
-    t = batch.similarities
-    deviation = [float((v - v.mean(-1, keepdim=True)).square().mean().sqrt()) for v in (s, t)]
-    assert deviation[0] == pytest.approx(deviation[1], rel=0.2)  # over four batches, of which this is one
+    outputs, _ = training.representations(training.predict(batch.image_ids, images), batch)
+    student = triplet_similarities(outputs.detach(), batch.triplets) / training.student.tau
+    student_deviation, teacher_deviation = (
+        float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
+        for logits in (student, batch.target_logits)
+    )
+    assert student_deviation == pytest.approx(teacher_deviation, rel=0.2)  # over four batches, of which this is one
     fixed = start(tau=7.0)
     fixed.calibrate(in_batch(), images)
     assert fixed.student.tau == 7.0
 
 
-def test_cosines_are_asked_to_spread_wider_by_the_stretch():
+def test_cosines_are_asked_to_spread_wider_by_similarity_spread():
     taus = {}
-    for stretch in (1.0, 4.0):
-        training, batch = start(similarity_spread=stretch, embedding_loss_weight=1.0), in_batch()(0)
+    for width in (1.0, 4.0):
+        training, batch = start(similarity_spread=width, embedding_loss_weight=1.0), in_batch()(0)
         training.calibrate(in_batch(), images)
-        taus[stretch] = training.feature_tau
-        _, cosine = training.judged(training.outputs(batch, images), batch)
-        s = similarities(cosine.detach(), batch.triplets) / training.feature_tau
-        assert float(spread(s) / spread(batch.similarities)) == pytest.approx(1 / stretch, rel=0.3)
+        taus[width] = training.embedding_tau
+        _, embeddings = training.representations(training.predict(batch.image_ids, images), batch)
+        student = triplet_similarities(embeddings.detach(), batch.triplets) / training.embedding_tau
+        assert float(spread(student) / spread(batch.target_logits)) == pytest.approx(1 / width, rel=0.3)
     assert taus[4.0] == pytest.approx(4 * taus[1.0])
 
 
 def test_batch_norm_statistics_stay_or_are_renewed():
-    for frozen in (True, False):
-        training = start("random:test_efficientnet", frozen_norm=frozen, steps=2)
+    for batch_norm in ("frozen", "train"):
+        training = start("random:test_efficientnet", batch_norm=batch_norm, steps=2)
         before = {k: v.clone() for k, v in training.student.named_buffers()}
-        go(training)
+        train(training)
         same = all(torch.equal(v, before[k]) for k, v in training.student.named_buffers())
-        assert same == frozen
+        assert same == (batch_norm == "frozen")
 
 
 def test_trainable_parts():
     head = start(trainable="head", steps=3)
     before = {k: v.clone() for k, v in head.student.backbone.state_dict().items()}
-    go(head)
+    train(head)
     assert all(torch.equal(v, before[k]) for k, v in head.student.backbone.state_dict().items())
     last = start("random:test_vit", size=32, trainable=1)
     frozen = [k for k, p in last.student.backbone.net.named_parameters() if not p.requires_grad]
@@ -195,11 +187,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
 
     def poisoned(step: int) -> Batch:
         batch = in_batch()(step)
-        return batch if step < 5 else Batch(batch.ids, batch.triplets, batch.similarities * float("nan"))
+        return batch if step < 5 else Batch(batch.image_ids, batch.triplets, batch.target_logits * float("nan"))
 
     seen: list[torch.Tensor] = []
     training.calibrate(poisoned, images)
-    with pytest.raises(NotFinite, match=r"update 5 is not finite.*image ids"):
+    with pytest.raises(NonFiniteLoss, match=r"update 5 is not finite.*image ids"):
         training.run(poisoned, images, lambda t, _: seen.append(t.student.head.weight.detach().clone()))
     assert training.step == 5
     assert torch.equal(training.student.head.weight, seen[-1])
@@ -207,65 +199,60 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
 
 def test_the_local_term_holds_on_to_the_neighbours():
     free, held = start(steps=20, embedding_loss_weight=1.0), start(steps=20, embedding_loss_weight=1.0, locality=3.0)
-    first = free.outputs(in_batch()(0), images).embedding
-    rows = [go(training) for training in (free, held)]
+    image_ids = in_batch()(0).image_ids
+    before = free.predict(image_ids, images).embedding
+    rows = [train(training) for training in (free, held)]
     assert "loss_locality" in rows[1][-1]
     free_loss, held_loss = (
-        float(locality(first, t.outputs(in_batch()(0), images).embedding, 0.1)) for t in (free, held)
+        float(locality(before, training.predict(image_ids, images).embedding, 0.1)) for training in (free, held)
     )
     assert held_loss < free_loss
 
 
-def test_validation_and_collapse():
+def test_a_fresh_student_has_not_collapsed():
     training = start()
     training.calibrate(in_batch(), images)
     figures = training.validate(in_batch()(0), images)
     assert figures["valid_rank"] > 1.5
-    assert effective_rank(torch.ones(5, 3)) <= 1.0 + 1e-5
-    assert effective_rank(torch.randn(40, 8)) > 5
 
 
-def test_the_running_mean_is_what_is_judged():
-    plain, looked = start(ema_decay=0.9), start(ema_decay=0.9)
-    go(plain)
+def test_validation_inside_use_ema_sees_the_moving_average_and_changes_nothing():
+    plain, validated = start(ema_decay=0.9), start(ema_decay=0.9)
+    train(plain)
     seen: list[dict[str, float]] = []
 
-    def after(training: Training, _: dict[str, float]) -> None:
-        training.swap()
-        seen.append(training.validate(in_batch()(0), images))
-        training.swap()
+    def on_update(training: Training, _: dict[str, float]) -> None:
+        with training.use_ema():
+            seen.append(training.validate(in_batch()(0), images))
 
-    looked.calibrate(in_batch(), images)
-    looked.run(in_batch(), images, after)
-    last = looked.validate(in_batch()(0), images)
-    assert seen[-1] != last
-    for a, b in zip(plain.result().state_dict().values(), looked.result().state_dict().values(), strict=True):
+    validated.calibrate(in_batch(), images)
+    validated.run(in_batch(), images, on_update)
+    assert seen[-1] != validated.validate(in_batch()(0), images)
+    for a, b in zip(trained_weights(plain), trained_weights(validated), strict=True):
         assert torch.equal(a, b)
-    assert looked.validate(in_batch()(0), images) == seen[-1]
+    with validated.use_ema():
+        assert validated.validate(in_batch()(0), images) == seen[-1]
+
+
+def test_without_a_moving_average_use_ema_leaves_the_weights():
+    training = start(steps=1)
+    train(training)
+    before = [parameter.detach().clone() for parameter in training.parameters]
+    with training.use_ema():
+        assert all(torch.equal(a, b) for a, b in zip(before, training.parameters, strict=True))
 
 
 def test_a_batch_can_be_learned_by_heart():
     one = in_batch()(0)
-    rows = go(start(steps=40, lr=2e-3, decay_to_init=0.0), repeat(one))
+    rows = train(start(steps=40, lr=2e-3, decay_to_init=0.0), repeat(one))
     assert rows[-1]["loss"] < 0.05 * rows[0]["loss"]
 
 
 @pytest.mark.parametrize("objective", ["jsd", "kld", "contrastive"])
 @pytest.mark.parametrize("options", [{"normalize": True}, {"grad_clip": 0.1}, {"bfloat16": True}], ids=str)
 def test_options_take_a_step(objective: str, options: dict[str, Any]):
-    rows = go(start(steps=2, objective=objective, **options))
+    rows = train(start(steps=2, objective=objective, **options))
     assert all(np.isfinite(row["loss"]) for row in rows)
-
-
-def test_crops_are_the_same_for_the_same_step_and_shape_preserving():
-    x = torch.rand(4, 3, 16, 16)
-    place = draw_crops([0, 3], 4, 0.7)
-    assert torch.equal(place, draw_crops([0, 3], 4, 0.7))
-    assert crop(x, place).shape == x.shape
-    whole = torch.eye(2, 3).expand(4, 2, 3)
-    assert torch.allclose(crop(x, whole), x, atol=1e-5)
-    corners = place[:, :, :2].abs().sum(2) + place[:, :, 2].abs()
-    assert (corners <= 1 + 1e-6).all()  # crops stay inside the image
 
 
 def small(name: str) -> Student:
@@ -276,7 +263,7 @@ def small(name: str) -> Student:
 def test_families_take_a_step(name: str):
     student = small(name)
     size = student.backbone.size
-    training = Training(student, Recipe(steps=1, lr=1e-3, embedding_loss_weight=0.5))
+    training = Training(student, make_recipe(steps=1, lr=1e-3, embedding_loss_weight=0.5))
     pixels = torch.randint(0, 256, (48, 3, size, size), dtype=torch.uint8)
     rows: list[dict[str, float]] = []
     training.calibrate(in_batch(4, 4), lambda ids: pixels[ids])
@@ -298,7 +285,7 @@ REAL = (
 @pytest.mark.parametrize("name", REAL)
 def test_real_architectures_take_a_step(name: str):
     assert timm.is_model(name)
-    training = Training(small(name), Recipe(steps=1, lr=1e-5, embedding_loss_weight=0.5))
+    training = Training(small(name), make_recipe(steps=1, lr=1e-5, embedding_loss_weight=0.5))
     size = training.student.backbone.size
     pixels = torch.randint(0, 256, (48, 3, size, size), dtype=torch.uint8)
     before = [p.detach().clone() for p in training.parameters]
@@ -314,22 +301,5 @@ def test_a_batch_that_a_gpu_cannot_hold_says_what_to_set(monkeypatch: pytest.Mon
     training = start()
     training.calibrate(in_batch(), images)
     monkeypatch.setattr(training, "backward", full)
-    with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro 8"):
+    with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro-batch 8"):
         training.run(in_batch(), images, lambda *_: None)
-
-
-def test_reading_ahead_computes_alone_and_leaves_the_trainings_threads() -> None:
-    before, seen = torch.get_num_threads(), []
-
-    def images(ids: np.ndarray) -> torch.Tensor:
-        seen.append(torch.get_num_threads())
-        return torch.zeros(len(ids), 3, 8, 8, dtype=torch.uint8)
-
-    torch.set_num_threads(2)
-    try:
-        batches = InBatch(np.arange(9), np.eye(9, dtype=np.float32), np.arange(9), 6, seed=0)
-        during = [torch.get_num_threads() for _ in prefetch(batches, images, 0, 3)]
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1, 1, 1]
-    assert during == [2, 2, 2]

@@ -1,0 +1,138 @@
+"""What the processes of `distill` and of `align`'s network teacher get, put together from config and artifacts."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.errors import UserError
+from alignet_ray.human.dataset import human_model, split_images
+from alignet_ray.human.objects import images_folder
+from alignet_ray.images.cache import Decoder, Pack, Packed
+from alignet_ray.images.transform import View
+from alignet_ray.models.backbone import load_backbone
+from alignet_ray.stages import Work
+from alignet_ray.store import Artifact, digest
+from alignet_ray.training.student_worker import StudentJob
+from alignet_ray.training.teacher_job import TeacherJob
+from alignet_ray.training.validation import HumanValidation, human_validation, object_images
+
+
+def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Pack], None]) -> StudentJob:
+    """The job of a student or of the control, whose teacher is the unaligned one.
+
+    Args:
+        work: its parents are label, embed, align and cluster; and soften, if there are human responses.
+        cache: local folder for packed images and the teacher's matrix, which student and control share.
+        workers: number of training processes.
+        pack: fills a pack of images.
+    """
+    settings = work.cfg.distill
+    label = _parent(work.parents, "label")
+    embed = _parent(work.parents, "embed")
+    clusters = work.parents["cluster"].read_parts().sort_by("image_id")
+    clustered_ids = clusters["image_id"].to_numpy()
+    held_out_ids = label.read_table("held_out.parquet")["image_id"].to_numpy()
+    in_training = ~np.isin(clustered_ids, held_out_ids)
+
+    view = load_backbone(settings.model, settings.size, squash=settings.squash).view
+    threads = threads_per_worker(workers)
+    decoder = _corpus_images(work, embed, clustered_ids, view, threads)
+    images: Packed | Decoder = decoder
+    if settings.cache_pixels:
+        images = _packed(decoder, embed, cache, pack)
+
+    return StudentJob(
+        settings=settings,
+        seed=work.cfg.seed,
+        out=work.out,
+        label=label,
+        teacher=TeacherFeatures(embed, work.parents["align"], cache, raw=work.role == "control"),
+        scale=float(label.read_json("stats.json")["scale"]),
+        image_ids=clustered_ids[in_training],
+        clusters=clusters["cluster"].to_numpy()[in_training],
+        images=images,
+        threads=threads,
+        human_validation=_student_validation(work, view),
+        provenance=_provenance(work, work.role),
+    )
+
+
+def make_teacher_job(work: Work, workers: int) -> TeacherJob:
+    """The job of a network teacher.
+
+    Args:
+        work: its parent is soften: the model of human choices, and the split of objects.
+        workers: number of training processes.
+
+    Raises:
+        UserError: several teachers, too few objects, or as `load_backbone`.
+    """
+    models = work.cfg.embed.model
+    if len(models) != 1:
+        raise UserError("align.map network fine-tunes one network: give one embed.model, not several")
+
+    soften = work.parents["soften"]
+    view = load_backbone(models[0], work.cfg.embed.size).view
+    images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
+    return TeacherJob(
+        settings=work.cfg.align.network,
+        model=models[0],
+        size=work.cfg.embed.size,
+        seed=work.cfg.seed,
+        out=work.out,
+        human=human_model(soften, work.cfg.soften.num_samples, work.cfg.seed),
+        split=split_images(soften, images.ids),
+        images=images,
+        threads=threads_per_worker(workers),
+        provenance=_provenance(work, "teacher"),
+    )
+
+
+def threads_per_worker(workers: int) -> int:
+    """CPU threads of each training process when these share a machine."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+def _parent(parents: Mapping[str, Artifact], stage: str) -> Artifact:
+    """The artifact of a stage that is a parent in one of its roles."""
+    return next(artifact for name, artifact in parents.items() if name.startswith(f"{stage}@"))
+
+
+def _provenance(work: Work, role: str) -> dict[str, Any]:
+    parents = {name: artifact.id for name, artifact in work.parents.items()}
+    return {"role": role, "artifact": work.out.id, "parents": parents}
+
+
+def _student_validation(work: Work, view: View) -> HumanValidation | None:
+    """Annotated objects to validate a student on; None without human responses."""
+    if "soften" not in work.parents:
+        return None
+    soften = work.parents["soften"]
+    images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
+    return human_validation(soften, human_model(soften, work.cfg.soften.num_samples, work.cfg.seed), images)
+
+
+def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: View, threads: int) -> Decoder:
+    """These images of the corpus, decoded whenever they are read."""
+    listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
+    rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
+    paths = listed["path"].take(pa.array(rows)).to_pylist()
+    return Decoder(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
+
+
+def _packed(decoder: Decoder, embed: Artifact, cache: Path, pack: Callable[[Pack], None]) -> Packed:
+    """All images decoded and resized once into a file, which is made here if it does not exist yet."""
+    ids_hash = hashlib.sha256(decoder.ids.tobytes()).hexdigest()
+    target = cache / f"pixels-{digest([embed.id, decoder.view.data, ids_hash])}.u8"
+    if not target.exists():
+        new = Pack.begin(target, replace(decoder, threads=1))
+        pack(new)
+        new.finish()
+    return Packed(target, decoder.ids, decoder.view.size)

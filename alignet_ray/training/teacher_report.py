@@ -1,0 +1,119 @@
+"""The finished network teacher's folder, and its report: human agreement, and neighbourhoods kept."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from alignet_ray.core import teacher_metrics, triplet_set
+from alignet_ray.core.similarity import unit_rows
+from alignet_ray.models.kernel_head import KernelHead
+from alignet_ray.models.student import Student
+from alignet_ray.training.loop import Training
+from alignet_ray.training.outputs import write_network
+from alignet_ray.training.teacher_job import TeacherJob
+from alignet_ray.training.teacher_validation import TeacherValidator, extract_features
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Points between the pretrained weights (0) and the fine-tuned ones (1) at which the teacher is scored."""
+
+
+class TeacherReport:
+    """Writes the teacher; `training` holds the best update's weights by then.
+
+    Args:
+        job: what the teacher was trained on.
+        training: holds the network.
+        head: the kernel head over pretrained features.
+        pretrained: features of all annotated objects' images by the network before training.
+        validator: its history and best update.
+    """
+
+    def __init__(
+        self,
+        job: TeacherJob,
+        training: Training,
+        head: KernelHead,
+        pretrained: Float[Tensor, "n d"],
+        validator: TeacherValidator,
+    ) -> None:
+        self.job = job
+        self.training = training
+        self.head = head
+        self.pretrained = pretrained
+        self.validator = validator
+
+    def write(self) -> None:
+        """Interpolate the weights as the settings say, then write the teacher's folder and its report."""
+        curve: list[dict[str, float]] = []
+        if self.validator.best.row["step"]:
+            fine_tuned = [parameter.detach().clone() for parameter in self.training.parameters]
+            curve = self.interpolation_curve(fine_tuned)
+            interpolate(self.training, fine_tuned, self.job.settings.interpolation)
+
+        features = self._features()
+        head = self.head.renew(features[self.job.train_rows])
+        student = self.training.student
+        write_network(self.job.out, Student(student.backbone, head, student.tau), self.job.provenance)
+        self.job.out.write_json("report.json", self._report(features, head, curve))
+
+    def interpolation_curve(self, fine_tuned: list[Tensor]) -> list[dict[str, float]]:
+        """Score the teacher at points between pretrained and fine-tuned weights, on validation objects.
+
+        Any of them is a teacher, too: nearer to the pretrained weights it agrees less with people, and keeps more
+        neighbourhoods (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+        """
+        triplets = self.validator.triplets
+        curve = []
+        for share in SHARES:
+            interpolate(self.training, fine_tuned, share)
+            features = self._features()
+            predicted = self.head.renew(features[self.job.train_rows])(features)
+            cosine_features = torch.from_numpy(unit_rows(features.numpy()))
+            row = {
+                "share": share,
+                "accuracy": triplet_set.score(predicted, triplets).accuracy,
+                "features": triplet_set.score(cosine_features, triplets).accuracy,
+                "kept": teacher_metrics.overlap(self.pretrained.numpy(), features.numpy()),
+            }
+            curve.append(row)
+        return curve
+
+    def _features(self) -> Float[Tensor, "n d"]:
+        """Features of all annotated objects' images as the network is now."""
+        images = self.job.images
+        return extract_features(self.training, images, np.arange(len(images.ids)))
+
+    def _report(
+        self, features: Float[Tensor, "n d"], head: KernelHead, curve: list[dict[str, float]]
+    ) -> dict[str, Any]:
+        pretrained = self.pretrained.numpy()
+        predicted = head(features).numpy()
+        metric = "plain" if head.metric is None else "classes"
+        report: dict[str, Any] = {
+            "map": "network",
+            "step": self.validator.best.row["step"],
+            "history": self.validator.history,
+            "trade": curve,
+            "temperature": float(head.temperature),
+            "metric": metric,
+        }
+        spaces = {
+            "base": unit_rows(pretrained),
+            "features": unit_rows(features.numpy()),
+            "aligned": predicted,
+        }
+        for split in ("validation", "test"):
+            report |= teacher_metrics.report(split, spaces, self.job.triplet_set(split), self.job.seed)
+        report["neighbours_kept"] = teacher_metrics.overlap(pretrained, features.numpy())
+        report["aligned_neighbours_kept"] = teacher_metrics.overlap(pretrained, predicted)
+        return report
+
+
+@torch.no_grad()
+def interpolate(training: Training, fine_tuned: list[Tensor], share: float) -> None:
+    """Put the weights on the line from the pretrained ones (0) to the fine-tuned ones (1)."""
+    for parameter, start, end in zip(training.parameters, training.initial, fine_tuned, strict=True):
+        parameter.copy_(torch.lerp(start, end, share))

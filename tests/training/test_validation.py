@@ -1,0 +1,39 @@
+import pytest
+import torch
+from support.training import make_recipe
+
+from alignet_ray.config import Config
+from alignet_ray.human.dataset import human_model
+from alignet_ray.human.objects import images_folder
+from alignet_ray.models.student import make_student
+from alignet_ray.store import Artifact
+from alignet_ray.training.loop import Training
+from alignet_ray.training.validation import human_validation, object_images
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, soften: Artifact, squash: bool) -> None:
+    """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
+    student = make_student("random:test_efficientnet_ln", 32, 8, 0, squash)
+    view = student.backbone.view
+    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
+    validation = human_validation(soften, human_model(soften, cfg.soften.num_samples, cfg.seed), images)
+    table = soften.read_table("objects.parquet").to_pylist()
+    held_out = {row["object"]: row["image_ids"] for row in table if row["split"] == "validation"}
+    shown = validation.images.ids
+    assert len(shown) == len(held_out)
+    assert {int(i) for i in shown} <= {i for ids in held_out.values() for i in ids}
+    assert validation.images.view.data == view.data
+
+    agreement = validation.agreement(Training(student, make_recipe(steps=1, lr=1e-3)))
+    data = student.backbone.data
+    mean, std = (torch.tensor(data[name]).view(3, 1, 1) for name in ("mean", "std"))
+    pixels = (validation.images(shown).float() / 255 - mean) / std
+    with torch.inference_mode():
+        embeddings = torch.nn.functional.normalize(student.eval()(pixels).embedding, dim=1)
+    embeddings = embeddings[validation.triplets.rows[:, 0]]
+    gram = embeddings @ embeddings.T
+    i, j, k = validation.triplets.triplets.T
+    chosen = torch.stack([gram[i, j], gram[i, k], gram[j, k]], dim=1).argmax(dim=1)
+    expected = validation.triplets.targets.gather(1, chosen[:, None]).mean()
+    assert agreement == pytest.approx(float(expected), abs=1e-5)
