@@ -20,13 +20,15 @@ Rows = list[dict[str, Any]]
 
 
 class Worker(Protocol):
-    """One training process, made of a job, a device and a function that takes its reports."""
-
-    def __init__(self, job: Any, device: str, report: Callable[[dict[str, Any]], None]) -> None: ...
+    """One training process."""
 
     def train(self) -> None:
         """Train to the end and write the result."""
         ...
+
+
+MakeWorker = Callable[[Any, str, Callable[[dict[str, Any]], None]], Worker]
+"""A worker of a job, a device and a function that takes the worker's reports."""
 
 
 def gpu_count() -> int:
@@ -36,7 +38,7 @@ def gpu_count() -> int:
 
 def run_training(
     work: Work,
-    worker: type[Worker],
+    make_worker: MakeWorker,
     job: object,
     scaling: ScalingConfig,
     on_report: Callable[[Rows], None],
@@ -46,8 +48,8 @@ def run_training(
 
     Args:
         work: names the run and the place for scratch files.
-        worker: made and run in every process.
-        job: what it works on.
+        make_worker: makes the worker in every process.
+        job: what the workers get.
         scaling: number of processes and their resources.
         on_report: called in the driver with the rows of all processes.
         max_failures: how often lost processes are replaced.
@@ -67,7 +69,7 @@ def run_training(
     )
     trainer = TorchTrainer(
         train_process,
-        train_loop_config={"worker": worker, "job": job},
+        train_loop_config={"make_worker": make_worker, "job": job},
         scaling_config=scaling,
         run_config=run_config,
     )
@@ -93,7 +95,8 @@ def train_process(config: Mapping[str, Any]) -> None:
     from ray.train.torch import get_device
 
     try:
-        config["worker"](config["job"], str(get_device()), report).train()
+        worker: Worker = config["make_worker"](config["job"], str(get_device()), report)
+        worker.train()
     except UserError as error:
         report({"problem": str(error)})
 
