@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_importing_the_package_is_light() -> None:
     code = f"import sys, alignet_ray, alignet_ray.cli; print([m for m in ({heavy}) if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_type_checking_is_strict_and_names_only_modules_that_exist() -> None:
+    """An override for a module that has moved would silently check nothing."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert settings["strict"]
+    for override in settings.get("overrides", []):
+        named = override["module"]
+        for module in [named] if isinstance(named, str) else named:
+            path = ROOT / module.removesuffix(".*").replace(".", "/")
+            assert path.is_dir() or path.with_suffix(".py").is_file(), f"mypy's override names {module}"
 
 
 def test_top_level_is_as_agreed() -> None:
