@@ -60,6 +60,7 @@ def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, di
     splits: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
     for row in table.to_pylist():
         image_ids = [image_id for image_id in row["image_ids"] if image_id in position_of]
+        # A held-out image stays out of training even where it also shows a training object.
         if row["split"] == "train":
             image_ids = [image_id for image_id in image_ids if image_id not in held_out]
         if image_ids:

@@ -1,1 +1,1 @@
-"""Hyperparameter sweeps with Ray Tune: search space, trials, selection and the sweep's report."""
+"""Hyperparameter sweeps with Ray Tune: search space, trials, selection, and the sweep's report."""

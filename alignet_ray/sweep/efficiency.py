@@ -1,76 +1,91 @@
-"""The section of a sweep's page that says what every forwarded image brought."""
+"""The section of a sweep's report on sample efficiency: held-out curves over the images processed in training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isinf
+
+import numpy as np
 
 from alignet_ray.report import figures
 from alignet_ray.report.elements import figure, grid, paragraph, section, table
-from alignet_ray.sweep.learning_curves import Course, best_of_groups, within_reach
+from alignet_ray.sweep.learning_curves import LearningCurve, best_of_groups, commonly_reached_loss
+
+Groups = Mapping[str, Sequence[LearningCurve]]
+"""Alternative -> the curves of its best setting, one per seed."""
 
 
-def courses(every: Sequence[Course], seed: int) -> str:
-    """Held-out curves over the images that went through the network, and what each alternative needs to the same end.
+def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
+    """The section; empty where no training has a curve.
 
     Args:
-        every: all finished trainings, whose losses are of one kind.
-        seed: of the trials proper.
+        curves: of all finished trainings, whose losses are of one kind.
+        seed: of the trials (other seeds are repeats).
     """
-    groups = best_of_groups([c for c in every if len(c.images) > 1], seed)
+    curves = [curve for curve in curves if len(curve.images) > 1]
+    groups = best_of_groups(curves, seed)
     if not groups:
         return ""
     text = (
         "Forward passes are what training costs, so the curves run over the images that went through the network for "
-        "training, not over updates. All trainings are judged on the same held-out triplets. Thick: the best setting "
-        "of each alternative, a line per seed; thin: the other settings."
+        "training, not over updates. All trainings are validated on the same held-out triplets. Thick: the best "
+        "setting of each alternative, a line per seed; thin: the other settings."
     )
+    loss = _picture(curves, groups, "loss", "divergence from the teacher, nats")
+    agreement = _picture(curves, groups, "agreement", "same odd one as the teacher, share")
     pictures = [
-        figure(_picture(every, groups, what, label), f"{caption} over images forwarded")
-        for what, label, caption in (
-            ("loss", "divergence from the teacher, nats", "Held-out divergence"),
-            ("agreement", "same odd one as the teacher, share", "Held-out agreement with the teacher"),
-        )
+        figure(loss, "Held-out divergence over images processed"),
+        figure(agreement, "Held-out agreement with the teacher over images processed"),
     ]
-    return section("What every forwarded image brought", paragraph(text), grid(pictures), _table(groups))
+    return section("Sample efficiency", paragraph(text), grid(pictures), _comparison(groups))
 
 
-def _picture(every: Sequence[Course], groups: dict[str, list[Course]], what: str, label: str) -> bytes:
+def _picture(curves: Sequence[LearningCurve], groups: Groups, metric: str, label: str) -> bytes:
+    """All curves of one metric, those of `groups` thick and on top."""
     colours = dict(zip(groups, figures.PALETTE, strict=False))
-    chosen = {(c.number, c.seed) for own in groups.values() for c in own}
-    lines = [
-        figures.Line("", c.images, getattr(c, what), colours[c.group], width=0.8)
-        for c in every
-        if (c.number, c.seed) not in chosen and c.group in colours
-    ]
-    for group, own in groups.items():
-        lines += [
-            figures.Line("" if n else group or "the best", c.images, getattr(c, what), colours[group], width=2.4)
-            for n, c in enumerate(own)
-        ]
-    return figures.curves(lines, label, "images forwarded")
+    chosen = {(curve.number, curve.seed) for best in groups.values() for curve in best}
+
+    lines = []
+    for curve in curves:
+        if (curve.number, curve.seed) not in chosen and curve.group in colours:
+            values = getattr(curve, metric)
+            lines.append(figures.Line("", curve.images, values, colours[curve.group], width=0.8))
+
+    for group, best in groups.items():
+        name = group or "best setting"
+        for curve in best:
+            lines.append(figures.Line(name, curve.images, getattr(curve, metric), colours[group], width=2.4))
+            name = ""  # one entry per group in the legend
+    return figures.curves(lines, label, "images processed")
 
 
-def _table(groups: dict[str, list[Course]]) -> str:
+def _comparison(groups: Groups) -> str:
+    """How many images each alternative needs to reach the loss that all of them reach."""
     if len(groups) < 2:
         return ""
-    goal = within_reach(groups)
+    target = commonly_reached_loss(groups)
+    needed = {group: [curve.images_to_reach(target) for curve in curves] for group, curves in groups.items()}
+    means = {group: float(np.mean(images)) for group, images in needed.items()}
+    slowest = max(means.values())
+
     rows = []
-    means = {group: [c.needed(goal) for c in own] for group, own in groups.items()}
-    most = max(sum(needed) / len(needed) for needed in means.values())
-    for group, own in groups.items():
-        needed = means[group]
-        mean = sum(needed) / len(needed)
+    for group, curves in groups.items():
+        images = ", ".join(_image_count(count) for count in needed[group])
+        factor = f"{slowest / means[group]:.1f} x" if means[group] else ""
         rows.append(
             {
                 "alternative": group,
-                "best setting": str(own[0].number),
-                "images forwarded": f"{own[0].images[-1]:,.0f}",
-                "ends at, by seed": ", ".join(f"{c.loss[-1]:.4f}" for c in own),
-                f"images to {goal:.4f}, by seed": ", ".join("never" if isinf(n) else f"{n:,.0f}" for n in needed),
-                "fewer by": f"{most / mean:.1f} x" if mean else "",
+                "best setting": str(curves[0].number),
+                "images processed": f"{curves[0].images[-1]:,.0f}",
+                "final loss, by seed": ", ".join(f"{curve.loss[-1]:.4f}" for curve in curves),
+                f"images to {target:.4f}, by seed": images,
+                "fewer by": factor,
             }
         )
     about = (
-        f"{goal:.4f} nats is the divergence that every training below reaches. The last column compares the mean "
-        "number of images with the alternative that needs most."
+        f"Every training in the table reaches a divergence of {target:.4f} nats. The last column compares the mean "
+        "number of images with that of the alternative that needs most."
     )
     return paragraph(about) + table(rows, minor=("best setting",))
+
+
+def _image_count(images: float) -> str:
+    return "never" if isinf(images) else f"{images:,.0f}"

@@ -1,20 +1,21 @@
-"""What the held-out figures of a training were after every forwarded image, and how many images a goal took."""
+"""Sample efficiency: held-out loss by images processed, and the images each alternative needs for the same loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 
 @dataclass(frozen=True)
-class Course:
-    """One training.
+class LearningCurve:
+    """Held-out metrics of one training; every list has one entry per validation.
 
     Attributes:
-        number, seed: of the trial.
-        group: the alternative that it belongs to.
-        images: images that went through the network for training, at every look; ascending.
-        loss: divergence from the teacher's choices on held-out triplets, in nats, at every look.
-        agreement: share of held-out triplets in which it picks the teacher's odd one, at every look.
+        number: of the trial's setting.
+        seed: of the trial.
+        group: the alternative that it belongs to, such as a way to form batches.
+        images: images that went through the network for training so far; ascending.
+        loss: divergence from the teacher's choices on held-out triplets, nats.
+        agreement: share of held-out triplets in which it picks the teacher's odd one.
     """
 
     number: int
@@ -24,29 +25,32 @@ class Course:
     loss: Sequence[float]
     agreement: Sequence[float]
 
-    def needed(self, goal: float) -> float:
-        """Images until the loss first is `goal` or less, linear between two looks; infinity if it never is."""
-        if self.loss[0] <= goal:
+    def images_to_reach(self, target: float) -> float:
+        """Images until the loss first is `target` or less, interpolated between validations; infinity if never."""
+        if self.loss[0] <= target:
             return self.images[0]
-        looks = zip(self.images, self.loss, strict=True)
-        for (before, high), (after, low) in pairwise(looks):
-            if low <= goal:
-                return before + (after - before) * (high - goal) / (high - low)
+        points = zip(self.images, self.loss, strict=True)
+        for (images_before, loss_before), (images_after, loss_after) in pairwise(points):
+            if loss_after <= target:
+                share = (images_after - images_before) * (loss_before - target)
+                return images_before + share / (loss_before - loss_after)
         return float("inf")
 
 
-def best_of_groups(courses: Sequence[Course], seed: int) -> dict[str, list[Course]]:
-    """For each group the setting that ended lowest with `seed`: its trainings with all seeds, that one first."""
-    found: dict[str, list[Course]] = {}
-    for group in dict.fromkeys(c.group for c in courses):
-        own = [c for c in courses if c.group == group and c.seed == seed]
-        if own:
-            best = min(own, key=lambda c: (c.loss[-1], c.number))
-            others = [c for c in courses if c.number == best.number and c.seed != seed]
-            found[group] = [best, *sorted(others, key=lambda c: c.seed)]
-    return found
+def best_of_groups(curves: Sequence[LearningCurve], seed: int) -> dict[str, list[LearningCurve]]:
+    """For each group the setting with the lowest final loss: its training with `seed` first, then its other seeds."""
+    best: dict[str, list[LearningCurve]] = {}
+    for group in dict.fromkeys(curve.group for curve in curves):
+        candidates = [curve for curve in curves if curve.group == group and curve.seed == seed]
+        if not candidates:
+            continue
+        chosen = min(candidates, key=lambda curve: (curve.loss[-1], curve.number))
+        repeats = [curve for curve in curves if curve.number == chosen.number and curve.seed != seed]
+        best[group] = [chosen, *sorted(repeats, key=lambda curve: curve.seed)]
+    return best
 
 
-def within_reach(groups: dict[str, list[Course]]) -> float:
-    """The loss that every group reaches: the highest of the lowest losses of all trainings in it."""
-    return max(min(c.loss) for courses in groups.values() for c in courses)
+def commonly_reached_loss(groups: Mapping[str, Sequence[LearningCurve]]) -> float:
+    """The loss that every group reaches with every seed: the highest of their lowest losses."""
+    lowest = [min(curve.loss) for curves in groups.values() for curve in curves]
+    return max(lowest)

@@ -1,79 +1,131 @@
-"""Pictures of a sweep as PNG bytes: slices, parallel coordinates, the front of agreement against neighbours kept."""
+"""Plots of a sweep as PNG bytes: score by setting, parallel coordinates, and the Pareto front."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignet_ray.report.figures import PALETTE, empty, png
 from alignet_ray.sweep.search_space import Domain, Space
+from alignet_ray.sweep.selection import Mode
 
-WINNER, GIVEN, PLAIN = PALETTE[1], PALETTE[4], PALETTE[0]
+WINNER = PALETTE[1]
+TRIAL = PALETTE[0]
+GRID = "#eef1f4"
 
 
-def short(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in few characters."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def slice_of(
-    values: Sequence[Any], scores: Sequence[float], numbers: Sequence[int], best: int, name: str, domain: Domain
+def score_by_setting(
+    values: Sequence[Any], scores: Sequence[float], numbers: Sequence[int], winner: int, field: str, domain: Domain
 ) -> bytes:
-    """Score against one setting, a point a trial."""
+    """Score against one setting, a point per trial; the winner is ringed, the given setting is a diamond.
+
+    Args:
+        values: of the setting.
+        scores: of the trials.
+        numbers: of the trials.
+        winner: number of the winner.
+        field: name of the setting.
+        domain: its values.
+    """
     figure, axes = empty(4.2, 3.2)
-    names = _names(values, domain)
-    at = [names.index(short(v)) for v in values] if names else list(values)
-    for n, x, y in zip(numbers, at, scores, strict=True):
-        axes.scatter(x, y, s=70 if n else 80, color=PLAIN, marker="o" if n else "D", zorder=3, edgecolors="white")
-        if n == best:
-            axes.scatter(x, y, s=240, facecolors="none", edgecolors=WINNER, linewidths=2.2, zorder=4)
-    if names:
-        axes.set_xticks(range(len(names)), names)
+    labels = _labels(values, domain)
+    positions = list(values)
+    if labels:
+        positions = [labels.index(format_value(value)) for value in values]
+
+    for number, position, score in zip(numbers, positions, scores, strict=True):
+        is_given = number == 0
+        marker = "D" if is_given else "o"
+        size = 80 if is_given else 70
+        axes.scatter(position, score, s=size, color=TRIAL, marker=marker, zorder=3, edgecolors="white")
+        if number == winner:
+            axes.scatter(position, score, s=240, facecolors="none", edgecolors=WINNER, linewidths=2.2, zorder=4)
+
+    if labels:
+        axes.set_xticks(range(len(labels)), labels)
         axes.margins(x=0.15)
     elif domain.is_log:
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        ticks = np.geomspace(min(at), max(at), 4).tolist() if min(at) > 0 else []
-        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
-    axes.set_xlabel(name, fontsize=12)
+        _log_ticks(axes, positions)
+    axes.set_xlabel(field, fontsize=12)
     axes.set_ylabel("score", fontsize=12)
-    axes.grid(color="#eef1f4")
+    axes.grid(color=GRID)
     return png(figure)
 
 
-def _names(values: Sequence[Any], domain: Domain) -> list[str]:
-    """Labels of a setting without an order of its own, and of one that has few values; none for a range."""
+def _log_ticks(axes: Axes, positions: Sequence[float]) -> None:
+    """A logarithmic x axis with four readable ticks."""
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    ticks: list[float] = []
+    if min(positions) > 0:
+        ticks = np.geomspace(min(positions), max(positions), 4).tolist()
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+
+
+def _labels(values: Sequence[Any], domain: Domain) -> list[str]:
+    """Tick labels of a setting with a list of values, numbers in order; none for a range."""
     if domain.is_range:
         return []
-    every = [*domain.values, *(v for v in values if v not in domain.values)]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in every)
-    return [short(v) for v in (sorted(every) if numeric else every)]
+    all_values = [*domain.values, *(value for value in values if value not in domain.values)]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in all_values):
+        all_values.sort()
+    return [format_value(value) for value in all_values]
 
 
-def parallel(
-    names: Sequence[str],
-    lines: Sequence[Sequence[Any]],
-    space: Space,
-    scores: Sequence[float],
-    mode: str,
-    wins: Sequence[bool],
+class _Column(NamedTuple):
+    """One axis of the parallel coordinates.
+
+    Attributes:
+        heights: of the trials, 0 to 1.
+        ticks: height and label of each.
+    """
+
+    heights: Float[np.ndarray, " n"]
+    ticks: list[tuple[float, str]]
+
+
+def parallel_coordinates(
+    space: Space, settings: Sequence[Sequence[Any]], scores: Sequence[float], mode: Mode, is_winner: Sequence[bool]
 ) -> bytes:
-    """Parallel coordinates: an axis a setting and one for the score, which also gives the colour."""
+    """Parallel coordinates: an axis per setting and one for the score, which also gives the colour.
+
+    Args:
+        space: the settings and their values.
+        settings: per trial, the values in the order of `space`.
+        scores: per trial.
+        mode: whether less or more of the score is better.
+        is_winner: per trial.
+    """
+    columns = []
+    for position, domain in enumerate(space.values()):
+        columns.append(_setting_column([values[position] for values in settings], domain))
+    columns.append(_scaled_column(np.array(scores, dtype=float), "{:.4g}"))
+
+    sign = -1 if mode == "min" else 1
+    ranks = np.argsort(np.argsort(sign * np.array(scores)))
+    quality = ranks / max(len(scores) - 1, 1)
+
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    columns = [_column([line[i] for line in lines], space[name]) for i, name in enumerate(names)]
-    columns.append(_scaled(np.array(scores, dtype=float), ("{:.4g}",)))
-    sign = -1 if mode == "min" else 1
-    rank = np.argsort(np.argsort(sign * np.array(scores))) / max(len(scores) - 1, 1)
-    for row in sorted(range(len(lines)), key=lambda r: rank[r]):
-        y = [column[0][row] for column in columns]
-        colour = WINNER if wins[row] else (0.76 - 0.6 * rank[row], 0.82 - 0.45 * rank[row], 0.9 - 0.2 * rank[row])
-        axes.plot(range(len(columns)), y, color=colour, lw=3.2 if wins[row] else 1.8, zorder=2 + wins[row])
-    for x, (_, ticks) in enumerate(columns):
-        _axis(axes, x, ticks)
-    axes.set_xticks(range(len(columns)), [*(n.partition(".")[2] for n in names), "score"], fontsize=12)
+    for trial in np.argsort(quality, kind="stable"):  # the best ones are drawn last, on top
+        heights = [column.heights[trial] for column in columns]
+        wins = is_winner[trial]
+        width = 3.2 if wins else 1.8
+        colour = WINNER if wins else _shade(quality[trial])
+        axes.plot(range(len(columns)), heights, color=colour, lw=width, zorder=2 + wins)
+    for position, column in enumerate(columns):
+        _draw_axis(axes, position, column.ticks)
+
+    names = [field.partition(".")[2] for field in space]
+    axes.set_xticks(range(len(columns)), [*names, "score"], fontsize=12)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, pad=8)
@@ -81,51 +133,64 @@ def parallel(
     return png(figure)
 
 
-def _axis(axes: Axes, x: int, ticks: Sequence[tuple[float, str]]) -> None:
-    axes.plot([x, x], [0, 1], color="#8a94a3", lw=1, zorder=1)
-    for y, label in ticks:
-        axes.text(
-            x + 0.04,
-            y,
-            label,
-            fontsize=10,
-            va="center",
-            zorder=5,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1},
-        )
+def _shade(quality: float) -> tuple[float, float, float]:
+    """Light grey for the worst trial (0), dark blue for the best (1)."""
+    return 0.76 - 0.6 * quality, 0.82 - 0.45 * quality, 0.9 - 0.2 * quality
 
 
-def _column(values: Sequence[Any], domain: Domain) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Heights 0..1 of the values of one setting, and its ticks."""
-    names = _names(values, domain)
-    if names:
-        top = max(len(names) - 1, 1)
-        return np.array([names.index(short(v)) / top for v in values]), [(i / top, n) for i, n in enumerate(names)]
+def _draw_axis(axes: Axes, position: int, ticks: Sequence[tuple[float, str]]) -> None:
+    axes.plot([position, position], [0, 1], color="#8a94a3", lw=1, zorder=1)
+    box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
+    for height, label in ticks:
+        axes.text(position + 0.04, height, label, fontsize=10, va="center", zorder=5, bbox=box)
+
+
+def _setting_column(values: Sequence[Any], domain: Domain) -> _Column:
+    labels = _labels(values, domain)
+    if labels:
+        top = max(len(labels) - 1, 1)
+        heights = np.array([labels.index(format_value(value)) / top for value in values])
+        return _Column(heights, [(position / top, label) for position, label in enumerate(labels)])
+
     numbers = np.array(values, dtype=float)
     if not domain.is_log or numbers.min() <= 0:
-        return _scaled(numbers, ("{:.3g}",))
-    heights, ticks = _scaled(np.log(numbers), ("{:.3g}",))
-    return heights, [(y, short(float(f"{np.exp(float(t)):.3g}"))) for y, t in ticks]
+        return _scaled_column(numbers, "{:.3g}")
+    logarithms = _scaled_column(np.log(numbers), "{:.3g}")
+    ticks = [(height, format_value(float(f"{np.exp(float(label)):.3g}"))) for height, label in logarithms.ticks]
+    return _Column(logarithms.heights, ticks)
 
 
-def _scaled(numbers: np.ndarray, form: tuple[str]) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    low, high = float(numbers.min()), float(numbers.max())
+def _scaled_column(numbers: Float[np.ndarray, " n"], label_format: str) -> _Column:
+    """Numbers from their minimum (0) to their maximum (1)."""
+    low = float(numbers.min())
+    high = float(numbers.max())
     span = (high - low) or 1.0
-    return (numbers - low) / span, [(0.0, form[0].format(low)), (1.0, form[0].format(high))]
+    ticks = [(0.0, label_format.format(low)), (1.0, label_format.format(high))]
+    return _Column((numbers - low) / span, ticks)
 
 
-def front(points: Sequence[tuple[float, float]], numbers: Sequence[int], best: Sequence[int]) -> bytes:
-    """Agreement with people (percent, to the right) against neighbours kept (percent, up), with the Pareto front."""
+def pareto_plot(points: Sequence[tuple[float, float]], numbers: Sequence[int], front: Sequence[int]) -> bytes:
+    """Agreement with people against neighbours kept, with the Pareto front.
+
+    Args:
+        points: per trial, both as fractions.
+        numbers: of the trials.
+        front: positions of the points on the front.
+    """
     figure, axes = empty(5.2, 3.8)
-    x, y = (100 * np.array(column) for column in zip(*points, strict=True))
-    axes.plot(x[list(best)], y[list(best)], color=WINNER, lw=1.8, zorder=2)
-    axes.scatter(
-        x, y, s=60, color=[WINNER if i in best else PLAIN for i in range(len(x))], zorder=3, edgecolors="white"
-    )
-    for i, number in enumerate(numbers):
-        axes.annotate(str(number), (x[i], y[i]), xytext=(5, 4), textcoords="offset points", fontsize=10)
+    percent = 100 * np.array(points)
+    agreement = percent[:, 0]
+    kept = percent[:, 1]
+    on_front = list(front)
+    colours = np.full(len(points), TRIAL, dtype=object)
+    colours[on_front] = WINNER
+
+    axes.plot(agreement[on_front], kept[on_front], color=WINNER, lw=1.8, zorder=2)
+    axes.scatter(agreement, kept, s=60, color=colours.tolist(), zorder=3, edgecolors="white")
+    for x, y, number in zip(agreement, kept, numbers, strict=True):
+        axes.annotate(str(number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=10)
     axes.set_xlabel("agrees with people, % of triplets", fontsize=12)
     axes.set_ylabel("neighbours kept, %", fontsize=12)
-    axes.grid(color="#eef1f4")
+    axes.grid(color=GRID)
     axes.margins(0.1)
     return png(figure)

@@ -1,4 +1,4 @@
-"""The page of a sweep: what was tried, what it brought and cost, which setting was chosen and how sure one can be."""
+"""The report of a sweep: which settings were tried, which one won, how certain that is, and what it costs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,174 +8,231 @@ from typing import Any
 from alignet_ray.report.elements import figure, grid, page, paragraph, preformatted, section, table
 from alignet_ray.screen import clock
 from alignet_ray.sweep import plots, selection
-from alignet_ray.sweep.efficiency import courses
-from alignet_ray.sweep.learning_curves import Course
+from alignet_ray.sweep.efficiency import sample_efficiency
+from alignet_ray.sweep.learning_curves import LearningCurve
+from alignet_ray.sweep.plots import format_value
 from alignet_ray.sweep.search_space import Space
-from alignet_ray.sweep.selection import Contender, Trial
+from alignet_ray.sweep.selection import Finalist, Mode, Trial, ValidationFigures
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sweep came to.
+    """Results of a sweep.
 
     Attributes:
-        score: name of the score; mode: whether less of it is better (min) or more (max).
+        title: of the page.
+        score_name: what the trials were ranked by.
+        mode: whether less or more of it is better.
+        space: what was searched.
+        trials: all of them, repeats included.
         ranking: the finalists, the winner first.
-        seed: of the trials proper; others are repeats.
-        test: the winner on test objects, in lines; empty if it was not run.
-        courses: held-out curves of the finished trainings, where their losses are of one kind.
+        seed: of the trials (other seeds are repeats).
+        test_lines: the winner's results on test objects; empty if it was not run.
+        curves: held-out curves of the finished trainings, where their losses are comparable.
     """
 
     title: str
-    score: str
-    mode: str
+    score_name: str
+    mode: Mode
     space: Space
     trials: Sequence[Trial]
-    ranking: Sequence[Contender]
+    ranking: Sequence[Finalist]
     seed: int
-    test: Sequence[str]
-    courses: Sequence[Course] = ()
+    test_lines: Sequence[str]
+    curves: Sequence[LearningCurve] = ()
+
+    @property
+    def first_seed_trials(self) -> list[Trial]:
+        """One trial per setting."""
+        return [trial for trial in self.trials if trial.seed == self.seed]
+
+    @property
+    def finished(self) -> list[tuple[Trial, ValidationFigures]]:
+        """The finished trials, one per setting, with their figures."""
+        return [(trial, trial.figures) for trial in self.first_seed_trials if trial.figures is not None]
+
+    def figures_of(self, number: int) -> ValidationFigures | None:
+        """Figures of a setting, with the first seed."""
+        for trial, figures in self.finished:
+            if trial.number == number:
+                return figures
+        return None
 
 
-def words(params: Mapping[str, Any]) -> str:
+def describe_params(params: Mapping[str, Any]) -> str:
     """`align.identity_penalty 0.00013, align.rank 50`."""
-    return ", ".join(f"{name} {plots.short(value)}" for name, value in params.items())
+    return ", ".join(f"{field} {format_value(value)}" for field, value in params.items())
 
 
 def build(outcome: Outcome) -> str:
     """The whole page."""
-    own = [t for t in outcome.trials if t.seed == outcome.seed]
     return page(
         outcome.title,
         [
-            _winner(outcome, own),
-            _sureness(outcome),
-            _slices(outcome, own),
-            _pareto(own),
-            courses(outcome.courses, outcome.seed),
-            _test(outcome),
-            _trials(outcome),
+            _winner(outcome),
+            _certainty(outcome),
+            _settings(outcome),
+            _pareto_front(outcome),
+            sample_efficiency(outcome.curves, outcome.seed),
+            _test_results(outcome),
+            _all_trials(outcome),
         ],
     )
 
 
-def _winner(outcome: Outcome, own: Sequence[Trial]) -> str:
+def _winner(outcome: Outcome) -> str:
+    """The winner, its figures, and its gain over the given settings."""
     best = outcome.ranking[0]
-    counts = {s: sum(t.status == s for t in own) for s in (selection.FINISHED, selection.STOPPED, selection.FAILED)}
-    trial = next(t for t in own if t.number == best.number)
-    lead = f"Of {len(own)} settings, number {best.number} did best: {words(best.params)}."
-    kind = "lower" if outcome.mode == "min" else "higher"
-    ran = ", ".join(f"{n} {status}" for status, n in counts.items() if n)
+    figures = outcome.figures_of(best.number)
+    assert figures is not None, "a winner has finished"
+    trials = outcome.first_seed_trials
+    direction = "lower" if outcome.mode == "min" else "higher"
+    lead = f"Of {len(trials)} settings, number {best.number} did best: {describe_params(best.params)}."
     text = (
-        f"Score on validation objects: {outcome.score}, {kind} is better; {plots.short(best.mean)} for it. "
-        f"It agrees with people in {_percent(trial.figures, 'agreement')} of the triplets and keeps "
-        f"{trial.figures['kept']:.0%} of the ten nearest neighbours. Trials: {ran}."
+        f"Score on validation objects: {outcome.score_name}, {direction} is better; {format_value(best.mean)} for it. "
+        f"It agrees with people in {_agreement(figures)} of the triplets and keeps {figures.neighbours_kept:.0%} of "
+        f"the ten nearest neighbours. Trials: {_status_counts(trials)}."
     )
-    given = next((t for t in own if t.number == 0 and t.figures), None)
-    against = ""
-    if given and given.number != best.number:
-        gain = trial.figures["agreement"] - given.figures["agreement"]
-        against = (
-            f"The given settings (number 0) reach {plots.short(given.figures['score'])} and agree in "
-            f"{_percent(given.figures, 'agreement')}: the winner's gain in agreement is {100 * gain:+.1f} points."
+    return paragraph(lead, "lead") + paragraph(text) + _gain(outcome, best, figures)
+
+
+def _gain(outcome: Outcome, best: Finalist, figures: ValidationFigures) -> str:
+    """The winner compared with the given settings, where it is another one."""
+    given = outcome.figures_of(0)
+    if given is None or best.number == 0:
+        return ""
+    gain = 100 * (figures.agreement - given.agreement)
+    return paragraph(
+        f"The given settings (number 0) reach {format_value(given.score)} and agree in {_agreement(given)}: "
+        f"the winner's gain in agreement is {gain:+.1f} points."
+    )
+
+
+def _status_counts(trials: Sequence[Trial]) -> str:
+    parts = []
+    for status in (selection.FINISHED, selection.STOPPED, selection.FAILED):
+        count = sum(trial.status == status for trial in trials)
+        if count:
+            parts.append(f"{count} {status}")
+    return ", ".join(parts)
+
+
+def _agreement(figures: ValidationFigures) -> str:
+    return f"{figures.agreement:.1%} ({figures.agreement_low:.1%} to {figures.agreement_high:.1%})"
+
+
+def _certainty(outcome: Outcome) -> str:
+    """The finalists over seeds, and the probability that each is the best."""
+    has_repeats = any(len(finalist.scores) > 1 for finalist in outcome.ranking)
+    if has_repeats:
+        about = (
+            "The finalists were trained again with other seeds on the same objects; the winner has the best mean. The "
+            "last column is the probability that a setting is the best, given the spread over seeds: it covers the "
+            "randomness of training, not the choice of objects."
         )
-    return paragraph(lead, "lead") + paragraph(text) + (paragraph(against) if against else "")
-
-
-def _percent(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.1%} ({figures[name + '_low']:.1%} to {figures[name + '_high']:.1%})"
-
-
-def _sureness(outcome: Outcome) -> str:
-    several = any(len(c.scores) > 1 for c in outcome.ranking)
-    rows = [
-        {
-            "setting": str(c.number),
-            "mean score": plots.short(c.mean),
-            "by seed": ", ".join(map(plots.short, c.scores)),
-            "is the best": "" if isnan(c.chance) else f"{c.chance:.0%}",
-        }
-        for c in outcome.ranking
-    ]
-    if not several:
-        rows = [{"setting": row["setting"], "score": row["mean score"]} for row in rows]
-    about = (
-        "The finalists were trained again with other seeds on the same objects; the winner has the best mean. The last "
-        "column is the share of draws from the seeds' spread in which a setting comes out first: the luck of training, "
-        "not the choice of objects."
-        if several
-        else "Each setting was trained once, so how much is luck is not known: --sweep.repeats 2 would tell."
-    )
+        rows = [_finalist_row(finalist) for finalist in outcome.ranking]
+    else:
+        about = "Each setting was trained once, so the effect of the seed is not known: use --sweep.repeats 2."
+        rows = [{"setting": str(best.number), "score": format_value(best.mean)} for best in outcome.ranking]
     objects = (
-        "The intervals of agreement come from resampling the validation objects; differences well inside them may turn "
-        "around with other objects."
+        "The intervals of agreement come from resampling the validation objects; differences well inside them may be "
+        "reversed with other objects."
     )
-    return section("How sure is that?", paragraph(about), table(rows), paragraph(objects, "note"))
+    return section("How certain is that?", paragraph(about), table(rows), paragraph(objects, "note"))
 
 
-def _slices(outcome: Outcome, own: Sequence[Trial]) -> str:
-    done = [t for t in own if t.status == selection.FINISHED]
-    best = outcome.ranking[0].number
-    scores = [t.figures["score"] for t in done]
-    cells = [
-        figure(
-            plots.slice_of([t.params[name] for t in done], scores, [t.number for t in done], best, name, domain),
-            f"{outcome.score} against {name}; the winner is ringed, the given setting is a diamond",
-        )
-        for name, domain in outcome.space.items()
-    ]
-    axes = [*outcome.space]
-    lines = [[t.params[name] for name in axes] for t in done]
-    parallel = plots.parallel(axes, lines, outcome.space, scores, outcome.mode, [t.number == best for t in done])
+def _finalist_row(finalist: Finalist) -> dict[str, str]:
+    probability = finalist.probability_best
+    return {
+        "setting": str(finalist.number),
+        "mean score": format_value(finalist.mean),
+        "by seed": ", ".join(format_value(score) for score in finalist.scores),
+        "is the best": "" if isnan(probability) else f"{probability:.0%}",
+    }
+
+
+def _settings(outcome: Outcome) -> str:
+    """Score against each setting, and all of them as parallel coordinates."""
+    trials = [trial for trial, _ in outcome.finished]
+    scores = [figures.score for _, figures in outcome.finished]
+    numbers = [trial.number for trial in trials]
+    winner = outcome.ranking[0].number
+
+    cells = []
+    for field, domain in outcome.space.items():
+        values = [trial.params[field] for trial in trials]
+        picture = plots.score_by_setting(values, scores, numbers, winner, field, domain)
+        caption = f"{outcome.score_name} against {field}; the winner is ringed, the given setting is a diamond"
+        cells.append(figure(picture, caption))
+
+    settings = [_values_in_order(trial, outcome.space) for trial in trials]
+    is_winner = [number == winner for number in numbers]
+    picture = plots.parallel_coordinates(outcome.space, settings, scores, outcome.mode, is_winner)
     caption = "Every finished trial as a line through its settings; dark is better, the winner is thick"
-    return section("Score against each setting", grid(cells), figure(parallel, caption))
+    return section("Score against each setting", grid(cells), figure(picture, caption))
 
 
-def _pareto(own: Sequence[Trial]) -> str:
-    done = [t for t in own if t.status == selection.FINISHED]
-    points = [(t.figures["agreement"], t.figures["kept"]) for t in done]
-    front = selection.pareto(points)
-    rows = [
-        {
-            "setting": str(done[i].number),
-            "agrees with people": f"{points[i][0]:.1%}",
-            "neighbours kept": f"{points[i][1]:.0%}",
-            "values": words(done[i].params),
-        }
-        for i in front
-    ]
+def _values_in_order(trial: Trial, space: Space) -> list[Any]:
+    return [trial.params[field] for field in space]
+
+
+def _pareto_front(outcome: Outcome) -> str:
+    """Agreement with people against neighbours kept."""
+    trials = [trial for trial, _ in outcome.finished]
+    points = [(figures.agreement, figures.neighbours_kept) for _, figures in outcome.finished]
+    front = selection.pareto_front(points)
+    rows = []
+    for position in front:
+        agreement, kept = points[position]
+        rows.append(
+            {
+                "setting": str(trials[position].number),
+                "agrees with people": f"{agreement:.1%}",
+                "neighbours kept": f"{kept:.0%}",
+                "values": describe_params(trials[position].params),
+            }
+        )
     text = paragraph(
-        "Nearer to people often costs what the network knew before. On the line stand the settings that no other one "
-        "beats in both: agreement with people on validation objects, and the share of each image's ten nearest "
-        "neighbours that are still among them."
+        "More agreement with people often costs some of what the network knew before. On the line are the settings "
+        "that no other one beats in both: agreement with people on validation objects, and the share of each image's "
+        "ten nearest neighbours that are still among them."
     )
-    picture = plots.front(points, [t.number for t in done], front)
+    picture = plots.pareto_plot(points, [trial.number for trial in trials], front)
     return section("What it costs", text, figure(picture, "Agreement against neighbours kept"), table(rows))
 
 
-def _test(outcome: Outcome) -> str:
-    if not outcome.test:
+def _test_results(outcome: Outcome) -> str:
+    if not outcome.test_lines:
         return ""
-    text = paragraph("Test objects played no part in the choice; the winner alone was scored on them.")
-    return section("The winner on test objects", text, preformatted("\n".join(outcome.test)))
+    text = paragraph("Test objects played no part in the selection; the winner alone was scored on them.")
+    return section("The winner on test objects", text, preformatted("\n".join(outcome.test_lines)))
 
 
-def _trials(outcome: Outcome) -> str:
-    order = {t.number: place for place, t in enumerate(selection.ranked(outcome.trials, outcome.mode, outcome.seed))}
-    rows = [_row(outcome, t) for t in sorted(outcome.trials, key=lambda t: (order.get(t.number, 999), t.seed))]
+def _all_trials(outcome: Outcome) -> str:
+    """Every trial as a row, best setting first, settings without a score last."""
+    ranking = selection.ranked(outcome.trials, outcome.mode, outcome.seed)
+    place = {trial.number: position for position, trial in enumerate(ranking)}
+    last = len(ranking)
+    trials = sorted(outcome.trials, key=lambda trial: (place.get(trial.number, last), trial.seed))
+    rows = [_trial_row(outcome.space, trial) for trial in trials]
     return section("All trials", table(rows, minor=("seed", "time")))
 
 
-def _row(outcome: Outcome, trial: Trial) -> dict[str, str]:
-    found = trial.figures
-    last = f"{trial.status} at step {trial.curve[-1][0]:.0f}" if trial.curve else trial.status
-    return {
-        "trial": str(trial.number),
-        "seed": str(trial.seed),
-        **{name.partition(".")[2]: plots.short(trial.params[name]) for name in outcome.space},
-        "score": plots.short(found["score"]) if found else "",
-        "agreement": f"{found['agreement']:.1%}" if found else "",
-        "kept": f"{found['kept']:.0%}" if found else "",
-        "time": clock(trial.seconds),
-        "end": trial.problem or (trial.status if found else last),
-    }
+def _trial_row(space: Space, trial: Trial) -> dict[str, str]:
+    row = {"trial": str(trial.number), "seed": str(trial.seed)}
+    for field in space:
+        row[field.partition(".")[2]] = format_value(trial.params[field])
+
+    figures = trial.figures
+    end = trial.problem or trial.status
+    if figures is None:
+        row |= {"score": "", "agreement": "", "kept": ""}
+        if trial.curve and not trial.problem:
+            end = f"{trial.status} at step {trial.curve[-1][0]:.0f}"
+    else:
+        row |= {
+            "score": format_value(figures.score),
+            "agreement": f"{figures.agreement:.1%}",
+            "kept": f"{figures.neighbours_kept:.0%}",
+        }
+    return row | {"time": clock(trial.seconds), "end": end}

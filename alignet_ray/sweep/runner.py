@@ -1,13 +1,12 @@
-"""sweep: try settings of `align` or `distill` by Ray Tune, choose on validation objects, score the winner once.
+"""sweep: try settings of `align` or `distill` with Ray Tune, select on validation objects, test the winner once.
 
-Every trial makes ordinary artifacts, named by what went into them, so a sweep that was killed goes on with what it has,
-and the winner's full run reuses its trial. What belongs to the sweep itself lies in `<root>/sweep/<id>/`.
+Every trial makes ordinary artifacts, named by what went into them. A sweep that was killed therefore continues with
+what it has, and the winner's full run reuses its trial. What belongs to the sweep itself lies in `<root>/sweep/<id>/`.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
@@ -15,38 +14,45 @@ from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import pipeline
 from alignet_ray.store import Artifact, Draft, Store, digest
-from alignet_ray.sweep import report as page
-from alignet_ray.sweep import selection, trial
-from alignet_ray.sweep.search_space import Space, cells, points
-from alignet_ray.sweep.selection import Trial
-from alignet_ray.sweep.trial import GOALS, TrialSetup, read_space
+from alignet_ray.sweep import report, selection
+from alignet_ray.sweep.search_space import Space, grid_size, sample_points
+from alignet_ray.sweep.selection import Finalist, Trial
+from alignet_ray.sweep.trial import OBJECTIVES, TrialSetup, alternatives, learning_curves, read_space, run_trial
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import ASHAScheduler
+
+    from alignet_ray.sweep.tune import TrialQueue
 
 
 def run(cfg: Config, screen: Screen | None = None) -> Artifact:
-    """Make what is upstream, run the trials that are missing, name the winner, and run it through the line.
+    """Make what is upstream, run the trials that are missing, select the winner, and run it through the pipeline.
 
     Returns:
         The sweep's folder: trials/, winner.yaml, sweep.html.
 
     Raises:
-        UserError: something that the user can mend; finished trials stay.
+        UserError: something that the user can fix; finished trials stay.
     """
     screen = screen or Screen()
     stage, space = read_space(cfg)
+    objective = OBJECTIVES[stage]
     with pipeline.opened(cfg, screen) as (resolved, store, state):
-        goal = GOALS[stage]
-        steps = pipeline.plan(resolved, store, [*goal.nodes, *goal.beside])
+        steps = pipeline.plan(resolved, store, [*objective.nodes, *objective.also_needed])
         pipeline.refuse(resolved, steps)
-        upstream = [s for s in steps if s.node.name not in goal.nodes]
-        given = next(s for s in steps if s.node.name == goal.nodes[0])
-        named = {name: [d.kind, *d.values] for name, d in space.items()}
-        id = digest({"given": given.artifact.id, "space": named, "searcher": cfg.sweep.searcher})
+        upstream = [step for step in steps if step.node.name not in objective.nodes]
+        swept = next(step for step in steps if step.node.name == objective.nodes[0])
+        id = _sweep_id(resolved, swept.artifact, space)
         screen.line(f"sweep {id} over {stage}; logs in {pipeline.log_file(cfg, state)}")
+
         with pipeline.tracked(resolved, state, f"{cfg.name} sweep") as (session, parent):
-            runtime.start(resolved, dashboard=stage == "distill" or cfg.align.map == "network")
+            uses_ray_train = stage == "distill" or cfg.align.map == "network"
+            runtime.start(resolved, dashboard=uses_ray_train)
             pipeline.carry_out(resolved, store, upstream, session, parent, screen)
-            pinned = {s.node.name: s.artifact.id for s in upstream}
-            setup = TrialSetup(resolved, goal, pinned, session, parent)
+
+            # Trials differ in the swept stage alone, so all of them read the same upstream artifacts.
+            pinned = {step.node.name: step.artifact.id for step in upstream}
+            setup = TrialSetup(resolved, objective, pinned, session, parent)
             sweep = SweepRunner(setup, stage, space, store, store.draft("sweep", id), screen)
             sweep.search()
             sweep.repeat()
@@ -54,179 +60,278 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
         return sweep.draft
 
 
-@dataclass
+def _sweep_id(cfg: Config, swept: Artifact, space: Space) -> str:
+    """Equal for sweeps that continue each other: the given settings, the space and the searcher."""
+    domains = {field: [domain.kind, *domain.values] for field, domain in space.items()}
+    return digest({"given": swept.id, "space": domains, "searcher": cfg.sweep.searcher})
+
+
+class Room(NamedTuple):
+    """How trials fit on the cluster.
+
+    Attributes:
+        in_process: whether a trial works in its own process, and does not start workers of Ray Train.
+        concurrent: trials at a time.
+    """
+
+    in_process: bool
+    concurrent: int
+
+
 class SweepRunner:
-    """A sweep whose upstream is made."""
+    """A sweep whose upstream artifacts are made: `search`, `repeat`, `conclude`.
 
-    setup: TrialSetup
-    stage: str
-    space: Space
-    store: Store
-    draft: Draft
-    screen: Screen
+    Attributes:
+        setup: what all trials share.
+        stage: the swept stage.
+        space: the values of its fields.
+        draft: the sweep's folder.
+        ledger: the trials so far.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, setup: TrialSetup, stage: str, space: Space, store: Store, draft: Draft, screen: Screen) -> None:
         from alignet_ray.sweep.tune import TrialLedger
 
-        self.cfg, self.goal = self.setup.cfg, self.setup.goal
-        self.ledger, self.began = TrialLedger(self.draft), time.monotonic()
-        self.alternatives = trial.alternatives(self.space)
+        self.setup = setup
+        self.stage = stage
+        self.space = space
+        self.store = store
+        self.draft = draft
+        self.screen = screen
+        self.cfg = setup.cfg
+        self.objective = setup.objective
+        self.ledger = TrialLedger(draft)
+        self.alternatives = alternatives(space)
+        self.began = time.monotonic()
 
     def search(self) -> None:
         """Every trial that is not done yet, with the given seed; the scheduler stops hopeless ones."""
-        from alignet_ray.sweep.tune import Queue, optuna
+        flat = self.cfg.flat()
+        given = {field: flat[field] for field in self.space}
+        if self.cfg.sweep.searcher == "random":
+            self._search_at_random(given)
+        else:
+            self._search_with_optuna(given)
 
-        options, seed = self.cfg.sweep, self.cfg.seed
-        first = {name: self.cfg.flat()[name] for name in self.space}
-        here = [t for t in self.ledger.all() if t.seed == seed]
-        if options.searcher == "random":
-            wanted = points(self.space, options.trials, seed, first)
-            if len(wanted) < options.trials:
-                self.screen.line(f"the space has {len(wanted)} different settings: all are tried")
-            grid = cells(self.space)
-            if grid > options.trials:
-                self.screen.line(f"warning: the grid has {grid} cells: --sweep.trials {grid + 1} goes through them all")
-            todo = [Trial(n, params, seed) for n, params in enumerate(wanted) if not self.ledger.is_done(n, seed)]
-            self._tune(Queue(todo), len(todo), len(wanted), True)
-            return
-        if not here:
-            here = [Trial(0, first, seed)]
-        todo = [t for t in here if not self.ledger.is_done(t.number, seed)]
-        self._tune(Queue(todo), len(todo), len(here), True)
-        more = max(0, options.trials - len(here))
-        known = selection.ranked(self.ledger.all(), self.goal.mode, seed)
-        inner = optuna(self.space, self.goal.mode, seed + len(here), known)
-        self._tune(Queue([], more, inner, seed, len(here)), more, options.trials, True)
+    def _search_at_random(self, given: dict[str, object]) -> None:
+        wanted = self.cfg.sweep.trials
+        seed = self.cfg.seed
+        points = sample_points(self.space, wanted, seed, given)
+        if len(points) < wanted:
+            self.screen.line(f"the space has {len(points)} different settings: all are tried")
+        cells = grid_size(self.space)
+        if cells > wanted:
+            self.screen.line(f"warning: the grid has {cells} cells: --sweep.trials {cells + 1} searches all of them")
 
-    def repeat(self) -> None:
-        """The finalists with other seeds, to the end."""
-        from alignet_ray.sweep.tune import Queue
+        trials = [Trial(number, params, seed) for number, params in enumerate(points)]
+        self._run_missing(trials, may_stop_early=True)
+
+    def _search_with_optuna(self, given: dict[str, object]) -> None:
+        """The given setting first, then suggestions near the settings that did well."""
+        from alignet_ray.sweep.tune import SuggestedTrials, optuna_searcher
 
         seed = self.cfg.seed
-        final = selection.finalists(self.ledger.all(), self.goal.mode, seed, self.alternatives)
-        every = [Trial(t.number, t.params, seed + 1 + i) for i in range(self.cfg.sweep.repeats) for t in final]
-        todo = [t for t in every if not self.ledger.is_done(t.number, t.seed)]
-        if every:
-            self.screen.line(f"the best {len(final)} again, with {self.cfg.sweep.repeats} other seeds")
-        self._tune(Queue(todo), len(todo), len(every), False)
+        # Trials of an earlier run that were cut off are completed first, for Optuna to learn from.
+        begun = [trial for trial in self.ledger.all() if trial.seed == seed]
+        if not begun:
+            begun = [Trial(0, given, seed)]
+        self._run_missing(begun, may_stop_early=True)
 
-    def _tune(self, queue: Any, count: int, total: int, halve: bool) -> None:
+        count = max(0, self.cfg.sweep.trials - len(begun))
+        known = selection.ranked(self.ledger.all(), self.objective.mode, seed)
+        searcher = optuna_searcher(self.space, self.objective.mode, seed + len(begun), known)
+        queue = SuggestedTrials(count, searcher, seed, len(begun))
+        self._tune(queue, count, self.cfg.sweep.trials, may_stop_early=True)
+
+    def repeat(self) -> None:
+        """Train the finalists with other seeds, to the end."""
+        repeats = self.cfg.sweep.repeats
+        seed = self.cfg.seed
+        finalists = selection.finalists(self.ledger.all(), self.objective.mode, seed, self.alternatives)
+        trials = []
+        for offset in range(1, repeats + 1):
+            trials += [Trial(finalist.number, finalist.params, seed + offset) for finalist in finalists]
+        if trials:
+            self.screen.line(f"the best {len(finalists)} again, with {repeats} other seeds")
+        self._run_missing(trials, may_stop_early=False)
+
+    def _run_missing(self, trials: Sequence[Trial], may_stop_early: bool) -> None:
+        from alignet_ray.sweep.tune import TrialQueue
+
+        missing = [trial for trial in trials if not self.ledger.is_done(trial.number, trial.seed)]
+        self._tune(TrialQueue(missing), len(missing), len(trials), may_stop_early)
+
+    def _tune(self, queue: "TrialQueue", count: int, total: int, may_stop_early: bool) -> None:
+        """Run `count` of `total` trials; the others are done."""
         from alignet_ray.sweep import tune
 
-        left = None if self.cfg.sweep.minutes is None else 60 * self.cfg.sweep.minutes - self._elapsed()
-        if total - count:
+        if count < total:
             self.screen.line(f"{total - count} of {total} trials are done already")
-        if not count or (left is not None and left <= 0):
+        seconds_left = self._seconds_left()
+        if not count or (seconds_left is not None and seconds_left <= 0):
             return
-        light, concurrent = self._room()
-        self.screen.line(f"{count} trials, {concurrent} at a time\n{tune.head(list(self.space))}")
-        watch = tune.LiveTable(self.ledger, list(self.space), self.setup.session, self.screen, total, left)
+
+        room = self._room()
+        fields = list(self.space)
+        self.screen.line(f"{count} trials, {room.concurrent} at a time\n{tune.table_header(fields)}")
+        monitor = tune.TrialMonitor(self.ledger, fields, self.setup.session, self.screen, total, seconds_left)
+        options = tune.TuneOptions(
+            count=count,
+            concurrent=room.concurrent,
+            cpus=1 if room.in_process else 0.1,
+            scheduler=self._early_stopping() if may_stop_early else None,
+            storage=self.draft.uri,
+            reuse_actors=room.in_process,
+        )
         try:
-            tune.tuned(
-                trial.run,
-                {"setup": self.setup},
-                queue,
-                watch,
-                count=count,
-                concurrent=concurrent,
-                cpus=1 if light else 0.1,
-                asha=self._asha() if halve and self.cfg.sweep.halving else None,
-                storage=self.draft.uri,
-                reuse=light,
-            )
+            tune.run_trials(run_trial, {"setup": self.setup}, queue, monitor, options)
         finally:
-            self._tidy()
+            self.draft.remove_folder("sweep")  # what Tune wrote for itself
+
+    def _seconds_left(self) -> float | None:
+        if self.cfg.sweep.minutes is None:
+            return None
+        return 60 * self.cfg.sweep.minutes - self._elapsed()
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
 
-    def _asha(self) -> Any:
+    def _early_stopping(self) -> "ASHAScheduler | None":
+        """ASHA, asynchronous successive halving (Li et al., 2020), on the live metric; None where it is off."""
         from ray.tune.schedulers import ASHAScheduler
 
-        section = getattr(self.cfg, self.stage)
-        steps = section.network.steps if self.stage == "align" and section.map == "network" else section.steps
+        if not self.cfg.sweep.halving:
+            return None
+        if self.stage == "distill":
+            steps = self.cfg.distill.steps
+        elif self.cfg.align.map == "network":
+            steps = self.cfg.align.network.steps
+        else:
+            steps = self.cfg.align.steps
+        # The first decision falls after 1/factor^2 of the steps, the second after 1/factor.
         factor = max(2, self.cfg.sweep.halving)
         return ASHAScheduler(
             time_attr="step",
             metric="live",
-            mode=self.goal.live_mode,
+            mode=self.objective.live_mode,
             grace_period=max(1, steps // factor**2),
             max_t=steps + 1,
             reduction_factor=factor,
         )
 
-    def _room(self) -> tuple[bool, int]:
-        """Whether a trial works in its own process, and how many fit at a time.
-
-        A light trial takes a CPU and leaves one for its folds; one by Ray Train takes what its processes do.
-        """
+    def _room(self) -> Room:
+        """How many trials fit on the cluster at a time."""
         import ray
 
-        offered: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cpus, gpus = int(offered.get("CPU", 1)), offered.get("GPU", 0.0)
-        light = self.stage == "align" and self.cfg.align.map != "network"
-        if light:
-            fits = cpus // 2
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus = int(resources.get("CPU", 1))
+        gpus = resources.get("GPU", 0.0)
+        in_process = self.stage == "align" and self.cfg.align.map != "network"
+        if in_process:
+            fits = cpus // 2  # one for the trial, one for its folds
         else:
-            section = self.cfg.distill if self.stage == "distill" else self.cfg.align.network
-            workers, share = (
-                section.workers or int(gpus) or 2,
-                self.cfg.distill.gpus_per_worker if self.stage == "distill" else 1,
-            )
-            fits = int(gpus / (workers * share)) if gpus else (cpus - 1) // workers
-        return light, self.cfg.sweep.concurrent or max(1, fits)
+            fits = self._trials_of_ray_train(cpus, gpus)
+        return Room(in_process, self.cfg.sweep.concurrent or max(1, fits))
 
-    def _tidy(self) -> None:
-        """Remove what Tune wrote."""
-        self.draft.remove_folder("sweep")
+    def _trials_of_ray_train(self, cpus: int, gpus: float) -> int:
+        """How many trials fit that start workers of Ray Train."""
+        if self.stage == "distill":
+            workers = self.cfg.distill.workers
+            gpus_per_worker = self.cfg.distill.gpus_per_worker
+        else:
+            workers = self.cfg.align.network.workers
+            gpus_per_worker = 1
+        workers = workers or int(gpus) or 2
+        if gpus:
+            return int(gpus / (workers * gpus_per_worker))
+        return (cpus - 1) // workers
 
     def conclude(self) -> None:
-        """Choose and say so, drop what stopped trials left, run the winner, write the page."""
-        seed, trials = self.cfg.seed, self.ledger.all()
-        ranking = selection.contenders(trials, self.goal.mode, seed, self.alternatives)
-        if not ranking:
-            reasons = {t.problem for t in trials if t.problem} or {"none finished: give it more --sweep.minutes"}
-            raise UserError(f"no trial of the sweep has a score: {sorted(reasons)[0]}")
+        """Select the winner and store its config, run it, delete what stopped trials left, and write the report."""
+        trials = self.ledger.all()
+        ranking = self._ranking(trials)
         best = ranking[0]
-        winner = self.setup.config(best.params, seed).replace(name=f"{self.cfg.name}-sweep")
+        winner = self.setup.config(best.params, self.cfg.seed).replace(name=f"{self.cfg.name}-sweep")
         self.draft.write_bytes("winner.yaml", winner.to_yaml().encode())
-        self.screen.line(f"\nwinner: trial {best.number}, {page.words(best.params)}")
-        outcome = page.Outcome(
-            title=f"alignet_ray: sweep of {self.stage}, {self.cfg.name}",
-            score=self.goal.score,
-            mode=self.goal.mode,
-            space=self.space,
-            trials=trials,
-            ranking=ranking,
-            seed=seed,
-            courses=trial.courses(self.setup, self.store, trials, self.space) if self.stage == "distill" else [],
-            test=self._test(winner, trials),
-        )
-        self.draft.write_bytes("sweep.html", page.build(outcome).encode())
-        self.setup.session.attach(self.setup.parent, self.draft.local("sweep.html"), self.draft.local("winner.yaml"))
+        self.screen.line(f"\nwinner: trial {best.number}, {report.describe_params(best.params)}")
+
+        test_lines = self._run_winner(winner, trials)
+        self._write_report(trials, ranking, test_lines)
         self.screen.line(f"report   {self.draft.uri}/sweep.html")
         self.screen.line(f"again    alignet-ray run --config {self.draft.uri}/winner.yaml   ({clock(self._elapsed())})")
 
-    def _test(self, winner: Config, trials: Sequence[Trial]) -> list[str]:
-        """The winner alone on test objects, in lines; its artifacts and all trials' are kept by a ref."""
-        full, setup = winner.sweep.full, self.setup
-        steps = pipeline.plan(winner, self.store, ["evaluate"]) if full else setup.steps(winner, self.store)
-        nodes = setup.pinned | {step.node.name: step.artifact.id for step in steps}
-        for each in trials:
-            for step in setup.steps(setup.config(each.params, each.seed), self.store):
-                if step.state == "finished":
-                    nodes[f"{step.node.stage}@trial{each.number}-{each.seed}"] = step.artifact.id
-                elif each.status == selection.STOPPED and step.state == "partial":
-                    self.store.delete(step.artifact)  # checkpoints of no more use
-        self.store.write_ref(winner.name, {"nodes": nodes, "config": winner.to_yaml()})
-        pipeline.carry_out(winner, self.store, steps, setup.session, setup.parent, self.screen)
-        if full:
+    def _ranking(self, trials: Sequence[Trial]) -> list[Finalist]:
+        """The finalists, the winner first."""
+        ranking = selection.compare_finalists(trials, self.objective.mode, self.cfg.seed, self.alternatives)
+        if not ranking:
+            problems = sorted({trial.problem for trial in trials if trial.problem})
+            problems = problems or ["none finished: give it more --sweep.minutes"]
+            raise UserError(f"no trial of the sweep has a score: {problems[0]}")
+        return ranking
+
+    def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> list[str]:
+        """Run the winner alone on test objects; returns its results in lines."""
+        steps = self._winner_steps(winner)
+        nodes = self.setup.pinned | {step.node.name: step.artifact.id for step in steps}
+        # The reference comes first: from here on gc keeps the winner and all trials.
+        self.store.write_ref(winner.name, {"nodes": nodes | self._trial_nodes(trials), "config": winner.to_yaml()})
+        self._delete_stopped(trials)
+        pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
+        if winner.sweep.full:
             return list(steps[-1].artifact.manifest["facts"]["table"])
         if self.stage == "distill":
             return []
-        report = self.store.artifact("align", nodes["align"]).read_json("report.json")
-        return [
-            f"{space:8} {report[f'test_{space}_accuracy']:.1%}  "
-            f"({report[f'test_{space}_accuracy_low']:.1%} to {report[f'test_{space}_accuracy_high']:.1%})"
-            for space in ("base", "aligned")
-        ] + [f"ceiling  {report['test_ceiling']:.1%}"]
+        return self._teacher_test_lines(self.store.artifact("align", nodes["align"]))
+
+    def _winner_steps(self, winner: Config) -> list[pipeline.Step]:
+        """What the winner makes: the whole pipeline, or what its trial made."""
+        if winner.sweep.full:
+            return pipeline.plan(winner, self.store, ["evaluate"])
+        return self.setup.steps(winner, self.store)
+
+    def _trial_nodes(self, trials: Sequence[Trial]) -> dict[str, str]:
+        """The finished artifacts of all trials, under names of their own in the winner's reference."""
+        nodes = {}
+        for trial in trials:
+            cfg = self.setup.config(trial.params, trial.seed)
+            for step in self.setup.steps(cfg, self.store):
+                if step.state == "finished":
+                    nodes[f"{step.node.stage}@trial{trial.number}-{trial.seed}"] = step.artifact.id
+        return nodes
+
+    def _delete_stopped(self, trials: Sequence[Trial]) -> None:
+        """Delete the checkpoints of trials that were stopped for good."""
+        for trial in trials:
+            if trial.status != selection.STOPPED:
+                continue
+            cfg = self.setup.config(trial.params, trial.seed)
+            for step in self.setup.steps(cfg, self.store):
+                if step.state == "partial":
+                    self.store.delete(step.artifact)
+
+    def _teacher_test_lines(self, align: Artifact) -> list[str]:
+        stored = align.read_json("report.json")
+        lines = []
+        for space in ("base", "aligned"):
+            name = f"test_{space}_accuracy"
+            lines.append(f"{space:8} {stored[name]:.1%}  ({stored[f'{name}_low']:.1%} to {stored[f'{name}_high']:.1%})")
+        return [*lines, f"ceiling  {stored['test_ceiling']:.1%}"]
+
+    def _write_report(self, trials: Sequence[Trial], ranking: Sequence[Finalist], test_lines: Sequence[str]) -> None:
+        curves = []
+        if self.stage == "distill":
+            curves = learning_curves(self.setup, self.store, trials, self.space)
+        outcome = report.Outcome(
+            title=f"alignet_ray: sweep of {self.stage}, {self.cfg.name}",
+            score_name=self.objective.score_name,
+            mode=self.objective.mode,
+            space=self.space,
+            trials=trials,
+            ranking=ranking,
+            seed=self.cfg.seed,
+            test_lines=test_lines,
+            curves=curves,
+        )
+        self.draft.write_bytes("sweep.html", report.build(outcome).encode())
+        files = (self.draft.local("sweep.html"), self.draft.local("winner.yaml"))
+        self.setup.session.attach(self.setup.parent, *files)

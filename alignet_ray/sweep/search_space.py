@@ -1,4 +1,4 @@
-"""Search spaces as data: `align.lr=loguniform(1e-3,1e-1)` is read by a grammar of its own and never evaluated."""
+"""Search spaces as data: `align.lr=loguniform(1e-3,1e-1)` has a grammar of its own and is never evaluated."""
 
 import math
 import re
@@ -12,13 +12,19 @@ from alignet_ray.errors import UserError
 
 RANGES = ("uniform", "loguniform", "randint", "lograndint")
 LISTS = ("choice", "grid")
-FORM = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=\s*([a-z]+)\s*\((.*)\)\s*", re.S)
-WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}
+
+ENTRY = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=\s*([a-z]+)\s*\((.*)\)\s*", re.S)
+"""FIELD=KIND(VALUE,...)"""
+
+CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
+
+ATTEMPTS = 20
+"""Draws per wanted point before a space counts as exhausted."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What one field may be.
+    """The values that one field may take.
 
     Attributes:
         kind: uniform, loguniform (floats), randint, lograndint (integers, both bounds included), choice, grid.
@@ -34,6 +40,11 @@ class Domain:
         return self.kind in RANGES
 
     @property
+    def is_integer(self) -> bool:
+        """Whether it is a range of integers."""
+        return self.kind.endswith("randint")
+
+    @property
     def is_log(self) -> bool:
         """Whether equal factors are equally likely."""
         return self.kind.startswith("log")
@@ -41,19 +52,23 @@ class Domain:
     @property
     def is_named(self) -> bool:
         """Whether it is a list of words: alternatives rather than amounts."""
-        return not self.is_range and all(isinstance(v, str) for v in self.values)
+        return not self.is_range and all(isinstance(value, str) for value in self.values)
 
     def draw(self, rng: np.random.Generator) -> Any:
         """A random value."""
         if not self.is_range:
             return self.values[int(rng.integers(len(self.values)))]
         low, high = self.values
-        whole = self.kind.endswith("randint")
-        if self.is_log:
-            # an integer k owns the interval [k, k + 1), so that the last one is as likely as its neighbours
-            value = math.exp(rng.uniform(math.log(low), math.log(high + whole)))
-            return min(int(value), high) if whole else min(max(value, low), high)
-        return int(rng.integers(low, high + 1)) if whole else float(rng.uniform(low, high))
+        if not self.is_log:
+            if self.is_integer:
+                return int(rng.integers(low, high + 1))
+            return float(rng.uniform(low, high))
+        # An integer k owns the interval [k, k + 1), so that the last one is as likely as its neighbours.
+        end = high + 1 if self.is_integer else high
+        value = math.exp(rng.uniform(math.log(low), math.log(end)))
+        if self.is_integer:
+            return min(int(value), high)
+        return min(max(value, low), high)
 
     def holds(self, value: Any) -> bool:
         """Whether a value belongs to it."""
@@ -63,82 +78,99 @@ class Domain:
 
 
 Space = Mapping[str, Domain]
-"""Dotted field name -> what it may be."""
+"""Dotted field name -> its values."""
 
 
 def parse(texts: Sequence[str]) -> dict[str, Domain]:
-    """Read `FIELD=KIND(VALUE,...)`, one text a field.
+    """Read `FIELD=KIND(VALUE,...)`, one text per field.
 
     Raises:
         UserError: what is wrong with which text.
     """
     space: dict[str, Domain] = {}
     for text in texts:
-        match = FORM.fullmatch(text)
+        match = ENTRY.fullmatch(text)
         if not match:
             raise UserError(
                 f"--sweep.space {text!r} is not FIELD=KIND(VALUE,...): write align.lr=loguniform(1e-3,1e-1)"
             )
-        field, kind, inside = match.groups()
+        field, kind, listed = match.groups()
         field = field.replace("-", "_")
         if field in space:
             raise UserError(f"--sweep.space names {field} twice")
-        space[field] = _domain(text, kind, tuple(_value(part.strip()) for part in inside.split(",")))
+        values = tuple(_parse_value(part.strip()) for part in listed.split(","))
+        space[field] = _checked_domain(text, kind, values)
     return space
 
 
-def _domain(text: str, kind: str, values: tuple[Any, ...]) -> Domain:
+def _checked_domain(text: str, kind: str, values: tuple[Any, ...]) -> Domain:
+    """The domain of an entry of the space; `text` is the whole entry, for messages."""
     if kind in LISTS:
-        if "" in values or len(set(map(repr, values))) < len(values):
+        if "" in values or len({repr(value) for value in values}) < len(values):
             raise UserError(f"--sweep.space {text!r}: {kind}() needs different values, separated by commas")
         return Domain(kind, values)
+
     if kind not in RANGES:
         raise UserError(f"--sweep.space {text!r}: there are {', '.join(RANGES + LISTS)}")
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    numbers = [value for value in values if _is_finite_number(value)]
     if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
         raise UserError(f"--sweep.space {text!r}: {kind}() needs two numbers, the lower one first")
     if kind.startswith("log") and numbers[0] <= 0:
         raise UserError(f"--sweep.space {text!r}: a logarithmic range starts above 0")
-    if kind.endswith("randint"):
-        if numbers != [int(n) for n in numbers]:
-            raise UserError(f"--sweep.space {text!r}: {kind}() needs whole numbers")
-        return Domain(kind, tuple(int(n) for n in numbers))
-    return Domain(kind, tuple(float(n) for n in numbers))
+    if not kind.endswith("randint"):
+        return Domain(kind, tuple(float(number) for number in numbers))
+    if any(number != int(number) for number in numbers):
+        raise UserError(f"--sweep.space {text!r}: {kind}() needs whole numbers")
+    return Domain(kind, tuple(int(number) for number in numbers))
 
 
-def _value(text: str) -> Any:
-    """A number, true, false, none, or the word itself (quotes are taken off)."""
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
-    for read in (int, float):
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _parse_value(text: str) -> Any:
+    """A number, true, false, none, or the word itself (without its quotes)."""
+    if text.lower() in CONSTANTS:
+        return CONSTANTS[text.lower()]
+    for number_type in (int, float):
         try:
-            return read(text)
+            return number_type(text)
         except ValueError:
             continue
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if is_quoted else text
 
 
-def cells(space: Space) -> int:
-    """Number of combinations of the fields that are gone through as a grid."""
-    return math.prod(len(d.values) for d in space.values() if d.kind == "grid")
+def grid_size(space: Space) -> int:
+    """Number of combinations of the fields that are searched as a grid."""
+    return math.prod(len(domain.values) for domain in space.values() if domain.kind == "grid")
 
 
-def points(space: Space, count: int, seed: int, first: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The first `count` different points: the given one, then draws; grids are gone through cell by cell.
+def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """At most `count` different points: the given one first, then draws; grids are searched cell by cell.
 
     Point n is the same whatever `count` is, so that more trials can be added later. A small space has fewer points.
     """
-    found: list[dict[str, Any]] = [dict(first)]
-    for number in range(20 * count):
-        rng, cell, point = np.random.default_rng([seed, number]), number, {}
-        for field, domain in space.items():
-            if domain.kind == "grid":
-                cell, at = divmod(cell, len(domain.values))
-                point[field] = domain.values[at]
-            else:
-                point[field] = domain.draw(rng)
-        if point not in found:
-            found.append(point)
-        if len(found) >= count:
+    # A finite space can run out of new points, so the number of draws is limited.
+    points: list[dict[str, Any]] = [dict(given)]
+    for number in range(ATTEMPTS * count):
+        point = _point(space, seed, number)
+        if point not in points:
+            points.append(point)
+        if len(points) >= count:
             break
-    return found[:count]
+    return points[:count]
+
+
+def _point(space: Space, seed: int, number: int) -> dict[str, Any]:
+    """Draw `number`: its grid cell is a mixed-radix digit of the number for each grid field, the rest is random."""
+    rng = np.random.default_rng([seed, number])
+    cell = number
+    point = {}
+    for field, domain in space.items():
+        if domain.kind == "grid":
+            cell, position = divmod(cell, len(domain.values))
+            point[field] = domain.values[position]
+        else:
+            point[field] = domain.draw(rng)
+    return point

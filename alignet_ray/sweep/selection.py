@@ -1,13 +1,41 @@
-"""Which of several trained settings to take, and how sure one can be of it."""
+"""Model selection among trials: ranking, repeats with other seeds, and the probability that a setting is the best."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
 FINISHED, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
+"""Status of a trial; `stopped` by the scheduler before its end."""
+
 FINALISTS = 3
+"""Best settings that are repeated with other seeds."""
+
+DRAWS = 20_000
+"""Draws behind the probability that a setting is the best."""
+
+Mode = Literal["min", "max"]
+"""Whether less or more of a score is better."""
+
+
+@dataclass(frozen=True)
+class ValidationFigures:
+    """What a trial achieved on validation objects.
+
+    Attributes:
+        score: what trials are ranked by.
+        agreement: share of triplets in which it agrees with people, with its 95 % interval.
+        cross_entropy: of people's choices, nats.
+        neighbours_kept: share of each image's ten nearest neighbours in the base that are still among them.
+    """
+
+    score: float
+    agreement: float
+    agreement_low: float
+    agreement_high: float
+    cross_entropy: float
+    neighbours_kept: float
 
 
 @dataclass(frozen=True)
@@ -17,11 +45,10 @@ class Trial:
     Attributes:
         number: of the setting; 0 is the given one.
         params: dotted field name -> value.
-        seed: what the draws of this training came from.
+        seed: of this training.
         status: finished, stopped (by the scheduler), failed or running.
-        figures: on validation objects: `score`, `agreement` with its interval, `kept`.
-        seconds: what it took.
-        artifact: id of what it made.
+        figures: on validation objects, once it is finished.
+        seconds: duration.
         curve: (step, live metric) while it trained.
         problem: why it failed.
     """
@@ -30,46 +57,68 @@ class Trial:
     params: Mapping[str, Any]
     seed: int
     status: str = RUNNING
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: ValidationFigures | None = None
     seconds: float = 0.0
-    artifact: str = ""
     curve: Sequence[Sequence[float]] = ()
     problem: str = ""
 
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Trial":
+        """The trial that `dataclasses.asdict` turned into plain values."""
+        figures = stored["figures"]
+        if figures is not None:
+            figures = ValidationFigures(**figures)
+        return cls(**{**stored, "figures": figures})
 
-def ranked(trials: Sequence[Trial], mode: str, seed: int) -> list[Trial]:
+    @property
+    def score(self) -> float:
+        """The score of a finished trial."""
+        assert self.figures is not None, "only finished trials have a score"
+        return self.figures.score
+
+
+def ranked(trials: Sequence[Trial], mode: Mode, seed: int) -> list[Trial]:
     """The finished trials of one seed, best first."""
-    done = [t for t in trials if t.status == FINISHED and t.seed == seed]
+    finished = [trial for trial in trials if trial.status == FINISHED and trial.seed == seed]
     sign = 1 if mode == "min" else -1
-    return sorted(done, key=lambda t: (sign * t.figures["score"], t.number))
+    return sorted(finished, key=lambda trial: (sign * trial.score, trial.number))
 
 
-def finalists(trials: Sequence[Trial], mode: str, seed: int, alternatives: Sequence[str] = ()) -> list[Trial]:
-    """What is worth training again with other seeds: the best few, the given setting, the best of each alternative.
+def finalists(trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequence[str] = ()) -> list[Trial]:
+    """Settings to repeat with other seeds: the best few, the given setting, and the best of each alternative.
 
     Args:
         trials: all of them.
-        mode: whether less of the score is better (min) or more (max).
-        seed: of the trials proper.
+        mode: whether less or more of the score is better.
+        seed: of the trials (other seeds are repeats).
         alternatives: fields whose values are names (`distill.batching`).
     """
-    order = ranked(trials, mode, seed)
-    firsts = {(name, t.params[name]): t.number for name in alternatives for t in reversed(order)}
-    return [t for place, t in enumerate(order) if place < FINALISTS or t.number in {0, *firsts.values()}]
+    ranking = ranked(trials, mode, seed)
+    chosen = {0, *(trial.number for trial in ranking[:FINALISTS])}
+    for field in alternatives:
+        seen: set[Any] = set()
+        for trial in ranking:
+            if trial.params[field] not in seen:
+                seen.add(trial.params[field])
+                chosen.add(trial.number)
+    return [trial for trial in ranking if trial.number in chosen]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Finalist:
     """A setting and its scores over seeds, the first seed's first.
 
     Attributes:
-        chance: probability that it is the best of those compared; NaN without repeats.
+        number: of the setting.
+        params: dotted field name -> value.
+        scores: one per seed.
+        probability_best: that it is the best of those compared; NaN without repeats.
     """
 
     number: int
     params: Mapping[str, Any]
     scores: tuple[float, ...]
-    chance: float
+    probability_best: float
 
     @property
     def mean(self) -> float:
@@ -77,41 +126,55 @@ class Contender:
         return float(np.mean(self.scores))
 
 
-def contenders(trials: Sequence[Trial], mode: str, seed: int, alternatives: Sequence[str] = ()) -> list[Contender]:
+def compare_finalists(
+    trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequence[str] = ()
+) -> list[Finalist]:
     """Finalists by their mean score over seeds, best first; without repeats, by their one score.
 
-    A setting whose repeats did not all finish is compared by those that did. `chance` is the share of draws from normal
-    distributions (means of the scores, the pooled spread over seeds) in which a setting comes out first: it speaks of
-    the luck of training, not of the choice of validation objects.
+    A setting whose repeats did not all finish is compared by those that did. `probability_best` is the share of draws
+    from normal distributions (means of the scores, the pooled standard deviation over seeds) in which a setting comes
+    out first: it covers the randomness of training, not the choice of validation objects.
     """
-    final = finalists(trials, mode, seed, alternatives)
-    scores = {t.number: (t.figures["score"], *(r.figures["score"] for r in trials if _repeats(r, t))) for t in final}
-    chances = _chances(list(scores.values()), mode, seed)
-    found = [Contender(t.number, t.params, scores[t.number], c) for t, c in zip(final, chances, strict=True)]
-    return sorted(found, key=lambda c: c.mean if mode == "min" else -c.mean)
+    chosen = finalists(trials, mode, seed, alternatives)
+    scores = []
+    for trial in chosen:
+        repeats = [other.score for other in trials if _is_repeat(other, trial)]
+        scores.append((trial.score, *repeats))
+
+    probabilities = _probabilities_best(scores, mode, seed)
+    compared = []
+    for trial, own_scores, probability in zip(chosen, scores, probabilities, strict=True):
+        compared.append(Finalist(trial.number, trial.params, own_scores, probability))
+    sign = 1 if mode == "min" else -1
+    return sorted(compared, key=lambda finalist: sign * finalist.mean)
 
 
-def _repeats(other: Trial, trial: Trial) -> bool:
+def _is_repeat(other: Trial, trial: Trial) -> bool:
     return other.number == trial.number and other.seed != trial.seed and other.status == FINISHED
 
 
-def _chances(scores: Sequence[tuple[float, ...]], mode: str, seed: int, draws: int = 20_000) -> list[float]:
-    freedom = sum(len(s) - 1 for s in scores)
-    if not freedom:
+def _probabilities_best(scores: Sequence[tuple[float, ...]], mode: Mode, seed: int) -> list[float]:
+    degrees_of_freedom = sum(len(own) - 1 for own in scores)
+    if not degrees_of_freedom:
         return [float("nan")] * len(scores)
-    spread = np.sqrt(sum(np.var(s) * len(s) for s in scores) / freedom)
+
+    # Each setting has few repeats: one deviation for all is estimated more reliably than one for each.
+    squares = sum(np.var(own) * len(own) for own in scores)
+    pooled_deviation = np.sqrt(squares / degrees_of_freedom)
+    means = np.array([np.mean(own) for own in scores])
+    errors = np.array([pooled_deviation / np.sqrt(len(own)) for own in scores])
+
     rng = np.random.default_rng(seed)
-    means, errors = np.array([np.mean(s) for s in scores]), np.array([spread / np.sqrt(len(s)) for s in scores])
-    drawn = rng.normal(means, np.maximum(errors, 1e-12), (draws, len(scores)))
+    drawn = rng.normal(means, np.maximum(errors, 1e-12), (DRAWS, len(scores)))
     best = drawn.argmin(axis=1) if mode == "min" else drawn.argmax(axis=1)
-    return [float((best == i).mean()) for i in range(len(scores))]
+    return [float((best == position).mean()) for position in range(len(scores))]
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the points that no other one beats in both coordinates (higher is better), by the first one."""
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
+    order = sorted(range(len(points)), key=lambda position: (-points[position][0], -points[position][1]))
     front: list[int] = []
-    for i in order:
-        if not front or points[i][1] > points[front[-1]][1]:
-            front.append(i)
+    for position in order:
+        if not front or points[position][1] > points[front[-1]][1]:
+            front.append(position)
     return front

@@ -1,9 +1,9 @@
-"""What a sweep can try, and one trial: a stage with some fields replaced, in a process of Ray Tune. Part of `sweep`."""
+"""One trial of a sweep: a stage with some fields replaced, run by Ray Tune and scored on validation objects."""
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,213 +16,253 @@ from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.screen import Screen
 from alignet_ray.stages import judged, pipeline
 from alignet_ray.store import Artifact, Store, digest
-from alignet_ray.sweep.learning_curves import Course
-from alignet_ray.sweep.search_space import Space, parse
-from alignet_ray.sweep.selection import FINISHED, Trial
+from alignet_ray.sweep.learning_curves import LearningCurve
+from alignet_ray.sweep.search_space import Domain, Space, parse
+from alignet_ray.sweep.selection import FINISHED, Mode, Trial, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
+
 LOSS_FIELDS = ("objective", "tau", "normalize", "head", "valid")
 """Fields of distill that make held-out losses incomparable."""
 
 
 @dataclass(frozen=True)
 class SweepObjective:
-    """What a sweep of one stage makes and looks at.
+    """What the sweep of one stage makes, and what it optimises.
 
     Attributes:
         nodes: what each trial makes, the swept node first.
-        beside: what its judgement reads besides.
-        live: the metric that is reported while it trains; live_mode: whether less of it is better.
-        mode: whether less of the score is better.
-        score: its name for a person.
-        judge: config and artifacts -> figures on validation objects.
+        also_needed: further nodes that the score reads.
+        live_metric: reported during training, for early stopping.
+        live_mode: whether less or more of it is better.
+        score_name: the score, for a person.
+        mode: whether less or more of the score is better.
+        evaluate: config and artifacts -> figures on validation objects.
     """
 
     nodes: tuple[str, ...]
-    beside: tuple[str, ...]
-    live: str
-    live_mode: str
-    mode: str
-    score: str
-    judge: Callable[[Config, Mapping[str, Artifact]], dict[str, float]]
+    also_needed: tuple[str, ...]
+    live_metric: str
+    live_mode: Mode
+    score_name: str
+    mode: Mode
+    evaluate: Callable[[Config, Mapping[str, Artifact]], ValidationFigures]
 
 
-def judge_map(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float]:
-    """A teacher, by its own report: cross-entropy of people's choices between validation objects."""
+def evaluate_teacher(cfg: Config, artifacts: Mapping[str, Artifact]) -> ValidationFigures:
+    """A teacher, by its own report: the score is the cross-entropy of people's choices between validation objects."""
     report = artifacts["align"].read_json("report.json")
-    names = ("accuracy", "accuracy_low", "accuracy_high", "cross_entropy")
-    score, found = report["validation_aligned_cross_entropy"], {n: report[f"validation_aligned_{n}"] for n in names}
-    return {"score": score, **_renamed(found), "kept": report["neighbours_kept"]}
+    cross_entropy = report["validation_aligned_cross_entropy"]
+    return ValidationFigures(
+        score=cross_entropy,
+        agreement=report["validation_aligned_accuracy"],
+        agreement_low=report["validation_aligned_accuracy_low"],
+        agreement_high=report["validation_aligned_accuracy_high"],
+        cross_entropy=cross_entropy,
+        neighbours_kept=report["neighbours_kept"],
+    )
 
 
-def judge_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> dict[str, float]:
-    """A student, by the cosines of its embedding: agreement with people on validation objects, whom none trained on."""
+def evaluate_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> ValidationFigures:
+    """A student, by the cosines of its embedding: the score is its agreement with people on validation objects."""
     soften = artifacts["soften"]
     cache = runtime.state_dir(cfg) / "cache"
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     base = AlignmentDataset(soften, artifacts["embed@base"], cache, human)
     student = AlignmentDataset(soften, artifacts["embed@student"], cache, human)
-    side = student.soft_triplets(student.objects["validation"])
-    found = teacher_metrics.figures(similarity.unit_rows(student.features), side, cfg.seed)
-    kept = teacher_metrics.overlap(base.features, student.features)
-    return {"score": found["accuracy"], **_renamed(found), "kept": kept}
+
+    triplets = student.soft_triplets(student.objects["validation"])
+    figures = teacher_metrics.figures(similarity.unit_rows(student.features), triplets, cfg.seed)
+    return ValidationFigures(
+        score=figures["accuracy"],
+        agreement=figures["accuracy"],
+        agreement_low=figures["accuracy_low"],
+        agreement_high=figures["accuracy_high"],
+        cross_entropy=figures["cross_entropy"],
+        neighbours_kept=teacher_metrics.overlap(base.features, student.features),
+    )
 
 
-def _renamed(found: Mapping[str, float]) -> dict[str, float]:
-    names = {"agreement": "accuracy", "agreement_low": "accuracy_low", "agreement_high": "accuracy_high"}
-    return {ours: float(found[theirs]) for ours, theirs in names.items()} | {"entropy": float(found["cross_entropy"])}
-
-
-GOALS = {
-    "align": SweepObjective(("align",), (), "align_cross_entropy", "min", "min", "cross-entropy (nats)", judge_map),
+OBJECTIVES = {
+    "align": SweepObjective(
+        nodes=("align",),
+        also_needed=(),
+        live_metric="align_cross_entropy",
+        live_mode="min",
+        score_name="cross-entropy (nats)",
+        mode="min",
+        evaluate=evaluate_teacher,
+    ),
     "distill": SweepObjective(
-        ("distill@student", "embed@student"),
-        ("soften", "embed@base"),
-        "valid_agreement",
-        "max",
-        "max",
-        "agreement with people",
-        judge_student,
+        nodes=("distill@student", "embed@student"),
+        also_needed=("soften", "embed@base"),
+        live_metric="valid_agreement",
+        live_mode="max",
+        score_name="agreement with people",
+        mode="max",
+        evaluate=evaluate_student,
     ),
 }
 """The stages that can be swept."""
 
 
 def read_space(cfg: Config) -> tuple[str, Space]:
-    """The stage that is swept, and the space.
+    """The stage that is swept, and the search space.
 
     Raises:
-        UserError: no space, fields of several stages, unknown fields, values that do not fit, or nothing to choose by.
+        UserError: no space, fields of several stages, unknown fields, values that do not fit, or no human responses to
+            select by.
     """
     space = parse(cfg.sweep.space)
-    stages = {name.partition(".")[0] for name in space}
-    if len(stages) != 1 or not stages <= set(GOALS):
+    stages = {field.partition(".")[0] for field in space}
+    if len(stages) != 1 or not stages <= set(OBJECTIVES):
         raise UserError(
             "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
         )
     stage = stages.pop()
     if not judged(cfg) or (stage == "align" and cfg.align.from_):
-        raise UserError("a sweep needs people's answers to choose by: give --human.triplets, and no --align.from")
-    for name, domain in list(space.items()):
-        if name not in cfg.flat():
-            raise UserError(f"--sweep.space: there is no field {name}: `alignet-ray show` lists them")
-        made = [_checked(cfg, name, value) for value in domain.values]
-        module = pipeline.module(stage)
-        if not domain.is_range:  # as the config has them: 0 of a float is 0.0
-            space[name] = replace(domain, values=tuple(c.flat()[name] for c in made))
-        if len({digest(module.inputs(c, "student" if stage == "distill" else "")) for c in made}) < len(made):
-            raise UserError(f"--sweep.space: {name} changes no result, so there is nothing to choose")
-    return stage, space
+        raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
+    return stage, {field: _checked_domain(cfg, stage, field, domain) for field, domain in space.items()}
 
 
-def _checked(cfg: Config, name: str, value: Any) -> Config:
+def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Domain:
+    """The domain with its values as the config holds them, each of which must change the stage's result."""
+    if field not in cfg.flat():
+        raise UserError(f"--sweep.space: there is no field {field}: `alignet-ray show` lists them")
+
+    configs = [_replaced(cfg, field, value) for value in domain.values]
+    role = "student" if stage == "distill" else ""
+    inputs = {digest(pipeline.module(stage).inputs(changed, role)) for changed in configs}
+    if len(inputs) < len(configs):
+        raise UserError(f"--sweep.space: {field} changes no result, so there is nothing to select")
+
+    if domain.is_range:
+        return domain
+    # The config turns 0 of a float field into 0.0.
+    return replace(domain, values=tuple(changed.flat()[field] for changed in configs))
+
+
+def _replaced(cfg: Config, field: str, value: Any) -> Config:
     try:
-        return cfg.replace(**{name.replace(".", "__"): value})
+        return cfg.replace(**{field.replace(".", "__"): value})
     except ValidationError as error:
-        raise UserError(f"--sweep.space: {name} cannot be {value!r}: {error.errors()[0]['msg']}") from error
+        raise UserError(f"--sweep.space: {field} cannot be {value!r}: {error.errors()[0]['msg']}") from error
 
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What all trials share; small, since everything large lies in the store.
+    """What all trials share. Small, so that it travels to their processes: everything large lies in the store.
 
     Attributes:
         cfg: the given settings, generated worlds resolved.
-        goal: what is swept.
+        objective: what is swept.
         pinned: ids of everything upstream.
-        session, parent: where trials are tracked.
+        session: where trials are tracked.
+        parent: the sweep's own tracking run.
     """
 
     cfg: Config
-    goal: SweepObjective
+    objective: SweepObjective
     pinned: dict[str, str]
     session: Session
     parent: Tracker
 
     def config(self, params: Mapping[str, Any], seed: int) -> Config:
-        """A trial's config; another seed changes its draws, not the split of objects, which lies upstream."""
-        return self.cfg.replace(seed=seed, **{name.replace(".", "__"): value for name, value in params.items()})
+        """A trial's config; another seed changes its draws, not the split of objects, which is made upstream."""
+        changes = {field.replace(".", "__"): value for field, value in params.items()}
+        return self.cfg.replace(seed=seed, **changes)
 
     def steps(self, cfg: Config, store: Store) -> list[pipeline.Step]:
         """What a trial with this config makes."""
-        return pipeline.plan(cfg, store, self.goal.nodes, self.pinned)
+        return pipeline.plan(cfg, store, self.objective.nodes, self.pinned)
 
 
 def alternatives(space: Space) -> list[str]:
     """Fields whose values are names."""
-    return [name for name, domain in space.items() if domain.is_named]
+    return [field for field, domain in space.items() if domain.is_named]
 
 
-def courses(setup: TrialSetup, store: Store, trials: Sequence[Trial], space: Space) -> list[Course]:
-    """Held-out curves of the finished trainings of students; none where their losses are not of one kind."""
-    if {f"distill.{name}" for name in LOSS_FIELDS} & set(space):
+def learning_curves(setup: TrialSetup, store: Store, trials: Sequence[Trial], space: Space) -> list[LearningCurve]:
+    """Held-out curves of the finished trainings of students; none where their losses are not comparable."""
+    if {f"distill.{field}" for field in LOSS_FIELDS} & set(space):
         return []
-    found = []
-    for each in (t for t in trials if t.status == FINISHED):
-        cfg = setup.config(each.params, each.seed)
-        rows = setup.steps(cfg, store)[0].artifact.read_bytes("metrics.jsonl").splitlines()
-        looks = [row for row in map(json.loads, rows) if "valid_loss" in row]
-        found.append(
-            Course(
-                number=each.number,
-                seed=each.seed,
-                group=", ".join(str(each.params[name]) for name in alternatives(space)),
-                images=[row["step"] * pipeline.module("distill").images_per_step(cfg) for row in looks],
-                loss=[row["valid_loss"] for row in looks],
-                agreement=[row["valid_agreement"] for row in looks],
+    group_fields = alternatives(space)
+    curves = []
+    for trial in trials:
+        if trial.status != FINISHED:
+            continue
+        cfg = setup.config(trial.params, trial.seed)
+        metrics = setup.steps(cfg, store)[0].artifact.read_bytes("metrics.jsonl")
+        rows = [json.loads(line) for line in metrics.splitlines()]
+        validations = [row for row in rows if "valid_loss" in row]
+        images_per_step = pipeline.module("distill").images_per_step(cfg)
+        curves.append(
+            LearningCurve(
+                number=trial.number,
+                seed=trial.seed,
+                group=", ".join(str(trial.params[field]) for field in group_fields),
+                images=[row["step"] * images_per_step for row in validations],
+                loss=[row["valid_loss"] for row in validations],
+                agreement=[row["valid_agreement"] for row in validations],
             )
         )
-    return found
+    return curves
 
 
 @dataclass(frozen=True)
 class TuneTracker(Tracker):
-    """A trial's tracker: hands the live metric to Ray Tune as well."""
+    """A trial's tracker, which also reports the live metric to Ray Tune."""
 
-    live: str = ""
+    live_metric: str = ""
 
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
         """Log, and report; Tune may end the trial here."""
         super().log_batch(metrics, step)
-        if self.live in metrics:
+        if self.live_metric in metrics:
             from ray import tune
 
-            tune.report({"step": step, "live": float(metrics[self.live]), "run_id": self.run_id, "score": None})
+            live = float(metrics[self.live_metric])
+            tune.report({"step": step, "live": live, "run_id": self.run_id, "score": None})
 
 
-def run(config: dict[str, Any], setup: TrialSetup) -> None:
-    """A trial, as Ray Tune calls it; its last report holds the figures, or what went wrong."""
+def run_trial(config: dict[str, Any], setup: TrialSetup) -> None:
+    """A trial, as Ray Tune calls it; its last report holds the figures, or the problem."""
     from ray import tune
 
-    job, found = config["job"], {}
+    trial = Trial(**config["job"])
     tracker = Tracker()
+    result: dict[str, Any]
     try:
-        cfg = setup.config(job["params"], job["seed"])
-        tracker = _begin(setup, cfg, job)
-        figures = _carry_out(setup, cfg, tracker)
-        tracker.log_batch({f"validation_{name}": value for name, value in figures.items()}, 0)
-        found = {"figures": figures, "score": figures["score"]}
+        cfg = setup.config(trial.params, trial.seed)
+        tracker = _begin(setup, cfg, trial)
+        figures = _make_and_evaluate(setup, cfg, tracker)
+        tracker.log_batch({f"validation_{name}": value for name, value in asdict(figures).items()}, 0)
+        result = {"figures": asdict(figures), "score": figures.score}
     except UserError as error:
-        found = {"problem": str(error), "score": None}
+        result = {"problem": str(error), "score": None}
     except Exception as error:  # one bad setting must not end the sweep: it is shown with its reason
-        log.exception("trial %s", job)
-        found = {"problem": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:300]}", "score": None}
-    tune.report({**found, "run_id": tracker.run_id})
+        log.exception("trial %s", trial)
+        lines = str(error).strip().splitlines() or [""]
+        result = {"problem": f"{type(error).__name__}: {lines[-1][:300]}", "score": None}
+    tune.report({**result, "run_id": tracker.run_id})
 
 
-def _begin(setup: TrialSetup, cfg: Config, job: Mapping[str, Any]) -> TuneTracker:
-    tags = {f"sweep.{name}": str(value) for name, value in job["params"].items()}
-    tags |= {"sweep.trial": str(job["number"]), "sweep.seed": str(job["seed"])}
-    tracker = setup.session.begin(f"trial {job['number']} seed {job['seed']}", cfg, tags, setup.parent.run_id)
-    return TuneTracker(tracker.uri, tracker.run_id, tracker.spool, setup.goal.live)
+def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
+    tags = {f"sweep.{field}": str(value) for field, value in trial.params.items()}
+    tags |= {"sweep.trial": str(trial.number), "sweep.seed": str(trial.seed)}
+    name = f"trial {trial.number} seed {trial.seed}"
+    tracker = setup.session.begin(name, cfg, tags, setup.parent.run_id)
+    return TuneTracker(tracker.uri, tracker.run_id, tracker.spool, setup.objective.live_metric)
 
 
-def _carry_out(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> dict[str, float]:
-    store, screen = Store.open(cfg.store.root), Screen()
-    artifacts = {name: store.artifact(name.split("@")[0], id) for name, id in setup.pinned.items()}
+def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> ValidationFigures:
+    store = Store.open(cfg.store.root)
+    screen = Screen()
+    artifacts = {node: store.artifact(node.split("@")[0], id) for node, id in setup.pinned.items()}
     for step in setup.steps(cfg, store):
+        # A trial that a killed sweep finished without recording it is not made again.
         if step.state != "finished":
             pipeline.make(cfg, store, step, artifacts, setup.session, tracker, screen)
         artifacts[step.node.name] = step.artifact
-    return setup.goal.judge(setup.cfg, artifacts)
+    return setup.objective.evaluate(setup.cfg, artifacts)

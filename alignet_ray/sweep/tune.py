@@ -1,4 +1,4 @@
-"""Ray Tune for a sweep: the queue of jobs, what is written down of each trial, and the live table. Part of `sweep`."""
+"""Ray Tune for a sweep: the queue of trials, the ledger that outlives a killed sweep, and progress on the screen."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ray import tune
@@ -17,101 +17,130 @@ from ray.tune.search import Searcher
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.store import Draft
-from alignet_ray.sweep import selection
 from alignet_ray.sweep.search_space import Domain, Space
-from alignet_ray.sweep.selection import Trial
+from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
-SCRATCH = ".tune"
-"""What Ray Tune writes for itself; never read again, since the trials are written down one by one."""
+FIGURE_HEADINGS = ("   score", "agreement", " kept")
+"""Columns of a finished trial's figures; an unfinished one shows its status across them."""
 
 
 class TrialLedger:
-    """The trials of a sweep: a small file each, so that a killed sweep knows what it has."""
+    """The trials of a sweep, one small file each, so that a killed sweep knows what it has."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
-        names = draft.files("trials", ".json")
-        read = (Trial(**draft.read_json(name)) for name in names)
-        self.trials: dict[tuple[int, int], Trial] = {(t.number, t.seed): t for t in read}
+        self.trials: dict[tuple[int, int], Trial] = {}
+        for name in draft.files("trials", ".json"):
+            trial = Trial.from_json(draft.read_json(name))
+            self.trials[trial.number, trial.seed] = trial
 
     def write(self, trial: Trial) -> None:
-        """Keep what is known of a trial now."""
+        """Record what is known of a trial now."""
         self.trials[trial.number, trial.seed] = trial
-        self.draft.write_bytes(f"trials/{trial.number:04d}-{trial.seed}.json", json.dumps(asdict(trial)).encode())
+        name = f"trials/{trial.number:04d}-{trial.seed}.json"
+        self.draft.write_bytes(name, json.dumps(asdict(trial)).encode())
 
     def is_done(self, number: int, seed: int) -> bool:
         """Whether a trial need not run (again)."""
-        found = self.trials.get((number, seed))
-        return found is not None and found.status in (selection.FINISHED, selection.STOPPED)
+        trial = self.trials.get((number, seed))
+        return trial is not None and trial.status in (FINISHED, STOPPED)
 
     def all(self) -> list[Trial]:
         """Every trial, by number and seed."""
         return [self.trials[key] for key in sorted(self.trials)]
 
 
-class Queue(Searcher):
-    """Jobs that are fixed beforehand, then `more` that Optuna suggests (none without it)."""
+class TrialQueue(Searcher):
+    """Trials that are fixed beforehand, as a searcher of Ray Tune."""
 
-    def __init__(self, jobs: Sequence[Trial], more: int = 0, inner: Any = None, seed: int = 0, number: int = 0) -> None:
+    def __init__(self, trials: Sequence[Trial]) -> None:
         super().__init__(metric="score", mode="min")
-        self.jobs, self.more, self.inner, self.seed, self.number = list(jobs), more, inner, seed, number
-        self.asked: set[str] = set()
+        self.trials = list(trials)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next job."""
-        if self.jobs:
-            job = self.jobs.pop(0)
-            return {"job": {"number": job.number, "params": dict(job.params), "seed": job.seed}}
-        if not self.more:
+        """The config of the next trial."""
+        if not self.trials:
             return Searcher.FINISHED
-        self.more, self.number = self.more - 1, self.number + 1
-        self.asked.add(trial_id)
-        return {"job": {"number": self.number - 1, "params": self.inner.suggest(trial_id), "seed": self.seed}}
+        trial = self.trials.pop(0)
+        return _job(trial.number, trial.params, trial.seed)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna what its suggestion was worth; one that was stopped or failed has no score."""
-        if trial_id in self.asked:
-            self.inner.on_trial_complete(trial_id, result, error)
+        """Nothing to learn from."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to keep: the ledger knows what is done."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called: a sweep goes on from its ledger."""
+        """Never called: a sweep continues from its ledger."""
 
 
-def optuna(space: Space, mode: str, seed: int, known: Sequence[Trial]) -> Any:
-    """Optuna's sampler, told of the trials that are finished.
+class SuggestedTrials(TrialQueue):
+    """Trials that another searcher (Optuna) suggests one by one."""
+
+    def __init__(self, count: int, searcher: Searcher, seed: int, first_number: int) -> None:
+        super().__init__([])
+        self.remaining = count
+        self.searcher = searcher
+        self.seed = seed
+        self.number = first_number
+
+    def suggest(self, trial_id: str) -> Any:
+        """The config of the next trial."""
+        if not self.remaining:
+            return Searcher.FINISHED
+        number = self.number
+        self.remaining -= 1
+        self.number += 1
+        return _job(number, self.searcher.suggest(trial_id) or {}, self.seed)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the searcher the score of its suggestion; one that was stopped or failed has none."""
+        self.searcher.on_trial_complete(trial_id, result, error)
+
+
+def _job(number: int, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """A trial's config in Ray Tune: the first fields of a `Trial`."""
+    return {"job": {"number": number, "params": dict(params), "seed": seed}}
+
+
+def optuna_searcher(space: Space, mode: Mode, seed: int, known: Sequence[Trial]) -> Searcher:
+    """Optuna's sampler (tree-structured Parzen estimator), told of the trials that are finished.
 
     Raises:
         UserError: the package is not installed.
     """
     try:
-        import optuna as package
+        import optuna
     except ImportError as error:
         raise UserError("--sweep.searcher optuna needs a package: pip install optuna") from error
     from ray.tune.search.optuna import OptunaSearch
 
-    package.logging.set_verbosity(package.logging.WARNING)
-    domains = OptunaSearch.convert_search_space({name: _domain(domain) for name, domain in space.items()})
-    search = OptunaSearch(domains, metric="score", mode=mode, seed=seed)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    domains = OptunaSearch.convert_search_space({name: _tune_domain(domain) for name, domain in space.items()})
+    searcher = OptunaSearch(domains, metric="score", mode=mode, seed=seed)
     for trial in known:
         if all(space[name].holds(value) for name, value in trial.params.items()):
-            search.add_evaluated_point(dict(trial.params), trial.figures["score"])
-    return search
+            searcher.add_evaluated_point(dict(trial.params), trial.score)
+    return searcher
 
 
-def _domain(domain: Domain) -> Any:
-    """A domain as Tune's."""
+def _tune_domain(domain: Domain) -> Any:
+    """A domain as one of Ray Tune's, whose integer ranges exclude the upper bound."""
     if not domain.is_range:
         return tune.choice(list(domain.values))
     low, high = domain.values
-    return getattr(tune, domain.kind)(low, high + 1 if domain.kind.endswith("randint") else high)
+    if domain.is_integer:
+        high += 1
+    return getattr(tune, domain.kind)(low, high)
 
 
-class LiveTable(Callback):
-    """In the driver: writes trials down and shows them, a line for each that ends."""
+class TrialMonitor(Callback):
+    """Callback of Ray Tune in the driver: records trials in the ledger and shows them, a line for each that ends.
+
+    Attributes:
+        seconds: time until the trials are stopped; None: no limit.
+    """
 
     def __init__(
         self,
@@ -122,127 +151,171 @@ class LiveTable(Callback):
         total: int,
         seconds: float | None = None,
     ) -> None:
-        self.ledger, self.fields, self.session, self.screen, self.total = ledger, fields, session, screen, total
-        self.live: dict[str, Trial] = {}
-        self.since: dict[str, float] = {}
-        self.seconds, self.end = seconds, time.monotonic() + (seconds or math.inf)
-        self.shown = time.monotonic()
+        self.ledger = ledger
+        self.fields = fields
+        self.session = session
+        self.screen = screen
+        self.total = total
+        self.seconds = seconds
+        self.deadline = time.monotonic() + (seconds or math.inf)
+        self.running: dict[str, Trial] = {}
+        self.started: dict[str, float] = {}
+        self.last_shown = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune writes its callbacks down; this one belongs to this process."""
+        """Tune stores its callbacks; this one belongs to this process and has nothing to store."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write it down as begun."""
-        self.live[trial.trial_id] = begun = Trial(**trial.config["job"])
-        self.since[trial.trial_id] = time.monotonic()
+        """Record it as begun."""
+        begun = Trial(**trial.config["job"])
+        self.running[trial.trial_id] = begun
+        self.started[trial.trial_id] = time.monotonic()
         self.ledger.write(begun)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A live metric, or the figures at the end."""
-        mine = self.live[trial.trial_id]
+        known = self.running[trial.trial_id]
         if "problem" in result:
-            mine = replace(mine, status=selection.FAILED, problem=result["problem"])
+            known = replace(known, status=FAILED, problem=result["problem"])
         elif "figures" in result:
-            mine = replace(mine, status=selection.FINISHED, figures=result["figures"])
-        elif not mine.curve or result["step"] > mine.curve[-1][0]:
-            mine = replace(mine, curve=[*mine.curve, (float(result["step"]), result["live"])])
-        self.live[trial.trial_id] = mine
-        if time.monotonic() - self.shown >= (0.2 if self.screen.live else self.screen.every):
-            self.shown = time.monotonic()
-            self.screen.redraw(self._running())
+            known = replace(known, status=FINISHED, figures=ValidationFigures(**result["figures"]))
+        elif not known.curve or result["step"] > known.curve[-1][0]:
+            # A trial that was restarted reports its earlier steps again.
+            known = replace(known, curve=[*known.curve, (float(result["step"]), result["live"])])
+        self.running[trial.trial_id] = known
+
+        interval = 0.2 if self.screen.live else self.screen.every
+        if time.monotonic() - self.last_shown >= interval:
+            self.last_shown = time.monotonic()
+            self.screen.redraw(self._progress())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Finished, failed with a reason, or stopped: by the scheduler for good, by the clock to go on later."""
-        mine = self.live.pop(trial.trial_id)
-        if mine.status == selection.RUNNING and time.monotonic() < self.end:
-            mine = replace(mine, status=selection.STOPPED)
-        self._close(mine, trial)
+        """Finished, failed, or stopped: for good by the scheduler, or by the time limit, to continue later."""
+        ended = self.running.pop(trial.trial_id)
+        # After the deadline it stays `running`, so that the next run of the sweep repeats it.
+        if ended.status == RUNNING and time.monotonic() < self.deadline:
+            ended = replace(ended, status=STOPPED)
+        self._close(ended, trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its process was lost, again and again."""
-        mine = self.live.pop(trial.trial_id)
-        self._close(replace(mine, status=selection.FAILED, problem="its process was lost"), trial)
+        ended = self.running.pop(trial.trial_id)
+        self._close(replace(ended, status=FAILED, problem="its process was lost"), trial)
 
-    def _close(self, mine: Trial, trial: Any) -> None:
-        seconds = time.monotonic() - self.since.pop(trial.trial_id)
-        self.ledger.write(replace(mine, seconds=round(seconds, 1)))
-        run = (trial.last_result or {}).get("run_id", "")
-        if run:
-            status = {selection.FAILED: "FAILED", selection.RUNNING: "KILLED"}.get(mine.status, "FINISHED")
-            self.session.end(Tracker(self.session.uri, run, self.session.spool), status)
-        self.screen.line(line(self.ledger.trials[mine.number, mine.seed], self.fields))
+    def _close(self, ended: Trial, tune_trial: Any) -> None:
+        seconds = time.monotonic() - self.started.pop(tune_trial.trial_id)
+        ended = replace(ended, seconds=round(seconds, 1))
+        self.ledger.write(ended)
 
-    def _running(self) -> str:
-        parts = [
-            f"{t.number}" + (f" (step {t.curve[-1][0]:.0f}: {t.curve[-1][1]:.4f})" if t.curve else "")
-            for t in self.live.values()
-        ]
+        run_id = (tune_trial.last_result or {}).get("run_id", "")
+        if run_id:
+            status = {FAILED: "FAILED", RUNNING: "KILLED"}.get(ended.status, "FINISHED")
+            self.session.end(Tracker(self.session.uri, run_id, self.session.spool), status)
+        self.screen.line(table_row(ended, self.fields))
+
+    def _progress(self) -> str:
+        parts = []
+        for trial in self.running.values():
+            text = str(trial.number)
+            if trial.curve:
+                step, live = trial.curve[-1]
+                text += f" (step {step:.0f}: {live:.4f})"
+            parts.append(text)
         return f"   of {self.total} trials running: {', '.join(parts)}"
 
 
-def head(fields: Sequence[str]) -> str:
-    """The table's head; `line` fits under it."""
-    names = [name.partition(".")[2] for name in fields]
-    return "  ".join(["trial", *(f"{n:>10}" for n in names), "   score", "agreement", " kept", "    time", " seed"])
+def table_header(fields: Sequence[str]) -> str:
+    """The header of the table of trials; `table_row` fits under it."""
+    names = [f"{_field_name(field):>10}" for field in fields]
+    return "  ".join(["trial", *names, *FIGURE_HEADINGS, "    time", " seed"])
 
 
-def line(trial: Trial, fields: Sequence[str]) -> str:
-    """A trial as a row."""
-    values = [f"{short(trial.params[name]):>{max(10, len(name.partition('.')[2]))}}" for name in fields]
-    found = trial.figures
-    figures = [f"{found['score']:8.4f}", f"{found['agreement']:9.1%}", f"{found['kept']:5.0%}"] if found else []
-    blank = [] if found else [f"{trial.problem or trial.status:>26}"]
-    return "  ".join([f"{trial.number:5}", *values, *figures, *blank, f"{clock(trial.seconds):>8}", f"{trial.seed:5}"])
+def table_row(trial: Trial, fields: Sequence[str]) -> str:
+    """A trial as a row of the table."""
+    values = []
+    for field in fields:
+        width = max(10, len(_field_name(field)))
+        values.append(f"{format_value(trial.params[field]):>{width}}")
+
+    if trial.figures is not None:
+        figures = trial.figures
+        results = [f"{figures.score:8.4f}", f"{figures.agreement:9.1%}", f"{figures.neighbours_kept:5.0%}"]
+    else:
+        results = [f"{trial.problem or trial.status:>26}"]
+    return "  ".join([f"{trial.number:5}", *values, *results, f"{clock(trial.seconds):>8}", f"{trial.seed:5}"])
 
 
-def short(value: Any) -> str:
+def _field_name(field: str) -> str:
+    """The field's name without its section."""
+    return field.partition(".")[2]
+
+
+def format_value(value: Any) -> str:
     """A parameter in few characters."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def tuned(
+@dataclass(frozen=True)
+class TuneOptions:
+    """How Ray Tune runs trials.
+
+    Attributes:
+        count: number of trials.
+        concurrent: trials at a time.
+        cpus: what each trial itself takes; the processes that it starts take their own.
+        scheduler: stops trials early; None: all run to the end.
+        storage: folder or URL for Tune's own files, which are never read again.
+        reuse_actors: whether a process does one trial after another.
+    """
+
+    count: int
+    concurrent: int
+    cpus: float
+    scheduler: ASHAScheduler | None
+    storage: str
+    reuse_actors: bool
+
+
+def run_trials(
     trainable: Callable[..., None],
-    setup: Mapping[str, Any],
-    queue: Queue,
-    watch: LiveTable,
-    *,
-    count: int,
-    concurrent: int,
-    cpus: float,
-    asha: ASHAScheduler | None,
-    storage: str,
-    reuse: bool,
+    shared: Mapping[str, Any],
+    queue: TrialQueue,
+    monitor: TrialMonitor,
+    options: TuneOptions,
 ) -> None:
-    """Run `count` trials from a queue.
+    """Run the trials of a queue by Ray Tune.
 
     Args:
-        setup: what every trial is called with besides its job.
-        concurrent: trials at a time; cpus: what each itself takes.
-        asha: the scheduler that stops trials early, if any.
-        storage: folder or URL for Tune's own files.
-        reuse: whether a process does one trial after another.
+        trainable: runs one trial, called with its config and `shared`.
+        shared: what every trial is called with besides its config.
+        queue: the trials.
+        monitor: records and shows them.
+        options: how many at a time, and with which resources.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    os.environ |= {"TUNE_DISABLE_STRICT_METRIC_CHECKING": "1", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    # A trial reports live metrics first and figures last, so that not every report has the score.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops the sweep as it stops any run
-    tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, **setup), {"CPU": cpus}),
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trainable, **shared), {"CPU": options.cpus}),
         tune_config=tune.TuneConfig(
-            num_samples=count,
+            num_samples=options.count,
             search_alg=queue,
-            scheduler=asha,
-            max_concurrent_trials=concurrent,
-            time_budget_s=watch.seconds,
-            reuse_actors=reuse,
+            scheduler=options.scheduler,
+            max_concurrent_trials=options.concurrent,
+            time_budget_s=monitor.seconds,
+            reuse_actors=options.reuse_actors,
         ),
         run_config=tune.RunConfig(
             name="sweep",
-            storage_path=storage,
+            storage_path=options.storage,
             verbose=0,
-            callbacks=[watch],
+            callbacks=[monitor],
             failure_config=tune.FailureConfig(max_failures=2),
         ),
-    ).fit()
+    )
+    tuner.fit()

@@ -14,7 +14,7 @@ from alignet_ray.store import Artifact, Store
 from alignet_ray.sweep import runner, selection, trial
 from alignet_ray.tracking import Session, Tracker, client
 
-JUDGED = {"human__triplets": "x", "corpus__path": "x"}
+WITH_RESPONSES = {"human__triplets": "x", "corpus__path": "x"}
 
 
 @pytest.mark.parametrize(
@@ -30,20 +30,22 @@ JUDGED = {"human__triplets": "x", "corpus__path": "x"}
         (("distill.batching=choice(triplets,nothing)",), "cannot be 'nothing'"),
     ],
 )
-def test_a_space_that_makes_no_sense_is_refused(texts: tuple[str, ...], says: str) -> None:
+def test_invalid_spaces_are_refused(texts: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
-        trial.read_space(Config().replace(sweep__space=texts, **JUDGED))
+        trial.read_space(Config().replace(sweep__space=texts, **WITH_RESPONSES))
     assert "\n" not in str(error.value)
 
 
-def test_a_space_needs_someone_to_choose_by() -> None:
+def test_a_sweep_needs_human_responses_to_select_by() -> None:
     cfg = Config().replace(sweep__space=("distill.lr=choice(1,2)",), align__from_="map.npz")
     with pytest.raises(UserError, match="people's answers"):
         trial.read_space(cfg)
 
 
 def test_a_nested_field_is_found() -> None:
-    cfg = Config().replace(sweep__space=("align.network.lr=loguniform(1e-5,1e-3)",), align__map="network", **JUDGED)
+    cfg = Config().replace(
+        sweep__space=("align.network.lr=loguniform(1e-5,1e-3)",), align__map="network", **WITH_RESPONSES
+    )
     stage, space = trial.read_space(cfg)
     assert stage == "align"
     assert list(space) == ["align.network.lr"]
@@ -57,7 +59,7 @@ def make_sweep(
     ray_session: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., runner.SweepRunner]:
-    """A sweep over a map's pull whose upstream is there: weak enough a pull finds what people mean."""
+    """A sweep over the identity penalty, its upstream made; a weak penalty lets the map fit people's choices."""
 
     def make(**changes: Any) -> runner.SweepRunner:
         root = str(Path(store.root))
@@ -74,21 +76,21 @@ def make_sweep(
                 "sweep__full": False,
                 "sweep__halving": 0,
                 "sweep__space": ("align.identity_penalty=loguniform(1e-4,1e-1)",),
-                **JUDGED,
+                **WITH_RESPONSES,
                 **changes,
             }
         )
         stage, space = trial.read_space(cfg)
         session = Session.open(cfg, tmp_path)
         pinned = {name: artifact.id for name, artifact in parents.items()}
-        setup = trial.TrialSetup(cfg, trial.GOALS[stage], pinned, session, session.begin("tiny", cfg, {}))
+        setup = trial.TrialSetup(cfg, trial.OBJECTIVES[stage], pinned, session, session.begin("tiny", cfg, {}))
         screen = Screen((tmp_path / "screen.txt").open("a"))
         return runner.SweepRunner(setup, stage, space, store, store.draft("sweep", "tiny"), screen)
 
     return make
 
 
-def test_a_killed_sweep_goes_on_with_what_it_has(
+def test_a_killed_sweep_continues_with_what_it_has(
     make_sweep: Callable[..., runner.SweepRunner], store: Store, tmp_path: Path
 ) -> None:
     first = make_sweep(sweep__trials=2)
@@ -108,12 +110,12 @@ def test_a_killed_sweep_goes_on_with_what_it_has(
     trials = again.ledger.all()
     assert [(t.number, t.seed) for t in trials] == [(n, s) for n in range(3) for s in (0, 1)]
     assert {t.status for t in trials} == {selection.FINISHED}
-    best = selection.contenders(trials, "min", 0)[0]
-    assert best.number != 0, "a pull of 100 leaves the map where it was"
+    best = selection.compare_finalists(trials, "min", 0)[0]
+    assert best.number != 0, "a penalty of 100 leaves the map at the identity"
     winner = Config.from_yaml(Path(again.draft.uri) / "winner.yaml")
     assert winner.align.identity_penalty == best.params["align.identity_penalty"] < 100
     assert f"number {best.number} did best" in again.draft.read_bytes("sweep.html").decode()
-    assert "trial        pull" in (tmp_path / "screen.txt").read_text()
+    assert "trial  identity_penalty" in (tmp_path / "screen.txt").read_text()
     ref = store.read_ref("tiny-sweep")
     assert ref is not None
     assert {("align", a.id) for a in store.all(["align"])} <= pipeline.reachable(store), "gc would delete a trial"
@@ -130,16 +132,16 @@ def test_a_killed_sweep_goes_on_with_what_it_has(
 def test_a_trial_that_fails_is_shown_and_the_others_go_on(
     make_sweep: Callable[..., runner.SweepRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray.tune.report", tried.append)
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
     made = make_sweep(align__objective="hard", sweep__space=("align.identity_penalty=choice(1,2)",), align__triplets=1)
     monkeypatch.setattr(pipeline, "make", lambda *_: (_ for _ in ()).throw(UserError("no answer is about them")))
-    trial.run({"job": {"number": 0, "params": {"align.identity_penalty": 1.0}, "seed": 0}}, made.setup)
-    assert tried[-1]["problem"] == "no answer is about them"
-    assert tried[-1]["score"] is None
+    trial.run_trial({"job": {"number": 0, "params": {"align.identity_penalty": 1.0}, "seed": 0}}, made.setup)
+    assert reported[-1]["problem"] == "no answer is about them"
+    assert reported[-1]["score"] is None
 
 
-def test_nothing_finished_is_said(make_sweep: Callable[..., runner.SweepRunner]) -> None:
+def test_a_sweep_without_a_finished_trial_is_an_error(make_sweep: Callable[..., runner.SweepRunner]) -> None:
     made = make_sweep()
     made.ledger.write(
         selection.Trial(0, {"align.identity_penalty": 1.0}, 0, selection.FAILED, problem="the disk is full")
@@ -151,16 +153,16 @@ def test_nothing_finished_is_said(make_sweep: Callable[..., runner.SweepRunner])
 def test_another_seed_keeps_what_is_upstream(make_sweep: Callable[..., runner.SweepRunner], store: Store) -> None:
     made = make_sweep()
     steps = [made.setup.steps(made.setup.config({"align.identity_penalty": 1.0}, seed), store) for seed in (0, 1)]
-    assert [[s.node.name for s in some] for some in steps] == [["align"], ["align"]]
+    assert [[s.node.name for s in made_steps] for made_steps in steps] == [["align"], ["align"]]
     assert steps[0][0].artifact.id != steps[1][0].artifact.id
     assert steps[0][0].recipe["parents"] == steps[1][0].recipe["parents"]
 
 
-def test_the_relay_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray.tune.report", heard.append)
-    relay = trial.TuneTracker("", "run", "", "loss")
-    relay.log_batch({"loss": 1.5, "other": 2.0}, 20)
-    relay.log_batch({"other": 2.0}, 40)
-    assert heard == [{"step": 20, "live": 1.5, "run_id": "run", "score": None}]
-    assert isinstance(relay, Tracker)
+def test_the_tracker_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reported.append)
+    tracker = trial.TuneTracker("", "run", "", "loss")
+    tracker.log_batch({"loss": 1.5, "other": 2.0}, 20)
+    tracker.log_batch({"other": 2.0}, 40)
+    assert reported == [{"step": 20, "live": 1.5, "run_id": "run", "score": None}]
+    assert isinstance(tracker, Tracker)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignet_ray.errors import UserError
-from alignet_ray.sweep.search_space import Domain, cells, parse, points
+from alignet_ray.sweep.search_space import Domain, grid_size, parse, sample_points
 
 
 def test_every_form_is_read() -> None:
@@ -27,7 +27,7 @@ def test_every_form_is_read() -> None:
     assert space["distill.batching"].values == ("in_batch", "triplets")
     assert space["distill.normalize"].values == (True, False)
     assert space["distill.grad_clip"].values == (None, 1.5)
-    assert cells(space) == 2
+    assert grid_size(space) == 2
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,15 @@ def test_whole_numbers_reach_both_bounds() -> None:
 def test_more_points_continue_fewer() -> None:
     space = parse(["a.x=loguniform(1e-3,1)", "a.y=choice(1,2,3)"])
     first = {"a.x": 5.0, "a.y": 2}
-    few, many = points(space, 4, 7, first), points(space, 9, 7, first)
+    few, many = sample_points(space, 4, 7, first), sample_points(space, 9, 7, first)
     assert many[:4] == few
     assert many[0] == first
     assert len({str(p) for p in many}) == 9
-    assert points(space, 4, 8, first)[1:] != few[1:]
+    assert sample_points(space, 4, 8, first)[1:] != few[1:]
 
 
 def test_a_grid_is_gone_through_once() -> None:
     space = parse(["a.x=grid(1,2,3)", "a.y=grid(p,q)"])
-    found = points(space, 50, 0, {"a.x": 1, "a.y": "p"})
+    found = sample_points(space, 50, 0, {"a.x": 1, "a.y": "p"})
     assert len(found) == 6
     assert {(p["a.x"], p["a.y"]) for p in found} == {(x, y) for x in (1, 2, 3) for y in "pq"}
