@@ -1,16 +1,16 @@
 """Embeddings as arrays: an embed artifact's Parquet in memory, and feature matrices shared by a node's workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float, Int
 
+from alignet_ray.artifacts.align import AlignArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact, EmbeddedRows
 from alignet_ray.artifacts.schemas import positions_of
-from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.data.files import replacing
 from alignet_ray.errors import UserError
@@ -78,28 +78,9 @@ class TeacherFeatures:
         return teacher_matrix(self.embed, self.align, self.cache, self.raw)
 
 
-def load(
-    artifact: Artifact, column: str = "embedding", ids: Int[np.ndarray, " k"] | None = None
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]:
-    """All rows of an embed artifact, or those of `ids`.
-
-    Args:
-        artifact: a finished embed artifact.
-        column: `embedding`, or `triplet_logits` where a student with a head made it.
-        ids: image_ids to keep; those without an embedding (quarantined images) are skipped.
-
-    Returns:
-        image_ids, ascending, and their vectors in the stored number format.
-    """
-    id_parts, vector_parts = [], []
-    for part_ids, vectors in _iter_parts(artifact, column):
-        keep = slice(None) if ids is None else np.isin(part_ids, ids)
-        id_parts.append(part_ids[keep])
-        vector_parts.append(vectors[keep])
-
-    all_ids = np.concatenate(id_parts)
-    order = np.argsort(all_ids, kind="stable")
-    return all_ids[order], np.concatenate(vector_parts)[order]
+def load(artifact: Artifact, column: str = "embedding", ids: Int[np.ndarray, " k"] | None = None) -> EmbeddedRows:
+    """All rows of an embed artifact, or those of `ids`, by ascending image_id; see `EmbedArtifact.embeddings`."""
+    return EmbedArtifact(artifact).embeddings(column, ids)
 
 
 def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bool = False) -> FeatureMatrix:
@@ -115,7 +96,7 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
     Raises:
         UserError: features that are not finite, or too large for float16.
     """
-    has_map = align is not None and align.has(TRANSFORM)
+    has_map = align is not None and AlignArtifact(align).has_transform()
     name = f"{embed.id}-none"
     if align is not None and (has_map or raw):
         name = f"{embed.id}-{align.id}"
@@ -124,7 +105,7 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
 
     path = cache / name
     if not _is_built(path):
-        transform = load_transform(str(align.local(TRANSFORM))) if align is not None and has_map else None
+        transform = AlignArtifact(align).transform() if align is not None and has_map else None
         _build(embed, _teacher_conversion(embed, transform, raw), np.float16, path)
     return _open(path)
 
@@ -147,11 +128,12 @@ def _open(path: Path) -> FeatureMatrix:
 def _build(embed: Artifact, convert: Conversion, dtype: type, path: Path) -> None:
     """Write a matrix part by part, its ids first, so that whoever sees the matrix also finds the ids."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ids = np.sort(np.concatenate([table["image_id"].to_numpy() for table in embed.iter_parts(columns=["image_id"])]))
+    artifact = EmbedArtifact(embed)
+    ids = artifact.embedded_ids()
 
     with replacing(_matrix_file(path)) as temporary:
         matrix: np.memmap | None = None
-        for part_ids, features in _iter_parts(embed, "embedding"):
+        for part_ids, features in artifact.blocks():
             converted = convert(part_ids, features)
             if matrix is None:
                 shape = (len(ids), converted.shape[1])
@@ -181,7 +163,7 @@ def _mean_and_std(embed: Artifact, transform: AffineTransform | None) -> tuple[f
         return float(transform.mean), float(transform.std)
     count = 0
     total = squares = 0.0
-    for _, features in _iter_parts(embed, "embedding"):
+    for _, features in EmbedArtifact(embed).blocks():
         wide = features.astype(np.float64)
         count += wide.size
         total += wide.sum()
@@ -199,12 +181,3 @@ def _to_float16(ids: Int[np.ndarray, " n"], features: Float[np.ndarray, "n p"]) 
             " check the teacher's model, or embed with --embed.dtype float32 and a transform of ordinary scale"
         )
     return features.astype(np.float16)
-
-
-def _iter_parts(artifact: Artifact, column: str) -> Iterator[tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n d"]]]:
-    """image_ids and vectors, part by part."""
-    for table in artifact.iter_parts(columns=["image_id", column]):
-        vectors = table[column].combine_chunks()
-        if isinstance(vectors, pa.ChunkedArray):
-            vectors = pa.concat_arrays(vectors.chunks)
-        yield table["image_id"].to_numpy(), vectors.to_numpy_ndarray()

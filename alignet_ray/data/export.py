@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data.deepmind import export_triplets
 from alignet_ray.data.files import replacing
@@ -47,7 +48,7 @@ def triplets(label: Artifact, embed: Artifact, folder: Path) -> list[Path]:
         folder: created if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    images = embed.read_table("images.parquet")
+    images = EmbedArtifact(embed).images()
     written = []
     for split in ("train", "valid"):
         target = folder / f"triplets-{label.id}-{split}.npz"
@@ -67,16 +68,15 @@ def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
     ids = np.zeros(total, np.int64)
     matrix: np.memmap | None = None
     start = 0
-    for table in embed.iter_parts(columns=["image_id", "embedding"]):
-        if not len(table):
+    for part_ids, vectors in EmbedArtifact(embed).blocks():
+        if not len(part_ids):
             continue
-        vectors = table["embedding"].combine_chunks().to_numpy_ndarray()
         if matrix is None:
             shape = (total, vectors.shape[1])
             matrix = np.lib.format.open_memmap(target, mode="w+", dtype=vectors.dtype, shape=shape)
         stop = start + len(vectors)
         matrix[start:stop] = vectors
-        ids[start:stop] = table["image_id"].to_numpy()
+        ids[start:stop] = part_ids
         start = stop
     assert matrix is not None, "an artifact holds at least one embedding"
     matrix.flush()
@@ -93,7 +93,7 @@ def _convert_to_safetensors(file: Path, ids: Int64[np.ndarray, " n"]) -> None:
 
 def _write_rows(embed: Artifact, ids: Int64[np.ndarray, " n"], target: Path) -> None:
     """The CSV that says which image each row is."""
-    images = embed.read_table("images.parquet")
+    images = EmbedArtifact(embed).images()
     images = images.take(positions_of(images["image_id"].to_numpy(), ids))
     labels = images["label"].to_pylist()
     paths = images["path"].to_pylist()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from alignet_ray.artifacts.schemas import positions_of
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.data import embeddings
 from alignet_ray.data.files import read_rows
 from alignet_ray.errors import UserError, first_line
@@ -102,9 +102,8 @@ def _read_artifact(artifact: Artifact) -> tuple[list[str], Float[np.ndarray, "n 
     if artifact.stage != "embed" or not artifact.finished:
         raise UserError(f"{artifact.uri} is no finished embed artifact: `alignet-ray ls` lists them")
     ids, vectors = embeddings.load(artifact)
-    images = artifact.read_table("images.parquet", ["image_id", "path"])
-    positions = positions_of(images["image_id"].to_numpy(), ids)
-    return images["path"].take(positions).to_pylist(), vectors
+    paths = EmbedArtifact(artifact).image_paths()
+    return [paths[image_id] for image_id in ids.tolist()], vectors
 
 
 def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
+from alignet_ray.artifacts.cluster import ClusterArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core import sampling
 from alignet_ray.errors import UserError
@@ -61,10 +63,9 @@ class ImagePool:
     @classmethod
     def of(cls, cluster: Artifact, embed: Artifact, held_out_share: float, seed: int) -> "ImagePool":
         """The images that a cluster artifact holds; a fixed share of them is set aside."""
-        table = cluster.read_parts().sort_by("image_id")
-        ids = table["image_id"].to_numpy()
+        ids, clusters = ClusterArtifact(cluster).labels()
         classes, _ = class_numbers(embed, ids)
-        return cls(ids, table["cluster"].to_numpy(), classes, sampling.held_out(ids, held_out_share, seed))
+        return cls(ids, clusters, classes, sampling.held_out(ids, held_out_share, seed))
 
     def in_split(self, split: Split) -> Bool[np.ndarray, " n"]:
         """Which images belong to a split."""
@@ -78,7 +79,7 @@ class ImagePool:
 
 def class_numbers(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """Class folder of every image as a number, and the folders' names by number (in the order in which they come)."""
-    images = embed.read_table("images.parquet", ["image_id", "label"]).sort_by("image_id")
+    images = EmbedArtifact(embed).images(["image_id", "label"]).sort_by("image_id")
     rows = positions_of(images["image_id"].to_numpy(), ids)
     classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     return classes.indices.to_numpy(zero_copy_only=False), classes.dictionary.to_pylist()

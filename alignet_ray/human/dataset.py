@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
-import safetensors.numpy
 from jaxtyping import Float32, Int64
 
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.data.embeddings import SharedFeatures
 from alignet_ray.errors import UserError
-from alignet_ray.human.objects import held_out_ids
 from alignet_ray.store import Artifact
 
 HELD_OUT_TRIPLETS = 60_000
@@ -33,16 +32,15 @@ def human_model(soften: Artifact, draws: int, seed: int) -> triplet_set.HumanMod
         soften: a finished soften artifact.
         draws, seed: of the posterior, when choice probabilities are computed.
     """
-    posterior = safetensors.numpy.load(soften.read_bytes("embedding.safetensors"))
-    return triplet_set.HumanModel(posterior["mu"], posterior["sigma"], draws, seed)
+    posterior = SoftenArtifact(soften).posterior()
+    return triplet_set.HumanModel(posterior.mu, posterior.sigma, draws, seed)
 
 
 def features_model(embed: Artifact) -> dict[str, Any]:
-    """model.json of an embed artifact, with the width that its table really has."""
-    stored = embed.read_json("model.json") if embed.has("model.json") else {}
-    fs, path = embed.where(embed.parts()[0])
-    tensor = pq.read_schema(path, filesystem=fs).field("embedding").type
-    return stored | {"width": int(tensor.shape[0])}
+    """The networks behind an embed artifact, with the width that its table really has."""
+    artifact = EmbedArtifact(embed)
+    networks = artifact.networks() if artifact.has_networks() else {}
+    return networks | {"width": artifact.width()}
 
 
 def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
@@ -54,11 +52,11 @@ def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, di
         UserError: a split has fewer than three objects.
     """
     position_of = {int(image_id): position for position, image_id in enumerate(ids)}
-    table = soften.read_table("objects.parquet")
-    held_out = set(held_out_ids(table).tolist())
+    artifact = SoftenArtifact(soften)
+    held_out = set(artifact.held_out_image_ids().tolist())
 
     splits: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
-    for row in table.to_pylist():
+    for row in artifact.objects().to_pylist():
         image_ids = [image_id for image_id in row["image_ids"] if image_id in position_of]
         # A held-out image stays out of training even where it also shows a training object.
         if row["split"] == "train":
@@ -80,7 +78,7 @@ class AlignmentDataset:
         features: of all images, (n, p) float32, memory-mapped.
         objects: per split, the objects that have images.
         image_rows: feature rows of every object.
-        teacher: model.json of the features.
+        teacher: the networks that made the features, and their width.
         human: the model of human choices.
     """
 
@@ -112,8 +110,7 @@ class AlignmentDataset:
     @cached_property
     def responses(self) -> Int64[np.ndarray, "n 3"]:
         """The human responses, rows (pair, pair, odd)."""
-        table = self.soften.read_parts(columns=["i", "j", "k"])
-        return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
+        return SoftenArtifact(self.soften).responses()
 
     def soft_triplets(self, objects: Sequence[int], limit: int = HELD_OUT_TRIPLETS) -> triplet_set.TripletSet:
         """At most `limit` triplets among these objects, with the human model's choice probabilities."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignet_ray import runtime
+from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
@@ -310,12 +311,13 @@ class SweepRunner:
                     self.store.delete(step.artifact)
 
     def _teacher_test_lines(self, align: Artifact) -> list[str]:
-        stored = align.read_json("report.json")
+        test = AlignArtifact(align).report().splits["test"]
         lines = []
-        for space in ("base", "aligned"):
-            name = f"test_{space}_accuracy"
-            lines.append(f"{space:8} {stored[name]:.1%}  ({stored[f'{name}_low']:.1%} to {stored[f'{name}_high']:.1%})")
-        return [*lines, f"ceiling  {stored['test_ceiling']:.1%}"]
+        for name in ("base", "aligned"):
+            figures = test.spaces[name]
+            interval = f"{figures.accuracy_low:.1%} to {figures.accuracy_high:.1%}"
+            lines.append(f"{name:8} {figures.accuracy:.1%}  ({interval})")
+        return [*lines, f"ceiling  {test.ceiling:.1%}"]
 
     def _write_report(self, trials: Sequence[Trial], ranking: Sequence[Finalist], test_lines: Sequence[str]) -> None:
         curves = []

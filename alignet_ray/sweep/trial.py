@@ -1,6 +1,5 @@
 """One trial of a sweep: a stage with some fields replaced, run by Ray Tune and scored on validation objects."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignet_ray import runtime
+from alignet_ray.artifacts.align import AlignArtifact
+from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError
@@ -52,15 +53,15 @@ class SweepObjective:
 
 def evaluate_teacher(cfg: Config, artifacts: Mapping[str, Artifact]) -> ValidationFigures:
     """A teacher, by its own report: the score is the cross-entropy of people's choices between validation objects."""
-    report = artifacts["align"].read_json("report.json")
-    cross_entropy = report["validation_aligned_cross_entropy"]
+    report = AlignArtifact(artifacts["align"]).report()
+    aligned = report.splits["validation"].spaces["aligned"]
     return ValidationFigures(
-        score=cross_entropy,
-        agreement=report["validation_aligned_accuracy"],
-        agreement_low=report["validation_aligned_accuracy_low"],
-        agreement_high=report["validation_aligned_accuracy_high"],
-        cross_entropy=cross_entropy,
-        neighbours_kept=report["neighbours_kept"],
+        score=aligned.cross_entropy,
+        agreement=aligned.accuracy,
+        agreement_low=aligned.accuracy_low,
+        agreement_high=aligned.accuracy_high,
+        cross_entropy=aligned.cross_entropy,
+        neighbours_kept=report.neighbours_kept,
     )
 
 
@@ -193,9 +194,8 @@ def learning_curves(setup: TrialSetup, store: Store, trials: Sequence[Trial], sp
         if trial.status != FINISHED:
             continue
         cfg = setup.config(trial.params, trial.seed)
-        metrics = setup.steps(cfg, store)[0].artifact.read_bytes("metrics.jsonl")
-        rows = [json.loads(line) for line in metrics.splitlines()]
-        validations = [row for row in rows if "valid_loss" in row]
+        metrics = DistillArtifact(setup.steps(cfg, store)[0].artifact).metrics()
+        validations = [row for row in metrics if "valid_loss" in row]
         images_per_step = pipeline.module("distill").images_per_step(cfg)
         curves.append(
             LearningCurve(
