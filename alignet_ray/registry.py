@@ -1,4 +1,4 @@
-"""The model registry: versions and their scores, who is champion and who was, and what a version is made of."""
+"""The model registry: registers students, lists versions, moves the champion, traces what a version was made of."""
 
 import contextlib
 import time
@@ -8,39 +8,80 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray import tracking
-from alignet_ray.errors import UserError
+from alignet_ray.artifacts.register import RegisteredVersion
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import table
 from alignet_ray.store import Artifact, Store
+from alignet_ray.tracking import LoggedStudent, Tracker
 
 CHAMPION = "champion"
 HISTORY = "alignet.champions"
-"""Tag of a registered model: its champions' versions, the latest last."""
-
+"""Tag of a registered model: the versions of its champions, the latest last."""
 STORE = "alignet.store"
 """Tag of a version: the root that its artifacts lie under."""
-
 SCORE = "alignet.score."
-"""How the tags begin that hold a version's figures."""
-
+"""Prefix of the tags that hold a version's scores."""
 NODE = "alignet.node."
-"""How the tags begin that hold the artifacts that a version was made of: `distill.student`, say, for its node."""
+"""Prefix of the tags that hold the artifacts that a version was made of, such as `alignet.node.distill.student`."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """How a student is registered.
+
+    Attributes:
+        name: registered model.
+        alias: alias that the new version gets.
+        card: model card (Markdown), kept with the run and as the version's description.
+        tags: tags of the version, see `version_tags`.
+    """
+
+    name: str
+    alias: str
+    card: Path
+    tags: dict[str, str]
+
+
+def register(tracker: Tracker, student: LoggedStudent, registration: Registration) -> RegisteredVersion:
+    """Log a student to a run, register it as a new version, and move the alias to it."""
+    name = registration.name
+    version, images = tracking.log_student(tracker, student, name, registration.card)
+
+    mlflow = tracking.client(tracker.uri)
+    mlflow.update_model_version(name, version, description=registration.card.read_text())
+    for key, value in (registration.tags | {tracking.IMAGES: images}).items():
+        mlflow.set_model_version_tag(name, version, key, value)
+    mlflow.set_registered_model_alias(name, registration.alias, version)
+    return RegisteredVersion(name, version, [registration.alias], f"models:/{name}@{registration.alias}", images)
+
+
+def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:
+    """Tags of a new version: its artifacts by node, the root that they lie under, its scores by name."""
+    tags = {NODE + node.replace("@", "."): artifact.id for node, artifact in artifacts.items()}
+    roots = {artifact.root for artifact in artifacts.values()}
+    assert len(roots) == 1, roots
+    tags[STORE] = tracking.hide(roots.pop())
+    tags |= {SCORE + name: value for name, value in scores.items()}
+    return tags
 
 
 def promote(uri: str, name: str, version: str) -> None:
-    """Make a version the champion, and remember who was."""
+    """Make a version the champion, and remember the one before it."""
     with _readable(uri, name):
-        mine = tracking.client(uri)
-        model = mine.get_registered_model(name)
+        mlflow = tracking.client(uri)
+        model = mlflow.get_registered_model(name)
         past = _without_end(_history(model), version)
         current = _champion(model)
+
+        # A champion that was set by hand is not in the history yet.
         if current not in (None, version) and past[-1:] != [current]:
             past.append(str(current))
-        mine.set_registered_model_alias(name, CHAMPION, version)
-        mine.set_registered_model_tag(name, HISTORY, ",".join([*past, version]))
+        mlflow.set_registered_model_alias(name, CHAMPION, version)
+        mlflow.set_registered_model_tag(name, HISTORY, ",".join([*past, version]))
 
 
 def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, str]:
-    """Give the alias `champion` back to the champion before, or to a version by number.
+    """Give the alias `champion` back to the previous champion, or to a version by number.
 
     Returns:
         The version that was champion (None: there was none), and the one that is now.
@@ -48,36 +89,44 @@ def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, st
     Raises:
         UserError: no such model or version, or no earlier champion is known.
     """
-    mine = tracking.client(uri)
+    mlflow = tracking.client(uri)
     with _readable(uri, name):
-        model = mine.get_registered_model(name)
-        there = {str(v.version) for v in mine.search_model_versions(f"name='{name}'")}
+        model = mlflow.get_registered_model(name)
+        existing = {str(version.version) for version in mlflow.search_model_versions(f"name='{name}'")}
     current = _champion(model)
-    past = _without_end([v for v in _history(model) if v in there], current)
-    if to is not None and to not in there:
+    past = _without_end([version for version in _history(model) if version in existing], current)
+    if to is not None and to not in existing:
         raise UserError(f"{name} has no version {to}: `alignet-ray ls --models` lists them")
     if to is None and not past:
         raise UserError(f"no champion of {name} before {current or 'now'} is known: name a version with --to")
+
+    # The history ends with the new champion: cut after it, or, for a version that was never champion, grown by it.
     target = to or past[-1]
-    kept = past[: past.index(target) + 1] if target in past else [*past, *([current] if current else []), target]
-    mine.set_registered_model_alias(name, CHAMPION, target)
-    mine.set_registered_model_tag(name, HISTORY, ",".join(kept))
+    if target in past:
+        history = past[: past.index(target) + 1]
+    elif current:
+        history = [*past, current, target]
+    else:
+        history = [*past, target]
+    mlflow.set_registered_model_alias(name, CHAMPION, target)
+    mlflow.set_registered_model_tag(name, HISTORY, ",".join(history))
     return current, target
 
 
 def versions(uri: str) -> list[dict[str, Any]]:
-    """One row a version that alignet_ray registered, by name, the newest first: aliases, scores, age.
+    """One row for each version that this package registered, by name, the newest first: aliases, scores, age.
 
     Raises:
         UserError: no registry there.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     with _readable(uri):
-        mine = tracking.client(uri)
-        for model in sorted(mine.search_registered_models(), key=lambda m: str(m.name)):
-            found = mine.search_model_versions(f"name='{model.name}'")
-            found = [v for v in found if any(tag.startswith("alignet.") for tag in v.tags)]
-            rows += [_row(v, model) for v in sorted(found, key=lambda v: -int(v.version))]
+        mlflow = tracking.client(uri)
+        for model in sorted(mlflow.search_registered_models(), key=lambda model: str(model.name)):
+            registered = list(mlflow.search_model_versions(f"name='{model.name}'"))
+            ours = [version for version in registered if any(tag.startswith("alignet.") for tag in version.tags)]
+            newest_first = sorted(ours, key=lambda version: -int(version.version))
+            rows += [_row(version, model) for version in newest_first]
     return rows
 
 
@@ -133,20 +182,30 @@ def describe(uri: str, spec: str) -> VersionDescription:
 
 
 def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
-    """Every artifact behind a version, walked through their manifests: one row each, parents after their children."""
-    nodes = {key.removeprefix(NODE).replace(".", "@", 1): id for key, id in tags.items() if key.startswith(NODE)}
+    """Every artifact behind a version, found through their manifests: one row each, parents after their children.
+
+    Args:
+        tags: the version's.
+    """
     store = Store.open(tags[STORE]) if STORE in tags else None
-    rows, queue = {}, list(nodes.items())
+    made_of = {key.removeprefix(NODE): id for key, id in tags.items() if key.startswith(NODE)}
+    queue = [(node.replace(".", "@", 1), id) for node, id in made_of.items()]
+
+    rows: dict[str, dict[str, str]] = {}
     while queue:
         node, id = queue.pop(0)
         if node in rows:
             continue
-        artifact = store.artifact(node.split("@")[0], id) if store else None
+        stage = node.split("@")[0]
+        artifact = store.artifact(stage, id) if store else None
         parents = _parents(artifact)
-        state = "not here" if parents is None else "finished"
-        where = artifact.uri if artifact else f"{node.split('@')[0]}/{id}"
-        rows[node] = {"node": node, "artifact": where, "state": state, "made of": " ".join(parents or {})}
-        queue += list((parents or {}).items())
+        rows[node] = {
+            "node": node,
+            "artifact": artifact.uri if artifact else f"{stage}/{id}",
+            "state": "not here" if parents is None else "finished",
+            "made of": " ".join(parents or {}),
+        }
+        queue += (parents or {}).items()
     return list(rows.values())
 
 
@@ -160,30 +219,23 @@ def _parents(artifact: Artifact | None) -> dict[str, str] | None:
 
 def _row(version: Any, model: Any) -> dict[str, Any]:
     """What a list says about a version."""
-    aliases = sorted(alias for alias, v in model.aliases.items() if str(v) == str(version.version))
-    scores = {k.removeprefix(SCORE).replace("_", " "): v for k, v in version.tags.items() if k.startswith(SCORE)}
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.creation_timestamp / 1000))
-    named = {"name": version.name, "version": version.version, "aliases": " ".join(aliases)}
-    shown = {key: scores.get(key) for key in ("base", "student", "head", "gate")}
-    return named | shown | {"registered": when}
+    aliases = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
+    row: dict[str, Any] = {"name": version.name, "version": version.version, "aliases": " ".join(sorted(aliases))}
+    for score in ("base", "student", "head", "gate"):
+        row[score] = version.tags.get(SCORE + score)
+    row["registered"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.creation_timestamp / 1000))
+    return row
 
 
 def _champion(model: Any) -> str | None:
-    found = model.aliases.get(CHAMPION)
-    return None if found is None else str(found)
-
-
-def tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:
-    """Tags of a new version: its artifacts by node, the root that they lie under, its figures by name."""
-    found = {NODE + node.replace("@", "."): artifact.id for node, artifact in artifacts.items()}
-    roots = {artifact.root for artifact in artifacts.values()}
-    assert len(roots) == 1, roots
-    found[STORE] = tracking.hide(roots.pop())
-    return found | {SCORE + key: value for key, value in scores.items()}
+    """The champion's version; None if there is none."""
+    version = model.aliases.get(CHAMPION)
+    return None if version is None else str(version)
 
 
 def _history(model: Any) -> list[str]:
-    return [v for v in model.tags.get(HISTORY, "").split(",") if v]
+    """The versions that were champion, the latest last."""
+    return [version for version in model.tags.get(HISTORY, "").split(",") if version]
 
 
 def _without_end(past: list[str], version: str | None) -> list[str]:
@@ -194,14 +246,15 @@ def _without_end(past: list[str], version: str | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _readable(uri: str, what: str = "") -> Iterator[None]:
-    """MLflow's errors as one line. An embedded database that does not exist is not made by a question."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise UserError(f"no model registry at {uri}: name the root with --store.root or a server with --tracking.uri")
+def _readable(uri: str, subject: str = "the registry") -> Iterator[None]:
+    """Within it MLflow's errors become one line.
+
+    Raises:
+        UserError: MLflow, or whatever lies between it and its database, failed.
+    """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of MLflow, whose import is slow, or of whatever lies between it and its database
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{what or 'the registry'} cannot be had from {tracking.hide(uri)}: {first}") from error
+    except Exception as error:  # importing MLflow's own exception would be slow
+        raise UserError(f"{subject} cannot be had from {tracking.hide(uri)}: {first_line(error)}") from error

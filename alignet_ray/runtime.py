@@ -1,8 +1,9 @@
-"""Ray's start and stop, where logs go, and what the machine offers. Ray is imported when it is started, not before."""
+"""Starts and stops Ray, locks the root, sends logs to a file, and says what the cluster offers.
+
+Ray is imported when it is started, not before.
+"""
 
 import contextlib
-import errno
-import fcntl
 import logging
 import os
 import platform
@@ -15,7 +16,9 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
+
+from filelock import FileLock, Timeout
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -29,7 +32,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQDM_DISABLE": "1",
 }
-"""Environment of driver and workers: no usage reports, no progress bars but ours."""
+"""Environment of driver and workers: no usage reports, no progress bars of other libraries."""
 
 MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -37,9 +40,11 @@ MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
     "THP_MEM_ALLOC_ENABLE": "1",
 }
-"""The same for memory: the C library keeps what torch frees, and large tensors lie on huge pages. As glibc comes, every
-activation is mapped and faulted in again at every step, which took a training step on a CPU a quarter of its time and
-a forward pass more; threads need one arena, as only the main one can hold large pieces."""
+"""Environment for memory: the C library keeps what torch frees, and large tensors lie on huge pages.
+
+With glibc's defaults every activation is mapped and faulted in again at every step, a quarter of the time of a training
+step on a CPU. One arena is enough, as only the main one can hold large pieces.
+"""
 
 ALONE = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -48,10 +53,11 @@ ALONE = {
     "RAY_idle_worker_killing_time_threshold_ms": "20000",
     "RAY_worker_niceness": "0",
 }
-"""The same where Ray is our own. Nobody scrapes its metrics. Workers yield to nothing that a plain process would not
-yield to (with Ray's own niceness of 15 its daemons took a twentieth of a training on two cores). They go when they have
-had nothing to do for 20 seconds, as each takes a hundredth of a core even so: the next stage finds them, a long
-training does not."""
+"""Environment of a Ray that this process starts for itself: no metrics, since nobody reads them.
+
+Workers keep the priority of a plain process (Ray's niceness of 15 costs a twentieth of a training on two cores), and
+leave after 20 seconds without work: the next stage still finds them, a long training is not disturbed by them.
+"""
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
@@ -93,27 +99,28 @@ def state_dir(cfg: Config) -> Path:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold the root for this run; the lock goes with the process, however it ends.
+    """Hold the root for this run; the operating system frees the lock when the process ends, however it ends.
 
     Raises:
         UserError: another live process holds it.
     """
-    with (folder / "run.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            file.seek(0)
-            raise UserError(
-                f"{folder} is in use by another run ({file.read().strip() or 'unknown'}): wait for it, stop it, "
-                "or choose another --store.root"
-            ) from error
-        file.truncate(0)
-        file.write(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        file.flush()
+    owner = folder / "run.owner"
+    held = FileLock(folder / "run.lock")
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        holder = owner.read_text().strip() if owner.exists() else ""
+        raise UserError(
+            f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
+            "or choose another --store.root"
+        ) from error
+
+    try:
+        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         yield
-        file.truncate(0)
+    finally:
+        owner.unlink(missing_ok=True)
+        held.release()
 
 
 @contextlib.contextmanager
@@ -123,57 +130,90 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
     The file descriptors themselves are redirected, since Ray's C++ core and its log threads write to them as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(
-        level=logging.INFO, filename=path, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
-    logging.captureWarnings(True)
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = {number: os.dup(number) for number in (1, 2)}
-    before = screen.stream
-    with path.open("a") as file, os.fdopen(os.dup(1), "w") as terminal:
-        if before is sys.stdout:
+    originals = {number: os.dup(number) for number in (1, 2)}
+    screen_stream = screen.stream
+
+    with _logging_to(path), path.open("a") as file, os.fdopen(os.dup(1), "w") as terminal:
+        # In a notebook sys.stdout is no file descriptor but the cell's own stream, which stays in place.
+        if screen_stream is sys.__stdout__:
             screen.stream = terminal
-        for number in kept:
+        for number in originals:
             os.dup2(file.fileno(), number)
         try:
             yield
         except Exception:
-            logging.getLogger(__name__).exception("the run ended")  # whatever the terminal is told
+            # The file keeps the traceback, whatever the terminal is told.
+            logging.getLogger(__name__).exception("the run ended")
             raise
         finally:
-            screen.stream = before
+            screen.stream = screen_stream
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, original in kept.items():
+            for number, original in originals.items():
                 os.dup2(original, number)
                 os.close(original)
 
 
-def start(cfg: Config, dashboard: bool = False) -> str:
-    """Start Ray on this machine or join a cluster, once; returns where its worker logs lie.
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Within it the root logger and Python's warnings write to a file, and afterwards as before."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
+    level = root.level
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.handlers = handlers
+        root.setLevel(level)
+        handler.close()
 
-    With `dashboard`, a Ray of our own sees when the driver of a Train run is killed, and frees what that run held.
+
+def start(cfg: Config, dashboard: bool = False) -> str:
+    """Start Ray on this machine or join a cluster, once.
+
+    Args:
+        cfg: its section `ray`.
+        dashboard: also start the dashboard of a local Ray: without it Ray does not notice when the driver of a Train
+            run is killed, and never frees what that run held.
+
+    Returns:
+        The folder of the worker logs; empty if Ray runs already.
+
+    Raises:
+        UserError: no cluster answers.
     """
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    ours = QUIET | MEMORY | (ALONE if address == "local" else {})
-    env = {key: os.environ.setdefault(key, value) for key, value in ours.items()}
+    is_local = address == "local"
+    wanted = QUIET | MEMORY | (ALONE if is_local else {})
+    env = {key: os.environ.setdefault(key, value) for key, value in wanted.items()}
     import ray
 
     if ray.is_initialized():
         return ""
+
     options: dict[str, Any] = {}
-    if address == "local":
+    if is_local:
         options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
         options["include_dashboard"] = dashboard
-        if dashboard:  # workers would look for it by process names, and give up if another Ray runs on this machine
-            options["dashboard_port"] = port = _free_port()
-            env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
-    handler = signal.getsignal(signal.SIGTERM)
+    if is_local and dashboard:
+        # Workers would find the dashboard by process names, and give up if another Ray runs on this machine.
+        port = _free_port()
+        options["dashboard_port"] = port
+        env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
-        with batch_scheduling() if address == "local" else contextlib.nullcontext():
+        with batch_scheduling() if is_local else contextlib.nullcontext():
             context: Any = ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -183,16 +223,17 @@ def start(cfg: Config, dashboard: bool = False) -> str:
             )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
-    signal.signal(signal.SIGTERM, handler)  # ray.init puts its own in place, under which a stop would not look like one
+    # ray.init installs a handler of its own, under which a stop would not look like one.
+    signal.signal(signal.SIGTERM, sigterm_handler)
     return str(Path(context.address_info["session_dir"]) / "logs")
 
 
 @contextlib.contextmanager
 def batch_scheduling() -> Iterator[None]:
-    """What starts within it waits for its turn instead of interrupting whoever computes (Linux: SCHED_BATCH).
+    """Processes started within it do not interrupt those that compute (Linux scheduling class SCHED_BATCH).
 
-    Each of Ray's processes wakes up a hundred times a second. On two cores these were a thousand interruptions a second
-    of a training whose threads wait for each other: a tenth of its time.
+    Each of Ray's processes wakes up a hundred times a second. On two cores that costs a training whose threads wait for
+    each other a tenth of its time.
     """
     ordinary = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
     if ordinary:
@@ -205,17 +246,23 @@ def batch_scheduling() -> Iterator[None]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class ClusterNodes:
-    """The nodes that stages spread over: waited for, and each looked over once, since any may join late."""
+    """The nodes that stages spread over: waited for, and each checked once, since any may join late.
+
+    Args:
+        cfg: sections `ray`, `store` and the image folders.
+        say: prints a line.
+    """
 
     def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:
-        self.cfg, self.say = cfg, say
-        self.seen: set[str] = set()
+        self.cfg = cfg
+        self.say = say
+        self.checked: set[str] = set()
 
     def ready(self) -> None:
         """Wait for what `--ray.gpus` and `--ray.cpus` ask for; check that new nodes share this process's storage.
@@ -226,58 +273,85 @@ class ClusterNodes:
         for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
             if _offered(kind) < count:
                 self._wait(kind, count)
-        self._look()
+        self._check_new_nodes()
 
     def _wait(self, kind: str, count: int) -> None:
-        """A placement group of `count` bundles tells an autoscaler what is missing; it is gone once that is there."""
-        from ray.util import placement_group, remove_placement_group
+        """Ask the autoscaler for `count` GPUs or CPUs, and wait for them."""
+        from ray.autoscaler.sdk import request_resources
 
         patience = self.cfg.ray.patience
         self.say(f"   waiting up to {patience:g} minutes for {count} {kind}s: {_offered(kind)} are there")
-        wish, deadline = placement_group([{kind: 1}] * count), time.monotonic() + 60 * patience
+        deadline = time.monotonic() + 60 * patience
+        request_resources(bundles=[{kind: 1}] * count)
         try:
             while _offered(kind) < count and time.monotonic() < deadline:
                 time.sleep(1)
         finally:
-            remove_placement_group(wish)
+            # A request stands until the next one: withdrawn, so that idle nodes may leave after the run.
+            request_resources(bundles=[])
+
         if not _offered(kind):
             raise UserError(f"no {kind} came within {patience:g} minutes: `ray status` says why, or ask for fewer")
         self.say(f"   going on with {_offered(kind)} {kind}s")
 
-    def _look(self) -> None:
+    def _check_new_nodes(self) -> None:
         """Ask every new node, all at once, whether it sees the folders that all must share."""
         import ray
 
         nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}  # type: ignore[no-untyped-call]
-        new = {node: address for node, address in nodes.items() if node not in self.seen}
+        new = {node: address for node, address in nodes.items() if node not in self.checked}
         if len(nodes) > 1 and new:
             _same_storage(self.cfg, new)
-        self.seen |= new.keys()
+        self.checked |= new.keys()
+
+
+class ClusterResources(NamedTuple):
+    """What the running Ray offers: GPUs, and CPU slots."""
+
+    gpus: int
+    cpus: int
+
+
+def cluster_resources() -> ClusterResources:
+    """GPUs and CPU slots of all nodes together."""
+    import ray
+
+    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return ClusterResources(gpus=int(offered.get("GPU", 0)), cpus=int(offered.get("CPU", 0)))
 
 
 def _offered(kind: str) -> int:
-    import ray
-
-    return int(ray.cluster_resources().get(kind, 0))  # type: ignore[no-untyped-call]
+    offered = cluster_resources()
+    return offered.gpus if kind == "GPU" else offered.cpus
 
 
 def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
-    """Have every node (id -> address) look for the local folders and for a file that was made just now."""
+    """Have every node (id -> address) look for the local folders and for a file that was made just now.
+
+    Raises:
+        UserError: naming the first node and folder that it does not see.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    folders = [p for p in (cfg.corpus.path, cfg.objects.path, cfg.store.root) if p and "://" not in p]
-    paths = [str(Path(p).expanduser().resolve()) for p in folders]
-    probe = Path(paths[-1]) / f".shared-{os.getpid()}" if "://" not in cfg.store.root else None
-    if probe:
+    folders = [folder for folder in (cfg.corpus.path, cfg.objects.path) if folder and "://" not in folder]
+    paths = [str(Path(folder).expanduser().resolve()) for folder in folders]
+
+    # A root of the same name may be another disk, so the nodes look for a new file in it.
+    probe = None
+    if "://" not in cfg.store.root:
+        probe = Path(cfg.store.root).expanduser().resolve() / f".shared-{os.getpid()}"
         probe.touch()
-        paths[-1] = str(probe)
-    look = ray.remote(num_cpus=0, max_retries=0)(_missing)
-    there = {n: NodeAffinitySchedulingStrategy(n, soft=False) for n in nodes}
-    answers = {n: look.options(scheduling_strategy=there[n]).remote(paths) for n in nodes}
+        paths.append(str(probe))
+
+    task = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    answers = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        answers[node] = task.options(scheduling_strategy=there).remote(paths)
     try:
         for node, answer in answers.items():
-            _judge(nodes[node], answer)
+            _check_answer(nodes[node], answer)
     finally:
         if probe:
             probe.unlink(missing_ok=True)
@@ -285,11 +359,15 @@ def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
 
 def _missing(paths: list[str]) -> list[str]:
     """The paths that this node does not see."""
-    return [p for p in paths if not os.path.exists(p)]
+    return [path for path in paths if not os.path.exists(path)]
 
 
-def _judge(address: str, answer: Any) -> None:
-    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business."""
+def _check_answer(address: str, answer: Any) -> None:
+    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business.
+
+    Raises:
+        UserError: the node misses a folder, or cannot import the package.
+    """
     import ray
 
     try:
@@ -301,7 +379,9 @@ def _judge(address: str, answer: Any) -> None:
     except ray.exceptions.RayError:
         return
     if missing:
-        folder = missing[0] if ".shared-" not in missing[0] else os.path.dirname(missing[0])
+        folder = missing[0]
+        if ".shared-" in folder:
+            folder = os.path.dirname(folder)
         raise UserError(
             f"node {address} does not see {folder}: mount the same storage on every node at the same path, or use s3://"
         )
@@ -331,23 +411,28 @@ def terminable() -> Iterator[None]:
 
 def tags() -> dict[str, str]:
     """What a tracked run says of where it runs: commit, library versions, cores, and this machine's GPUs."""
-    found = provenance()
-    versions = cast(dict[str, str], found["versions"])
-    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*"))
-    where = {"commit": str(found["commit"]), "python": str(found["python"]), "cpus": str(os.cpu_count())}
-    where |= {"gpus": str(len(gpus)), "platform": platform.platform()}
-    return {f"alignet.{k}": v for k, v in where.items()} | {f"alignet.version.{k}": v for k, v in versions.items()}
+    code = provenance()
+    versions = cast(dict[str, str], code["versions"])
+    gpus = list(Path("/proc/driver/nvidia/gpus").glob("*"))
+    described = {
+        "commit": str(code["commit"]),
+        "python": str(code["python"]),
+        "cpus": str(os.cpu_count()),
+        "gpus": str(len(gpus)),
+        "platform": platform.platform(),
+    }
+    described |= {f"version.{name}": value for name, value in versions.items()}
+    return {f"alignet.{name}": value for name, value in described.items()}
 
 
 def provenance() -> dict[str, object]:
     """Git commit of the running code (if it is a checkout), and library versions."""
-    here = Path(__file__).parent
     commit = None
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
         commit = done.stdout.strip()
+
     names = ("alignet-ray", "ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
     return {
         "commit": commit,

@@ -1,8 +1,8 @@
-"""The only module that talks to MLflow's tracking server; it imports no ray, and mlflow only when it is used.
+"""MLflow runs, parameters, metrics and artifacts; the only module that talks to its tracking server.
 
-One run per pipeline run, a child run per node or trial; params are the flattened config, data sets the artifacts
-(digest = id). While the server does not answer, runs, metrics and ends go to files under the state folder, from which
-they are delivered when it is back.
+One run for each pipeline run, and a child run for each node or trial. Parameters are the flattened configuration, data
+sets the artifacts (digest = id). What a server that does not answer has missed waits in files under the state folder
+and is delivered later. It imports no ray, and mlflow only when it is used.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import Artifact, digest
 
 PAUSE = 60.0
@@ -28,17 +28,23 @@ PAUSE = 60.0
 PARENT = "mlflow.parentRunId"
 """MLflow's tag that makes a run a child."""
 STATE = "alignet.state_dir"
-"""Tag of a run that is nobody's child: the folder whose lock it held."""
-ALIVE = "attributes.status = 'RUNNING'"
-PENDING = "unborn-"
-"""Begins the name of a run that the server does not know yet."""
-MOST = 500
-"""Metrics in one request."""
-_silent: dict[str, float] = {}
+"""Tag of a run without a parent: the state folder whose lock it held."""
+RUNNING = "attributes.status = 'RUNNING'"
+"""MLflow's filter for runs that have not ended."""
+PENDING = "pending-"
+"""Prefix of the name of a run that the server does not know yet."""
+METRICS_PER_REQUEST = 500
+IMAGES = "alignet.images"
+"""Tag of a version: URI of the same student as a model that takes image files."""
+
+_silent_until: dict[str, float] = {}
+"""When (time.monotonic) a server that did not answer is asked again."""
 log = logging.getLogger(__name__)
 
-IMAGES = "alignet.images"
-"""Tag of a version: the same student as a model that takes image files."""
+
+def _is_silent(uri: str) -> bool:
+    """Whether a server did not answer a moment ago."""
+    return _silent_until.get(uri, 0.0) > time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -55,24 +61,24 @@ class Tracker:
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics at a step; numbers only. What a server does not take is kept, and never stops the work."""
         if self.uri:
-            now = int(time.time() * 1000)
-            self._send({"metrics": {k: float(v) for k, v in metrics.items()}, "step": step, "time": now})
+            numbers = {name: float(value) for name, value in metrics.items()}
+            self._send({"metrics": numbers, "step": step, "time": _milliseconds()})
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         if self.uri:
-            self._send({"end": status, "time": int(time.time() * 1000)})
+            self._send({"end": status, "time": _milliseconds()})
 
     def _send(self, row: dict[str, Any]) -> None:
         """Deliver a row after those that wait, or let it wait with them."""
-        if not self.run_id.startswith(PENDING) and _silent.get(self.uri, 0.0) <= time.monotonic():
+        if not self.run_id.startswith(PENDING) and not _is_silent(self.uri):
             try:
                 _deliver(self.uri, self.run_id, [*_read(self._file), row])
                 if self.spool:
                     self._file.unlink(missing_ok=True)
                 return
             except Exception as error:  # a server can fail in any way; none of them is worth a run
-                _silent[self.uri] = time.monotonic() + PAUSE
+                _silent_until[self.uri] = time.monotonic() + PAUSE
                 log.warning("MLflow did not take metrics, they are kept: %s", hide(error))
         self.keep(row)
 
@@ -92,10 +98,17 @@ class Tracker:
         return Path(self.spool) / f"{self.run_id}.jsonl"
 
 
+def _milliseconds() -> int:
+    """The time now, as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
 def _read(file: Path) -> list[dict[str, Any]]:
     """The rows of a spool file; a line cut short by a kill is left out."""
-    rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    rows: list[dict[str, Any]] = []
+    if not file.is_file():
+        return rows
+    for line in file.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
@@ -105,9 +118,12 @@ def _deliver(uri: str, run_id: str, rows: list[dict[str, Any]]) -> None:
     """Send rows of metrics, in as few requests as the server allows, and a run's end."""
     from mlflow.entities import Metric
 
-    metrics = [Metric(k, v, r["time"], r["step"]) for r in rows for k, v in r.get("metrics", {}).items()]
-    for start in range(0, len(metrics), MOST):
-        client(uri).log_batch(run_id, metrics=metrics[start : start + MOST])
+    metrics = []
+    for row in rows:
+        for name, value in row.get("metrics", {}).items():
+            metrics.append(Metric(name, value, row["time"], row["step"]))
+    for start in range(0, len(metrics), METRICS_PER_REQUEST):
+        client(uri).log_batch(run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
     for row in rows:
         if "end" in row:
             client(uri).set_terminated(run_id, row["end"], end_time=row["time"])
@@ -174,9 +190,10 @@ def system_metrics(tracker: Tracker) -> Iterator[None]:
     try:
         yield
     finally:
+        # A server that hangs is not waited for.
         end = threading.Thread(target=monitor.finish, daemon=True)
         end.start()
-        end.join(5)  # a server that hangs is not waited for
+        end.join(5)
 
 
 @dataclass(frozen=True)
@@ -196,32 +213,46 @@ class Session:
         """
         uri = resolve_uri(cfg, state)
         spool = str(state / "spool" / digest(uri))
+        name = cfg.tracking.experiment
         try:
-            found = client(uri).get_experiment_by_name(cfg.tracking.experiment)
-            if found is None:
-                local = uri.startswith("sqlite:")
-                place = (state / "mlflow-artifacts").as_uri() if local else None
-                return cls(uri, client(uri).create_experiment(cfg.tracking.experiment, artifact_location=place), spool)
+            experiment = client(uri).get_experiment_by_name(name)
+            if experiment is None:
+                # Without a place of its own an embedded experiment writes artifacts to the working directory.
+                place = (state / "mlflow-artifacts").as_uri() if uri.startswith("sqlite:") else None
+                return cls(uri, client(uri).create_experiment(name, artifact_location=place), spool)
         except Exception as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"no MLflow at {hide(uri)} ({first}): start it, or leave out --tracking.uri") from error
-        session = cls(uri, found.experiment_id, spool)
+            raise UserError(
+                f"no MLflow at {hide(uri)} ({first_line(error)}): start it, or leave out --tracking.uri"
+            ) from error
+
+        session = cls(uri, experiment.experiment_id, spool)
         session.flush()
         return session
 
     def begin(self, name: str, cfg: Config | None, tags: dict[str, str], parent: str = "") -> Tracker:
-        """Start a run (a child of `parent`), with the flattened config as parameters.
+        """Start a run, with the flattened configuration as parameters.
 
-        If the server does not answer, the run waits in the spool; without one the tracker is empty.
+        If the server does not answer, the run waits in the spool; without a spool the tracker is empty.
+
+        Args:
+            name: the run's name.
+            cfg: its configuration; None: no parameters.
+            tags: its tags.
+            parent: id of the run that it is a child of.
         """
-        params = {k: hide(v)[:500] for k, v in cfg.flat().items()} if cfg is not None else {}
-        tags = {k: hide(v) for k, v in tags.items()} | ({PARENT: parent} if parent else {})
-        row = {"name": name, "tags": tags, "params": params, "time": int(time.time() * 1000)}
-        if not parent.startswith(PENDING) and _silent.get(self.uri, 0.0) <= time.monotonic():
+        params: dict[str, str] = {}
+        if cfg is not None:
+            params = {key: hide(value)[:500] for key, value in cfg.flat().items()}
+        tags = {key: hide(value) for key, value in tags.items()}
+        if parent:
+            tags[PARENT] = parent
+        row = {"name": name, "tags": tags, "params": params, "time": _milliseconds()}
+
+        if not parent.startswith(PENDING) and not _is_silent(self.uri):
             try:
                 return Tracker(self.uri, self._create(row), self.spool)
             except Exception as error:  # as in Tracker._send
-                _silent[self.uri] = time.monotonic() + PAUSE
+                _silent_until[self.uri] = time.monotonic() + PAUSE
                 log.warning("MLflow did not take run %s, it is kept: %s", name, hide(error))
         if not self.spool:
             return Tracker()
@@ -232,34 +263,43 @@ class Session:
     def _create(self, row: dict[str, Any]) -> str:
         from mlflow.entities import Param
 
-        mine = client(self.uri)
-        run = mine.create_run(self.experiment, start_time=row["time"], tags=row["tags"], run_name=row["name"])
+        mlflow_client = client(self.uri)
+        run = mlflow_client.create_run(self.experiment, start_time=row["time"], tags=row["tags"], run_name=row["name"])
+        run_id = str(run.info.run_id)
         if row["params"]:
-            mine.log_batch(run.info.run_id, params=[Param(k, v) for k, v in row["params"].items()])
-        return str(run.info.run_id)
+            params = [Param(key, value) for key, value in row["params"].items()]
+            mlflow_client.log_batch(run_id, params=params)
+        return run_id
 
-    def bury(self, state: str) -> None:
-        """Close what a killed process left running: runs of this state folder, whose lock the caller holds."""
+    def kill_orphans(self, state: str) -> None:
+        """Mark runs of dead processes as KILLED: those of this state folder, whose lock the caller holds."""
         with _survive("the end of killed runs"):
-            left = client(self.uri).search_runs([self.experiment], f"tags.`{STATE}` = '{state}' and {ALIVE}")
-            for parent in left:
-                children = f"tags.`{PARENT}` = '{parent.info.run_id}' and {ALIVE}"
-                for run in (*client(self.uri).search_runs([self.experiment], children), parent):
-                    client(self.uri).set_terminated(run.info.run_id, "KILLED")
+            mlflow_client = client(self.uri)
+            mine = f"tags.`{STATE}` = '{state}' and {RUNNING}"
+            for parent in mlflow_client.search_runs([self.experiment], mine):
+                children = f"tags.`{PARENT}` = '{parent.info.run_id}' and {RUNNING}"
+                for run in (*mlflow_client.search_runs([self.experiment], children), parent):
+                    mlflow_client.set_terminated(run.info.run_id, "KILLED")
 
     def flush(self) -> None:
         """Deliver all that waits in the spool, the oldest run first; what the server does not take stays."""
-        waiting = {file: _read(file) for file in Path(self.spool).glob("*.jsonl")} if self.spool else {}
-        born: dict[str, str] = {}
-        for file, rows in sorted(
-            waiting.items(), key=lambda item: (item[1][0]["time"] if item[1] else 0, item[0].name)
-        ):
+        if not self.spool:
+            return
+        waiting = {file: _read(file) for file in Path(self.spool).glob("*.jsonl")}
+        oldest_first = sorted(waiting, key=lambda file: (_started(waiting[file]), file.name))
+
+        # Names of pending runs -> ids that the server gave them; parents come before their children.
+        created: dict[str, str] = {}
+        for file in oldest_first:
+            rows = waiting[file]
             try:
                 run_id = file.stem
                 if run_id.startswith(PENDING):
                     tags = rows[0]["tags"]
-                    tags |= {PARENT: born[tags[PARENT]]} if tags.get(PARENT) in born else {}
-                    run_id = born[file.stem] = self._create(rows[0])
+                    if tags.get(PARENT) in created:
+                        tags[PARENT] = created[tags[PARENT]]
+                    run_id = self._create(rows[0])
+                    created[file.stem] = run_id
                 _deliver(self.uri, run_id, rows)
                 file.unlink()
                 log.warning("MLflow took %d rows that had waited in %s", len(rows), file.name)
@@ -271,20 +311,20 @@ class Session:
         """Record the artifacts that a run read, by `log_inputs` (digest = artifact id)."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        rows = [
-            DatasetInput(
-                Dataset(f"{a.stage}", a.id, "artifact", f'{{"uri": "{hide(a.uri)}"}}'),
-                [InputTag("mlflow.data.context", "parent")],
-            )
-            for a in artifacts
-        ]
+        rows = []
+        for artifact in artifacts:
+            source = json.dumps({"uri": hide(artifact.uri)})
+            dataset = Dataset(artifact.stage, artifact.id, "artifact", source)
+            rows.append(DatasetInput(dataset, [InputTag("mlflow.data.context", "parent")]))
         if tracker.uri and rows:
             with _survive(f"the lineage of run {tracker.run_id}"):
                 client(self.uri).log_inputs(tracker.run_id, datasets=rows)
 
     def attach(self, tracker: Tracker, *paths: Path) -> None:
         """Keep files with a run."""
-        for path in paths if tracker.uri else ():
+        if not tracker.uri:
+            return
+        for path in paths:
             with _survive(str(path)):
                 client(self.uri).log_artifact(tracker.run_id, str(path))
 
@@ -302,93 +342,90 @@ def _survive(what: str) -> Iterator[None]:
         log.warning("MLflow did not take %s: %s", what, error)
 
 
-def register_model(
-    tracker: Tracker,
-    *,
-    code: Path,
-    folder: Path,
-    card: Path,
-    name: str,
-    aliases: list[str],
-    size: int,
-    widths: dict[str, int],
-    requirements: list[str],
-    tags: dict[str, str],
-) -> dict[str, Any]:
-    """Log a student as code and safetensors (no pickle), register it as a new version and move the aliases to it.
+def _started(rows: list[dict[str, Any]]) -> int:
+    return int(rows[0]["time"]) if rows else 0
 
-    Args:
-        tracker: the run that the model belongs to.
-        code: the pyfunc's Python file.
+
+@dataclass(frozen=True)
+class LoggedStudent:
+    """A student as MLflow logs it: code and safetensors, nothing pickled.
+
+    Attributes:
+        code: Python file of the pyfunc model.
         folder: the student's folder.
-        card: the model card (Markdown), kept with the run and as the version's description.
-        name: registered model name.
-        aliases: aliases to move to it; the first is the one that is returned.
         size: side of the square input in pixels.
         widths: output name -> width.
         requirements: what the model needs to load, as pip requirements.
-        tags: tags of the version.
+    """
+
+    code: Path
+    folder: Path
+    size: int
+    widths: dict[str, int]
+    requirements: list[str]
+
+
+def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path) -> tuple[str, str]:
+    """Log a student to a run twice: for tensors, registered as a new version of `name`, and for image files.
+
+    Args:
+        tracker: the run that it belongs to.
+        student: what is logged.
+        name: registered model.
+        card: the model card, kept with the run.
 
     Returns:
-        name, version, aliases, uri of the model, and of the same student as a model that takes image files (logged
-        beside it, not registered).
+        The version, and the URI of the model that takes image files.
     """
     import mlflow
 
-    mine, environment = client(tracker.uri), os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
+    environment = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri overwrites it
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with mlflow.start_run(run_id=tracker.run_id):
-            version, images = _log_both(code, folder, name, size, widths, requirements)
+            logged = _log_models(student, name)
             mlflow.log_artifact(str(card))
     finally:
         mlflow.set_tracking_uri(environment or "")
-    mine.update_model_version(name, version, description=card.read_text())
-    for key, value in (tags | {IMAGES: images}).items():
-        mine.set_model_version_tag(name, version, key, value)
-    for alias in aliases:
-        mine.set_registered_model_alias(name, alias, version)
-    uri = f"models:/{name}@{aliases[0]}"
-    return {"name": name, "version": version, "aliases": aliases, "model": uri, "images": images}
+    return logged
 
 
-def _log_both(
-    code: Path, folder: Path, name: str, size: int, widths: dict[str, int], requirements: list[str]
-) -> tuple[str, str]:
-    """Log a student twice, for tensors (registered) and for image files: the version, and the other one's URI."""
+def _log_models(student: LoggedStudent, name: str) -> tuple[str, str]:
+    """Within an MLflow run: as `log_student`."""
     import mlflow
     import numpy as np
     import pandas
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    size = student.size
     float32 = np.dtype("float32")
-    outputs = Schema([TensorSpec(float32, (-1, width), key) for key, width in widths.items()])
-    both = {
-        "python_model": str(code),
-        "artifacts": {"student": str(folder)},
-        "pip_requirements": requirements,
+    outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])
+    shared = {
+        "python_model": str(student.code),
+        "artifacts": {"student": str(student.folder)},
+        "pip_requirements": student.requirements,
         "code_paths": [str(Path(__file__).parent)],
     }
-    info = mlflow.pyfunc.log_model(
+    for_tensors = mlflow.pyfunc.log_model(
         name="student",
         signature=ModelSignature(Schema([TensorSpec(float32, (-1, 3, size, size))]), outputs),
         input_example=np.zeros((2, 3, size, size), np.float32),
         registered_model_name=name,
-        **both,
+        **shared,
     )
-    images = mlflow.pyfunc.log_model(
+    for_images = mlflow.pyfunc.log_model(
         name="student-images",
         signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
         model_config={"takes": "images"},
-        input_example=pandas.DataFrame({"image": [_png(size)]}),
-        **both,
+        input_example=pandas.DataFrame({"image": [_grey_png(size)]}),
+        **shared,
     )
-    return str(info.registered_model_version), str(images.model_uri)
+    return str(for_tensors.registered_model_version), str(for_images.model_uri)
 
 
-def _png(size: int) -> bytes:
-    """A grey picture's file."""
+def _grey_png(size: int) -> bytes:
+    """The file of a grey picture."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -129,7 +129,7 @@ def test_a_second_run_is_refused_while_one_lives(tmp_path: Path) -> None:
     root = tmp_path / "root"
     first = subprocess.Popen(command(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while not (root / "run.lock").exists() or not (root / "run.lock").read_text():
+        while not (root / "run.owner").exists() or not (root / "run.owner").read_text():
             time.sleep(0.01)
         second = subprocess.run(command(root), capture_output=True, text=True, timeout=120)
         assert second.returncode == 2

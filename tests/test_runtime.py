@@ -1,9 +1,11 @@
-"""Where a run may lie, and the nodes that it waits for and looks over."""
+"""Where a run may lie, its lock and log, and the nodes that it waits for and checks."""
 
+import logging
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
 
 
 def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -24,7 +27,43 @@ def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
     assert runtime.state_dir(Config().replace(store__root=str(tmp_path / "there"))) == tmp_path / "there"
 
 
-def test_the_fleet_waits_no_longer_than_told(ray_session: None, tmp_path: Path) -> None:
+LOCK = """
+import sys
+from pathlib import Path
+from alignet_ray import runtime
+
+with runtime.lock(Path(sys.argv[1])):
+    pass
+"""
+
+
+def test_a_second_run_is_told_who_holds_the_root(tmp_path: Path) -> None:
+    with runtime.lock(tmp_path):
+        done = subprocess.run([sys.executable, "-c", LOCK, str(tmp_path)], capture_output=True, text=True)
+        assert f"is in use by another run (pid {os.getpid()}, since" in done.stderr
+    with runtime.lock(tmp_path):
+        pass  # free again
+
+
+def test_logging_is_as_before_after_a_run(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, warnings.showwarning)
+    with runtime.log_to(tmp_path / "logs" / "run.log", Screen()):
+        logging.getLogger("some.library").info("noise")
+        warnings.warn("careful", stacklevel=1)
+        os.write(1, b"from C\n")
+    text = (tmp_path / "logs" / "run.log").read_text()
+    assert "noise" in text
+    assert "careful" in text
+    assert "from C" in text
+    assert (list(root.handlers), root.level, warnings.showwarning) == before
+
+
+def test_what_the_cluster_offers(ray_session: None) -> None:
+    assert runtime.cluster_resources() == (0, 4)
+
+
+def test_waiting_for_nodes_ends_when_told(ray_session: None, tmp_path: Path) -> None:
     said: list[str] = []
     cfg = Config().replace(store__root=str(tmp_path), ray__cpus=2)
     runtime.ClusterNodes(cfg, said.append).ready()
@@ -38,11 +77,11 @@ def test_the_fleet_waits_no_longer_than_told(ray_session: None, tmp_path: Path) 
 def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path) -> None:
     import ray
 
-    runtime._judge("10.0.0.7", ray.put([]))
+    runtime._check_answer("10.0.0.7", ray.put([]))
     with pytest.raises(UserError, match=r"node 10\.0\.0\.7 does not see /shared/images: mount the same storage"):
-        runtime._judge("10.0.0.7", ray.put(["/shared/images", "/shared/runs/.shared-12"]))
+        runtime._check_answer("10.0.0.7", ray.put(["/shared/images", "/shared/runs/.shared-12"]))
     with pytest.raises(UserError, match="does not see /shared/runs"):
-        runtime._judge("10.0.0.7", ray.put(["/shared/runs/.shared-12"]))
+        runtime._check_answer("10.0.0.7", ray.put(["/shared/runs/.shared-12"]))
 
 
 def test_the_probe_reaches_every_node_and_goes(ray_session: None, tmp_path: Path) -> None:

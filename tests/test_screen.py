@@ -1,11 +1,16 @@
-"""What a person sees."""
+"""What a user sees: plain lines in a file, a line that redraws itself on a terminal of any width."""
 
+import io
+import os
+import pty
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from alignet_ray import screen
-from alignet_ray.screen import Screen, clock, table
+from alignet_ray.screen import Progress, Screen, clock, print_table, table
 
 
 def test_clock() -> None:
@@ -25,6 +30,16 @@ def test_progress_in_a_file_is_lines_and_counts_only_this_runs_work(tmp_path: Pa
     assert bar.done - bar.first == 6
 
 
+def test_lines_in_a_file_are_whole_and_plain(tmp_path: Path) -> None:
+    file = tmp_path / "out"
+    path = "/data/" + "x" * 300
+    with file.open("w") as stream:
+        output = Screen(stream)
+        output.heading("embed@corpus", "0123 [bold]")
+        output.line(f"report {path} :smile: [red]")
+    assert file.read_text() == f"\n== embed@corpus - 0123 [bold]\nreport {path} :smile: [red]\n"
+
+
 def test_the_rate_leaves_out_what_the_start_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(screen.time, "monotonic", lambda: now)
@@ -40,7 +55,80 @@ def test_the_rate_leaves_out_what_the_start_took(tmp_path: Path, monkeypatch: py
         assert bar.rate == pytest.approx(100 / 40)
 
 
+def on_a_terminal(write: Callable[[io.TextIOWrapper], None], monkeypatch: pytest.MonkeyPatch, columns: int) -> str:
+    """What a program writes to a terminal of so many columns."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as terminal:
+        write(terminal)  # type: ignore[arg-type]
+    text = b""
+    while True:
+        try:
+            part = os.read(reader, 65536)
+        except OSError:  # the end of a pseudo-terminal
+            break
+        if not part:
+            break
+        text += part
+    os.close(reader)
+    return text.decode()
+
+
+@pytest.mark.parametrize("columns", [30, 80, 200])
+def test_a_progress_line_never_wraps(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """A line longer than the terminal would leave a row behind at every redraw."""
+    monkeypatch.setattr(screen, "REDRAW_SECONDS", 0.0)
+
+    def write(terminal: io.TextIOWrapper) -> None:
+        output = Screen(terminal)
+        assert output.live
+        with output.progress(10, "images") as bar:
+            for _ in range(3):
+                bar.add(1, "loss 0.123, validation 0.456, learning rate 0.001")
+                assert drawn_width(bar, columns) <= columns
+        output.line("done")
+
+    text = on_a_terminal(write, monkeypatch, columns)
+    assert text.rstrip().endswith("done")
+    if columns == 200:
+        assert "1/10 images" in text
+        assert "learning rate" in text
+
+
+def drawn_width(bar: Progress, columns: int) -> int:
+    console = screen.Console(file=io.StringIO(), width=columns, force_terminal=False)
+    console.print(bar._bar("loss 0.123, validation 0.456"))
+    return max(len(line) for line in console.file.getvalue().splitlines())  # type: ignore[attr-defined]
+
+
+def test_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(screen, "REDRAW_SECONDS", 0.0)
+
+    def write(terminal: io.TextIOWrapper) -> None:
+        with Screen(terminal).progress(10, "images") as bar:
+            bar.add(1)
+
+    assert "\x1b[38" not in on_a_terminal(write, monkeypatch, 80)
+
+
 def test_table_puts_numbers_to_the_right() -> None:
     text = table([{"name": "a", "n": 1}, {"name": "bcd", "n": 100}])
-    assert text.splitlines()[2:] == ["a       1", "bcd   100"]
+    assert text.splitlines() == ["name    n", "----  ---", "a       1", "bcd   100"]
     assert table([]) == "(nothing)"
+
+
+def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"artifact": "distill/" + "0" * 30, "why": "changed: " + "steps, " * 10, "n": 1}]
+
+    def write(terminal: io.TextIOWrapper) -> None:
+        monkeypatch.setattr(screen.sys, "stdout", terminal)
+        print_table(rows)
+        monkeypatch.undo()
+
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(write, monkeypatch, 60)).splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 60
+    assert "artifact" in lines[0]
+    assert set(lines[1].strip()) == {"-", " "}

@@ -121,7 +121,7 @@ def test_a_server_that_is_killed_costs_no_metric(
     session.end(late, "FINISHED")
     assert time.monotonic() - start < 60, "training would wait for a server that is down"
     with server(database, port, tmp_path):
-        tracking._silent.clear()
+        tracking._silent_until.clear()
         session.end(child, "FINISHED")
         session.end(parent, "FINISHED")
         session.flush()

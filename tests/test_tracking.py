@@ -1,4 +1,4 @@
-"""Runs, parameters and lineage in the embedded MLflow database; nothing secret in it; a dead server stops nothing."""
+"""Runs, parameters and lineage in the embedded MLflow database; no secrets in it; a dead server stops nothing."""
 
 import sqlite3
 import time
@@ -74,7 +74,7 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     working = tracking.client
 
     def switch(up: bool) -> Session:
-        tracking._silent.clear()
+        tracking._silent_until.clear()
 
         def broken(uri: str) -> Any:
             raise ConnectionError("nobody at postgresql://me:sesame@db")
@@ -83,7 +83,7 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         return session
 
     yield switch
-    tracking._silent.clear()
+    tracking._silent_until.clear()
 
 
 def history(session: Session, run: str) -> list[tuple[int, float]]:
@@ -114,16 +114,16 @@ def test_a_server_that_is_down_is_not_asked_again_at_once(flaky: Callable[[bool]
     tracker = session.begin("night", None, {})
     flaky(False)
     tracker.log_batch({"loss": 2.0}, 2)
-    quiet = dict(tracking._silent)
+    quiet = dict(tracking._silent_until)
     flaky(True)
-    tracking._silent.update(quiet)
+    tracking._silent_until.update(quiet)
     tracker.log_batch({"loss": 3.0}, 3)
     assert history(session, tracker.run_id) == []
     session.flush()
     assert history(session, tracker.run_id) == [(2, 2.0), (3, 3.0)]
 
 
-def test_whole_runs_wait_and_are_born_with_their_parents(flaky: Callable[[bool], Session], tmp_path: Path) -> None:
+def test_whole_runs_wait_and_are_created_after_their_parents(flaky: Callable[[bool], Session], tmp_path: Path) -> None:
     session, cfg = flaky(False), Config(name="night").replace(store__root=str(tmp_path))
     parent = session.begin("night", cfg, {"alignet.commit": "abc"})
     child = session.begin("label", None, {}, parent.run_id)
@@ -131,7 +131,7 @@ def test_whole_runs_wait_and_are_born_with_their_parents(flaky: Callable[[bool],
     session.end(child, "FINISHED")
     session.end(parent, "FAILED")
     session.flush()
-    assert len(list(Path(session.spool).glob("unborn-*"))) == 2, "still waiting"
+    assert len(list(Path(session.spool).glob("pending-*"))) == 2, "still waiting"
     flaky(True)
     again = Session.open(cfg, tmp_path)
     runs = {r.info.run_name: r for r in client(again.uri).search_runs([again.experiment])}
@@ -156,7 +156,7 @@ def test_a_spool_cut_short_by_a_kill_is_read_up_to_there(flaky: Callable[[bool],
 
 def test_a_spool_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    Tracker("x", "unborn-1", str(tmp_path / "file")).log_batch({"loss": 1.0}, 1)
+    Tracker("x", "pending-1", str(tmp_path / "file")).log_batch({"loss": 1.0}, 1)
     assert "lost: " in caplog.text
 
 
@@ -167,7 +167,7 @@ def test_runs_that_a_killed_process_left_are_closed(tmp_path: Path) -> None:
     children = [session.begin(name, None, {}, parent.run_id) for name in ("done", "cut short")]
     session.end(children[0], "FINISHED")
     stranger = session.begin("of another", None, other)
-    session.bury("/here")
+    session.kill_orphans("/here")
     status = {r.info.run_name: r.info.status for r in client(session.uri).search_runs([session.experiment])}
     assert status == {"killed": "KILLED", "done": "FINISHED", "cut short": "KILLED", "of another": "RUNNING"}
     assert stranger.run_id

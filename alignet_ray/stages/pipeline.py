@@ -252,7 +252,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
 def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session, Tracker]]:
     """Within it there is an MLflow run that others can be children of; Ray, once started, stops at its end."""
     session = Session.open(cfg, state)
-    session.bury(str(state))
+    session.kill_orphans(str(state))
     tags = {tracking.STATE: str(state)} | runtime.tags()
     parent = session.begin(name or cfg.name, cfg, tags)
     status = "FAILED"

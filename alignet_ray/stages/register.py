@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,20 @@ def run(work: Work) -> None:
         folder.mkdir()
         for name in (BACKBONE, MODEL_FILE, *([HEAD] if info["head"] else [])):  # and not the checkpoints beside them
             shutil.copy(student.local(name), folder)
-        version = tracking.register_model(
-            work.tracker,
+        student_model = tracking.LoggedStudent(
             code=Path(serving.__file__),
             folder=folder,
-            card=work.out.local("card.md"),
-            name=work.cfg.register.name,
-            aliases=[work.cfg.register.alias],
             size=info["preprocessing"]["input_size"][1],
             widths=widths,
             requirements=serving.requirements(),
-            tags=registry.tags(work.parents, _figures(work.parents.get("evaluate"))),
         )
+        registration = registry.Registration(
+            name=work.cfg.register.name,
+            alias=work.cfg.register.alias,
+            card=work.out.local("card.md"),
+            tags=registry.version_tags(work.parents, _figures(work.parents.get("evaluate"))),
+        )
+        version = asdict(registry.register(work.tracker, student_model, registration))
     if _is_champion(work):
         registry.promote(work.tracker.uri, version["name"], version["version"])
     work.out.write_json("version.json", version)
