@@ -180,6 +180,7 @@ def export_triplets(path: str | Path, tables: Callable[[], Iterator[pa.Table]], 
     def similarities(table: pa.Table) -> np.ndarray:
         return _stacked(table, TRIPLETS.names[3:])
 
+    # One pass over the tables per member: a member of a .zip must be written in one piece.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, allowZip64=True, compresslevel=1) as file:
         _write_member(file, "filenames", count, names.dtype, map(file_names, tables()))
         _write_member(file, "similarities", count, np.dtype("<f4"), map(similarities, tables()))
@@ -222,6 +223,7 @@ class _FileNames:
         """The image of every name; `path` is the file that names them."""
         wanted = pa.array(names.reshape(-1))
         positions = pc.index_in(wanted, self.paths)
+        # The release names files alone; exports of corpora with equal file names use paths.
         if positions.null_count:
             positions = pc.coalesce(positions, pc.index_in(wanted, self.base_names))
         if positions.null_count:

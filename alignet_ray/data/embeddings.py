@@ -103,6 +103,7 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
     if raw:
         name += "-raw"
 
+    # The name says all that the matrix depends on, so a file with this name can be used as it is.
     path = cache / name
     if not _is_built(path):
         transform = AlignArtifact(align).transform() if align is not None and has_map else None

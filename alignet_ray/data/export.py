@@ -69,6 +69,7 @@ def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
     matrix: np.memmap | None = None
     start = 0
     for part_ids, vectors in EmbedArtifact(embed).blocks():
+        # A part whose images are all in quarantine has no rows, and its vectors no width.
         if not len(part_ids):
             continue
         if matrix is None:

@@ -74,6 +74,7 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
             "embed all images that objects.table names"
         )
 
+    # The caller's images may be fewer than the rows, and in another order.
     by_id = sorted((image_id, path) for path, image_id in image_ids.items())
     selected = vectors[[row_of[path] for _, path in by_id]]
     is_finite = np.isfinite(selected).all(axis=1)

@@ -129,6 +129,7 @@ def sample_triplets(
 
     plan = _mixture_plan(pool, split, count, weights)
     warning = ""
+    # Few images are set aside, so fewer validation triplets than asked for are no error.
     if split == "valid":
         plan, warning = _reduced_plan(plan, pool.groups("cluster", split), images)
 
