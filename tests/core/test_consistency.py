@@ -7,8 +7,8 @@ from alignet_ray.core import consistency
 from alignet_ray.core.triplets import set_keys
 
 
-def answers(n: int, m: int = 60, seed: int = 0) -> np.ndarray:
-    """People who see four kinds of things."""
+def responses(n: int, m: int = 60, seed: int = 0) -> np.ndarray:
+    """Simulated responses of people who tell four kinds of objects apart."""
     rng = np.random.default_rng(seed)
     x = np.eye(4)[np.arange(m) % 4] * 2
     rows = np.stack([rng.permutation(m)[:3] for _ in range(n)])
@@ -20,8 +20,8 @@ def answers(n: int, m: int = 60, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(
     ("columns", "place"), [([0, 1, 2], "last"), ([1, 0, 2], "last"), ([0, 2, 1], "middle"), ([2, 0, 1], "first")]
 )
-def test_the_odd_column_is_found_by_the_answers_alone(columns: list[int], place: str) -> None:
-    reading = consistency.odd_position(answers(6000)[:, columns])
+def test_the_odd_column_is_found_by_the_responses_alone(columns: list[int], place: str) -> None:
+    reading = consistency.odd_position(responses(6000)[:, columns])
     assert reading.sure
     assert reading.best == place
 
@@ -55,6 +55,6 @@ def test_a_key_belongs_to_one_set_of_three(items: list[int], order: list[int]) -
 
 
 def test_chance_overlap_of_two_files() -> None:
-    a, b = answers(3000, seed=1), answers(3000, seed=2)
+    a, b = responses(3000, seed=1), responses(3000, seed=2)
     shared = np.isin(set_keys(a), set_keys(b)).sum()
     assert shared == pytest.approx(consistency.expected_shared(a, b), rel=0.2)

@@ -13,7 +13,7 @@ SOFTEN = Soften()
 
 
 def people(n: int, m: int = 40, d: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A known world: a sparse non-negative embedding, and answers drawn from its choice probabilities."""
+    """A known world: a sparse non-negative embedding, and responses drawn from its choice probabilities."""
     rng = np.random.default_rng(seed)
     truth = (1.5 * np.abs(rng.normal(size=(m, d))) * (rng.random((m, d)) < 0.6)).astype(np.float32)
     rows = np.stack([rng.permutation(m)[:3] for _ in range(n)])
