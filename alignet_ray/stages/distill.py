@@ -15,6 +15,7 @@ import ray
 from ray.train import ScalingConfig
 
 from alignet_ray import runtime
+from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
@@ -78,7 +79,6 @@ def images_per_step(cfg: Config) -> int:
 def run(work: Work) -> None:
     """Train the student in Ray Train's processes, and show and keep what they report."""
     from alignet_ray.stages.training_jobs import make_student_job
-    from alignet_ray.training.outputs import read_metrics
 
     settings = work.cfg.distill
     workers = worker_count(settings)
@@ -89,7 +89,7 @@ def run(work: Work) -> None:
 
     # The file also has what a killed run reported before this one went on.
     figures: dict[str, Any] = {}
-    for row in read_metrics(work.out):
+    for row in DistillArtifact(work.out).metrics():
         figures |= row
     figures |= last
     _warn_if_nothing_learned(work, figures)

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from alignet_ray.artifacts.cluster import ClusterArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import LabelArtifact
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
@@ -34,16 +37,14 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Pack
         pack: fills a pack of images.
     """
     settings = work.cfg.distill
-    label = _parent(work.parents, "label")
+    label = LabelArtifact(_parent(work.parents, "label"))
     embed = _parent(work.parents, "embed")
-    clusters = work.parents["cluster"].read_parts().sort_by("image_id")
-    clustered_ids = clusters["image_id"].to_numpy()
-    held_out_ids = label.read_table("held_out.parquet")["image_id"].to_numpy()
-    in_training = ~np.isin(clustered_ids, held_out_ids)
+    clustered = ClusterArtifact(work.parents["cluster"]).labels()
+    in_training = ~np.isin(clustered.ids, label.held_out())
 
     view = load_backbone(settings.model, settings.size, squash=settings.squash).view
     threads = threads_per_worker(workers)
-    decoder = _corpus_images(work, embed, clustered_ids, view, threads)
+    decoder = _corpus_images(work, embed, clustered.ids, view, threads)
     images: Packed | Decoder = decoder
     if settings.cache_pixels:
         images = _packed(decoder, embed, cache, pack)
@@ -52,11 +53,11 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Pack
         settings=settings,
         seed=work.cfg.seed,
         out=work.out,
-        label=label,
+        label=label.files,
         teacher=TeacherFeatures(embed, work.parents["align"], cache, raw=work.role == "control"),
-        scale=float(label.read_json("stats.json")["scale"]),
-        image_ids=clustered_ids[in_training],
-        clusters=clusters["cluster"].to_numpy()[in_training],
+        scale=label.stats().scale,
+        image_ids=clustered.ids[in_training],
+        clusters=clustered.clusters[in_training],
         images=images,
         threads=threads,
         human_validation=_student_validation(work, view),
@@ -121,7 +122,7 @@ def _student_validation(work: Work, view: View) -> HumanValidation | None:
 
 def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: View, threads: int) -> Decoder:
     """These images of the corpus, decoded whenever they are read."""
-    listed = embed.read_table("images.parquet", ["image_id", "path"]).sort_by("image_id")
+    listed = EmbedArtifact(embed).images(["image_id", "path"]).sort_by("image_id")
     rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
     paths = listed["path"].take(pa.array(rows)).to_pylist()
     return Decoder(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)

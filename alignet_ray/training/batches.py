@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from alignet_ray.artifacts.schemas import TRIPLETS
+from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, LabelArtifact, Subset
 from alignet_ray.core.triplets import gram_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
@@ -189,15 +189,15 @@ def draw_triplets(rng: np.random.Generator, size: int, count: int) -> Int[Tensor
 
 def labelled_batches(label: Artifact, batch_size: int, seed: int) -> LabelledBatches:
     """Batches of all training triplets of a label artifact."""
-    image_ids, similarities = _triplet_arrays(label.read_parts("train"))
+    image_ids, similarities = _triplet_arrays(label, "train")
     return LabelledBatches(image_ids, similarities, batch_size, seed)
 
 
 def validation_batch(label: Artifact, count: int) -> Batch:
     """The first `count` validation triplets of a label artifact as one batch, in which each image comes once."""
-    triplets, similarities = _triplet_arrays(label.read_parts("valid").slice(0, count))
-    image_ids, positions = np.unique(triplets, return_inverse=True)
-    return Batch(image_ids, torch.from_numpy(positions.reshape(-1, 3)), torch.from_numpy(similarities))
+    triplets, similarities = _triplet_arrays(label, "valid")
+    image_ids, positions = np.unique(triplets[:count], return_inverse=True)
+    return Batch(image_ids, torch.from_numpy(positions.reshape(-1, 3)), torch.from_numpy(similarities[:count]))
 
 
 def cluster_members(clusters: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
@@ -207,8 +207,9 @@ def cluster_members(clusters: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
     return tuple(np.split(order, boundaries))
 
 
-def _triplet_arrays(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids and similarities of a TRIPLETS table, (n, 3) each."""
-    image_ids = [table[name].to_numpy() for name in TRIPLETS.names[:3]]
-    similarities = [table[name].to_numpy() for name in TRIPLETS.names[3:6]]
+def _triplet_arrays(label: Artifact, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
+    """Image ids and similarities of all labelled triplets of a subset, (n, 3) each."""
+    table = pa.concat_tables(LabelArtifact(label).triplets(subset))
+    image_ids = [table[name].to_numpy() for name in IMAGE_COLUMNS]
+    similarities = [table[name].to_numpy() for name in SIMILARITY_COLUMNS]
     return np.stack(image_ids, axis=-1), np.stack(similarities, axis=-1)

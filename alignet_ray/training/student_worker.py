@@ -11,6 +11,7 @@ import psutil
 import torch
 from jaxtyping import Int, Int64
 
+from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.images.cache import Decoder, Packed
@@ -27,7 +28,7 @@ from alignet_ray.training.batches import (
 )
 from alignet_ray.training.distributed import is_main_process
 from alignet_ray.training.loop import Training
-from alignet_ray.training.outputs import write_metrics, write_network
+from alignet_ray.training.outputs import write_network
 from alignet_ray.training.recipe import student_recipe
 from alignet_ray.training.validation import HumanValidation
 
@@ -122,7 +123,7 @@ class StudentWorker:
             checkpoints.save(self.job.out, self.training, self.metrics)
             with self.training.use_ema():
                 write_network(self.job.out, self.training.student.eval(), self.job.provenance)
-            write_metrics(self.job.out, self.metrics.rows)
+            DistillArtifact(self.job.out).write_metrics(self.metrics.rows)
         self.report({"step": self.training.recipe.steps})
 
     def on_update(self, training: Training, figures: dict[str, float]) -> None:

@@ -1,12 +1,20 @@
 """The finished network teacher's folder, and its report: human agreement, and neighbourhoods kept."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from alignet_ray.artifacts.align import (
+    SPLITS,
+    AlignArtifact,
+    AlignReport,
+    InterpolationPoint,
+    SplitAgreement,
+    split_agreement,
+)
 from alignet_ray.core import teacher_metrics, triplet_set
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.models.kernel_head import KernelHead
@@ -47,7 +55,7 @@ class TeacherReport:
 
     def write(self) -> None:
         """Interpolate the weights as the settings say, then write the teacher's folder and its report."""
-        curve: list[dict[str, float]] = []
+        curve: list[InterpolationPoint] = []
         if self.validator.best.row["step"]:
             fine_tuned = [parameter.detach().clone() for parameter in self.training.parameters]
             curve = self.interpolation_curve(fine_tuned)
@@ -57,9 +65,9 @@ class TeacherReport:
         head = self.head.renew(features[self.job.train_rows])
         student = self.training.student
         write_network(self.job.out, Student(student.backbone, head, student.tau), self.job.provenance)
-        self.job.out.write_json("report.json", self._report(features, head, curve))
+        AlignArtifact(self.job.out).write_report(self._report(features, head, curve))
 
-    def interpolation_curve(self, fine_tuned: list[Tensor]) -> list[dict[str, float]]:
+    def interpolation_curve(self, fine_tuned: list[Tensor]) -> list[InterpolationPoint]:
         """Score the teacher at points between pretrained and fine-tuned weights, on validation objects.
 
         Any of them is a teacher, too: nearer to the pretrained weights it agrees less with people, and keeps more
@@ -72,13 +80,13 @@ class TeacherReport:
             features = self._features()
             predicted = self.head.renew(features[self.job.train_rows])(features)
             cosine_features = torch.from_numpy(unit_rows(features.numpy()))
-            row = {
-                "share": share,
-                "accuracy": triplet_set.score(predicted, triplets).accuracy,
-                "features": triplet_set.score(cosine_features, triplets).accuracy,
-                "kept": teacher_metrics.overlap(self.pretrained.numpy(), features.numpy()),
-            }
-            curve.append(row)
+            point = InterpolationPoint(
+                interpolation=share,
+                accuracy=triplet_set.score(predicted, triplets).accuracy,
+                features=triplet_set.score(cosine_features, triplets).accuracy,
+                kept=teacher_metrics.overlap(self.pretrained.numpy(), features.numpy()),
+            )
+            curve.append(point)
         return curve
 
     def _features(self) -> Float[Tensor, "n d"]:
@@ -86,30 +94,34 @@ class TeacherReport:
         images = self.job.images
         return extract_features(self.training, images, np.arange(len(images.ids)))
 
-    def _report(
-        self, features: Float[Tensor, "n d"], head: KernelHead, curve: list[dict[str, float]]
-    ) -> dict[str, Any]:
+    def _report(self, features: Float[Tensor, "n d"], head: KernelHead, curve: list[InterpolationPoint]) -> AlignReport:
         pretrained = self.pretrained.numpy()
         predicted = head(features).numpy()
-        metric = "plain" if head.metric is None else "classes"
-        report: dict[str, Any] = {
-            "map": "network",
-            "step": self.validator.best.row["step"],
-            "history": self.validator.history,
-            "trade": curve,
-            "temperature": float(head.temperature),
-            "metric": metric,
-        }
         spaces = {
             "base": unit_rows(pretrained),
             "features": unit_rows(features.numpy()),
             "aligned": predicted,
         }
-        for split in ("validation", "test"):
-            report |= teacher_metrics.report(split, spaces, self.job.triplet_set(split), self.job.seed)
-        report["neighbours_kept"] = teacher_metrics.overlap(pretrained, features.numpy())
-        report["aligned_neighbours_kept"] = teacher_metrics.overlap(pretrained, predicted)
-        return report
+        return AlignReport(
+            map="network",
+            step=self.validator.best.row["step"],
+            history=self.validator.history,
+            splits={split: self._agreement(split, spaces) for split in SPLITS},
+            neighbours_kept=teacher_metrics.overlap(pretrained, features.numpy()),
+            aligned_neighbours_kept=teacher_metrics.overlap(pretrained, predicted),
+            curve=curve,
+            temperature=float(head.temperature),
+            metric="plain" if head.metric is None else "classes",
+        )
+
+    def _agreement(self, split: str, spaces: Mapping[str, np.ndarray]) -> SplitAgreement:
+        """Agreement of these spaces with people on the objects of one split."""
+        triplets = self.job.triplet_set(split)
+        figures = {}
+        for name, space in spaces.items():
+            figures[name] = teacher_metrics.figures(space, triplets, self.job.seed)
+        ceiling = float(triplets.targets.max(dim=1).values.mean())
+        return split_agreement(figures, ceiling)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
@@ -28,7 +29,6 @@ from alignet_ray.models.student import Output, Student
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.distributed import is_main_process, world_size
 from alignet_ray.training.loop import Training
-from alignet_ray.training.outputs import write_metrics
 from alignet_ray.training.recipe import teacher_recipe
 from alignet_ray.training.teacher_job import AnnotatedBatch, TeacherJob
 from alignet_ray.training.teacher_report import TeacherReport
@@ -95,7 +95,7 @@ class TeacherWorker:
         """Validate the teacher, and report a row of metrics: these figures and those of validation."""
         row = self.validator.validate(figures)
         if is_main_process():
-            write_metrics(self.job.out, self.validator.history)
+            AlignArtifact(self.job.out).write_metrics(self.validator.history)
             self.report(row)
         else:
             self.report({})

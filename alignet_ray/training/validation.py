@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.human.dataset import split_images
 from alignet_ray.images.cache import Decoder
@@ -66,11 +67,7 @@ def object_images(soften: Artifact, uri: str, view: View) -> Decoder:
         uri: the folder of the images.
         view: the network's resizing and cropping.
     """
-    image_ids: set[int] = set()
-    for row in soften.read_table("objects.parquet", ["image_ids"])["image_ids"].to_pylist():
-        image_ids.update(row)
-    ids = np.array(sorted(image_ids), dtype=np.int64)
-
+    ids = SoftenArtifact(soften).annotated_image_ids()
     listed = list_images(uri)["path"]
     paths = tuple(listed[int(image_id)].as_py() for image_id in ids)  # an image's id is its row
     threads = max(1, (os.cpu_count() or 2) // 2)

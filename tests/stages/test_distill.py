@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.artifacts.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
@@ -66,7 +67,9 @@ def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
     label.write_table("held_out.parquet", pa.table({"image_id": ids[held]}))
     label.write_table("train/part-00000.parquet", triplet_table(ids[~held], x[~held], 500, 0))
     label.write_table("valid/part-00000.parquet", triplet_table(ids[held], x[held], 100, 1))
-    label.write_json("stats.json", {"scale": 1.0})
+    figures = SubsetStats(triplets=500, ties=0, entropy=0.5, margin=0.5, entropy_histogram=[], margin_histogram=[])
+    stats = LabelStats(scale=1.0, held_out_images=int(held.sum()), train=figures, valid=figures)
+    LabelArtifact(label).write_stats(stats)
     for draft in (embed, cluster, label):
         draft.finish({})
     align = store.draft("align", "a")

@@ -79,7 +79,7 @@ def test_interpolation_takes_a_point_of_the_reported_curve(cfg: Config, soften: 
     for name, start in pretrained.items():
         middle = (start + weights[1.0][name]) / 2
         torch.testing.assert_close(weights[0.5][name], middle, atol=1e-5, rtol=1e-4)
-    curve = {row["share"]: row for row in reports[1.0]["trade"]}
+    curve = {row["interpolation"]: row for row in reports[1.0]["curve"]}
     assert list(curve) == [0, 0.25, 0.5, 0.75, 1]
     assert curve[0]["kept"] == 1
     assert curve[0]["features"] == pytest.approx(reports[1.0]["validation_base_accuracy"], abs=0.03)
