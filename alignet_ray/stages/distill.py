@@ -171,6 +171,7 @@ def _train(work: Work, job: Any, workers: int, first_step: int) -> dict[str, Any
                 figures = {name: value for name, value in rows[0].items() if name != "step"}
                 work.tracker.log_batch(figures, int(last["step"]))
 
+        # Workers raise inside Ray, so an error of the disk arrives as text.
         try:
             run_training(work, StudentWorker, job, _scaling(settings, workers), show, settings.max_failures)
         except UserError:

@@ -73,6 +73,8 @@ def run_training(
         scaling_config=scaling,
         run_config=run_config,
     )
+
+    # Reports are taken once more after the end, so that the last ones are not lost.
     training = BackgroundTraining(trainer)
     problem = ""
     try:

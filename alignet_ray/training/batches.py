@@ -139,6 +139,7 @@ class InBatchTriplets:
         if triplets is None:
             triplets = draw_triplets(rng, self.batch_size, self.max_triplets)
 
+        # The matrix is stored in half precision; similarities need more.
         rows = np.asarray(self.teacher[self.teacher_rows[drawn]], dtype=np.float32)
         embeddings = torch.from_numpy(rows)
         gram = embeddings @ embeddings.T * self.scale

@@ -67,6 +67,7 @@ class Training:
         self.step = 0
         self.embedding_tau = 1.0
 
+        # Initial weights of a resumed run are those before step 0, so a checkpoint need not hold them.
         self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
         self.ema: list[Tensor] = []
@@ -93,6 +94,7 @@ class Training:
             NonFiniteLoss: before the optimizer's step, in all processes alike.
             UserError: the GPU's memory is too small for a whole batch.
         """
+        # The wrapped network shares the student's weights, so the student is up to date at every step.
         network = self.parallel_network()
         for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
             self.set_train_mode()
@@ -102,6 +104,7 @@ class Training:
             except torch.OutOfMemoryError as error:
                 raise _too_many_images(len(pixels)) from error
 
+            # L2-SP is a part of the loss, so clipping sees its gradient, too.
             l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
             lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
@@ -118,6 +121,7 @@ class Training:
 
     def optimizer_step(self, lr: float) -> None:
         """Adam's step with the decoupled decay to the initial weights, at each layer group's learning rate."""
+        # The decay comes first: it uses the weights from before Adam's step (core/optim.py).
         for group, adam_group in zip(self.groups, self.optimizer.param_groups, strict=True):
             adam_group["lr"] = lr * group.scale
             initial = [self.initial[i] for i in group.members]
@@ -214,6 +218,7 @@ class Training:
         triplets = batch.triplets.to(self.device)
         outputs, embeddings = self.representations(map_output(gather_rows, local), batch)
 
+        # The head learns the teacher's choices; by the second term the embedding itself learns them, too.
         student = triplet_similarities(outputs, triplets)
         loss = self.mean_divergence(student, teacher, self.student.tau)
         figures = {"loss": loss.detach()}

@@ -119,6 +119,7 @@ class StudentWorker:
             self.log({})
         self.training.run(batches, self.job.images, self.on_update)
 
+        # The last checkpoint lets a run that is killed while it writes the student end without training.
         if is_main_process():
             checkpoints.save(self.job.out, self.training, self.metrics)
             with self.training.use_ema():
@@ -140,6 +141,7 @@ class StudentWorker:
 
     def log(self, figures: dict[str, float]) -> None:
         """Keep a row of metrics, with those of validation when it is due, and report it with the current speed."""
+        # Speed depends on the machine, so it is reported but no part of the metrics, which are the same after a resume.
         seconds = time.monotonic() - self.last_log
         updates = len(self.metrics.recent)
         stall = figures.pop("stall", 0.0) * updates / seconds
@@ -150,6 +152,7 @@ class StudentWorker:
             row |= self.validate()
         self.metrics.rows.append(row)
 
+        # Ray Train waits until all processes have reported, so the others report as well.
         report: dict[str, float] = {}
         if is_main_process():
             memory = used_memory(self.training.device)

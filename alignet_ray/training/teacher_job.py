@@ -58,6 +58,7 @@ class HumanBatches:
         rows = np.array([rng.choice(self.object_images[number]) for number in drawn])
         triplets = scores.all_triplets(len(drawn), MAX_TRIPLETS, int(rng.integers(2**31)))
 
+        # A few posterior draws, other ones in each step: noise averages out over the updates.
         draws = min(self.human.draws, POSTERIOR_DRAWS)
         human = triplet_set.HumanModel(self.human.mu[drawn], self.human.sigma[drawn], draws, step)
         return AnnotatedBatch(

@@ -55,6 +55,7 @@ class TeacherReport:
 
     def write(self) -> None:
         """Interpolate the weights as the settings say, then write the teacher's folder and its report."""
+        # Where no update was better than none, both ends of the line are the pretrained weights.
         curve: list[InterpolationPoint] = []
         if self.validator.best.row["step"]:
             fine_tuned = [parameter.detach().clone() for parameter in self.training.parameters]

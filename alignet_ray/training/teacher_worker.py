@@ -70,6 +70,7 @@ class TeacherWorker:
         self.all_rows = np.arange(len(job.images.ids))
         self.pretrained = extract_features(self.training, job.images, self.all_rows)
         self.head = make_head(job, self.pretrained)
+        # The loop's copy lies on the device; that of validation and report stays on the CPU.
         self.training.kernel_head = copy.deepcopy(self.head).to(device)
         self.validator = TeacherValidator(job, self.training, self.head)
 
@@ -77,6 +78,8 @@ class TeacherWorker:
         """Train to the end; then the main process writes the best teacher and its report."""
         batches = self.job.batches(self._batch_size())
         self.training.calibrate(batches, self.job.images)
+
+        # The pretrained network is a candidate, too: fine-tuning must be better than none.
         self.validate({})
         self.training.run(batches, self.job.images, self.on_update)
 
