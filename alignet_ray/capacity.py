@@ -13,6 +13,7 @@ from typing import Any
 from alignet_ray.config import Config
 from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.stages import Node, graph
+from alignet_ray.stages.embed_jobs import find_job
 
 Real = float | int
 UNIT = 256
@@ -215,9 +216,9 @@ class _Estimate:
 
     def embed(self, node: Node) -> Row:
         """Images through reading, decoding and the network; what overlaps costs only its slowest part."""
-        corpus = node.role in ("corpus", "raw")
-        n = self.on.images if corpus else self.on.judged
-        forward = self["forward"] if node.role in ("corpus", "raw", "objects") else self["student"]
+        job = find_job(self.cfg, node.role)
+        n = self.on.images if job.images == "corpus" else self.on.judged
+        forward = self["forward"] if job.is_teacher else self["student"]
         rates = self.rates(forward, "turbo")  # resizing is the GPU's
         busiest = math.ceil(math.ceil(n / UNIT) / self.on.gpus) * UNIT  # the GPU with most units
         times = {"read": n / rates["read"], "decode": n / rates["decode"], "forward": busiest / forward}

@@ -157,7 +157,7 @@ def stage_rate(
     screen = TimingScreen()
     draft = Store.open(root).draft("embed", f"bench-{number}")
     start = time.perf_counter()
-    embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), screen, {}))
+    embed.run(Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), screen))
 
     # Two actors finish their first units together, so the steady state begins with the second one.
     first_unit = screen.finished[0][0]
@@ -207,7 +207,7 @@ def other_ways(
         Encoder((backbone,)).narrow()
     files = ImageFiles(folder, backbone)
     weight = next(backbone.parameters())
-    batch_size = embed.BATCH[gpu]
+    batch_size = embed.GPU_BATCH if gpu else embed.CPU_BATCH
     batch = torch.rand(batch_size, 3, backbone.size, backbone.size).to(weight.device, weight.dtype)
     forwarded = 20 * batch_size if gpu else count // 2
 

@@ -82,7 +82,7 @@ def make_work(store: Store) -> Callable[..., Work]:
         if cfg.store.root == Config().store.root:
             cfg = cfg.replace(store__root=str(Path(store.root)))
         draft = store.draft(stage, f"{role}{id}")
-        return Work(cfg, Node(stage, role, tuple(parents or {})), parents or {}, draft, Tracker(), Screen(), {})
+        return Work(cfg, Node(stage, role, tuple(parents or {})), parents or {}, draft, Tracker(), Screen())
 
     return make
 

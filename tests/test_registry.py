@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from PIL import Image
 
 from alignet_ray import registry
+from alignet_ray.artifacts.evaluate import EvaluateFacts
 from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -57,14 +59,15 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     found = (("base", "pre_logits", 0.41), ("student", "pre_logits", 0.5), ("student", "head", 0.55))
     rows = [{"model": model, "layer": layer, "value": value} | SCORE for model, layer, value in found]
     store.draft("evaluate", "e" * 12).write_table("scores.parquet", pa.Table.from_pylist(rows))
-    evaluated = artifact(store, "evaluate", "e" * 12, {"distill@student": student, "align": align}, {"champion": True})
+    facts = EvaluateFacts(table=[], test_objects=12, champion=True, reasons=[], scores={})
+    evaluated = artifact(store, "evaluate", "e" * 12, {"distill@student": student, "align": align}, asdict(facts))
     cfg = Config().replace(store__root=store.root)
     session = Session.open(cfg, Path(store.root))
     parents = {"distill@student": student, "evaluate": evaluated}
     node, draft = Node("register", "", tuple(parents)), store.draft("register", "r" * 12)
-    work = Work(cfg, node, parents, draft, session.begin("register", cfg, {}), Screen(), {})
+    work = Work(cfg, node, parents, draft, session.begin("register", cfg, {}), Screen())
     register.run(work)
-    draft.finish({"node": "register", "facts": work.facts})
+    draft.finish({"node": "register", "facts": asdict(work.facts)})
     return session.uri, store
 
 

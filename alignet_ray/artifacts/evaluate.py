@@ -1,7 +1,7 @@
 """The evaluate artifact: tidy scores of all models and the report."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
@@ -11,6 +11,25 @@ from alignet_ray.core.scores import Score
 
 SCORES = "scores.parquet"
 REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class EvaluateFacts:
+    """What artifact.json says of an evaluation.
+
+    Attributes:
+        table: lines of the table of scores that a run ends with.
+        test_objects: objects that the scores are about.
+        champion: whether the student may become the champion.
+        reasons: why, or why not.
+        scores: overall scores by `METRIC_MODEL_LAYER`.
+    """
+
+    table: list[str]
+    test_objects: int
+    champion: bool
+    reasons: list[str]
+    scores: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,11 @@ class EvaluateArtifact(ArtifactView):
         """Write the scores."""
         table = pa.Table.from_pylist([asdict(score) for score in scores], schema=schemas.SCORES)
         self.draft.write_table(SCORES, schemas.check(table, schemas.SCORES))
+
+    def facts(self) -> EvaluateFacts:
+        """What artifact.json says of the evaluation."""
+        facts = self.files.manifest["facts"]
+        return EvaluateFacts(**{entry.name: facts[entry.name] for entry in fields(EvaluateFacts)})
 
     def report_uri(self) -> str:
         """Path or URL of the report."""

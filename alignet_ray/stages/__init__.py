@@ -1,23 +1,23 @@
-"""The graph of the line: which nodes there are, and who reads whom. Nothing else knows the order.
+"""The pipeline's graph: which nodes there are, and which artifacts each of them reads.
 
-A node is a stage in a role (`embed@corpus`). Each stage's module offers
+A node is a stage in a role (`embed@corpus`, `distill@control`). Each stage's module offers
 
     VERSION                        raised by hand when its results change
-    inputs(cfg, role) -> dict      the config fields that change the result
+    inputs(cfg, role) -> dict      the values that change the result, for the artifact's id
     sources(cfg, role) -> list     files and folders that it reads besides artifacts
-    estimate(cfg, role, sources)   optional: its size in words, for the plan, by the fingerprints of its sources
-    refuse(cfg, role)              optional: raises a UserError for what can be known to fail before anything starts
-    run(work) -> None              does the work, writing into `work.out`
+    estimate(cfg, role, sources)   optional: its size in words, for the plan, from the fingerprints of its sources
+    refuse(cfg, role)              optional: raises a UserError for what is known to fail before anything starts
+    run(work) -> None              does the work: writes into `work.out`, and sets `work.facts`
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from alignet_ray.config import Config
-from alignet_ray.data.stored import is_stored
 from alignet_ray.screen import Screen
-from alignet_ray.stages.embed_jobs import ELSEWHERE
+from alignet_ray.stages import embed_jobs
+from alignet_ray.stages.embed_jobs import EmbedJob
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.tracking import Tracker
 
@@ -26,7 +26,7 @@ STAGES = ("embed", "soften", "align", "cluster", "label", "distill", "evaluate",
 
 @dataclass(frozen=True)
 class Node:
-    """One node: a stage in a role, and the names of the nodes whose artifacts it reads."""
+    """A stage in a role, and the names of the nodes whose artifacts it reads."""
 
     stage: str
     role: str = ""
@@ -40,9 +40,17 @@ class Node:
 
 @dataclass
 class Work:
-    """What a stage gets: its configuration and role, its finished parents by node name, and a folder to write to.
+    """What a stage's `run` gets.
 
-    `facts` is a dictionary that a stage fills with what belongs into artifact.json (rows, figures, `warnings` list).
+    Attributes:
+        cfg: the configuration of the run.
+        node: the node to make.
+        parents: finished artifacts that it reads, by node name.
+        out: the artifact's folder, to write to.
+        tracker: receives metrics while the stage works.
+        screen: shows progress.
+        facts: a dataclass set by the stage with figures about its result, for artifact.json and the tracking server.
+        warnings: what `warn` said, for artifact.json.
     """
 
     cfg: Config
@@ -51,7 +59,8 @@ class Work:
     out: Draft
     tracker: Tracker
     screen: Screen
-    facts: dict[str, Any]
+    facts: Any = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def role(self) -> str:
@@ -59,55 +68,83 @@ class Work:
         return self.node.role
 
     def warn(self, message: str) -> None:
-        """A warning that a person can act on: printed now and kept in artifact.json."""
-        self.facts.setdefault("warnings", []).append(message)
+        """Print a warning that the user can act on, and keep it in artifact.json."""
+        self.warnings.append(message)
         self.screen.line(f"warning: {message}")
 
 
-def judged(cfg: Config) -> bool:
-    """Whether people's answers come in; without any, a stored transform (`align.from`) labels the corpus."""
+def has_human_data(cfg: Config) -> bool:
+    """Whether the run has human judgements; without any, a stored transform (`align.from`) labels the corpus."""
     return bool(cfg.human.triplets or cfg.human.embedding or not cfg.align.from_)
 
 
 def graph(cfg: Config) -> list[Node]:
-    """All nodes, each after its parents.
+    """All nodes of a run, each after its parents."""
+    nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
+    if has_human_data(cfg):
+        return [*nodes, *evaluation_nodes(cfg)]
+    # Without human data there is nothing to agree with, so the student is registered unscored.
+    return [*nodes, Node("register", "", ("distill@student",))]
 
-    With a network teacher the teacher's own weights come out of `align`, so `embed` of objects and corpus reads it, and
-    the control's labels need the corpus embedded by the untouched teacher as well (`embed@raw`). Without judgements
-    there is nobody to agree with: nothing is softened, held out or evaluated.
-    """
-    network = cfg.align.map == "network" and not cfg.align.from_
-    answers = ("soften",) if judged(cfg) else ()
-    if network:
-        teacher = [
-            Node("align", "", answers),
-            Node("embed", "objects", ("align",)),
-            Node("embed", "corpus", ("align",)),
-        ]
-    elif judged(cfg):
-        teacher = [Node("embed", "objects"), Node("embed", "corpus"), Node("align", "", ("soften", "embed@objects"))]
+
+def teacher_nodes(cfg: Config) -> list[Node]:
+    """The human model, the teacher's embeddings and map, and the clusters of the corpus."""
+    human = _human_parents(cfg)
+    jobs = [_embed_node(job) for job in embed_jobs.teacher_jobs(cfg, with_objects=bool(human))]
+
+    # A fine-tuned teacher network comes out of `align` and embeds afterwards; a map is fitted on embeddings.
+    if embed_jobs.tunes_network(cfg):
+        nodes = [Node("align", "", human), *jobs]
+    elif human:
+        nodes = [*jobs, Node("align", "", (*human, "embed@objects"))]
     else:
-        teacher = [Node("embed", "corpus"), Node("align", "", ("embed@corpus",))]
-    students = {"student": ("label@aligned", "embed@corpus")}
-    if cfg.distill.control:
-        teacher += [Node("embed", "raw")] if network else []
-        students["control"] = ("label@raw", "embed@raw" if network else "embed@corpus")
-    nodes = [Node(name) for name in answers]
-    nodes += [*teacher, Node("cluster", "", (*answers, "embed@corpus", "align"))]
-    for role, (label, embedded) in students.items():
-        # the control relabels the images of the student's triplets
-        drawn = (*answers, "cluster") if role == "student" else ("label@aligned",)
-        nodes.append(Node("label", label.split("@")[1], (embedded, "align", *drawn)))
-        nodes.append(Node("distill", role, (label, embedded, "align", "cluster", *answers)))
-    if not judged(cfg):
-        return [*nodes, Node("register", "", ("distill@student",))]
-    nodes.append(Node("embed", "base"))
-    nodes += [Node("embed", role, (f"distill@{role}",)) for role in students]
-    others = [Node("embed", f"other{i}") for i, spec in enumerate(cfg.evaluate.models) if not is_stored(spec)]
-    if cfg.evaluate.ood:
-        ours = [Node("embed", f"{ELSEWHERE}base"), *(Node("embed", ELSEWHERE + r, (f"distill@{r}",)) for r in students)]
-        others += [*ours, *(Node("embed", ELSEWHERE + other.role) for other in others)]
-    trained = [f"{stage}@{role}" for role in students for stage in ("distill", "embed")] + [n.name for n in others]
-    labels = tuple(label for label, _ in students.values())
-    read = ("soften", "align", "embed@objects", "embed@corpus", "embed@base", "cluster", *labels, *trained)
-    return [*nodes, *others, Node("evaluate", "", read), Node("register", "", ("distill@student", "evaluate"))]
+        nodes = [*jobs, Node("align", "", ("embed@corpus",))]
+
+    soften = [Node("soften")] if human else []
+    return [*soften, *nodes, Node("cluster", "", (*human, "embed@corpus", "align"))]
+
+
+def student_nodes(cfg: Config) -> list[Node]:
+    """Labels and training of the student, and of the control if there is one."""
+    human = _human_parents(cfg)
+    nodes = [
+        Node("label", "aligned", ("embed@corpus", "align", *human, "cluster")),
+        Node("distill", "student", ("label@aligned", "embed@corpus", "align", "cluster", *human)),
+    ]
+    if not cfg.distill.control:
+        return nodes
+
+    # The control learns the same triplets, labelled by the teacher without its human alignment.
+    raw = "embed@raw" if embed_jobs.tunes_network(cfg) else "embed@corpus"
+    return [
+        *nodes,
+        Node("label", "raw", (raw, "align", "label@aligned")),
+        Node("distill", "control", ("label@raw", raw, "align", "cluster", *human)),
+    ]
+
+
+def evaluation_nodes(cfg: Config) -> list[Node]:
+    """Embeddings of all models to be scored, their evaluation, and the registration of the student."""
+    jobs = embed_jobs.evaluation_jobs(cfg)
+    roles = embed_jobs.student_roles(cfg)
+    labels = ("label@aligned", "label@raw")[: len(roles)]
+
+    parents = (
+        *("soften", "align", "cluster", "embed@objects", "embed@corpus"),
+        *labels,
+        *(f"distill@{role}" for role in roles),
+        *(job.node for job in jobs),
+    )
+    return [
+        *(_embed_node(job) for job in jobs),
+        Node("evaluate", "", parents),
+        Node("register", "", ("distill@student", "evaluate")),
+    ]
+
+
+def _human_parents(cfg: Config) -> tuple[str, ...]:
+    return ("soften",) if has_human_data(cfg) else ()
+
+
+def _embed_node(job: EmbedJob) -> Node:
+    return Node("embed", job.name, job.parents)

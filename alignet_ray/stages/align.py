@@ -1,41 +1,59 @@
-"""align: fit (or take over) the map that makes the teacher's similarities predict people's choices."""
+"""align: fit (or take over) the map that makes the teacher's similarities predict human choices."""
 
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
-import pyarrow as pa
+import numpy as np
 
 from alignet_ray import runtime
 from alignet_ray.artifacts import transforms
+from alignet_ray.artifacts.align import AlignArtifact, AlignReport, FoldResult, SplitAgreement, split_agreement
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, similarity, teacher_metrics, triplet_set
-from alignet_ray.core.affine import AffineTransform
+from alignet_ray.core import alignment, similarity, teacher_metrics
 from alignet_ray.core.splits import folds
+from alignet_ray.core.triplet_set import TripletSet
 from alignet_ray.data.embeddings import SharedFeatures
 from alignet_ray.human.dataset import AlignmentDataset, features_model, human_model
 from alignet_ray.human.objects import images_folder
+from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work, finetune_teacher, hparam_search
+from alignet_ray.stages.embed_jobs import tunes_network
+from alignet_ray.stages.hparam_search import Fold
 
 VERSION = 6
-FOLDS = pa.schema(
-    [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
-    + [(c, pa.float64()) for c in ("base", "accuracy", "cross_entropy", "ceiling")]
-)
-"""folds.parquet: one row a fold; figures on its held-out objects."""
+
+MIN_FOLD_OBJECTS = 3
+"""Objects that a fold needs at least: fewer make no triplet."""
+
+
+@dataclass
+class AlignFacts:
+    """What artifact.json says of the map: its form, the width of the features, and the report's figures by name."""
+
+    map: str
+    width: int | None
+    figures: dict[str, float]
+
+
+class FoldFit(NamedTuple):
+    """A fit on one fold, with the figures of its held-out objects."""
+
+    step: int
+    base: float
+    score: alignment.ChoiceScore
+    ceiling: float
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """What the chosen kind of map depends on, and the seed of draws."""
+    """What the chosen form of map depends on, and the seeds of random draws."""
     if cfg.align.from_:
         return {}
+
     fields = cfg.align.result_fields()
-    if cfg.align.map == "network":
-        name, _, file = cfg.embed.model[0].partition("@")
-        model = [f"{name}@{Path(file).name}" if file else name, *cfg.embed.model[1:]]
-        fields = {"map": "network", "network": fields["network"], "model": model, "size": cfg.embed.size}
-    else:
-        fields.pop("network")
+    network = fields.pop("network")
+    if tunes_network(cfg):
+        models = [ModelSpec.parse(model).identity for model in cfg.embed.model]
+        fields = {"map": "network", "network": network, "model": models, "size": cfg.embed.size}
     return fields | {"seed": cfg.seed, "draws": cfg.soften.num_samples}
 
 
@@ -43,150 +61,217 @@ def sources(cfg: Config, role: str) -> list[str]:
     """A stored transform, where one is used; the images and weights of a network that is fine-tuned."""
     if cfg.align.from_:
         return [transforms.locate(cfg.align.from_, cfg.store.root)]
-    if cfg.align.map != "network":
+    if not tunes_network(cfg):
         return []
-    files = [file for _, _, file in (name.partition("@") for name in cfg.embed.model) if file]
-    return [images_folder(cfg.objects.path, cfg.corpus.path), *files]
+
+    files = [images_folder(cfg.objects.path, cfg.corpus.path)]
+    for model in cfg.embed.model:
+        files += ModelSpec.parse(model).local_files
+    return files
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
-    """For the plan."""
+    """Length of the fit."""
     if cfg.align.from_:
         return "a stored transform"
-    if cfg.align.map == "network":
+    if tunes_network(cfg):
         return f"{cfg.align.network.steps * cfg.align.network.batch_size:,} image passes"
-    return f"at most {cfg.align.steps:,} steps" + (f", {cfg.align.folds} folds" if cfg.align.folds else "")
+    size = f"at most {cfg.align.steps:,} steps"
+    return f"{size}, {cfg.align.folds} folds" if cfg.align.folds else size
 
 
 def run(work: Work) -> None:
-    """Fit on training objects, stop by validation objects, and report how far the map carries on each side."""
+    """Fit on training objects, stop by validation objects, report human agreement on validation and test objects."""
     if work.cfg.align.from_:
         _take_over(work)
-        return
-    if work.cfg.align.map == "network":
-        found = finetune_teacher.fine_tune(work)
-        work.out.write_table("folds.parquet", FOLDS.empty_table())
-        _conclude(work, found)
-        return
-    cache = runtime.state_dir(work.cfg) / "cache"
+    elif tunes_network(work.cfg):
+        finetune_teacher.fine_tune(work)
+        _conclude(work, AlignArtifact(work.out).report())
+    else:
+        _fit_map(work)
+
+
+def _fit_map(work: Work) -> None:
+    """Fit a map on the embeddings of the objects' images."""
+    cfg = work.cfg
+    cache = runtime.state_dir(cfg) / "cache"
     soften = work.parents["soften"]
-    human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
-    judged = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)
-    settings = work.cfg.align.settings(alignment.FitSettings, kind=work.cfg.align.map)
-    tried: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    parts, pairs = _parts(work, judged), []
-    if parts:
-        rest = [[o for other in parts if other is not part for o in other] for part in parts]
-        pairs = [
-            (_training_triplets(work, judged, a), judged.soft_triplets(b)) for a, b in zip(rest, parts, strict=True)
-        ]
-        if work.cfg.align.search:
-            settings, tried = hparam_search.search(work, judged.features, pairs, settings)
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    dataset = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)
+    settings = cfg.align.settings(alignment.FitSettings, kind=cfg.align.map)
+    held_out = _held_out_folds(work, dataset)
+    fold_data = _fold_data(work, dataset, held_out)
+
+    trials: list[dict[str, Any]] = []
+    if fold_data and cfg.align.search:
+        settings, trials = hparam_search.search(work, dataset.features, fold_data, settings)
+
+    fitted = _fit(work, dataset, settings)
+    # Cross-validation comes last, so that a sweep can stop a poor trial before it.
+    results = _cross_validate(work, dataset, held_out, fold_data, settings)
+
+    report = AlignReport(
+        map=settings.kind,
+        step=fitted.step,
+        history=fitted.history,
+        splits=_agreement(work, dataset, fitted.transform),
+        neighbours_kept=teacher_metrics.neighbours_kept(dataset.features, fitted.transform),
+        width=dataset.features.shape[1],
+        settings=asdict(settings),
+        folds=results,
+        search=trials,
+    )
+    provenance = {
+        "teacher": dataset.teacher,
+        "map": report.map,
+        "width": report.width,
+        "features": teacher_metrics.checksum(dataset.features),
+        "objects": dataset.objects["train"],
+    }
+    artifact = AlignArtifact(work.out)
+    artifact.write_transform(fitted.transform, provenance)
+    artifact.write_report(report)
+    _conclude(work, report)
+
+
+def _fit(work: Work, dataset: AlignmentDataset, settings: alignment.FitSettings) -> alignment.FittedTransform:
+    """The fit on all training objects, with a progress bar."""
+    train = _training_triplets(work, dataset, dataset.objects["train"])
+    validation = dataset.soft_triplets(dataset.objects["validation"])
     with work.screen.progress(settings.steps, "steps") as bar:
 
         def report(row: dict[str, float]) -> None:
-            bar.add(int(row["step"]) - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
-            work.tracker.log_batch({f"align_{k}": v for k, v in row.items() if k != "step"}, int(row["step"]))
+            step = int(row["step"])
+            bar.add(step - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
+            metrics = {f"align_{name}": value for name, value in row.items() if name != "step"}
+            work.tracker.log_batch(metrics, step)
 
-        train = _training_triplets(work, judged, judged.objects["train"])
-        valid = judged.soft_triplets(judged.objects["validation"])
-        fitted = alignment.fit(judged.features, train, valid, settings, work.cfg.seed, report)
-    if parts:  # last, so that a sweep can stop a hopeless fit before it
-        rows = _cross_validate(work, judged, parts, pairs, settings)
-    facts: dict[str, Any] = {"map": settings.kind, "step": fitted.step, "history": fitted.history}
-    facts |= {"folds": rows, "search": tried, "settings": asdict(settings)}
-    _write(work, judged, fitted.transform, facts)
+        return alignment.fit(dataset.features, train, validation, settings, work.cfg.seed, report)
 
 
-def _training_triplets(work: Work, judged: AlignmentDataset, objects: list[int]) -> triplet_set.TripletSet:
-    return judged.training_triplets(objects, work.cfg.align.objective, work.cfg.align.triplets)
+def _training_triplets(work: Work, dataset: AlignmentDataset, objects: list[int]) -> TripletSet:
+    return dataset.training_triplets(objects, work.cfg.align.objective, work.cfg.align.triplets)
 
 
-def _parts(work: Work, judged: AlignmentDataset) -> list[list[int]]:
-    """The folds of the training objects; none where there are too few objects for two."""
-    objects = judged.objects["train"]
-    k = min(work.cfg.align.folds, len(objects) // 3)
-    if k < work.cfg.align.folds:
-        work.warn(f"align.folds {work.cfg.align.folds}: {len(objects)} training objects make {k} folds of 3 or more")
-    return folds(objects, k, work.cfg.seed) if k >= 2 else []
+def _agreement(
+    work: Work, dataset: AlignmentDataset, transform: alignment.AffineTransform
+) -> dict[str, SplitAgreement]:
+    """Human agreement before and after the map, on validation and test objects."""
+    spaces = {"base": similarity.unit_rows(dataset.features), "aligned": transform(dataset.features)}
+    splits = {}
+    for split in ("validation", "test"):
+        triplets = dataset.soft_triplets(dataset.objects[split])
+        figures = {name: teacher_metrics.figures(space, triplets, work.cfg.seed) for name, space in spaces.items()}
+        splits[split] = split_agreement(figures, _ceiling(triplets))
+    return splits
+
+
+def _ceiling(triplets: TripletSet) -> float:
+    """Agreement of the best possible prediction: always the most probable choice."""
+    return float(triplets.targets.max(dim=1).values.mean())
+
+
+# Cross-validation
+
+
+def _held_out_folds(work: Work, dataset: AlignmentDataset) -> list[list[int]]:
+    """Folds of the training objects; none if there are too few objects for two."""
+    objects = dataset.objects["train"]
+    wanted = work.cfg.align.folds
+    count = min(wanted, len(objects) // MIN_FOLD_OBJECTS)
+    if count < wanted:
+        work.warn(
+            f"align.folds {wanted}: {len(objects)} training objects make {count} folds of {MIN_FOLD_OBJECTS} or more"
+        )
+    return folds(objects, count, work.cfg.seed) if count >= 2 else []
+
+
+def _fold_data(work: Work, dataset: AlignmentDataset, held_out: list[list[int]]) -> list[Fold]:
+    """For each fold the triplets to learn from and the triplets of its held-out objects."""
+    fold_data = []
+    for objects in held_out:
+        others: list[int] = []
+        for other in held_out:
+            if other is not objects:
+                others += other
+        fold_data.append((_training_triplets(work, dataset, others), dataset.soft_triplets(objects)))
+    return fold_data
 
 
 def _cross_validate(
     work: Work,
-    judged: AlignmentDataset,
-    parts: list[list[int]],
-    pairs: list[hparam_search.Fold],
+    dataset: AlignmentDataset,
+    held_out: list[list[int]],
+    fold_data: list[Fold],
     settings: alignment.FitSettings,
-) -> list[dict[str, Any]]:
-    """Every fold, as Ray tasks that share one copy of the features."""
+) -> list[FoldResult]:
+    """Fit on every fold, as Ray tasks that share one copy of the features."""
+    if not fold_data:
+        return []
     import ray
 
-    fit = ray.remote(scheduling_strategy="SPREAD")(_fit)  # not inside a trial's own CPU
-    tasks = {fit.remote(judged.shared, pair, settings, work.cfg.seed): n for n, pair in enumerate(pairs)}
-    rows, waiting = [], list(tasks)
-    with work.screen.progress(len(pairs), "folds") as bar:
+    # SPREAD lets the tasks leave the CPU that a sweep's trial has reserved.
+    fit = ray.remote(scheduling_strategy="SPREAD")(fit_fold)
+    tasks = {}
+    for number, fold in enumerate(fold_data):
+        tasks[fit.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
+
+    results = []
+    waiting = list(tasks)
+    with work.screen.progress(len(fold_data), "folds") as bar:
         while waiting:
             done, waiting = ray.wait(waiting)
-            fold, fitted = tasks[done[0]], ray.get(done[0])
-            held = pairs[fold][1]
-            base = float(teacher_metrics.agreement(similarity.unit_rows(judged.features), held)[0].mean())
-            row = {"fold": fold, "objects": parts[fold], "step": fitted.step, "base": base}
-            rows.append(row | asdict(fitted.score) | {"ceiling": float(held.targets.max(dim=1).values.mean())})
-            bar.add(1, f"{fitted.score.accuracy:.1%} (base {base:.1%})")
-    return sorted(rows, key=lambda row: int(row["fold"]))
+            number = tasks[done[0]]
+            fitted: FoldFit = ray.get(done[0])
+            result = FoldResult(
+                fold=number,
+                objects=held_out[number],
+                step=fitted.step,
+                base=fitted.base,
+                accuracy=fitted.score.accuracy,
+                cross_entropy=fitted.score.cross_entropy,
+                ceiling=fitted.ceiling,
+            )
+            results.append(result)
+            bar.add(1, f"{result.accuracy:.1%} (base {result.base:.1%})")
+    return sorted(results, key=lambda result: result.fold)
 
 
-def _fit(
-    features: SharedFeatures, pair: hparam_search.Fold, settings: alignment.FitSettings, seed: int
-) -> alignment.FittedTransform:
-    return alignment.fit(features.open().features, *pair, settings, seed)
+def fit_fold(features: SharedFeatures, fold: Fold, settings: alignment.FitSettings, seed: int) -> FoldFit:
+    """Ray task: fit on one fold."""
+    vectors = features.open().features
+    train, held_out = fold
+    fitted = alignment.fit(vectors, train, held_out, settings, seed)
+    agreed, _ = teacher_metrics.agreement(similarity.unit_rows(vectors), held_out)
+    return FoldFit(fitted.step, float(np.mean(agreed)), fitted.score, _ceiling(held_out))
 
 
-def _write(work: Work, judged: AlignmentDataset, transform: AffineTransform, facts: dict[str, Any]) -> None:
-    """The map in both formats with its provenance, and how well it agrees with people."""
-    report = facts | {
-        "width": judged.features.shape[1],
-        "neighbours_kept": teacher_metrics.neighbours_kept(judged.features, transform),
-    }
-    spaces = {"base": similarity.unit_rows(judged.features), "aligned": transform(judged.features)}
-    for split in ("validation", "test"):
-        report |= teacher_metrics.report(split, spaces, judged.soft_triplets(judged.objects[split]), work.cfg.seed)
-    provenance = {
-        "teacher": judged.teacher,
-        "map": report["map"],
-        "width": report["width"],
-        "features": teacher_metrics.checksum(judged.features),
-        "objects": judged.objects["train"],
-    }
-    _save(work, transform, provenance, report)
-    work.out.write_table("folds.parquet", pa.Table.from_pylist(facts["folds"], schema=FOLDS))
-    _conclude(work, report)
+# Endings
 
 
-def _conclude(work: Work, report: dict[str, Any]) -> None:
-    """The figures, for artifact.json and for the person."""
-    work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
+def _conclude(work: Work, report: AlignReport) -> None:
+    """The figures, for artifact.json and on the screen."""
+    work.facts = AlignFacts(report.map, report.width, report.figures())
+    validation = report.splits["validation"]
     work.screen.line(
-        f"   validation objects: base {report['validation_base_accuracy']:.1%}, aligned "
-        f"{report['validation_aligned_accuracy']:.1%}, ceiling {report['validation_ceiling']:.1%}; "
-        f"{report['neighbours_kept']:.0%} of the ten nearest neighbours kept"
+        f"   validation objects: base {validation.spaces['base'].accuracy:.1%}, aligned "
+        f"{validation.spaces['aligned'].accuracy:.1%}, ceiling {validation.ceiling:.1%}; "
+        f"{report.neighbours_kept:.0%} of the ten nearest neighbours kept"
     )
 
 
-def _save(work: Work, transform: AffineTransform, provenance: dict[str, Any], report: dict[str, Any]) -> None:
-    for name in ("transform.npz", "transform.safetensors"):
-        work.out.write_bytes(name, transforms.dump_transform(Path(name).suffix, transform, provenance))
-    work.out.write_json("report.json", report)
-    work.facts |= {k: v for k, v in report.items() if isinstance(v, int | float | str)}
-
-
 def _take_over(work: Work) -> None:
-    """Use a stored transform: refused where its width is another, warned where it belongs to another model."""
+    """Use a stored transform: refused if its width differs from the features', with a warning if its model differs."""
     path = transforms.locate(str(work.cfg.align.from_), work.cfg.store.root)
     stored = transforms.read_transform(path)
-    parent = next(a for name, a in work.parents.items() if name.startswith("embed@"))  # the corpus, without judgements
-    if warning := transforms.mismatch_warning(stored, path, features_model(parent)):
+    # Without human data there is no embed@objects, and embed@corpus is the parent.
+    embed = next(artifact for name, artifact in work.parents.items() if name.startswith("embed@"))
+    if warning := transforms.mismatch_warning(stored, path, features_model(embed)):
         work.warn(warning)
-    _save(work, stored.transform, stored.provenance, {"map": "stored", "width": stored.transform.width, "folds": []})
-    work.out.write_table("folds.parquet", FOLDS.empty_table())
+
+    width = stored.transform.width
+    report = AlignReport(map="stored", width=width)
+    artifact = AlignArtifact(work.out)
+    artifact.write_transform(stored.transform, stored.provenance)
+    artifact.write_report(report)
+    work.facts = AlignFacts(report.map, width, {})

@@ -1,251 +1,360 @@
 """cluster: k-means over the corpus' embeddings, without the images of validation and test objects.
 
-In one Lloyd pass every actor assigns its shards, and the driver merges the partial sums in the order of the shards.
-Shards have a fixed size, so the result does not depend on the number of actors. The state is saved after every pass: a
-killed run goes on from it.
+In each Lloyd iteration the actors assign their shards to centroids, and the driver merges the partial sums in shard
+order. Shards have a fixed size, so the result does not depend on the number of actors. The state is saved after every
+iteration, from which an interrupted run continues.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
-import safetensors.numpy
 import torch
+from jaxtyping import Float, Int
 
 from alignet_ray import runtime
-from alignet_ray.artifacts.schemas import CLUSTERS, check
+from alignet_ray.artifacts.cluster import ClusterArtifact, ClusterStats, CurvePoint
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Cluster, Config
 from alignet_ray.core import kmeans
 from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.data.triplet_sampling import class_numbers
 from alignet_ray.errors import UserError
-from alignet_ray.human.objects import held_out_ids
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact
 
 VERSION = 2
+
 SHARD = 1 << 16
 """Rows of a shard."""
-FAR = 64
-"""Rows that a shard offers to empty clusters."""
-STATE = ".fit.npz"
-CENTROIDS, HISTORY, CURVE = "centroids.safetensors", "history.json", "curve.json"
+
+FAR_ROWS = 64
+"""Rows that a shard offers to empty clusters: those furthest from their centroids."""
+
+MIN_CANDIDATES = 3
+"""Numbers of clusters that make a curve with an elbow."""
+
+
+@dataclass
+class ClusterFacts:
+    """What artifact.json says of a clustering: see `ClusterStats`."""
+
+    images: int
+    k: int
+    inertia: float
+    smallest: int
+    largest: int
+    purity: float | None
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """Config fields that change the result."""
+    """The section, and whether images of held-out objects have to be left out of the corpus."""
     return {"seed": cfg.seed, "objects_in_corpus": cfg.objects.path is None} | cfg.cluster.result_fields()
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """Nothing but artifacts is read."""
+    """Nothing besides artifacts."""
     return []
 
 
 def run(work: Work) -> None:
     """Fit the centroids and write the cluster of every image."""
+    artifact = ClusterArtifact(work.out)
     cache = runtime.state_dir(work.cfg) / "cache"
-    source = TeacherFeatures(
-        work.parents["embed@corpus"], work.parents["align"], cache, work.cfg.cluster.space == "raw"
-    )
-    matrix = source.matrix()
-    soften = work.parents.get("soften") if work.cfg.objects.path is None else None
-    rows = allowed(matrix, soften)
-    cfg = _chosen(work, source, rows)
-    pool = Pool(source, soften, len(rows), cfg.spherical)
-    if not work.out.has(CENTROIDS):
-        _fit(work, cfg, pool, matrix, rows)
-    _write_parts(work, cfg, pool, matrix.ids[rows])
+    is_raw = work.cfg.cluster.space == "raw"
+    features = TeacherFeatures(work.parents["embed@corpus"], work.parents["align"], cache, is_raw)
+    matrix = features.matrix()
+
+    objects_in_corpus = work.cfg.objects.path is None
+    soften = work.parents.get("soften") if objects_in_corpus else None
+    rows = allowed_rows(matrix, soften)
+    section = _choose_k(work, artifact, features, rows)
+
+    pool = ShardPool(features, soften, len(rows), section.spherical)
+    if not artifact.has_centroids():
+        KMeansFit(work, artifact, section, pool, matrix, rows).run()
+    _write_clusters(work, artifact, section.k, pool, matrix.ids[rows])
 
 
-def _check(cfg: Cluster, images: int) -> None:
-    """A UserError where so many clusters cannot be made of so many images, or the candidates are no curve."""
-    most, field = max(cfg.candidates or (cfg.k,)), "candidates" if cfg.candidates else "k"
-    if images < most:
+def allowed_rows(matrix: FeatureMatrix, soften: Artifact | None) -> Int[np.ndarray, " n"]:
+    """Rows that training may use: not those of validation and test objects, if these are part of the corpus."""
+    if soften is None:
+        return np.arange(len(matrix.ids))
+    held_out = SoftenArtifact(soften).held_out_image_ids()
+    return np.flatnonzero(~np.isin(matrix.ids, held_out))
+
+
+# The number of clusters
+
+
+def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, rows: np.ndarray) -> Cluster:
+    """The section, with `k` replaced by the best candidate if there are candidates."""
+    section = work.cfg.cluster
+    _check_k(section, len(rows))
+    if not section.candidates:
+        return section
+
+    points = artifact.curve()
+    if points is None:
+        points = _fit_candidates(section, features, rows, work.cfg.seed)
+        artifact.write_curve(points)
+
+    candidates = [point.k for point in points]
+    if section.choose == "elbow":
+        best = kmeans.elbow(candidates, [point.inertia for point in points])
+    else:
+        best = int(np.argmax([point.silhouette for point in points]))
+    names = ", ".join(map(str, candidates))
+    work.screen.line(f"   {candidates[best]} clusters, by the {section.choose} over {names}")
+    return section.model_copy(update={"k": candidates[best]})
+
+
+def _check_k(section: Cluster, images: int) -> None:
+    """Raise a UserError if there are too few images for the clusters, or too few candidates for a curve."""
+    candidates = section.candidates
+    field = "candidates" if candidates else "k"
+    largest = max(candidates or (section.k,))
+    if images < largest:
         raise UserError(
-            f"cluster.{field} asks for {most} clusters, but only {images} images may be clustered:"
+            f"cluster.{field} asks for {largest} clusters, but only {images} images may be clustered:"
             f" set a smaller --cluster.{field}, or add images"
         )
-    if cfg.candidates and (len(set(cfg.candidates)) < 3 or min(cfg.candidates) < 2):
+    if candidates and (len(set(candidates)) < MIN_CANDIDATES or min(candidates) < 2):
         raise UserError("cluster.candidates must be three or more different numbers from 2 up")
 
 
-def _chosen(work: Work, source: TeacherFeatures, rows: np.ndarray) -> Cluster:
-    """The section with the k that is chosen among the candidates, if there are any; the curve is kept in curve.json."""
-    cfg = work.cfg.cluster
-    _check(cfg, len(rows))
-    if not cfg.candidates:
-        return cfg
-    ks = sorted(set(cfg.candidates))
-    if not work.out.has(CURVE):
-        shared, task = ray.put(rows), ray.remote(num_cpus=1)(curve_point)
-        sized = {k: cfg.model_copy(update={"k": k}) for k in ks}
-        points = ray.get([task.remote(source, shared, sized[k], work.cfg.seed) for k in ks])
-        work.out.write_json(CURVE, points)
-    points = work.out.read_json(CURVE)
-    inertias, silhouettes = [p["inertia"] for p in points], [p["silhouette"] for p in points]
-    best = kmeans.elbow(ks, inertias) if cfg.choose == "elbow" else int(np.argmax(silhouettes))
-    work.screen.line(f"   {ks[best]} clusters, by the {cfg.choose} over {', '.join(map(str, ks))}")
-    return cfg.model_copy(update={"k": ks[best]})
+def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarray, seed: int) -> list[CurvePoint]:
+    """One fit for each candidate, as Ray tasks."""
+    task = ray.remote(num_cpus=1)(curve_point)
+    shared = ray.put(rows)
+    pending = []
+    for k in sorted(set(section.candidates)):
+        candidate = section.model_copy(update={"k": k})
+        pending.append(task.remote(features, shared, candidate, seed))
+    points: list[CurvePoint] = ray.get(pending)
+    return points
 
 
-def curve_point(source: TeacherFeatures, rows: np.ndarray, cfg: Cluster, seed: int) -> dict[str, float]:
-    """Task: a fit of one candidate on a sample of the rows."""
-    x = _sample(cfg, source.matrix(), rows, np.random.default_rng([seed, 0]))
-    start = kmeans.seed_centroids(x.numpy(), cfg.k, seed % 2**32)
-    found = kmeans.fit(x, start, cfg.iterations, cfg.tolerance, cfg.spherical)
-    return {"k": cfg.k, "inertia": found.inertia, "silhouette": found.silhouette}
+def curve_point(features: TeacherFeatures, rows: np.ndarray, section: Cluster, seed: int) -> CurvePoint:
+    """Ray task: a fit of one candidate on a sample of the rows."""
+    sample = _sample(section, features.matrix(), rows, np.random.default_rng([seed, 0]))
+    start = kmeans.seed_centroids(sample.numpy(), section.k, seed % 2**32)
+    fitted = kmeans.fit(sample, start, section.iterations, section.tolerance, section.spherical)
+    return CurvePoint(section.k, fitted.inertia, fitted.silhouette)
 
 
-def _sample(cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """Random rows in float32, of length one where directions are clustered."""
-    size = min(len(rows), max(cfg.sample, 20 * cfg.k))
-    x = torch.from_numpy(matrix.features[rows[np.sort(rng.permutation(len(rows))[:size])]].astype(np.float32))
-    return kmeans.normalise(x) if cfg.spherical else x
+def _sample(
+    section: Cluster, matrix: FeatureMatrix, rows: np.ndarray, rng: np.random.Generator
+) -> Float[torch.Tensor, "n p"]:
+    """Random rows in float32, normalised for spherical k-means."""
+    size = min(len(rows), max(section.sample, 20 * section.k))
+    chosen = np.sort(rng.permutation(len(rows))[:size])
+    sample = torch.from_numpy(matrix.features[rows[chosen]].astype(np.float32))
+    return kmeans.normalise(sample) if section.spherical else sample
 
 
-def allowed(matrix: FeatureMatrix, soften: Artifact | None) -> np.ndarray:
-    """Rows that training may see: without those of validation and test objects, if these lie in the corpus."""
-    if soften is None:
-        return np.arange(len(matrix.ids))
-    objects = soften.read_table("objects.parquet", ["split", "image_ids"])
-    return np.flatnonzero(~np.isin(matrix.ids, held_out_ids(objects)))
+# The distributed assignment
 
 
-class Shards:
-    """An actor: assigns rows of the shared matrix. A pure function of (shard, centroids): it may be restarted."""
+class ShardWorker:
+    """An actor that assigns rows of the shared matrix.
 
-    def __init__(self, source: TeacherFeatures, soften: Artifact | None, spherical: bool, size: int) -> None:
-        matrix = source.matrix()
-        self.x, self.rows, self.spherical, self.size = matrix.features, allowed(matrix, soften), spherical, size
+    What it returns depends on its arguments alone, so Ray may restart it at any time.
+    """
+
+    def __init__(self, features: TeacherFeatures, soften: Artifact | None, spherical: bool, shard_size: int) -> None:
+        matrix = features.matrix()
+        self.features = matrix.features
+        self.rows = allowed_rows(matrix, soften)
+        self.spherical = spherical
+        self.shard_size = shard_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.resident: dict[int, torch.Tensor] = {}
+        self.on_gpu: dict[int, torch.Tensor] = {}
 
-    def step(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, np.ndarray]:
+    def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
         """Partial sums of one shard, and the cluster of each of its rows."""
-        c = torch.tensor(centroids, device=self.device)
-        partial, labels = kmeans.step(self._features(shard), c, self.spherical, FAR)
+        on_device = torch.tensor(centroids, device=self.device)
+        partial, labels = kmeans.step(self._shard(shard), on_device, self.spherical, FAR_ROWS)
         return partial, labels.cpu().numpy().astype(np.int32)
 
-    def _features(self, shard: int) -> torch.Tensor:
-        """The rows of a shard; on a GPU they stay there."""
-        if shard in self.resident:
-            return self.resident[shard]
-        rows = self.rows[shard * self.size : (shard + 1) * self.size]
-        x = torch.from_numpy(self.x[rows]).to(self.device)
+    def _shard(self, shard: int) -> torch.Tensor:
+        """The rows of a shard; a GPU keeps them for the next iteration."""
+        if shard in self.on_gpu:
+            return self.on_gpu[shard]
+
+        rows = self.rows[shard * self.shard_size : (shard + 1) * self.shard_size]
+        features = torch.from_numpy(self.features[rows]).to(self.device)
         if self.device.type == "cuda":
-            self.resident[shard] = x
-        return x
+            self.on_gpu[shard] = features
+        return features
 
 
-class Pool:
-    """The actors, and which shards each of them holds."""
+class ShardPool:
+    """The actors; shards are dealt out in turn, so that each actor always gets the same ones.
 
-    def __init__(self, source: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(resources.get("GPU", 0))
-        self.shards = -(-rows // SHARD)
-        size = min(self.shards, gpus or max(1, int(resources.get("CPU", 1)) // 2))
-        actor = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1)(Shards)
-        self.actors: list[Any] = [actor.remote(source, soften, spherical, SHARD) for _ in range(size)]
+    Attributes:
+        shards: number of shards.
+        actors: handles of the actors.
+    """
 
-    def step(self, centroids: np.ndarray) -> tuple[kmeans.Partial, np.ndarray]:
-        """One assignment of all rows: merged sums, and the clusters."""
+    def __init__(self, features: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
+        offered = runtime.cluster_resources()
+        self.shards = math.ceil(rows / SHARD)
+        size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))
+        gpus_per_actor = 1 if offered.gpus else 0
+        actor = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=-1, max_task_retries=-1)(ShardWorker)
+        self.actors: list[Any] = [actor.remote(features, soften, spherical, SHARD) for _ in range(size)]
+
+    def assign(self, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
+        """One assignment of all rows: the merged sums, and the cluster of every row."""
         shared = ray.put(centroids)
-        pending = [self.actors[s % len(self.actors)].step.remote(s, shared) for s in range(self.shards)]
+        pending = []
+        for shard in range(self.shards):
+            actor = self.actors[shard % len(self.actors)]
+            pending.append(actor.assign.remote(shard, shared))
+
         results = ray.get(pending)
-        return kmeans.merge([p for p, _ in results]), np.concatenate([labels for _, labels in results])
+        partials = [partial for partial, _ in results]
+        labels = [shard_labels for _, shard_labels in results]
+        return kmeans.merge(partials), np.concatenate(labels)
 
 
-def _fit(work: Work, cfg: Cluster, pool: Pool, matrix: FeatureMatrix, rows: np.ndarray) -> None:
-    """All restarts; writes the centroids of the lowest inertia, with the history of every restart."""
-    fit = _resume(work, cfg, matrix, rows)
-    done = sum(map(len, fit.history))
-    with work.screen.progress(cfg.restarts * cfg.iterations, "passes", done) as bar:
-        while fit.restart < cfg.restarts:
-            for note in _lloyd(work, cfg, pool, fit):
-                bar.add(1, note)
-            inertia = fit.history[-1][-1]["inertia"]
-            if inertia < fit.best_inertia:
-                fit.best, fit.best_inertia = fit.centroids, inertia
-            fit.restart += 1
-            if fit.restart < cfg.restarts:
-                _seed(work, cfg, matrix, rows, fit)
-            work.out.write_bytes(STATE, fit.to_bytes())
-        bar.total = bar.done
-    work.out.write_json(HISTORY, fit.history)
-    work.out.write_bytes(CENTROIDS, safetensors.numpy.save({"centroids": fit.best}))
-    work.out.remove(STATE)
+# The fit
 
 
-def _resume(work: Work, cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray) -> kmeans.State:
-    """The state that an interrupted fit left, or a fresh one."""
-    if work.out.has(STATE):
-        fit = kmeans.State.from_bytes(work.out.read_bytes(STATE))
-        work.screen.line(f"   the fit of an interrupted run goes on (restart {fit.restart + 1})")
-        return fit
-    empty = np.empty((0, 0), dtype=np.float32)
-    fit = kmeans.State(empty, np.full(len(rows), -1, dtype=np.int32), 0, [], empty)
-    _seed(work, cfg, matrix, rows, fit)
-    return fit
+@dataclass
+class KMeansFit:
+    """All restarts of Lloyd's algorithm; the centroids with the lowest inertia are written, with the whole history."""
+
+    work: Work
+    artifact: ClusterArtifact
+    section: Cluster
+    pool: ShardPool
+    matrix: FeatureMatrix
+    rows: Int[np.ndarray, " n"]
+
+    def run(self) -> None:
+        """Fit, or continue the fit of an interrupted run."""
+        state = self._resume()
+        done = sum(len(iterations) for iterations in state.history)
+        total = self.section.restarts * self.section.iterations
+        with self.work.screen.progress(total, "passes", done) as bar:
+            while state.restart < self.section.restarts:
+                for note in self._iterate(state):
+                    bar.add(1, note)
+
+                inertia = state.history[-1][-1]["inertia"]
+                if inertia < state.best_inertia:
+                    state.best = state.centroids
+                    state.best_inertia = inertia
+
+                state.restart += 1
+                if state.restart < self.section.restarts:
+                    self._seed(state)
+                self.artifact.write_fit_state(state.to_bytes())
+            bar.total = bar.done
+        self.artifact.write_fit(state.best, state.history)
+
+    def _resume(self) -> kmeans.State:
+        """The state that an interrupted fit left, or a fresh one."""
+        stored = self.artifact.fit_state()
+        if stored is not None:
+            state = kmeans.State.from_bytes(stored)
+            self.work.screen.line(f"   the fit of an interrupted run goes on (restart {state.restart + 1})")
+            return state
+
+        no_centroids = np.empty((0, 0), dtype=np.float32)
+        state = kmeans.State(no_centroids, self._no_labels(), 0, [], no_centroids)
+        self._seed(state)
+        return state
+
+    def _seed(self, state: kmeans.State) -> None:
+        """k-means++ centroids for the next restart, from a random sample of the rows."""
+        rng = np.random.default_rng([self.work.cfg.seed, state.restart])
+        sample = _sample(self.section, self.matrix, self.rows, rng).numpy()
+        state.centroids = kmeans.seed_centroids(sample, self.section.k, int(rng.integers(2**31)))
+        state.labels = self._no_labels()
+        state.history.append([])
+
+    def _no_labels(self) -> Int[np.ndarray, " n"]:
+        return np.full(len(self.rows), -1, dtype=np.int32)
+
+    def _iterate(self, state: kmeans.State) -> Iterator[str]:
+        """Lloyd iterations of one restart until it converges.
+
+        The last one only assigns, so that labels and centroids belong together.
+        """
+        section = self.section
+        history = state.history[-1]
+        converged = False
+        while not converged:
+            merged, labels = self.pool.assign(state.centroids)
+            moved = float(np.mean(labels != state.labels))
+            gain = 1.0
+            if history and history[-1]["inertia"]:
+                gain = 1 - merged.inertia / history[-1]["inertia"]
+
+            history.append({"inertia": merged.inertia, "moved": moved})
+            is_last = len(history) >= section.iterations
+            has_stalled = len(history) > 1 and gain <= section.tolerance
+            converged = is_last or has_stalled or moved <= section.reassign_tol
+            if not converged:
+                state.centroids = kmeans.update(merged, state.centroids, section.spherical)
+                state.labels = labels
+                self.artifact.write_fit_state(state.to_bytes())
+
+            total = sum(len(iterations) for iterations in state.history)
+            self.work.tracker.log_batch({"inertia": merged.inertia, "moved": moved}, total)
+            yield f"inertia {merged.inertia:.6g}, {moved:.1%} moved"
 
 
-def _seed(work: Work, cfg: Cluster, matrix: FeatureMatrix, rows: np.ndarray, fit: kmeans.State) -> None:
-    """k-means++ centroids for the next restart, from a random sample of the rows."""
-    rng = np.random.default_rng([work.cfg.seed, fit.restart])
-    sample = _sample(cfg, matrix, rows, rng).numpy()
-    fit.centroids = kmeans.seed_centroids(sample, cfg.k, int(rng.integers(2**31)))
-    fit.labels = np.full(len(rows), -1, dtype=np.int32)
-    fit.history.append([])
+# The result
 
 
-def _lloyd(work: Work, cfg: Cluster, pool: Pool, fit: kmeans.State) -> Iterator[str]:
-    """Passes of one restart until it converges; the last one only assigns, so labels and centroids belong together."""
-    passes = fit.history[-1]
-    while True:
-        merged, labels = pool.step(fit.centroids)
-        moved = float(np.mean(labels != fit.labels))
-        gain = 1 - merged.inertia / passes[-1]["inertia"] if passes and passes[-1]["inertia"] else 1.0
-        passes.append({"inertia": merged.inertia, "moved": moved})
-        done = len(passes) >= cfg.iterations or moved <= cfg.reassign_tol or (len(passes) > 1 and gain <= cfg.tolerance)
-        if not done:
-            fit.centroids, fit.labels = kmeans.update(merged, fit.centroids, cfg.spherical), labels
-            work.out.write_bytes(STATE, fit.to_bytes())
-        work.tracker.log_batch({"inertia": merged.inertia, "moved": moved}, sum(map(len, fit.history)))
-        yield f"inertia {merged.inertia:.6g}, {moved:.1%} moved"
-        if done:
-            return
-
-
-def _write_parts(work: Work, cfg: Cluster, pool: Pool, ids: np.ndarray) -> None:
+def _write_clusters(work: Work, artifact: ClusterArtifact, k: int, pool: ShardPool, ids: np.ndarray) -> None:
     """Clusters of all images, one part per shard, and the statistics."""
-    centroids = safetensors.numpy.load(work.out.read_bytes(CENTROIDS))["centroids"]
-    merged, labels = pool.step(centroids)
+    merged, labels = pool.assign(artifact.centroids())
     for shard in range(pool.shards):
-        part = slice(shard * SHARD, (shard + 1) * SHARD)
-        table = check(pa.table([ids[part], labels[part]], schema=CLUSTERS), CLUSTERS)
-        work.out.write_table(f"part-{shard:05d}.parquet", table)
-    stats = _stats(work, cfg.k, ids, labels, merged)
-    work.out.write_json("stats.json", stats)
-    work.facts |= {k: stats[k] for k in ("images", "k", "inertia", "smallest", "largest", "purity")}
+        rows = slice(shard * SHARD, (shard + 1) * SHARD)
+        artifact.write_labels(shard, ids[rows], labels[rows])
 
-
-def _stats(work: Work, k: int, ids: np.ndarray, labels: np.ndarray, merged: kmeans.Partial) -> dict[str, Any]:
-    """Figures of the clustering; with class folders also purity and the commonest classes of every cluster."""
     classes, names = class_numbers(work.parents["embed@corpus"], ids)
-    found = kmeans.composition(labels, classes, k)
+    stats = _statistics(artifact, k, labels, classes, names, merged.inertia)
+    artifact.write_stats(stats)
+    work.facts = ClusterFacts(stats.images, stats.k, stats.inertia, stats.smallest, stats.largest, stats.purity)
+
+
+def _statistics(
+    artifact: ClusterArtifact,
+    k: int,
+    labels: np.ndarray,
+    classes: np.ndarray,
+    names: list[str],
+    inertia: float,
+) -> ClusterStats:
+    """Figures of the clustering; with class folders also purity and the most frequent classes of every cluster."""
+    purity = None
+    commonest: list[list[tuple[str, int]]] = []
+    if len(names) > 1:
+        composition = kmeans.composition(labels, classes, k)
+        purity = composition.purity
+        for cluster in composition.commonest:
+            named = [(names[number], count) for number, count in cluster]
+            commonest.append(named)
+
     sizes = np.bincount(labels, minlength=k)
-    return {
-        "images": len(ids),
-        "k": k,
-        "inertia": merged.inertia,
-        "smallest": int(sizes.min()),
-        "largest": int(sizes.max()),
-        "sizes": sizes.tolist(),
-        "purity": found.purity if len(names) > 1 else None,
-        "classes": [[[names[c], n] for c, n in top] for top in found.commonest] if len(names) > 1 else [],
-        "history": work.out.read_json(HISTORY),
-        "curve": work.out.read_json(CURVE) if work.out.has(CURVE) else [],
-    }
+    return ClusterStats(
+        images=len(labels),
+        k=k,
+        inertia=inertia,
+        smallest=int(sizes.min()),
+        largest=int(sizes.max()),
+        sizes=sizes.tolist(),
+        purity=purity,
+        classes=commonest,
+        history=artifact.history(),
+        curve=artifact.curve() or [],
+    )

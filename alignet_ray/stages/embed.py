@@ -1,218 +1,293 @@
-"""embed: images -> embeddings, through Ray Data and a pool of actors that each hold the model.
+"""embed: images -> embeddings, by Ray Data with a pool of actors that each hold the model.
 
-Work is cut into units of consecutive images, the same for any number of actors; the actor that has finished a unit
-writes it as `part-{unit:05d}.parquet` in one atomic step. A killed run leaves whole parts; the next skips them.
+Images are processed in units of consecutive images that do not depend on the number of actors. An actor that has
+finished a unit writes its Parquet part in one atomic step, so an interrupted run continues after the last whole part.
 """
 
 import json
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignet_ray import runtime, tracking
-from alignet_ray.artifacts.schemas import IMAGES, check
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub
-from alignet_ray.models.model_spec import REGISTRY, HeadUse
+from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs
+from alignet_ray.stages.embed_jobs import EmbedJob
 
 if TYPE_CHECKING:
-    from alignet_ray.stages.embed_actor import EmbedActorJob
+    from alignet_ray.stages.embed_actor import ActorTask
 
 VERSION = 2
 
-UNIT = (16, 256)
-"""Least and most images of a unit: the grain of resuming, progress and load balance."""
+MIN_UNIT = 16
+MAX_UNIT = 256
+"""Bounds of the images in a unit, which is the grain of resuming, progress and load balancing."""
 
-BATCH = {True: 256, False: 32}
-"""Images a forward pass, on a GPU and without."""
+UNITS = 8
+"""Units that a small image set is cut into."""
 
-START = 600
-"""Seconds within which all actors must have loaded their models."""
+GPU_BATCH = 256
+CPU_BATCH = 32
+"""Default images per forward pass."""
+
+ACTOR_START_SECONDS = 600
+"""Time within which all actors must have loaded their models."""
+
+
+@dataclass(frozen=True)
+class EmbedFacts:
+    """What artifact.json says of an embedding job.
+
+    Attributes:
+        rows: embedded images.
+        quarantined: images that could not be used.
+        reused_parts: parts that an interrupted run had finished.
+        actors: process ids of the actors.
+        fast_cosine: mean cosine similarity of fast-decoded to exact embeddings; None for exact decoding.
+        fast_cosine_min: the smallest of these.
+    """
+
+    rows: int
+    quarantined: int
+    reused_parts: int
+    actors: list[int]
+    fast_cosine: float | None = None
+    fast_cosine_min: float | None = None
+
+
+class Resources(NamedTuple):
+    """What embedding can use: GPUs, Ray's CPU slots, and real cores."""
+
+    gpus: int
+    cpus: int
+    cores: int
+
+
+class Pool(NamedTuple):
+    """Numbers of actors, and of processes that read images for them."""
+
+    actors: int
+    readers: int
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """Config fields that change the embeddings of a role."""
-    models, size, layer = embed_jobs.network(cfg, role)
-    fields = {
-        "models": [_name(cfg, m) for m in models],
-        "size": size,
-        "layer": layer,
-        "judged": embed_jobs.judged(role),
-    }
-    heads = {"head": "beside"} if any(map(_student, models)) and embed_jobs.model_of(role).startswith("other") else {}
-    decode = {} if cfg.embed.decode == "exact" else {"decode": "turbo"}
-    return fields | heads | decode | {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute}
+    """The job's value and the number formats."""
+    job = embed_jobs.find_job(cfg, role)
+    models = [_identity(cfg, model) for model in job.models]
+    formats = {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute, "decode": cfg.embed.decode}
+    return job.value() | {"models": models} | formats
 
 
-def _name(cfg: Config, model: str) -> str:
-    """A model's name in an id: a file's fingerprint is among the sources, a registered model's is its version."""
-    if model.startswith(REGISTRY):
+def _identity(cfg: Config, model: str) -> str:
+    """A model's name in an id; for a registered model this is the version that its alias points to now."""
+    spec = ModelSpec.parse(model)
+    if spec.kind is ModelKind.REGISTERED:
         return hub.identity(model, tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
-    name, _, file = model.partition("@")
-    return f"{name}@{Path(file).name}" if file else name
-
-
-def _student(model: str) -> bool:
-    """Whether a model may bring a triplet head."""
-    return model.startswith(REGISTRY) or (Path(model).expanduser() / "model.json").is_file()
+    return spec.identity
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """The image folder, the table of objects, and local weights files."""
-    models = [m for m in embed_jobs.network(cfg, role).models if not m.startswith(REGISTRY)]
-    files = [file for _, _, file in (model.partition("@") for model in models) if file]
-    folders = [Path(model).expanduser() for model in models]
-    students = [str(f) for folder in folders if (folder / "model.json").is_file() for f in sorted(folder.glob("*.*"))]
-    table = [cfg.objects.table] if cfg.objects.table and embed_jobs.judged(role) else []
-    return [embed_jobs.root(cfg, role), *table, *files, *students]
+    """The image folder, the table of objects, and local weight files."""
+    job = embed_jobs.find_job(cfg, role)
+    files = [embed_jobs.image_root(cfg, job.images)]
+    if job.images == "objects" and cfg.objects.table:
+        files.append(cfg.objects.table)
+    for model in job.models:
+        files += ModelSpec.parse(model).local_files
+    return files
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
-    """For the plan: what there is to read."""
-    found = sources[0]
-    if not isinstance(found, dict):
+    """Files and megabytes of the image folder."""
+    listed = sources[0]
+    if not isinstance(listed, dict):
         return "one file"
-    few = "the judged ones of " if embed_jobs.judged(role) else ""
-    return f"{few}{found['files']:,} files, {max(1, round(found['bytes'] / 1e6)):,} MB"
+    megabytes = max(1, round(listed["bytes"] / 1e6))
+    which = "annotated ones of " if embed_jobs.find_job(cfg, role).images == "objects" else ""
+    return f"{which}{listed['files']:,} files, {megabytes:,} MB"
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse models that nobody knows before anything starts."""
-    from alignet_ray.models.backbone import check as known
+    """Refuse unknown models before anything starts; a registered one was found when the run was planned."""
+    from alignet_ray.models import backbone
 
-    for model in embed_jobs.network(cfg, role).models:
-        if not model.startswith(REGISTRY):  # the plan has found it
-            known(model)
+    for model in embed_jobs.find_job(cfg, role).models:
+        if ModelSpec.parse(model).kind is not ModelKind.REGISTERED:
+            backbone.check(model)
 
 
 def run(work: Work) -> None:
-    """Embed the images of the role: parts, images.parquet, errors.parquet, model.json."""
-    from alignet_ray.stages.embed_actor import cosines, errors
+    """Embed the images of the job."""
+    artifact = EmbedArtifact(work.out)
+    job = embed_jobs.find_job(work.cfg, work.role)
+    table = embed_jobs.list_job_images(work.cfg, job.images)
+    total = len(table)
 
-    table = embed_jobs.selection(work.cfg, work.role)
-    unit = max(UNIT[0], min(UNIT[1], math.ceil(len(table) / 8)))
-    work.out.write_table("images.parquet", check(table, IMAGES), row_group_size=unit)
-    units = math.ceil(len(table) / unit)
-    finished = {int(Path(name).stem.removeprefix("part-")) for name in work.out.parts()}
-    if not work.out.has("model.json"):
-        finished = set()
-    tally = Quarantine(len(table), work.cfg.embed.max_bad)
-    for k in sorted(finished):
-        tally.add(errors(work.out, k))
+    unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
+    artifact.write_images(table, unit_size)
+    units = range(math.ceil(total / unit_size))
+    # Parts count only if the description of the networks that made them is there.
+    finished = sorted(artifact.finished_units()) if artifact.has_networks() else []
     if finished:
-        work.screen.line(f"   reused {len(finished)} finished parts of {units}")
-    todo = [k for k in range(units) if k not in finished]
-    done = sum(min(unit, len(table) - k * unit) for k in finished)
+        work.screen.line(f"   reused {len(finished)} finished parts of {len(units)}")
+
+    quarantine = Quarantine(total, work.cfg.embed.max_bad)
+    done = 0
+    for unit in finished:
+        quarantine.add([image._asdict() for image in artifact.quarantined(unit)])
+        done += min(unit_size, total - unit * unit_size)
+
+    todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
-    with work.screen.progress(len(table), "images", done=done) as bar:
-        for answer in _embed(work, todo, len(table) - done):
+    with work.screen.progress(total, "images", done=done) as bar:
+        for answer in embed_units(work, job, todo, total - done):
             if answer["problem"]:
                 raise UserError(answer["problem"])
-            tally.add(json.loads(answer["errors"]))
+            quarantine.add(json.loads(answer["quarantined"]))
             bar.add(answer["images"])
             actors.add(answer["pid"])
-    work.out.write_table("errors.parquet", tally.table())
-    work.facts |= {"rows": len(table) - len(tally.errors), "quarantined": len(tally.errors)}
-    work.facts |= {"reused_parts": len(finished), "actors": sorted(actors)}
-    if near := cosines(work.out):
-        mean, least = sum(near) / len(near), min(near)
-        work.facts |= {"fast_cosine": mean, "fast_cosine_least": least}
+    artifact.write_quarantine(quarantine.table())
+
+    cosines = artifact.fast_cosines()
+    work.facts = EmbedFacts(
+        rows=total - len(quarantine.errors),
+        quarantined=len(quarantine.errors),
+        reused_parts=len(finished),
+        actors=sorted(actors),
+        fast_cosine=sum(cosines) / len(cosines) if cosines else None,
+        fast_cosine_min=min(cosines, default=None),
+    )
+    if cosines:
         work.screen.line(
-            f"   decoded fast: cosine to the exact embedding {mean:.4f} on average, {least:.4f} at least "
-            f"({len(near)} images compared)"
+            f"   decoded fast: cosine to the exact embedding {work.facts.fast_cosine:.4f} on average, "
+            f"{work.facts.fast_cosine_min:.4f} at least ({len(cosines)} images compared)"
         )
 
 
-def _job(work: Work, images: int, actors: int, cores: int, gpus: int = 0) -> "EmbedActorJob":
-    from alignet_ray.stages.embed_actor import EmbedActorJob
+def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator[dict[str, Any]]:
+    """Embed units on a pool of actors.
 
-    cfg, model = work.cfg, embed_jobs.model_of(work.role)
-    head: HeadUse = "none"
-    models, size, layer = embed_jobs.network(cfg, work.role)
-    if model in ("student", "control"):
-        head, models = "beside", (str(work.parents[f"distill@{model}"].local()),)
-    elif model.startswith("other") and _student(models[0]):
-        head = "beside"
-    elif "align" in work.parents:
-        head, size, models = "instead", None, (str(work.parents["align"].local()),)
-    return EmbedActorJob(
-        out=work.out,
-        uri=embed_jobs.root(cfg, work.role),
-        models=models,
-        registry=tracking.resolve_uri(cfg, runtime.state_dir(cfg)) if models[0].startswith(REGISTRY) else "",
-        size=size,
-        head=head,
-        layer=layer,
-        bfloat16=cfg.embed.compute == "bfloat16",
-        fast=cfg.embed.decode == "fast",
-        dtype=cfg.embed.dtype,
-        batch=cfg.embed.batch_size or BATCH[gpus > 0],
-        threads=max(1, cores // actors),
-        whole=cfg.embed.resize == "device" or (cfg.embed.resize == "auto" and gpus > 0),
-        compile=cfg.embed.compile,
-        expected=math.ceil(images / actors),
-    )
+    Args:
+        work: the stage's work.
+        job: the images and the model.
+        units: units to embed.
+        images: images in them.
 
-
-def _embed(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]]:
-    """Run the units on the pool; answers come in the order in which they finish."""
+    Yields:
+        For each unit, in the order in which they finish, the answer of `embed_actor.Embedder`.
+    """
     if not units:
         return
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    from alignet_ray.stages.embed_actor import Embedder, read
+    from alignet_ray.stages.embed_actor import Embedder, read_unit
 
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))  # type: ignore[no-untyped-call]
-    cores = min(cpus, len(ray.nodes()) * (os.cpu_count() or 1))  # type: ignore[no-untyped-call]
-    actors, readers = pool(work.cfg, gpus, cpus, cores)
-    job = _job(work, images, actors, cores, gpus)
-    data: ray.data.Dataset = ray.data.from_items([{"unit": k} for k in units], override_num_blocks=len(units))
-    data.set_name(work.node.name)  # what the dashboard and Prometheus call it
-    if readers:
+    resources = available_resources()
+    pool = pool_size(work.cfg, resources)
+    task = actor_task(work, job, images, pool, resources)
+
+    data: ray.data.Dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+    data.set_name(work.node.name)  # the name in Ray's dashboard and in Prometheus
+    if pool.readers:
         data = data.map_batches(
-            read,  # type: ignore[arg-type]
-            fn_args=(job,),
+            read_unit,  # type: ignore[arg-type]
+            fn_args=(task,),
             batch_size=1,
             num_cpus=1,
-            compute=TaskPoolStrategy(size=readers),
+            compute=TaskPoolStrategy(size=pool.readers),
         )
+
+    gpus_per_actor = min(1.0, resources.gpus / pool.actors)
     answers = data.map_batches(
         Embedder,
-        fn_constructor_args=(job,),
+        fn_constructor_args=(task,),
         batch_size=1,
         num_cpus=1,
-        num_gpus=min(1.0, gpus / actors) if gpus else 0,
-        compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+        num_gpus=gpus_per_actor,
+        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
         zero_copy_batch=True,
     )
-    answers.context.wait_for_min_actors_s = START  # else the first one up would take most of a small set
+    # Without this the first actor to start would take most of a small image set.
+    answers.context.wait_for_min_actors_s = ACTOR_START_SECONDS
     yield from answers.iter_rows()
 
 
-def pool(cfg: Config, gpus: int, cpus: int, cores: int) -> tuple[int, int]:
-    """How many actors, and how many processes that open images for them.
+def available_resources() -> Resources:
+    """What the cluster offers; a local Ray may have more CPU slots than the machine has cores."""
+    import ray
 
-    Two actors share a GPU: one computes while the other writes its part. Opening images takes more cores than one
-    process can use, so GPU actors leave it to others.
+    offered = runtime.cluster_resources()
+    cores = len(ray.nodes()) * (os.cpu_count() or 1)  # type: ignore[no-untyped-call]
+    return Resources(offered.gpus, offered.cpus, min(offered.cpus, cores))
+
+
+def pool_size(cfg: Config, resources: Resources) -> Pool:
+    """How many actors, and how many processes that read images for them.
+
+    Two actors share a GPU: one computes while the other writes its part. Reading and decoding images takes more cores
+    than one process can use, so GPU actors leave it to readers.
 
     Raises:
-        UserError: the CPUs that Ray has are too few for the readers asked for; or there are none where they must be.
+        UserError: Ray has too few CPUs for the readers asked for, or there are no readers where they are needed.
     """
-    most = cpus if cfg.embed.readers == 0 or not (gpus or cfg.embed.readers) else cpus - 1
-    actors = min(cfg.embed.actors or 2 * gpus or max(2, cores // 2), max(1, most))
-    left = cpus - actors
-    readers = cfg.embed.readers if cfg.embed.readers is not None else (left if gpus else 0)
-    if readers > left:
+    embed = cfg.embed
+    may_have_readers = embed.readers is None and resources.gpus > 0
+    reserved = 1 if embed.readers or may_have_readers else 0
+    most_actors = max(1, resources.cpus - reserved)
+    actors = min(most_actors, embed.actors or 2 * resources.gpus or max(2, resources.cores // 2))
+
+    free = resources.cpus - actors
+    readers = embed.readers
+    if readers is None:
+        readers = free if resources.gpus else 0
+
+    if readers > free:
         raise UserError(
-            f"--embed.readers {readers} and {actors} actors need {readers + actors} CPUs, Ray has {cpus}: use "
-            f"--embed.readers {max(0, left)} or --ray.num-cpus {readers + actors}"
+            f"--embed.readers {readers} and {actors} actors need {readers + actors} CPUs, Ray has {resources.cpus}: "
+            f"use --embed.readers {max(0, free)} or --ray.num-cpus {readers + actors}"
         )
-    if cfg.embed.resize == "device" and not readers:
+    if embed.resize == "device" and not readers:
         raise UserError("--embed.resize device needs processes that open images: add --embed.readers 1 or more")
-    return actors, readers
+    return Pool(actors, readers)
+
+
+def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Resources) -> "ActorTask":
+    """What every process of the pool is told."""
+    from alignet_ray.stages.embed_actor import ActorTask
+
+    cfg = work.cfg
+    models = job.models
+    if job.trained_by:
+        models = (str(work.parents[job.trained_by].local()),)
+
+    registry = ""
+    if any(ModelSpec.parse(model).kind is ModelKind.REGISTERED for model in models):
+        registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg))
+
+    has_gpu = resources.gpus > 0
+    default_batch = GPU_BATCH if has_gpu else CPU_BATCH
+    return ActorTask(
+        artifact=EmbedArtifact(work.out),
+        image_root=embed_jobs.image_root(cfg, job.images),
+        models=models,
+        registry=registry,
+        size=job.size,
+        head=job.head,
+        layer=job.layer,
+        bfloat16=cfg.embed.compute == "bfloat16",
+        fast=cfg.embed.decode == "fast",
+        dtype=cfg.embed.dtype,
+        batch_size=cfg.embed.batch_size or default_batch,
+        threads=max(1, resources.cores // pool.actors),
+        resize_on_device=cfg.embed.resize == "device" or (cfg.embed.resize == "auto" and has_gpu),
+        compile=cfg.embed.compile,
+        images_per_actor=math.ceil(images / pool.actors),
+    )

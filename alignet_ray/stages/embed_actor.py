@@ -1,21 +1,19 @@
-"""The processes of embedding: one holds the networks and turns units of images into parts, each written in one piece;
-others open images for it, where one that feeds a GPU could not open enough."""
+"""Processes of embedding: actors turn units of images into Parquet parts; readers decode images for GPU actors."""
 
 import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from alignet_ray.artifacts.schemas import check, embeddings, tensors
+from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.embed import EmbedArtifact, QuarantinedImage
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode, read_bytes
@@ -24,43 +22,37 @@ from alignet_ray.images.transform import Picture, View
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image
 from alignet_ray.models.model_spec import HeadUse
-from alignet_ray.store import Artifact, Draft
 
-ERRORS_KEY = b"alignet.errors"
-"""Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
-COSINES_KEY = b"alignet.cosines"
-"""Parquet metadata of the first part, where images are decoded fast: cosines to the exact embeddings."""
 COMPARED = 64
-"""Images that are decoded both ways."""
-MODEL = "model.json"
-"""What the artifact says of the networks; readers take the preprocessing from it."""
+"""Images that are decoded both ways to compare fast decoding with exact decoding."""
 
-COMPILING, SAVED = 90.0, 0.3
-"""Seconds that compiling a network takes, and the share of a GPU's time that it saves afterwards."""
+COMPILE_SECONDS = 90.0
+COMPILE_SAVING = 0.3
+"""Time that compiling a network takes, and the share of a GPU's time that it saves afterwards."""
 
 
 @dataclass(frozen=True)
-class EmbedActorJob:
-    """What every process needs to know.
+class ActorTask:
+    """What every process of an embedding job needs to know.
 
     Attributes:
-        out: where parts go; `images.parquet` lies there, one row group a unit.
-        uri: folder of the images.
-        models: spellings of the models whose embeddings are concatenated; `size` and `layer` as in the config.
+        artifact: where parts go; its image table has one row group per unit.
+        image_root: folder of the images.
+        models: model names, whose embeddings are concatenated; `size` and `layer` as in the config.
         registry: MLflow server of registered models.
         head: what becomes of a student's head.
         bfloat16: compute in bfloat16.
-        fast: decode large JPEGs at a part of their size, and resize by torchvision's 8-bit kernels.
+        fast: decode large JPEGs at reduced size, and resize with torchvision's 8-bit kernels.
         dtype: stored number format.
-        batch: images a forward pass.
-        threads: CPU threads a process.
-        whole: readers send pictures as they are decoded, and actors resize them.
-        compile: whether to compile the networks; auto: on a GPU, once that pays for what is left.
-        expected: images that an actor has to expect.
+        batch_size: images per forward pass.
+        threads: CPU threads of an actor.
+        resize_on_device: readers send images as they are decoded, and actors resize them.
+        compile: whether to compile the networks; auto: on a GPU, once that saves time on the remaining images.
+        images_per_actor: images that an actor has to expect.
     """
 
-    out: Draft
-    uri: str
+    artifact: EmbedArtifact
+    image_root: str
     models: tuple[str, ...]
     registry: str
     size: int | None
@@ -69,145 +61,186 @@ class EmbedActorJob:
     bfloat16: bool
     fast: bool
     dtype: str
-    batch: int
+    batch_size: int
     threads: int
-    whole: bool
+    resize_on_device: bool
     compile: Literal["auto", "on", "off"]
-    expected: int
+    images_per_actor: int
 
 
 class Embedder:
-    """An actor of the pool: a call is a unit, whose images it opens itself unless their pixels come along."""
+    """An actor of the pool, which embeds one unit per call.
 
-    def __init__(self, job: EmbedActorJob) -> None:
-        torch.set_num_threads(job.threads)
+    It reads the unit's images itself, unless a reader has sent their pixels.
+    """
+
+    def __init__(self, task: ActorTask) -> None:
+        torch.set_num_threads(task.threads)
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to shared pixels
-        self.job, self.problem = job, ""
+        self.task = task
+        self.problem = ""
+        self.images_seen = 0
+
+        # Ray would restart an actor that fails to start, so the driver is told by the first answer.
         try:
-            models = [str(hub.locate(model, job.registry or None) or model) for model in job.models]
-            self.encoder = Encoder.load(models, job.size, job.head, job.layer, job.fast)
-        except UserError as error:  # told to the driver by the first answer: an actor that fails to start is retried
+            models = [str(hub.locate(model, task.registry or None) or model) for model in task.models]
+            self.encoder = Encoder.load(models, task.size, task.head, task.layer, task.fast)
+        except UserError as error:
             self.problem = str(error)
             return
-        if not job.out.has(MODEL):
-            how = {"compute": "bfloat16" if job.bfloat16 else "float32", "decode": "fast" if job.fast else "exact"}
-            job.out.write_json(MODEL, self.encoder.describe() | how)
-        if job.bfloat16:
+
+        if not task.artifact.has_networks():
+            numbers = {
+                "compute": "bfloat16" if task.bfloat16 else "float32",
+                "decode": "fast" if task.fast else "exact",
+            }
+            task.artifact.write_networks(self.encoder.describe() | numbers)
+        if task.bfloat16:
             self.encoder.narrow()
-        if job.compile == "on":
-            self.encoder.compile(job.batch)
-        self.seen = 0
+        if task.compile == "on":
+            self.encoder.compile(task.batch_size)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """One unit: read, decode, forward, write."""
-        answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "errors": "[]", "images": 0}
+        """Embed one unit and write its part.
+
+        Args:
+            batch: `unit`, and from a reader also `pixels` and `opened`.
+
+        Returns:
+            One row: this process's id, a message if the user can fix what went wrong, the number of images in the
+            unit, and as JSON those that could not be used.
+        """
+        answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "images": 0, "quarantined": "[]"}
         if not self.problem:
             try:
-                answer |= self._unit(int(batch["unit"][0]), batch)
+                answer |= self._embed(int(batch["unit"][0]), batch)
             except UserError as error:
                 answer["problem"] = str(error)
-        return {key: [value] for key, value in answer.items()}
+        return {name: [value] for name, value in answer.items()}
 
-    def _unit(self, unit: int, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        rows, views, start = listed(self.job.out, unit), self.encoder.views, time.perf_counter()
-        if "opened" in batch:
-            opened = json.loads(batch["opened"][0])
-            parcel = Parcel(batch["pixels"][0], opened["groups"], len(opened["kept"]))
-            failed = [(int(row), str(why)) for row, why in opened["errors"]]
-            pixels = parcel.unpack(views, self.encoder.device)
-            done = self.encoder.encode_pixels(pixels, opened["kept"], failed, self.job.batch)
-        else:
-            files = [partial(picture, self.job, row["path"], views) for row in rows]
-            done = self.encoder.encode(files, self.job.batch, self.job.threads)
-        self._consider(len(rows), time.perf_counter() - start)
-        errors = [{"image_id": rows[i]["image_id"], "path": rows[i]["path"], "reason": why} for i, why in done.errors]
-        ids = pa.array([rows[i]["image_id"] for i in done.kept], pa.int64())
-        arrays = [tensors(_narrow(values, self.job.dtype)) for values in done.columns.values()]
+    def _embed(self, unit: int, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Embed one unit and write its part; what the answer says of its images."""
+        rows = self.task.artifact.unit_images(unit)
+        start = time.perf_counter()
+        encoded = self._encode_sent(batch) if "opened" in batch else self._encode_files(rows)
+        self._maybe_compile(len(rows), time.perf_counter() - start)
+
+        cosines = None
+        if self.task.fast and unit == 0:
+            compared = [rows[position]["path"] for position in encoded.kept[:COMPARED]]
+            cosines = self._cosines_to_exact(compared, encoded)
+
+        quarantined = []
+        for position, reason in encoded.errors:
+            quarantined.append(QuarantinedImage(rows[position]["image_id"], rows[position]["path"], reason))
+        ids = [rows[position]["image_id"] for position in encoded.kept]
+        self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, cosines)
+        return {"images": len(rows), "quarantined": json.dumps([image._asdict() for image in quarantined])}
+
+    def _encode_files(self, rows: list[dict[str, Any]]) -> Encoded:
+        """Read, decode and embed the images of a unit."""
+        views = self.encoder.views
+        files = [partial(read_picture, self.task, row["path"], views) for row in rows]
+        return self.encoder.encode(files, self.task.batch_size, self.task.threads)
+
+    def _encode_sent(self, batch: dict[str, np.ndarray]) -> Encoded:
+        """Embed images whose pixels a reader has sent."""
+        opened = json.loads(batch["opened"][0])
+        parcel = Parcel(batch["pixels"][0], opened["groups"], len(opened["kept"]))
+        errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
+        pixels = parcel.unpack(self.encoder.views, self.encoder.device)
+        return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.task.batch_size)
+
+    def _table(self, ids: list[int], encoded: Encoded) -> pa.Table:
+        """The part's table, in the stored number format."""
+        dtype = self.task.dtype
         widths = self.encoder.widths
-        schema = embeddings(widths["embedding"], self.job.dtype, widths.get("triplet_logits", 0))
-        table = check(pa.Table.from_arrays([ids, *arrays], schema=schema), schema)
-        notes = {ERRORS_KEY: json.dumps(errors)}
-        if self.job.fast and unit == 0:
-            notes[COSINES_KEY] = json.dumps(self._cosines([rows[i]["path"] for i in done.kept[:COMPARED]], done))
-        self.job.out.write_table(part(unit), table.replace_schema_metadata(notes))
-        return {"errors": json.dumps(errors), "images": len(rows)}
+        schema = schemas.embeddings(widths["embedding"], dtype, widths.get("triplet_logits", 0))
+        vectors = [schemas.tensors(to_stored(values, dtype)) for values in encoded.columns.values()]
+        table = pa.Table.from_arrays([pa.array(ids, pa.int64()), *vectors], schema=schema)
+        return schemas.check(table, schema)
 
-    def _consider(self, images: int, seconds: float) -> None:
-        """Compile once what is left would take longer without: by the rate of the first unit after the warm-up's."""
-        left, warm = self.job.expected - self.seen - images, self.seen > 0
-        self.seen += images
-        may = self.job.compile == "auto" and self.encoder.device == "cuda" and warm and not self.encoder.fixed
-        if may and pays(left, seconds / images):
-            self.encoder.compile(self.job.batch)
+    def _maybe_compile(self, images: int, seconds: float) -> None:
+        """Compile once the remaining images would take longer without.
 
-    def _cosines(self, paths: list[str], fast: Encoded) -> list[float]:
-        """How near the fast embeddings of the first images are to those of the exact decoder."""
-        careful = [lambda p=p: decode(read_bytes(self.job.uri, p)) for p in paths]
-        exact = self.encoder.encode(careful, self.job.batch)
-        a, b = exact.columns["embedding"], fast.columns["embedding"][exact.kept]
-        return [float(c) for c in (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)]
+        The rate comes from the second unit on, since the first one includes the warm-up.
+        """
+        is_first = self.images_seen == 0
+        self.images_seen += images
+        if is_first or self.task.compile != "auto" or self.encoder.device != "cuda" or self.encoder.fixed:
+            return
+        remaining = self.task.images_per_actor - self.images_seen
+        if compiling_pays(remaining, seconds / images):
+            self.encoder.compile(self.task.batch_size)
+
+    def _cosines_to_exact(self, paths: list[str], fast: Encoded) -> list[float]:
+        """Cosine similarities of the first images' fast-decoded embeddings to exactly decoded ones."""
+        files = [partial(self._read_exactly, path) for path in paths]
+        exact = self.encoder.encode(files, self.task.batch_size)
+        exact_vectors = exact.columns["embedding"]
+        fast_vectors = fast.columns["embedding"][exact.kept]
+
+        products = (exact_vectors * fast_vectors).sum(axis=1)
+        cosines = products / np.linalg.norm(exact_vectors, axis=1) / np.linalg.norm(fast_vectors, axis=1)
+        return [float(cosine) for cosine in cosines]
+
+    def _read_exactly(self, path: str) -> Picture:
+        return decode(read_bytes(self.task.image_root, path))
 
 
-def read(batch: dict[str, np.ndarray], job: EmbedActorJob) -> dict[str, Any]:
-    """Open a unit's images for an actor elsewhere: their pixels in one array, and what failed."""
+def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
+    """Read and decode a unit's images for an actor in another process.
+
+    Returns:
+        The unit, the pixels of all images in one array, and as JSON which images they are and which ones failed.
+    """
     torch.set_num_threads(1)
     unit = int(batch["unit"][0])
-    if not job.out.has(MODEL):  # the models could not be loaded: an actor will say why
+    # Without a description of the networks the models could not be loaded, which the actor will report.
+    if not task.artifact.has_networks():
         return {"unit": batch["unit"]}
-    views = [View(member["preprocessing"], job.fast) for member in job.out.read_json(MODEL)["members"]]
-    look = partial(see, views=views, whole=job.whole)
-    opened = [open_image(partial(picture, job, row["path"], views), look) for row in listed(job.out, unit)]
-    parcel = pack([found for found in opened if not isinstance(found, str)])
-    notes = {
-        "kept": [i for i, found in enumerate(opened) if not isinstance(found, str)],
-        "errors": [(i, found) for i, found in enumerate(opened) if isinstance(found, str)],
-        "groups": parcel.groups,
-    }
-    return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [json.dumps(notes)]}
+
+    views = [View(preprocessing, task.fast) for preprocessing in task.artifact.preprocessing()]
+    prepare = partial(see, views=views, whole=task.resize_on_device)
+    images = []
+    kept: list[int] = []
+    errors: list[tuple[int, str]] = []
+    for position, row in enumerate(task.artifact.unit_images(unit)):
+        opened = open_image(partial(read_picture, task, row["path"], views), prepare)
+        if isinstance(opened, str):
+            errors.append((position, opened))
+        else:
+            kept.append(position)
+            images.append(opened)
+
+    parcel = pack(images)
+    notes = json.dumps({"kept": kept, "errors": errors, "groups": parcel.groups})
+    return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [notes]}
 
 
-def picture(job: EmbedActorJob, path: str, views: Sequence[View]) -> Picture:
-    """An image, decoded as the job says.
+def read_picture(task: ActorTask, path: str, views: list[View]) -> Picture:
+    """An image, decoded as the task says.
 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
-    data = read_bytes(job.uri, path)
-    return jpeg.decode(data, max(view.least for view in views) if job.fast else 0)
+    data = read_bytes(task.image_root, path)
+    smallest_side = max(view.least for view in views) if task.fast else 0
+    return jpeg.decode(data, smallest_side)
 
 
-def pays(images: int, seconds: float) -> bool:
-    """Whether compiling pays for so many images that take so many seconds each without."""
-    return images * seconds * SAVED > COMPILING
+def compiling_pays(images: int, seconds: float) -> bool:
+    """Whether compiling saves time on this many images, each of which takes this long without."""
+    return images * seconds * COMPILE_SAVING > COMPILE_SECONDS
 
 
-def listed(out: Artifact, unit: int) -> list[dict[str, Any]]:
-    """The images of a unit."""
-    fs, path = out.where("images.parquet")
-    rows: list[dict[str, Any]] = pq.ParquetFile(path, filesystem=fs).read_row_group(unit).to_pylist()
-    return rows
+def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values in the stored number format.
 
-
-def part(unit: int) -> str:
-    """File name of a unit's part."""
-    return f"part-{unit:05d}.parquet"
-
-
-def errors(out: Artifact, unit: int) -> list[dict[str, Any]]:
-    """Images of a finished part that are in quarantine: image_id, path, reason."""
-    fs, path = out.where(part(unit))
-    return list(json.loads(pq.read_metadata(path, filesystem=fs).metadata[ERRORS_KEY]))
-
-
-def cosines(out: Artifact) -> list[float]:
-    """Cosines of embeddings of images that were decoded fast to those of the exact decoder; empty for the exact one."""
-    fs, path = out.where(part(0))
-    found = (pq.read_metadata(path, filesystem=fs).metadata or {}).get(COSINES_KEY, b"[]")
-    return list(json.loads(found))
-
-
-def _narrow(values: np.ndarray, dtype: str) -> np.ndarray:
-    most = float(np.abs(values).max(initial=0))
-    if most > float(np.finfo(dtype).max):
-        raise UserError(f"embeddings reach {most:.3g}, too much for {dtype}: use --embed.dtype float32")
+    Raises:
+        UserError: they exceed its range.
+    """
+    largest = float(np.abs(values).max(initial=0))
+    if largest > float(np.finfo(dtype).max):
+        raise UserError(f"embeddings reach {largest:.3g}, too much for {dtype}: use --embed.dtype float32")
     return values.astype(dtype)

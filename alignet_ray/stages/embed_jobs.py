@@ -1,6 +1,9 @@
-"""The roles of `embed`: which images a role looks at, and through which network."""
+"""Which images each embedding job reads, and with which model."""
 
-from typing import NamedTuple
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -8,71 +11,157 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
+from alignet_ray.models.model_spec import HeadUse, ModelKind, ModelSpec
+from alignet_ray.store import digest
 
-ELSEWHERE = "ood-"
-"""Prefix of the roles that look at the folder `evaluate.ood`; what follows names the model."""
-WHOLE = ("corpus", "raw")
-"""Roles that look at the whole corpus with the teacher."""
+ImageSet = Literal["corpus", "objects", "ood"]
+"""The whole corpus, the images of annotated objects, or the folder `evaluate.ood`."""
 
 
-class Network(NamedTuple):
-    """Spellings of the models, and their size and layer; no model where it is a parent's artifact."""
+@dataclass(frozen=True)
+class EmbedJob:
+    """One embedding job.
 
-    models: tuple[str, ...]
+    Attributes:
+        name: the job's node is called `embed@NAME`.
+        images: which images are embedded.
+        models: model names, whose embeddings are concatenated; empty where a run trains the model.
+        trained_by: node whose artifact holds the model; empty for given models.
+        size: side of the input in pixels; None for the model's own.
+        layer: layer that the embedding is taken from.
+        head: what becomes of a student's triplet head.
+    """
+
+    name: str
+    images: ImageSet
+    models: tuple[str, ...] = ()
+    trained_by: str = ""
     size: int | None = None
     layer: str = "pre_logits"
+    head: HeadUse = "none"
+
+    @property
+    def node(self) -> str:
+        """Name of the job's node."""
+        return f"embed@{self.name}"
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether the model is the teacher, fine-tuned or not."""
+        return self.name in ("corpus", "objects", "raw")
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Nodes whose artifacts the job reads."""
+        return (self.trained_by,) if self.trained_by else ()
+
+    def on_ood(self) -> "EmbedJob":
+        """The same model on the out-of-distribution images."""
+        return replace(self, name=f"ood-{self.name}", images="ood")
+
+    def value(self) -> dict[str, Any]:
+        """All that decides the embeddings besides model names, which a stage writes in its own way."""
+        return {"images": self.images, "size": self.size, "layer": self.layer, "head": self.head}
 
 
-def model_of(role: str) -> str:
-    """The model that a role looks through, without where it looks."""
-    return role.removeprefix(ELSEWHERE)
+def tunes_network(cfg: Config) -> bool:
+    """Whether `align` fine-tunes the teacher network, so that the teacher's embeddings come after it."""
+    return cfg.align.map == "network" and not cfg.align.from_
 
 
-def network(cfg: Config, role: str) -> Network:
-    """What the config names for a role."""
-    model = model_of(role)
-    if model in ("student", "control"):
-        return Network(())
-    if model.startswith("other"):
-        return Network((cfg.evaluate.models[int(model.removeprefix("other"))],))
-    if model == "base":
-        return Network((cfg.distill.model,), cfg.distill.size)
-    return Network(cfg.embed.model, cfg.embed.size, cfg.embed.layer)
+def teacher_job(cfg: Config, images: ImageSet) -> EmbedJob:
+    """The teacher on the corpus or on the objects' images; a fine-tuned one gives its head's outputs."""
+    if tunes_network(cfg):
+        return EmbedJob(images, images, trained_by="align", layer=cfg.embed.layer, head="instead")
+    return EmbedJob(images, images, cfg.embed.model, size=cfg.embed.size, layer=cfg.embed.layer)
 
 
-def judged(role: str) -> bool:
-    """Whether a role looks at the images of judged objects alone."""
-    return role not in WHOLE and not role.startswith(ELSEWHERE)
+def untuned_teacher_job(cfg: Config) -> EmbedJob:
+    """The teacher before fine-tuning, on the corpus: it labels the control's triplets."""
+    return EmbedJob("raw", "corpus", cfg.embed.model, size=cfg.embed.size, layer=cfg.embed.layer)
 
 
-def root(cfg: Config, role: str) -> str:
-    """Folder of the images that a role reads.
+def base_job(cfg: Config) -> EmbedJob:
+    """The student's backbone before training, on the objects' images."""
+    return EmbedJob("base", "objects", (cfg.distill.model,), size=cfg.distill.size)
+
+
+def student_job(role: str) -> EmbedJob:
+    """The student or the control, on the objects' images."""
+    return EmbedJob(role, "objects", trained_by=f"distill@{role}", head="beside")
+
+
+def extra_job(model: str) -> EmbedJob:
+    """A model of `evaluate.models`, on the objects' images; its name depends on nothing but the model's name."""
+    readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(model).name).strip("-")
+    head: HeadUse = "beside" if ModelSpec.parse(model).may_have_head else "none"
+    return EmbedJob(f"{readable}-{digest(model, 6)}", "objects", (model,), head=head)
+
+
+def teacher_jobs(cfg: Config, with_objects: bool = True) -> list[EmbedJob]:
+    """Jobs of the teacher."""
+    jobs = [teacher_job(cfg, "objects")] if with_objects else []
+    jobs.append(teacher_job(cfg, "corpus"))
+    if tunes_network(cfg) and cfg.distill.control:
+        jobs.append(untuned_teacher_job(cfg))
+    return jobs
+
+
+def student_roles(cfg: Config) -> tuple[str, ...]:
+    """The students that a run trains."""
+    return ("student", "control") if cfg.distill.control else ("student",)
+
+
+def evaluation_jobs(cfg: Config) -> list[EmbedJob]:
+    """Jobs of the models to be scored: base, students, further models; then the same on out-of-distribution images."""
+    jobs = [base_job(cfg), *(student_job(role) for role in student_roles(cfg))]
+    jobs += [extra_job(model) for model in extra_models(cfg)]
+    if cfg.evaluate.ood:
+        jobs += [job.on_ood() for job in jobs]
+    return jobs
+
+
+def extra_models(cfg: Config) -> list[str]:
+    """The models of `evaluate.models` that have to be embedded: the others are stored embeddings."""
+    return [model for model in cfg.evaluate.models if ModelSpec.parse(model).kind is not ModelKind.STORED]
+
+
+def find_job(cfg: Config, name: str) -> EmbedJob:
+    """The job of a node `embed@NAME`."""
+    jobs = {job.name: job for job in [*teacher_jobs(cfg), untuned_teacher_job(cfg), *evaluation_jobs(cfg)]}
+    return jobs[name]
+
+
+def image_root(cfg: Config, images: ImageSet) -> str:
+    """Folder that a set of images lies in.
 
     Raises:
         UserError: the config names none.
     """
-    if role.startswith(ELSEWHERE):
-        assert cfg.evaluate.ood is not None, "such roles exist only where the folder is named"
-        return cfg.evaluate.ood
-    path = cfg.corpus.path if role in WHOLE else cfg.objects.path or cfg.corpus.path
-    if not path:
+    folders = {
+        "corpus": cfg.corpus.path,
+        "objects": cfg.objects.path or cfg.corpus.path,
+        "ood": cfg.evaluate.ood,
+    }
+    folder = folders[images]
+    if not folder:
         raise UserError("no images: give a folder with --corpus.path")
-    return path
+    return folder
 
 
-def selection(cfg: Config, role: str) -> pa.Table:
-    """IMAGES rows of the role: the whole source, or the images of judged objects.
+def list_job_images(cfg: Config, images: ImageSet) -> pa.Table:
+    """IMAGES rows of a set of images: all under its folder, or those of annotated objects.
 
     Raises:
-        UserError: as `root` and `list_images`; no image belongs to a judged object.
+        UserError: as `image_root` and `list_images`; no image belongs to an annotated object.
     """
-    table = listing.list_images(root(cfg, role))
-    if not judged(role):
+    root = image_root(cfg, images)
+    table = listing.list_images(root)
+    if images != "objects":
         return table
-    image_ids = read_object_images(cfg.objects.table, table, root(cfg, role))
+
+    image_ids = read_object_images(cfg.objects.table, table, root)
     ids = sorted(set().union(*image_ids.values()))
     if not ids:
-        raise UserError(
-            f"no image under {root(cfg, role)} belongs to an object of {cfg.objects.table}: check its labels"
-        )
-    return table.take(ids)  # image_id is the row number of the whole listing
+        raise UserError(f"no image under {root} belongs to an object of {cfg.objects.table}: check its labels")
+    return table.take(ids)  # an image_id is a row number of the whole listing

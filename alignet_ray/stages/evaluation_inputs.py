@@ -1,118 +1,112 @@
-"""What evaluations read, out of artifacts and files: the spaces of all models, the judged objects, people's answers."""
+"""Inputs of the evaluations, read from artifacts and files: the models' embedding spaces and the annotated objects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
-from safetensors.numpy import load_file
 
-from alignet_ray.artifacts.transforms import load_transform
+from alignet_ray.artifacts.align import AlignArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
-from alignet_ray.data import embeddings, stored
+from alignet_ray.data import stored
 from alignet_ray.errors import UserError
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
 from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace
-from alignet_ray.stages.embed_jobs import ELSEWHERE
+from alignet_ray.models.model_spec import ModelKind, ModelSpec
+from alignet_ray.stages import embed_jobs
+from alignet_ray.stages.embed_jobs import EmbedJob
 from alignet_ray.store import Artifact
 
 Parents = Mapping[str, Artifact]
-STUDENTS = ("base", "student", "control")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The judged objects' images: path and label (class folder) of every image_id that was embedded."""
-
-    paths: dict[int, str]
-    labels: dict[int, str]
-
-    @property
-    def ids(self) -> dict[str, int]:
-        """path -> image_id."""
-        return {path: image_id for image_id, path in self.paths.items()}
-
-
-def name(spec: str) -> str:
-    """What a model of `evaluate.models` is called in tables: files and folders by their last part."""
-    folder = "@" not in spec and not spec.startswith(("models:/", stored.STAGE))
-    return Path(spec).name if folder else spec
+def stored_models(cfg: Config) -> list[str]:
+    """The models of `evaluate.models` that are stored embeddings."""
+    return [model for model in cfg.evaluate.models if ModelSpec.parse(model).kind is ModelKind.STORED]
 
 
 def check_names(cfg: Config) -> None:
-    """Refuse models that could not be told apart.
-
-    Raises:
-        UserError: naming the two.
-    """
-    seen = {known: known for known in MODEL_TITLES}
-    for spec in cfg.evaluate.models:
-        if name(spec) in seen:
-            raise UserError(
-                f"evaluate.models: {spec} and {seen[name(spec)]} would both be called {name(spec)!r}: rename one"
-            )
-        seen[name(spec)] = spec
+    """Raise a UserError if two models would have the same name in tables."""
+    models = {title: title for title in MODEL_TITLES}
+    for model in cfg.evaluate.models:
+        label = ModelSpec.parse(model).label
+        if label in models:
+            raise UserError(f"evaluate.models: {model} and {models[label]} would both be called {label!r}: rename one")
+        models[label] = model
 
 
-def spaces(cfg: Config, parents: Parents, listing: Listing) -> list[EmbeddingSpace]:
+def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     """Every layer of every model: the base first, the teacher last."""
-    found = [space for model in STUDENTS for space in _layers(model, parents.get(f"embed@{model}"))]
-    for i, spec in enumerate(cfg.evaluate.models):
-        if stored.is_stored(spec):
-            found.append(EmbeddingSpace(name(spec), "pre_logits", *stored.read(spec, cfg.store.root, listing.ids)))
+    spaces = _layers("base", embed_jobs.base_job(cfg), parents)
+    for role in embed_jobs.student_roles(cfg):
+        spaces += _layers(role, embed_jobs.student_job(role), parents)
+
+    objects = EmbedArtifact(parents["embed@objects"])
+    embedded = objects.embeddings()
+    ids_of_paths = {path: image_id for image_id, path in objects.image_paths().items()}
+    kept = set(embedded.ids.tolist())
+    ids_of_paths = {path: image_id for path, image_id in ids_of_paths.items() if image_id in kept}
+    for model in cfg.evaluate.models:
+        spec = ModelSpec.parse(model)
+        if spec.kind is ModelKind.STORED:
+            spaces.append(EmbeddingSpace(spec.label, "pre_logits", *stored.read(model, cfg.store.root, ids_of_paths)))
         else:
-            found += _layers(name(spec), parents[f"embed@other{i}"])
-    ids, x = embeddings.load(parents["embed@objects"])
-    align = parents["align"]
-    if align.has(embeddings.TRANSFORM):
-        x = load_transform(str(align.local(embeddings.TRANSFORM)))(x)
-    return [*found, EmbeddingSpace("teacher", "aligned", ids, x, "dot")]
+            spaces += _layers(spec.label, embed_jobs.extra_job(model), parents)
+
+    vectors = embedded.vectors
+    align = AlignArtifact(parents["align"])
+    if align.has_transform():
+        vectors = align.transform()(vectors)
+    return [*spaces, EmbeddingSpace("teacher", "aligned", embedded.ids, vectors, "dot")]
 
 
-def _layers(model: str, artifact: Artifact | None) -> list[EmbeddingSpace]:
-    if artifact is None:
+def _layers(model: str, job: EmbedJob, parents: Parents) -> list[EmbeddingSpace]:
+    """The spaces of one embedding job: the backbone's, and that of the head if there is one.
+
+    Args:
+        model: name of the model in tables.
+        job: its embedding job; without an artifact of it there are no spaces.
+        parents: artifacts by node name.
+    """
+    if job.node not in parents:
         return []
-    found = [EmbeddingSpace(model, "pre_logits", *embeddings.load(artifact))]
-    if "triplet_logits" in artifact.read_table(artifact.parts()[0]).column_names:
-        found.append(EmbeddingSpace(model, "head", *embeddings.load(artifact, "triplet_logits")))
-    return found
+    artifact = EmbedArtifact(parents[job.node])
+    spaces = [EmbeddingSpace(model, "pre_logits", *artifact.embeddings())]
+    if artifact.has_triplet_logits():
+        spaces.append(EmbeddingSpace(model, "head", *artifact.embeddings("triplet_logits")))
+    return spaces
 
 
-def elsewhere(cfg: Config, parents: Parents) -> OodFolder | None:
-    """The folder of other images in the models' spaces; None if the config names none."""
+def ood_folder(cfg: Config, parents: Parents) -> OodFolder | None:
+    """The out-of-distribution images in the models' spaces; None if the config names no folder of them."""
     if not cfg.evaluate.ood:
         return None
-    names = {model: model for model in STUDENTS}
-    names |= {f"other{i}": name(spec) for i, spec in enumerate(cfg.evaluate.models)}
-    there = {model: parents[at] for model in names if (at := f"embed@{ELSEWHERE}{model}") in parents}
-    found = [space for model, artifact in there.items() for space in _layers(names[model], artifact)]
-    listing = next(iter(there.values())).read_table("images.parquet", ["image_id", "label"])
-    labels = dict(zip(listing["image_id"].to_pylist(), listing["label"].to_pylist(), strict=True))
-    return OodFolder({space.name: space for space in found}, labels)
+
+    base = embed_jobs.base_job(cfg)
+    spaces = _layers("base", base.on_ood(), parents)
+    for role in embed_jobs.student_roles(cfg):
+        spaces += _layers(role, embed_jobs.student_job(role).on_ood(), parents)
+    for model in embed_jobs.extra_models(cfg):
+        spaces += _layers(ModelSpec.parse(model).label, embed_jobs.extra_job(model).on_ood(), parents)
+
+    labels = EmbedArtifact(parents[base.on_ood().node]).image_labels()
+    return OodFolder({space.name: space for space in spaces}, labels)
 
 
-def listing(embed: Artifact) -> Listing:
-    """The images of an embed artifact that have an embedding."""
-    table = embed.read_table("images.parquet", ["image_id", "path", "label"])
-    kept = set(embed.read_parts(columns=["image_id"])["image_id"].to_pylist())
-    rows = [row for row in table.to_pylist() if row["image_id"] in kept]
-    return Listing({r["image_id"]: r["path"] for r in rows}, {r["image_id"]: r["label"] for r in rows})
-
-
-def judged(soften: Artifact, split: str) -> AnnotatedObjects:
+def annotated_objects(soften: SoftenArtifact, split: str) -> AnnotatedObjects:
     """The objects of one split, with images or without."""
-    table = soften.read_table("objects.parquet")
-    human = load_file(soften.local("embedding.safetensors"))
-    image_ids = [np.array(ids, np.int64) for ids in table["image_ids"].to_pylist()]
+    table = soften.objects()
+    posterior = soften.posterior()
     names = [name.replace("_", " ").rstrip("0123456789") for name in table["name"].to_pylist()]
-    categories = table["category"].to_pylist()
-    every = AnnotatedObjects(table["object"].to_numpy(), names, categories, image_ids, human["mu"], human["sigma"])
-    return every.take(np.flatnonzero(np.array(table["split"].to_pylist()) == split))
 
-
-def answers(soften: Artifact) -> Int[np.ndarray, "n 3"]:
-    """The raw answers of people: rows (pair, pair, odd) of object numbers."""
-    table = soften.read_parts(columns=["i", "j", "k"])
-    return np.stack([table[column].to_numpy() for column in "ijk"], axis=1)
+    objects = AnnotatedObjects(
+        table["object"].to_numpy(),
+        names,
+        table["category"].to_pylist(),
+        [np.array(image_ids, np.int64) for image_ids in table["image_ids"].to_pylist()],
+        posterior.mu,
+        posterior.sigma,
+    )
+    in_split = np.array(table["split"].to_pylist()) == split
+    return objects.take(np.flatnonzero(in_split))

@@ -1,4 +1,4 @@
-"""Ray Tune over the settings of a transform: every trial runs every fold of the training objects. Part of `align`."""
+"""Hyperparameter search for a map with Ray Tune: every trial fits all folds of the training objects. Part of `align`."""
 
 import logging
 from collections.abc import Sequence
@@ -12,75 +12,86 @@ from alignet_ray.core.triplet_set import TripletSet
 from alignet_ray.stages import Work
 
 Fold = tuple[TripletSet, TripletSet]
-"""Objects to learn from, and objects held out."""
+"""Triplets to learn from, and triplets of held-out objects."""
+
+TUNE_FOLDER = "search"
+"""Folder that Ray Tune writes to; removed at the end."""
+
+METRICS = ("cross_entropy", "accuracy")
 
 
 def search(
-    work: Work, x: np.ndarray, folds: Sequence[Fold], settings: alignment.FitSettings
+    work: Work, features: np.ndarray, folds: Sequence[Fold], settings: alignment.FitSettings
 ) -> tuple[alignment.FitSettings, list[dict[str, Any]]]:
-    """Try `align.search` settings, the given ones first; lowest mean held-out cross-entropy over all folds wins.
+    """Try `align.search` settings, starting with the given ones; the lowest mean held-out cross-entropy wins.
 
     Args:
-        work: the stage's work; what Tune writes goes under its folder and is removed.
-        x: features of all images, which all trials of a machine share.
-        folds: sides of every fold.
-        settings: where the search starts.
+        work: the stage's work.
+        features: features of all images, which all trials of a machine share.
+        folds: triplets of every fold.
+        settings: the given settings.
 
     Returns:
-        The winner, and one row a trial, best first.
+        The best settings, and one row for each trial, best first.
     """
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    space = _space(settings)
+    space = _search_space(settings)
     start = {name: getattr(settings, name) for name in space}
-    cfg, name = work.cfg, "search"
+    seed = work.cfg.seed
+
+    trainable = tune.with_parameters(run_trial, features=features, folds=list(folds), settings=settings, seed=seed)
     tuner = tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(trial, x=x, folds=list(folds), settings=settings, seed=cfg.seed), {"CPU": 1}
-        ),
+        tune.with_resources(trainable, {"CPU": 1}),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric="cross_entropy",
             mode="min",
-            num_samples=cfg.align.search,
-            search_alg=BasicVariantGenerator(points_to_evaluate=[start], random_state=cfg.seed),
+            num_samples=work.cfg.align.search,
+            search_alg=BasicVariantGenerator(points_to_evaluate=[start], random_state=seed),
         ),
-        run_config=tune.RunConfig(name=name, storage_path=work.out.uri, verbose=0),
+        run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=work.out.uri, verbose=0),
     )
+
+    trials: list[dict[str, Any]] = []
     try:
-        grid = tuner.fit()
-        results = [grid[n] for n in range(len(grid))]
-        rows = [_row(result, space) for result in results if result.metrics and "accuracy" in result.metrics]
+        results = tuner.fit()
+        for number in range(len(results)):
+            result = results[number]
+            if result.config and result.metrics and "accuracy" in result.metrics:
+                chosen = {name: result.config[name] for name in space}
+                trials.append(chosen | {name: result.metrics[name] for name in METRICS})
     finally:
-        work.out.remove_folder(name)
-    assert rows, "every trial failed"
-    rows.sort(key=lambda row: float(row["cross_entropy"]))
-    return replace(settings, **{name: rows[0][name] for name in space}), rows
+        work.out.remove_folder(TUNE_FOLDER)
+
+    assert trials, "every trial failed"
+    trials.sort(key=lambda trial: float(trial["cross_entropy"]))
+    best = {name: trials[0][name] for name in space}
+    return replace(settings, **best), trials
 
 
-def trial(config: dict[str, Any], x: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int) -> None:
-    """One trial: fit on every fold, report the means."""
+def run_trial(
+    config: dict[str, Any], features: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int
+) -> None:
+    """One trial of Ray Tune: fit every fold, report the mean scores of the held-out objects."""
     from ray import tune
 
-    tried = replace(settings, **config)
-    scores = [alignment.fit(x, train, held, tried, seed).score for train, held in folds]
-    means = {name: float(np.mean([getattr(s, name) for s in scores])) for name in ("cross_entropy", "accuracy")}
+    trial_settings = replace(settings, **config)
+    scores = [alignment.fit(features, train, held_out, trial_settings, seed).score for train, held_out in folds]
+    means = {name: float(np.mean([getattr(score, name) for score in scores])) for name in METRICS}
     tune.report(means)
 
 
-def _space(settings: alignment.FitSettings) -> dict[str, Any]:
-    """What is searched: pull and step size, the rank of low-rank maps, and the local term where there is one."""
+def _search_space(settings: alignment.FitSettings) -> dict[str, Any]:
+    """Penalty and learning rate, the rank of low-rank maps, and the local term if there is one."""
     from ray import tune
 
     space: dict[str, Any] = {"identity_penalty": tune.loguniform(1e-5, 1e-2), "lr": tune.loguniform(3e-3, 3e-2)}
     if settings.kind == "low_rank":
         space["rank"] = tune.choice([10, 20, 50, 100, 200, 400])
     if settings.alpha:
-        space |= {"alpha": tune.choice([0.1, 0.25, 0.5]), "tau": tune.choice([0.1, 0.5, 1.0])}
+        space["alpha"] = tune.choice([0.1, 0.25, 0.5])
+        space["tau"] = tune.choice([0.1, 0.5, 1.0])
     return space
-
-
-def _row(result: Any, space: dict[str, Any]) -> dict[str, Any]:
-    return {n: result.config[n] for n in space} | {n: result.metrics[n] for n in ("cross_entropy", "accuracy")}

@@ -1,245 +1,405 @@
-"""label: draw image triplets from the clusters, and let the teacher's dot products say which image is the odd one.
+"""label: draw image triplets from the clusters, and label the odd one out by the teacher's dot products.
 
-The driver draws (the same rows for any number of workers), tasks label parts of fixed size. label@raw takes the
-triplets of label@aligned, part by part, and relabels them by the teacher without its human alignment.
+The driver draws (the same triplets for any number of workers), and Ray tasks label parts of fixed size. label@raw
+relabels the triplets of label@aligned, part by part, by the teacher without its human alignment.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from jaxtyping import Int
 
 from alignet_ray import runtime
-from alignet_ray.artifacts.schemas import TRIPLETS, check
+from alignet_ray.artifacts.base import part_name
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import (
+    IMAGE_COLUMNS,
+    SIMILARITY_COLUMNS,
+    SUBSETS,
+    LabelArtifact,
+    LabelStats,
+    Subset,
+    SubsetStats,
+)
 from alignet_ray.config import Config
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
 from alignet_ray.data.embeddings import TeacherFeatures
-from alignet_ray.data.triplet_sampling import SPLITS, TRIPLET_KINDS, ImagePool, SampledTriplets, Split, sample_triplets
+from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact, Draft
 
 VERSION = 2
-HELD_OUT = "held_out.parquet"
-MATCHED = 65_536
+
+MATCHED_TRIPLETS = 65_536
 """Triplets over which the control's choice entropy is matched to the aligned teacher's."""
-IMAGES, SIMILARITIES = TRIPLETS.names[:3], TRIPLETS.names[3:]
+
+BYTES_PER_TRIPLET = 26
+"""Size of a stored triplet, for the plan."""
+
+PARTS = 32
+MIN_PART = 5_000
+MAX_PART = 500_000
+"""Number of parts, and bounds of the triplets in one: worth a task, but not too large for a worker's memory."""
+
+Sums = dict[str, Any]
+"""Sums and histograms over labelled triplets, which add up over parts; see `core.labelling.describe`."""
+
+
+@dataclass
+class LabelFacts:
+    """What artifact.json says of labelled triplets.
+
+    Attributes:
+        train, valid: numbers of triplets.
+        scale: factor of the teacher's dot products.
+        entropy: mean entropy of the choice probabilities of training triplets (nats).
+        ties: training triplets whose two largest similarities are equal.
+    """
+
+    train: int
+    valid: int
+    scale: float
+    entropy: float
+    ties: int
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Whose judgement: dot products of `source`, times `scale`; on a GPU, if the cluster has one."""
+    """Labels triplets by dot products of features, times a scale; on a GPU if the task has one."""
 
-    source: TeacherFeatures
+    features: TeacherFeatures
     scale: float = 1.0
 
-    def label(self, triplets: np.ndarray) -> labelling.Labelled:
-        """Triplets of image_ids with their scaled dot products, the odd one last."""
-        matrix = self.source.matrix()
+    def label(self, triplets: Int[np.ndarray, "n 3"]) -> labelling.Labelled:
+        """Triplets of image_ids with their similarities, the odd one last."""
+        matrix = self.features.matrix()
         rows = matrix.rows(triplets)
         if ray.get_gpu_ids():
-            return labelling.odd_last(
-                triplets, labelling.resident_similarities(_on_gpu(self.source), rows) * self.scale
-            )
-        return labelling.odd_last(triplets, labelling.similarities(matrix.features, rows) * np.float32(self.scale))
+            on_gpu = labelling.resident_similarities(_matrix_on_gpu(self.features), rows)
+            return labelling.odd_last(triplets, on_gpu * self.scale)
+        similarities = labelling.similarities(matrix.features, rows)
+        return labelling.odd_last(triplets, similarities * np.float32(self.scale))
 
 
 @lru_cache(maxsize=1)
-def _on_gpu(source: TeacherFeatures) -> torch.Tensor:
-    """The whole matrix in the GPU's memory; it stays there for the parts that this process labels next."""
-    return torch.from_numpy(np.array(source.matrix().features)).cuda()
+def _matrix_on_gpu(features: TeacherFeatures) -> torch.Tensor:
+    """The whole matrix in the GPU's memory, where it stays for the next parts that this process labels."""
+    return torch.from_numpy(np.array(features.matrix().features)).cuda()
+
+
+class PartTask(NamedTuple):
+    """One part to be labelled.
+
+    Attributes:
+        name: file name of the part.
+        subset: the table that it belongs to.
+        triplets: image_ids to label; None to take those of the aligned part of the same name.
+    """
+
+    name: str
+    subset: Subset
+    triplets: Int[np.ndarray, "n 3"] | None = None
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """Config fields that change the result; the control takes its triplets from the aligned labels."""
+    """The section and the seed; label@raw takes its triplets from label@aligned."""
     if role == "raw":
         return {}
     return {"seed": cfg.seed} | cfg.label.result_fields()
 
 
 def sources(cfg: Config, role: str) -> list[str]:
-    """Triplet files that are taken instead of drawing."""
-    return [path for path in (cfg.label.from_, cfg.label.from_valid) if path and role == "aligned"]
+    """Files of triplets that replace drawing."""
+    if role == "raw":
+        return []
+    return [path for path in (cfg.label.from_, cfg.label.from_valid) if path]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
-    """Size, for `plan`."""
+    """Number and size of the triplets."""
     total = cfg.label.train + cfg.label.valid
-    return f"{total:,} triplets, {max(1, round(total * 26 / 1e6)):,} MB"
+    return f"{total:,} triplets, {max(1, round(total * BYTES_PER_TRIPLET / 1e6)):,} MB"
 
 
 def run(work: Work) -> None:
-    """Label both sets part by part; finished parts of an interrupted run are kept."""
-    embed = next(artifact for name, artifact in work.parents.items() if name.startswith("embed@"))
-    source = TeacherFeatures(embed, work.parents["align"], runtime.state_dir(work.cfg) / "cache", work.role == "raw")
+    """Label both subsets part by part; finished parts of an interrupted run are kept."""
+    artifact = LabelArtifact(work.out)
+    embed = next(parent for name, parent in work.parents.items() if name.startswith("embed@"))
+    cache = runtime.state_dir(work.cfg) / "cache"
+    features = TeacherFeatures(embed, work.parents["align"], cache, work.role == "raw")
+
     if work.role == "raw":
-        stats = _relabel(work, source)
+        stats = _relabel(work, artifact, features)
+    elif work.cfg.label.from_:
+        stats = _import(work, artifact, features)
     else:
-        stats = _import(work, source) if work.cfg.label.from_ else _draw_and_label(work, source)
-    work.out.write_json("stats.json", stats)
-    work.facts |= {side: stats[side]["triplets"] for side in SPLITS}
-    work.facts |= {"scale": stats["scale"]} | {f: stats["train"][f] for f in ("entropy", "ties")}
+        stats = _draw_and_label(work, artifact, features)
+
+    artifact.write_stats(stats)
+    work.facts = LabelFacts(
+        train=stats.train.triplets,
+        valid=stats.valid.triplets,
+        scale=stats.scale,
+        entropy=stats.train.entropy,
+        ties=stats.train.ties,
+    )
 
 
-def _draw_and_label(work: Work, source: TeacherFeatures) -> dict[str, Any]:
-    """Draw both sides and label them by the aligned teacher."""
-    cfg = work.cfg
-    corpus = ImagePool.of(work.parents["cluster"], source.embed, cfg.label.held_out, cfg.seed)
-    source.matrix()
-    drawn: dict[Split, SampledTriplets] = {}
-    weights = cfg.label.model_dump(include=set(TRIPLET_KINDS))
-    counts: dict[Split, int] = {"train": cfg.label.train, "valid": cfg.label.valid}
-    for split, count in counts.items():
-        drawn[split] = sample_triplets(corpus, split, count, weights, cfg.seed)
-    for side in SPLITS:
-        if drawn[side].warning:
-            work.warn(drawn[side].warning)
-    work.out.write_table(HELD_OUT, pa.table({"image_id": corpus.ids[corpus.held_out]}))
-    shared = ray.put(corpus)
-    jobs = {}
-    for side, (triplets, _) in drawn.items():
-        size = part_size(len(triplets))
-        for part in range(-(-len(triplets) // size)):
-            jobs[f"{side}/part-{part:05d}.parquet"] = (triplets[part * size : (part + 1) * size], shared)
-    stats: dict[str, Any] = {"scale": 1.0, "images": len(corpus.ids), "held_out_images": int(corpus.held_out.sum())}
-    totals = _label(work, Teacher(source), draw_part, jobs)
-    for side in SPLITS:
-        stats[side] = labelling.averages(totals[side]) | _coverage(corpus, drawn[side].triplets, corpus.in_split(side))
-    return stats
+# Where triplets come from
 
 
-def _relabel(work: Work, source: TeacherFeatures) -> dict[str, Any]:
-    """Relabel the aligned teacher's triplets, as decided on average as its labels are."""
-    parent = work.parents["label@aligned"]
-    teacher = Teacher(source, _matched_scale(parent, source))
-    held_out = parent.read_table(HELD_OUT)
-    work.out.write_table(HELD_OUT, held_out)
-    jobs = {name: (parent,) for side in SPLITS for name in parent.parts(side)}
-    stats: dict[str, Any] = {"scale": teacher.scale, "held_out_images": len(held_out)}
-    return stats | {k: labelling.averages(v) for k, v in _label(work, teacher, relabel_part, jobs).items()}
+def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> LabelStats:
+    """Draw triplets and label them by the aligned teacher."""
+    label, seed = work.cfg.label, work.cfg.seed
+    features.matrix()  # built before the tasks that share it
+    pool = ImagePool.of(work.parents["cluster"], features.embed, label.held_out, seed)
+    artifact.write_held_out(pool.ids[pool.held_out])
+
+    weights = label.model_dump(include=set(TRIPLET_KINDS))
+    counts: dict[Subset, int] = {"train": label.train, "valid": label.valid}
+    drawn: dict[Subset, SampledTriplets] = {}
+    for subset, count in counts.items():
+        drawn[subset] = sample_triplets(pool, subset, count, weights, seed)
+        if drawn[subset].warning:
+            work.warn(drawn[subset].warning)
+
+    parts: list[PartTask] = []
+    for subset in SUBSETS:
+        parts += _split_into_parts(subset, drawn[subset].triplets)
+    sums = _label_parts(work, artifact, parts, Teacher(features), pool=pool)
+
+    stats: dict[Subset, SubsetStats] = {}
+    for subset in SUBSETS:
+        coverage = _coverage(pool, drawn[subset].triplets, subset)
+        stats[subset] = _stats(sums[subset], coverage)
+    return LabelStats(
+        scale=1.0,
+        held_out_images=int(pool.held_out.sum()),
+        train=stats["train"],
+        valid=stats["valid"],
+        images=len(pool.ids),
+    )
 
 
-def _import(work: Work, source: TeacherFeatures) -> dict[str, Any]:
-    """Take triplets that others labelled: for training those without an image set aside, for validation the others.
+def _relabel(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> LabelStats:
+    """Relabel the aligned teacher's triplets, with the same mean choice entropy."""
+    aligned = LabelArtifact(work.parents["label@aligned"])
+    held_out = aligned.held_out()
+    artifact.write_held_out(held_out)
 
-    The images set aside are those of the validation file; without one they are drawn as for our own triplets.
+    parts: list[PartTask] = []
+    for subset in SUBSETS:
+        parts += [PartTask(name, subset) for name in aligned.part_names(subset)]
+    teacher = Teacher(features, _matched_scale(aligned, features))
+    sums = _label_parts(work, artifact, parts, teacher, aligned=aligned)
+
+    return LabelStats(
+        scale=teacher.scale,
+        held_out_images=len(held_out),
+        train=_stats(sums["train"]),
+        valid=_stats(sums["valid"]),
+    )
+
+
+def _import(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> LabelStats:
+    """Take triplets that others labelled: training triplets without held-out images, validation triplets of these only.
+
+    The held-out images are those of the validation file; without one they are drawn as for our own triplets.
     """
-    cfg = work.cfg.label
-    corpus = ImagePool.of(work.parents["cluster"], source.embed, cfg.held_out, work.cfg.seed)
-    images = source.embed.read_table("images.parquet")
-    aside = corpus.ids[corpus.held_out]
-    if cfg.from_valid:
-        aside = np.unique(
-            np.concatenate([_columns(t, IMAGES) for t in deepmind.import_triplets(cfg.from_valid, images)])
-        )
-    work.out.write_table(HELD_OUT, pa.table({"image_id": aside}))
-    seen = np.setdiff1d(corpus.ids, aside)
-    tally = deepmind.ImportCounts()
-    stats: dict[str, Any] = {"scale": 1.0, "images": len(corpus.ids), "held_out_images": len(aside)}
-    for side, path, among in (("train", cfg.from_, seen), ("valid", cfg.from_valid or cfg.from_, aside)):
-        found: list[dict[str, Any]] = []
-        for table in deepmind.import_triplets(str(path), images, tally):
-            kept = table.filter(pa.array(np.isin(_columns(table, IMAGES), among).all(axis=1)))
-            if len(kept):
-                work.out.write_table(f"{side}/part-{len(found):05d}.parquet", kept)
-                found.append(labelling.describe(_columns(kept, SIMILARITIES)))
-        if not found:
-            raise UserError(f"{path} gives no {side} triplets of images that are in the corpus and may be used for it")
-        stats[side] = labelling.averages(_summed(found))
-    return stats | {"read": tally.rows, "permuted": tally.permuted}
+    label = work.cfg.label
+    pool = ImagePool.of(work.parents["cluster"], features.embed, label.held_out, work.cfg.seed)
+    images = EmbedArtifact(features.embed).images()
+    held_out = pool.ids[pool.held_out]
+    if label.from_valid:
+        tables = deepmind.import_triplets(label.from_valid, images)
+        held_out = np.unique(np.concatenate([columns(table, IMAGE_COLUMNS) for table in tables]))
+    artifact.write_held_out(held_out)
+
+    training_images = np.setdiff1d(pool.ids, held_out)
+    counts = deepmind.ImportCounts()
+    from_train = str(label.from_)
+    from_valid = label.from_valid or from_train
+    train = _import_subset(artifact, "train", deepmind.import_triplets(from_train, images, counts), training_images)
+    valid = _import_subset(artifact, "valid", deepmind.import_triplets(from_valid, images, counts), held_out)
+    for subset, sums, path in (("train", train, from_train), ("valid", valid, from_valid)):
+        if not sums:
+            raise UserError(
+                f"{path} gives no {subset} triplets of images that are in the corpus and may be used for it"
+            )
+
+    return LabelStats(
+        scale=1.0,
+        held_out_images=len(held_out),
+        train=_stats(_add(train)),
+        valid=_stats(_add(valid)),
+        images=len(pool.ids),
+        read=counts.rows,
+        permuted=counts.permuted,
+    )
 
 
-def part_size(n: int) -> int:
-    """Triplets of a part: about 32 parts, none too small to be worth a task or too large for a worker's memory."""
-    return min(max(-(-n // 32), 5_000), 500_000)
+def _import_subset(artifact: LabelArtifact, subset: Subset, tables: Any, allowed: Int[np.ndarray, " n"]) -> list[Sums]:
+    """Write the triplets of allowed images, one part for each table that has any; their sums part by part."""
+    sums: list[Sums] = []
+    for table in tables:
+        is_allowed = np.isin(columns(table, IMAGE_COLUMNS), allowed).all(axis=1)
+        kept = table.filter(pa.array(is_allowed))
+        if len(kept):
+            similarities = columns(kept, SIMILARITY_COLUMNS)
+            artifact.write_part(part_name(len(sums), subset), columns(kept, IMAGE_COLUMNS), similarities)
+            sums.append(labelling.describe(similarities))
+    return sums
 
 
-def _matched_scale(parent: Artifact, source: TeacherFeatures) -> float:
+def _matched_scale(aligned: LabelArtifact, features: TeacherFeatures) -> float:
     """The factor that gives the raw dot products the mean choice entropy of the aligned labels.
 
     Raw dot products of hundreds of standardised features would saturate the softmax, and the control would learn from
     one-hot labels where the aligned student sees graded ones.
     """
-    table = next(parent.iter_parts("train")).slice(0, MATCHED)
-    target = float(labelling.entropy(_columns(table, SIMILARITIES)).mean())
-    matrix = source.matrix()
-    raw = labelling.similarities(matrix.features, matrix.rows(_columns(table, IMAGES)))
+    table = next(aligned.triplets("train")).slice(0, MATCHED_TRIPLETS)
+    target = float(labelling.entropy(columns(table, SIMILARITY_COLUMNS)).mean())
+    matrix = features.matrix()
+    raw = labelling.similarities(matrix.features, matrix.rows(columns(table, IMAGE_COLUMNS)))
     return labelling.matching_scale(raw, target)
 
 
-def _label(work: Work, teacher: Teacher, task: Any, jobs: dict[str, tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
-    """Run a task for every part, a few at a time; returns the summed description of each set."""
-    there = [name for side in SPLITS for name in work.out.parts(side)]
-    if there:
-        work.screen.line(f"   {len(there)} of {len(jobs)} parts are there from an interrupted run and reused")
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    remote = ray.remote(num_cpus=1, num_gpus=1 if resources.get("GPU") else 0, max_retries=3)(task)
-    slots = 2 * max(1, int(resources.get("CPU", 1)))
-    waiting, found = list(jobs), {}
-    pending: dict[Any, str] = {}
-    with work.screen.progress(len(jobs), "parts") as bar:
+# Labelling in parts
+
+
+def part_size(count: int) -> int:
+    """Triplets of a part."""
+    return min(max(math.ceil(count / PARTS), MIN_PART), MAX_PART)
+
+
+def _split_into_parts(subset: Subset, triplets: Int[np.ndarray, "n 3"]) -> list[PartTask]:
+    size = part_size(len(triplets))
+    parts = []
+    for number, start in enumerate(range(0, len(triplets), size)):
+        parts.append(PartTask(part_name(number, subset), subset, triplets[start : start + size]))
+    return parts
+
+
+def _label_parts(
+    work: Work,
+    artifact: LabelArtifact,
+    parts: Sequence[PartTask],
+    teacher: Teacher,
+    pool: ImagePool | None = None,
+    aligned: LabelArtifact | None = None,
+) -> dict[Subset, Sums]:
+    """Run a task for every part, a limited number at a time.
+
+    Returns:
+        The sums over each subset.
+    """
+    finished = [name for subset in SUBSETS for name in artifact.part_names(subset)]
+    if finished:
+        work.screen.line(f"   {len(finished)} of {len(parts)} parts are there from an interrupted run and reused")
+
+    offered = runtime.cluster_resources()
+    gpus_per_task = 1 if offered.gpus else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3)(label_part)
+    shared_pool = ray.put(pool)
+    max_pending = 2 * max(1, offered.cpus)
+
+    waiting = list(parts)
+    pending: dict[Any, PartTask] = {}
+    sums: dict[str, Sums] = {}
+    with work.screen.progress(len(parts), "parts") as bar:
         while waiting or pending:
-            while waiting and len(pending) < slots:
-                name = waiting.pop(0)
-                pending[remote.remote(teacher, work.out, name, *jobs[name])] = name
+            while waiting and len(pending) < max_pending:
+                part = waiting.pop(0)
+                pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
             ready, _ = ray.wait(list(pending), num_returns=1)
-            found[pending.pop(ready[0])] = ray.get(ready[0])
+            sums[pending.pop(ready[0]).name] = ray.get(ready[0])
             bar.add(1)
-    parts = {side: [found[name] for name in jobs if name.startswith(side)] for side in SPLITS}
-    return {side: _summed(of) for side, of in parts.items()}
+
+    return {subset: _add([sums[part.name] for part in parts if part.subset == subset]) for subset in SUBSETS}
 
 
-def _summed(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return {key: sum(part[key] for part in parts) for key in parts[0]}
+def label_part(
+    teacher: Teacher, artifact: LabelArtifact, part: PartTask, pool: ImagePool | None, aligned: LabelArtifact | None
+) -> Sums:
+    """Ray task: label one part unless it is finished.
 
+    Args:
+        teacher: whose similarities label the triplets.
+        artifact: where the part goes.
+        part: the part.
+        pool: the images that its triplets were drawn from; None where they are relabelled.
+        aligned: the labels to be relabelled; None where triplets were drawn.
 
-def draw_part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray, corpus: ImagePool) -> dict[str, Any]:
-    """Task: label drawn triplets (image_ids), unless the part is there; returns its description."""
-    table = _part(teacher, out, name, triplets)
-    found = labelling.describe(_columns(table, SIMILARITIES))
-    clusters = corpus.clusters[np.searchsorted(corpus.ids, _columns(table, IMAGES))]
-    one, two, odd = clusters.T
-    border = (one == two) | (one == odd) | (two == odd)
-    found["border"] = (border & ~((one == two) & (two == odd))).sum()
-    found["odd_is_the_other"] = ((one == two) & (two != odd)).sum()
-    return found
+    Returns:
+        Sums over the part.
+    """
+    triplets = part.triplets
+    before = None
+    if aligned is not None:
+        before = aligned.read_part(part.name)
+        triplets = columns(before, IMAGE_COLUMNS)
 
-
-def relabel_part(teacher: Teacher, out: Draft, name: str, parent: Artifact) -> dict[str, Any]:
-    """Task: label the images of the parent's part of the same name; the description counts the common odd ones."""
-    before = parent.read_table(name)
-    table = _part(teacher, out, name, _columns(before, IMAGES))
-    found = labelling.describe(_columns(table, SIMILARITIES))
-    found["agreement"] = (table["i2"].to_numpy() == before["i2"].to_numpy()).sum()
-    return found
-
-
-def _part(teacher: Teacher, out: Draft, name: str, triplets: np.ndarray) -> pa.Table:
-    """The labelled table of a part, made only if it is not there."""
-    if not out.has(name):
+    assert triplets is not None, "a part has triplets of its own or those of the aligned labels"
+    if not artifact.has_part(part.name):
         labelled = teacher.label(triplets)
-        columns = [*labelled.triplets.T, *labelled.similarities.T]
-        out.write_table(name, check(pa.table(columns, schema=TRIPLETS), TRIPLETS))
-    return out.read_table(name)
+        artifact.write_part(part.name, labelled.triplets, labelled.similarities)
+
+    table = artifact.read_part(part.name)
+    sums: Sums = labelling.describe(columns(table, SIMILARITY_COLUMNS))
+    if before is not None:
+        sums["agreement"] = (table["i2"].to_numpy() == before["i2"].to_numpy()).sum()
+    if pool is not None:
+        sums |= _border_sums(columns(table, IMAGE_COLUMNS), pool)
+    return sums
 
 
-def _columns(table: pa.Table, names: list[str]) -> np.ndarray:
-    """Some columns side by side, (n, len(names))."""
+def _border_sums(triplets: Int[np.ndarray, "n 3"], pool: ImagePool) -> Sums:
+    """How many triplets have two images of one cluster and one of another, and how many of these have it as odd one."""
+    clusters = pool.clusters[np.searchsorted(pool.ids, triplets)]
+    first, second, odd = clusters.T
+    any_equal = (first == second) | (first == odd) | (second == odd)
+    all_equal = (first == second) & (second == odd)
+    return {
+        "border": (any_equal & ~all_equal).sum(),
+        "odd_is_the_other": ((first == second) & (second != odd)).sum(),
+    }
+
+
+def _add(parts: Sequence[Mapping[str, Any]]) -> Sums:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """Columns of a table side by side, (n, len(names))."""
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-def _coverage(corpus: ImagePool, triplets: np.ndarray, side: np.ndarray) -> dict[str, Any]:
-    """How often the images, clusters and classes of one side are used."""
-    uses = np.bincount(np.searchsorted(corpus.ids, triplets.ravel()), minlength=len(corpus.ids))
-    used = uses[side]
+def _stats(sums: Sums, coverage: Mapping[str, Any] | None = None) -> SubsetStats:
+    """Figures of one subset, from the sums over it and the uses of images."""
+    figures: dict[str, Any] = {**labelling.averages(sums), **(coverage or {})}
+    return SubsetStats(**figures)
+
+
+def _coverage(pool: ImagePool, triplets: Int[np.ndarray, "n 3"], subset: Subset) -> dict[str, Any]:
+    """How often the images, clusters and classes of one subset are used."""
+    positions = np.searchsorted(pool.ids, triplets.ravel())
+    uses = np.bincount(positions, minlength=len(pool.ids))
+    own_uses = uses[pool.in_split(subset)]
     return {
-        "image_uses": {"min": int(used.min()), "median": float(np.median(used)), "max": int(used.max())},
-        "images_used": int((used > 0).sum()),
-        "cluster_uses": np.bincount(corpus.clusters, weights=uses).astype(np.int64).tolist(),
-        "class_uses": np.bincount(corpus.classes, weights=uses).astype(np.int64).tolist(),
+        "image_uses": {
+            "min": int(own_uses.min()),
+            "median": float(np.median(own_uses)),
+            "max": int(own_uses.max()),
+        },
+        "images_used": int((own_uses > 0).sum()),
+        "cluster_uses": np.bincount(pool.clusters, weights=uses).astype(np.int64).tolist(),
+        "class_uses": np.bincount(pool.classes, weights=uses).astype(np.int64).tolist(),
     }

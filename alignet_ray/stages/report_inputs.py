@@ -1,14 +1,18 @@
-"""What the report shows besides scores, out of the run's artifacts: pictures, training curves, clusters and labels."""
+"""Contents of the report besides scores, read from the run's artifacts: images, loss curves, clusters and labels."""
 
-import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from PIL import Image
 
+from alignet_ray.artifacts.align import REPORT, AlignArtifact
+from alignet_ray.artifacts.cluster import ClusterArtifact
+from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import LabelArtifact
 from alignet_ray.config import Config
 from alignet_ray.images import listing
 from alignet_ray.report import examples
@@ -17,86 +21,90 @@ from alignet_ray.store import Artifact
 
 Parents = Mapping[str, Artifact]
 
+THUMBNAIL = (160, 160)
+"""Largest size of an image in the report, in pixels."""
 
-def pictures(embed: Artifact, uri: str) -> Callable[[int], Image.Image | None]:
-    """image_id -> picture, through the listing of an embed artifact."""
-    table = embed.read_table("images.parquet", ["image_id", "path"])
-    paths = dict(zip(table["image_id"].to_pylist(), table["path"].to_pylist(), strict=True))
+
+def image_reader(embed: EmbedArtifact, folder: str) -> Callable[[int], Image.Image | None]:
+    """A function from image_id to thumbnail; None for images that are gone, which the report shows as grey squares."""
+    paths = embed.image_paths()
 
     @lru_cache(maxsize=256)
-    def picture(image_id: int) -> Image.Image | None:
+    def read_image(image_id: int) -> Image.Image | None:
         try:
-            image = listing.decode(listing.read_bytes(uri, paths[image_id]))
+            image = listing.decode(listing.read_bytes(folder, paths[image_id]))
         except (OSError, ValueError):
-            return None  # the images have gone since they were embedded: the report shows grey squares
-        image.thumbnail((160, 160))
+            return None
+        image.thumbnail(THUMBNAIL)
         return image
 
-    return picture
+    return read_image
 
 
-def losses(parents: Parents) -> list[LossCurve]:
-    """Training curves of student and control: on the training triplets, and on those held out."""
+def loss_curves(parents: Parents) -> list[LossCurve]:
+    """Loss curves of student and control, on training triplets and on held-out ones."""
     curves = []
     for role in ("student", "control"):
-        artifact = parents.get(f"distill@{role}")
-        if artifact is None or not artifact.has("metrics.jsonl"):
+        if f"distill@{role}" not in parents:
             continue
-        rows = [json.loads(line) for line in artifact.read_bytes("metrics.jsonl").decode().splitlines() if line.strip()]
-        for key in ("loss", "valid_loss"):
-            points = [(float(row["step"]), float(row[key])) for row in rows if key in row]
-            if points:
-                curves.append(LossCurve(role, key == "valid_loss", *map(list, zip(*points, strict=True))))
+        metrics = DistillArtifact(parents[f"distill@{role}"]).metrics()
+        for name in ("loss", "valid_loss"):
+            rows = [row for row in metrics if name in row]
+            if rows:
+                steps = [float(row["step"]) for row in rows]
+                losses = [float(row[name]) for row in rows]
+                curves.append(LossCurve(role, name == "valid_loss", steps, losses))
     return curves
 
 
-def clusters(cfg: Config, parents: Parents) -> dict[str, list[Image.Image | None]]:
+def cluster_sheets(cfg: Config, parents: Parents) -> dict[str, list[Image.Image | None]]:
     """Contact sheets of a few clusters of the corpus."""
-    parts = parents["cluster"].read_parts()
     assert cfg.corpus.path is not None, "a run has a corpus"
-    picture = pictures(parents["embed@corpus"], cfg.corpus.path)
-    return examples.contact_sheets(parts["image_id"].to_numpy(), parts["cluster"].to_numpy().astype(np.int64), picture)
+    labels = ClusterArtifact(parents["cluster"]).labels()
+    read_image = image_reader(EmbedArtifact(parents["embed@corpus"]), cfg.corpus.path)
+    return examples.contact_sheets(labels.ids, labels.clusters.astype(np.int64), read_image)
 
 
-def candidates(cluster: Artifact) -> list[dict[str, float]]:
-    """The curve over candidates for the number of clusters: k, inertia, silhouette; empty where none were tried."""
-    points: list[dict[str, float]] = cluster.read_json("curve.json") if cluster.has("curve.json") else []
-    return points
+def cluster_candidates(parents: Parents) -> list[dict[str, float]]:
+    """Candidates for the number of clusters: k, inertia, silhouette; empty if none were compared."""
+    points = ClusterArtifact(parents["cluster"]).curve() or []
+    return [asdict(point) for point in points]
 
 
-def labels(parents: Parents) -> LabelStatistics | None:
-    """How the training triplets came out, by the aligned teacher and by the raw one; None without statistics."""
-    stats: dict[str, dict[str, Any]] = {}
+def label_statistics(parents: Parents) -> LabelStatistics | None:
+    """Statistics of the training triplets' labels by the aligned teacher and by the raw one."""
+    train: dict[str, dict[str, Any]] = {}
+    images = None
     for role in ("aligned", "raw"):
-        artifact = parents.get(f"label@{role}")
-        if artifact is not None and artifact.has("stats.json"):
-            stats[role] = artifact.read_json("stats.json")
-    if "train" not in stats.get("aligned", {}):
-        return None
-    return LabelStatistics({role: found["train"] for role, found in stats.items()}, stats["aligned"].get("images"))
+        if f"label@{role}" not in parents:
+            continue
+        artifact = LabelArtifact(parents[f"label@{role}"])
+        if artifact.has_stats():
+            stats = artifact.stats()
+            train[role] = stats.to_json()["train"]
+            images = images or stats.images
+    return LabelStatistics(train, images) if "aligned" in train else None
 
 
-def teacher(parents: Parents) -> dict[str, Any]:
-    """What `align` reported; empty without a report."""
-    artifact = parents.get("align")
-    found: dict[str, Any] = artifact.read_json("report.json") if artifact and artifact.has("report.json") else {}
-    return found
+def teacher_report(parents: Parents) -> dict[str, Any]:
+    """The report of `align`; empty without one."""
+    artifact = AlignArtifact(parents["align"])
+    if not artifact.has_report():
+        return {}
+    report: dict[str, Any] = artifact.files.read_json(REPORT)
+    return report
 
 
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
-    """What the run was made of."""
-    facts = {
+    """What the run was made of: its main settings, and the artifact of every node."""
+    clusters = ClusterArtifact(parents["cluster"]).labels().clusters
+    settings = {
         "teacher": " + ".join(cfg.embed.model),
         "map to human similarity": cfg.align.from_ or cfg.align.map,
         "student": cfg.distill.model,
         "corpus": str(cfg.corpus.path),
         "human data": cfg.human.embedding or str(cfg.human.triplets),
-        "clusters": str(_clusters(parents["cluster"])),
+        "clusters": str(int(clusters.max()) + 1),
         "seed": str(cfg.seed),
     }
-    return facts | {name: artifact.id for name, artifact in parents.items()}
-
-
-def _clusters(cluster: Artifact) -> int:
-    parts = cluster.read_parts(columns=["cluster"])
-    return int(pc.max(parts["cluster"]).as_py()) + 1
+    return settings | {name: artifact.id for name, artifact in parents.items()}

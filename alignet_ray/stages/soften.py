@@ -1,13 +1,15 @@
-"""soften: human answers -> a model of human choices and their uncertainty, and the split of objects."""
+"""soften: human responses -> a probabilistic model of human choices, and the split of objects."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.numpy
 import torch
+from jaxtyping import Float32, Int64
 
-from alignet_ray.artifacts.schemas import SOFT, check
+from alignet_ray import runtime
+from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
@@ -18,174 +20,287 @@ from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work
 
 VERSION = 3
-ROWS = 1_000_000
-"""Answers a Parquet part."""
+
+SPLITS = ("train", "validation", "test")
+
+MIN_OBJECTS = 3
+"""Objects with images that every split needs: fewer make no triplet."""
+
 COLLAPSED = 0.95
-"""Cross-entropy (nats; chance 1.099) above which a fit of few dimensions has not learned to tell people's choices."""
+"""Cross-entropy (nats; chance 1.099) above which a fit with few dimensions has not learned to predict choices."""
+
+
+@dataclass
+class SoftenFacts:
+    """What artifact.json says of the human model.
+
+    Attributes:
+        rows: responses.
+        objects: objects of the human data.
+        dims: dimensions of the human embedding.
+        published: whether the embedding was given instead of fitted.
+        train_objects, validation_objects, test_objects: objects with images in each split.
+        fit: figures of the fit; None for a published embedding.
+        held_out: predictions of held-out responses; None without any.
+    """
+
+    rows: int
+    objects: int
+    dims: int
+    published: bool
+    train_objects: int
+    validation_objects: int
+    test_objects: int
+    fit: "FitFacts | None" = None
+    held_out: "HeldOutFacts | None" = None
+
+
+@dataclass
+class FitFacts:
+    """Figures of a fit.
+
+    Attributes:
+        history: one row for each count of dimensions: step, cross-entropy (nats), significant dimensions.
+        stable: whether the number of dimensions was constant at the end.
+        best_seed, seed_cross_entropies, seed_dims: of several seeds.
+        reproducibility: share of the best fit's dimensions that the other seeds found as well.
+    """
+
+    history: list[dict[str, float]]
+    stable: bool
+    best_seed: int | None = None
+    seed_cross_entropies: list[float] | None = None
+    seed_dims: list[int] | None = None
+    reproducibility: float | None = None
+
+
+@dataclass
+class HeldOutFacts:
+    """How well the model predicts responses that it was not fitted to; cross-entropy in nats."""
+
+    validation_accuracy: float
+    validation_cross_entropy: float
+    validation_calibration_error: float
 
 
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
-    """The seed, and all that decides how the human files are read and modelled."""
+    """The seed, and how human files are read and modelled."""
     fit = {} if cfg.human.embedding else cfg.soften.result_fields()
-    reading = {"base": cfg.human.base, "columns": list(cfg.human.columns)}
-    return {"seed": cfg.seed, "reading": reading, "in_corpus": cfg.objects.path is None, "fit": fit}
+    return {
+        "seed": cfg.seed,
+        "human": cfg.human.result_fields(),
+        "in_corpus": cfg.objects.path is None,
+        "fit": fit,
+    }
 
 
 def sources(cfg: Config, role: str) -> list[str]:
     """The human files, the objects' table and names, and the folder of the objects' images."""
-    h = cfg.human
-    if not h.triplets and not h.embedding:
-        raise UserError(
-            "nothing says what people judged: give --human.triplets (odd-one-out answers) or --human.embedding"
-        )
+    human = cfg.human
+    if not human.triplets and not human.embedding:
+        raise UserError("no human judgements: give --human.triplets (odd-one-out responses) or --human.embedding")
     if not cfg.objects.table:
         raise UserError(
-            "which images show the judged objects? Give --objects.table, a CSV with columns label (or path) and object"
+            "which images show the annotated objects? Give --objects.table, "
+            "a CSV with columns label (or path) and object"
         )
-    files = (h.triplets, h.validation, h.embedding, h.reference, h.order, cfg.objects.table, cfg.objects.concepts)
-    return [*filter(None, files), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
+
+    files = (human.triplets, human.validation, human.embedding, human.reference, human.order)
+    tables = (cfg.objects.table, cfg.objects.concepts)
+    return [*filter(None, files), *filter(None, tables), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
-    """For the plan."""
+    """Number and length of the fits."""
     if cfg.human.embedding:
         return "a published embedding"
     return f"{cfg.soften.seeds} fits of at most {cfg.soften.steps:,} steps"
 
 
 def run(work: Work) -> None:
-    """Read and check the answers, model them, soften every one of them, and write down who is on which side."""
+    """Read and check the responses, fit the human model, and write choice probabilities and the split of objects."""
     cfg = work.cfg
+    artifact = SoftenArtifact(work.out)
+    published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
     concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
     image_ids = objects.read_object_images(cfg.objects.table, list_images(folder), folder)
-    published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
-    triplets = _answers(work, cfg.human.triplets, published, len(concepts) or None)
-    count = len(published) if published is not None else max(len(concepts), int(triplets.max()) + 1)
+
+    triplets = _read_responses(cfg, cfg.human.triplets, published, len(concepts) or None)
+    if published is not None:
+        count = len(published)
+    else:
+        count = max(len(concepts), int(triplets.max()) + 1)
     table = objects.objects_table(cfg.seed, count, concepts, image_ids)
-    _require_sides(table)
-    mu, sigma = (published, np.zeros_like(published)) if published is not None else _fit(work, triplets, count)
-    work.out.write_bytes("embedding.safetensors", _tensors(mu=mu, sigma=sigma))
-    _write_soft(work, triplets, mu, sigma)
-    if cfg.human.validation:
-        _validate(work, mu, sigma)
-    work.out.write_table("objects.parquet", table)
-    with_images = [s for s, ids in zip(table["split"].to_pylist(), table["image_ids"].to_pylist(), strict=True) if ids]
-    sides = {f"{side}_objects": with_images.count(side) for side in ("train", "validation", "test")}
-    work.facts |= {
-        "rows": len(triplets),
-        "objects": count,
-        "dims": mu.shape[1],
-        "published": published is not None,
-    } | sides
-    work.screen.line(
-        f"   {count:,} objects, {len(triplets):,} answers, {mu.shape[1]} dimensions; with images: "
-        + ", ".join(f"{n} {side.removesuffix('_objects')}" for side, n in sides.items())
+    with_images = _count_objects_with_images(table)
+    _require_objects(with_images)
+
+    fit_facts = None
+    if published is not None:
+        posterior = Posterior(published, np.zeros_like(published))
+    else:
+        posterior, fit_facts = _fit(work, triplets, count)
+
+    artifact.write_posterior(posterior)
+    _write_probabilities(work, artifact, triplets, posterior)
+    held_out = _evaluate_held_out(work, posterior) if cfg.human.validation else None
+    artifact.write_objects(table)
+
+    dims = posterior.mu.shape[1]
+    work.facts = SoftenFacts(
+        rows=len(triplets),
+        objects=count,
+        dims=dims,
+        published=published is not None,
+        train_objects=with_images["train"],
+        validation_objects=with_images["validation"],
+        test_objects=with_images["test"],
+        fit=fit_facts,
+        held_out=held_out,
     )
+    counts = ", ".join(f"{with_images[split]} {split}" for split in SPLITS)
+    work.screen.line(f"   {count:,} objects, {len(triplets):,} responses, {dims} dimensions; with images: {counts}")
 
 
-def _tensors(**arrays: np.ndarray) -> bytes:
-    """Safetensors bytes; it writes memory as it lies, so rows must come first."""
-    return safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
+def _read_responses(
+    cfg: Config, path: str | None, published: Float32[np.ndarray, "m d"] | None, count: int | None
+) -> Int64[np.ndarray, "n 3"]:
+    """Responses of a file with 0-based object ids, checked against the reference (or published) embedding.
 
-
-def _answers(work: Work, path: str | None, published: np.ndarray | None, count: int | None) -> np.ndarray:
-    """A file's rows in our counting, checked against the published (or reference) embedding."""
+    Args:
+        cfg: how the file is to be read.
+        path: the file; None gives no rows.
+        published: the published embedding, if there is one.
+        count: number of objects, if it is known.
+    """
     if path is None:
         return np.empty((0, 3), np.int64)
-    h = work.cfg.human
-    reference = human_triplets.read_embedding(h.reference) if h.reference else published
-    order = human_triplets.read_order(h.order) if h.order else None
-    wrong = [pair for pair in h.columns if "=" not in pair]
-    if wrong:
-        raise UserError(f"human.columns {wrong[0]}: write it as ours=theirs, choice=answer say")
-    columns = dict(pair.split("=", 1) for pair in h.columns)
-    return human_triplets.read_triplets(path, count, h.base, reference, order, columns)
+
+    human = cfg.human
+    for pair in human.columns:
+        if "=" not in pair:
+            raise UserError(f"human.columns {pair}: write it as expected=actual, for example choice=answer")
+    columns = dict(pair.split("=", 1) for pair in human.columns)
+
+    reference = human_triplets.read_embedding(human.reference) if human.reference else published
+    order = human_triplets.read_order(human.order) if human.order else None
+    return human_triplets.read_triplets(path, count, human.base, reference, order, columns)
 
 
-def _require_sides(table: pa.Table) -> None:
-    """Every side needs three objects with images, or there is nothing to fit, stop by or test on."""
-    rows = list(zip(table["split"].to_pylist(), table["image_ids"].to_pylist(), strict=True))
-    for side in ("train", "validation", "test"):
-        n = sum(split == side and bool(ids) for split, ids in rows)
-        if n < 3:
+def _count_objects_with_images(table: pa.Table) -> dict[str, int]:
+    """Number of objects with images in each split."""
+    counts = dict.fromkeys(SPLITS, 0)
+    for split, image_ids in zip(table["split"].to_pylist(), table["image_ids"].to_pylist(), strict=True):
+        if image_ids:
+            counts[split] += 1
+    return counts
+
+
+def _require_objects(with_images: dict[str, int]) -> None:
+    """Raise a UserError if a split has too few objects to fit, stop or test on."""
+    for split in SPLITS:
+        if with_images[split] < MIN_OBJECTS:
             raise UserError(
-                f"only {n} {side} objects have images, at least 3 are needed: judged objects with images "
-                f"({sum(bool(ids) for _, ids in rows)} now) are split 60/20/20; give more of them"
+                f"only {with_images[split]} {split} objects have images, at least {MIN_OBJECTS} are needed: annotated "
+                f"objects with images ({sum(with_images.values())} now) are split 60/20/20; give more of them"
             )
 
 
-def _fit(work: Work, triplets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the variational model, from one seed here or from several as Ray tasks."""
-    s = work.cfg.soften
-    schedule = s.settings(vice.Schedule)
-    prior = s.settings(vice.Prior)
-    if s.seeds > 1:
-        fitted = _best_seed(work, triplets, count, schedule, prior)
+def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Posterior, FitFacts]:
+    """Fit the variational model, with one seed in this process or with several as Ray tasks."""
+    soften = work.cfg.soften
+    schedule = soften.settings(vice.Schedule)
+    prior = soften.settings(vice.Prior)
+    if soften.seeds > 1:
+        fitted, facts = _fit_seeds(work, triplets, count, schedule, prior)
     else:
-        with work.screen.progress(s.steps, "steps") as bar:
+        fitted = _fit_here(work, triplets, count, schedule, prior)
+        facts = FitFacts(fitted.history, fitted.stable)
 
-            def report(step: int, cross_entropy: float, dims: int) -> None:
-                bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-                work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
-
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            fitted = vice.fit(triplets, count, schedule, prior, work.cfg.seed, report, device)
-    work.facts |= {"history": fitted.history, "stable": fitted.stable}
-    if fitted.mu.shape[1] < 4 <= s.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
+    dims = fitted.mu.shape[1]
+    if dims < 4 <= soften.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
         work.warn(
-            f"the fit collapsed to {fitted.mu.shape[1]} dimensions and says little: weaken the prior (--soften.spike, "
-            "--soften.kl-anneal), take more steps, or give more answers"
+            f"the fit collapsed to {dims} dimensions and says little: weaken the prior (--soften.spike, "
+            "--soften.kl-anneal), take more steps, or give more responses"
         )
-    return fitted.mu, fitted.sigma
+    return Posterior(fitted.mu, fitted.sigma), facts
 
 
-def _best_seed(work: Work, triplets: np.ndarray, count: int, schedule: vice.Schedule, prior: vice.Prior) -> vice.Fit:
-    """Fits from several seeds; the one of lowest final cross-entropy, and how many of its dimensions others found."""
+def _fit_here(
+    work: Work, triplets: Int64[np.ndarray, "n 3"], count: int, schedule: vice.Schedule, prior: vice.Prior
+) -> vice.Fit:
+    """One fit, with a progress bar."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with work.screen.progress(schedule.steps, "steps") as bar:
+
+        def report(step: int, cross_entropy: float, dims: int) -> None:
+            bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
+            work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
+
+        return vice.fit(triplets, count, schedule, prior, work.cfg.seed, report, device)
+
+
+def _fit_seeds(
+    work: Work, triplets: Int64[np.ndarray, "n 3"], count: int, schedule: vice.Schedule, prior: vice.Prior
+) -> tuple[vice.Fit, FitFacts]:
+    """Fits from several seeds: the one with the lowest final cross-entropy, and how far the others agree with it."""
     import ray
 
-    rows = ray.put(triplets)
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
-    gpus = float(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
+    gpus = runtime.cluster_resources().gpus
     device = "cuda" if gpus else "cpu"
-    tasks = [fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]
+    remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
+    rows = ray.put(triplets)
+    tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]
+
     with work.screen.progress(len(tasks), "fits") as bar:
         waiting = list(tasks)
         while waiting:
             done, waiting = ray.wait(waiting)
             bar.add(len(done))
+
     fits: list[vice.Fit] = ray.get(tasks)
-    best = min(range(len(fits)), key=lambda n: fits[n].history[-1]["cross_entropy"])
-    others = [fit.mu for n, fit in enumerate(fits) if n != best]
-    work.facts |= {
-        "best_seed": seeds[best],
-        "seed_cross_entropies": [fit.history[-1]["cross_entropy"] for fit in fits],
-        "seed_dims": [fit.mu.shape[1] for fit in fits],
-        "reproducibility": vice.reproducibility(fits[best].mu, others),
-    }
-    return fits[best]
-
-
-def _write_soft(work: Work, triplets: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> None:
-    """Choice probabilities of every answer, in parts; a table without rows where there are no answers."""
-    for part, start in enumerate(range(0, max(len(triplets), 1), ROWS)):
-        rows = triplets[start : start + ROWS]
-        p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.num_samples, work.cfg.seed)
-        table = pa.table([*rows.T.copy(), *p.T.copy()], schema=SOFT)
-        work.out.write_table(f"part-{part:05d}.parquet", check(table, SOFT))
-
-
-def _validate(work: Work, mu: np.ndarray, sigma: np.ndarray) -> None:
-    """How well the model predicts answers that it has not seen."""
-    rows = _answers(work, work.cfg.human.validation, None, len(mu))
-    p = vice.choice_probabilities(mu, sigma, rows, work.cfg.soften.num_samples, work.cfg.seed)
-    accuracy = float((p.argmax(axis=1) == 0).mean())
-    cross_entropy = float(-np.log(np.maximum(p[:, 0], 1e-12)).mean())
-    error = calibration_error(p.max(axis=1).astype(np.float64), (p.argmax(axis=1) == 0).astype(np.float64))
-    names = ("validation_accuracy", "validation_cross_entropy", "validation_calibration_error")
-    work.facts |= dict(zip(names, (accuracy, cross_entropy, error), strict=True))
-    work.screen.line(
-        f"   held-out answers: {accuracy:.1%} predicted, cross-entropy {cross_entropy:.3f} nats, "
-        f"calibration error {error:.3f}"
+    cross_entropies = [fit.history[-1]["cross_entropy"] for fit in fits]
+    best = int(np.argmin(cross_entropies))
+    others = [fit.mu for number, fit in enumerate(fits) if number != best]
+    facts = FitFacts(
+        history=fits[best].history,
+        stable=fits[best].stable,
+        best_seed=seeds[best],
+        seed_cross_entropies=cross_entropies,
+        seed_dims=[fit.mu.shape[1] for fit in fits],
+        reproducibility=vice.reproducibility(fits[best].mu, others),
     )
+    return fits[best], facts
+
+
+def _write_probabilities(
+    work: Work, artifact: SoftenArtifact, triplets: Int64[np.ndarray, "n 3"], posterior: Posterior
+) -> None:
+    """Choice probabilities of every response, in parts; one part without rows if there are no responses."""
+    starts = range(0, max(len(triplets), 1), ROWS_PER_PART)
+    for part, start in enumerate(starts):
+        rows = triplets[start : start + ROWS_PER_PART]
+        probabilities = vice.choice_probabilities(*posterior, rows, work.cfg.soften.num_samples, work.cfg.seed)
+        artifact.write_soft_responses(part, rows, probabilities)
+
+
+def _evaluate_held_out(work: Work, posterior: Posterior) -> HeldOutFacts:
+    """How well the model predicts the responses of `human.validation`."""
+    cfg = work.cfg
+    rows = _read_responses(cfg, cfg.human.validation, None, len(posterior.mu))
+    probabilities = vice.choice_probabilities(*posterior, rows, cfg.soften.num_samples, cfg.seed)
+
+    # The chosen pair comes first in every row.
+    is_correct = probabilities.argmax(axis=1) == 0
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    facts = HeldOutFacts(
+        validation_accuracy=float(is_correct.mean()),
+        validation_cross_entropy=float(-np.log(np.maximum(probabilities[:, 0], 1e-12)).mean()),
+        validation_calibration_error=calibration_error(confidence, is_correct.astype(np.float64)),
+    )
+    work.screen.line(
+        f"   held-out responses: {facts.validation_accuracy:.1%} predicted, cross-entropy "
+        f"{facts.validation_cross_entropy:.3f} nats, calibration error {facts.validation_calibration_error:.3f}"
+    )
+    return facts

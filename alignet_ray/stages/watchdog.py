@@ -1,4 +1,4 @@
-"""Says when a run is stuck: nothing has moved for some minutes; and which tasks and actors it waits for."""
+"""Watchdog: warns when a stage has made no progress for some minutes, and names the tasks and actors it waits for."""
 
 import contextlib
 import os
@@ -9,55 +9,79 @@ from pathlib import Path
 
 from alignet_ray.screen import Screen, clock
 
+POLL_SECONDS = 5.0
+"""Time between two checks, or less for a short limit."""
+
+MAX_NAMES = 5
+"""Tasks that a warning names before it only counts them."""
+
 
 @contextlib.contextmanager
 def watched(screen: Screen, name: str, minutes: float) -> Iterator[None]:
-    """Within it, a line tells whenever the screen has shown nothing new for `minutes`, and again after twice as long.
+    """Context in which a line is printed after `minutes` without progress, and again after each doubling of that time.
 
     Args:
-        screen: what counts as movement is what it shows.
+        screen: progress is what it shows.
         name: the step that is watched.
         minutes: 0 turns it off.
     """
-    over = threading.Event()
+    finished = threading.Event()
 
-    def look() -> None:
-        last, patience = screen.moved, 60 * minutes
-        while not over.wait(min(5.0, patience / 4)):
-            if screen.moved != last:
-                last, patience = screen.moved, 60 * minutes
-            elif time.monotonic() - last > patience:
-                screen.line(f"warning: {name} has not moved for {clock(patience)}; at work: {busy()}", moves=False)
-                patience *= 2
+    def watch() -> None:
+        last_progress = screen.moved
+        limit = 60 * minutes
+        while not finished.wait(min(POLL_SECONDS, limit / 4)):
+            if screen.moved != last_progress:
+                last_progress = screen.moved
+                limit = 60 * minutes
+            elif time.monotonic() - last_progress > limit:
+                warning = f"warning: {name} has not moved for {clock(limit)}; at work: {running_tasks()}"
+                screen.line(warning, moves=False)
+                limit *= 2
 
     if minutes:
-        threading.Thread(target=look, daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        over.set()
+        finished.set()
 
 
-def busy() -> str:
+def running_tasks() -> str:
     """The running tasks with their process and node, as far as Ray's dashboard or this machine can tell."""
+    names = _tasks_by_dashboard()
+    if not names:
+        # A process title with a dot names an actor's method or a task; those come first.
+        names = sorted(_ray_processes(), key=lambda title: "." not in title)
+    if not names:
+        return "nothing that can be seen"
+
+    text = ", ".join(names[:MAX_NAMES])
+    more = len(names) - MAX_NAMES
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def _tasks_by_dashboard() -> list[str]:
+    """Running tasks as Ray's dashboard lists them; none without a dashboard, or if it hangs."""
     from ray.util.state import list_tasks
 
-    found: list[str] = []
-    with contextlib.suppress(Exception):  # without a dashboard, or with one that hangs, this machine is looked at
+    try:
         tasks = list_tasks(filters=[("state", "=", "RUNNING")], detail=True, timeout=5)
-        found = [f"{t.name} (pid {t.worker_pid}, node {(t.node_id or '')[:8]})" for t in tasks]
-    found = found or sorted(_processes(), key=lambda title: "." not in title)
-    return (
-        ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "") or "nothing that can be seen"
-    )
+    except Exception:  # many kinds, all of which mean that there is no answer
+        return []
+    return [f"{task.name} (pid {task.worker_pid}, node {(task.node_id or '')[:8]})" for task in tasks]
 
 
-def _processes() -> Iterator[str]:
-    """The workers of a Ray that this process has started: their titles say what they do (Actor.method, or a task)."""
+def _ray_processes() -> Iterator[str]:
+    """Workers of a Ray that this process has started: their titles say what they run (Actor.method, or a task)."""
     for folder in Path("/proc").glob("[0-9]*"):
+        # A process may end while it is looked at.
         with contextlib.suppress(OSError, IndexError, ValueError):
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            if title.startswith("ray::") and "IDLE" not in title and _parent(_parent(int(folder.name))) == os.getpid():
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+            title = command.decode(errors="replace").strip()
+            is_busy_worker = title.startswith("ray::") and "IDLE" not in title
+            # Workers are children of Ray's node process, which is a child of this one.
+            if is_busy_worker and _parent(_parent(int(folder.name))) == os.getpid():
                 yield f"{title.removeprefix('ray::')} (pid {folder.name})"
 
 

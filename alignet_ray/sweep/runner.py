@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from alignet_ray import runtime
 from alignet_ray.artifacts.align import AlignArtifact
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
@@ -222,11 +223,7 @@ class SweepRunner:
 
     def _room(self) -> Room:
         """How many trials fit on the cluster at a time."""
-        import ray
-
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cpus = int(resources.get("CPU", 1))
-        gpus = resources.get("GPU", 0.0)
+        gpus, cpus = runtime.cluster_resources()
         in_process = self.stage == "align" and self.cfg.align.map != "network"
         if in_process:
             fits = cpus // 2  # one for the trial, one for its folds
@@ -279,7 +276,7 @@ class SweepRunner:
         self._delete_stopped(trials)
         pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
         if winner.sweep.full:
-            return list(steps[-1].artifact.manifest["facts"]["table"])
+            return EvaluateArtifact(steps[-1].artifact).facts().table
         if self.stage == "distill":
             return []
         return self._teacher_test_lines(self.store.artifact("align", nodes["align"]))

@@ -15,7 +15,7 @@ from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.screen import Screen
-from alignet_ray.stages import judged, pipeline
+from alignet_ray.stages import has_human_data, pipeline
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Domain, Space, parse
@@ -122,7 +122,7 @@ def read_space(cfg: Config) -> tuple[str, Space]:
             "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
         )
     stage = stages.pop()
-    if not judged(cfg) or (stage == "align" and cfg.align.from_):
+    if not has_human_data(cfg) or (stage == "align" and cfg.align.from_):
         raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
     return stage, {field: _checked_domain(cfg, stage, field, domain) for field, domain in space.items()}
 
@@ -263,6 +263,6 @@ def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> 
     for step in setup.steps(cfg, store):
         # A trial that a killed sweep finished without recording it is not made again.
         if step.state != "finished":
-            pipeline.make(cfg, store, step, artifacts, setup.session, tracker, screen)
+            pipeline.make(pipeline.Runner(cfg, store, setup.session, screen), step, artifacts, tracker)
         artifacts[step.node.name] = step.artifact
     return setup.objective.evaluate(setup.cfg, artifacts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignet_ray.errors import UserError
 from alignet_ray.models.features import Encoder
-from alignet_ray.stages.embed_actor import pays
+from alignet_ray.stages.embed_actor import compiling_pays
 
 
 class Small(Encoder):
@@ -108,5 +108,5 @@ def test_pixels_opened_elsewhere_give_the_same() -> None:
 
 
 def test_compiling_must_pay() -> None:
-    assert not pays(10_000, 1 / 5000)
-    assert pays(1_281_167 // 2, 1 / 1000)
+    assert not compiling_pays(10_000, 1 / 5000)
+    assert compiling_pays(1_281_167 // 2, 1 / 1000)

@@ -112,7 +112,7 @@ def test_a_stored_transform_is_taken_over(
     assert align.sources(cfg, "") == [path]
     work = make_work(cfg, "align", parents)
     align.run(work)
-    assert "does not say which model" in work.facts["warnings"][0]
+    assert "does not say which model" in work.warnings[0]
     np.testing.assert_array_equal(transforms.load_transform(work.out.local("transform.npz")).weights, own.weights)
     save_transform(path, AffineTransform(0.0, 1.0, np.eye(3, dtype=np.float32), np.zeros(3, np.float32)))
     with pytest.raises(UserError, match="width 3"):
@@ -141,7 +141,7 @@ def test_too_few_objects_for_the_folds(
 ) -> None:
     work = make_work(Config().replace(**QUICK | {"align__folds": 30, "align__steps": 20}), "align", parents)
     align.run(work)
-    assert "training objects make" in work.facts["warnings"][0]
+    assert "training objects make" in work.warnings[0]
     assert all(len(row["objects"]) >= 3 for row in work.out.read_table("folds.parquet").to_pylist())
 
 

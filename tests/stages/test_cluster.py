@@ -54,16 +54,16 @@ def test_shards_and_a_kill_between_passes_do_not_matter(
 ) -> None:
     whole = clustered(corpus, make_work, "whole", cluster__tolerance=0, cluster__reassign_tol=0).out
     passes = 0
-    step = cluster.Pool.step
+    step = cluster.ShardPool.assign
 
-    def dying(self: cluster.Pool, centroids: np.ndarray) -> object:
+    def dying(self: cluster.ShardPool, centroids: np.ndarray) -> object:
         nonlocal passes
         passes += 1
         if passes == 3:
             raise KeyboardInterrupt
         return step(self, centroids)
 
-    monkeypatch.setattr(cluster.Pool, "step", dying)
+    monkeypatch.setattr(cluster.ShardPool, "assign", dying)
     work = make_work(corpus.config(cluster__tolerance=0, cluster__reassign_tol=0), "cluster", corpus.parents, "killed")
     with pytest.raises(KeyboardInterrupt):
         cluster.run(work)
@@ -93,14 +93,14 @@ def test_k_by_the_bend_of_the_curve(corpus: SmallCorpus, make_work: Callable[...
     curve = work.out.read_json("stats.json")["curve"]
     assert [p["k"] for p in curve] == [3, 9, 27]
     assert (np.diff([p["inertia"] for p in curve]) < 0).all()
-    assert work.facts["k"] == 9
+    assert work.facts.k == 9
 
 
 def test_spherical_and_raw(corpus: SmallCorpus, make_work: Callable[..., Work]) -> None:
     work = clustered(corpus, make_work, "s", cluster__spherical=True, cluster__space="raw")
     centroids = safetensors.numpy.load(work.out.read_bytes("centroids.safetensors"))["centroids"]
     assert np.allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
-    assert work.facts["purity"] > 0.7
+    assert work.facts.purity > 0.7
 
 
 def test_too_few_images(corpus: SmallCorpus, make_work: Callable[..., Work]) -> None:

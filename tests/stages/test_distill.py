@@ -227,9 +227,9 @@ def test_a_student_that_learned_nothing_is_warned_of(
 ) -> None:
     work = make_work(config(pictures, store), "distill@student", parents)
     distill._warn_if_nothing_learned(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "ties": 0.0})
-    assert "warnings" not in work.facts
+    assert not work.warnings
     distill._warn_if_nothing_learned(work, {"valid_agreement": 0.34, "valid_rank": 1.1})
-    chance, collapse = work.facts["warnings"]
+    chance, collapse = work.warnings
     assert "no more than chance" in chance
     assert "collapsed" in collapse
 

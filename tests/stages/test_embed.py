@@ -21,6 +21,7 @@ from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
 from alignet_ray.stages.embed_actor import Embedder
+from alignet_ray.stages.embed_jobs import EmbedJob, extra_job
 from alignet_ray.store import Artifact, Store
 
 IMAGES = 90
@@ -70,7 +71,7 @@ def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFact
     from alignet_ray.tracking import Tracker
 
     draft = Store.open(str(tmp_path_factory.mktemp("whole"))).draft("embed", "whole")
-    work = Work(config(folder), Node("embed", "corpus"), {}, draft, Tracker(), Screen(), {})
+    work = Work(config(folder), Node("embed", "corpus"), {}, draft, Tracker(), Screen())
     embed.run(work)
     return work
 
@@ -79,16 +80,16 @@ def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFact
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's work done here, one unit after the other, without Ray."""
 
-    def here(work: Work, units: list[int], images: int) -> Iterator[dict[str, Any]]:
-        actor = Embedder(embed._job(work, images, 1, 1))
+    def here(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator[dict[str, Any]]:
+        actor = Embedder(embed.actor_task(work, job, images, embed.Pool(1, 0), embed.Resources(0, 1, 1)))
         for unit in units:
             yield {key: value[0] for key, value in actor({"unit": np.array([unit])}).items()}
 
-    monkeypatch.setattr(embed, "_embed", here)
+    monkeypatch.setattr(embed, "embed_units", here)
 
 
 def test_two_processes_embed_every_image_once(whole: Work) -> None:
-    actors = whole.facts["actors"]
+    actors = whole.facts.actors
     assert isinstance(actors, list)
     assert len(actors) == 2
     assert os.getpid() not in actors
@@ -100,8 +101,8 @@ def test_two_processes_embed_every_image_once(whole: Work) -> None:
     }
     images = whole.out.read_table("images.parquet")
     assert sorted([*vectors(whole.out), *(row["image_id"] for row in errors)]) == images["image_id"].to_pylist()
-    assert whole.facts["rows"] == IMAGES
-    assert whole.facts["quarantined"] == 3
+    assert whole.facts.rows == IMAGES
+    assert whole.facts.quarantined == 3
 
 
 def test_numbers_are_those_of_a_plain_loop(whole: Work, folder: Path) -> None:
@@ -127,17 +128,17 @@ def test_a_resumed_run_keeps_parts_and_ends_the_same(whole: Work, folder: Path, 
         work.out.write_bytes(name, whole.out.read_bytes(name))
     kept = Path(work.out.local("part-00003.parquet")).stat().st_mtime_ns
     embed.run(work)
-    assert work.facts["reused_parts"] == 2
+    assert work.facts.reused_parts == 2
     assert Path(work.out.local("part-00003.parquet")).stat().st_mtime_ns == kept
     assert content(work.out) == content(whole.out)
     embed.run(work)
-    assert work.facts["actors"] == []
+    assert work.facts.actors == []
 
 
 def test_the_number_of_actors_changes_nothing(whole: Work, folder: Path, make_work: Callable[..., Work]) -> None:
     work = make_work(config(folder, embed__actors=3, ray__num_cpus=4), "embed@corpus")
     embed.run(work)
-    assert len(work.facts["actors"]) >= 2  # type: ignore[arg-type]
+    assert len(work.facts.actors) >= 2
     assert content(work.out) == content(whole.out)
 
 
@@ -145,7 +146,7 @@ def test_the_number_of_actors_changes_nothing(whole: Work, folder: Path, make_wo
 def test_readers_change_nothing(whole: Work, folder: Path, make_work: Callable[..., Work], resize: str) -> None:
     work = make_work(config(folder, embed__readers=2, embed__resize=resize), "embed@corpus")
     embed.run(work)
-    assert len(work.facts["actors"]) == 2  # type: ignore[arg-type]
+    assert len(work.facts.actors) == 2
     assert content(work.out) == content(whole.out)
 
 
@@ -217,21 +218,24 @@ def test_students_among_other_models_bring_their_heads_and_see_other_folders(
     cfg = config(folder, objects__table=str(table), evaluate__models=models, evaluate__ood=str(folder))
     monkeypatch.setattr(embed.hub, "identity", lambda uri, server: "models:/s/7 of 1")
     monkeypatch.setattr(embed.hub, "fetch", lambda uri, server: tmp_path)
-    found = {}
-    for role in ("other0", "other1", "ood-other1", "other2"):
-        work = make_work(cfg, f"embed@{role}")
+    student, registered, backbone = (extra_job(model) for model in models)
+    logits = {}
+    for job in (student, registered, registered.on_ood()):
+        work = make_work(cfg, job.node)
         embed.run(work)
-        found[role] = vectors(work.out, "embedding" if role == "other2" else "triplet_logits")
-    assert {image: x.tolist() for image, x in found["other0"].items()} == {
-        image: x.tolist() for image, x in found["other1"].items()
-    }
-    assert len(found["ood-other1"]) == IMAGES
-    assert len(found["other2"]) == len(found["other0"]) < IMAGES
-    assert embed.inputs(cfg, "other1")["models"] == ["models:/s/7 of 1"]
-    assert embed.inputs(cfg, "other0")["head"] == "beside"
-    assert "head" not in embed.inputs(cfg, "other2")
-    assert str(table) in embed.sources(cfg, "other1")
-    assert embed.sources(cfg, "ood-other1") == [str(folder)]
+        logits[job.name] = vectors(work.out, "triplet_logits")
+    by_folder = {image: x.tolist() for image, x in logits[student.name].items()}
+    assert by_folder == {image: x.tolist() for image, x in logits[registered.name].items()}
+    assert len(logits[registered.on_ood().name]) == IMAGES
+
+    plain = make_work(cfg, backbone.node)
+    embed.run(plain)
+    assert len(vectors(plain.out)) == len(by_folder) < IMAGES
+    assert embed.inputs(cfg, registered.name)["models"] == ["models:/s/7 of 1"]
+    assert embed.inputs(cfg, student.name)["head"] == "beside"
+    assert embed.inputs(cfg, backbone.name)["head"] == "none"
+    assert str(table) in embed.sources(cfg, registered.name)
+    assert embed.sources(cfg, registered.on_ood().name) == [str(folder)]
 
 
 def test_fast_decoding_says_how_near_it_comes(
@@ -250,9 +254,9 @@ def test_fast_decoding_says_how_near_it_comes(
     cosine = [
         float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(exact.values(), fast.values(), strict=True)
     ]
-    assert works["fast"].facts["fast_cosine"] == pytest.approx(np.mean(cosine), abs=1e-3)
-    assert 0.9 < works["fast"].facts["fast_cosine_least"] < 1
-    assert "fast_cosine" not in works["exact"].facts
+    assert works["fast"].facts.fast_cosine == pytest.approx(np.mean(cosine), abs=1e-3)
+    assert 0.9 < works["fast"].facts.fast_cosine_min < 1
+    assert works["exact"].facts.fast_cosine is None
     assert "6 images compared" in capsys.readouterr().out
 
 
@@ -326,7 +330,7 @@ from alignet_ray.tracking import Tracker
 cfg = Config.from_yaml(sys.argv[1])
 draft = Store.open(cfg.store.root).draft("embed", "killed")
 runtime.start(cfg)
-work = Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), Screen(), {})
+work = Work(cfg, Node("embed", "corpus"), {}, draft, Tracker(), Screen())
 embed.run(work)
 print(work.facts)
 """

@@ -23,17 +23,17 @@ from alignet_ray.stages import embed
 )
 def test_the_pool(settings: dict[str, int], gpus: int, cpus: int, expected: tuple[int, int]) -> None:
     cfg = Config().replace(**{f"embed__{name}": value for name, value in settings.items()})
-    assert embed.pool(cfg, gpus, cpus, cpus) == expected
+    assert embed.pool_size(cfg, embed.Resources(gpus, cpus, cpus)) == expected
 
 
 def test_more_readers_than_cpus_are_refused() -> None:
     with pytest.raises(UserError, match=r"need 8 CPUs, Ray has 4: use --embed.readers 2 or --ray.num-cpus 8"):
-        embed.pool(Config().replace(embed__readers=6), 0, 4, 4)
+        embed.pool_size(Config().replace(embed__readers=6), embed.Resources(0, 4, 4))
 
 
 def test_resizing_on_the_device_needs_readers() -> None:
     with pytest.raises(UserError, match=r"add --embed.readers 1 or more"):
-        embed.pool(Config().replace(embed__resize="device"), 0, 4, 4)
+        embed.pool_size(Config().replace(embed__resize="device"), embed.Resources(0, 4, 4))
 
 
 @pytest.mark.parametrize(

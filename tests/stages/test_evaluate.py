@@ -18,6 +18,7 @@ from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
 from alignet_ray.report import figures
 from alignet_ray.stages import Work, evaluate, graph
+from alignet_ray.stages.embed_jobs import extra_job
 from alignet_ray.store import Artifact, Draft, Store
 
 OBJECTS, IMAGES, WIDTH = 30, 45, 12
@@ -163,13 +164,13 @@ def test_scores_facts_and_report(world: World, cfg: Config, make_work: Callable[
     raw = found["human", "", "odd_one_out_raw", ""]
     assert raw["n"] == 3
     assert raw["value"] == 1.0
-    table = work.facts["table"]
+    table = work.facts.table
     assert isinstance(table, list)
     assert table[1].split("  ")[0] == "layer"
     assert all(name in table[1] for name in ("base", "teacher", "aligned student", "unaligned control", "ceiling"))
     assert table[3].startswith("pre_logits")
     assert table[4].startswith("head")
-    assert work.facts["test_objects"] == 18
+    assert work.facts.test_objects == 18
     html = work.out.read_bytes("report.html").decode()
     assert "http" not in html
     assert "<script" not in html
@@ -190,11 +191,11 @@ def test_the_same_again_is_the_same_bytes(world: World, cfg: Config, make_work: 
 
 
 def test_other_models_stand_beside_the_runs_own(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
-    parents = world.parents() | {"embed@other0": world.embed("other0", world.meaning)}
+    parents = world.parents() | {extra_job("pip:some-net").node: world.embed("extra", world.meaning)}
     work = make_work(cfg.replace(evaluate__models=("pip:some-net",)), "evaluate", parents)
     evaluate.run(work)
     assert scores(work)["pip:some-net", "pre_logits", "odd_one_out", ""]["value"] > 0.6
-    assert work.facts["table"][1].endswith("pip:some-net")  # type: ignore[index]
+    assert work.facts.table[1].endswith("pip:some-net")
     assert "pip:some-net" in work.out.read_bytes("report.html").decode()
 
 
@@ -207,9 +208,11 @@ def test_stored_embeddings_and_students_with_heads(
         store__root=world.store.root, evaluate__models=(str(tmp_path / "mine.npy"), "embed/base", "models:/s@best")
     )
     assert len(evaluate.sources(cfg, "")) == 2
-    others = [n.name for n in graph(cfg) if n.name.startswith("embed@other")]
-    assert others == ["embed@other2"]
-    parents = world.parents() | {"embed@other2": world.embed("other2", world.noise, world.meaning)}
+    registered = extra_job("models:/s@best").node
+    names = [node.name for node in graph(cfg)]
+    assert registered in names
+    assert extra_job("embed/base").node not in names
+    parents = world.parents() | {registered: world.embed("extra", world.noise, world.meaning)}
     work = make_work(cfg, "evaluate", parents)
     evaluate.run(work)
     found = scores(work)
@@ -223,15 +226,19 @@ def test_stored_embeddings_and_students_with_heads(
         evaluate.run(make_work(cfg, "evaluate", parents, id="again"))
     with pytest.raises(UserError, match="would both be called"):
         evaluate.refuse(cfg.replace(evaluate__models=("a/mine.npy", "b/mine.npy")), "")
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
     with pytest.raises(UserError, match="would both be called 'base'"):
-        evaluate.refuse(cfg.replace(evaluate__models=("some/base",)), "")
+        evaluate.refuse(cfg.replace(evaluate__models=(str(folder),)), "")
 
 
 def test_a_folder_of_other_images(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:
     cfg = cfg.replace(evaluate__ood="elsewhere", evaluate__models=("pip:net",))
-    roles = ["base", "student", "control", "other0"]
+    extra = extra_job("pip:net")
+    roles = ["base", "student", "control", extra.name]
     assert [n.role for n in graph(cfg) if n.role.startswith("ood-")] == [f"ood-{role}" for role in roles]
-    parents = world.parents() | {"embed@other0": world.embed("other0", world.meaning)}
+    parents = world.parents() | {extra.node: world.embed("extra", world.meaning)}
     for role in roles:
         head = world.meaning[:20] if role in ("student", "control") else None
         parents[f"embed@ood-{role}"] = world.embed(f"ood-{role}", world.meaning[:20] + 9, head)
@@ -325,7 +332,7 @@ def test_images_that_are_unreadable_or_gone(world: World, cfg: Config, make_work
         path.unlink()
     work = make_work(cfg, "evaluate", parents)
     evaluate.run(work)
-    assert work.facts["test_objects"] == 17
+    assert work.facts.test_objects == 17
     html = work.out.read_bytes("report.html").decode()
     assert html.count("<img") > 20
     first = re.search(r"data:image/jpeg;base64,([^\"]+)", html)

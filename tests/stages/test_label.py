@@ -46,7 +46,7 @@ def test_labels_and_control(corpus: SmallCorpus, clustered: Artifact, make_work:
     train, valid = aligned.read_parts("train"), aligned.read_parts("valid")
     check(train, TRIPLETS)
     check(valid, TRIPLETS)
-    assert (len(train), work.facts["train"]) == (3000, 3000)
+    assert (len(train), work.facts.train) == (3000, 3000)
     images, held_out = columns(train, "i0 i1 i2"), columns(valid, "i0 i1 i2")
     assert not np.intersect1d(images, held_out).size
     assert not np.intersect1d(np.concatenate([images, held_out]), corpus.hidden).size
@@ -123,8 +123,8 @@ def test_few_images_give_few_validation_triplets(store: Store, make_work: Callab
     held_out = work.out.read_table("held_out.parquet")["image_id"].to_numpy()
     assert len(held_out) == 5
     assert set(columns(work.out.read_parts("valid"), "i0 i1 i2").ravel()) <= set(held_out)
-    assert 0 < work.facts["valid"] <= 10
-    assert "set aside" in work.facts["warnings"][0]
+    assert 0 < work.facts.valid <= 10
+    assert "set aside" in work.warnings[0]
 
 
 def test_their_triplets_become_our_labels_and_ours_theirs(
@@ -141,7 +141,7 @@ def test_their_triplets_become_our_labels_and_ours_theirs(
     used = np.unique(columns(ours.read_parts("valid"), "i0 i1 i2"))
     assert np.array_equal(work.out.read_table("held_out.parquet")["image_id"].to_numpy(), used)
     one = labelled(corpus, clustered, make_work, "one", label__from_=paths["label__from_"], label__held_out=0.4)
-    assert 0 < one.facts["train"] < 3000
+    assert 0 < one.facts.train < 3000
     aside = one.out.read_table("held_out.parquet")["image_id"].to_numpy()
     assert not np.isin(columns(one.out.read_parts("train"), "i0 i1 i2"), aside).any()
     assert np.isin(columns(one.out.read_parts("valid"), "i0 i1 i2"), aside).all()

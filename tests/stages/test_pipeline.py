@@ -54,6 +54,16 @@ def test_a_verb_runs_its_stage_and_what_it_needs() -> None:
     assert pipeline.targets(Config(), "label") == ["label@aligned", "label@raw"]
 
 
+def test_another_model_leaves_the_other_embeddings_alone(small: Config, store: Store) -> None:
+    models = ("random:test_vit", "random:test_resnet")
+    before = ids(small.replace(evaluate__models=models, evaluate__ood=small.corpus.path), store)
+    more = small.replace(evaluate__models=("random:test_efficientnet", *models), evaluate__ood=small.corpus.path)
+    after = ids(more, store)
+    embedded = {name: id for name, id in before.items() if name.startswith("embed@")}
+    assert embedded.items() <= after.items()
+    assert len(after) == len(before) + 2, "the new model on two image sets"
+
+
 def test_ids_ignore_where_and_how(small: Config, store: Store) -> None:
     other = small.replace(
         ray__num_cpus=7, embed__batch_size=3, embed__actors=5, distill__workers=1, tracking__experiment="x"
