@@ -1,4 +1,4 @@
-"""Hyperparameter search for a map with Ray Tune: every trial fits all folds of the training objects. Part of `align`."""
+"""Hyperparameter search for a map by Ray Tune: every trial fits all folds of the training objects. Part of `align`."""
 
 import logging
 from collections.abc import Sequence

@@ -167,7 +167,7 @@ def _licence(architecture: str, model: str) -> str:
 
 
 def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:
-    """Human agreement of base and student in percent with intervals, and the gate's decision: for a list of versions."""
+    """For lists of versions: human agreement of base and student in percent with intervals, and the gate's decision."""
     if evaluated is None:
         return {}
 
