@@ -1,19 +1,18 @@
-"""What a run would take on a given cluster: rates, hours, storage and money, step by step, and what holds it back.
+"""Capacity planning: hours, storage and money of a run on a given cluster, step by step, with each step's bottleneck.
 
-A step that streams images is a line of reading, decoding and forward passes that overlap, so its slowest part sets the
-pace; the other steps are a few terms each. Every figure is marked as measured (and where) or assumed. Checked in the
-tests against a simulation of the line, event by event.
+A step that streams images overlaps reading, decoding and forward passes, so the slowest of these sets the pace; other
+steps are sums of a few terms. Every figure is marked as measured (and where) or assumed. The tests compare the plan
+with an event-by-event simulation.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from alignet_ray.config import Config
 from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.stages import Node, graph
-from alignet_ray.stages.embed_jobs import find_job
+from alignet_ray.stages.embed_jobs import find_job, tunes_network
 
 Real = float | int
 UNIT = 256
@@ -49,17 +48,33 @@ FIGURES = {
     "bytes": Figure(1_950 / 1_152, "bytes of a stored float16 embedding per dimension (zstd)", "random features"),
     "start": Figure(60, "s to start the processes of a step and load its model"),
     "sync": Figure(0.02, "s that each training step adds for synchronisation"),
-    "human": Figure(60, "s to fit the model of human choices, 4.1 M answers (driver)", "two CPU cores"),
+    "human": Figure(60, "s to fit the model of human choices, 4.1 M responses (driver)", "two CPU cores"),
     "affine": Figure(100, "s to fit an affine map, 1,854 x 1,152 (driver)", "two CPU cores"),
     "report": Figure(300, "s for scores, intervals and the report (driver)"),
     "register": Figure(60, "s to register the student"),
     "triplet": Figure(30, "bytes of a stored triplet"),
 }
+VIT_B = "vit_base_patch16"
 TEACHERS = {
     "vit_so400m_patch14_siglip_384": (Figure(637, "images/s forward on one GPU (bfloat16, compiled)", H100), 1152),
-    "vit_base_patch16": (Figure(10_996, "images/s forward on one GPU (bfloat16, compiled)", H100), 768),
+    VIT_B: (Figure(10_996, "images/s forward on one GPU (bfloat16, compiled)", H100), 768),
 }
-STUDENTS = {"vit_base_patch16": Figure(2_265, "images/s trained on one GPU (bfloat16 autocast, eager)", H100)}
+"""Beginning of a model's name -> its rate and its width."""
+TRAINING = Figure(2_265, "images/s trained on one GPU (bfloat16 autocast, eager)", H100)
+"""Rate of a ViT-B/16 student."""
+
+DRIVER_FIGURES = {"soften": "human", "align": "affine", "evaluate": "report", "register": "register"}
+"""Steps that the driver does alone -> the figure of their time."""
+
+USABLE_MEMORY = 0.5
+"""Share of a node's memory that a shared matrix may fill."""
+
+HELPFUL_SAVING = 0.05
+"""Share of the time that a change must save to be recommended."""
+
+NETWORK_GB = 2
+STUDENT_GB = 0.4
+"""Storage of a fine-tuned teacher network, and of a student."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +83,11 @@ class Row:
 
     Attributes:
         node: its name.
-        work: how much of what, for a person.
+        work: how much there is to do, in words.
         seconds: wall time.
-        rate: units of work a second.
-        limit: what holds it back: read, decode, forward, step, synchronisation, memory, driver.
-        gigabytes: what it stores.
+        rate: units of work per second.
+        limit: the bottleneck: read, decode, forward, step, synchronisation, compute, memory, driver.
+        gigabytes: storage of its artifact.
     """
 
     node: str
@@ -93,18 +108,19 @@ class Plan:
 
     @property
     def seconds(self) -> Real:
-        """Wall time of the whole line."""
-        return sum(r.seconds for r in self.rows)
+        """Wall time of the whole pipeline."""
+        return sum(row.seconds for row in self.rows)
 
     @property
     def gpu_hours(self) -> Real:
         """GPU hours that are paid for."""
-        return sum(self.paid(r) for r in self.rows)
+        return sum(self.paid(row) for row in self.rows)
 
     def paid(self, row: Row) -> Real:
-        """GPU hours of one step: the cluster is held, unless it is elastic and only the driver works."""
-        idle = self.on.elastic and row.limit == "driver"
-        return 0.0 if idle else row.seconds / 3600 * self.on.gpus
+        """GPU hours of one step: all GPUs are paid for, unless the cluster is elastic and only the driver works."""
+        if self.on.elastic and row.limit == "driver":
+            return 0.0
+        return row.seconds / 3600 * self.on.gpus
 
     @property
     def dollars(self) -> Real:
@@ -114,82 +130,94 @@ class Plan:
     @property
     def gigabytes(self) -> Real:
         """Storage of all artifacts."""
-        return sum(r.gigabytes for r in self.rows)
+        return sum(row.gigabytes for row in self.rows)
 
     @property
     def slowest(self) -> Row:
         """The step that takes longest."""
-        return max(self.rows, key=lambda r: r.seconds)
+        return max(self.rows, key=lambda row: row.seconds)
 
 
 def plan(cfg: Config, on: ClusterSpec) -> Plan:
     """The plan of a whole run on a cluster."""
-    estimate = _Estimate(cfg, on, _figures(cfg, on))
-    return Plan(on, [estimate.row(node) for node in graph(cfg)], estimate.figures)
+    estimator = _Estimator(cfg, on, _figures(cfg, on))
+    rows = [estimator.row(node) for node in graph(cfg)]
+    return Plan(on, rows, estimator.figures)
 
 
 def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
-    """Plans with one thing improved each, the one that saves most time first."""
-    fast = _figures(cfg, on)
+    """Plans with one improvement each, the one that saves most time first."""
+    figures = _figures(cfg, on)
+    without_cache = cfg.replace(distill__cache_pixels=False)
     variants: list[tuple[str, Config, dict[str, Any]]] = [
         ("twice the GPUs, with their cores", cfg, {"gpus": 2 * on.gpus}),
         ("twice the cores beside each GPU", cfg, {"cores": 2 * on.cores}),
         ("storage twice as fast", cfg, {"read": 2 * on.read}),
-        ("a smaller teacher, at twice the rate", cfg, {"forward": 2 * fast["forward"].value}),
-        ("a compiled or smaller student, at twice the rate", cfg, {"step": 2 * fast["step"].value}),
+        ("a smaller teacher, at twice the rate", cfg, {"forward": 2 * figures["forward"].value}),
+        ("a compiled or smaller student, at twice the rate", cfg, {"step": 2 * figures["step"].value}),
         ("--human.embedding, a published model of human choices", cfg.replace(human__embedding="given"), {}),
-        (
-            "--distill.cache-pixels False, since few of the images are drawn",
-            cfg.replace(distill__cache_pixels=False),
-            {},
-        ),
+        ("--distill.cache-pixels False, since few of the images are drawn", without_cache, {}),
         ("--distill.control False", cfg.replace(distill__control=False), {}),
     ]
-    plans = [(name, plan(changed, on.model_copy(update=update))) for name, changed, update in variants]
+    plans = []
+    for name, changed_cfg, changes in variants:
+        plans.append((name, plan(changed_cfg, on.model_copy(update=changes))))
     return sorted(plans, key=lambda named: named[1].seconds)
 
 
 def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
-    """The figures that this plan uses, with those of the command line in their place."""
-    teacher, width = 0.0, 0
-    marks = []
-    for name in cfg.embed.model:
-        figure, d = _known(name, TEACHERS)
-        teacher, width = teacher + 1 / figure.value, width + d
-        marks.append(figure)
-    forward = replace(marks[0], value=1 / teacher, source=marks[0].source if all(m.source for m in marks) else "")
-    found = FIGURES | {
-        "forward": forward,
-        "step": _known_step(cfg),
-        "width": Figure(width, "dimensions of the teacher", forward.source),
+    """The figures of this plan; values from the command line replace measured ones."""
+    # The embeddings of several teachers are concatenated: their times and widths add up.
+    seconds_per_image = 0.0
+    width = 0
+    teachers = []
+    for model in cfg.embed.model:
+        figure, model_width = _model_figure(model)
+        seconds_per_image += 1 / figure.value
+        width += model_width
+        teachers.append(figure)
+    all_measured = all(figure.source for figure in teachers)
+    source = teachers[0].source if all_measured else ""
+
+    student, _ = _model_figure(cfg.distill.model)
+    figures = FIGURES | {
+        "forward": replace(teachers[0], value=1 / seconds_per_image, source=source),
+        "step": _training_figure(cfg.distill.model),
+        "width": Figure(width, "dimensions of the teacher", source),
+        "student": student,
     }
-    base, _ = _known(cfg.distill.model, TEACHERS)
-    found["student"] = base
+
     for name in ("decode", "forward", "step"):
-        if getattr(on, name):
-            found[name] = replace(found[name], value=getattr(on, name), source="given on the command line")
+        given = getattr(on, name)
+        if given:
+            figures[name] = replace(figures[name], value=given, source="given on the command line")
     if on.decode:
-        found["turbo"] = found["decode"]
-    return found
+        figures["turbo"] = figures["decode"]
+    return figures
 
 
-def _known(name: str, table: dict[str, tuple[Figure, int]]) -> tuple[Figure, int]:
-    for known, entry in table.items():
-        if name.startswith(known):
-            return entry
-    figure, width = table["vit_base_patch16"]
-    return replace(figure, what=f"{figure.what}, as a ViT-B/16", source=""), width
+def _model_figure(model: str) -> tuple[Figure, int]:
+    """Forward rate and width of a model; unknown models are assumed to be like a ViT-B/16."""
+    for known, figure_and_width in TEACHERS.items():
+        if model.startswith(known):
+            return figure_and_width
+    figure, width = TEACHERS[VIT_B]
+    return _as_vit_b(figure), width
 
 
-def _known_step(cfg: Config) -> Figure:
-    known = STUDENTS["vit_base_patch16"]
-    if cfg.distill.model.startswith("vit_base_patch16"):
-        return known
-    return replace(known, what=f"{known.what}, as a ViT-B/16", source="")
+def _training_figure(model: str) -> Figure:
+    """Training rate of a student; unknown models are assumed to be like a ViT-B/16."""
+    return TRAINING if model.startswith(VIT_B) else _as_vit_b(TRAINING)
+
+
+def _as_vit_b(figure: Figure) -> Figure:
+    return replace(figure, what=f"{figure.what}, as a ViT-B/16", source="")
 
 
 @dataclass(frozen=True)
-class _Estimate:
+class _Estimator:
+    """Estimates steps: one method for each kind."""
+
     cfg: Config
     on: ClusterSpec
     figures: dict[str, Figure]
@@ -198,145 +226,197 @@ class _Estimate:
         return self.figures[name].value
 
     def row(self, node: Node) -> Row:
-        ways: dict[str, Callable[[Node], Row]] = {
-            "embed": self.embed,
-            "cluster": self.cluster,
-            "label": self.label,
-            "distill": self.distill,
-        }
-        if node.stage == "align" and self.cfg.align.map == "network" and not self.cfg.align.from_:
-            return self.tune(node)
-        return ways.get(node.stage, self.driver)(node)
+        """The estimate of one node."""
+        if node.stage == "embed":
+            return self.embed(node)
+        if node.stage == "cluster":
+            return self.cluster(node)
+        if node.stage == "label":
+            return self.label(node)
+        if node.stage == "distill":
+            return self.distill(node)
+        if node.stage == "align" and tunes_network(self.cfg):
+            return self.fine_tuning(node)
+        return self.driver(node)
 
     def driver(self, node: Node) -> Row:
-        names = {"soften": "human", "align": "affine", "evaluate": "report", "register": "register"}
-        if (node.stage == "soften" and self.cfg.human.embedding) or (node.stage == "align" and self.cfg.align.from_):
+        """A step that the driver does alone."""
+        is_given = {"soften": self.cfg.human.embedding, "align": self.cfg.align.from_}
+        if is_given.get(node.stage):
             return Row(node.name, "given", self["register"], 0, "driver", 0)
-        return Row(node.name, "", self[names[node.stage]], 0, "driver", 0.01)
+        return Row(node.name, "", self[DRIVER_FIGURES[node.stage]], 0, "driver", 0.01)
 
     def embed(self, node: Node) -> Row:
-        """Images through reading, decoding and the network; what overlaps costs only its slowest part."""
+        """Reading, decoding and forward passes overlap, so the slowest of them sets the pace."""
         job = find_job(self.cfg, node.role)
-        n = self.on.images if job.images == "corpus" else self.on.judged
+        images = self.on.images if job.images == "corpus" else self.on.judged
         forward = self["forward"] if job.is_teacher else self["student"]
-        rates = self.rates(forward, "turbo")  # resizing is the GPU's
-        busiest = math.ceil(math.ceil(n / UNIT) / self.on.gpus) * UNIT  # the GPU with most units
-        times = {"read": n / rates["read"], "decode": n / rates["decode"], "forward": busiest / forward}
+        rates = self.image_rates(forward, "turbo")  # GPUs resize, so the cores only decode
+
+        # Whole units go to GPUs, so the busiest GPU decides.
+        units_per_gpu = math.ceil(math.ceil(images / UNIT) / self.on.gpus)
+        times = {
+            "read": images / rates["read"],
+            "decode": images / rates["decode"],
+            "forward": units_per_gpu * UNIT / forward,
+        }
         limit = max(times, key=lambda name: times[name])
-        seconds = self["start"] + times[limit]
         return Row(
-            node.name, f"{n:,} images", seconds, n / times[limit], limit, n * self["width"] * self["bytes"] / 1e9
+            node=node.name,
+            work=f"{images:,} images",
+            seconds=self["start"] + times[limit],
+            rate=images / times[limit],
+            limit=limit,
+            gigabytes=images * self["width"] * self["bytes"] / 1e9,
         )
 
-    def rates(self, forward: Real, decoder: str = "decode") -> dict[str, Real]:
-        """Images a second of the whole cluster, part by part."""
-        on, decode = self.on, self[decoder]
+    def image_rates(self, forward: Real, decoder: str = "decode") -> dict[str, Real]:
+        """Images per second of the whole cluster: reading, decoding and forward passes."""
         return {
-            "read": on.read * 1e3 / on.image_kb,
-            "decode": decode * on.cores * on.gpus,
-            "forward": forward * on.gpus,
+            "read": self.on.read * 1e3 / self.on.image_kb,
+            "decode": self[decoder] * self.on.cores * self.on.gpus,
+            "forward": forward * self.on.gpus,
         }
 
     @property
-    def matrix(self) -> Real:
-        """GB of the teacher's matrix in float16."""
+    def matrix_gb(self) -> Real:
+        """Size of the teacher's matrix in float16."""
         return self.on.images * self["width"] * 2 / 1e9
 
     def cluster(self, node: Node) -> Row:
         """k-means passes over shards that stay in memory, or are read again in every pass."""
-        c, passes = self.cfg.cluster, self.cfg.cluster.iterations * self.cfg.cluster.restarts
-        compute = self["pass"] * self.on.images * self["width"] * c.k / self.on.gpus
-        reading = self.matrix * 1e3 / self.on.read
-        fits = self.matrix < 0.5 * self.on.memory * self.on.gpus
-        seconds = self["start"] + reading + passes * (compute if fits else max(compute, reading))
-        limit = "memory" if not fits and reading > compute else "read" if reading > passes * compute else "compute"
+        section = self.cfg.cluster
+        passes = section.iterations * section.restarts
+        compute = self["pass"] * self.on.images * self["width"] * section.k / self.on.gpus
+        reading = self.matrix_gb * 1e3 / self.on.read
+        fits = self.matrix_gb < USABLE_MEMORY * self.on.memory * self.on.gpus
+
+        per_pass = compute if fits else max(compute, reading)
+        seconds = self["start"] + reading + passes * per_pass
+        if not fits and reading > compute:
+            limit = "memory"
+        elif reading > passes * compute:
+            limit = "read"
+        else:
+            limit = "compute"
         return Row(
-            node.name,
-            f"up to {passes} passes",
-            seconds,
-            passes * self.on.images / seconds,
-            limit,
-            self.on.images * 12 / 1e9,
+            node=node.name,
+            work=f"up to {passes} passes",
+            seconds=seconds,
+            rate=passes * self.on.images / seconds,
+            limit=limit,
+            gigabytes=self.on.images * 12 / 1e9,
         )
 
     def label(self, node: Node) -> Row:
-        """Gathers of three rows a triplet from a matrix that each node maps; from storage if it does not fit."""
-        n = self.cfg.label.train + self.cfg.label.valid
-        compute = n * self["width"] / (self["label"] * self.on.cores * self.on.gpus)
-        page = max(4096, self["width"] * 2)
-        fits = self.matrix < 0.5 * self.on.memory  # any one node reads all of it
-        reading = (self.matrix * 1e3 if fits else 3 * n * page / 1e6) / self.on.read
-        seconds = self["start"] + compute + reading
-        limit = "compute" if compute > reading else "read" if fits else "memory"
-        stored = n * self["triplet"] / 1e9
-        cache = self.matrix if node.role == "aligned" else 0
-        return Row(node.name, f"{n:,} triplets", seconds, n / (compute + reading), limit, stored + cache)
+        """Gathers of three rows per triplet from a matrix that each node maps; from storage if it does not fit."""
+        triplets = self.cfg.label.train + self.cfg.label.valid
+        compute = triplets * self["width"] / (self["label"] * self.on.cores * self.on.gpus)
 
-    def distill(self, node: Node) -> Row:
-        """Updates of a fixed batch: more GPUs share it, and each update waits for all of them."""
-        d = self.cfg.distill
-        batch = d.batch_size * (1 if d.batching == "in_batch" else 3)
-        return self.updates(node, d.steps, batch, packed=d.cache_pixels)
+        # Every node reads the whole matrix, or one page for each row of each triplet.
+        fits = self.matrix_gb < USABLE_MEMORY * self.on.memory
+        page_bytes = max(4096, self["width"] * 2)
+        megabytes = self.matrix_gb * 1e3 if fits else 3 * triplets * page_bytes / 1e6
+        reading = megabytes / self.on.read
+        if compute > reading:
+            limit = "compute"
+        else:
+            limit = "read" if fits else "memory"
 
-    def tune(self, node: Node) -> Row:
-        """A network teacher: fine-tuned on the judged images, whose features the forward figure stands for."""
+        cache = self.matrix_gb if node.role == "aligned" else 0
+        return Row(
+            node=node.name,
+            work=f"{triplets:,} triplets",
+            seconds=self["start"] + compute + reading,
+            rate=triplets / (compute + reading),
+            limit=limit,
+            gigabytes=triplets * self["triplet"] / 1e9 + cache,
+        )
+
+    def fine_tuning(self, node: Node) -> Row:
+        """A teacher network is fine-tuned on the annotated images; a training step takes three forward passes."""
         images = self.on.judged * 3
         seconds = self["start"] + images * 3 / self["forward"]
-        return Row(node.name, f"{images:,} images", seconds, self["forward"] / 3, "forward", 2)
+        return Row(node.name, f"{images:,} images", seconds, self["forward"] / 3, "forward", NETWORK_GB)
 
-    def updates(self, node: Node, steps: int, batch: int, packed: bool) -> Row:
-        share = math.ceil(batch / self.on.gpus)
-        rates = self.rates(self["forward"])
-        times = {"step": share / self["step"], "synchronisation": self["sync"] if self.on.gpus > 1 else 0.0}
-        feed = {"read": batch / rates["read"], "decode": batch / rates["decode"]}
-        packing = 0.0
-        if packed and node.role == "student":
-            packing = max(self.on.images / rates["read"], self.on.images / rates["decode"])
-        slow = max(times, key=lambda name: times[name])
-        each = sum(times.values())
-        if not packed and max(feed.values()) > each:
-            slow = max(feed, key=lambda name: feed[name])
-            each = feed[slow]
-        seconds = self["start"] + packing + steps * each
-        if packing > steps * each:
-            slow = "decode" if rates["decode"] < rates["read"] else "read"
-        size = self.cfg.distill.size or 224
-        stored = 0.4 + (self.on.images * 3 * size**2 / 1e9 if packing else 0)
-        return Row(node.name, f"{steps:,} updates of {batch:,}", seconds, batch / each, slow, stored)
+    def distill(self, node: Node) -> Row:
+        """Updates of a fixed batch: more GPUs share it, and each update waits for all of them.
+
+        The student's run caches the pixels of all images first, which the control's run then reuses.
+        """
+        section = self.cfg.distill
+        images_per_example = 1 if section.batching == "in_batch" else 3
+        batch = section.batch_size * images_per_example
+        rates = self.image_rates(self["forward"])
+
+        per_update, limit = self._update(batch)
+        if not section.cache_pixels:
+            feed = {"read": batch / rates["read"], "decode": batch / rates["decode"]}
+            slowest_feed = max(feed, key=lambda name: feed[name])
+            if feed[slowest_feed] > per_update:
+                per_update = feed[slowest_feed]
+                limit = slowest_feed
+
+        caching = 0.0
+        if section.cache_pixels and node.role == "student":
+            caching = max(self.on.images / rates["read"], self.on.images / rates["decode"])
+        if caching > section.steps * per_update:
+            limit = "decode" if rates["decode"] < rates["read"] else "read"
+
+        side = section.size or 224
+        cache_gb = self.on.images * 3 * side**2 / 1e9 if caching else 0
+        return Row(
+            node=node.name,
+            work=f"{section.steps:,} updates of {batch:,}",
+            seconds=self["start"] + caching + section.steps * per_update,
+            rate=batch / per_update,
+            limit=limit,
+            gigabytes=STUDENT_GB + cache_gb,
+        )
+
+    def _update(self, batch: int) -> tuple[Real, str]:
+        """Seconds of one update with all pixels at hand, and its bottleneck."""
+        images_per_gpu = math.ceil(batch / self.on.gpus)
+        step = images_per_gpu / self["step"]
+        synchronisation = self["sync"] if self.on.gpus > 1 else 0.0
+        limit = "step" if step >= synchronisation else "synchronisation"
+        return step + synchronisation, limit
 
 
 def describe(result: Plan) -> list[dict[str, Any]]:
-    """The plan as rows for a table, with a sum."""
+    """The plan as rows of a table, with their sum."""
+    rows = [_table_row(result, row, result.paid(row)) for row in result.rows]
+    total = Row("all", f"{result.on.gpus} GPUs", result.seconds, 0, "", result.gigabytes)
+    return [*rows, _table_row(result, total, result.gpu_hours)]
 
-    def line(
-        name: str, work: str, rate: Real, seconds: Real, paid: Real, gigabytes: Real, limit: str
-    ) -> dict[str, Any]:
-        return {
-            "node": name,
-            "work": work,
-            "rate/s": f"{rate:,.0f}" if rate else "",
-            "hours": f"{seconds / 3600:.2f}",
-            "GPU hours": f"{paid:,.1f}",
-            "GB": f"{gigabytes:,.2f}",
-            "$": f"{paid * result.on.gpu_hour:,.2f}",
-            "held back by": limit,
-        }
 
-    rows = [line(r.node, r.work, r.rate, r.seconds, result.paid(r), r.gigabytes, r.limit) for r in result.rows]
-    return [*rows, line("all", f"{result.on.gpus} GPUs", 0, result.seconds, result.gpu_hours, result.gigabytes, "")]
+def _table_row(result: Plan, row: Row, paid: Real) -> dict[str, Any]:
+    return {
+        "node": row.node,
+        "work": row.work,
+        "rate/s": f"{row.rate:,.0f}" if row.rate else "",
+        "hours": f"{row.seconds / 3600:.2f}",
+        "GPU hours": f"{paid:,.1f}",
+        "GB": f"{row.gigabytes:,.2f}",
+        "$": f"{paid * result.on.gpu_hour:,.2f}",
+        "held back by": row.limit,
+    }
 
 
 def verdict(cfg: Config, result: Plan) -> list[str]:
-    """What limits, what would help, and what the plan rests on, as lines for a person."""
-    slow = result.slowest
-    share = slow.seconds / result.seconds
-    lines = [f"{slow.node} takes {share:.0%} of the time, held back by: {slow.limit}"]
-    for name, better in remedies(cfg, result.on)[:3]:
+    """The bottleneck, what would help, and the figures that the plan rests on, as lines of text."""
+    on = result.on
+    slowest = result.slowest
+    share = slowest.seconds / result.seconds
+    lines = [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
+
+    for name, better in remedies(cfg, on)[:3]:
         saved = 1 - better.seconds / result.seconds
-        if saved > 0.05:
+        if saved > HELPFUL_SAVING:
             change = better.dollars - result.dollars
             lines.append(f"would help: {name} (saves {saved:.0%} of the time, {change:+,.0f} $ with storage)")
+
     lines.append("rests on:")
-    lines += [f"  {f.value:.4g} {f.what} ({f.mark})" for f in result.figures.values()]
-    prices = f"{result.on.gpu_hour:g} $ a GPU hour, {result.on.gb_month:g} $ a GB and month, {result.on.read:g} MB/s"
+    lines += [f"  {figure.value:.4g} {figure.what} ({figure.mark})" for figure in result.figures.values()]
+    prices = f"{on.gpu_hour:g} $ a GPU hour, {on.gb_month:g} $ a GB and month, {on.read:g} MB/s"
     return [*lines, f"  {prices} (assumed unless given with --on.)"]

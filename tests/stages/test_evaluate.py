@@ -3,6 +3,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import save
 from support.transforms import save_transform
 
 from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
@@ -90,14 +92,13 @@ class World:
 
     def label(self, role: str) -> Artifact:
         draft = self.draft("label", role)
-        train: dict[str, object] = {"triplets": 1000, "ties": 0, "entropy": 0.9, "margin": 0.3}
-        train |= {"entropy_histogram": [10] * 40, "margin_histogram": [25] * 40}
+        plain = SubsetStats(1000, 0, 0.9, 0.3, [10] * 40, [25] * 40)
         if role == "aligned":
             uses = {"min": 3, "median": 9.0, "max": 31}
-            train |= {"border": 1.0, "odd_is_the_other": 0.8, "image_uses": uses, "images_used": 17}
+            train = replace(plain, border=1.0, odd_is_the_other=0.8, image_uses=uses, images_used=17)
         else:
-            train["agreement"] = 0.64
-        draft.write_json("stats.json", {"images": 18, "train": train})
+            train = replace(plain, agreement=0.64)
+        LabelArtifact(draft).write_stats(LabelStats(1.0, 2, train, plain, images=18))
         return draft.finish({})
 
     def cluster(self) -> Artifact:
