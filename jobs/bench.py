@@ -31,9 +31,9 @@ from PIL import Image
 from alignet_ray.config import Align, Soften
 from alignet_ray.core import alignment, kmeans, labelling, losses, sampling, triplet_set, triplets, vice
 from alignet_ray.human import triplets as human_triplets
-from alignet_ray.images.cache import Decoder, Pack, Packed
+from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
 from alignet_ray.images.listing import decode
-from alignet_ray.images.transform import View
+from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import preprocessing
 from alignet_ray.screen import table
 
@@ -139,10 +139,10 @@ def pixels(size: Size, folder: Path) -> Iterator[Row]:
         coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
 
-    view = View({"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875})
+    view = PixelTransform({"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875})
     ids = np.arange(count)
     paths = tuple(f"{i}.jpg" for i in range(count))
-    decoder = Decoder(str(folder), ids, paths, view, cores)
+    decoder = DecodedImages(str(folder), ids, paths, view, cores)
     batch = rng.permutation(count)[:128]
     preprocess = preprocessing(view.data)
 
@@ -152,11 +152,11 @@ def pixels(size: Size, folder: Path) -> Iterator[Row]:
     yield Row("decoded on the fly, a plain loop", len(batch), timed(plain), "Pillow, timm's transform, one core")
     yield Row("ours, decoded on the fly", len(batch), timed(lambda: decoder(batch)), f"{cores} threads")
 
-    pack = Pack.begin(folder / "pixels.u8", decoder)
+    pack = CacheWriter.begin(folder / "pixels.u8", decoder)
     yield Row("ours, writing the cache", count, timed(lambda: pack.write(0, count), 1), "once")
     pack.finish()
 
-    packed = Packed(folder / "pixels.u8", ids, view.size)
+    packed = CachedImages(folder / "pixels.u8", ids, view.size)
     yield Row("ours, from the cache", len(batch), timed(lambda: packed(batch), 20), "8-bit rows of a memory map")
 
 

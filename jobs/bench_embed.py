@@ -32,8 +32,8 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode, list_images, read_bytes
-from alignet_ray.images.transfer import see
-from alignet_ray.images.transform import View
+from alignet_ray.images.transfer import prepare
+from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.screen import Screen, table
@@ -70,7 +70,7 @@ class ImageFiles(torch.utils.data.Dataset[torch.Tensor]):
 class ReaderOutput(torch.utils.data.Dataset[int]):
     """What one of our readers does with a file, without sending the result."""
 
-    def __init__(self, files: ImageFiles, view: View, whole: bool) -> None:
+    def __init__(self, files: ImageFiles, view: PixelTransform, whole: bool) -> None:
         self.files = files
         self.view = view
         self.whole = whole
@@ -80,7 +80,7 @@ class ReaderOutput(torch.utils.data.Dataset[int]):
 
     def __getitem__(self, i: int) -> int:
         picture = jpeg.decode(read_bytes(self.files.folder, self.files.paths[i]))
-        return sum(pixels.size for _, pixels in see(picture, [self.view], self.whole))
+        return sum(pixels.size for _, pixels in prepare(picture, [self.view], self.whole))
 
 
 def plain_loop_rate(files: ImageFiles, backbone: Backbone, batch_size: int, workers: int) -> float:
@@ -204,7 +204,7 @@ def other_ways(
     gpu = torch.cuda.is_available()
     backbone = load_backbone(model, size).to("cuda" if gpu else "cpu")
     if settings.get("embed__compute") == "bfloat16":
-        Encoder((backbone,)).narrow()
+        Encoder((backbone,)).to_bfloat16()
     files = ImageFiles(folder, backbone)
     weight = next(backbone.parameters())
     batch_size = embed.GPU_BATCH if gpu else embed.CPU_BATCH
@@ -216,8 +216,12 @@ def other_ways(
         "plain loop, no loading process": lambda: plain_loop_rate(files, backbone, batch_size, 0),
         "bare forward": lambda: forward_rate(backbone, batch, forwarded),
         "bare decode": lambda: loading_rate(files, cores),
-        "our readers alone, resizing": lambda: loading_rate(ReaderOutput(files, backbone.view, False), cores),
-        "our readers alone, for a GPU": lambda: loading_rate(ReaderOutput(files, backbone.view, True), cores),
+        "our readers alone, resizing": lambda: loading_rate(
+            ReaderOutput(files, backbone.pixel_transform, False), cores
+        ),
+        "our readers alone, for a GPU": lambda: loading_rate(
+            ReaderOutput(files, backbone.pixel_transform, True), cores
+        ),
     }
     if gpu:
         compiled = torch.compile(backbone, dynamic=False)

@@ -13,7 +13,7 @@ from support.training import make_batches, make_recipe
 
 from alignet_ray.config import Soften
 from alignet_ray.core import kmeans, labelling, vice
-from alignet_ray.images.transfer import pack, see
+from alignet_ray.images.transfer import pack, prepare
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.student import make_student
@@ -133,10 +133,10 @@ def test_embedding_from_files_and_from_parcels(gpu: None, narrow: bool) -> None:
         backbone = load_backbone("random:test_convnext", 32)
         encoder = Encoder((backbone,), "none", device)
         if narrow:
-            encoder.narrow()
+            encoder.to_bfloat16()
         backbone.to(device)
-        parcel = pack([see(picture, encoder.views, whole=True) for picture in pictures])
-        pixels = parcel.unpack(encoder.views, device)
+        parcel = pack([prepare(picture, encoder.transforms, allow_unresized=True) for picture in pictures])
+        pixels = parcel.unpack(encoder.transforms, device)
         assert pixels[0].device.type == device
         sent = encoder.encode_pixels(pixels, [0, 1, 2, 3], [], batch=3)
         opened = encoder.encode([lambda p=p: p for p in pictures], batch=3)

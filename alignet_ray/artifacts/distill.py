@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
+from alignet_ray.artifacts.student_files import BACKBONE_FILE, HEAD_FILE, MODEL_FILE
 
-BACKBONE = "backbone.safetensors"
-HEAD = "head.safetensors"
-MODEL = "model.json"
 METRICS = "metrics.jsonl"
-STUDENT_FILES = (BACKBONE, MODEL, HEAD)
+STUDENT_FILES = (BACKBONE_FILE, MODEL_FILE, HEAD_FILE)
 """Files of a student's folder; the head may be missing."""
 
 
@@ -25,7 +23,7 @@ class DistillArtifact(ArtifactView):
 
     def description(self) -> dict[str, Any]:
         """model.json: architecture, preprocessing, head, tau and provenance."""
-        found: dict[str, Any] = self.files.read_json(MODEL)
+        found: dict[str, Any] = self.files.read_json(MODEL_FILE)
         return found
 
     def student_files(self) -> list[Path]:

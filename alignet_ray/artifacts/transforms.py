@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import read_bytes
@@ -100,7 +101,7 @@ def locate(name: str, root: str) -> str:
         if (folder / "transform.npz").is_file():
             return str(folder / "transform.npz")
         hint = ""
-        if (folder / "model.json").is_file():
+        if (folder / MODEL_FILE).is_file():
             hint = "; it holds a network: use it as --embed.model"
         raise UserError(f"align.from {name}: no transform.npz in that folder{hint}")
     return name

@@ -1,4 +1,4 @@
-"""Two models that look at the same pictures: the base and the aligned student, which one is odd, and what is near."""
+"""The base and the aligned student on the same images: their odd ones out, and their nearest neighbours."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,19 +16,21 @@ from alignet_ray.models.features import Encoder
 from alignet_ray.models.hub import load, locate
 from alignet_ray.models.student import Student, read_model
 
-NAMES = ("base", "aligned")
+MODELS = ("base", "aligned")
+
 TEMPERATURE = 0.1
-"""What divides cosines to make them choice logits where nothing better is known: about the spread of cosines among
-photographs in pretrained networks."""
+"""Default temperature of cosines as choice logits: about the spread of cosines among photographs in pretrained
+networks."""
 
-TEMPERATURES = np.geomspace(1e-3, 10, 81).tolist()
-"""Where the base's temperature is sought."""
+TEMPERATURES: list[float] = np.geomspace(1e-3, 10, 81).tolist()
+"""Candidates for the base's temperature."""
 
-TRIALS = 5_000  # random triplets by which the base's temperature is set, and among which disputed ones are sought
+TRIALS = 5_000
+"""Random triplets on which the base's temperature is set, and among which disagreements are searched."""
 
 
 class ModelView(NamedTuple):
-    """How one model sees n pictures.
+    """One model's vectors for n images.
 
     Attributes:
         embedding: rows of unit length: dot products are cosines.
@@ -39,129 +41,170 @@ class ModelView(NamedTuple):
     choice: Float[np.ndarray, "n k"]
 
     def take(self, rows: Any) -> "ModelView":
-        """Some of the rows."""
+        """A subset of the rows."""
         return ModelView(self.embedding[rows], self.choice[rows])
 
-    def odd(self, triplets: Int[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:
-        """Probability that the first, second or third picture of each triplet of rows is the odd one."""
-        z = torch.from_numpy(self.choice)[torch.from_numpy(triplets)]
-        return choice_probabilities(pair_similarities(z)).flip(-1).numpy()  # pair (0, 1) leaves 2 out, and so on
+    def odd_probabilities(self, triplets: Int[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3"]:
+        """Probability that the first, second or third image of each triplet of rows is the odd one."""
+        vectors = torch.from_numpy(self.choice)[torch.from_numpy(triplets)]
+        # Choosing the pair (0, 1) makes 2 the odd one, and so on: the order of the pairs is reversed.
+        return choice_probabilities(pair_similarities(vectors)).flip(-1).numpy()
 
-    def nearest(self, one: "ModelView", count: int) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-        """Rows nearest to one picture by cosine, and the cosines; the picture itself (cosine 1) is left out."""
-        cosines = self.embedding @ one.embedding[0]
+    def nearest(self, query: "ModelView", count: int) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+        """Rows nearest to one image by cosine, and the cosines; the image itself (cosine 1) is left out."""
+        cosines = self.embedding @ query.embedding[0]
         order = np.argsort(-cosines)[: count + 1]
         order = order[cosines[order] < 1 - 1e-5][:count]
         return order, cosines[order]
 
 
-Sights = dict[str, ModelView]
+ModelViews = dict[str, ModelView]
+"""Both models' vectors for the same images, by the names in `MODELS`."""
 
 
-class Seen(NamedTuple):
-    """What became of pictures: positions of those that were seen, their sights, and why the others were not."""
+class EncodedImages(NamedTuple):
+    """Both models' vectors for a list of images.
+
+    Attributes:
+        kept: positions of the images that have vectors.
+        views: their vectors.
+        reasons: why the others have none.
+    """
 
     kept: list[int]
-    sights: Sights
+    views: ModelViews
     reasons: list[str]
 
 
-def join(sights: Sequence[Sights]) -> Sights:
-    """Several pictures' sights as one."""
-    return {name: ModelView(*map(np.concatenate, zip(*(s[name] for s in sights), strict=True))) for name in NAMES}
+def concatenate(parts: Sequence[ModelViews]) -> ModelViews:
+    """Vectors of several lists of images as those of one."""
+    views = {}
+    for model in MODELS:
+        embedding = np.concatenate([part[model].embedding for part in parts])
+        choice = np.concatenate([part[model].choice for part in parts])
+        views[model] = ModelView(embedding, choice)
+    return views
 
 
 class ModelComparison:
     """The base and the student behind one call.
 
     Attributes:
-        labels: what to call each of them.
-        temperature: what divides the base's cosines: a base has learned no temperature of its own.
+        base: the network before alignment.
+        student: the network after it.
+        labels: display name of each of them.
+        temperature: of the base's cosines: a base has learned no temperature of its own.
     """
 
     def __init__(self, student: Student, base: Student, labels: dict[str, str]) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = Encoder((base.to(device), student.to(device)), "beside", device)
-        self.base, self.student, self.labels = base, student, labels
+        self.base = base
+        self.student = student
+        self.labels = labels
         self.temperature = TEMPERATURE
 
     @classmethod
-    def open(cls, spec: str, base: str | None = None, tracking_uri: str | None = None) -> "ModelComparison":
+    def open(cls, name: str, base: str | None = None, tracking_uri: str | None = None) -> "ModelComparison":
         """Load a student and its base.
 
         Args:
-            spec: a student, as `hub.load` takes it.
-            base: the network before alignment; None: the one that the student says it started from.
+            name: a student, as `hub.load` takes it.
+            base: the network before alignment. Default: the one that the student started from.
             tracking_uri: MLflow server of a `models:/` name.
 
         Raises:
             UserError: as `hub.load`; or no base is given and none is known.
         """
-        folder = locate(spec, tracking_uri)
-        student, _ = load(folder or spec)
+        folder = locate(name, tracking_uri)
+        student, _ = load(folder or name)
         if base is None:
             if folder is None:
-                raise UserError(f"{spec} is no student's folder: name the network to compare it with, --base NAME")
+                raise UserError(f"{name} is not a student's folder: name the network to compare it with, --base NAME")
             base = str(read_model(folder)["model"])
         try:
-            before = load_backbone(base, student.backbone.size)
+            base_backbone = load_backbone(base, student.backbone.size)
         except UserError as error:
             raise UserError(f"the base cannot be loaded: {error}; name another with --base") from error
-        return cls(student, Student(before, None).eval(), {"base": base, "aligned": spec})
+        return cls(student, Student(base_backbone, None).eval(), {"base": base, "aligned": name})
 
-    def look(self, picture: Image) -> Sights:
-        """Both models' sights of one picture.
+    def encode_image(self, image: Image) -> ModelViews:
+        """Both models' vectors for one image.
 
         Raises:
             ValueError: a model's output is not finite.
         """
-        found = self.see([lambda: picture])
-        if found.reasons:
-            raise ValueError(found.reasons[0])
-        return found.sights
+        encoded = self.encode([lambda: image])
+        if encoded.reasons:
+            raise ValueError(encoded.reasons[0])
+        return encoded.views
 
-    def see(self, pictures: Sequence[Callable[[], Image]], batch: int = 32, readers: int = 1) -> Seen:
-        """Both models' sights of many pictures, opened by `readers` threads."""
-        found = self.encoder.encode(pictures, batch, readers)
-        split = self.base.backbone.width
-        bodies = {"base": found.columns["embedding"][:, :split], "aligned": found.columns["embedding"][:, split:]}
-        units = {name: unit_rows(x) for name, x in bodies.items()}
-        logits = found.columns.get("triplet_logits")
-        choice = units["aligned"] / TEMPERATURE**0.5 if logits is None else logits / self.student.tau**0.5
-        sights = {"base": self._base(units["base"]), "aligned": ModelView(units["aligned"], choice.astype(np.float32))}
-        return Seen(found.kept, sights, [reason for _, reason in found.errors])
+    def encode(self, images: Sequence[Callable[[], Image]], batch: int = 32, readers: int = 1) -> EncodedImages:
+        """Both models' vectors for many images, which `readers` threads open."""
+        encoded = self.encoder.encode(images, batch, readers)
+        embeddings = encoded.columns["embedding"]
+        base_width = self.base.backbone.width
+        base_rows = unit_rows(embeddings[:, :base_width])
+        student_rows = unit_rows(embeddings[:, base_width:])
 
-    def _base(self, unit: Float[np.ndarray, "n d"]) -> ModelView:
-        return ModelView(unit, (unit / self.temperature**0.5).astype(np.float32))
+        triplet_logits = encoded.columns.get("triplet_logits")
+        if triplet_logits is None:
+            choice = student_rows / TEMPERATURE**0.5
+        else:
+            choice = triplet_logits / self.student.tau**0.5
 
-    def settle(self, sights: Sights, seed: int = 0) -> Sights:
-        """Set the base's temperature so that on random triplets it is on average as sure as the student.
+        views = {
+            "base": _view_at(base_rows, self.temperature),
+            "aligned": ModelView(student_rows, choice.astype(np.float32)),
+        }
+        return EncodedImages(encoded.kept, views, [reason for _, reason in encoded.errors])
 
-        Then a difference between the two is one of opinion, not of scale. Returns the sights at that temperature.
+    def match_confidence(self, views: ModelViews, seed: int = 0) -> ModelViews:
+        """Set the base's temperature so that it is on average as sure as the student on random triplets.
+
+        Then a difference between the two is one of opinion, not of scale. Returns the vectors at that temperature.
         """
-        triplets = random_triplets(len(sights["base"].embedding), TRIALS, seed)
-        wanted = sights["aligned"].odd(triplets).max(1).mean()
-        unit = sights["base"].embedding
-        misses = []
-        for self.temperature in TEMPERATURES:
-            misses.append(abs(self._base(unit).odd(triplets).max(1).mean() - wanted))
-        self.temperature = TEMPERATURES[int(np.argmin(misses))]
-        return sights | {"base": self._base(unit)}
+        base_rows = views["base"].embedding
+        triplets = random_triplets(len(base_rows), TRIALS, seed)
+        student_confidence = _mean_confidence(views["aligned"], triplets)
+
+        def gap(temperature: float) -> float:
+            return abs(_mean_confidence(_view_at(base_rows, temperature), triplets) - student_confidence)
+
+        self.temperature = min(TEMPERATURES, key=gap)
+        return views | {"base": _view_at(base_rows, self.temperature)}
 
 
-def random_triplets(n: int, count: int, seed: int) -> Int[np.ndarray, "t 3"]:
-    """Random triplets of different rows; repeats are possible."""
-    drawn = np.random.default_rng(seed).integers(0, n, (count, 3))
-    different = (drawn[:, 0] != drawn[:, 1]) & (drawn[:, 0] != drawn[:, 2]) & (drawn[:, 1] != drawn[:, 2])
-    return np.asarray(drawn[different])
+def _view_at(unit_rows: Float[np.ndarray, "n d"], temperature: float) -> ModelView:
+    """A model without a head: its cosines, divided by a temperature, are its choice logits."""
+    return ModelView(unit_rows, (unit_rows / temperature**0.5).astype(np.float32))
 
 
-def disputed(sights: Sights, seed: int, keep: int = 50) -> Int[np.ndarray, "t 3"]:
-    """Random triplets on which the two disagree: the `keep` where the less decided of them is most decided."""
-    triplets = random_triplets(len(sights["base"].embedding), TRIALS, seed)
-    odd = [sights[name].odd(triplets) for name in NAMES]
-    picks, rows = [p.argmax(1) for p in odd], np.arange(len(triplets))
-    leads = [p[rows, own] - p[rows, other] for p, own, other in zip(odd, picks, picks[::-1], strict=True)]
-    decided = np.where(picks[0] != picks[1], np.minimum(*leads), -1.0)
-    best = np.argsort(-decided)[:keep]
-    return np.asarray(triplets[best[decided[best] >= 0]])
+def _mean_confidence(view: ModelView, triplets: Int[np.ndarray, "t 3"]) -> float:
+    return float(view.odd_probabilities(triplets).max(axis=1).mean())
+
+
+def random_triplets(images: int, count: int, seed: int) -> Int[np.ndarray, "t 3"]:
+    """At most `count` random triplets of different rows; repeats are possible."""
+    triplets = np.random.default_rng(seed).integers(0, images, (count, 3))
+    first, second, third = triplets.T
+    is_distinct = (first != second) & (first != third) & (second != third)
+    return np.asarray(triplets[is_distinct])
+
+
+def disputed_triplets(views: ModelViews, seed: int, keep: int = 50) -> Int[np.ndarray, "t 3"]:
+    """Random triplets on which the two models disagree: the `keep` where the less decided of them is most decided."""
+    triplets = random_triplets(len(views["base"].embedding), TRIALS, seed)
+    rows = np.arange(len(triplets))
+    base_odds = views["base"].odd_probabilities(triplets)
+    aligned_odds = views["aligned"].odd_probabilities(triplets)
+    base_picks = base_odds.argmax(axis=1)
+    aligned_picks = aligned_odds.argmax(axis=1)
+
+    # How much more likely each model finds its own pick than the other model's.
+    base_lead = base_odds[rows, base_picks] - base_odds[rows, aligned_picks]
+    aligned_lead = aligned_odds[rows, aligned_picks] - aligned_odds[rows, base_picks]
+    decidedness = np.where(base_picks != aligned_picks, np.minimum(base_lead, aligned_lead), -1.0)
+
+    best = np.argsort(-decidedness)[:keep]
+    return np.asarray(triplets[best[decidedness[best] >= 0]])

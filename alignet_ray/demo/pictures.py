@@ -1,4 +1,4 @@
-"""Pictures that the page shows: those of a folder, seen beforehand, and the last ones that were dropped on it."""
+"""The images that the page shows: those of a folder, encoded at the start, and the latest uploads."""
 
 import hashlib
 import io
@@ -11,132 +11,150 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from alignet_ray.demo.compare import ModelComparison, Sights, disputed, join, random_triplets
+from alignet_ray.demo.compare import ModelComparison, ModelViews, concatenate, disputed_triplets, random_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import decode, list_images, read_bytes
 from alignet_ray.screen import Screen
 
-KEPT = 300  # dropped pictures that are remembered; each takes some 50 kB
-CHUNK = 64  # pictures between two lines of progress
-SIDE = 480  # longer side of a preview in pixels
+MAX_UPLOADS = 300
+"""Uploads that are remembered; each takes about 50 kB."""
+
+CHUNK = 64
+"""Images between two updates of the progress line."""
+
+PREVIEW_SIDE = 480
+"""Longer side of a preview in pixels."""
 
 
-class Picture(NamedTuple):
-    """A picture that was dropped: a preview (JPEG) and how both models see it."""
+class Upload(NamedTuple):
+    """An uploaded image: a preview (JPEG) and both models' vectors."""
 
     preview: bytes
-    sights: Sights
+    views: ModelViews
 
 
-class PictureFolder(NamedTuple):
-    """A folder's pictures: path and label of every row, and how both models see them."""
+class ImageFolder(NamedTuple):
+    """A folder's images: path and label of every row, and both models' vectors."""
 
     uri: str
     paths: list[str]
     labels: list[str]
-    sights: Sights
+    views: ModelViews
 
 
 class Pictures:
-    """Pictures by name: `f12` is row 12 of the folder, `u` and a hash a dropped one.
+    """Images by name: `f12` is row 12 of the folder, `u` and a hash an upload.
 
     Attributes:
-        folder: the pictures to compare with; None if there are none.
+        comparison: both models.
+        folder: the images to compare with; None if there are none.
     """
 
-    def __init__(self, judges: ModelComparison, folder: PictureFolder | None) -> None:
-        self.judges, self.folder = judges, folder
-        self.dropped: OrderedDict[str, Picture] = OrderedDict()
-        self.lock = Lock()  # one picture at a time: a large one takes half a gigabyte
+    def __init__(self, comparison: ModelComparison, folder: ImageFolder | None) -> None:
+        self.comparison = comparison
+        self.folder = folder
+        self.uploads: OrderedDict[str, Upload] = OrderedDict()
+        self.lock = Lock()  # one image at a time: a large one takes half a gigabyte
 
     def add(self, data: bytes) -> str:
-        """Take a dropped picture; its name.
+        """Take an uploaded image and return its name.
 
         Raises:
-            ValueError: with the reason why the bytes are no usable picture.
+            ValueError: with the reason why the bytes are not a usable image.
         """
         name = "u" + hashlib.sha256(data).hexdigest()[:16]
         with self.lock:
-            if name not in self.dropped:
+            if name not in self.uploads:
                 image = decode(data)
-                self.dropped[name] = Picture(preview(image), self.judges.look(image))
-            self.dropped.move_to_end(name)
-            while len(self.dropped) > KEPT:
-                self.dropped.popitem(last=False)
+                self.uploads[name] = Upload(preview(image), self.comparison.encode_image(image))
+            self.uploads.move_to_end(name)
+            while len(self.uploads) > MAX_UPLOADS:
+                self.uploads.popitem(last=False)
         return name
 
-    def sights(self, name: str) -> Sights:
-        """How both models see a picture.
+    def views(self, name: str) -> ModelViews:
+        """Both models' vectors for an image.
 
         Raises:
-            KeyError: there is no such picture, or it is forgotten.
+            KeyError: there is no such image, or it is forgotten.
         """
         if name.startswith("u"):
-            return self.dropped[name].sights
-        folder, row = self._row(name)
-        return {model: sight.take(slice(row, row + 1)) for model, sight in folder.sights.items()}
+            return self.uploads[name].views
+        folder, row = self._folder_row(name)
+        return {model: view.take(slice(row, row + 1)) for model, view in folder.views.items()}
 
     def jpeg(self, name: str) -> bytes:
-        """A preview of a picture.
+        """A preview of an image.
 
         Raises:
-            KeyError: as `sights`.
+            KeyError: as `views`.
             ValueError, OSError: the folder's file is gone or has changed.
         """
         if name.startswith("u"):
-            return self.dropped[name].preview
-        folder, row = self._row(name)
+            return self.uploads[name].preview
+        folder, row = self._folder_row(name)
         return preview(decode(read_bytes(folder.uri, folder.paths[row])))
 
     def triplet(self, kind: str, seed: int) -> list[str]:
-        """Names of three of the folder's pictures: `random` ones, or `disputed` ones; none if there are none.
+        """Names of three of the folder's images: `random` or `disputed` ones; empty if there are none.
 
         Raises:
             KeyError: no folder was given.
         """
         if self.folder is None:
             raise KeyError("folder")
-        n = len(self.folder.paths)
-        found = disputed(self.folder.sights, seed) if kind == "disputed" else random_triplets(n, 100, seed)
-        return [f"f{row}" for row in found[seed % len(found)]] if len(found) else []
+        if kind == "disputed":
+            triplets = disputed_triplets(self.folder.views, seed)
+        else:
+            triplets = random_triplets(len(self.folder.paths), 100, seed)
 
-    def _row(self, name: str) -> tuple[PictureFolder, int]:
-        rows = name.removeprefix("f")
-        if self.folder is None or not rows.isdecimal() or int(rows) >= len(self.folder.paths):
+        if not len(triplets):
+            return []
+        return [f"f{row}" for row in triplets[seed % len(triplets)]]
+
+    def _folder_row(self, name: str) -> tuple[ImageFolder, int]:
+        row = name.removeprefix("f")
+        if self.folder is None or not row.isdecimal() or int(row) >= len(self.folder.paths):
             raise KeyError(name)
-        return self.folder, int(rows)
+        return self.folder, int(row)
 
 
 def preview(image: Image.Image) -> bytes:
-    """A JPEG whose longer side is at most SIDE pixels."""
-    image.thumbnail((SIDE, SIDE))
+    """A JPEG whose longer side is at most PREVIEW_SIDE pixels."""
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def see_folder(judges: ModelComparison, uri: str, most: int, screen: Screen) -> PictureFolder:
-    """Look at a folder's pictures (at most `most`, evenly spread over the listing), and set the base's temperature.
+def encode_folder(comparison: ModelComparison, uri: str, max_images: int, screen: Screen) -> ImageFolder:
+    """Encode a folder's images (at most `max_images`, evenly spread over the listing) and set the base's temperature.
 
     Raises:
-        UserError: fewer than three usable pictures.
+        UserError: fewer than three usable images.
     """
-    listed = list_images(uri)
-    rows = np.unique(np.linspace(0, len(listed) - 1, min(most, len(listed))).astype(int))
-    paths, labels = ([listed[name][int(r)].as_py() for r in rows] for name in ("path", "label"))
+    listing = list_images(uri)
+    count = min(max_images, len(listing))
+    rows = np.unique(np.linspace(0, len(listing) - 1, count).astype(int))
+    selected = listing.take(rows)
+    paths = selected["path"].to_pylist()
+    labels = selected["label"].to_pylist()
+
     kept: list[int] = []
-    seen: list[Sights] = []
+    parts: list[ModelViews] = []
     with screen.progress(len(paths), "pictures") as progress:
         for start in range(0, len(paths), CHUNK):
             jobs = [partial(_open, uri, path) for path in paths[start : start + CHUNK]]
-            found = judges.see(jobs, readers=os.cpu_count() or 1)
-            kept += [start + position for position in found.kept]
-            seen.append(found.sights)
+            encoded = comparison.encode(jobs, readers=os.cpu_count() or 1)
+            kept += [start + position for position in encoded.kept]
+            parts.append(encoded.views)
             progress.add(len(jobs))
+
     if len(kept) < 3:
         raise UserError(f"{uri} holds {len(kept)} usable pictures: three or more are needed")
     screen.line(f"{len(kept)} pictures of {uri}, {len(paths) - len(kept)} could not be used")
-    return PictureFolder(uri, [paths[k] for k in kept], [labels[k] for k in kept], judges.settle(join(seen)))
+    views = comparison.match_confidence(concatenate(parts))
+    return ImageFolder(uri, [paths[row] for row in kept], [labels[row] for row in kept], views)
 
 
 def _open(uri: str, path: str) -> Image.Image:

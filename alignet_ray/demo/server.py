@@ -1,4 +1,4 @@
-"""`alignet-ray demo`: the page and what it asks for, by HTTP on 127.0.0.1 alone."""
+"""Web server of the demo: the page and its requests, over HTTP on 127.0.0.1 only."""
 
 import logging
 import secrets
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignet_ray.demo.compare import NAMES, ModelComparison, join
-from alignet_ray.demo.pictures import Pictures, see_folder
+from alignet_ray.demo.compare import MODELS, ModelComparison, ModelView, concatenate
+from alignet_ray.demo.pictures import ImageFolder, Pictures, encode_folder
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 
@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 HOST = "127.0.0.1"
-LARGEST = 64 * 2**20  # bytes of a dropped file
-NEAR = 6  # neighbours that are shown
-POLICY = (
+MAX_UPLOAD = 64 * 2**20
+"""Largest upload in bytes."""
+
+NEIGHBOURS = 6
+"""Nearest images that are shown for each image."""
+
+CONTENT_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
-GONE = "this picture is no longer remembered: drop it again"
+"""The page may load nothing but its own images and scripts."""
+
+FORGOTTEN = "this picture is no longer remembered: drop it again"
 
 
 def serve(
@@ -48,13 +54,16 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise UserError("the page needs its extra: pip install 'alignet-ray[demo]'") from error
+
+    # The port first: loading models takes a while, and a port that is taken should be told at once.
     listener = _listen(port)
     screen = Screen()
-    judges = ModelComparison.open(model, base, tracking_uri)
-    folder = see_folder(judges, images, most, screen) if images else None
+    comparison = ModelComparison.open(model, base, tracking_uri)
+    folder = encode_folder(comparison, images, most, screen) if images else None
+
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(uvicorn.Config(application(Pictures(judges, folder)), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
@@ -75,11 +84,15 @@ def _listen(port: int) -> socket.socket:
 def application(pictures: Pictures) -> "Starlette":
     """The web application.
 
-    GET / is the page; GET /about says what it shows; POST /pictures takes a picture's bytes and gives its name;
-    GET /pictures/NAME is a preview; GET /triplet?kind=random|disputed gives three names;
-    GET /verdict?a=NAME&b=NAME&c=NAME judges three. A mistake is answered as {"error": text}. Foreign pages cannot use
-    it: browsers keep answers from them, send this content type for them only if allowed, and other hosts' names are
-    refused.
+        GET  /                               the page
+        GET  /about                          names of the models and of the folder
+        POST /pictures                       upload of an image's bytes; the answer is its name
+        GET  /pictures/NAME                  a preview
+        GET  /triplet?kind=random|disputed   three names
+        GET  /verdict?a=NAME&b=NAME&c=NAME   both models' odd one out of three images
+
+    An error is answered as {"error": text}. Pages of other sites cannot use it: browsers do not let them read the
+    answers or send this content type unasked, and requests to another host name are refused.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
@@ -100,7 +113,7 @@ def application(pictures: Pictures) -> "Starlette":
 
 
 class _Page:
-    """The answers; whatever takes time runs in a thread."""
+    """Handlers of the requests; slow work runs in a thread."""
 
     def __init__(self, pictures: Pictures) -> None:
         self.pictures = pictures
@@ -109,16 +122,18 @@ class _Page:
         from starlette.responses import HTMLResponse
 
         text = files("alignet_ray.demo").joinpath("page.html").read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+        return HTMLResponse(
+            text, headers={"Content-Security-Policy": CONTENT_POLICY, "X-Content-Type-Options": "nosniff"}
+        )
 
     def about(self, request: "Request") -> "Response":
         folder = self.pictures.folder
-        judges = self.pictures.judges
+        comparison = self.pictures.comparison
         return _json(
             {
-                "labels": judges.labels,
-                "size": judges.student.backbone.size,
-                "temperature": judges.temperature,
+                "labels": comparison.labels,
+                "size": comparison.student.backbone.size,
+                "temperature": comparison.temperature,
                 "folder": folder and folder.uri,
                 "pictures": len(folder.paths) if folder else 0,
             }
@@ -128,16 +143,20 @@ class _Page:
         from starlette.concurrency import run_in_threadpool
 
         if request.headers.get("content-type") != "application/octet-stream":
-            return _mistake("send the picture's bytes as application/octet-stream", 415)
+            return _error("send the picture's bytes as application/octet-stream", 415)
+
+        # The declared length cannot be trusted, so the bytes are counted as they arrive.
         data = bytearray()
         async for part in request.stream():
             data += part
-            if len(data) > LARGEST:
-                return _mistake(f"larger than {LARGEST >> 20} MB", 413)
+            if len(data) > MAX_UPLOAD:
+                return _error(f"larger than {MAX_UPLOAD >> 20} MB", 413)
+
         try:
-            return _json({"name": await run_in_threadpool(self.pictures.add, bytes(data))})
+            name = await run_in_threadpool(self.pictures.add, bytes(data))
         except ValueError as error:
-            return _mistake(str(error), 422)
+            return _error(str(error), 422)
+        return _json({"name": name})
 
     def preview(self, request: "Request") -> "Response":
         from starlette.responses import Response
@@ -145,50 +164,54 @@ class _Page:
         try:
             data = self.pictures.jpeg(request.path_params["name"])
         except KeyError:
-            return _mistake(GONE, 404)
+            return _error(FORGOTTEN, 404)
         except (ValueError, OSError) as error:
-            return _mistake(str(error), 404)
+            return _error(str(error), 404)
         return Response(data, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
     def triplet(self, request: "Request") -> "Response":
+        kind = request.query_params.get("kind", "random")
         try:
-            names = self.pictures.triplet(request.query_params.get("kind", "random"), secrets.randbelow(2**31))
+            names = self.pictures.triplet(kind, secrets.randbelow(2**31))
         except KeyError:
-            return _mistake("there is no folder: start the demo with --images DIR", 404)
-        return _json({"names": names}) if names else _mistake("the two agree on every triplet that was tried", 404)
+            return _error("there is no folder: start the demo with --images DIR", 404)
+        if not names:
+            return _error("the two models agree on every triplet that was drawn", 404)
+        return _json({"names": names})
 
     def verdict(self, request: "Request") -> "Response":
         names = [request.query_params.get(slot, "") for slot in "abc"]
         try:
             return _json(verdict(self.pictures, names))
         except KeyError:
-            return _mistake(GONE, 404)
+            return _error(FORGOTTEN, 404)
 
 
 def verdict(pictures: Pictures, names: list[str]) -> dict[str, Any]:
-    """What both models say about three pictures: odd-one-out probabilities, cosines of the pairs, and neighbours.
+    """Both models' odd-one-out probabilities of three images, and the nearest images of the folder to each.
 
     Raises:
-        KeyError: one of the pictures is not known.
+        KeyError: one of the images is not known.
     """
-    three = [pictures.sights(name) for name in names]
-    together = join(three)
+    three = [pictures.views(name) for name in names]
+    together = concatenate(three)
     answer: dict[str, Any] = {}
-    for name in NAMES:
-        sight = together[name]
-        near = [_near(pictures, name, i, one[name]) for i, one in enumerate(three)] if pictures.folder else []
-        answer[name] = {"odd": sight.odd(np.array([[0, 1, 2]]))[0].tolist(), "neighbours": near}
+    for model in MODELS:
+        neighbours = []
+        if pictures.folder is not None:
+            neighbours = [_neighbours(pictures.folder, model, views[model]) for views in three]
+        odd = together[model].odd_probabilities(np.array([[0, 1, 2]]))[0]
+        answer[model] = {"odd": odd.tolist(), "neighbours": neighbours}
     return answer
 
 
-def _near(pictures: Pictures, model: str, position: int, one: Any) -> list[dict[str, Any]]:
-    folder = pictures.folder
-    assert folder is not None
-    rows, cosines = folder.sights[model].nearest(one, NEAR)
-    return [
-        {"name": f"f{row}", "label": folder.labels[row], "cosine": round(float(cosine), 3)}
-        for row, cosine in zip(rows.tolist(), cosines, strict=True)
-    ]
+def _neighbours(folder: ImageFolder, model: str, query: ModelView) -> list[dict[str, Any]]:
+    """The folder's images nearest to an image for one model, as the page shows them."""
+    rows, cosines = folder.views[model].nearest(query, NEIGHBOURS)
+    neighbours = []
+    for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
+        neighbours.append({"name": f"f{row}", "label": folder.labels[row], "cosine": round(cosine, 3)})
+    return neighbours
 
 
 def _json(value: Any) -> "Response":
@@ -197,7 +220,7 @@ def _json(value: Any) -> "Response":
     return JSONResponse(value)
 
 
-def _mistake(text: str, status: int) -> "Response":
+def _error(text: str, status: int) -> "Response":
     from starlette.responses import JSONResponse
 
     return JSONResponse({"error": text}, status)

@@ -1,7 +1,7 @@
-"""Images as a network sees them but for the normalisation: uint8, decoded each time or packed once into one file.
+"""uint8 training images: decoded on the fly or memory-mapped.
 
-A training run reads the same images at random over and over. Packed rows are memory-mapped, so all processes of a
-machine share them, and reading one costs no more than copying it.
+A training run reads the same images at random over and over. Rows of the cache file are memory-mapped, so all processes
+of a machine share them, and reading one costs no more than copying it.
 """
 
 import os
@@ -18,50 +18,51 @@ from torch import Tensor
 
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
-from alignet_ray.images.transform import View
+from alignet_ray.images.transform import PixelTransform
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Reads, decodes and resizes images whenever they are asked for.
+class DecodedImages:
+    """Images that are read, decoded and resized whenever they are asked for.
 
     Attributes:
         uri: folder of the images.
         ids: image ids, ascending.
         paths: path of each.
-        view: the network's resizing and cropping.
+        transform: the network's resizing and cropping.
         threads: images decoded at once.
     """
 
     uri: str
     ids: Int[np.ndarray, " n"]
     paths: tuple[str, ...]
-    view: View
+    transform: PixelTransform
     threads: int = 1
-
-    def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Pixels of images, channels last in memory."""
-        return as_images(self.rows(positions(self.ids, ids)))
-
-    def rows(self, at: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b s s 3"]:
-        """Pixels of the images at these positions in `ids`."""
-        if self.threads == 1:
-            return np.stack([self._one(int(i)) for i in at])
-        with ThreadPoolExecutor(self.threads) as pool:
-            return np.stack(list(pool.map(self._one, map(int, at))))
-
-    def _one(self, at: int) -> np.ndarray:
-        return self.view(jpeg.decode(read_bytes(self.uri, self.paths[at]))).permute(1, 2, 0).numpy()
 
     @property
     def size(self) -> int:
         """Side in pixels."""
-        return self.view.size
+        return self.transform.size
+
+    def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Pixels of images, channels last in memory."""
+        return channels_first(self.rows(positions_of(self.ids, ids)))
+
+    def rows(self, positions: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b s s 3"]:
+        """Pixels of the images at these positions in `ids`."""
+        if self.threads == 1:
+            return np.stack([self._decode_row(int(position)) for position in positions])
+        with ThreadPoolExecutor(self.threads) as pool:
+            return np.stack(list(pool.map(self._decode_row, positions.tolist())))
+
+    def _decode_row(self, position: int) -> UInt8[np.ndarray, "s s 3"]:
+        image = jpeg.decode(read_bytes(self.uri, self.paths[position]))
+        return self.transform(image).permute(1, 2, 0).numpy()
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Images packed into a file: rows of (size, size, 3) uint8.
+class CachedImages:
+    """Images in a memory-mapped file: rows of (size, size, 3) uint8.
 
     Attributes:
         path: the file.
@@ -75,71 +76,73 @@ class Packed:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """The map, opened once in each process."""
+        """The memory map, opened once in each process."""
         return np.memmap(self.path, np.uint8, "r", shape=(len(self.ids), self.size, self.size, 3))
 
     def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Pixels of images, channels last in memory."""
-        return as_images(np.ascontiguousarray(self.pixels[positions(self.ids, ids)]))
+        return channels_first(np.ascontiguousarray(self.pixels[positions_of(self.ids, ids)]))
 
     def __getstate__(self) -> dict[str, object]:
-        """Without the map: it does not travel."""
+        """Without the map: every process opens its own."""
         return {"path": self.path, "ids": self.ids, "size": self.size}
 
 
 @dataclass(frozen=True)
-class Pack:
-    """A file being packed by several processes; it gets its name when it is whole.
+class CacheWriter:
+    """A cache file that several processes fill; it gets its name once it is complete.
 
     Attributes:
         target: final path.
-        decoder: where rows come from.
-        temporary: where they are written.
+        images: where rows come from.
+        temporary: path under which they are written.
     """
 
     target: Path
-    decoder: Decoder
+    images: DecodedImages
     temporary: Path
 
     @classmethod
-    def begin(cls, target: Path, decoder: Decoder) -> "Pack":
-        """Reserve the space, and remove what an interrupted run left.
+    def begin(cls, target: Path, images: DecodedImages) -> "CacheWriter":
+        """Reserve the space, and remove the leftovers of an interrupted run.
 
         Raises:
             OSError: the disk is too small.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f".{target.name}.*"):
-            left.unlink(missing_ok=True)
+        for leftover in target.parent.glob(f".{target.name}.*"):
+            leftover.unlink(missing_ok=True)
+
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
             with temporary.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, len(decoder.ids) * decoder.size**2 * 3)
+                os.posix_fallocate(file.fileno(), 0, len(images.ids) * images.size**2 * 3)
         except OSError:
             temporary.unlink()
             raise
-        return cls(target, decoder, temporary)
+        return cls(target, images, temporary)
 
     def write(self, start: int, stop: int) -> int:
-        """Fill rows start..stop; returns how many."""
-        shape = (len(self.decoder.ids), self.decoder.size, self.decoder.size, 3)
+        """Fill rows start..stop, and return their number."""
+        shape = (len(self.images.ids), self.images.size, self.images.size, 3)
         rows = np.memmap(self.temporary, np.uint8, "r+", shape=shape)
-        rows[start:stop] = self.decoder.rows(np.arange(start, stop))
+        rows[start:stop] = self.images.rows(np.arange(start, stop))
         rows.flush()
         return stop - start
 
     def finish(self) -> None:
-        """All rows are there: the file gets its name."""
+        """Give the complete file its name."""
         os.replace(self.temporary, self.target)
 
 
-def positions(known: Int[np.ndarray, " n"], ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
+def positions_of(known_ids: Int[np.ndarray, " n"], ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
     """Positions of ids among known ones (ascending)."""
-    at = np.searchsorted(known, ids)
-    assert np.array_equal(known[np.minimum(at, len(known) - 1)], ids), "an image that training may not see"
-    return at
+    positions = np.searchsorted(known_ids, ids)
+    nearest = known_ids[np.minimum(positions, len(known_ids) - 1)]
+    assert np.array_equal(nearest, ids), "an image that training may not see"
+    return positions
 
 
-def as_images(rows: UInt8[np.ndarray, "b s s 3"]) -> UInt8[Tensor, "b 3 s s"]:
-    """A view with the axes in the order that networks want."""
+def channels_first(rows: UInt8[np.ndarray, "b s s 3"]) -> UInt8[Tensor, "b 3 s s"]:
+    """The same memory with the axes in the order that networks want."""
     return torch.from_numpy(rows).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Images of a source: the list with stable ids, the bytes of one of them, and careful decoding."""
+"""Lists the images of a source with stable ids, reads one of them, and decodes it carefully."""
 
 import hashlib
 import io
@@ -17,53 +17,64 @@ MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""
 
 MAX_ASPECT = 100
-"""Thinner images would explode when the short side is enlarged to the network's size."""
+"""Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
 
-CHUNK = 65_536  # rows per record batch while listing
+BATCH_ROWS = 65_536
+"""Rows of a record batch while listing."""
 
 SPLITS = ("train", "val", "valid", "validation", "test")
-"""Top folders that are no classes: the class folder is the one below."""
+"""Top folders that are splits and not classes: the class folder is the one below."""
 
 
 def list_images(uri: str) -> pa.Table:
     """Every image under a root, as an IMAGES table; `image_id` is the row number.
 
     Images are files in folders, members of tar shards or rows of Parquet files. The order is that of the relative POSIX
-    paths as UTF-8 bytes. `label` is what the shard says, or a list of validation classes (`sources.CLASS_LISTS`), or
-    the class folder ("" for files at the root). Rows are streamed: memory is that of the table.
+    paths as UTF-8 bytes. `label` is the class that the shard gives, or a list of validation classes
+    (`storage.CLASS_LISTS`), or the class folder ("" for files at the root). Rows are streamed: memory is that of the
+    table.
 
     Raises:
         UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
     """
-    batches, first = [], 0
-    flat = {name: label for text in storage.class_lists(uri) for name, label in storage.class_list(text).items()}
-    for rows in _chunks(_members(uri)):
+    listed_classes: dict[str, str] = {}
+    for text in storage.class_lists(uri):
+        listed_classes |= storage.class_list(text)
+
+    batches: list[pa.RecordBatch] = []
+    first_id = 0
+    for members in _batched(_members(uri)):
         columns = {
-            "image_id": np.arange(first, first + len(rows)),
-            "path": [row.path for row in rows],
-            "label": [row.label or _label(row.path, flat) for row in rows],
-            "bytes": [row.size for row in rows],
+            "image_id": np.arange(first_id, first_id + len(members)),
+            "path": [member.path for member in members],
+            "label": [member.label or _label(member.path, listed_classes) for member in members],
+            "bytes": [member.size for member in members],
         }
         batches.append(pa.RecordBatch.from_pydict(columns, schema=IMAGES))
-        first += len(rows)
+        first_id += len(members)
+
     if not batches:
-        raise _nothing(uri)
+        raise _no_images(uri)
     return pa.Table.from_batches(batches, schema=IMAGES)
 
 
 def fingerprint(uri: str) -> dict[str, Any]:
-    """What a root holds (or the one file that it is): number of files, bytes, hash over paths, sizes and times.
+    """What a root (or a single file) holds: number of files, bytes, hash over paths, sizes and times.
 
     Raises:
         UserError: nothing there.
     """
-    total, count, weight = hashlib.sha256(), 0, 0
+    sha256 = hashlib.sha256()
+    file_count = 0
+    total_size = 0
     for path, size, modified in storage.files(uri):
-        total.update(f"{path}\0{size}\0{modified}\n".encode())
-        count, weight = count + 1, weight + size
-    if not count:
-        raise _nothing(uri)
-    return {"files": count, "bytes": weight, "sha256": total.hexdigest()[:16]}
+        sha256.update(f"{path}\0{size}\0{modified}\n".encode())
+        file_count += 1
+        total_size += size
+
+    if not file_count:
+        raise _no_images(uri)
+    return {"files": file_count, "bytes": total_size, "sha256": sha256.hexdigest()[:16]}
 
 
 def read_bytes(uri: str, path: str) -> bytes:
@@ -75,16 +86,16 @@ def read_bytes(uri: str, path: str) -> bytes:
     return storage.read(uri, path)
 
 
-def decode(data: bytes, least: int | None = None) -> Image.Image:
-    """Any image file's bytes -> an upright RGB picture, as a person would see it.
-
-    Args:
-        data: the file.
-        least: decode a JPEG at the smallest of 1, 1/2, 1/4, 1/8 of its size whose sides have at least so many pixels:
-            quicker, and not quite what resizing the whole picture gives. Left out: at its own size.
+def decode(data: bytes, min_side: int | None = None) -> Image.Image:
+    """Decode any image file into an upright RGB image, as a person would see it.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8, CMYK and palettes are
     converted, an animation gives its first frame.
+
+    Args:
+        data: content of the file.
+        min_side: decode a JPEG at the smallest of 1, 1/2, 1/4, 1/8 of its size whose sides keep this many pixels:
+            faster, and not quite what resizing the full image gives. None: at its own size.
 
     Raises:
         ValueError: with the reason why it can't be used.
@@ -93,20 +104,36 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
         raise ValueError("empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            refuse(image)
-            if least:
-                image.draft(None, (least, least))
+            check_header(image)
+            if min_side:
+                image.draft(None, (min_side, min_side))
             image.load()
-            return _rgb(_upright(image))
+            return _to_rgb(_upright(image))
     except ValueError:
         raise
     except Image.DecompressionBombError as error:
         raise ValueError("too many pixels (decompression bomb)") from error
     except UnidentifiedImageError as error:
-        raise ValueError(_unknown(data)) from error
-    except Exception as error:  # decoders fail on hostile bytes in every way there is
+        raise ValueError(_why_unknown(data)) from error
+    except Exception as error:  # hostile bytes make decoders raise errors of any type
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError("truncated" if "truncated" in text else f"broken: {text[:100]}") from error
+        reason = "truncated" if "truncated" in text else f"broken: {text[:100]}"
+        raise ValueError(reason) from error
+
+
+def check_header(image: Image.Image) -> None:
+    """Refuse an image by its header alone, before its pixels cost time and memory.
+
+    Raises:
+        ValueError: too large, too thin, or floating-point.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"too many pixels ({width} x {height})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"too thin ({width} x {height})")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
 
 
 def _members(uri: str) -> Iterator[storage.Member]:
@@ -117,59 +144,58 @@ def _members(uri: str) -> Iterator[storage.Member]:
             yield storage.Member(path, "", size)
 
 
-def _label(path: str, flat: dict[str, str]) -> str:
+def _label(path: str, listed_classes: dict[str, str]) -> str:
     *folders, name = path.split("/")
-    if flat and name.rsplit(".", 1)[0] in flat:
-        return flat[name.rsplit(".", 1)[0]]
+    stem = name.rsplit(".", 1)[0]
+    if stem in listed_classes:
+        return listed_classes[stem]
     if len(folders) > 1 and folders[0].lower() in SPLITS:
         return folders[1]
     return folders[0] if folders else ""
 
 
-def _nothing(uri: str) -> UserError:
-    names = ", ".join(storage.IMAGES)
-    return UserError(f"no images under {uri}: expected files like CLASS/NAME.jpg ({names}), or .tar or .parquet shards")
+def _no_images(uri: str) -> UserError:
+    suffixes = ", ".join(storage.IMAGES)
+    return UserError(
+        f"no images under {uri}: expected files like CLASS/NAME.jpg ({suffixes}), or .tar or .parquet shards"
+    )
 
 
-def _chunks(members: Iterator[storage.Member]) -> Iterator[list[storage.Member]]:
-    rows: list[storage.Member] = []
+def _batched(members: Iterator[storage.Member]) -> Iterator[list[storage.Member]]:
+    batch: list[storage.Member] = []
     for member in members:
-        rows.append(member)
-        if len(rows) == CHUNK:
-            yield rows
-            rows = []
-    if rows:
-        yield rows
-
-
-def refuse(image: Image.Image) -> None:
-    """Raise ValueError for a picture that costs more than it can be worth, by its header alone."""
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"too many pixels ({width} x {height})")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(f"too thin ({width} x {height})")
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range")
+        batch.append(member)
+        if len(batch) == BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF: the picture itself is sound
+    except Exception:  # broken EXIF: the image itself is sound
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits in 16 or 32; Pillow's own conversion would clip at 255
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # 16-bit grey comes in modes of 16 or 32 bits; Pillow's own conversion would clip it at 255.
+    if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(values, 0, 65_535) // 257 if values.max() > 255 else values).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        if values.max() > 255:
+            values = np.clip(values, 0, 65_535) // 257
+        image = Image.fromarray(values.astype(np.uint8))
+
+    bands = image.getbands()
+    if "A" in bands or "a" in bands or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _unknown(data: bytes) -> str:
+def _why_unknown(data: bytes) -> str:
     start = data[:512].lstrip().lower()
-    return "text or HTML, not an image" if start.startswith((b"<", b"{")) else "not an image"
+    if start.startswith((b"<", b"{")):
+        return "text or HTML, not an image"
+    return "not an image"

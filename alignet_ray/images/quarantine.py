@@ -1,4 +1,4 @@
-"""Images that cannot be used: listed with their reasons, tolerated up to a share."""
+"""Unusable images: listed with their reasons, and tolerated up to a share."""
 
 from collections import Counter
 from typing import Any
@@ -10,7 +10,7 @@ from alignet_ray.errors import UserError
 
 
 class Quarantine:
-    """Collects unusable images of a set and stops the run as soon as there are too many.
+    """Collects the unusable images of a set and stops the run as soon as there are too many.
 
     Args:
         total: images in the set.
@@ -18,7 +18,8 @@ class Quarantine:
     """
 
     def __init__(self, total: int, max_bad: float) -> None:
-        self.total, self.max_bad = total, max_bad
+        self.total = total
+        self.max_bad = max_bad
         self.errors: list[dict[str, Any]] = []
 
     def add(self, errors: list[dict[str, Any]]) -> None:
@@ -29,18 +30,18 @@ class Quarantine:
         """
         self.errors += errors
         if len(self.errors) > self.max_bad * self.total:
-            common = Counter(error["reason"] for error in self.errors).most_common(5)
-            reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in common)
+            counts = Counter(error["reason"] for error in self.errors).most_common(5)
+            reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in counts)
             raise UserError(
                 f"{len(self.errors)} of {self.total} images cannot be used, --embed.max-bad allows {self.max_bad:.2%}: "
-                f"{reasons}. Mend or remove them, or allow more"
+                f"{reasons}. Repair or remove them, or allow more"
             )
 
     def table(self) -> pa.Table:
         """The ERRORS table, by image_id.
 
         Raises:
-            UserError: no image can be used, however many are tolerated.
+            UserError: no image can be used, whatever share is tolerated.
         """
         if len(self.errors) == self.total:
             raise UserError(f"none of the {self.total} images can be used: {self.errors[0]['reason']}")

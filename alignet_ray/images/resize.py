@@ -1,6 +1,6 @@
-"""Pillow's resizing as two matrix products, bit for bit, for a stack of pictures of one size, on any device.
+"""Pillow's resizing as two matrix products, equal bit for bit, for a stack of images of one size on any device.
 
-Pillow's filters are linear: every row of the result is a weighted mean of the picture's rows, every column one of its
+Pillow's filters are linear: every row of the result is a weighted mean of the image's rows, every column one of its
 columns. As matrices they run on a GPU as fast as it multiplies. Pillow sums 8-bit pixels times weights of 22 binary
 digits as integers and rounds to 8 bits after each pass. float32 holds 24 digits, so the weights are cut into halves of
 11, whose sums are exact.
@@ -15,78 +15,98 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 ROWS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
-"""Whether Pillow resizes rows first where they lose more than twice as much as columns (before 13 it never did)."""
+"""Whether Pillow resizes rows first where they shrink more than twice as much as columns (before 13 it never did)."""
 
-DIGITS, HALF = 22, 11
-"""Binary digits of Pillow's weights for 8-bit pixels, and of their lower half."""
+WEIGHT_BITS = 22
+"""Binary digits of Pillow's weights for 8-bit pixels."""
+
+HALF_BITS = 11
+"""Binary digits of the lower half of a weight."""
 
 
 class Axis(NamedTuple):
-    """What becomes of a picture's rows or columns.
+    """Resizing and cropping of an image's rows or columns.
 
     Attributes:
-        length: how many there are.
-        resized: how many the whole picture is resized to.
-        first, kept: which of these stay, from the first on.
-        cubic: by the bicubic filter (a = -1/2), not the bilinear one.
+        length: rows or columns of the image.
+        resized: rows or columns of the image after resizing.
+        first: the first of them that the crop keeps.
+        kept: how many it keeps.
+        is_bicubic: whether the filter is bicubic (a = -1/2) and not bilinear.
     """
 
     length: int
     resized: int
     first: int
     kept: int
-    cubic: bool
+    is_bicubic: bool
 
 
 @lru_cache(maxsize=512)
-def weights(axis: Axis, device: str = "cpu") -> Float[Tensor, "kept_twice length"]:
-    """Share of every row (or column) of a picture in those of the result, times 2^22, as Pillow rounds it.
+def filter_weights(axis: Axis, device: str = "cpu") -> Float[Tensor, "kept_twice length"]:
+    """Weights of an image's rows (or columns) in those of the result, times 2^22, rounded to integers as Pillow does.
 
-    Integers, cut in two: 2^11 times the first `kept` rows and once the others.
+    Cut in two halves: the upper halves of the `kept` rows first (to be multiplied by 2^11), then the lower ones.
     """
     scale = axis.length / axis.resized
-    stretch = max(scale, 1.0)  # enlarging needs no wider filter
-    reach = (2 if axis.cubic else 1) * stretch
-    centre = ((torch.arange(axis.first, axis.first + axis.kept, dtype=torch.float64) + 0.5) * scale)[:, None]
-    x = torch.arange(axis.length, dtype=torch.float64)
-    near = (x >= (centre - reach + 0.5).floor()) & (x < (centre + reach + 0.5).floor())
-    t = ((x - centre + 0.5) * (1 / stretch)).abs()
-    shares = torch.where(near, _cubic(t) if axis.cubic else (1 - t).clamp(min=0), 0)
-    shares = shares / shares.sum(1, keepdim=True) * 2**DIGITS
-    whole = shares.sign() * (shares.abs() + 0.5).floor()
-    upper = (whole / 2**HALF).round()
-    return torch.cat([upper, whole - upper * 2**HALF]).float().to(device)
+    filter_scale = max(scale, 1.0)  # enlarging needs no wider filter
+    support = (2 if axis.is_bicubic else 1) * filter_scale
+
+    kept = torch.arange(axis.first, axis.first + axis.kept, dtype=torch.float64)
+    centre = ((kept + 0.5) * scale)[:, None]
+    source = torch.arange(axis.length, dtype=torch.float64)
+    is_inside = (source >= (centre - support + 0.5).floor()) & (source < (centre + support + 0.5).floor())
+    distance = ((source - centre + 0.5) * (1 / filter_scale)).abs()
+
+    response = _bicubic(distance) if axis.is_bicubic else (1 - distance).clamp(min=0)
+    weights = torch.where(is_inside, response, 0)
+    weights = weights / weights.sum(1, keepdim=True) * 2**WEIGHT_BITS
+
+    # Round half away from zero, as Pillow's C code does; torch.round would round half to even.
+    integers = weights.sign() * (weights.abs() + 0.5).floor()
+    upper = (integers / 2**HALF_BITS).round()
+    lower = integers - upper * 2**HALF_BITS
+    return torch.cat([upper, lower]).float().to(device)
 
 
 def resize(pixels: UInt8[Tensor, "b h w 3"], rows: Axis, columns: Axis) -> UInt8[Tensor, "b 3 y x"]:
-    """Pictures resized and cropped, on the device on which they lie.
+    """Resize and crop images, on the device on which they lie.
 
     Args:
-        pixels: decoded pictures of one size.
-        rows, columns: of the pictures, and of the result.
+        pixels: decoded images of one size.
+        rows: how their rows become those of the result.
+        columns: how their columns do.
     """
-    x = pixels.permute(0, 3, 1, 2)
-    lost = rows.length - rows.resized
-    if ROWS_FIRST and lost > max(0, 2 * (columns.length - columns.resized)):
-        return _columns(_rows(x, rows), columns)
-    return _rows(_columns(x, columns), rows)
+    images = pixels.permute(0, 3, 1, 2)
+    rows_lost = rows.length - rows.resized
+    columns_lost = columns.length - columns.resized
+
+    # Each pass rounds to 8 bits, so the order has to be Pillow's.
+    if ROWS_FIRST and rows_lost > max(0, 2 * columns_lost):
+        return _resize_columns(_resize_rows(images, rows), columns)
+    return _resize_rows(_resize_columns(images, columns), rows)
 
 
-def _rows(x: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tensor, "b 3 y w"]:
-    return _merge(*(weights(axis, str(x.device)) @ x.float()).int().chunk(2, -2))
+def _resize_rows(images: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tensor, "b 3 y w"]:
+    weights = filter_weights(axis, str(images.device))
+    upper, lower = (weights @ images.float()).int().chunk(2, -2)
+    return _join_halves(upper, lower)
 
 
-def _columns(x: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tensor, "b 3 h x"]:
-    return _merge(*(x.float() @ weights(axis, str(x.device)).T).int().chunk(2, -1))
+def _resize_columns(images: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tensor, "b 3 h x"]:
+    weights = filter_weights(axis, str(images.device))
+    upper, lower = (images.float() @ weights.T).int().chunk(2, -1)
+    return _join_halves(upper, lower)
 
 
-def _merge(upper: Int[Tensor, "..."], lower: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    total: Tensor = (upper << HALF) + lower + 2 ** (DIGITS - 1)
-    return (total >> DIGITS).clamp_(0, 255).to(torch.uint8)
+def _join_halves(upper: Int[Tensor, "..."], lower: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    total: Tensor = (upper << HALF_BITS) + lower + 2 ** (WEIGHT_BITS - 1)
+    return (total >> WEIGHT_BITS).clamp_(0, 255).to(torch.uint8)
 
 
-def _cubic(t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def _bicubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Keys' cubic convolution kernel with a = -1/2."""
     a = -0.5
-    inner = ((a + 2) * t - (a + 3)) * t * t + 1
-    outer = (((t - 5) * t + 8) * t - 4) * a
-    return torch.where(t < 1, inner, torch.where(t < 2, outer, 0))
+    inner = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    outer = (((distance - 5) * distance + 8) * distance - 4) * a
+    return torch.where(distance < 1, inner, torch.where(distance < 2, outer, 0))

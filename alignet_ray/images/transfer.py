@@ -1,6 +1,6 @@
-"""Pixels on their way from the process that opens images to the one that computes, which may resize them on its GPU.
+"""Packs decoded images for transfer to GPU actors, which may resize them there.
 
-One flat array, picture after picture, those of one size together: whoever unpacks it takes each size as one stack.
+One flat array, image after image, those of one size together: whoever unpacks it takes each size as one stack.
 """
 
 from collections.abc import Sequence
@@ -12,87 +12,135 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from alignet_ray.images.resize import Axis, resize
-from alignet_ray.images.transform import Picture, View
+from alignet_ray.images.transform import DecodedImage, PixelTransform
 
-TIMES = 6
-"""Pictures of more than so many times the networks' pixels travel resized: sending them takes longer than resizing."""
+MAX_PIXEL_RATIO = 6
+"""Images of more than this many times the networks' pixels are resized first: sending them would take longer."""
 
-STACK = 32
-"""Pictures that are resized at once."""
+STACK_SIZE = 32
+"""Images that are resized at once."""
 
-WHOLE = -1
-"""In place of a view's number: pictures as they were decoded, for all views."""
+UNRESIZED = -1
+"""Stands in place of a transform's number: images as they were decoded, for all transforms."""
+
+PreparedImage = list[tuple[int, UInt8[np.ndarray, "..."]]]
+"""An image ready to be packed: (`UNRESIZED`, (h, w, 3)) alone, or (number, (3, s, s)) for every transform."""
 
 
-class Parcel(NamedTuple):
-    """Pixels of `total` images.
+class ImageGroup(NamedTuple):
+    """Images of one size within a pack. As JSON it is a plain list.
 
     Attributes:
-        pixels: those of every group, one after the other: (g, h, w, 3) as decoded, (g, 3, s, s) as a view sees them.
-        groups: (number of the view or `WHOLE`, h, w, positions of the images).
-        total: images.
+        transform: number of the transform that made them, or `UNRESIZED`.
+        height: pixels.
+        width: pixels.
+        positions: positions of the images.
+    """
+
+    transform: int
+    height: int
+    width: int
+    positions: list[int]
+
+
+class PackedImages(NamedTuple):
+    """Pixels of images in one flat array.
+
+    Attributes:
+        pixels: those of every group, one after the other: (g, h, w, 3) as decoded, (g, 3, s, s) after a transform.
+        groups: what lies in the array, in this order.
+        image_count: number of images.
     """
 
     pixels: UInt8[np.ndarray, " n"]
-    groups: list[tuple[int, int, int, list[int]]]
-    total: int
+    groups: list[ImageGroup]
+    image_count: int
 
-    def unpack(self, views: Sequence[View], device: str) -> list[UInt8[Tensor, "total 3 _ _"]]:
-        """What each view sees of the images, on the device, where those that were sent whole are resized.
+    def unpack(self, transforms: Sequence[PixelTransform], device: str) -> list[UInt8[Tensor, "image_count 3 _ _"]]:
+        """The images as each transform gives them, on the device, where those that were sent unresized are resized.
 
         Args:
-            views: those with which the images were packed.
+            transforms: those with which the images were prepared.
             device: "cpu" or "cuda".
         """
         flat = torch.from_numpy(self.pixels)
         if device == "cuda":
             flat = flat.pin_memory().to(device, non_blocking=True)
-        seen = [torch.empty((self.total, 3, v.size, v.size), dtype=torch.uint8, device=device) for v in views]
+
+        outputs = []
+        for transform in transforms:
+            shape = (self.image_count, 3, transform.size, transform.size)
+            outputs.append(torch.empty(shape, dtype=torch.uint8, device=device))
+
         start = 0
-        for number, h, w, images in self.groups:
-            block = flat[start : start + len(images) * 3 * h * w]
-            start += len(block)
-            where = torch.tensor(images, device=device)
-            if number != WHOLE:
-                seen[number][where] = block.view(-1, 3, h, w)
-                continue
-            for k in range(0, len(images), STACK):
-                stack = block.view(-1, h, w, 3)[k : k + STACK]
-                for view, out in zip(views, seen, strict=True):
-                    out[where[k : k + STACK]] = resize(stack, *_axes(view, h, w))
-        return seen
+        for group in map(ImageGroup._make, self.groups):  # lists, where the groups came as JSON
+            stop = start + len(group.positions) * 3 * group.height * group.width
+            positions = torch.tensor(group.positions, device=device)
+            if group.transform == UNRESIZED:
+                images = flat[start:stop].view(-1, group.height, group.width, 3)
+                _resize_group(images, positions, transforms, outputs)
+            else:
+                images = flat[start:stop].view(-1, 3, group.height, group.width)
+                outputs[group.transform][positions] = images
+            start = stop
+        return outputs
 
 
-Seen = list[tuple[int, UInt8[np.ndarray, "..."]]]
-"""What an image travels as: the decoded picture (h, w, 3) alone, or (3, s, s) for every view."""
+def prepare(image: DecodedImage, transforms: Sequence[PixelTransform], allow_unresized: bool) -> PreparedImage:
+    """Bring an image into the form in which it will be sent.
+
+    That is as decoded, if this is allowed, the image is small enough, and `resize` can do what every transform does;
+    otherwise as every transform gives it.
+    """
+    if allow_unresized and _can_travel_unresized(image, transforms):
+        pixels = image.permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
+        return [(UNRESIZED, pixels)]
+    return [(number, transform(image).numpy()) for number, transform in enumerate(transforms)]
 
 
-def see(picture: Picture, views: Sequence[View], whole: bool) -> Seen:
-    """An image as it will travel: as decoded, if that is allowed (`whole`), small enough, and `resize` can make every
-    view of it; else as every view sees it."""
-    if whole:
-        h, w = picture.shape[1:] if isinstance(picture, Tensor) else picture.size[::-1]
-        most = TIMES * max(view.size for view in views) ** 2
-        if h * w <= most and all(view.axes(h, w) for view in views):
-            decoded = picture.permute(1, 2, 0).numpy() if isinstance(picture, Tensor) else np.asarray(picture)
-            return [(WHOLE, decoded)]
-    return [(number, view(picture).numpy()) for number, view in enumerate(views)]
+def pack(images: Sequence[PreparedImage]) -> PackedImages:
+    """Put images together, grouped by transform and size."""
+    members: dict[tuple[int, int, int], list[tuple[int, np.ndarray]]] = {}
+    for position, prepared in enumerate(images):
+        for transform, pixels in prepared:
+            height, width = pixels.shape[:2] if transform == UNRESIZED else pixels.shape[1:]
+            members.setdefault((transform, height, width), []).append((position, pixels))
+
+    groups: list[ImageGroup] = []
+    parts: list[np.ndarray] = [np.empty(0, np.uint8)]
+    for (transform, height, width), group in sorted(members.items()):
+        groups.append(ImageGroup(transform, height, width, [position for position, _ in group]))
+        parts += [pixels.reshape(-1) for _, pixels in group]
+    return PackedImages(np.concatenate(parts), groups, len(images))
 
 
-def pack(images: Sequence[Seen]) -> Parcel:
-    """Put images together."""
-    places: dict[tuple[int, int, int], list[tuple[int, np.ndarray]]] = {}
-    for position, seen in enumerate(images):
-        for number, x in seen:
-            h, w = x.shape[:2] if number == WHOLE else x.shape[1:]
-            places.setdefault((number, h, w), []).append((position, x))
-    ordered = sorted(places.items())
-    groups = [(*key, [position for position, _ in found]) for key, found in ordered]
-    flat = [x.reshape(-1) for _, found in ordered for _, x in found]
-    return Parcel(np.concatenate(flat) if flat else np.empty(0, np.uint8), groups, len(images))
+def _can_travel_unresized(image: DecodedImage, transforms: Sequence[PixelTransform]) -> bool:
+    if isinstance(image, Tensor):
+        height, width = image.shape[1:]
+    else:
+        width, height = image.size
+
+    max_pixels = MAX_PIXEL_RATIO * max(transform.size for transform in transforms) ** 2
+    if height * width > max_pixels:
+        return False
+    return all(transform.resize_axes(height, width) is not None for transform in transforms)
 
 
-def _axes(view: View, h: int, w: int) -> tuple[Axis, Axis]:
-    axes = view.axes(h, w)
-    assert axes is not None, "sent whole only where every view can be had from that"
+def _resize_group(
+    images: UInt8[Tensor, "g h w 3"],
+    positions: Tensor,
+    transforms: Sequence[PixelTransform],
+    outputs: Sequence[UInt8[Tensor, "image_count 3 _ _"]],
+) -> None:
+    height, width = images.shape[1:3]
+    for transform, output in zip(transforms, outputs, strict=True):
+        rows, columns = _known_axes(transform, height, width)
+        for start in range(0, len(images), STACK_SIZE):
+            stack = images[start : start + STACK_SIZE]
+            output[positions[start : start + STACK_SIZE]] = resize(stack, rows, columns)
+
+
+def _known_axes(transform: PixelTransform, height: int, width: int) -> tuple[Axis, Axis]:
+    axes = transform.resize_axes(height, width)
+    assert axes is not None, "`prepare` sends images unresized only where every transform has its axes"
     return axes

@@ -1,14 +1,14 @@
-"""How a network sees an image: its pixels after resizing and cropping. What is left, normalising, the device does.
+"""Resize and crop; normalisation runs on the device.
 
 Pixels stay 8-bit until then, a quarter of what floats take in memory and between processes. timm's own transform makes
-its floats from the same pixels by the same two operations: not a digit is lost.
+its floats from the same pixels by the same two operations, so the result is equal bit for bit.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
 import torch
@@ -20,91 +20,124 @@ from alignet_ray.images.resize import Axis
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
-Picture = PIL.Image.Image | UInt8[Tensor, "3 h w"]
-"""A decoded RGB image: Pillow's, or the pixels themselves from a quicker decoder."""
+DecodedImage = PIL.Image.Image | UInt8[Tensor, "3 h w"]
+"""A decoded RGB image: Pillow's, or the pixels themselves from a faster decoder."""
+
+
+class ResizeRule(NamedTuple):
+    """How a transform resizes before its centre crop.
+
+    Attributes:
+        size: side that the shorter side is resized to, or (height, width) of the result.
+        is_bicubic: whether the filter is bicubic and not bilinear.
+    """
+
+    size: int | tuple[int, int]
+    is_bicubic: bool
 
 
 @dataclass(frozen=True)
-class View:
-    """A network's evaluation transform, in two halves.
+class PixelTransform:
+    """A network's evaluation transform in two halves: resizing and cropping of 8-bit pixels, then normalisation.
 
     Attributes:
-        data: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
-        fast: resize pixels that are no Pillow image by torchvision's 8-bit kernels, which round less finely.
+        data_config: timm's data config (input_size, mean, std, interpolation, crop_pct, crop_mode).
+        fast: resize decoded pixels (tensors) by torchvision's 8-bit kernels, which round less finely than Pillow.
     """
 
-    data: dict[str, Any]
+    data_config: dict[str, Any]
     fast: bool = False
 
     @property
     def size(self) -> int:
         """Side of the square input in pixels."""
-        return int(self.data["input_size"][-1])
+        return int(self.data_config["input_size"][-1])
 
     @property
-    def least(self) -> int:
-        """The shortest side, in pixels, that an image need have so as not to be enlarged."""
-        return math.floor(self.size / float(self.data.get("crop_pct") or 1))
+    def min_image_side(self) -> int:
+        """The shortest side in pixels that an image can have without being enlarged."""
+        return math.floor(self.size / float(self.data_config.get("crop_pct") or 1))
 
-    def __call__(self, picture: Picture) -> UInt8[Tensor, "3 s s"]:
+    def __call__(self, image: DecodedImage) -> UInt8[Tensor, "3 s s"]:
         """Resize and crop, as timm does."""
-        if isinstance(picture, Tensor):
+        if isinstance(image, Tensor):
             if self.fast:
-                return self._quick(picture)
-            picture = PIL.Image.fromarray(picture.permute(1, 2, 0).numpy())
-        pixels: Tensor = self._transform(picture)
+                return self._fast_transform(image)
+            image = PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
+        pixels: Tensor = self._timm_transform(image)
         return pixels
 
-    def axes(self, height: int, width: int) -> tuple[Axis, Axis] | None:
-        """What the transform does to the rows and columns of a picture, for `resample.resize`.
+    def resize_axes(self, height: int, width: int) -> tuple[Axis, Axis] | None:
+        """The transform of an image's rows and of its columns, for `resize.resize`.
 
-        None where that can't say it: another filter than bilinear or bicubic, or a border.
+        None where two axes cannot express it: another filter than bilinear or bicubic, or a border.
         """
-        if self._plain is None:
+        rule = self._resize_rule
+        if rule is None:
             return None
-        size, cubic = self._plain
-        if isinstance(size, int):  # the shorter side's
-            long = int(size * max(height, width) / min(height, width))
-            size = (long, size) if height > width else (size, long)
-        if min(size) < self.size:
+
+        if isinstance(rule.size, tuple):
+            resized_height, resized_width = rule.size
+        else:
+            longer_side = int(rule.size * max(height, width) / min(height, width))
+            resized_height = longer_side if height > width else rule.size
+            resized_width = rule.size if height > width else longer_side
+        if min(resized_height, resized_width) < self.size:
             return None
-        rows, columns = (
-            Axis(length, whole, round((whole - self.size) / 2), self.size, cubic)
-            for length, whole in zip((height, width), size, strict=True)
-        )
+
+        rows = self._cropped_axis(height, resized_height, rule.is_bicubic)
+        columns = self._cropped_axis(width, resized_width, rule.is_bicubic)
         return rows, columns
 
-    def normal(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
-        """What the network takes: pixels divided by 255, less the mean, divided by the standard deviation."""
-        mean, std = (torch.tensor(self.data[key], device=pixels.device).view(3, 1, 1) for key in ("mean", "std"))
-        return pixels.float().div_(255).sub_(mean).div_(std)
+    def _cropped_axis(self, length: int, resized: int, is_bicubic: bool) -> Axis:
+        return Axis(length, resized, round((resized - self.size) / 2), self.size, is_bicubic)
+
+    def normalize(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
+        """Pixels as the network takes them: divided by 255, less the mean, divided by the standard deviation."""
+        mean, std = channel_statistics(self.data_config, pixels.device)
+        return standardize(pixels.float().div_(255), mean, std)
 
     @cached_property
-    def _transform(self) -> "Compose":
+    def _timm_transform(self) -> "Compose":
         from timm.data.transforms_factory import create_transform
 
-        return create_transform(**self.data, is_training=False, use_prefetcher=True)
+        return create_transform(**self.data_config, is_training=False, use_prefetcher=True)
 
     @cached_property
-    def _plain(self) -> tuple[int | tuple[int, int], bool] | None:
-        """Size that pictures are resized to and whether by the bicubic filter, where bilinear is the other one."""
+    def _resize_rule(self) -> ResizeRule | None:
+        """None where the transform is not a plain bilinear or bicubic resize and a centre crop."""
         from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-        first, crop, *_ = self._transform.transforms
+        resize, crop, *_ = self._timm_transform.transforms
         filters = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
-        if not isinstance(first, Resize) or not isinstance(crop, CenterCrop) or first.interpolation not in filters:
+        if not isinstance(resize, Resize) or not isinstance(crop, CenterCrop) or resize.interpolation not in filters:
             return None
-        size = first.size if isinstance(first.size, int) else tuple(first.size)
-        return size, first.interpolation == InterpolationMode.BICUBIC
+        size = resize.size if isinstance(resize.size, int) else tuple(resize.size)
+        return ResizeRule(size, resize.interpolation == InterpolationMode.BICUBIC)
 
     @cached_property
-    def _quick(self) -> Callable[[Tensor], Tensor]:
+    def _fast_transform(self) -> Callable[[Tensor], Tensor]:
         from torchvision.transforms import v2
 
-        if self._plain is None:
-            return lambda pixels: self._transform(v2.functional.to_pil_image(pixels))
-        first, *others = self._transform.transforms
-        quick: Callable[[Tensor], Tensor] = v2.Compose(
-            [v2.Resize(first.size, first.interpolation, antialias=True), *others]
-        )
-        return quick
+        if self._resize_rule is None:
+            return lambda pixels: self._timm_transform(v2.functional.to_pil_image(pixels))
+        resize, *others = self._timm_transform.transforms
+        fast_resize = v2.Resize(resize.size, resize.interpolation, antialias=True)
+        transform: Callable[[Tensor], Tensor] = v2.Compose([fast_resize, *others])
+        return transform
+
+
+def channel_statistics(
+    data_config: dict[str, Any], device: torch.device | str
+) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """Mean and standard deviation of the channels, as fractions of 255."""
+    mean = torch.tensor(data_config["mean"], device=device).view(3, 1, 1)
+    std = torch.tensor(data_config["std"], device=device).view(3, 1, 1)
+    return mean, std
+
+
+def standardize(
+    images: Float[Tensor, "b 3 s s"], mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]
+) -> Float[Tensor, "b 3 s s"]:
+    """Subtract the mean and divide by the standard deviation of every channel, in place."""
+    return images.sub_(mean).div_(std)

@@ -1,4 +1,4 @@
-"""Frozen feature extraction: one or several networks behind one call, from files to columns of numbers."""
+"""Frozen feature extraction: one or several networks behind one call, from image files to columns of numbers."""
 
 import sys
 from collections import deque
@@ -14,22 +14,22 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from alignet_ray.errors import UserError
-from alignet_ray.images.transform import Picture, View
+from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, load_backbone
 from alignet_ray.models.kernel_head import KernelHead
 from alignet_ray.models.model_spec import HeadUse
 from alignet_ray.models.student import Student, load_student
 
-Look = TypeVar("Look")
-
-Opened = list[Tensor] | str
-"""An image's pixels (uint8) as every member sees them, or the reason why there are none."""
+Result = TypeVar("Result")
 
 NOT_FINITE = "the model's output is not finite"
 
+FLOAT32_MODULES = (nn.modules.batchnorm._BatchNorm, KernelHead)
+"""Modules whose tensors stay float32 in a bfloat16 network: their statistics and stored keys need the digits."""
+
 
 class Encoded(NamedTuple):
-    """What became of a list of images.
+    """Features of a list of images, and why some have none.
 
     Attributes:
         kept: positions of the images that have features.
@@ -44,16 +44,16 @@ class Encoded(NamedTuple):
 
 @dataclass
 class Encoder:
-    """Networks that see the same images; their embeddings are concatenated.
+    """Networks that encode the same images; their embeddings are concatenated.
 
     Attributes:
         members: frozen backbones or students.
         head: see `HeadUse`; students only.
         device: where they lie.
-        fast: see `View`.
-        bfloat16: see `narrow`.
-        most: images that one pass takes; halved whenever the GPU's memory is too small for that many.
-        fixed: images that every pass takes once the networks are compiled, filled up where there are fewer.
+        fast: see `PixelTransform`.
+        bfloat16: see `to_bfloat16`.
+        max_batch: images that one pass takes; halved whenever the GPU's memory is too small for that many.
+        compiled_batch: images that every pass takes once the networks are compiled, filled up where there are fewer.
     """
 
     members: tuple[Backbone | Student, ...]
@@ -61,13 +61,13 @@ class Encoder:
     device: str = "cpu"
     fast: bool = False
     bfloat16: bool = False
-    most: int = sys.maxsize
-    fixed: int = 0
+    max_batch: int = sys.maxsize
+    compiled_batch: int = 0
 
     @classmethod
     def load(
         cls,
-        specs: Sequence[str],
+        names: Sequence[str],
         size: int | None = None,
         head: HeadUse = "none",
         layer: str = "pre_logits",
@@ -79,38 +79,48 @@ class Encoder:
             UserError: as `load_backbone` and `load_student`.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        members = [load_backbone(s, size, layer=layer) if head == "none" else load_student(s) for s in specs]
-        return cls(tuple(member.to(device) for member in members), head, device, fast)
+        members: list[Backbone | Student] = []
+        for name in names:
+            member = load_backbone(name, size, layer=layer) if head == "none" else load_student(name)
+            members.append(member.to(device))
+        return cls(tuple(members), head, device, fast)
 
-    def narrow(self) -> None:
-        """Make the networks' weights bfloat16, but for BatchNorm's statistics and what a teacher knows of people."""
+    def to_bfloat16(self) -> None:
+        """Make the networks' weights bfloat16, except for the tensors of `FLOAT32_MODULES`."""
         self.bfloat16 = True
         for member in self.members:
-            for module in member.modules():
-                if not isinstance(module, nn.modules.batchnorm._BatchNorm | KernelHead):
-                    for tensors in (module._parameters, module._buffers):
-                        for value in tensors.values():
-                            if value is not None and value.is_floating_point():
-                                value.data = value.data.bfloat16()
+            exempt = [module for module in member.modules() if isinstance(module, FLOAT32_MODULES)]
+            originals = [module.state_dict() for module in exempt]
+            member.bfloat16()
+            for module, tensors in zip(exempt, originals, strict=True):
+                module.float()
+                module.load_state_dict(tensors)
 
     def compile(self, batch: int, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compile the networks for passes of `batch` images; the next pass takes the time (a minute or so)."""
-        self.fixed = batch
+        self.compiled_batch = batch
         self._outputs = torch.compile(self._outputs, dynamic=False, backend=backend)  # type: ignore[method-assign]
 
     @property
     def widths(self) -> dict[str, int]:
         """Width of every column."""
-        bodies = sum(self._body(member).width for member in self.members)
-        heads = sum(m.head.out_features for m in self.members if isinstance(m, Student) and m.head is not None)
+        backbone_width = sum(_backbone_of(member).width for member in self.members)
+        head_width = 0
+        for member in self.members:
+            if isinstance(member, Student) and member.head is not None:
+                head_width += member.head.out_features
+
         if self.head == "instead":
-            return {"embedding": heads}
-        return {"embedding": bodies} | ({"triplet_logits": heads} if self.head == "beside" and heads else {})
+            return {"embedding": head_width}
+        widths = {"embedding": backbone_width}
+        if self.head == "beside" and head_width:
+            widths["triplet_logits"] = head_width
+        return widths
 
     @cached_property
-    def views(self) -> list[View]:
-        """How every member sees an image."""
-        return [replace(self._body(member).view, fast=self.fast) for member in self.members]
+    def transforms(self) -> list[PixelTransform]:
+        """Every member's resizing and cropping."""
+        return [replace(_backbone_of(member).pixel_transform, fast=self.fast) for member in self.members]
 
     def forward(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
         """Columns of a batch, from every member's pixels, in as many passes as the GPU's memory makes necessary.
@@ -118,41 +128,52 @@ class Encoder:
         Raises:
             UserError: not even one image fits.
         """
-        passes, start, count = [], 0, len(pixels[0])
+        passes: list[dict[str, np.ndarray]] = []
+        count = len(pixels[0])
+        start = 0
         while start < count:
-            some = [x[start : start + self.most] for x in pixels]
+            part = [images[start : start + self.max_batch] for images in pixels]
+            part_size = len(part[0])
             try:
-                passes.append(self._pass(some))
-                start += len(some[0])
+                passes.append(self._forward_once(part))
+                start += part_size
             except torch.OutOfMemoryError as error:
-                if len(some[0]) == 1:
+                if part_size == 1:
                     raise UserError(
                         "one image does not fit into the GPU's memory: use a smaller --embed.size"
                     ) from error
-                self.most = len(some[0]) // 2
+                self.max_batch = part_size // 2
             if start < count and self.device == "cuda":
-                torch.cuda.empty_cache()  # what the failed pass held in pieces
+                torch.cuda.empty_cache()  # the fragments of the failed pass
         return {name: np.concatenate([columns[name] for columns in passes]) for name in passes[0]}
 
-    @torch.no_grad()  # inference mode would make tensors of two kinds, and the compiler a network for each
-    def _pass(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
-        count, full = len(pixels[0]), min(self.fixed, self.most)
-        if count < full:  # a compiled network knows one size of batch
-            pixels = [torch.cat([x, x[:1].expand(full - count, *x.shape[1:])]) for x in pixels]
+    @torch.no_grad()  # under inference mode tensors would be of two kinds, and the compiler would build a network each
+    def _forward_once(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
+        # A compiled network knows one batch size: repeat the first image to fill the batch up.
+        count = len(pixels[0])
+        padding = min(self.compiled_batch, self.max_batch) - count
+        if padding > 0:
+            pixels = [torch.cat([images, images[:1].expand(padding, *images.shape[1:])]) for images in pixels]
+
         if self.device == "cuda":
-            pixels = [x if x.is_cuda else x.pin_memory().to(self.device, non_blocking=True) for x in pixels]
-        return {name: x[:count].cpu().numpy() for name, x in self._outputs(pixels).items()}
+            pixels = [self._to_gpu(images) for images in pixels]
+        return {name: values[:count].cpu().numpy() for name, values in self._outputs(pixels).items()}
+
+    def _to_gpu(self, images: Tensor) -> Tensor:
+        if images.is_cuda:
+            return images
+        return images.pin_memory().to(self.device, non_blocking=True)
 
     def _outputs(self, pixels: list[Tensor]) -> dict[str, Tensor]:
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
-        outputs = [
-            self._columns(member, view.normal(x).to(dtype))
-            for member, view, x in zip(self.members, self.views, pixels, strict=True)
-        ]
-        return {name: torch.cat([o[name].float() for o in outputs if name in o], 1) for name in self.widths}
+        outputs: dict[str, list[Tensor]] = {name: [] for name in self.widths}
+        for member, transform, images in zip(self.members, self.transforms, pixels, strict=True):
+            for name, values in self._columns(member, transform.normalize(images).to(dtype)).items():
+                outputs[name].append(values.float())
+        return {name: torch.cat(values, 1) for name, values in outputs.items()}
 
-    def encode(self, images: Sequence[Callable[[], Picture]], batch: int, readers: int = 1) -> Encoded:
-        """Features of images; what cannot be opened, or gives no finite number, is an error.
+    def encode(self, images: Sequence[Callable[[], DecodedImage]], batch: int, readers: int = 1) -> Encoded:
+        """Features of images; an image that cannot be opened, or gives a number that is not finite, is an error.
 
         Args:
             images: functions that open an image as RGB, or raise ValueError or OSError with the reason why not.
@@ -162,27 +183,26 @@ class Encoder:
         kept: list[int] = []
         errors: list[tuple[int, str]] = []
         outputs: list[dict[str, np.ndarray]] = []
-        pixels: list[list[Tensor]] = []
-        views = self.views
-        jobs = [partial(open_image, image, lambda picture: [view(picture) for view in views]) for image in images]
-        opened = ahead(jobs, 2 * batch, readers)
-        for position, found in enumerate(opened):
-            if isinstance(found, str):
-                errors.append((position, found))
+        waiting: list[list[Tensor]] = []  # images of the next batch, each as every member takes it
+
+        jobs = [partial(open_image, image, self._transform_image) for image in images]
+        for position, opened in enumerate(prefetch(jobs, 2 * batch, readers)):
+            if isinstance(opened, str):
+                errors.append((position, opened))
                 continue
-            pixels.append(found)
             kept.append(position)
-            if len(pixels) == batch:
-                outputs.append(self.forward([torch.stack(x) for x in zip(*pixels, strict=True)]))
-                pixels = []
-        if pixels:
-            outputs.append(self.forward([torch.stack(x) for x in zip(*pixels, strict=True)]))
-        return self._sound(kept, outputs, errors)
+            waiting.append(opened)
+            if len(waiting) == batch:
+                outputs.append(self._forward_images(waiting))
+                waiting = []
+        if waiting:
+            outputs.append(self._forward_images(waiting))
+        return self._without_non_finite(kept, outputs, errors)
 
     def encode_pixels(
         self, pixels: list[UInt8[Tensor, "n 3 _ _"]], kept: list[int], errors: list[tuple[int, str]], batch: int
     ) -> Encoded:
-        """As `encode`, for images that were opened elsewhere.
+        """As `encode`, for images that another process has opened.
 
         Args:
             pixels: every member's.
@@ -190,57 +210,71 @@ class Encoder:
             errors: (position, reason) of those that could not be opened.
             batch: images a forward pass.
         """
-        starts = range(0, len(kept), batch)
-        outputs = [self.forward([x[start : start + batch] for x in pixels]) for start in starts]
-        return self._sound(kept, outputs, errors)
+        outputs: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(kept), batch):
+            part = [images[start : start + batch] for images in pixels]
+            outputs.append(self.forward(part))
+        return self._without_non_finite(kept, outputs, errors)
 
-    def _sound(self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]) -> Encoded:
-        columns = {
-            name: np.concatenate([o[name] for o in outputs]) if outputs else np.zeros((0, width), np.float32)
-            for name, width in self.widths.items()
-        }
-        sound = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
-        errors = errors + [(position, NOT_FINITE) for position, fine in zip(kept, sound, strict=True) if not fine]
-        kept = [position for position, fine in zip(kept, sound, strict=True) if fine]
-        return Encoded(kept, {name: values[sound] for name, values in columns.items()}, sorted(errors))
+    def _transform_image(self, image: DecodedImage) -> list[Tensor]:
+        return [transform(image) for transform in self.transforms]
+
+    def _forward_images(self, images: list[list[Tensor]]) -> dict[str, np.ndarray]:
+        by_member = zip(*images, strict=True)
+        return self.forward([torch.stack(pixels) for pixels in by_member])
+
+    def _without_non_finite(
+        self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]
+    ) -> Encoded:
+        columns = {name: np.zeros((0, width), np.float32) for name, width in self.widths.items()}
+        if outputs:
+            columns = {name: np.concatenate([output[name] for output in outputs]) for name in columns}
+
+        is_finite = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
+        positions = np.array(kept, dtype=np.int64)
+        failed = [(position, NOT_FINITE) for position in positions[~is_finite].tolist()]
+        finite_columns = {name: values[is_finite] for name, values in columns.items()}
+        return Encoded(positions[is_finite].tolist(), finite_columns, sorted(errors + failed))
 
     def describe(self) -> dict[str, Any]:
-        """What `model.json` says: every network with its checksum and preprocessing, the head's use, the widths."""
+        """An embed artifact's `model.json`: every network with its checksum and preprocessing, head's use, widths."""
         return {
-            "members": [self._body(member).describe() for member in self.members],
+            "members": [_backbone_of(member).describe() for member in self.members],
             "head": self.head,
             "widths": self.widths,
         }
 
-    def _columns(self, member: Backbone | Student, x: Tensor) -> dict[str, Tensor]:
+    def _columns(self, member: Backbone | Student, images: Tensor) -> dict[str, Tensor]:
         if isinstance(member, Backbone):
-            return {"embedding": member(x)}
-        embedding, logits = member(x)
+            return {"embedding": member(images)}
+        embedding, logits = member(images)
         if self.head == "instead":
             return {"embedding": logits / member.tau**0.5}
-        return {"embedding": embedding} | ({} if logits is None else {"triplet_logits": logits})
-
-    @staticmethod
-    def _body(member: Backbone | Student) -> Backbone:
-        return member.backbone if isinstance(member, Student) else member
+        if self.head == "beside" and logits is not None:
+            return {"embedding": embedding, "triplet_logits": logits}
+        return {"embedding": embedding}
 
 
-def open_image(image: Callable[[], Picture], look: Callable[[Picture], Look]) -> Look | str:
-    """What `look` makes of the picture that `image` opens, or the reason why there is none."""
+def open_image(open_file: Callable[[], DecodedImage], convert: Callable[[DecodedImage], Result]) -> Result | str:
+    """The image that `open_file` opens, converted; or the reason why there is none."""
     try:
-        return look(image())
+        return convert(open_file())
     except (ValueError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return text.split("\n")[0][:200]
 
 
-def ahead(jobs: Sequence[Callable[[], Opened]], count: int, threads: int) -> Iterator[Opened]:
-    """Results in order, with at most `count` of them computed before they are asked for: memory stays flat."""
-    waiting: deque[Future[Opened]] = deque()
+def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> Iterator[Result]:
+    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat."""
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for job in jobs:
             waiting.append(pool.submit(job))
-            if len(waiting) > count:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _backbone_of(member: Backbone | Student) -> Backbone:
+    return member.backbone if isinstance(member, Student) else member

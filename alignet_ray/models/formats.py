@@ -1,4 +1,4 @@
-"""A student in other programs' formats: a timm checkpoint, ONNX, and its teacher's transform for thingsvision."""
+"""Exports a student in other programs' formats: a timm checkpoint, ONNX, its teacher's transform for thingsvision."""
 
 import json
 import warnings
@@ -16,27 +16,28 @@ from alignet_ray.models.student import Student, read_model
 from alignet_ray.store import Store
 
 TOLERANCE = 1e-4
-"""Largest difference between ONNX Runtime and PyTorch, against the largest output (or 1, if that is smaller)."""
+"""Largest difference between ONNX Runtime and PyTorch, relative to the largest output (or to 1, if that is larger)."""
 
-IN_ONE_FILE = 1_500_000_000  # bytes of weights; protobuf ends at 2 GB, what is larger lies beside the graph
+MAX_SINGLE_FILE = 1_500_000_000
+"""Bytes of weights that go into the ONNX file itself; larger ones lie beside it, since protobuf ends at 2 GB."""
 
 
-def to_timm(spec: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
+def to_timm(name: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
     """The backbone as timm's own folder: model.safetensors and config.json (preprocessing included).
 
     Its weights load with `checkpoint_path` too; the triplet head, which timm cannot hold, is left out.
     """
     from timm.models import save_for_hf
 
-    student, _ = hub.load(spec, tracking_uri=tracking_uri)
-    body = student.backbone
-    config = {"pretrained_cfg": {**body.data, "num_classes": 0}}
+    student, _ = hub.load(name, tracking_uri=tracking_uri)
+    backbone = student.backbone
+    config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
     folder.mkdir(parents=True, exist_ok=True)
-    save_for_hf(body.net, str(folder), model_config=config, safe_serialization=True)
+    save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
     return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
 
-def to_onnx(spec: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
+def to_onnx(name: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
     """model.onnx (`images` -> `embedding` and, with a head, `triplet_logits`; any batch) and preprocessing.json.
 
     Raises:
@@ -47,11 +48,14 @@ def to_onnx(spec: str, folder: Path, root: str | None = None, tracking_uri: str 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError("ONNX needs its extra: pip install 'alignet-ray[onnx]'") from error
-    student, _ = hub.load(spec, tracking_uri=tracking_uri)
+    student, _ = hub.load(name, tracking_uri=tracking_uri)
+
     size = student.backbone.size
-    names = ["embedding", "triplet_logits"] if student.head else ["embedding"]
+    outputs = ["embedding"]
+    if student.head:
+        outputs.append("triplet_logits")
     folder.mkdir(parents=True, exist_ok=True)
-    weights = sum(p.numel() * p.element_size() for p in student.state_dict().values())
+    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -59,19 +63,24 @@ def to_onnx(spec: str, folder: Path, root: str | None = None, tracking_uri: str 
             (torch.zeros(2, 3, size, size),),
             folder / "model.onnx",
             input_names=["images"],
-            output_names=names,
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             dynamo=True,
             verbose=False,
-            external_data=weights > IN_ONE_FILE,
+            external_data=weight_bytes > MAX_SINGLE_FILE,
         )
+
+    # An export that silently differs would be worse than none.
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    worst = difference(student, lambda x: session.run(names, {"images": x}))
-    if not worst <= TOLERANCE:
-        raise UserError(f"{folder / 'model.onnx'} is not equal to the model (difference {worst:.1e}): do not use it")
-    about = {**student.backbone.data, "tau": student.tau, "outputs": names}
+    deviation = difference(student, lambda x: session.run(outputs, {"images": x}))
+    if not deviation <= TOLERANCE:
+        raise UserError(
+            f"{folder / 'model.onnx'} is not equal to the model (difference {deviation:.1e}): do not use it"
+        )
+
+    about = {**student.backbone.data_config, "tau": student.tau, "outputs": outputs}
     (folder / "preprocessing.json").write_text(json.dumps(about, indent=1))
-    return f'onnxruntime.InferenceSession("{folder / "model.onnx"}")   (equal to PyTorch within {worst:.0e})'
+    return f'onnxruntime.InferenceSession("{folder / "model.onnx"}")   (equal to PyTorch within {deviation:.0e})'
 
 
 class _Outputs(nn.Module):
@@ -82,7 +91,7 @@ class _Outputs(nn.Module):
         self.student = student
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(z for z in self.student(images) if z is not None)
+        return tuple(output for output in self.student(images) if output is not None)
 
 
 @torch.no_grad()
@@ -92,17 +101,21 @@ def difference(student: Student, run: Callable[[np.ndarray], list[np.ndarray]]) 
     Relative to the largest output, or absolute where that is below 1.
     """
     size = student.backbone.size
-    x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-    expected = [z.numpy() for z in student(x) if z is not None]
-    pairs = zip(expected, run(x.numpy()), strict=True)
-    return max(float(np.abs(a - b).max() / max(1.0, np.abs(a).max())) for a, b in pairs)
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    expected = [output.numpy() for output in student(images) if output is not None]
+
+    differences = []
+    for ours, theirs in zip(expected, run(images.numpy()), strict=True):
+        scale = max(1.0, np.abs(ours).max())
+        differences.append(float(np.abs(ours - theirs).max() / scale))
+    return max(differences)
 
 
-def to_thingsvision(spec: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
+def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
     """transform.npz of the teacher, in gLocal's layout (weights, bias, mean, std).
 
     Args:
-        spec: a student (its teacher's transform is looked up), an align artifact's id or folder, or a transform.
+        name: a student (its teacher's transform is looked up), an align artifact's id or folder, or a transform.
         folder: where it goes.
         root: the store that the teacher lies in; None: the one that the student's folder lies in.
         tracking_uri: MLflow server of a `models:/` name.
@@ -110,22 +123,25 @@ def to_thingsvision(spec: str, folder: Path, root: str | None = None, tracking_u
     Raises:
         UserError: the student's teacher is not known, not here, or a network.
     """
-    student = hub.locate(spec, tracking_uri)
+    source = name
+    student = hub.locate(name, tracking_uri)
     if student is not None:
-        align = read_model(student).get("provenance", {}).get("parents", {}).get("align")
-        if not align:
-            raise UserError(f"{spec} does not say which transform taught it: name the transform's file")
+        align_id = read_model(student).get("provenance", {}).get("parents", {}).get("align")
+        if not align_id:
+            raise UserError(f"{name} does not say which transform taught it: name the transform's file")
+        # A student's folder lies at <root>/distill/<id>.
         root = root or str(student.resolve().parent.parent)
-        found = Store.open(root).artifact("align", align)
-        if not found.finished:
-            raise UserError(f"the teacher align/{align} is not under {root}: name its root with --store.root")
-        spec = str(found.local())
-    stored = read_transform(locate(spec, root or ""))
+        teacher = Store.open(root).artifact("align", align_id)
+        if not teacher.finished:
+            raise UserError(f"the teacher align/{align_id} is not under {root}: name its root with --store.root")
+        source = str(teacher.local())
+
+    stored = read_transform(locate(source, root or ""))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "transform.npz").write_bytes(dump_transform(".npz", stored.transform, stored.provenance))
     members = stored.provenance.get("teacher", {}).get("members", [])
-    model = " + ".join(str(m["model"]) for m in members) or "the teacher"
-    return f"on features of {model}: ((x - mean) / std) @ weights + bias, arrays of transform.npz"
+    features = " + ".join(str(member["model"]) for member in members) or "the teacher"
+    return f"on features of {features}: ((x - mean) / std) @ weights + bias, arrays of transform.npz"
 
 
 FORMATS: dict[str, Callable[..., str]] = {"timm": to_timm, "onnx": to_onnx, "thingsvision": to_thingsvision}

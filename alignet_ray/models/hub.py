@@ -1,4 +1,4 @@
-"""`model, preprocess = load(...)`: a student's folder, a registered model, or any backbone. It executes nothing."""
+"""Loads a model by its name: a student's folder, a registered student, or any backbone. No stored code is executed."""
 
 import contextlib
 import os
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.errors import UserError
-from alignet_ray.models.model_spec import MODEL_FILE, REGISTRY, ModelKind, ModelSpec
+from alignet_ray.models.model_spec import REGISTRY, ModelKind, ModelSpec
 
 if TYPE_CHECKING:
     from alignet_ray.models.backbone import Preprocess
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def load(
-    spec: str | Path, device: str = "cpu", tracking_uri: str | None = None, root: str = "runs"
+    name: str | Path, device: str = "cpu", tracking_uri: str | None = None, root: str = "runs"
 ) -> "tuple[Student, Preprocess]":
     """Load a model for use, frozen and in evaluation mode.
 
     Args:
-        spec: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
+        name: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
             backbone as in `model_spec` (it has no triplet head).
         device: where it runs.
         tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, and without it the
@@ -38,25 +39,31 @@ def load(
     from alignet_ray.models.backbone import load_backbone
     from alignet_ray.models.student import Student, load_student
 
-    if str(spec).startswith(REGISTRY):
+    if str(name).startswith(REGISTRY):
         from alignet_ray.tracking import registry_uri
 
         tracking_uri = registry_uri(root, tracking_uri)
-    folder = locate(spec, tracking_uri)
-    student = load_student(folder) if folder else Student(load_backbone(str(spec)), None).eval()
+
+    folder = locate(name, tracking_uri)
+    if folder:
+        student = load_student(folder)
+    else:
+        student = Student(load_backbone(str(name)), None).eval()
     return student.to(device), student.preprocess
 
 
-def locate(spec: str | Path, tracking_uri: str | None = None) -> Path | None:
+def locate(name: str | Path, tracking_uri: str | None = None) -> Path | None:
     """The student's folder that a name means, fetched from the registry if need be; None where it means a backbone.
 
     Raises:
         UserError: as `fetch`.
     """
-    parsed = ModelSpec.parse(str(spec))
-    if parsed.kind is ModelKind.REGISTERED:
-        return fetch(parsed.name, tracking_uri)
-    return parsed.path if parsed.kind is ModelKind.STUDENT else None
+    spec = ModelSpec.parse(str(name))
+    if spec.kind is ModelKind.REGISTERED:
+        return fetch(spec.name, tracking_uri)
+    if spec.kind is ModelKind.STUDENT:
+        return spec.path
+    return None
 
 
 def identity(uri: str, tracking_uri: str | None = None) -> str:
@@ -69,10 +76,13 @@ def identity(uri: str, tracking_uri: str | None = None) -> str:
     name, alias, version = ModelSpec.parse(uri).registered
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     try:
-        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, version)
+        if alias:
+            model_version = client.get_model_version_by_alias(name, alias)
+        else:
+            model_version = client.get_model_version(name, version)
     except mlflow.exceptions.MlflowException as error:
-        raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
-    return f"{REGISTRY}{name}/{found.version} of {found.creation_timestamp}"
+        raise UserError(_not_found(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
+    return f"{REGISTRY}{name}/{model_version.version} of {model_version.creation_timestamp}"
 
 
 def fetch(uri: str, tracking_uri: str | None = None) -> Path:
@@ -83,14 +93,14 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
     """
     mlflow = _mlflow(uri)
     try:
-        with _asking(mlflow, tracking_uri):
+        with _tracking_server(mlflow, tracking_uri):
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except mlflow.exceptions.MlflowException as error:
-        raise UserError(_unknown(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
-    found = sorted(folder.rglob(MODEL_FILE))
-    if not found:
+        raise UserError(_not_found(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
+    descriptions = sorted(folder.rglob(MODEL_FILE))
+    if not descriptions:
         raise UserError(f"{uri} is not a student of alignet_ray: it holds no {MODEL_FILE}")
-    return found[0].parent
+    return descriptions[0].parent
 
 
 def _mlflow(uri: str) -> Any:
@@ -102,8 +112,8 @@ def _mlflow(uri: str) -> Any:
 
 
 @contextlib.contextmanager
-def _asking(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
-    """MLflow with this server: a version's source is itself an address, which MLflow asks of its own default server."""
+def _tracking_server(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
+    """Make a server MLflow's default: a version's source is an address that MLflow looks up at the default server."""
     before = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
     if tracking_uri:
         mlflow.set_tracking_uri(tracking_uri)
@@ -114,5 +124,5 @@ def _asking(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
             mlflow.set_tracking_uri(before or "")
 
 
-def _unknown(uri: str, asked: str, error: Exception) -> str:
-    return f"{uri} is not in the registry at {asked}: {str(error).splitlines()[0]}"
+def _not_found(uri: str, server: str, error: Exception) -> str:
+    return f"{uri} is not in the registry at {server}: {str(error).splitlines()[0]}"

@@ -14,10 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.errors import UserError
-
-MODEL_FILE = "model.json"
-"""The file of a student's folder that describes the network."""
 
 PACKAGE = "pip:"
 RANDOM = "random:"

@@ -1,4 +1,4 @@
-"""A student as an MLflow pyfunc, as code and safetensors: nothing is pickled.
+"""Serves a student as an MLflow pyfunc, from code and safetensors: nothing is pickled.
 
 MLflow runs this file (`python_model=<its path>`, "models from code") with the student's folder as artifact `student`:
 
@@ -21,13 +21,14 @@ from torch import Tensor
 from alignet_ray.models.backbone import Preprocess
 from alignet_ray.models.student import load_student
 
-NEEDS = ("torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "jaxtyping", "mlflow")
+REQUIREMENTS = ("torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "jaxtyping", "mlflow")
 BATCH = 64
+"""Images a forward pass."""
 
 
 def requirements() -> list[str]:
-    """What the served model needs beside its own code, at the versions that are installed here."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in NEEDS]
+    """pip requirements of the served model, at the versions that are installed here."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
 
 
 class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -45,25 +46,29 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             ValueError: bytes that are no usable image, with their row and the reason.
         """
         if self.takes == "images":
-            x = _pictures(list(model_input["image"]), self.student.preprocess)
+            images = _decode_and_preprocess(list(model_input["image"]), self.student.preprocess)
         else:
-            x = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+            images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+
+        columns: dict[str, list[Tensor]] = {}
         with torch.inference_mode():
-            outputs = [self.student(part)._asdict() for part in torch.split(x, BATCH)]
-        names = [name for name, z in outputs[0].items() if z is not None]
-        return {name: torch.cat([o[name] for o in outputs]).float().numpy() for name in names}
+            for part in torch.split(images, BATCH):
+                for name, values in self.student(part)._asdict().items():
+                    if values is not None:
+                        columns.setdefault(name, []).append(values)
+        return {name: torch.cat(parts).float().numpy() for name, parts in columns.items()}
 
 
-def _pictures(files: list[bytes], preprocess: Preprocess) -> Tensor:
+def _decode_and_preprocess(files: list[bytes], preprocess: Preprocess) -> Tensor:
     from alignet_ray.images.listing import decode
 
-    pictures = []
+    images = []
     for row, data in enumerate(files):
         try:
-            pictures.append(preprocess(decode(data)))
+            images.append(preprocess(decode(data)))
         except ValueError as error:
             raise ValueError(f"image {row}: {error}") from error
-    return torch.stack(pictures)
+    return torch.stack(images)
 
 
 mlflow.models.set_model(Pyfunc())

@@ -1,4 +1,4 @@
-"""The student: a backbone and a triplet head, kept as safetensors and JSON (loads with torch, timm and safetensors)."""
+"""The student: a backbone and a triplet head, stored as safetensors and JSON (loads with torch, timm, safetensors)."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from alignet_ray.artifacts.student_files import BACKBONE_FILE, HEAD_FILE, MODEL_FILE
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
 from alignet_ray.models.kernel_head import KernelHead
-from alignet_ray.models.model_spec import MODEL_FILE, ModelKind, ModelSpec
-
-BACKBONE = "backbone.safetensors"
-HEAD = "head.safetensors"
+from alignet_ray.models.model_spec import ModelKind, ModelSpec
 
 
 class Output(NamedTuple):
-    """What a student says about a batch of images.
+    """A student's outputs for a batch of images.
 
     Attributes:
         embedding: (b, d) features before the classifier (`pre_logits`).
@@ -31,33 +29,36 @@ class Output(NamedTuple):
 
 
 class Student(nn.Module):
-    """A backbone with a triplet head: Dense(k) on `pre_logits`, a network teacher's `Neighbours`, or none.
+    """A backbone with a triplet head: a linear layer on `pre_logits`, a network teacher's `KernelHead`, or none.
 
     Attributes:
         backbone: images -> embedding.
         head: embedding -> triplet logits, or None.
-        tau: what divides dot products of triplet logits to make them choice logits.
-        preprocess: PIL image -> float tensor (3, s, s).
+        tau: temperature: dot products of triplet logits divided by it are choice logits.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Linear | KernelHead | None, tau: float = 1.0) -> None:
         super().__init__()
-        self.backbone, self.head, self.tau = backbone, head, tau
+        self.backbone = backbone
+        self.head = head
+        self.tau = tau
 
     @property
     def preprocess(self) -> Preprocess:
         """PIL image -> normalised float tensor (3, s, s)."""
         return self.backbone.preprocess
 
-    def forward(self, x: Float[Tensor, "b 3 s s"]) -> Output:
+    def forward(self, images: Float[Tensor, "b 3 s s"]) -> Output:
         """Embedding and triplet logits of preprocessed images."""
-        z = self.backbone(x)
-        return Output(z, None if self.head is None else self.head(z))
+        embedding = self.backbone(images)
+        if self.head is None:
+            return Output(embedding, None)
+        return Output(embedding, self.head(embedding))
 
     @torch.no_grad()
-    def embed(self, x: Float[Tensor, "b 3 s s"], batch: int = 64) -> Float[Tensor, "b d"]:
+    def embed(self, images: Float[Tensor, "b 3 s s"], batch: int = 64) -> Float[Tensor, "b d"]:
         """Embeddings of any number of preprocessed images, `batch` at a time."""
-        return torch.cat([self.backbone(part) for part in torch.split(x, batch)])
+        return torch.cat([self.backbone(part) for part in torch.split(images, batch)])
 
     @torch.no_grad()
     def odd_one_out(
@@ -67,37 +68,43 @@ class Student(nn.Module):
 
         From the head's dot products divided by `tau`, or the cosine of the embeddings where there is no head.
         """
-        outputs = [self(x) for x in (a, b, c)]
-        z = torch.stack([o.embedding if o.triplet_logits is None else o.triplet_logits for o in outputs], dim=1)
-        if self.head is None:
-            z = nn.functional.normalize(z, dim=-1)
-        return choice_probabilities(pair_similarities(z) / self.tau).flip(-1)  # pair (0, 1) leaves 2 out, and so on
+        vectors = []
+        for images in (a, b, c):
+            embedding, triplet_logits = self(images)
+            if triplet_logits is None:
+                vectors.append(nn.functional.normalize(embedding, dim=-1))
+            else:
+                vectors.append(triplet_logits)
+
+        similarities = pair_similarities(torch.stack(vectors, dim=1))
+        # Choosing the pair (0, 1) makes 2 the odd one, and so on: the order of the pairs is reversed.
+        return choice_probabilities(similarities / self.tau).flip(-1)
 
 
-def make_student(spec: str, size: int | None, head: int | None, seed: int, squash: bool = False) -> Student:
+def make_student(name: str, size: int | None, head: int | None, seed: int, squash: bool = False) -> Student:
     """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
 
     Args:
-        spec: the backbone's name, see `model_spec`; a student's folder, to start from it, brings its own head and
-            tau if the head is `head` wide.
-        size: side of the square input in pixels; None: the model's own.
-        head: width of the triplet head; None: no head.
+        name: of the backbone, see `model_spec`; a student's folder, to start from it, brings its own head and tau if
+            that head is `head` wide.
+        size: side of the square input in pixels. Default: the model's own.
+        head: width of the triplet head. Default: no head.
         seed: seed of the head's weights.
         squash: as for `load_backbone`.
 
     Raises:
         UserError: as `load_backbone`.
     """
-    backbone = load_backbone(spec, size, seed, squash=squash).requires_grad_(True)
+    backbone = load_backbone(name, size, seed, squash=squash).requires_grad_(True)
     if not head:
         return Student(backbone, None)
 
-    # A student to start from brings its own head and tau, if the width is the same.
-    parsed = ModelSpec.parse(spec)
-    if parsed.kind is ModelKind.STUDENT:
-        earlier = load_student(parsed.path)
+    spec = ModelSpec.parse(name)
+    if spec.kind is ModelKind.STUDENT:
+        earlier = load_student(spec.path)
         if isinstance(earlier.head, nn.Linear) and earlier.head.out_features == head:
             return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
+
     layer = nn.Linear(backbone.width, head)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -114,17 +121,21 @@ def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> 
         student: what to save.
         provenance: JSON-able; where it comes from (teacher, recipe, artifact ids).
     """
-    from safetensors.torch import save_file
-
-    net, head = student.backbone.net, student.head
-    save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, folder / BACKBONE)
-    if head is not None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD)
+    _save_weights(student.backbone.net, folder / BACKBONE_FILE)
+    if student.head is not None:
+        _save_weights(student.head, folder / HEAD_FILE)
     (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance), indent=1))
 
 
+def _save_weights(module: nn.Module, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    save_file(tensors, file)
+
+
 def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What model.json says."""
+    """Content of a student's model.json."""
     return {
         "format": "alignet_ray student 1",
         **student.backbone.describe(),
@@ -158,14 +169,14 @@ def load_student(folder: str | Path) -> Student:
     head = _empty_head(backbone.width, info["head"])
     if head is not None:
         try:
-            head.load_state_dict(load_file(folder / HEAD))
+            head.load_state_dict(load_file(folder / HEAD_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder / HEAD} is not this student's head: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{folder / HEAD_FILE} is not this student's head: {str(error).splitlines()[0]}") from error
     return Student(backbone, head, info["tau"]).eval().requires_grad_(False)
 
 
 def _empty_head(width: int, info: dict[str, Any] | None) -> nn.Linear | KernelHead | None:
-    """The inverse of `_describe_head`, without the values."""
+    """A head of the shape that `_describe_head` describes, to load weights into."""
     if not info:
         return None
     if "neighbours" in info:

@@ -22,7 +22,7 @@ from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
 
 if TYPE_CHECKING:
-    from alignet_ray.images.cache import Pack
+    from alignet_ray.images.cache import CacheWriter
 
 VERSION = 3
 
@@ -64,9 +64,9 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 def refuse(cfg: Config, role: str) -> None:
     """Refuse an unknown model before anything starts."""
-    from alignet_ray.models.backbone import check
+    from alignet_ray.models.backbone import check_model
 
-    check(cfg.distill.model)
+    check_model(cfg.distill.model)
 
 
 def images_per_step(cfg: Config) -> int:
@@ -132,9 +132,9 @@ def _first_step(work: Work) -> int:
     return checkpoints.step_of(checkpoint)
 
 
-def _pack_images(work: Work, pack: "Pack") -> None:
+def _pack_images(work: Work, pack: "CacheWriter") -> None:
     """Decode and resize all images, a range of them in each Ray task."""
-    total = len(pack.decoder.ids)
+    total = len(pack.images.ids)
     size = max(16, min(4096, total // 16))
     shared = ray.put(pack)
     task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
@@ -145,7 +145,7 @@ def _pack_images(work: Work, pack: "Pack") -> None:
             bar.add(sum(ray.get(done)))
 
 
-def _pack_range(pack: "Pack", start: int, stop: int) -> int:
+def _pack_range(pack: "CacheWriter", start: int, stop: int) -> int:
     return pack.write(start, stop)
 
 

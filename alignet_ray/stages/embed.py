@@ -120,7 +120,7 @@ def refuse(cfg: Config, role: str) -> None:
 
     for model in embed_jobs.find_job(cfg, role).models:
         if ModelSpec.parse(model).kind is not ModelKind.REGISTERED:
-            backbone.check(model)
+            backbone.check_model(model)
 
 
 def run(work: Work) -> None:

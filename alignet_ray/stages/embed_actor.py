@@ -17,8 +17,8 @@ from alignet_ray.artifacts.embed import EmbedArtifact, QuarantinedImage
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode, read_bytes
-from alignet_ray.images.transfer import Parcel, pack, see
-from alignet_ray.images.transform import Picture, View
+from alignet_ray.images.transfer import PackedImages, pack, prepare
+from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image
 from alignet_ray.models.model_spec import HeadUse
@@ -96,7 +96,7 @@ class Embedder:
             }
             task.artifact.write_networks(self.encoder.describe() | numbers)
         if task.bfloat16:
-            self.encoder.narrow()
+            self.encoder.to_bfloat16()
         if task.compile == "on":
             self.encoder.compile(task.batch_size)
 
@@ -139,16 +139,16 @@ class Embedder:
 
     def _encode_files(self, rows: list[dict[str, Any]]) -> Encoded:
         """Read, decode and embed the images of a unit."""
-        views = self.encoder.views
+        views = self.encoder.transforms
         files = [partial(read_picture, self.task, row["path"], views) for row in rows]
         return self.encoder.encode(files, self.task.batch_size, self.task.threads)
 
     def _encode_sent(self, batch: dict[str, np.ndarray]) -> Encoded:
         """Embed images whose pixels a reader has sent."""
         opened = json.loads(batch["opened"][0])
-        parcel = Parcel(batch["pixels"][0], opened["groups"], len(opened["kept"]))
+        parcel = PackedImages(batch["pixels"][0], opened["groups"], len(opened["kept"]))
         errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
-        pixels = parcel.unpack(self.encoder.views, self.encoder.device)
+        pixels = parcel.unpack(self.encoder.transforms, self.encoder.device)
         return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.task.batch_size)
 
     def _table(self, ids: list[int], encoded: Encoded) -> pa.Table:
@@ -167,7 +167,7 @@ class Embedder:
         """
         is_first = self.images_seen == 0
         self.images_seen += images
-        if is_first or self.task.compile != "auto" or self.encoder.device != "cuda" or self.encoder.fixed:
+        if is_first or self.task.compile != "auto" or self.encoder.device != "cuda" or self.encoder.compiled_batch:
             return
         remaining = self.task.images_per_actor - self.images_seen
         if compiling_pays(remaining, seconds / images):
@@ -184,7 +184,7 @@ class Embedder:
         cosines = products / np.linalg.norm(exact_vectors, axis=1) / np.linalg.norm(fast_vectors, axis=1)
         return [float(cosine) for cosine in cosines]
 
-    def _read_exactly(self, path: str) -> Picture:
+    def _read_exactly(self, path: str) -> DecodedImage:
         return decode(read_bytes(self.task.image_root, path))
 
 
@@ -200,13 +200,13 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     if not task.artifact.has_networks():
         return {"unit": batch["unit"]}
 
-    views = [View(preprocessing, task.fast) for preprocessing in task.artifact.preprocessing()]
-    prepare = partial(see, views=views, whole=task.resize_on_device)
+    views = [PixelTransform(preprocessing, task.fast) for preprocessing in task.artifact.preprocessing()]
+    prepare_image = partial(prepare, transforms=views, allow_unresized=task.resize_on_device)
     images = []
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
     for position, row in enumerate(task.artifact.unit_images(unit)):
-        opened = open_image(partial(read_picture, task, row["path"], views), prepare)
+        opened = open_image(partial(read_picture, task, row["path"], views), prepare_image)
         if isinstance(opened, str):
             errors.append((position, opened))
         else:
@@ -218,14 +218,14 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [notes]}
 
 
-def read_picture(task: ActorTask, path: str, views: list[View]) -> Picture:
+def read_picture(task: ActorTask, path: str, views: list[PixelTransform]) -> DecodedImage:
     """An image, decoded as the task says.
 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
     data = read_bytes(task.image_root, path)
-    smallest_side = max(view.least for view in views) if task.fast else 0
+    smallest_side = max(view.min_image_side for view in views) if task.fast else 0
     return jpeg.decode(data, smallest_side)
 
 

@@ -17,8 +17,8 @@ from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
 from alignet_ray.human.objects import images_folder
-from alignet_ray.images.cache import Decoder, Pack, Packed
-from alignet_ray.images.transform import View
+from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
+from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, digest
@@ -27,7 +27,7 @@ from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
 
 
-def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Pack], None]) -> StudentJob:
+def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[CacheWriter], None]) -> StudentJob:
     """The job of a student or of the control, whose teacher is the unaligned one.
 
     Args:
@@ -42,10 +42,10 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Pack
     clustered = ClusterArtifact(work.parents["cluster"]).labels()
     in_training = ~np.isin(clustered.ids, label.held_out())
 
-    view = load_backbone(settings.model, settings.size, squash=settings.squash).view
+    view = load_backbone(settings.model, settings.size, squash=settings.squash).pixel_transform
     threads = threads_per_worker(workers)
     decoder = _corpus_images(work, embed, clustered.ids, view, threads)
-    images: Packed | Decoder = decoder
+    images: CachedImages | DecodedImages = decoder
     if settings.cache_pixels:
         images = _packed(decoder, embed, cache, pack)
 
@@ -80,7 +80,7 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
         raise UserError("align.map network fine-tunes one network: give one embed.model, not several")
 
     soften = work.parents["soften"]
-    view = load_backbone(models[0], work.cfg.embed.size).view
+    view = load_backbone(models[0], work.cfg.embed.size).pixel_transform
     images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
     return TeacherJob(
         settings=work.cfg.align.network,
@@ -111,7 +111,7 @@ def _provenance(work: Work, role: str) -> dict[str, Any]:
     return {"role": role, "artifact": work.out.id, "parents": parents}
 
 
-def _student_validation(work: Work, view: View) -> HumanValidation | None:
+def _student_validation(work: Work, view: PixelTransform) -> HumanValidation | None:
     """Annotated objects to validate a student on; None without human responses."""
     if "soften" not in work.parents:
         return None
@@ -120,20 +120,20 @@ def _student_validation(work: Work, view: View) -> HumanValidation | None:
     return human_validation(soften, human_model(soften, work.cfg.soften.num_samples, work.cfg.seed), images)
 
 
-def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: View, threads: int) -> Decoder:
+def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTransform, threads: int) -> DecodedImages:
     """These images of the corpus, decoded whenever they are read."""
     listed = EmbedArtifact(embed).images(["image_id", "path"]).sort_by("image_id")
     rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
     paths = listed["path"].take(pa.array(rows)).to_pylist()
-    return Decoder(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
+    return DecodedImages(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
 
 
-def _packed(decoder: Decoder, embed: Artifact, cache: Path, pack: Callable[[Pack], None]) -> Packed:
+def _packed(decoder: DecodedImages, embed: Artifact, cache: Path, pack: Callable[[CacheWriter], None]) -> CachedImages:
     """All images decoded and resized once into a file, which is made here if it does not exist yet."""
     ids_hash = hashlib.sha256(decoder.ids.tobytes()).hexdigest()
-    target = cache / f"pixels-{digest([embed.id, decoder.view.data, ids_hash])}.u8"
+    target = cache / f"pixels-{digest([embed.id, decoder.transform.data_config, ids_hash])}.u8"
     if not target.exists():
-        new = Pack.begin(target, replace(decoder, threads=1))
+        new = CacheWriter.begin(target, replace(decoder, threads=1))
         pack(new)
         new.finish()
-    return Packed(target, decoder.ids, decoder.view.size)
+    return CachedImages(target, decoder.ids, decoder.transform.size)

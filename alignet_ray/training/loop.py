@@ -19,6 +19,7 @@ from alignet_ray.core import losses
 from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
 from alignet_ray.core.triplets import choice_agreement
 from alignet_ray.errors import UserError
+from alignet_ray.images.transform import channel_statistics, standardize
 from alignet_ray.models.student import Output, Student
 from alignet_ray.training.augment import apply_crops, draw_crops
 from alignet_ray.training.batches import Batch, Batches
@@ -81,9 +82,7 @@ class Training:
         groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
         self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=True)
 
-        normalisation = student.backbone.data
-        self.mean = torch.tensor(normalisation["mean"], device=device).view(3, 1, 1)
-        self.std = torch.tensor(normalisation["std"], device=device).view(3, 1, 1)
+        self.mean, self.std = channel_statistics(student.backbone.data_config, device)
 
     # --- The loop ---
 
@@ -136,7 +135,7 @@ class Training:
             count = len(images) * world_size()
             crops = draw_crops([self.recipe.seed, self.step], count, self.recipe.crop)
             images = apply_crops(images, crops[local_slice(count)].to(self.device))
-        return images.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
+        return standardize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
     # --- Loss and gradients ---
 
@@ -292,7 +291,7 @@ class Training:
         outputs = []
         for start in range(0, len(image_ids), chunk_size):
             pixels = images(image_ids[start : start + chunk_size])
-            inputs = pixels.to(self.device).float().div_(255).sub_(self.mean).div_(self.std)
+            inputs = standardize(pixels.to(self.device).float().div_(255), self.mean, self.std)
             outputs.append(self.forward(self.student, inputs))
         return concatenate(outputs)
 

@@ -14,7 +14,7 @@ from jaxtyping import Int, Int64
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
-from alignet_ray.images.cache import Decoder, Packed
+from alignet_ray.images.cache import CachedImages, DecodedImages
 from alignet_ray.models.student import make_student
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.training import checkpoints
@@ -60,7 +60,7 @@ class StudentJob:
     scale: float
     image_ids: Int64[np.ndarray, " n"]
     clusters: Int[np.ndarray, " n"]
-    images: Packed | Decoder
+    images: CachedImages | DecodedImages
     threads: int
     human_validation: HumanValidation | None
     provenance: dict[str, Any]

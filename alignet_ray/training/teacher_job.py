@@ -11,7 +11,7 @@ from torch import Tensor
 from alignet_ray.config import Network
 from alignet_ray.core import scores, triplet_set
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
-from alignet_ray.images.cache import Decoder
+from alignet_ray.images.cache import DecodedImages
 from alignet_ray.store import Draft
 from alignet_ray.training.batches import Batch
 
@@ -98,7 +98,7 @@ class TeacherJob:
     out: Draft
     human: triplet_set.HumanModel
     split: dict[str, dict[int, Int64[np.ndarray, " _"]]]
-    images: Decoder
+    images: DecodedImages
     threads: int
     provenance: dict[str, Any]
 

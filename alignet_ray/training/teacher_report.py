@@ -63,7 +63,7 @@ class TeacherReport:
             interpolate(self.training, fine_tuned, self.job.settings.interpolation)
 
         features = self._features()
-        head = self.head.renew(features[self.job.train_rows])
+        head = self.head.with_features(features[self.job.train_rows])
         student = self.training.student
         write_network(self.job.out, Student(student.backbone, head, student.tau), self.job.provenance)
         AlignArtifact(self.job.out).write_report(self._report(features, head, curve))
@@ -79,7 +79,7 @@ class TeacherReport:
         for share in SHARES:
             interpolate(self.training, fine_tuned, share)
             features = self._features()
-            predicted = self.head.renew(features[self.job.train_rows])(features)
+            predicted = self.head.with_features(features[self.job.train_rows])(features)
             cosine_features = torch.from_numpy(unit_rows(features.numpy()))
             point = InterpolationPoint(
                 interpolation=share,

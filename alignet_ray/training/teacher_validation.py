@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from alignet_ray.core import triplet_set
-from alignet_ray.images.cache import Decoder
+from alignet_ray.images.cache import DecodedImages
 from alignet_ray.models.kernel_head import KernelHead
 from alignet_ray.training.loop import Training
 from alignet_ray.training.teacher_job import TeacherJob
@@ -57,7 +57,7 @@ class TeacherValidator:
         # Only the images that the score needs are embedded: the keys and the validation objects' images.
         rows = np.union1d(self.key_rows, self.triplets.rows.numpy())
         features = extract_features(self.training, self.job.images, rows)
-        head = self.head.pick(self.keys).renew(features[self.key_rows])
+        head = self.head.subset(self.keys).with_features(features[self.key_rows])
         score = triplet_set.score(head(features), self.triplets, draws=2)
 
         row = {"step": float(self.training.step), **figures}
@@ -70,7 +70,9 @@ class TeacherValidator:
 
 
 @torch.no_grad()
-def extract_features(training: Training, images: Decoder, rows: Int64[np.ndarray, " n"]) -> Float[Tensor, "images d"]:
+def extract_features(
+    training: Training, images: DecodedImages, rows: Int64[np.ndarray, " n"]
+) -> Float[Tensor, "images d"]:
     """Embeddings of images as the network is now; one row for every image, zero for those that are not asked for.
 
     Args:

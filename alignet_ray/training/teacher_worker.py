@@ -23,8 +23,8 @@ from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
-from alignet_ray.models.backbone import classifier, load_backbone
-from alignet_ray.models.kernel_head import KernelHead, class_metric, positions
+from alignet_ray.models.backbone import classifier_weights, load_backbone
+from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
 from alignet_ray.models.student import Output, Student
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.distributed import is_main_process, world_size
@@ -48,7 +48,7 @@ class TeacherTraining(Training):
         """Predicted human dimensions of the images, and their unit-length embeddings."""
         assert isinstance(batch, AnnotatedBatch)
         dimensions = batch.dimensions.to(self.device)
-        predicted = self.kernel_head.among(output.embedding, dimensions)
+        predicted = self.kernel_head.leave_one_out(output.embedding, dimensions)
         return predicted, nn.functional.normalize(output.embedding, dim=-1)
 
 
@@ -125,13 +125,13 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
     metric = None
     if job.settings.metric == "classes":
         metric = _class_metric(job.model, features.shape[1])
-    head = KernelHead.of(features[job.train_rows], objects, dimensions, metric)
+    head = KernelHead.from_images(features[job.train_rows], objects, dimensions, metric)
     if job.settings.temperature is not None:
         head.temperature = torch.tensor(job.settings.temperature)
         return head
 
     # The temperature at which the training objects predict each other best.
-    rows = dict(zip(members, positions(list(members.values())), strict=True))
+    rows = dict(zip(members, group_positions(list(members.values())), strict=True))
     triplets = triplet_set.soft_targets(list(rows), rows, job.human, HELD_OUT_TRIPLETS)
 
     def cross_entropy(predicted: Float[Tensor, "n k"]) -> float:
@@ -143,7 +143,7 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
 
 def _class_metric(model: str, width: int) -> Float[Tensor, "d r"] | None:
     """How the network's own classifier weighs features; None where its weights came without one."""
-    weights = classifier(model, width)
+    weights = classifier_weights(model, width)
     if weights is None:
         return None
     return class_metric(weights)

@@ -8,9 +8,9 @@ import numpy as np
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.human.dataset import split_images
-from alignet_ray.images.cache import Decoder
+from alignet_ray.images.cache import DecodedImages
 from alignet_ray.images.listing import list_images
-from alignet_ray.images.transform import View
+from alignet_ray.images.transform import PixelTransform
 from alignet_ray.store import Artifact
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.loop import Training
@@ -28,7 +28,7 @@ class HumanValidation:
         triplets: rows are positions in `images.ids`.
     """
 
-    images: Decoder
+    images: DecodedImages
     triplets: triplet_set.TripletSet
 
     def agreement(self, training: Training) -> float:
@@ -39,7 +39,7 @@ class HumanValidation:
         return triplet_set.score(embeddings.cpu(), self.triplets).accuracy
 
 
-def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: Decoder) -> HumanValidation:
+def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: DecodedImages) -> HumanValidation:
     """One image of each validation object, with all triplets among these objects.
 
     Args:
@@ -59,7 +59,7 @@ def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: De
     return HumanValidation(shown, triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS))
 
 
-def object_images(soften: Artifact, uri: str, view: View) -> Decoder:
+def object_images(soften: Artifact, uri: str, view: PixelTransform) -> DecodedImages:
     """The annotated objects' images, as a network sees them.
 
     Args:
@@ -71,4 +71,4 @@ def object_images(soften: Artifact, uri: str, view: View) -> Decoder:
     listed = list_images(uri)["path"]
     paths = tuple(listed[int(image_id)].as_py() for image_id in ids)  # an image's id is its row
     threads = max(1, (os.cpu_count() or 2) // 2)
-    return Decoder(uri, ids, paths, view, threads)
+    return DecodedImages(uri, ids, paths, view, threads)

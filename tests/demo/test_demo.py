@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw
 
 from alignet_ray.cli import main
 from alignet_ray.demo import server
-from alignet_ray.demo.compare import NAMES, ModelComparison
-from alignet_ray.demo.pictures import Pictures, see_folder
+from alignet_ray.demo.compare import MODELS, ModelComparison
+from alignet_ray.demo.pictures import Pictures, encode_folder
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import decode
 from alignet_ray.models.student import make_student, save_student
@@ -57,8 +57,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(place: Path) -> Pictures:
-    judges = ModelComparison.open(str(place / "student"))
-    return Pictures(judges, see_folder(judges, str(place / "images"), 100, Screen()))
+    comparison = ModelComparison.open(str(place / "student"))
+    return Pictures(comparison, encode_folder(comparison, str(place / "images"), 100, Screen()))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def ask(url: str, data: bytes | None = None, kind: str = "application/octet-stre
     return status, json.loads(body) if found == "application/json" else body
 
 
-def judge(url: str, names: list[str]) -> Any:
+def verdict(url: str, names: list[str]) -> Any:
     status, answer = ask(f"{url}/verdict?{urlencode(dict(zip('abc', names, strict=True)))}")
     assert status == 200, answer
     return answer
@@ -95,21 +95,21 @@ def judge(url: str, names: list[str]) -> Any:
 def test_verdicts_are_the_models_own(url: str, pictures: Pictures) -> None:
     data = [picture(100, "JPEG"), picture(101), picture(102)]
     names = [ask(f"{url}/pictures", d)[1]["name"] for d in data]
-    answer = judge(url, names)
-    judges = pictures.judges
-    for name, model, scale in (("aligned", judges.student, 1.0), ("base", judges.base, judges.temperature)):
+    answer = verdict(url, names)
+    comparison = pictures.comparison
+    for name, model, scale in (("aligned", comparison.student, 1.0), ("base", comparison.base, comparison.temperature)):
         model.tau, before = model.tau * scale, model.tau
         expected = model.odd_one_out(*(model.preprocess(decode(d))[None] for d in data))[0]
         model.tau = before
         torch.testing.assert_close(torch.tensor(answer[name]["odd"]), expected, atol=1e-5, rtol=0)
-    swapped = judge(url, [names[2], names[0], names[1]])
+    swapped = verdict(url, [names[2], names[0], names[1]])
     assert swapped["base"]["odd"] == pytest.approx([answer["base"]["odd"][i] for i in (2, 0, 1)], abs=1e-6)
 
 
 def test_the_base_is_as_sure_as_the_student(pictures: Pictures) -> None:
     assert pictures.folder is not None
     triplets = np.array([(i, j, k) for i in range(12) for j in range(i) for k in range(j)])
-    sure = {name: pictures.folder.sights[name].odd(triplets).max(1).mean() for name in NAMES}
+    sure = {name: pictures.folder.views[name].odd_probabilities(triplets).max(1).mean() for name in MODELS}
     assert sure["base"] == pytest.approx(sure["aligned"], abs=0.02)
 
 
@@ -118,14 +118,14 @@ def test_neighbours_are_near_and_never_the_picture_itself(url: str, pictures: Pi
     assert folder is not None
     assert len(folder.paths) == 12  # the broken file is left out
     name = ask(f"{url}/pictures", picture(5))[1]["name"]  # the same bytes as the folder's sixth
-    near = judge(url, [name, "f1", "f2"])["aligned"]["neighbours"][0]
+    near = verdict(url, [name, "f1", "f2"])["aligned"]["neighbours"][0]
     shown = [folder.paths[int(n["name"][1:])] for n in near]
     assert "sharp/05.png" not in shown
-    assert len(shown) == server.NEAR
+    assert len(shown) == server.NEIGHBOURS
     cosines = [n["cosine"] for n in near]
     assert cosines == sorted(cosines, reverse=True)
     row = folder.paths.index("sharp/05.png")
-    x = folder.sights["aligned"].embedding
+    x = folder.views["aligned"].embedding
     best = np.argsort(-(x @ x[row]))
     assert folder.paths[next(b for b in best if b != row)] == shown[0]
 
@@ -133,7 +133,7 @@ def test_neighbours_are_near_and_never_the_picture_itself(url: str, pictures: Pi
 def test_disputed_triplets_are_disputed(url: str) -> None:
     status, answer = ask(f"{url}/triplet?kind=disputed")
     assert status == 200, answer
-    odd = judge(url, answer["names"])
+    odd = verdict(url, answer["names"])
     assert np.argmax(odd["base"]["odd"]) != np.argmax(odd["aligned"]["odd"])
     preview = ask(f"{url}/pictures/{answer['names'][0]}")[1]
     assert decode(preview).size == (60, 40)
@@ -162,16 +162,16 @@ def test_other_mistakes(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     request = urllib.request.Request(f"{url}/about", headers={"Host": "elsewhere.example"})
     with pytest.raises(HTTPError, match="400"):
         urllib.request.urlopen(request)
-    monkeypatch.setattr(server, "LARGEST", 50)
+    monkeypatch.setattr(server, "MAX_UPLOAD", 50)
     status, answer = ask(f"{url}/pictures", picture(1))
     assert (status, "larger" in answer["error"]) == (413, True)
 
 
-def test_the_verb_says_what_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_mistakes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     student = str(place / "student")
     with socket.create_server((server.HOST, 0)) as taken:
         port = str(taken.getsockname()[1])
-        for args, mend in (
+        for args, fix in (
             ([student, "--port", port], "--port"),
             (["random:test_efficientnet", "--port", "0"], "--base NAME"),
             ([student, "--base", "nothing", "--port", "0"], "--base"),
@@ -181,10 +181,10 @@ def test_the_verb_says_what_is_wrong(place: Path, capsys: pytest.CaptureFixture[
                 main(["demo", *args])
             message = capsys.readouterr().err
             assert stop.value.code == 2, message
-            assert mend in message
-    judges = ModelComparison.open(student)
+            assert fix in message
+    comparison = ModelComparison.open(student)
     with pytest.raises(UserError, match="three or more"):
-        see_folder(judges, str(place / "images"), 2, Screen())
+        encode_folder(comparison, str(place / "images"), 2, Screen())
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -205,15 +205,15 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
             page.locator("#aligned .three").wait_for()
             assert page.locator("#problem").is_hidden()
             names = [ask(f"{url}/pictures", f["buffer"])[1]["name"] for f in files]
-            answer = judge(url, names)
-            for model in NAMES:
+            answer = verdict(url, names)
+            for model in MODELS:
                 odd = int(np.argmax(answer[model]["odd"]))
                 assert page.locator(f"#{model}").get_attribute("data-odd") == "ABC"[odd]
                 assert f"{100 * answer[model]['odd'][odd]:.0f} %" in page.locator(f"#{model} .odd").inner_text()
             assert page.locator("#neighbours .near").count() == 3
             page.get_by_role("button", name="disagree").click()
             page.locator("#base img[src^='/pictures/f']").first.wait_for()
-            picks = [page.locator(f"#{model}").get_attribute("data-odd") for model in NAMES]
+            picks = [page.locator(f"#{model}").get_attribute("data-odd") for model in MODELS]
             assert picks[0] != picks[1]
             page.wait_for_load_state("networkidle")
             broken = page.evaluate("[...document.images].filter(i => !i.complete || !i.naturalWidth).length")

@@ -280,12 +280,16 @@ def test_the_real_sample_decodes(sample: Path) -> None:
         assert min(decode(read_bytes(str(sample / "imagenet_sample"), path)).size) > 20
 
 
-@pytest.mark.parametrize(("size", "least", "expected"), [((500, 374), 147, (250, 187)), ((500, 374), 400, (500, 374))])
-def test_a_jpeg_is_decoded_no_smaller_than_needed(size: tuple[int, int], least: int, expected: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "min_side", "expected"), [((500, 374), 147, (250, 187)), ((500, 374), 400, (500, 374))]
+)
+def test_a_jpeg_is_decoded_no_smaller_than_needed(
+    size: tuple[int, int], min_side: int, expected: tuple[int, int]
+) -> None:
     x = np.linspace(0, 255, size[0], dtype=np.uint8)[None, :, None].repeat(size[1], 0).repeat(3, 2)
     data = io.BytesIO()
     Image.fromarray(x).save(data, "JPEG", quality=95)
-    picture = decode(data.getvalue(), least)
+    picture = decode(data.getvalue(), min_side)
     assert picture.size == expected
     whole = decode(data.getvalue()).resize(expected)
     assert np.abs(np.asarray(picture, np.int16) - np.asarray(whole, np.int16)).max() <= 6

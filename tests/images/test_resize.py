@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alignet_ray.images import resize as resize_module
-from alignet_ray.images.resize import Axis, resize, weights
+from alignet_ray.images.resize import Axis, filter_weights, resize
 
 
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -53,7 +53,7 @@ def test_a_crop_is_a_part_of_the_whole() -> None:
 
 
 def test_weights_worked_by_hand() -> None:
-    upper, lower = weights(Axis(4, 2, 0, 2, False)).split(2)  # triangles of reach 2 around 1 and 3
+    upper, lower = filter_weights(Axis(4, 2, 0, 2, False)).split(2)  # triangles of reach 2 around 1 and 3
     expected = torch.tensor([[3, 3, 1, 0], [0, 1, 3, 3]]) * (2**22 / 7)
     assert torch.equal(upper * 2048 + lower, expected.round())
-    assert torch.equal(weights(Axis(5, 5, 0, 5, True)), torch.cat([torch.eye(5) * 2048, torch.zeros(5, 5)]))
+    assert torch.equal(filter_weights(Axis(5, 5, 0, 5, True)), torch.cat([torch.eye(5) * 2048, torch.zeros(5, 5)]))

@@ -1,4 +1,4 @@
-"""How a network sees an image: timm's own transform in two halves, and the quick decoder beside the careful one."""
+"""timm's evaluation transform in two halves, and the fast JPEG decoder beside the careful one."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ from PIL import Image
 
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode
-from alignet_ray.images.transform import View
+from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import preprocessing
 
 DATA = {"input_size": [3, 48, 48], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 0.875}
@@ -34,20 +34,21 @@ def jpeg_bytes(image: Image.Image, **options: object) -> bytes:
 @pytest.mark.parametrize("size", [(50, 70), (200, 61), (48, 48), (20, 30)])
 def test_both_halves_are_timms_transform(mode: str, interpolation: str, size: tuple[int, int]) -> None:
     data = DATA | {"crop_mode": mode, "interpolation": interpolation}
-    image, view = picture(*size), pickle.loads(pickle.dumps(View(data)))
-    pixels = view(image)
+    image = picture(*size)
+    transform = pickle.loads(pickle.dumps(PixelTransform(data)))
+    pixels = transform(image)
     assert pixels.dtype == torch.uint8
-    assert torch.equal(view.normal(pixels[None])[0], preprocessing(data)(image))
+    assert torch.equal(transform.normalize(pixels[None])[0], preprocessing(data)(image))
     plain = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    assert torch.equal(view(plain), pixels)
-    quick = View(data, fast=True)(plain)
-    assert quick.shape == pixels.shape
-    assert (quick.int() - pixels.int()).abs().max() <= 2
-    assert (quick.int() - pixels.int()).abs().float().mean() < 0.3
+    assert torch.equal(transform(plain), pixels)
+    fast = PixelTransform(data, fast=True)(plain)
+    assert fast.shape == pixels.shape
+    assert (fast.int() - pixels.int()).abs().max() <= 2
+    assert (fast.int() - pixels.int()).abs().float().mean() < 0.3
 
 
-def test_the_least_side_is_what_the_transform_resizes_to() -> None:
-    assert View(DATA).least == preprocessing(DATA).transforms[0].size == 54  # type: ignore[attr-defined]
+def test_the_minimum_side_is_what_the_transform_resizes_to() -> None:
+    assert PixelTransform(DATA).min_image_side == preprocessing(DATA).transforms[0].size == 54  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (64, 64), (107, 200)])
@@ -55,12 +56,12 @@ def test_the_least_side_is_what_the_transform_resizes_to() -> None:
     "options",
     [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}, {"keep_rgb": True}],
 )
-@pytest.mark.parametrize("least", [0, 250])
-def test_plain_jpegs_are_decoded_alike(size: tuple[int, int], options: dict[str, object], least: int) -> None:
+@pytest.mark.parametrize("min_side", [0, 250])
+def test_plain_jpegs_are_decoded_alike(size: tuple[int, int], options: dict[str, object], min_side: int) -> None:
     data = jpeg_bytes(picture(*size), **options)
-    quick = jpeg.decode(data, least)
-    assert isinstance(quick, torch.Tensor)
-    assert torch.equal(quick, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
+    fast = jpeg.decode(data, min_side)
+    assert isinstance(fast, torch.Tensor)
+    assert torch.equal(fast, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
 
 
 @settings(deadline=None, max_examples=60)
@@ -70,9 +71,9 @@ def test_any_jpeg_is_decoded_alike(width: int, height: int, quality: int, subsam
     data = jpeg_bytes(
         image.convert("L") if grey else image, quality=quality, **({} if grey else {"subsampling": subsampling})
     )
-    quick = jpeg.decode(data)
-    assert isinstance(quick, torch.Tensor)
-    assert torch.equal(quick, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
+    fast = jpeg.decode(data)
+    assert isinstance(fast, torch.Tensor)
+    assert torch.equal(fast, torch.from_numpy(np.array(decode(data))).permute(2, 0, 1))
 
 
 def test_grey_and_turned_jpegs() -> None:
@@ -112,6 +113,6 @@ def test_everything_else_is_decoded_carefully() -> None:
         (jpeg_bytes(Image.new("RGB", (2000, 10))), "too thin"),
     ],
 )
-def test_what_cannot_be_used_is_said_as_ever(data: bytes, reason: str) -> None:
+def test_unusable_files_are_refused_with_the_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         jpeg.decode(data, 200)

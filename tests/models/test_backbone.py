@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import decode, list_images, read_bytes
-from alignet_ray.models.backbone import PACKAGES, checksum, classifier, load_backbone, package_weights
+from alignet_ray.models.backbone import WEIGHT_PACKAGES, checksum, classifier_weights, load_backbone, package_weights
 
 
 @pytest.fixture
@@ -97,24 +97,24 @@ def test_the_classifier_of_a_checkpoint_is_found(tmp_path: Path, name: str) -> N
     save_file(timm.create_model(name, num_classes=0).state_dict(), tmp_path / "without.safetensors")
     spec = f"{name}@{tmp_path / 'with.safetensors'}"
     width = load_backbone(spec).width
-    weights = classifier(spec, width)
+    weights = classifier_weights(spec, width)
     assert weights is not None
     x = torch.randn(2, 3, 160, 160)
     torch.testing.assert_close(load_backbone(spec, 160)(x) @ weights.T + net.get_classifier().bias, net(x))
-    assert classifier(spec, width + 1) is None, "it weighs other features"
-    assert classifier(f"{name}@{tmp_path / 'without.safetensors'}", width) is None
-    assert classifier(f"random:{name}", width) is None
+    assert classifier_weights(spec, width + 1) is None, "its features are others"
+    assert classifier_weights(f"{name}@{tmp_path / 'without.safetensors'}", width) is None
+    assert classifier_weights(f"random:{name}", width) is None
 
 
 def test_the_classifier_of_timms_own_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network in the place of the downloaded one."""
     net = timm.create_model("test_resnet", num_classes=10)
     monkeypatch.setattr(timm, "create_model", lambda spec, pretrained: net)
-    weights = classifier("test_resnet.r160_in1k", net.num_features)
+    weights = classifier_weights("test_resnet.r160_in1k", net.num_features)
     assert weights is not None
     assert torch.equal(weights, net.get_classifier().weight)
     net.reset_classifier(0)  # as contrastively trained networks are
-    assert classifier("test_resnet.r160_in1k", net.num_features) is None
+    assert classifier_weights("test_resnet.r160_in1k", net.num_features) is None
 
 
 def test_position_embeddings_are_resampled_for_another_size(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
         ("test_vit@{here}", r"not a readable weights file"),
     ],
 )
-def test_mistakes_are_told_with_the_mend(spec: str, message: str) -> None:
+def test_mistakes_are_reported_with_the_fix(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_backbone(spec.format(here=__file__))
 
@@ -171,13 +171,13 @@ def test_no_network_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert before == hub.HF_HUB_OFFLINE
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", WEIGHT_PACKAGES)
 def test_packaged_weights_fill_timms_network(name: str) -> None:
     backbone = load_backbone(f"pip:{name}")
-    assert backbone.arch == PACKAGES[name][1]
+    assert backbone.architecture == WEIGHT_PACKAGES[name][1]
     assert backbone.width == 1280
     assert torch.isfinite(backbone(torch.zeros(1, 3, 64, 64))).all()
-    weights = classifier(f"pip:{name}", backbone.width)
+    weights = classifier_weights(f"pip:{name}", backbone.width)
     assert weights is not None
     assert weights.shape == (1000, 1280)
 

@@ -35,7 +35,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
     small = Small(whole.members)
     images = [lambda image=image: image for image in pictures(11)]
     expected, found = whole.encode(images, 8), small.encode(images, 8)
-    assert small.most == 2
+    assert small.max_batch == 2
     assert found.kept == expected.kept == list(range(11))
     assert not found.errors
     np.testing.assert_allclose(found.columns["embedding"], expected.columns["embedding"], rtol=1e-4, atol=1e-5)
@@ -55,18 +55,18 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "test_convnext", "test_efficientnet_ln"])
 def test_bfloat16_weights_stay_near(name: str) -> None:
     images = [lambda image=image: image for image in pictures(5)]
-    wide, narrow = (Encoder.load([f"random:{name}"], 64) for _ in range(2))
-    narrow.narrow()
-    expected, found = (encoder.encode(images, 3).columns["embedding"] for encoder in (wide, narrow))
+    float32, bfloat16 = (Encoder.load([f"random:{name}"], 64) for _ in range(2))
+    bfloat16.to_bfloat16()
+    expected, found = (encoder.encode(images, 3).columns["embedding"] for encoder in (float32, bfloat16))
     assert found.dtype == np.float32
     assert cosines(expected, found).min() > 0.999
-    statistics = [m for m in narrow.members[0].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    statistics = [m for m in bfloat16.members[0].modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert all(m.running_var is not None and m.running_var.dtype == torch.float32 for m in statistics)
-    assert {p.dtype for p in narrow.members[0].parameters()} >= {torch.bfloat16}
+    assert {p.dtype for p in bfloat16.members[0].parameters()} >= {torch.bfloat16}
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_a_compiled_encoder_sees_one_size_of_batch(backend: str) -> None:
+def test_a_compiled_encoder_takes_one_batch_size(backend: str) -> None:
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("needs a C++ compiler")
     torch._dynamo.reset()
@@ -91,11 +91,11 @@ def test_compiled_once_for_all_batches() -> None:
     assert counter.frame_count == first
 
 
-def test_pixels_opened_elsewhere_give_the_same() -> None:
+def test_pixels_from_another_process_give_the_same() -> None:
     encoder = Encoder.load(["random:test_vit", "random:test_resnet"])
     images = [lambda image=image: image for image in pictures(9)]
     expected = encoder.encode(images, 4)
-    pixels = [torch.stack([view(image()) for image in images]) for view in encoder.views]
+    pixels = [torch.stack([transform(image()) for image in images]) for transform in encoder.transforms]
     found = encoder.encode_pixels(pixels, list(range(9)), [], 4)
     np.testing.assert_array_equal(found.columns["embedding"], expected.columns["embedding"])
     some = encoder.encode_pixels([x[[0, 2, 3, 7]] for x in pixels], [0, 2, 3, 7], [(1, "empty file")], 3)

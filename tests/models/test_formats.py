@@ -40,7 +40,7 @@ def test_timm_reads_its_checkpoint(tmp_path: Path, arch: str) -> None:
     found = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert torch.equal(found(x), model.embed(x))
     data = timm.data.resolve_model_data_config(found)
-    assert {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()} == model.backbone.data
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()} == model.backbone.data_config
     size = {"img_size": 64} if arch == "test_vit" else {}
     for weights in (out / "model.safetensors", folder / "backbone.safetensors"):
         found = timm.create_model(arch, num_classes=0, checkpoint_path=weights, **size).eval()

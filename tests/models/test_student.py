@@ -35,7 +35,7 @@ def test_folder_round_trip_is_exact(folder: Path):
     assert not any(p.requires_grad for p in after.parameters())
 
 
-def test_images_can_be_seen_squashed_and_are_after_reload(tmp_path: Path):
+def test_squashed_preprocessing_is_kept_after_reload(tmp_path: Path):
     student = make_student(SPEC, 32, 8, seed=1, squash=True).eval()
     save_student(tmp_path, student, {})
     after, preprocess = load(tmp_path)
@@ -44,8 +44,9 @@ def test_images_can_be_seen_squashed_and_are_after_reload(tmp_path: Path):
     whole = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), np.float32) / 255
     assert np.allclose(x.permute(1, 2, 0).numpy(), whole, atol=1e-6)
     assert torch.equal(after(x[None]).embedding, student(student.preprocess(image)[None]).embedding)
-    seen, other = after.backbone.view(image), make_student(SPEC, 32, 8, seed=1).backbone.view(image)
-    assert torch.allclose(after.backbone.view.normal(seen[None])[0], x, atol=1e-6)
+    seen = after.backbone.pixel_transform(image)
+    other = make_student(SPEC, 32, 8, seed=1).backbone.pixel_transform(image)
+    assert torch.allclose(after.backbone.pixel_transform.normalize(seen[None])[0], x, atol=1e-6)
     assert not torch.equal(seen, other), "the model's own transform crops"
 
 
@@ -84,15 +85,15 @@ def test_without_a_head(tmp_path: Path):
 
 
 @pytest.mark.parametrize("head", [0, 8])
-def test_odd_one_out_names_the_stranger(head: int):
+def test_odd_one_out_finds_the_different_image(head: int):
     student = make_student(SPEC, 32, head, seed=0).eval()
-    same, stranger = torch.full((3, 3, 32, 32), 0.7), torch.randn(3, 3, 32, 32)
-    p = student.odd_one_out(same, stranger, same)
+    same, different = torch.full((3, 3, 32, 32), 0.7), torch.randn(3, 3, 32, 32)
+    p = student.odd_one_out(same, different, same)
     assert p.shape == (3, 3)
     assert torch.allclose(p.sum(-1), torch.ones(3))
     if not head:  # an untrained head's dot products do not say; cosines do
         assert (p.argmax(-1) == 1).all()
-    assert torch.allclose(student.embed(stranger, batch=2), student(stranger).embedding, atol=1e-5)
+    assert torch.allclose(student.embed(different, batch=2), student(different).embedding, atol=1e-5)
 
 
 COMPILED = """

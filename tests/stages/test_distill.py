@@ -21,7 +21,7 @@ from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
-from alignet_ray.images.cache import Pack
+from alignet_ray.images.cache import CacheWriter
 from alignet_ray.models.student import load_student
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
@@ -107,8 +107,8 @@ Make = Callable[..., Work]
 def alone(work: Work, workers: int = 1) -> StudentWorker:
     """A training process in this one, without Ray."""
 
-    def pack(pack: Pack) -> None:
-        pack.write(0, len(pack.decoder.ids))
+    def pack(pack: CacheWriter) -> None:
+        pack.write(0, len(pack.images.ids))
 
     cache = Path(work.out.root) / "cache"
     job = make_student_job(work, cache, workers, pack)

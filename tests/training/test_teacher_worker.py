@@ -132,7 +132,7 @@ def test_validation_with_few_keys_compares_with_the_right_images(
     validator = worker.validator
     assert len(validator.key_rows) == 10
     features = worker.pretrained
-    head = worker.head.pick(validator.keys)
+    head = worker.head.subset(validator.keys)
     torch.testing.assert_close(head.keys, worker.head.directions(features[validator.key_rows]))
     expected = triplet_set.score(head(features), validator.triplets, draws=2).accuracy
     assert validator.history[0]["accuracy"] == pytest.approx(expected, abs=1e-6)

@@ -15,7 +15,7 @@ from alignet_ray.training.validation import human_validation, object_images
 def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, soften: Artifact, squash: bool) -> None:
     """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
     student = make_student("random:test_efficientnet_ln", 32, 8, 0, squash)
-    view = student.backbone.view
+    view = student.backbone.pixel_transform
     images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
     validation = human_validation(soften, human_model(soften, cfg.soften.num_samples, cfg.seed), images)
     table = soften.read_table("objects.parquet").to_pylist()
@@ -23,10 +23,10 @@ def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, s
     shown = validation.images.ids
     assert len(shown) == len(held_out)
     assert {int(i) for i in shown} <= {i for ids in held_out.values() for i in ids}
-    assert validation.images.view.data == view.data
+    assert validation.images.transform.data_config == view.data_config
 
     agreement = validation.agreement(Training(student, make_recipe(steps=1, lr=1e-3)))
-    data = student.backbone.data
+    data = student.backbone.data_config
     mean, std = (torch.tensor(data[name]).view(3, 1, 1) for name in ("mean", "std"))
     pixels = (validation.images(shown).float() / 255 - mean) / std
     with torch.inference_mode():
