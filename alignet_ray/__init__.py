@@ -1,12 +1,11 @@
-"""alignet_ray: vision models that see similarity as people do.
+"""alignet_ray: vision models aligned with human similarity judgements.
 
     import alignet_ray
     model, preprocess = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
     model(preprocess(image)[None]).embedding
 
-The verbs of the command line are here as functions: `run(config)`, `plan(config, store)`; `presets` holds whole
-configurations.
-Names are resolved when they are used: importing the package imports neither ray, torch nor mlflow.
+`run(config)` and `plan(config, store)` are the commands of the same names; `presets` holds the named configurations.
+Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.
 """
 
 import importlib
@@ -14,7 +13,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_WHERE = {
+_SOURCES = {
     "AffineTransform": ("alignet_ray.core.affine", "AffineTransform"),
     "Config": ("alignet_ray.config", "Config"),
     "Store": ("alignet_ray.store", "Store"),
@@ -29,8 +28,14 @@ __all__ = ["AffineTransform", "Config", "Store", "UserError", "__version__", "lo
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    """Import a public name at its first use."""
+    if name not in _SOURCES:
         raise AttributeError(f"module 'alignet_ray' has no attribute {name!r}")
-    where, attribute = _WHERE[name]
-    found = importlib.import_module(where)
-    return getattr(found, attribute) if attribute else found
+    module_name, attribute = _SOURCES[name]
+    module = importlib.import_module(module_name)
+    return getattr(module, attribute) if attribute else module
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion and help."""
+    return sorted(__all__)

@@ -43,8 +43,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" in uri:
         for known in (uri, f"fsspec+{uri}"):
             try:
-                found: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
-                return found
+                opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
+                return opened
             except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
                 problem = str(error).splitlines()[0]
                 if not problem.startswith("Unrecognized filesystem type"):
@@ -93,22 +93,22 @@ class Artifact:
 
     @property
     def finished(self) -> bool:
-        """Whether `_SUCCESS` stands."""
+        """Whether it is complete."""
         return self.has(SUCCESS)
 
     def has(self, name: str) -> bool:
         """Whether a member file exists."""
         fs, path = self.where(name)
-        found: bool = fs.get_file_info(path).type == pafs.FileType.File
-        return found
+        exists: bool = fs.get_file_info(path).type == pafs.FileType.File
+        return exists
 
     def files(self, folder: str = "", suffix: str = "", deep: bool = False) -> list[str]:
         """Names of member files under `folder`, relative to the artifact, sorted; unfinished temporaries left out."""
         fs, path = self.where()
         base = f"{path}/{folder}".rstrip("/")
         infos = fs.get_file_info(pafs.FileSelector(base, recursive=deep, allow_not_found=True))
-        names = (i.path[len(path) + 1 :] for i in infos if i.type == pafs.FileType.File)
-        return sorted(n for n in names if n.endswith(suffix) and not Path(n).name.startswith("."))
+        names = [info.path[len(path) + 1 :] for info in infos if info.type == pafs.FileType.File]
+        return sorted(name for name in names if name.endswith(suffix) and not Path(name).name.startswith("."))
 
     def parts(self, folder: str = "") -> list[str]:
         """The Parquet parts `part-*.parquet` of a table, in order."""
@@ -199,9 +199,10 @@ class Draft(Artifact):
 
     def finish(self, manifest: dict[str, Any]) -> Artifact:
         """Write artifact.json with every member's size, then `_SUCCESS`; from here on the artifact is immutable."""
-        names = [n for n in self.files(deep=True) if n not in (MANIFEST, SUCCESS)]
+        names = [name for name in self.files(deep=True) if name not in (MANIFEST, SUCCESS)]
         fs, base = self.where()
-        sizes = {n: i.size for n, i in zip(names, fs.get_file_info([f"{base}/{n}" for n in names]), strict=True)}
+        infos = fs.get_file_info([f"{base}/{name}" for name in names])
+        sizes = {name: info.size for name, info in zip(names, infos, strict=True)}
         self.write_json(MANIFEST, manifest | {"files": sizes, "bytes": sum(sizes.values())})
         self.write_bytes(SUCCESS, b"")
         return Artifact(self.root, self.stage, self.id)
@@ -212,6 +213,8 @@ class _Atomic:
         self.draft, self.name = draft, name
         fs, self.path = draft.where(name)
         self.is_local = isinstance(fs, pafs.LocalFileSystem)
+
+        # A rename is atomic only within a file system, so a local temporary lies beside its member.
         folder = Path(self.path).parent if self.is_local else Path(tempfile.mkdtemp(prefix="alignet-"))
         folder.mkdir(parents=True, exist_ok=True)
         self.temporary = folder / f".{Path(name).name}.{uuid.uuid4().hex[:8]}"
@@ -266,11 +269,12 @@ class Store:
     def all(self, stages: list[str]) -> list[Artifact]:
         """Every artifact folder of these stages, finished or not."""
         fs, base = filesystem(self.root)
-        found = []
+        artifacts = []
         for stage in stages:
             infos = fs.get_file_info(pafs.FileSelector(f"{base}/{stage}", allow_not_found=True))
-            found += [self.artifact(stage, i.base_name) for i in infos if i.type == pafs.FileType.Directory]
-        return sorted(found, key=lambda a: (stages.index(a.stage), a.id))
+            ids = sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+            artifacts += [self.artifact(stage, id) for id in ids]
+        return artifacts
 
     def write_ref(self, name: str, value: dict[str, Any]) -> None:
         """Point a human name at ids."""
