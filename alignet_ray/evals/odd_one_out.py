@@ -70,6 +70,7 @@ def respond_all(
     names = [space.name for space in spaces]
     columns = [respond(space, image_draws, trials) for space in spaces]
 
+    # the best that any model can do is to make the most frequent human choice
     names.append(("human", ""))
     columns.append(SpaceResponses(scores.ceiling(trials.probabilities), 0.0, trials.probabilities.argmax(axis=1)))
     return HeldOutResponses(
@@ -155,6 +156,7 @@ def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], 
             rows.append(Score(model, layer, DATASET, "odd_one_out_gain", value, low, high, trials, level, seed=seed))
             p_values.append(scores.paired_p_value(differences))
 
+    # all comparisons are one family of tests
     adjusted = scores.holm(np.array(p_values))
     tests = [
         replace(row, metric="odd_one_out_gain_p", value=float(p), low=NAN, high=NAN)
@@ -194,6 +196,7 @@ def levels(
 
 
 def _margin_levels(probabilities: Float[np.ndarray, "t 3"]) -> dict[str, Bool[np.ndarray, " t"]]:
+    # the margin is the gap between the likeliest pair and the next one
     ascending = np.sort(probabilities, axis=1)
     margin = ascending[:, 2] - ascending[:, 1]
     third = np.searchsorted(np.quantile(margin, [1 / 3, 2 / 3]), margin)
@@ -250,6 +253,7 @@ def evaluate_raw(
     if not known.any():
         return []
 
+    # from object numbers to rows of the annotated objects
     row_of_object = {int(number): row for row, number in enumerate(annotated.objects)}
     triplets = np.vectorize(row_of_object.__getitem__, otypes=[np.int64])(responses[known])
     # people chose the first pair for sure

@@ -101,6 +101,11 @@ def evaluate(spaces: Sequence[EmbeddingSpace], labels: Mapping[int, str], folder
 
 
 def _split(spaces: Sequence[EmbeddingSpace], labels: Mapping[int, str], folder: OodFolder, seed: int) -> OodSplit:
+    """Draw the quarter of the known images that is held out, the same one for all spaces.
+
+    Raises:
+        UserError: the folder has too few images.
+    """
     known = np.intersect1d(np.array(sorted(labels), dtype=np.int64), shared_ids(list(spaces)))
     ood = np.array(sorted(folder.labels), dtype=np.int64)
     for space in folder.spaces.values():
@@ -132,6 +137,7 @@ def _detection(
     nearest = np.sort(similarities, axis=1)[:, -NEIGHBOURS:].mean(axis=1)
     is_known = np.arange(len(nearest)) < held_out.sum()
 
+    # images are resampled with both kinds together, so their numbers vary as well
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in range(DRAWS):

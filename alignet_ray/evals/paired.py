@@ -44,6 +44,7 @@ def gains(values: ItemValues, dataset: str, metric: str, seed: int, split: str =
     if not differences:
         return []
 
+    # all models see the same resamplings, and their tests are one family
     resampled = {name: scores.mean_draws(difference, seed=seed) for name, difference in differences.items()}
     p_values = scores.holm(np.array([scores.paired_p_value(draws) for draws in resampled.values()]))
 

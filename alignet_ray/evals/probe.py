@@ -86,6 +86,7 @@ def draw_few_shot_task(annotated: AnnotatedObjects, shots: int, draws: int, seed
     fewest_images = min(len(annotated.images[row]) for row in classes)
     test_images = min(fewest_images - shots, MAX_TEST_IMAGES)
 
+    # training images come first in the last axis, test images after them
     image_ids, owner = annotated.all_images()
     rng = np.random.default_rng([seed, shots])
     chosen = np.empty((draws, len(classes), shots + test_images), np.int64)
@@ -108,6 +109,7 @@ def classify_few_shot(
     space: EmbeddingSpace, task: FewShotTask, penalties: Sequence[float]
 ) -> Bool[np.ndarray, "p b q"]:
     """Whether each test image is recognised, for each penalty and draw; all of them are fitted at once."""
+    # every combination of penalty and draw is a problem of its own
     features = classify.coordinates(space.features(task.ids))
     draws = len(task.train)
     train = np.tile(task.train, (len(penalties), 1))

@@ -111,6 +111,7 @@ def _probe_accuracy(space: EmbeddingSpace, data: ShiftData, seed: int) -> dict[s
     is_source = np.arange(len(image_ids)) < len(data.source.ids)
     features = classify.coordinates(space.features(image_ids))
 
+    # held-out images of source objects measure the category on known objects, target objects on new ones
     held_out = _hold_out(owner, is_source, seed)
     fitted = _sample(is_source & ~held_out, seed)
     penalty = _best_penalty(features[fitted], label[fitted], owner[fitted], seed)
@@ -131,6 +132,7 @@ def _best_penalty(
     Cross-entropy, not accuracy: on some dozens of objects the best accuracy is a matter of luck, and a penalty chosen
     by luck costs a space far more than what is to be measured.
     """
+    # all images of an object fall into the same fold
     objects, position = np.unique(owner, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(objects))[position] % FOLDS
     classes = int(label.max()) + 1

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core import similarity
 
 MODEL_TITLES = {
@@ -42,9 +43,7 @@ class EmbeddingSpace:
 
     def rows(self, image_ids: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s d"]:
         """Embeddings of images, which must all be there, in float32."""
-        position = np.minimum(np.searchsorted(self.ids, image_ids), len(self.ids) - 1)
-        assert (self.ids[position] == image_ids).all(), f"{self.model} {self.layer} lacks images"
-        return self.embeddings[position].astype(np.float32)
+        return self.embeddings[positions_of(self.ids, image_ids)].astype(np.float32)
 
     def features(self, image_ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         """As `rows`, scaled so that dot products are the similarities of the space."""

@@ -49,6 +49,7 @@ def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: Im
         temperature = calibration.fit_temperature(
             _pair_similarities(space, validation), validation.trials.probabilities
         )
+        # with the temperature fitted, similarities are logits of choices
         logits = _pair_similarities(space, test) / np.float32(temperature)
         probabilities = softmax(logits, axis=1)
         choice = choices(logits)

@@ -2,11 +2,10 @@
 
 from alignet_ray.report.build import build
 from alignet_ray.report.contents import (
-    LabelStatistics,
     LossCurve,
     NeighbourQuery,
     ReportContents,
     TripletExample,
 )
 
-__all__ = ["LabelStatistics", "LossCurve", "NeighbourQuery", "ReportContents", "TripletExample", "build"]
+__all__ = ["LossCurve", "NeighbourQuery", "ReportContents", "TripletExample", "build"]

@@ -1,13 +1,16 @@
 """What the report shows, as plain values: the stage `evaluate` fills them in, the sections render them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from alignet_ray.artifacts.align import AlignReport
+from alignet_ray.artifacts.cluster import CurvePoint
+from alignet_ray.artifacts.label import LabelStats
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.spaces import MODEL_TITLES
@@ -52,19 +55,6 @@ class LossCurve:
     losses: list[float]
 
 
-@dataclass(frozen=True)
-class LabelStatistics:
-    """How the training triplets were labelled.
-
-    Attributes:
-        train: teacher ("aligned", "raw") -> statistics of its labels, as `label` writes them.
-        images: number of images that the triplets could have used.
-    """
-
-    train: dict[str, dict[str, Any]]
-    images: int | None
-
-
 class Illustration(NamedTuple):
     """A figure as PNG bytes, and its caption."""
 
@@ -90,9 +80,9 @@ class ReportContents:
         gains, regressions: triplets on which the student agrees with people and the base does not, and the reverse.
         queries: nearest neighbours in base and student.
         clusters: contact sheets of clusters, name -> images.
-        cluster_candidates: numbers of clusters that were tried: k, inertia, silhouette.
-        labels: how the training triplets were labelled.
-        teacher: the report of `align`; empty where the map was taken over.
+        cluster_candidates: numbers of clusters that were tried.
+        labels: statistics of the labels by teacher (aligned, raw).
+        teacher: the report of `align`; None without one.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
     """
@@ -112,9 +102,9 @@ class ReportContents:
     regressions: list[TripletExample] = field(default_factory=list)
     queries: list[NeighbourQuery] = field(default_factory=list)
     clusters: dict[str, list[Image.Image | None]] = field(default_factory=dict)
-    cluster_candidates: list[dict[str, float]] = field(default_factory=list)
-    labels: LabelStatistics | None = None
-    teacher: dict[str, Any] = field(default_factory=dict)
+    cluster_candidates: Sequence[CurvePoint] = field(default_factory=list)
+    labels: Mapping[str, LabelStats] = field(default_factory=dict)
+    teacher: AlignReport | None = None
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 

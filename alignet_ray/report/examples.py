@@ -29,6 +29,7 @@ def object_groups(annotated: AnnotatedObjects, human: Float[np.ndarray, "m m"], 
     titles = {}
     for cluster in np.unique(clusters):
         members = np.flatnonzero(clusters == cluster)
+        # a cluster is named after its medoid, the object most similar to all others of it
         within = human[np.ix_(members, members)]
         medoid = members[within.sum(axis=1).argmax()]
         name = annotated.names[medoid]
@@ -125,6 +126,8 @@ def _disagreements(
     human = trials.probabilities.argmax(axis=1)
     won = (responses.choice[:, winner] == human) & (responses.choice[:, loser] != human)
     candidates = np.flatnonzero(won)
+
+    # a triplet is clear where people nearly always choose the same pair
     clarity = trials.probabilities[candidates].max(axis=1)
     candidates = candidates[np.argsort(-clarity, kind="stable")]
     return _without_repeats(candidates, trials.triplets, count)
@@ -153,6 +156,7 @@ def neighbour_queries(
     neighbours: int = 5,
 ) -> list[NeighbourQuery]:
     """One image of each of the `count` largest groups, and its nearest test images in every space."""
+    # neighbours among the images of all test objects, in every space
     image_ids, owner = annotated.all_images()
     neighbours = min(neighbours, len(image_ids) - 1)
     nearest = {}
@@ -185,6 +189,7 @@ def contact_sheets(
 ) -> dict[str, list[Image.Image | None]]:
     """Images of `count` clusters, evenly spaced among the clusters with several images by size, largest first."""
     numbers, sizes = np.unique(cluster, return_counts=True)
+    # a cluster of one image shows nothing that its images have in common
     by_size = np.argsort(-sizes, kind="stable")
     candidates = numbers[by_size][sizes[by_size] > 1]
 

@@ -73,6 +73,7 @@ def curves(
     """Curves with their points where there are few, from `bottom` up; a dashed vertical line at `mark`."""
     figure, axes = empty(6.4, 3.5)
     for line in lines:
+        # a curve of few points shows where they are
         show_points = len(line.x) < 15 and line.width > 1
         axes.plot(
             line.x,
@@ -137,6 +138,7 @@ def _rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
     """Ranks of the entries above the diagonal, scaled to 0-1, on both sides of it; 1 on the diagonal."""
     size = len(values)
     rows, columns = np.triu_indices(size, 1)
+    # sorting twice turns values into ranks; equal values keep their order
     rank = np.argsort(np.argsort(values[rows, columns], kind="stable"), kind="stable")
 
     shades = np.zeros((size, size))
@@ -149,6 +151,7 @@ def _rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
 def _long_runs(groups: Sequence[str]) -> list[tuple[int, int]]:
     """Runs of equal groups (start, end) that are long enough for a name beside the matrix."""
     size = len(groups)
+    # a run ends where the group changes
     changes = [row for row in range(1, size) if groups[row] != groups[row - 1]]
     runs = pairwise([0, *changes, size])
     return [(start, end) for start, end in runs if end - start >= max(2, size / 22)]
@@ -222,6 +225,7 @@ def group_colours(groups: Sequence[str]) -> dict[str, str]:
 
 def principal_plane(embeddings: Float[np.ndarray, "n d"]) -> Points:
     """Coordinates on the first two principal components; signs are fixed by the largest entry, so that maps repeat."""
+    # principal components by the singular value decomposition of the centred data
     centred = (embeddings - embeddings.mean(axis=0)).astype(np.float64)
     left, singular_values, _ = np.linalg.svd(centred, full_matrices=False)
     plane = np.zeros((len(embeddings), 2))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from alignet_ray.artifacts.cluster import CurvePoint
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report import figures
 from alignet_ray.report.contents import Illustration, ReportContents, TripletExample
@@ -158,13 +159,13 @@ def clusters(contents: ReportContents) -> Clusters | None:
     return Clusters(contents.clusters, _candidate_curves(contents.cluster_candidates, contents.provenance))
 
 
-def _candidate_curves(candidates: Sequence[dict[str, float]], provenance: dict[str, str]) -> list[Illustration]:
+def _candidate_curves(candidates: Sequence[CurvePoint], provenance: dict[str, str]) -> list[Illustration]:
     """Inertia and silhouette against the number of clusters; the number that was taken is marked."""
     if not candidates:
         return []
     chosen = provenance.get("clusters")
     mark = float(chosen) if chosen else None
-    numbers = [candidate["k"] for candidate in candidates]
+    numbers = [candidate.k for candidate in candidates]
 
     captions = {
         "inertia": "Inertia: how far images lie from their cluster's centre. It always falls; look for the bend.",
@@ -172,7 +173,7 @@ def _candidate_curves(candidates: Sequence[dict[str, float]], provenance: dict[s
     }
     illustrations = []
     for quantity, caption in captions.items():
-        values = [candidate[quantity] for candidate in candidates]
+        values = [getattr(candidate, quantity) for candidate in candidates]
         line = figures.Line(quantity, numbers, values, figures.COLOURS["student"])
         illustrations.append(Illustration(figures.curves([line], quantity, "number of clusters k", mark), caption))
     return illustrations

@@ -3,18 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
-from typing import Any
 
+from alignet_ray.artifacts.label import LabelStats, SubsetStats
 from alignet_ray.report import figures
-from alignet_ray.report.contents import Illustration, LabelStatistics, ReportContents, Row
+from alignet_ray.report.contents import Illustration, ReportContents, Row
 
 TEACHERS = {"aligned": "aligned teacher", "raw": "unaligned teacher"}
 COLOURS = {"aligned teacher": figures.COLOURS["student"], "unaligned teacher": figures.COLOURS["control"]}
-
-HISTOGRAMS = ("margin_histogram", "entropy_histogram")
-
-Statistics = Mapping[str, Any]
-"""Statistics of one teacher's labels, as `label` writes them; older artifacts lack some."""
 
 
 @dataclass(frozen=True)
@@ -27,68 +22,63 @@ class LabelSection:
 
 
 def labels(contents: ReportContents) -> LabelSection | None:
-    """Margins and entropies of both teachers' labels; None without statistics."""
-    statistics = contents.labels
-    if statistics is None:
+    """Margins and entropies of both teachers' labels; None without statistics of the aligned one."""
+    if "aligned" not in contents.labels:
         return None
     return LabelSection(
-        triplets=statistics.train["aligned"]["triplets"],
-        histograms=_histograms(statistics.train),
-        rows=_rows(statistics),
+        triplets=contents.labels["aligned"].train.triplets,
+        histograms=_histograms(contents.labels),
+        rows=_rows(contents.labels),
     )
 
 
-def _histograms(train: Mapping[str, Statistics]) -> list[Illustration]:
-    """Both histograms; none where a teacher has no counts."""
-    for statistics in train.values():
-        if not all(name in statistics for name in HISTOGRAMS):
-            return []
-
-    margins = figures.histogram(_shares(train, "margin_histogram"), COLOURS, 1.0, "margin")
-    entropies = figures.histogram(_shares(train, "entropy_histogram"), COLOURS, log(3), "entropy (nats)")
+def _histograms(labels: Mapping[str, LabelStats]) -> list[Illustration]:
+    margins = {}
+    entropies = {}
+    for role, stats in labels.items():
+        margins[TEACHERS[role]] = _shares(stats.train.margin_histogram, stats.train.triplets)
+        entropies[TEACHERS[role]] = _shares(stats.train.entropy_histogram, stats.train.triplets)
     return [
-        Illustration(margins, "Margin: 0 is a toss-up, 1 is sure."),
-        Illustration(entropies, "Entropy of the three probabilities: 0 is sure, 1.10 is blind guessing."),
+        Illustration(figures.histogram(margins, COLOURS, 1.0, "margin"), "Margin: 0 is a toss-up, 1 is sure."),
+        Illustration(
+            figures.histogram(entropies, COLOURS, log(3), "entropy (nats)"),
+            "Entropy of the three probabilities: 0 is sure, 1.10 is blind guessing.",
+        ),
     ]
 
 
-def _shares(train: Mapping[str, Statistics], histogram: str) -> dict[str, list[float]]:
-    """Share of the triplets in each bin, by teacher."""
-    shares = {}
-    for role, statistics in train.items():
-        triplets = max(statistics["triplets"], 1)
-        shares[TEACHERS[role]] = [count / triplets for count in statistics[histogram]]
-    return shares
+def _shares(counts: list[int], triplets: int) -> list[float]:
+    return [count / max(triplets, 1) for count in counts]
 
 
-def _rows(statistics: LabelStatistics) -> list[Row]:
-    aligned = statistics.train["aligned"]
-    raw = statistics.train.get("raw", {})
+def _rows(labels: Mapping[str, LabelStats]) -> list[Row]:
+    aligned = labels["aligned"].train
+    raw = labels["raw"].train if "raw" in labels else None
     rows = [
-        _row("mean margin", _mean(aligned, "margin"), _mean(raw, "margin")),
-        _row("mean entropy (nats)", _mean(aligned, "entropy"), _mean(raw, "entropy")),
-        _row("ties", _ties(aligned), _ties(raw)),
+        _row("mean margin", f"{aligned.margin:.3f}", f"{raw.margin:.3f}" if raw else "-"),
+        _row("mean entropy (nats)", f"{aligned.entropy:.3f}", f"{raw.entropy:.3f}" if raw else "-"),
+        _row("ties", _ties(aligned), _ties(raw) if raw else "-"),
     ]
 
     # a border triplet has two images of one cluster and one of another, which should be the odd one
-    if "odd_is_the_other" in aligned:
-        border_triplets = aligned.get("border") or 1.0
-        share = aligned["odd_is_the_other"] / border_triplets
+    if aligned.odd_is_the_other is not None:
+        share = aligned.odd_is_the_other / (aligned.border or 1.0)
         rows.append(_row("odd one is the image of the other cluster", f"{100 * share:.1f} %", "-"))
 
-    if "agreement" in raw:
-        rows.append(_row("same odd one as the aligned teacher", "-", f"{100 * raw['agreement']:.1f} %"))
+    if raw and raw.agreement is not None:
+        rows.append(_row("same odd one as the aligned teacher", "-", f"{100 * raw.agreement:.1f} %"))
 
-    if "image_uses" in aligned:
-        uses = aligned["image_uses"]
-        text = f"{uses['median']:,.0f} ({uses['min']:,} to {uses['max']:,})"
+    uses = aligned.image_uses
+    if uses is not None:
+        text = f"{uses['median']:,.0f} ({uses['min']:,.0f} to {uses['max']:,.0f})"
         rows.append(_row("triplets an image is in: median (range)", text, "same"))
-        used = f"{aligned['images_used']:,}"
-        if statistics.images:
-            used += f" of {statistics.images:,}"
+        used = f"{aligned.images_used:,}"
+        available = labels["aligned"].images
+        if available:
+            used += f" of {available:,}"
         rows.append(_row("images used for training", used, "same"))
 
-    if not raw:
+    if raw is None:
         for row in rows:
             del row[TEACHERS["raw"]]
     return rows
@@ -98,12 +88,5 @@ def _row(name: str, aligned: str, raw: str) -> Row:
     return {"labels": name, TEACHERS["aligned"]: aligned, TEACHERS["raw"]: raw}
 
 
-def _mean(statistics: Statistics, quantity: str) -> str:
-    return f"{statistics[quantity]:.3f}" if quantity in statistics else "-"
-
-
-def _ties(statistics: Statistics) -> str:
-    ties = statistics.get("ties")
-    if ties is None:
-        return "-"
-    return f"{100 * ties / max(statistics['triplets'], 1):.2f} %"
+def _ties(stats: SubsetStats) -> str:
+    return f"{100 * stats.ties / max(stats.triplets, 1):.2f} %"

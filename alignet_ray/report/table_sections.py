@@ -6,6 +6,7 @@ from math import isnan
 
 from alignet_ray.core.scores import CHANCE, Score
 from alignet_ray.evals import ood
+from alignet_ray.evals.compare import PERCENT_METRICS
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report import figures
@@ -45,9 +46,6 @@ EXTERNAL_TITLES = {
     ("answers", "entropy_time"): "response times, rank correlation with doubt",
 }
 """Judgements from outside the run: (dataset, metric) -> what people read."""
-
-PERCENT_METRICS = ("odd_one_out", "two_afc")
-"""Metrics of `EXTERNAL_TITLES` that are shares; the others are correlations."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +150,7 @@ def levels(contents: ReportContents) -> ScoreTable | None:
     for level in sorted(named, key=_level_position):
         by_level[level] = select_scores(contents.scores, "odd_one_out", level)
 
+    # there may be dozens of categories; the largest ones have the narrowest intervals
     categories = [level for level in by_level if level.startswith("category:")]
     categories.sort(key=lambda level: -by_level[level][0].n)
     left_out = categories[LARGEST_CATEGORIES:]
@@ -169,6 +168,7 @@ def _level_position(level: str) -> tuple[int, str]:
 def _level_row(level: str, scores: Sequence[Score]) -> Row:
     row = {"triplets": LEVEL_TITLES.get(level, level.removeprefix("category:"))}
     values = {score_title(score): score.value for score in scores if score.model != "teacher"}
+    # the gain stands beside the student, whose column follows that of the base
     for title, value in values.items():
         row[_without_alignment(title)] = f"{100 * value:.1f}"
         if title == MODEL_TITLES["student"] and "base" in values:
@@ -178,7 +178,7 @@ def _level_row(level: str, scores: Sequence[Score]) -> Row:
 
 
 def _minor_columns(rows: Sequence[Row]) -> list[str]:
-    """Columns that a phone leaves out: heads, other models, numbers of triplets."""
+    """Columns that a phone leaves out: heads, other models, numbers of triplets; never the first one, the titles."""
     major = {"base", "student", "gain", "change", "control", "ceiling"}
     columns = list(rows[0])[1:]
     return [column for column in columns if column not in major]
@@ -206,7 +206,9 @@ def external(contents: ReportContents) -> ScoreTable | None:
 
 
 def _external_value(metric: str, value: float) -> str:
-    return f"{100 * value:.1f}" if metric in PERCENT_METRICS else f"{value:.3f}"
+    if metric.startswith(PERCENT_METRICS):
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}"
 
 
 def _same_columns(rows: Sequence[Row]) -> list[Row]:
@@ -268,8 +270,8 @@ def _gain_interval(scores: Sequence[Score], metric: str, dataset: str) -> str:
 
 def drift(contents: ReportContents) -> ScoreTable | None:
     """How much of the base's structure each trained model keeps."""
-    correlations_to_base = _by_space(select_scores(contents.scores, "cka_to_base"))
-    correlations_to_people = _by_space(select_scores(contents.scores, "rsa_spearman"))
+    cka_to_base = _by_space(select_scores(contents.scores, "cka_to_base"))
+    rsa_to_people = _by_space(select_scores(contents.scores, "rsa_spearman"))
     rows = []
     for score in select_scores(contents.scores, "neighbours_kept"):
         space = (score.model, score.layer)
@@ -277,8 +279,8 @@ def drift(contents: ReportContents) -> ScoreTable | None:
             {
                 "model": score_title(score),
                 "neighbours kept": f"{100 * score.value:.1f} %",
-                "CKA to the base": _three_digits(correlations_to_base.get(space)),
-                "rank correlation with people": _three_digits(correlations_to_people.get(space)),
+                "CKA to the base": _three_digits(cka_to_base.get(space)),
+                "rank correlation with people": _three_digits(rsa_to_people.get(space)),
             }
         )
     return ScoreTable(rows, []) if rows else None

@@ -1,18 +1,13 @@
 """The section of the report about the teacher: its agreement with people before and after, and what that cost."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from alignet_ray.artifacts.align import SPLITS, AlignReport
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row
 
 SPACES = {"base": "the network as it was", "features": "fine-tuned, its features", "aligned": "the teacher"}
-SPLITS = ("validation", "test")
 METRICS = {"classes": "as its classifier weighs features", "plain": "by the cosine of features"}
-
-AlignReport = Mapping[str, Any]
-"""What `align` reported."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +51,19 @@ class TeacherSection:
 def teacher(contents: ReportContents) -> TeacherSection | None:
     """Agreement with people before and after; None where the map was taken over, which was not evaluated."""
     report = contents.teacher
-    if "validation_aligned_accuracy" not in report:
+    if report is None or not report.splits:
         return None
 
     network = None
-    if report["map"] == "network":
-        network = NetworkTeacher(report["step"], METRICS[report["metric"]], report["temperature"])
+    if report.map == "network":
+        assert report.metric is not None, "a network teacher has a metric"
+        assert report.temperature is not None, "a network teacher has a temperature"
+        network = NetworkTeacher(report.step, METRICS[report.metric], report.temperature)
     return TeacherSection(
-        form=repr(report["map"]),
+        form=repr(report.map),
         network=network,
-        neighbours_kept=report["neighbours_kept"],
-        aligned_neighbours_kept=report.get("aligned_neighbours_kept"),
+        neighbours_kept=report.neighbours_kept,
+        aligned_neighbours_kept=report.aligned_neighbours_kept,
         rows=_rows(report),
         interpolation=_interpolation(report),
     )
@@ -75,43 +72,42 @@ def teacher(contents: ReportContents) -> TeacherSection | None:
 def _rows(report: AlignReport) -> list[Row]:
     rows = []
     for space, title in SPACES.items():
-        if f"test_{space}_accuracy" not in report:
+        if space not in report.splits["test"].spaces:
             continue
         row = {"space": title}
         for split in SPLITS:
-            accuracy = 100 * report[f"{split}_{space}_accuracy"]
-            low = 100 * report[f"{split}_{space}_accuracy_low"]
-            high = 100 * report[f"{split}_{space}_accuracy_high"]
-            row[f"{split} objects"] = f"{accuracy:.1f} % [{low:.1f}, {high:.1f}]"
+            agreement = report.splits[split].spaces[space]
+            low = 100 * agreement.accuracy_low
+            high = 100 * agreement.accuracy_high
+            row[f"{split} objects"] = f"{100 * agreement.accuracy:.1f} % [{low:.1f}, {high:.1f}]"
         rows.append(row)
 
     ceiling = {"space": "ceiling"}
     for split in SPLITS:
-        ceiling[f"{split} objects"] = f"{100 * report[f'{split}_ceiling']:.1f} %"
+        ceiling[f"{split} objects"] = f"{100 * report.splits[split].ceiling:.1f} %"
     return [*rows, ceiling]
 
 
 def _interpolation(report: AlignReport) -> InterpolationCurve | None:
     """Weights between the pretrained and the fine-tuned ones: more agreement, fewer neighbours kept."""
-    points = report.get("trade", [])
-    if not points:
+    if not report.curve:
         return None
 
-    kept = [100 * point["kept"] for point in points]
-    teacher_agreement = [100 * point["accuracy"] for point in points]
-    feature_agreement = [100 * point["features"] for point in points]
+    kept = [100 * point.kept for point in report.curve]
+    teacher_agreement = [100 * point.accuracy for point in report.curve]
+    feature_agreement = [100 * point.features for point in report.curve]
     lines = [
         figures.Line("teacher", kept, teacher_agreement, figures.COLOURS["student"]),
         figures.Line("features", kept, feature_agreement, figures.COLOURS["base"]),
     ]
     rows = [
         {
-            "share of the way": f"{point['share']:.0%}",
-            "teacher agrees": f"{100 * point['accuracy']:.1f} %",
-            "features agree": f"{100 * point['features']:.1f} %",
-            "neighbours kept": f"{100 * point['kept']:.0f} %",
+            "share of the way": f"{point.interpolation:.0%}",
+            "teacher agrees": f"{100 * point.accuracy:.1f} %",
+            "features agree": f"{100 * point.features:.1f} %",
+            "neighbours kept": f"{100 * point.kept:.0f} %",
         }
-        for point in points
+        for point in report.curve
     ]
     png = figures.curves(lines, "agrees with people, %", "neighbours kept, %", bottom=None)
     return InterpolationCurve(png, rows)
