@@ -44,7 +44,7 @@ def test_p_values_are_those_of_a_t_test_where_there_are_many_items() -> None:
 
 
 def test_many_items_are_drawn_from_the_normal_limit() -> None:
-    values = np.random.default_rng(7).random(scores.MANY + 1)
+    values = np.random.default_rng(7).random(scores.NORMAL_LIMIT + 1)
     few = scores.mean_draws(values[:-1])
     many = scores.mean_draws(values)
     assert many.std() == pytest.approx(few.std(), rel=0.1)
