@@ -43,7 +43,7 @@ class EmbeddingSpace:
 
     def rows(self, image_ids: Int[np.ndarray, "*s"]) -> Float[np.ndarray, "*s d"]:
         """Embeddings of images, which must all be there, in float32."""
-        return self.embeddings[positions_of(self.ids, image_ids)].astype(np.float32)
+        return np.asarray(self.embeddings[positions_of(self.ids, image_ids)], dtype=np.float32)
 
     def features(self, image_ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         """As `rows`, scaled so that dot products are the similarities of the space."""
