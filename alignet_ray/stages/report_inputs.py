@@ -1,22 +1,20 @@
 """Contents of the report besides scores, read from the run's artifacts: images, loss curves, clusters and labels."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from alignet_ray.artifacts.align import REPORT, AlignArtifact
-from alignet_ray.artifacts.cluster import ClusterArtifact
+from alignet_ray.artifacts.align import AlignArtifact, AlignReport
+from alignet_ray.artifacts.cluster import ClusterArtifact, CurvePoint
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
-from alignet_ray.artifacts.label import LabelArtifact
+from alignet_ray.artifacts.label import LabelArtifact, LabelStats
 from alignet_ray.config import Config
 from alignet_ray.images import listing
 from alignet_ray.report import examples
-from alignet_ray.report.contents import LabelStatistics, LossCurve
+from alignet_ray.report.contents import LossCurve
 from alignet_ray.store import Artifact
 
 Parents = Mapping[str, Artifact]
@@ -65,34 +63,26 @@ def cluster_sheets(cfg: Config, parents: Parents) -> dict[str, list[Image.Image 
     return examples.contact_sheets(labels.ids, labels.clusters.astype(np.int64), read_image)
 
 
-def cluster_candidates(parents: Parents) -> list[dict[str, float]]:
-    """Candidates for the number of clusters: k, inertia, silhouette; empty if none were compared."""
-    points = ClusterArtifact(parents["cluster"]).curve() or []
-    return [asdict(point) for point in points]
+def cluster_candidates(parents: Parents) -> list[CurvePoint]:
+    """Candidates for the number of clusters; empty if none were compared."""
+    return ClusterArtifact(parents["cluster"]).curve() or []
 
 
-def label_statistics(parents: Parents) -> LabelStatistics | None:
-    """Statistics of the training triplets' labels by the aligned teacher and by the raw one."""
-    train: dict[str, dict[str, Any]] = {}
-    images = None
+def label_statistics(parents: Parents) -> dict[str, LabelStats]:
+    """Statistics of the labels by the aligned teacher and by the raw one, where they were written."""
+    statistics = {}
     for role in ("aligned", "raw"):
-        if f"label@{role}" not in parents:
-            continue
-        artifact = LabelArtifact(parents[f"label@{role}"])
-        if artifact.has_stats():
-            stats = artifact.stats()
-            train[role] = stats.to_json()["train"]
-            images = images or stats.images
-    return LabelStatistics(train, images) if "aligned" in train else None
+        if f"label@{role}" in parents:
+            artifact = LabelArtifact(parents[f"label@{role}"])
+            if artifact.has_stats():
+                statistics[role] = artifact.stats()
+    return statistics
 
 
-def teacher_report(parents: Parents) -> dict[str, Any]:
-    """The report of `align`; empty without one."""
+def teacher_report(parents: Parents) -> AlignReport | None:
+    """The report of `align`; None without one."""
     artifact = AlignArtifact(parents["align"])
-    if not artifact.has_report():
-        return {}
-    report: dict[str, Any] = artifact.files.read_json(REPORT)
-    return report
+    return artifact.report() if artifact.has_report() else None
 
 
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
