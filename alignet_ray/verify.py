@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, Int64
 
 from alignet_ray.artifacts import schemas, transforms
-from alignet_ray.artifacts.align import TRANSFORM
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, SUBSETS
+from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind

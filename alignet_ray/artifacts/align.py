@@ -11,8 +11,6 @@ from alignet_ray.artifacts import transforms
 from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
 from alignet_ray.core.affine import AffineTransform
 
-TRANSFORM = "transform.npz"
-TRANSFORM_TENSORS = "transform.safetensors"
 REPORT = "report.json"
 FOLDS = "folds.parquet"
 METRICS = "metrics.jsonl"
@@ -186,11 +184,11 @@ class AlignArtifact(ArtifactView):
 
     def has_transform(self) -> bool:
         """Whether there is a map to apply; a network teacher has none."""
-        return self.files.has(TRANSFORM)
+        return self.files.has(transforms.TRANSFORM)
 
     def transform_path(self) -> Path:
         """Local path of the map in gLocal's layout (.npz)."""
-        return self.files.local(TRANSFORM)
+        return self.files.local(transforms.TRANSFORM)
 
     def transform(self) -> AffineTransform:
         """The map."""
@@ -198,7 +196,7 @@ class AlignArtifact(ArtifactView):
 
     def write_transform(self, transform: AffineTransform, provenance: dict[str, Any]) -> None:
         """Write the map in both formats, with what it was fitted on."""
-        for name in (TRANSFORM, TRANSFORM_TENSORS):
+        for name in (transforms.TRANSFORM, transforms.TRANSFORM_TENSORS):
             self.draft.write_bytes(name, transforms.dump_transform(Path(name).suffix, transform, provenance))
 
     def network_folder(self) -> Path:

@@ -22,6 +22,8 @@ from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import read_bytes
 
+TRANSFORM = "transform.npz"
+TRANSFORM_TENSORS = "transform.safetensors"
 SUFFIXES = (".npz", ".safetensors")
 
 REQUIRED = ("weights", "mean", "std")
@@ -98,8 +100,8 @@ def locate(name: str, root: str) -> str:
     for folder in (Path(name).expanduser(), Path(root).expanduser() / "align" / name):
         if not folder.is_dir():
             continue
-        if (folder / "transform.npz").is_file():
-            return str(folder / "transform.npz")
+        if (folder / TRANSFORM).is_file():
+            return str(folder / TRANSFORM)
         hint = ""
         if (folder / MODEL_FILE).is_file():
             hint = "; it holds a network: use it as --embed.model"

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from alignet_ray import registry, runtime, tracking
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import (
     BenchOptions,
@@ -211,7 +212,7 @@ def compare(options: CompareOptions) -> None:
         artifact = store.artifact("evaluate", ref["nodes"]["evaluate"]) if ref else find(store, f"evaluate/{name}")
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
-        tables[name] = artifact.read_table("scores.parquet")
+        tables[name] = EvaluateArtifact(artifact).scores()
 
     if options.json:
         scores = [{"run": name, **row} for name, table in tables.items() for row in table.to_pylist()]

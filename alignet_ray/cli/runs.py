@@ -48,11 +48,12 @@ def plan(options: PlanOptions) -> None:
     from alignet_ray import runtime
     from alignet_ray.stages import pipeline
     from alignet_ray.store import Store
+    from alignet_ray.synthetic.world import is_materialised
 
     cfg = options.settings
     state = runtime.state_path(cfg)
     world = pipeline.generated_world(cfg, state)
-    if world and not (world[1] / "world.json").exists():
+    if world and not is_materialised(world[1]):
         rows = pipeline.unmade(cfg)
     else:
         resolved = pipeline.resolve(cfg, state, Screen())

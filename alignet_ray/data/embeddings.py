@@ -16,8 +16,6 @@ from alignet_ray.data.files import replacing
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
-TRANSFORM = "transform.npz"
-
 HALF_MAX = float(np.finfo(np.float16).max)
 """Largest float16."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignet_ray.artifacts.transforms import dump_transform, locate, read_transform
+from alignet_ray.artifacts.transforms import TRANSFORM, dump_transform, locate, read_transform
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.models.student import Student, read_model
@@ -138,7 +138,7 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
 
     stored = read_transform(locate(source, root or ""))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "transform.npz").write_bytes(dump_transform(".npz", stored.transform, stored.provenance))
+    (folder / TRANSFORM).write_bytes(dump_transform(".npz", stored.transform, stored.provenance))
     members = stored.provenance.get("teacher", {}).get("members", [])
     features = " + ".join(str(member["model"]) for member in members) or "the teacher"
     return f"on features of {features}: ((x - mean) / std) @ weights + bias, arrays of transform.npz"

@@ -8,7 +8,6 @@ import errno
 import math
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -18,6 +17,7 @@ from alignet_ray import runtime
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
+from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
 
@@ -36,8 +36,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 def inputs(cfg: Config, role: str) -> dict[str, Any]:
     """Config fields that change the student."""
     fields = cfg.distill.result_fields()
-    name, _, file = cfg.distill.model.partition("@")
-    fields["model"] = f"{name}@{Path(file).name}" if file else name
+    fields["model"] = ModelSpec.parse(cfg.distill.model).identity
     fields["seed"] = cfg.seed
     return fields
 
@@ -47,14 +46,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     files = []
     if cfg.corpus.path:
         files.append(cfg.corpus.path)
-
-    folder = Path(cfg.distill.model).expanduser()
-    _, _, checkpoint = cfg.distill.model.partition("@")
-    if (folder / "model.json").is_file():
-        files += [str(path) for path in sorted(folder.glob("*.*"))]
-    elif checkpoint:
-        files.append(checkpoint)
-    return files
+    return files + ModelSpec.parse(cfg.distill.model).local_files
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:

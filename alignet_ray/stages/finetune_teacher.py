@@ -1,15 +1,13 @@
 """Fine-tune the teacher network on human choice probabilities, with Ray Train. Part of `align`."""
 
-from typing import Any
-
 from ray.train import ScalingConfig
 
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
 
 
-def fine_tune(work: Work) -> dict[str, Any]:
-    """Train and write the teacher; returns its report.
+def fine_tune(work: Work) -> None:
+    """Train and write the teacher, with its report.
 
     Raises:
         UserError: what a process said that the user can fix.
@@ -34,5 +32,3 @@ def fine_tune(work: Work) -> dict[str, Any]:
             work.tracker.log_batch({f"align_{name}": value for name, value in row.items()}, step)
 
         run_training(work, TeacherWorker, job, scaling, show)
-    report: dict[str, Any] = work.out.read_json("report.json")
-    return report

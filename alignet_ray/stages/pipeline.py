@@ -245,7 +245,7 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
     from alignet_ray.synthetic import world
 
     name, folder = named_folder
-    if not (folder / "world.json").exists():
+    if not world.is_materialised(folder):
         screen.heading("world", f"drawing {name!r} and training its base network")
         with screen.progress(world.WORLDS[name].base.steps, "steps") as bar:
             world.materialise(name, folder, lambda done, total: bar.add(done - bar.done))

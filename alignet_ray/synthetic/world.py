@@ -224,6 +224,11 @@ def names(world: World, truth: Meaning) -> tuple[list[str], list[str]]:
     return words[: world.objects], family_names
 
 
+def is_materialised(folder: Path) -> bool:
+    """Whether this folder holds a finished world: the file that is written last is there."""
+    return (folder / INFO).exists()
+
+
 def _write(folder: Path, world: World, on_progress: Callable[[int, int], None]) -> None:
     truth = meaning(world)
     images, appearance = render_images(world, truth)
