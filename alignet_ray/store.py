@@ -17,13 +17,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from alignet_ray.errors import UserError
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object of free form: what people or other programs read. What the package itself reads back is a dataclass."""
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "artifact.json"
