@@ -7,10 +7,10 @@ with an event-by-event simulation.
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 from alignet_ray.config import Config
 from alignet_ray.config.cluster_spec import ClusterSpec
+from alignet_ray.screen import TableRow
 from alignet_ray.stages import Node, graph
 from alignet_ray.stages.embed_jobs import find_job, tunes_network
 
@@ -149,7 +149,7 @@ def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
     """Plans with one improvement each, the one that saves most time first."""
     figures = _figures(cfg, on)
     without_cache = cfg.replace(distill__cache_pixels=False)
-    variants: list[tuple[str, Config, dict[str, Any]]] = [
+    variants: list[tuple[str, Config, dict[str, Real]]] = [
         ("twice the GPUs, with their cores", cfg, {"gpus": 2 * on.gpus}),
         ("twice the cores beside each GPU", cfg, {"cores": 2 * on.cores}),
         ("storage twice as fast", cfg, {"read": 2 * on.read}),
@@ -249,7 +249,7 @@ class _Estimator:
     def embed(self, node: Node) -> Row:
         """Reading, decoding and forward passes overlap, so the slowest of them sets the pace."""
         job = find_job(self.cfg, node.role)
-        images = self.on.images if job.images == "corpus" else self.on.judged
+        images = self.on.images if job.images == "corpus" else self.on.annotated
         forward = self["forward"] if job.is_teacher else self["student"]
         rates = self.image_rates(forward, "turbo")  # GPUs resize, so the cores only decode
 
@@ -335,7 +335,7 @@ class _Estimator:
 
     def fine_tuning(self, node: Node) -> Row:
         """A teacher network is fine-tuned on the annotated images; a training step takes three forward passes."""
-        images = self.on.judged * 3
+        images = self.on.annotated * 3
         seconds = self["start"] + images * 3 / self["forward"]
         return Row(node.name, f"{images:,} images", seconds, self["forward"] / 3, "forward", NETWORK_GB)
 
@@ -383,14 +383,14 @@ class _Estimator:
         return step + synchronisation, limit
 
 
-def describe(result: Plan) -> list[dict[str, Any]]:
+def describe(result: Plan) -> list[TableRow]:
     """The plan as rows of a table, with their sum."""
     rows = [_table_row(result, row, result.paid(row)) for row in result.rows]
     total = Row("all", f"{result.on.gpus} GPUs", result.seconds, 0, "", result.gigabytes)
     return [*rows, _table_row(result, total, result.gpu_hours)]
 
 
-def _table_row(result: Plan, row: Row, paid: Real) -> dict[str, Any]:
+def _table_row(result: Plan, row: Row, paid: Real) -> TableRow:
     return {
         "node": row.node,
         "work": row.work,

@@ -10,8 +10,8 @@ from typing import Any
 from alignet_ray import tracking
 from alignet_ray.artifacts.register import RegisteredVersion
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.screen import table
-from alignet_ray.store import Artifact, Store
+from alignet_ray.screen import TableRow, table
+from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.tracking import LoggedStudent, Tracker
 
 CHAMPION = "champion"
@@ -47,6 +47,7 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
     name = registration.name
     version, images = tracking.log_student(tracker, student, name, registration.card)
 
+    # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
     mlflow.update_model_version(name, version, description=registration.card.read_text())
     for key, value in (registration.tags | {tracking.IMAGES: images}).items():
@@ -93,6 +94,8 @@ def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, st
     with _readable(uri, name):
         model = mlflow.get_registered_model(name)
         existing = {str(version.version) for version in mlflow.search_model_versions(f"name='{name}'")}
+
+    # Versions that were deleted since cannot be champion again.
     current = _champion(model)
     past = _without_end([version for version in _history(model) if version in existing], current)
     if to is not None and to not in existing:
@@ -113,21 +116,27 @@ def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, st
     return current, target
 
 
-def versions(uri: str) -> list[dict[str, Any]]:
+def versions(uri: str) -> list[TableRow]:
     """One row for each version that this package registered, by name, the newest first: aliases, scores, age.
 
     Raises:
         UserError: no registry there.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[TableRow] = []
     with _readable(uri):
         mlflow = tracking.client(uri)
         for model in sorted(mlflow.search_registered_models(), key=lambda model: str(model.name)):
-            registered = list(mlflow.search_model_versions(f"name='{model.name}'"))
-            ours = [version for version in registered if any(tag.startswith("alignet.") for tag in version.tags)]
+            registered = mlflow.search_model_versions(f"name='{model.name}'")
+            # A server may be shared: what other programs registered has none of this package's tags.
+            ours = [version for version in registered if _is_ours(version)]
             newest_first = sorted(ours, key=lambda version: -int(version.version))
             rows += [_row(version, model) for version in newest_first]
     return rows
+
+
+def _is_ours(version: Any) -> bool:
+    """Whether this package registered a version."""
+    return any(tag.startswith("alignet.") for tag in version.tags)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class VersionDescription:
         head = "\n".join(f"{key:<16} {value}" for key, value in self.facts.items())
         return f"{head}\n\n{table(self.lineage)}\n\n{self.card}"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """For other programs."""
         return asdict(self)
 
@@ -169,11 +178,17 @@ def describe(uri: str, spec: str) -> VersionDescription:
         name, _, which = name.partition("/")
     with _readable(uri, spec):
         mlflow = tracking.client(uri)
-        version = mlflow.get_model_version_by_alias(name, which) if has_alias else mlflow.get_model_version(name, which)
+        if has_alias:
+            version = mlflow.get_model_version_by_alias(name, which)
+        else:
+            version = mlflow.get_model_version(name, which)
         model = mlflow.get_registered_model(name)
 
-    facts = {"model": f"models:/{name}/{version.version}"}
-    facts |= {key: value for key, value in _row(version, model).items() if key not in ("name", "version")}
+    facts: TableRow = {"model": f"models:/{name}/{version.version}"}
+    for key, value in _row(version, model).items():
+        # The address says both already.
+        if key not in ("name", "version"):
+            facts[key] = value
     facts["run"] = version.run_id
     facts["takes images"] = version.tags.get(tracking.IMAGES)
     facts["store"] = version.tags.get(STORE)
@@ -188,9 +203,14 @@ def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
         tags: the version's.
     """
     store = Store.open(tags[STORE]) if STORE in tags else None
-    made_of = {key.removeprefix(NODE): id for key, id in tags.items() if key.startswith(NODE)}
-    queue = [(node.replace(".", "@", 1), id) for node, id in made_of.items()]
+    queue: list[tuple[str, str]] = []
+    for key, id in tags.items():
+        if key.startswith(NODE):
+            # Names of tags must not hold an @, so `version_tags` wrote a dot.
+            node = key.removeprefix(NODE).replace(".", "@", 1)
+            queue.append((node, id))
 
+    # Breadth first through the manifests; a node that several others read is listed once.
     rows: dict[str, dict[str, str]] = {}
     while queue:
         node, id = queue.pop(0)
@@ -217,10 +237,10 @@ def _parents(artifact: Artifact | None) -> dict[str, str] | None:
     return None
 
 
-def _row(version: Any, model: Any) -> dict[str, Any]:
+def _row(version: Any, model: Any) -> TableRow:
     """What a list says about a version."""
     aliases = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
-    row: dict[str, Any] = {"name": version.name, "version": version.version, "aliases": " ".join(sorted(aliases))}
+    row: TableRow = {"name": version.name, "version": version.version, "aliases": " ".join(sorted(aliases))}
     for score in ("base", "student", "head", "gate"):
         row[score] = version.tags.get(SCORE + score)
     row["registered"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.creation_timestamp / 1000))

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from rich.box import Box
 from rich.console import Console, RenderableType
@@ -12,6 +12,10 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+Cell: TypeAlias = str | int | float | None
+TableRow: TypeAlias = dict[str, Cell]
+"""A row of a table that is printed: heading -> cell. Headings are for people, such as `GPU hours`."""
 
 REDRAW_SECONDS = 0.2
 """Shortest time between two states of the progress line on a terminal."""
@@ -133,7 +137,10 @@ class Progress:
         pause = REDRAW_SECONDS if self.screen.live else self.screen.every
         if now - self.shown >= pause:
             self.shown = now
-            self.screen.redraw(self._bar(note) if self.screen.live else self.text(note))
+            if self.screen.live:
+                self.screen.redraw(self._bar(note))
+            else:
+                self.screen.redraw(self.text(note))
 
     @property
     def rate(self) -> float:
@@ -171,7 +178,7 @@ def _console(stream: Any) -> Console:
     return Console(file=stream, force_jupyter=False, markup=False, highlight=False, emoji=False)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(rows: Sequence[Mapping[str, Cell]]) -> None:
     """Print rows as a table: within the terminal's width, or unwrapped where there is no terminal."""
     console = _console(sys.stdout)
     if not sys.stdout.isatty() or not rows:
@@ -179,35 +186,41 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     drawn = Table(box=RULE_UNDER_HEAD, show_edge=False, pad_edge=False)
     for head in rows[0]:
-        drawn.add_column(head, justify="right" if _is_numeric(rows, head) else "left", overflow="fold")
+        # "fold" breaks long cells such as ids; "ellipsis" would make them useless for copying.
+        if _is_numeric(rows, head):
+            drawn.add_column(head, justify="right", overflow="fold")
+        else:
+            drawn.add_column(head, overflow="fold")
     for row in rows:
         drawn.add_row(*(_cell(row, head) for head in rows[0]))
     console.print(drawn)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Sequence[Mapping[str, Cell]]) -> str:
     """Rows as plain text of any width, numbers to the right."""
     if not rows:
         return "(nothing)"
     heads = list(rows[0])
-    columns = [[head, *(_cell(row, head) for row in rows)] for head in heads]
-    widths = [max(map(len, column)) for column in columns]
+    columns = []
+    rules = []
+    for head in heads:
+        cells = [head, *(_cell(row, head) for row in rows)]
+        width = max(len(cell) for cell in cells)
+        rules.append("-" * width)
+        if _is_numeric(rows, head):
+            columns.append([cell.rjust(width) for cell in cells])
+        else:
+            columns.append([cell.ljust(width) for cell in cells])
 
-    lines = []
-    for cells in zip(*columns, strict=True):
-        padded = []
-        for head, cell, width in zip(heads, cells, widths, strict=True):
-            padded.append(cell.rjust(width) if _is_numeric(rows, head) else cell.ljust(width))
-        lines.append("  ".join(padded).rstrip())
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([lines[0], rule, *lines[1:]])
+    first, *others = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+    return "\n".join([first, "  ".join(rules), *others])
 
 
-def _cell(row: Mapping[str, Any], head: str) -> str:
+def _cell(row: Mapping[str, Cell], head: str) -> str:
     value = row.get(head)
     return "" if value is None else str(value)
 
 
-def _is_numeric(rows: Sequence[Mapping[str, Any]], head: str) -> bool:
+def _is_numeric(rows: Sequence[Mapping[str, Cell]], head: str) -> bool:
     """Whether a column holds nothing but numbers and gaps."""
     return all(row.get(head) is None or isinstance(row.get(head), int | float) for row in rows)

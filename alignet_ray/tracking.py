@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
@@ -47,6 +47,25 @@ def _is_silent(uri: str) -> bool:
     return _silent_until.get(uri, 0.0) > time.monotonic()
 
 
+class SpoolRow(TypedDict, total=False):
+    """One line of a spool file: a run that began, metrics of one step, or the end of a run.
+
+    Attributes:
+        time: of the event, in milliseconds since 1970.
+        name, tags, params: of a run that began.
+        metrics, step: values by name, and the step that they belong to.
+        end: how the run ended: FINISHED, FAILED or KILLED.
+    """
+
+    time: int
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+    step: int
+    end: str
+
+
 @dataclass(frozen=True)
 class Tracker:
     """One MLflow run: strings only, so that it travels to workers and callbacks.
@@ -69,10 +88,11 @@ class Tracker:
         if self.uri:
             self._send({"end": status, "time": _milliseconds()})
 
-    def _send(self, row: dict[str, Any]) -> None:
+    def _send(self, row: SpoolRow) -> None:
         """Deliver a row after those that wait, or let it wait with them."""
         if not self.run_id.startswith(PENDING) and not _is_silent(self.uri):
             try:
+                # What waits goes first, so that the server gets the steps in order.
                 _deliver(self.uri, self.run_id, [*_read(self._file), row])
                 if self.spool:
                     self._file.unlink(missing_ok=True)
@@ -82,11 +102,12 @@ class Tracker:
                 log.warning("MLflow did not take metrics, they are kept: %s", hide(error))
         self.keep(row)
 
-    def keep(self, row: dict[str, Any]) -> None:
+    def keep(self, row: SpoolRow) -> None:
         """Write a row down for later."""
         try:
             if not self.spool:
                 raise OSError("there is no state folder")
+            # One line a row: a process that is killed while it writes spoils the last line alone.
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -103,9 +124,9 @@ def _milliseconds() -> int:
     return int(time.time() * 1000)
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def _read(file: Path) -> list[SpoolRow]:
     """The rows of a spool file; a line cut short by a kill is left out."""
-    rows: list[dict[str, Any]] = []
+    rows: list[SpoolRow] = []
     if not file.is_file():
         return rows
     for line in file.read_text().splitlines():
@@ -114,10 +135,11 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _deliver(uri: str, run_id: str, rows: list[dict[str, Any]]) -> None:
+def _deliver(uri: str, run_id: str, rows: list[SpoolRow]) -> None:
     """Send rows of metrics, in as few requests as the server allows, and a run's end."""
     from mlflow.entities import Metric
 
+    # Metrics of all rows share their requests; a run ends last, with all its metrics.
     metrics = []
     for row in rows:
         for name, value in row.get("metrics", {}).items():
@@ -131,6 +153,7 @@ def _deliver(uri: str, run_id: str, rows: list[dict[str, Any]]) -> None:
 
 def client(uri: str) -> Any:
     """An MlflowClient."""
+    # A step of training waits for the answer, so MLflow must give up much earlier than by default.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
@@ -246,7 +269,7 @@ class Session:
         tags = {key: hide(value) for key, value in tags.items()}
         if parent:
             tags[PARENT] = parent
-        row = {"name": name, "tags": tags, "params": params, "time": _milliseconds()}
+        row: SpoolRow = {"name": name, "tags": tags, "params": params, "time": _milliseconds()}
 
         if not parent.startswith(PENDING) and not _is_silent(self.uri):
             try:
@@ -260,7 +283,7 @@ class Session:
         tracker.keep(row)
         return tracker
 
-    def _create(self, row: dict[str, Any]) -> str:
+    def _create(self, row: SpoolRow) -> str:
         from mlflow.entities import Param
 
         mlflow_client = client(self.uri)
@@ -275,6 +298,7 @@ class Session:
         """Mark runs of dead processes as KILLED: those of this state folder, whose lock the caller holds."""
         with _survive("the end of killed runs"):
             mlflow_client = client(self.uri)
+            # Only a parent has the tag; its children are found through it, so it is closed after them.
             mine = f"tags.`{STATE}` = '{state}' and {RUNNING}"
             for parent in mlflow_client.search_runs([self.experiment], mine):
                 children = f"tags.`{PARENT}` = '{parent.info.run_id}' and {RUNNING}"
@@ -304,6 +328,7 @@ class Session:
                 file.unlink()
                 log.warning("MLflow took %d rows that had waited in %s", len(rows), file.name)
             except Exception as error:  # as in Tracker._send
+                # The server is down again, and later runs may be children of this one.
                 log.warning("MLflow does not take %s, which stays: %s", file, hide(error))
                 return
 
@@ -342,7 +367,7 @@ def _survive(what: str) -> Iterator[None]:
         log.warning("MLflow did not take %s: %s", what, error)
 
 
-def _started(rows: list[dict[str, Any]]) -> int:
+def _started(rows: list[SpoolRow]) -> int:
     return int(rows[0]["time"]) if rows else 0
 
 
@@ -379,7 +404,8 @@ def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path)
     """
     import mlflow
 
-    environment = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri overwrites it
+    # log_model knows only the global tracking URI; set_tracking_uri also overwrites the variable.
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with mlflow.start_run(run_id=tracker.run_id):
@@ -398,6 +424,7 @@ def _log_models(student: LoggedStudent, name: str) -> tuple[str, str]:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    # Signatures let MLflow check requests before they reach the model; -1 is the size of the batch.
     size = student.size
     float32 = np.dtype("float32")
     outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])

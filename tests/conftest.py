@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from support.smoke_run import SmokeRun, run_smoke
 
 from alignet_ray.config import Config
@@ -28,6 +29,10 @@ from alignet_ray.tracking import Tracker
 
 pytest_plugins = ["support.linear_world"]
 ENDED = pytest.StashKey[int]()
+
+# A busy machine may take any time for one example; the number of examples stays hypothesis's own.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

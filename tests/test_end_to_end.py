@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 from support.smoke_run import SmokeRun, alignet
 
 from alignet_ray.artifacts import transforms
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.data import embeddings
-from alignet_ray.human import objects
 from alignet_ray.stages import STAGES
 from alignet_ray.synthetic import world
 
@@ -58,7 +58,7 @@ def test_the_teacher_recovers_the_known_similarities(smoke: SmokeRun) -> None:
 
 
 def test_held_out_objects_were_never_shown(smoke: SmokeRun) -> None:
-    hidden = set(objects.held_out_ids(smoke["soften"].read_table("objects.parquet")).tolist())
+    hidden = set(SoftenArtifact(smoke["soften"]).held_out_image_ids().tolist())
     assert hidden
     for label in ("label@aligned", "label@raw"):
         for part in ("train", "valid"):

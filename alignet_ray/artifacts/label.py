@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int64
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView
+from alignet_ray.store import JsonObject
 
 HELD_OUT = "held_out.parquet"
 STATISTICS = "stats.json"
@@ -74,7 +75,7 @@ class LabelStats:
     read: int | None = None
     permuted: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The statistics as JSON, without what is unknown."""
         stored = {name: value for name, value in asdict(self).items() if value is not None}
         for subset in SUBSETS:
@@ -82,7 +83,7 @@ class LabelStats:
         return stored
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "LabelStats":
+    def from_json(cls, stored: JsonObject) -> "LabelStats":
         """Inverse of `to_json`."""
         values = dict(stored)
         for subset in SUBSETS:

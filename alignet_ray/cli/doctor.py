@@ -32,4 +32,7 @@ def verify(options: VerifyOptions) -> None:
         print(json.dumps({"path": path, "kind": kind, "ok": findings.ok, "checks": findings.rows}, indent=1))
     else:
         print(checks.text(path, kind, findings))
-    sys.exit(0 if findings.ok else 1)
+
+    # Scripts read the exit code.
+    exit_code = 0 if findings.ok else 1
+    sys.exit(exit_code)

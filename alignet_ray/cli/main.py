@@ -76,7 +76,7 @@ usage: alignet-ray COMMAND [OPTIONS]
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 success, 2 a mistake of the user, 1 an internal error, 130 stopped."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in args
     try:
         dispatch(args)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -25,7 +24,7 @@ from alignet_ray.cli.options import (
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
-from alignet_ray.screen import print_table
+from alignet_ray.screen import TableRow, print_table
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store
 
@@ -70,7 +69,10 @@ def show(options: ShowOptions) -> None:
     if name.startswith("models:/"):
         address = tracking.registry_uri(cfg.store.root, cfg.tracking.uri)
         description = registry.describe(address, name)
-        print(json.dumps(description.as_json(), indent=1) if options.json else description.as_text())
+        if options.json:
+            print(json.dumps(description.as_json(), indent=1))
+        else:
+            print(description.as_text())
         return
 
     # The run comes first: after `run smoke`, `show smoke` is about that run.
@@ -78,10 +80,16 @@ def show(options: ShowOptions) -> None:
     if name and not changes and ("://" in cfg.store.root or Path(cfg.store.root).expanduser().is_dir()):
         ref = Store.open(cfg.store.root).read_ref(name)
     if ref is not None:
-        print(json.dumps(yaml.safe_load(ref["config"]), indent=1) if options.json else ref["config"].rstrip())
+        if options.json:
+            print(json.dumps(yaml.safe_load(ref["config"]), indent=1))
+        else:
+            print(ref["config"].rstrip())
         return
     if not name or name in PRESETS or "--config" in changes:
-        print(json.dumps(cfg.model_dump(mode="json"), indent=1) if options.json else cfg.to_yaml().rstrip())
+        if options.json:
+            print(json.dumps(cfg.model_dump(mode="json"), indent=1))
+        else:
+            print(cfg.to_yaml().rstrip())
         return
     if changes:
         raise UserError(unknown("preset", name, PRESETS))
@@ -111,7 +119,7 @@ def ls(options: ListOptions) -> None:
         return
 
     store = open_store(options.store.root)
-    runs: list[dict[str, Any]] = []
+    runs: list[TableRow] = []
     for name in store.refs():
         ref = store.read_ref(name) or {}
         runs.append({"run": name, "nodes": len(ref.get("nodes", {}))})
@@ -125,14 +133,14 @@ def ls(options: ListOptions) -> None:
     print_table(artifacts)
 
 
-def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> dict[str, Any]:
+def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> TableRow:
     """What a list says about an artifact.
 
     Args:
         artifact: finished or not.
         used: (stage, id) of the artifacts that belong to a run.
     """
-    row: dict[str, Any] = {"artifact": f"{artifact.stage}/{artifact.id}"}
+    row: TableRow = {"artifact": f"{artifact.stage}/{artifact.id}"}
     if artifact.finished:
         manifest = artifact.manifest
         row["node"] = manifest["node"]
@@ -163,6 +171,7 @@ def gc(options: CollectOptions) -> None:
     """Delete every artifact that no run uses, and the cache, while no run is going on."""
     store = open_store(options.store.root)
     state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
+    # A run in progress holds this lock, so nothing that it is making can be deleted.
     with runtime.lock(state):
         used = pipeline.reachable(store)
         if note := pipeline.outdated_note(store):
@@ -209,13 +218,18 @@ def compare(options: CompareOptions) -> None:
         ref = store.read_ref(name)
         if ref and "evaluate" not in ref["nodes"]:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
-        artifact = store.artifact("evaluate", ref["nodes"]["evaluate"]) if ref else find(store, f"evaluate/{name}")
+        if ref:
+            artifact = store.artifact("evaluate", ref["nodes"]["evaluate"])
+        else:
+            artifact = find(store, f"evaluate/{name}")
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         tables[name] = EvaluateArtifact(artifact).scores()
 
     if options.json:
-        scores = [{"run": name, **row} for name, table in tables.items() for row in table.to_pylist()]
+        scores = []
+        for name, table in tables.items():
+            scores += [{"run": name, **row} for row in table.to_pylist()]
         print(json.dumps(scores, indent=1))
         return
     print(comparison.text(tables, options.levels))

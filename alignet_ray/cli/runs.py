@@ -64,7 +64,11 @@ def plan(options: PlanOptions) -> None:
         return
     print_table(rows)
     todo = sum(row["state"] != "finished" for row in rows)
-    print(f"\n{todo} of {len(rows)} steps to do" if todo else "\nnothing to do: everything is finished")
+    print()
+    if todo:
+        print(f"{todo} of {len(rows)} steps to do")
+    else:
+        print("nothing to do: everything is finished")
 
 
 def _plan_cluster(options: PlanOptions) -> None:

@@ -10,7 +10,7 @@ class ClusterSpec(Section):
 
     images: int = Field(1_281_167, ge=1)
     """Images of the corpus; the default is ImageNet's training set."""
-    judged: int = Field(26_107, ge=0)
+    annotated: int = Field(26_107, ge=0)
     """Images of the annotated objects; the default is THINGS."""
     gpus: int = Field(8, ge=1)
     """GPUs."""

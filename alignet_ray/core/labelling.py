@@ -1,6 +1,7 @@
 """The teacher's labels of image triplets: three dot products, the most similar pair first and the odd image last."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ def similarities(features: Float[np.ndarray, "m p"], triplets: Int[np.ndarray, "
     for start in range(0, len(triplets), GATHER):
         part = triplets[start : start + GATHER]
         used = 3 * len(part)
+        # With mode "raise" NumPy would gather into a buffer of its own first; all indices are valid.
         np.take(features, part.reshape(-1), axis=0, out=stored[:used], mode="clip")
         wide[:used].copy_(narrow[:used])
 
@@ -99,6 +101,7 @@ def matching_scale(sims: Float[np.ndarray, "n 3"], target: float) -> float:
 
     Mean entropy falls from ln 3 towards 0 as the factor grows; a target out of reach gives the nearest end.
     """
+    # Bisect the logarithm, since a factor may be right at any order of magnitude.
     low = -12.0
     high = 12.0
     for _ in range(60):
@@ -110,33 +113,62 @@ def matching_scale(sims: Float[np.ndarray, "n 3"], target: float) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def describe(sims: Float[np.ndarray, "n 3"]) -> dict[str, Any]:
-    """Sums and histograms over labelled triplets, which can be added over parts; `averages` makes them means.
+@dataclass(frozen=True)
+class LabelSums:
+    """Sums and histograms over labelled triplets; those of two parts add up to those of both.
 
-    The margin is the probability of the first pair less that of the second.
+    Attributes:
+        triplets, ties: counts; a tie is a triplet whose two largest similarities are equal.
+        entropy: sum of the entropies of the choice probabilities (nats).
+        margin: sum of the margins; a margin is the probability of the first pair less that of the second.
+        entropy_histogram, margin_histogram: counts in BINS equal bins over their ranges.
+        border: triplets with two images of one cluster and one of another; None where clusters are not known.
+        odd_is_the_other: those of them whose odd one is the image of the other cluster.
+        agreement: triplets with the odd one of earlier labels; None where there are none to compare with.
     """
+
+    triplets: int
+    ties: int
+    entropy: float
+    margin: float
+    entropy_histogram: Int[np.ndarray, " b"]
+    margin_histogram: Int[np.ndarray, " b"]
+    border: int | None = None
+    odd_is_the_other: int | None = None
+    agreement: int | None = None
+
+    def __add__(self, other: "LabelSums") -> "LabelSums":
+        """The sums over both parts, which know the same counts."""
+        return LabelSums(
+            triplets=self.triplets + other.triplets,
+            ties=self.ties + other.ties,
+            entropy=self.entropy + other.entropy,
+            margin=self.margin + other.margin,
+            entropy_histogram=self.entropy_histogram + other.entropy_histogram,
+            margin_histogram=self.margin_histogram + other.margin_histogram,
+            border=_add_known(self.border, other.border),
+            odd_is_the_other=_add_known(self.odd_is_the_other, other.odd_is_the_other),
+            agreement=_add_known(self.agreement, other.agreement),
+        )
+
+
+def _add_known(count: int | None, other: int | None) -> int | None:
+    """The sum of two counts; None if either is unknown."""
+    if count is None or other is None:
+        return None
+    return count + other
+
+
+def describe(sims: Float[np.ndarray, "n 3"]) -> LabelSums:
+    """The sums over some labelled triplets, as far as their similarities alone tell."""
     probabilities = softmax(sims.astype(np.float64), axis=1)
     margin = probabilities[:, 0] - probabilities[:, 1]
     choice_entropy = entropy(sims)
-    return {
-        "triplets": np.array(len(sims)),
-        "ties": np.array(int((sims[:, 0] == sims[:, 1]).sum())),
-        "entropy": choice_entropy.sum(),
-        "margin": margin.sum(),
-        "entropy_histogram": np.histogram(choice_entropy, BINS, (0, np.log(3)))[0],
-        "margin_histogram": np.histogram(margin, BINS, (0, 1))[0],
-    }
-
-
-def averages(total: dict[str, Any]) -> dict[str, Any]:
-    """JSON-able statistics from summed descriptions: counts and histograms as they are, all other sums as means."""
-    n = int(total["triplets"])
-    statistics: dict[str, Any] = {}
-    for name, value in total.items():
-        if np.ndim(value):
-            statistics[name] = value.tolist()
-        elif name in ("triplets", "ties"):
-            statistics[name] = int(value)
-        else:
-            statistics[name] = float(value) / n
-    return statistics
+    return LabelSums(
+        triplets=len(sims),
+        ties=int((sims[:, 0] == sims[:, 1]).sum()),
+        entropy=float(choice_entropy.sum()),
+        margin=float(margin.sum()),
+        entropy_histogram=np.histogram(choice_entropy, BINS, (0, np.log(3)))[0],
+        margin_histogram=np.histogram(margin, BINS, (0, 1))[0],
+    )

@@ -33,13 +33,18 @@ def read_rows(path: str) -> list[dict[str, str | None]]:
         UserError: there is no such file, or it is not text.
     """
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")  # without the mark that Excel writes first
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text table") from error
 
+    # Only the header decides the delimiter: cells below may hold commas of their own.
     header = text.split("\n", 1)[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(header, ","))
-    return [{str(name).strip().lower(): value for name, value in row.items()} for row in reader]
+    return [_with_lower_case_names(row) for row in reader]
+
+
+def _with_lower_case_names(row: dict[str, str | None]) -> dict[str, str | None]:
+    return {str(name).strip().lower(): value for name, value in row.items()}
 
 
 def parse_numbers(data: bytes, delimiter: str | None = None) -> Float[np.ndarray, "n d"]:
@@ -66,6 +71,6 @@ def replacing(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        os.replace(temporary, target)  # atomic within a folder, hence a temporary file beside the target
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,13 +10,11 @@ from jaxtyping import Bool, Int
 
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import SUBSETS, Subset
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core import sampling
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
-
-Split = Literal["train", "valid"]
-SPLITS: tuple[Split, ...] = ("train", "valid")
 
 Grouping = Literal["cluster", "class"]
 
@@ -67,26 +65,27 @@ class ImagePool:
         classes, _ = class_numbers(embed, ids)
         return cls(ids, clusters, classes, sampling.held_out(ids, held_out_share, seed))
 
-    def in_split(self, split: Split) -> Bool[np.ndarray, " n"]:
-        """Which images belong to a split."""
-        return self.held_out if split == "valid" else ~self.held_out
+    def in_subset(self, subset: Subset) -> Bool[np.ndarray, " n"]:
+        """Which images belong to a subset."""
+        return self.held_out if subset == "valid" else ~self.held_out
 
-    def groups(self, grouping: Grouping, split: Split) -> sampling.Groups:
-        """The images of one split by cluster or by class."""
+    def groups(self, grouping: Grouping, subset: Subset) -> sampling.Groups:
+        """The images of one subset by cluster or by class."""
         labels = self.clusters if grouping == "cluster" else self.classes
-        return sampling.group_by(np.where(self.in_split(split), labels, -1))
+        return sampling.group_by(np.where(self.in_subset(subset), labels, -1))  # -1: in no group
 
 
 def class_numbers(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """Class folder of every image as a number, and the folders' names by number (in the order in which they come)."""
     images = EmbedArtifact(embed).images(["image_id", "label"]).sort_by("image_id")
     rows = positions_of(images["image_id"].to_numpy(), ids)
+    # Arrow's dictionary numbers the names in the order in which it meets them.
     classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
     return classes.indices.to_numpy(zero_copy_only=False), classes.dictionary.to_pylist()
 
 
 class SampledTriplets(NamedTuple):
-    """The triplets of one split.
+    """The triplets of one subset.
 
     Attributes:
         triplets: image_ids.
@@ -106,13 +105,13 @@ class _PlanEntry(NamedTuple):
 
 
 def sample_triplets(
-    pool: ImagePool, split: Split, count: int, weights: Mapping[str, float], seed: int
+    pool: ImagePool, subset: Subset, count: int, weights: Mapping[str, float], seed: int
 ) -> SampledTriplets:
-    """Distinct triplets of one split.
+    """Distinct triplets of one subset.
 
     Args:
         pool: the images.
-        split: training triplets are exactly `count`; validation triplets at most, as many as the images give.
+        subset: training triplets are exactly `count`; validation triplets at most, as many as the images give.
         count: how many.
         weights: weight of each of TRIPLET_KINDS in the mixture.
         seed: of the run.
@@ -120,30 +119,30 @@ def sample_triplets(
     Raises:
         UserError: the images do not give that many, or lie in no class folders where a kind needs classes.
     """
-    images = int(pool.in_split(split).sum())
+    images = int(pool.in_subset(subset).sum())
     if images < 3:
         raise UserError(
-            f"{images} of {len(pool.ids)} images are for {split} triplets; a triplet needs 3: "
+            f"{images} of {len(pool.ids)} images are for {subset} triplets; a triplet needs 3: "
             "change --label.held-out, or add images"
         )
 
-    plan = _mixture_plan(pool, split, count, weights)
+    plan = _mixture_plan(pool, subset, count, weights)
     warning = ""
     # Few images are set aside, so fewer validation triplets than asked for are no error.
-    if split == "valid":
-        plan, warning = _reduced_plan(plan, pool.groups("cluster", split), images)
+    if subset == "valid":
+        plan, warning = _reduced_plan(plan, pool.groups("cluster", subset), images)
 
     try:
-        positions = sampling.mixture([*plan], seed, SPLITS.index(split))
+        positions = sampling.mixture([*plan], seed, SUBSETS.index(subset))
     except sampling.Exhausted as error:
         raise UserError(
-            f"--label.{split} {count}: the {images} images for it give only {error.found} distinct triplets of kind "
+            f"--label.{subset} {count}: the {images} images for it give only {error.found} distinct triplets of kind "
             f"{error.kind!r}: lower it, mix in --label.uniform, or add images"
         ) from error
     return SampledTriplets(pool.ids[positions], warning)
 
 
-def _mixture_plan(pool: ImagePool, split: Split, count: int, weights: Mapping[str, float]) -> list[_PlanEntry]:
+def _mixture_plan(pool: ImagePool, subset: Subset, count: int, weights: Mapping[str, float]) -> list[_PlanEntry]:
     """Share the count among the kinds in proportion to their weights."""
     by_kind = {name: float(weights[name]) for name in TRIPLET_KINDS}
     if not sum(by_kind.values()):
@@ -156,7 +155,7 @@ def _mixture_plan(pool: ImagePool, split: Split, count: int, weights: Mapping[st
         kind = TRIPLET_KINDS[name]
         if kind.grouping == "class" and len(np.unique(pool.classes)) < 2:
             raise UserError("kinds by class need images in two or more class folders: use the kinds by cluster")
-        plan.append(_PlanEntry(kind.sampler, pool.groups(kind.grouping, split), number))
+        plan.append(_PlanEntry(kind.sampler, pool.groups(kind.grouping, subset), number))
     return plan
 
 

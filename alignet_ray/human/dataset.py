@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,7 +13,7 @@ from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.data.embeddings import SharedFeatures
 from alignet_ray.errors import UserError
-from alignet_ray.store import Artifact
+from alignet_ray.store import Artifact, JsonObject
 
 HELD_OUT_TRIPLETS = 60_000
 """Largest number of triplets among held-out objects that a score is computed on."""
@@ -36,7 +36,7 @@ def human_model(soften: Artifact, draws: int, seed: int) -> triplet_set.HumanMod
     return triplet_set.HumanModel(posterior.mu, posterior.sigma, draws, seed)
 
 
-def features_model(embed: Artifact) -> dict[str, Any]:
+def features_model(embed: Artifact) -> JsonObject:
     """The networks behind an embed artifact, with the width that its table really has."""
     artifact = EmbedArtifact(embed)
     networks = artifact.networks() if artifact.has_networks() else {}

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
 
 from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.core.splits import split_of
@@ -122,18 +120,6 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
         "image_ids": [image_ids.get(number, []) for number in numbers],
     }
     return check(pa.table(columns, schema=OBJECTS), OBJECTS)
-
-
-def held_out_ids(objects: pa.Table) -> Int64[np.ndarray, " n"]:
-    """image_ids of validation and test objects, ascending: no stage may learn from them.
-
-    An image that also shows a training object is held out all the same.
-    """
-    ids: set[int] = set()
-    for split, image_ids in zip(objects["split"].to_pylist(), objects["image_ids"].to_pylist(), strict=True):
-        if split != "train":
-            ids.update(image_ids)
-    return np.array(sorted(ids), dtype=np.int64)
 
 
 def _object_rows(table: str) -> list[dict[str, str | None]]:

@@ -4,10 +4,11 @@ The driver draws (the same triplets for any number of workers), and Ray tasks la
 relabels the triplets of label@aligned, part by part, by the teacher without its human alignment.
 """
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.store import JsonObject
 
 VERSION = 2
 
@@ -48,9 +50,6 @@ PARTS = 32
 MIN_PART = 5_000
 MAX_PART = 500_000
 """Number of parts, and bounds of the triplets in one: worth a task, but not too large for a worker's memory."""
-
-Sums = dict[str, Any]
-"""Sums and histograms over labelled triplets, which add up over parts; see `core.labelling.describe`."""
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Teacher:
         return labelling.odd_last(triplets, similarities * np.float32(self.scale))
 
 
-@lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=1)
 def _matrix_on_gpu(features: TeacherFeatures) -> torch.Tensor:
     """The whole matrix in the GPU's memory, where it stays for the next parts that this process labels."""
     return torch.from_numpy(np.array(features.matrix().features)).cuda()
@@ -109,7 +108,7 @@ class PartTask(NamedTuple):
     triplets: Int[np.ndarray, "n 3"] | None = None
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The section and the seed; label@raw takes its triplets from label@aligned."""
     if role == "raw":
         return {}
@@ -158,7 +157,8 @@ def run(work: Work) -> None:
 
 def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> LabelStats:
     """Draw triplets and label them by the aligned teacher."""
-    label, seed = work.cfg.label, work.cfg.seed
+    label = work.cfg.label
+    seed = work.cfg.seed
     features.matrix()  # built before the tasks that share it
     pool = ImagePool.of(work.parents["cluster"], features.embed, label.held_out, seed)
     artifact.write_held_out(pool.ids[pool.held_out])
@@ -178,8 +178,7 @@ def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatur
 
     stats: dict[Subset, SubsetStats] = {}
     for subset in SUBSETS:
-        coverage = _coverage(pool, drawn[subset].triplets, subset)
-        stats[subset] = _stats(sums[subset], coverage)
+        stats[subset] = _with_coverage(_stats(sums[subset]), pool, drawn[subset].triplets, subset)
     return LabelStats(
         scale=1.0,
         held_out_images=int(pool.held_out.sum()),
@@ -218,6 +217,8 @@ def _import(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> L
     pool = ImagePool.of(work.parents["cluster"], features.embed, label.held_out, work.cfg.seed)
     images = EmbedArtifact(features.embed).images()
     held_out = pool.ids[pool.held_out]
+
+    # Whoever made the validation file chose its images: all of them must stay out of training.
     if label.from_valid:
         tables = deepmind.import_triplets(label.from_valid, images)
         held_out = np.unique(np.concatenate([columns(table, IMAGE_COLUMNS) for table in tables]))
@@ -229,8 +230,8 @@ def _import(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> L
     from_valid = label.from_valid or from_train
     train = _import_subset(artifact, "train", deepmind.import_triplets(from_train, images, counts), training_images)
     valid = _import_subset(artifact, "valid", deepmind.import_triplets(from_valid, images, counts), held_out)
-    for subset, sums, path in (("train", train, from_train), ("valid", valid, from_valid)):
-        if not sums:
+    for subset, parts, path in (("train", train, from_train), ("valid", valid, from_valid)):
+        if not parts:
             raise UserError(
                 f"{path} gives no {subset} triplets of images that are in the corpus and may be used for it"
             )
@@ -238,17 +239,19 @@ def _import(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> L
     return LabelStats(
         scale=1.0,
         held_out_images=len(held_out),
-        train=_stats(_add(train)),
-        valid=_stats(_add(valid)),
+        train=_stats(_total(train)),
+        valid=_stats(_total(valid)),
         images=len(pool.ids),
         read=counts.rows,
         permuted=counts.permuted,
     )
 
 
-def _import_subset(artifact: LabelArtifact, subset: Subset, tables: Any, allowed: Int[np.ndarray, " n"]) -> list[Sums]:
+def _import_subset(
+    artifact: LabelArtifact, subset: Subset, tables: Iterable[pa.Table], allowed: Int[np.ndarray, " n"]
+) -> list[labelling.LabelSums]:
     """Write the triplets of allowed images, one part for each table that has any; their sums part by part."""
-    sums: list[Sums] = []
+    sums: list[labelling.LabelSums] = []
     for table in tables:
         is_allowed = np.isin(columns(table, IMAGE_COLUMNS), allowed).all(axis=1)
         kept = table.filter(pa.array(is_allowed))
@@ -265,6 +268,7 @@ def _matched_scale(aligned: LabelArtifact, features: TeacherFeatures) -> float:
     Raw dot products of hundreds of standardised features would saturate the softmax, and the control would learn from
     one-hot labels where the aligned student sees graded ones.
     """
+    # A mean over some ten thousand triplets is exact enough, so the first part of the training triplets will do.
     table = next(aligned.triplets("train")).slice(0, MATCHED_TRIPLETS)
     target = float(labelling.entropy(columns(table, SIMILARITY_COLUMNS)).mean())
     matrix = features.matrix()
@@ -281,6 +285,7 @@ def part_size(count: int) -> int:
 
 
 def _split_into_parts(subset: Subset, triplets: Int[np.ndarray, "n 3"]) -> list[PartTask]:
+    """Parts whose size follows from the number of triplets alone, never from the cluster."""
     size = part_size(len(triplets))
     parts = []
     for number, start in enumerate(range(0, len(triplets), size)):
@@ -295,40 +300,45 @@ def _label_parts(
     teacher: Teacher,
     pool: ImagePool | None = None,
     aligned: LabelArtifact | None = None,
-) -> dict[Subset, Sums]:
+) -> dict[Subset, labelling.LabelSums]:
     """Run a task for every part, a limited number at a time.
 
     Returns:
         The sums over each subset.
     """
-    finished = [name for subset in SUBSETS for name in artifact.part_names(subset)]
+    finished = sum(len(artifact.part_names(subset)) for subset in SUBSETS)
     if finished:
-        work.screen.line(f"   {len(finished)} of {len(parts)} parts are there from an interrupted run and reused")
+        work.screen.line(f"   {finished} of {len(parts)} parts are there from an interrupted run and reused")
 
     offered = runtime.cluster_resources()
     gpus_per_task = 1 if offered.gpus else 0
     task = ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3)(label_part)
-    shared_pool = ray.put(pool)
+    shared_pool = ray.put(pool)  # once into the object store, instead of with every task
+
+    # Two tasks a core keep all cores busy; more would only hold their triplets in the object store.
     max_pending = 2 * max(1, offered.cpus)
 
     waiting = list(parts)
     pending: dict[Any, PartTask] = {}
-    sums: dict[str, Sums] = {}
+    sums_by_part: dict[str, labelling.LabelSums] = {}
     with work.screen.progress(len(parts), "parts") as bar:
         while waiting or pending:
             while waiting and len(pending) < max_pending:
                 part = waiting.pop(0)
                 pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
             ready, _ = ray.wait(list(pending), num_returns=1)
-            sums[pending.pop(ready[0]).name] = ray.get(ready[0])
+            sums_by_part[pending.pop(ready[0]).name] = ray.get(ready[0])
             bar.add(1)
 
-    return {subset: _add([sums[part.name] for part in parts if part.subset == subset]) for subset in SUBSETS}
+    sums: dict[Subset, labelling.LabelSums] = {}
+    for subset in SUBSETS:
+        sums[subset] = _total([sums_by_part[part.name] for part in parts if part.subset == subset])
+    return sums
 
 
 def label_part(
     teacher: Teacher, artifact: LabelArtifact, part: PartTask, pool: ImagePool | None, aligned: LabelArtifact | None
-) -> Sums:
+) -> labelling.LabelSums:
     """Ray task: label one part unless it is finished.
 
     Args:
@@ -352,29 +362,35 @@ def label_part(
         labelled = teacher.label(triplets)
         artifact.write_part(part.name, labelled.triplets, labelled.similarities)
 
+    # Figures come from the stored part, so that a part of an interrupted run counts like a new one.
     table = artifact.read_part(part.name)
-    sums: Sums = labelling.describe(columns(table, SIMILARITY_COLUMNS))
+    sums = labelling.describe(columns(table, SIMILARITY_COLUMNS))
     if before is not None:
-        sums["agreement"] = (table["i2"].to_numpy() == before["i2"].to_numpy()).sum()
+        same_odd = table["i2"].to_numpy() == before["i2"].to_numpy()
+        sums = replace(sums, agreement=int(same_odd.sum()))
     if pool is not None:
-        sums |= _border_sums(columns(table, IMAGE_COLUMNS), pool)
+        sums = _with_border_counts(sums, columns(table, IMAGE_COLUMNS), pool)
     return sums
 
 
-def _border_sums(triplets: Int[np.ndarray, "n 3"], pool: ImagePool) -> Sums:
-    """How many triplets have two images of one cluster and one of another, and how many of these have it as odd one."""
+def _with_border_counts(
+    sums: labelling.LabelSums, triplets: Int[np.ndarray, "n 3"], pool: ImagePool
+) -> labelling.LabelSums:
+    """Sums that also count triplets with two images of one cluster and one of another, and which one is odd there."""
     clusters = pool.clusters[np.searchsorted(pool.ids, triplets)]
     first, second, odd = clusters.T
     any_equal = (first == second) | (first == odd) | (second == odd)
     all_equal = (first == second) & (second == odd)
-    return {
-        "border": (any_equal & ~all_equal).sum(),
-        "odd_is_the_other": ((first == second) & (second != odd)).sum(),
-    }
+    return replace(
+        sums,
+        border=int((any_equal & ~all_equal).sum()),
+        odd_is_the_other=int(((first == second) & (second != odd)).sum()),
+    )
 
 
-def _add(parts: Sequence[Mapping[str, Any]]) -> Sums:
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
+def _total(parts: Sequence[labelling.LabelSums]) -> labelling.LabelSums:
+    """The sums over all parts, added in their order: the same floats for any number of workers."""
+    return functools.reduce(operator.add, parts)
 
 
 def columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
@@ -382,24 +398,42 @@ def columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
     return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
-def _stats(sums: Sums, coverage: Mapping[str, Any] | None = None) -> SubsetStats:
-    """Figures of one subset, from the sums over it and the uses of images."""
-    figures: dict[str, Any] = {**labelling.averages(sums), **(coverage or {})}
-    return SubsetStats(**figures)
+def _stats(sums: labelling.LabelSums) -> SubsetStats:
+    """Figures of one subset: counts and histograms as they are, all other sums as means."""
+    count = sums.triplets
+    return SubsetStats(
+        triplets=count,
+        ties=sums.ties,
+        entropy=sums.entropy / count,
+        margin=sums.margin / count,
+        entropy_histogram=sums.entropy_histogram.tolist(),
+        margin_histogram=sums.margin_histogram.tolist(),
+        border=_share(sums.border, count),
+        odd_is_the_other=_share(sums.odd_is_the_other, count),
+        agreement=_share(sums.agreement, count),
+    )
 
 
-def _coverage(pool: ImagePool, triplets: Int[np.ndarray, "n 3"], subset: Subset) -> dict[str, Any]:
-    """How often the images, clusters and classes of one subset are used."""
+def _share(part: int | None, total: int) -> float | None:
+    return None if part is None else part / total
+
+
+def _with_coverage(
+    stats: SubsetStats, pool: ImagePool, triplets: Int[np.ndarray, "n 3"], subset: Subset
+) -> SubsetStats:
+    """Figures that also say how often the images, clusters and classes of the subset are used."""
     positions = np.searchsorted(pool.ids, triplets.ravel())
     uses = np.bincount(positions, minlength=len(pool.ids))
-    own_uses = uses[pool.in_split(subset)]
-    return {
-        "image_uses": {
+    # Images of the other subset are never drawn: their zeros would hide the least used image of this one.
+    own_uses = uses[pool.in_subset(subset)]
+    return replace(
+        stats,
+        image_uses={
             "min": int(own_uses.min()),
             "median": float(np.median(own_uses)),
             "max": int(own_uses.max()),
         },
-        "images_used": int((own_uses > 0).sum()),
-        "cluster_uses": np.bincount(pool.clusters, weights=uses).astype(np.int64).tolist(),
-        "class_uses": np.bincount(pool.classes, weights=uses).astype(np.int64).tolist(),
-    }
+        images_used=int((own_uses > 0).sum()),
+        cluster_uses=np.bincount(pool.clusters, weights=uses).astype(np.int64).tolist(),
+        class_uses=np.bincount(pool.classes, weights=uses).astype(np.int64).tolist(),
+    )

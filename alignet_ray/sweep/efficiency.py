@@ -41,8 +41,11 @@ def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
 def _picture(curves: Sequence[LearningCurve], groups: Groups, metric: str, label: str) -> bytes:
     """All curves of one metric, those of `groups` thick and on top."""
     colours = dict(zip(groups, figures.PALETTE, strict=False))
-    chosen = {(curve.number, curve.seed) for best in groups.values() for curve in best}
+    chosen: set[tuple[int, int]] = set()
+    for best in groups.values():
+        chosen.update((curve.number, curve.seed) for curve in best)
 
+    # Thin curves come first, so that the thick ones are drawn over them.
     lines = []
     for curve in curves:
         if (curve.number, curve.seed) not in chosen and curve.group in colours:
@@ -62,8 +65,11 @@ def _comparison(groups: Groups) -> str:
     if len(groups) < 2:
         return ""
     target = commonly_reached_loss(groups)
-    needed = {group: [curve.images_to_reach(target) for curve in curves] for group, curves in groups.items()}
-    means = {group: float(np.mean(images)) for group, images in needed.items()}
+    needed: dict[str, list[float]] = {}
+    means: dict[str, float] = {}
+    for group, curves in groups.items():
+        needed[group] = [curve.images_to_reach(target) for curve in curves]
+        means[group] = float(np.mean(needed[group]))
     slowest = max(means.values())
 
     rows = []

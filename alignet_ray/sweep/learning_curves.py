@@ -32,6 +32,7 @@ class LearningCurve:
         points = zip(self.images, self.loss, strict=True)
         for (images_before, loss_before), (images_after, loss_after) in pairwise(points):
             if loss_after <= target:
+                # Linear between the two validations around the target.
                 share = (images_after - images_before) * (loss_before - target)
                 return images_before + share / (loss_before - loss_after)
         return float("inf")
@@ -52,5 +53,7 @@ def best_of_groups(curves: Sequence[LearningCurve], seed: int) -> dict[str, list
 
 def commonly_reached_loss(groups: Mapping[str, Sequence[LearningCurve]]) -> float:
     """The loss that every group reaches with every seed: the highest of their lowest losses."""
-    lowest = [min(curve.loss) for curves in groups.values() for curve in curves]
+    lowest: list[float] = []
+    for curves in groups.values():
+        lowest += [min(curve.loss) for curve in curves]
     return max(lowest)

@@ -42,6 +42,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
     with pipeline.opened(cfg, screen) as (resolved, store, state):
         steps = pipeline.plan(resolved, store, [*objective.nodes, *objective.also_needed])
         pipeline.refuse(resolved, steps)
+        # Upstream is what all trials read; the objective's own nodes are made anew by every trial.
         upstream = [step for step in steps if step.node.name not in objective.nodes]
         swept = next(step for step in steps if step.node.name == objective.nodes[0])
         id = _sweep_id(resolved, swept.artifact, space)
@@ -109,6 +110,7 @@ class SweepRunner:
     def search(self) -> None:
         """Every trial that is not done yet, with the given seed; the scheduler stops hopeless ones."""
         flat = self.cfg.flat()
+        # The given values are trial 0, so that the report can say what the sweep gained.
         given = {field: flat[field] for field in self.space}
         if self.cfg.sweep.searcher == "random":
             self._search_at_random(given)
@@ -116,6 +118,7 @@ class SweepRunner:
             self._search_with_optuna(given)
 
     def _search_at_random(self, given: dict[str, object]) -> None:
+        """The given setting first, then random draws; fields declared as `grid` go through their values in turn."""
         wanted = self.cfg.sweep.trials
         seed = self.cfg.seed
         points = sample_points(self.space, wanted, seed, given)
@@ -140,6 +143,7 @@ class SweepRunner:
         self._run_missing(begun, may_stop_early=True)
 
         count = max(0, self.cfg.sweep.trials - len(begun))
+        # Other random numbers than the first time, so that a continued sweep does not suggest the same again.
         known = selection.ranked(self.ledger.all(), self.objective.mode, seed)
         searcher = optuna_searcher(self.space, self.objective.mode, seed + len(begun), known)
         queue = SuggestedTrials(count, searcher, seed, len(begun))
@@ -150,6 +154,7 @@ class SweepRunner:
         repeats = self.cfg.sweep.repeats
         seed = self.cfg.seed
         finalists = selection.finalists(self.ledger.all(), self.objective.mode, seed, self.alternatives)
+        # Only other seeds show how much of a difference between settings is the randomness of training.
         trials = []
         for offset in range(1, repeats + 1):
             trials += [Trial(finalist.number, finalist.params, seed + offset) for finalist in finalists]
@@ -158,6 +163,7 @@ class SweepRunner:
         self._run_missing(trials, may_stop_early=False)
 
     def _run_missing(self, trials: Sequence[Trial], may_stop_early: bool) -> None:
+        """Run those of the trials that the ledger does not know as done."""
         from alignet_ray.sweep.tune import TrialQueue
 
         missing = [trial for trial in trials if not self.ledger.is_done(trial.number, trial.seed)]
@@ -174,14 +180,17 @@ class SweepRunner:
             return
 
         room = self._room()
+        # A trial that starts workers of Ray Train only waits for them, and they take the cores.
+        cpus = 1 if room.in_process else 0.1
         fields = list(self.space)
         self.screen.line(f"{count} trials, {room.concurrent} at a time\n{tune.table_header(fields)}")
+        scheduler = self._early_stopping() if may_stop_early else None
         monitor = tune.TrialMonitor(self.ledger, fields, self.setup.session, self.screen, total, seconds_left)
         options = tune.TuneOptions(
             count=count,
             concurrent=room.concurrent,
-            cpus=1 if room.in_process else 0.1,
-            scheduler=self._early_stopping() if may_stop_early else None,
+            cpus=cpus,
+            scheduler=scheduler,
             storage=self.draft.uri,
             reuse_actors=room.in_process,
         )
@@ -249,6 +258,8 @@ class SweepRunner:
         trials = self.ledger.all()
         ranking = self._ranking(trials)
         best = ranking[0]
+
+        # The base seed, not the best of the repeats: picking the luckiest seed would flatter the winner.
         winner = self.setup.config(best.params, self.cfg.seed).replace(name=f"{self.cfg.name}-sweep")
         self.draft.write_bytes("winner.yaml", winner.to_yaml().encode())
         self.screen.line(f"\nwinner: trial {best.number}, {report.describe_params(best.params)}")
@@ -268,13 +279,20 @@ class SweepRunner:
         return ranking
 
     def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> list[str]:
-        """Run the winner alone on test objects; returns its results in lines."""
+        """Make what is missing of the winner, score it on test objects, and return the scores as lines of text.
+
+        With `sweep.full` the whole pipeline runs up to `evaluate`. Otherwise the winner is what its trial made: a
+        teacher's report already holds test scores, and a student without an evaluation has none.
+        """
         steps = self._winner_steps(winner)
         nodes = self.setup.pinned | {step.node.name: step.artifact.id for step in steps}
         # The reference comes first: from here on gc keeps the winner and all trials.
         self.store.write_ref(winner.name, {"nodes": nodes | self._trial_nodes(trials), "config": winner.to_yaml()})
         self._delete_stopped(trials)
+        # Its trial made some of these artifacts already, under the same ids: they are found finished.
         pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
+
+        # Test scores are read only here: after the selection, and only the winner's.
         if winner.sweep.full:
             return EvaluateArtifact(steps[-1].artifact).facts().table
         if self.stage == "distill":
@@ -308,6 +326,7 @@ class SweepRunner:
                     self.store.delete(step.artifact)
 
     def _teacher_test_lines(self, align: Artifact) -> list[str]:
+        """Accuracy on test objects before and after alignment, with its interval, and the noise ceiling."""
         test = AlignArtifact(align).report().splits["test"]
         lines = []
         for name in ("base", "aligned"):

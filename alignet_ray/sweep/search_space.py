@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,10 @@ LISTS = ("choice", "grid")
 ENTRY = re.compile(r"\s*([A-Za-z_][\w.-]*)\s*=\s*([a-z]+)\s*\((.*)\)\s*", re.S)
 """FIELD=KIND(VALUE,...)"""
 
-CONSTANTS: dict[str, Any] = {"true": True, "false": False, "none": None}
+CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+
+Point: TypeAlias = dict[str, Any]
+"""One setting: dotted field name -> value. Values are of free form: numbers, words, true, false or none."""
 
 ATTEMPTS = 20
 """Draws per wanted point before a space counts as exhausted."""
@@ -146,13 +149,13 @@ def grid_size(space: Space) -> int:
     return math.prod(len(domain.values) for domain in space.values() if domain.kind == "grid")
 
 
-def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any]) -> list[Point]:
     """At most `count` different points: the given one first, then draws; grids are searched cell by cell.
 
     Point n is the same whatever `count` is, so that more trials can be added later. A small space has fewer points.
     """
     # A finite space can run out of new points, so the number of draws is limited.
-    points: list[dict[str, Any]] = [dict(given)]
+    points: list[Point] = [dict(given)]
     for number in range(ATTEMPTS * count):
         point = _point(space, seed, number)
         if point not in points:
@@ -162,7 +165,7 @@ def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any])
     return points[:count]
 
 
-def _point(space: Space, seed: int, number: int) -> dict[str, Any]:
+def _point(space: Space, seed: int, number: int) -> Point:
     """Draw `number`: its grid cell is a mixed-radix digit of the number for each grid field, the rest is random."""
     rng = np.random.default_rng([seed, number])
     cell = number

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-FINISHED, STOPPED, FAILED, RUNNING = "finished", "stopped", "failed", "running"
+from alignet_ray.store import JsonObject
+
+FINISHED = "finished"
+STOPPED = "stopped"
+FAILED = "failed"
+RUNNING = "running"
 """Status of a trial; `stopped` by the scheduler before its end."""
 
 FINALISTS = 3
@@ -63,7 +68,7 @@ class Trial:
     problem: str = ""
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Trial":
+    def from_json(cls, stored: JsonObject) -> "Trial":
         """The trial that `dataclasses.asdict` turned into plain values."""
         figures = stored["figures"]
         if figures is not None:
@@ -75,6 +80,20 @@ class Trial:
         """The score of a finished trial."""
         assert self.figures is not None, "only finished trials have a score"
         return self.figures.score
+
+
+class TrialJob(TypedDict):
+    """What a process is told of its trial: the first fields of a `Trial`."""
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+
+
+class TrialConfig(TypedDict):
+    """A trial's config in Ray Tune."""
+
+    job: TrialJob
 
 
 def ranked(trials: Sequence[Trial], mode: Mode, seed: int) -> list[Trial]:
@@ -94,7 +113,9 @@ def finalists(trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequ
         alternatives: fields whose values are names (`distill.batching`).
     """
     ranking = ranked(trials, mode, seed)
+    # The given setting (0) is always repeated: the report says what the sweep gained over it.
     chosen = {0, *(trial.number for trial in ranking[:FINALISTS])}
+    # An alternative that lost by chance with one seed gets another try, with its own best setting.
     for field in alternatives:
         seen: set[Any] = set()
         for trial in ranking:
@@ -164,6 +185,7 @@ def _probabilities_best(scores: Sequence[tuple[float, ...]], mode: Mode, seed: i
     means = np.array([np.mean(own) for own in scores])
     errors = np.array([pooled_deviation / np.sqrt(len(own)) for own in scores])
 
+    # A setting's probability is how often its drawn mean is the best; a floor keeps equal scores from a deviation of 0.
     rng = np.random.default_rng(seed)
     drawn = rng.normal(means, np.maximum(errors, 1e-12), (DRAWS, len(scores)))
     best = drawn.argmin(axis=1) if mode == "min" else drawn.argmax(axis=1)
@@ -173,6 +195,7 @@ def _probabilities_best(scores: Sequence[tuple[float, ...]], mode: Mode, seed: i
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the points that no other one beats in both coordinates (higher is better), by the first one."""
     order = sorted(range(len(points)), key=lambda position: (-points[position][0], -points[position][1]))
+    # From the best first coordinate down, a point is on the front if its second one beats all before it.
     front: list[int] = []
     for position in order:
         if not front or points[position][1] > points[front[-1]][1]:

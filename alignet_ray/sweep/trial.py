@@ -19,7 +19,7 @@ from alignet_ray.stages import has_human_data, pipeline
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Domain, Space, parse
-from alignet_ray.sweep.selection import FINISHED, Mode, Trial, ValidationFigures
+from alignet_ray.sweep.selection import FINISHED, Mode, Trial, TrialConfig, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,11 @@ def read_space(cfg: Config) -> tuple[str, Space]:
     stage = stages.pop()
     if not has_human_data(cfg) or (stage == "align" and cfg.align.from_):
         raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
-    return stage, {field: _checked_domain(cfg, stage, field, domain) for field, domain in space.items()}
+
+    checked = {}
+    for field, domain in space.items():
+        checked[field] = _checked_domain(cfg, stage, field, domain)
+    return stage, checked
 
 
 def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Domain:
@@ -132,6 +136,7 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
     if field not in cfg.flat():
         raise UserError(f"--sweep.space: there is no field {field}: `alignet-ray show` lists them")
 
+    # What goes into an artifact's id tells whether a value changes its result; the bounds of a range stand for it.
     configs = [_replaced(cfg, field, value) for value in domain.values]
     role = "student" if stage == "distill" else ""
     inputs = {digest(pipeline.module(stage).inputs(changed, role)) for changed in configs}
@@ -226,7 +231,7 @@ class TuneTracker(Tracker):
             tune.report({"step": step, "live": live, "run_id": self.run_id, "score": None})
 
 
-def run_trial(config: dict[str, Any], setup: TrialSetup) -> None:
+def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
     """A trial, as Ray Tune calls it; its last report holds the figures, or the problem."""
     from ray import tune
 

@@ -18,7 +18,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.store import Draft
 from alignet_ray.sweep.search_space import Domain, Space
-from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, ValidationFigures
+from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, TrialConfig, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
 FIGURE_HEADINGS = ("   score", "agreement", " kept")
@@ -99,8 +99,7 @@ class SuggestedTrials(TrialQueue):
         self.searcher.on_trial_complete(trial_id, result, error)
 
 
-def _job(number: int, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """A trial's config in Ray Tune: the first fields of a `Trial`."""
+def _job(number: int, params: Mapping[str, Any], seed: int) -> TrialConfig:
     return {"job": {"number": number, "params": dict(params), "seed": seed}}
 
 
@@ -119,6 +118,7 @@ def optuna_searcher(space: Space, mode: Mode, seed: int, known: Sequence[Trial])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     domains = OptunaSearch.convert_search_space({name: _tune_domain(domain) for name, domain in space.items()})
     searcher = OptunaSearch(domains, metric="score", mode=mode, seed=seed)
+    # The given setting may lie outside the space, and Optuna refuses such points.
     for trial in known:
         if all(space[name].holds(value) for name, value in trial.params.items()):
             searcher.add_evaluated_point(dict(trial.params), trial.score)
@@ -162,7 +162,7 @@ class TrialMonitor(Callback):
         self.started: dict[str, float] = {}
         self.last_shown = time.monotonic()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Tune stores its callbacks; this one belongs to this process and has nothing to store."""
         return {}
 
@@ -210,6 +210,7 @@ class TrialMonitor(Callback):
         ended = replace(ended, seconds=round(seconds, 1))
         self.ledger.write(ended)
 
+        # The trial's own process may be gone, so the driver closes its MLflow run.
         run_id = (tune_trial.last_result or {}).get("run_id", "")
         if run_id:
             status = {FAILED: "FAILED", RUNNING: "KILLED"}.get(ended.status, "FINISHED")

@@ -1,5 +1,7 @@
 """Labels: the right dot products, images and similarities moved together, entropies that match."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,11 +85,21 @@ def test_descriptions_add_up_over_parts() -> None:
     rng = np.random.default_rng(0)
     sims = np.sort(rng.normal(size=(1000, 3)).astype(np.float32), axis=1)[:, ::-1]
     sims[:5, 1] = sims[:5, 0]
-    whole, parts = labelling.describe(sims), [labelling.describe(sims[s]) for s in (slice(0, 300), slice(300, 1000))]
-    summed = {k: parts[0][k] + parts[1][k] for k in whole}
-    assert all(np.allclose(summed[k], whole[k]) for k in whole)
-    figures = labelling.averages(whole)
+    whole = labelling.describe(sims)
+    summed = labelling.describe(sims[:300]) + labelling.describe(sims[300:])
+    assert (summed.triplets, summed.ties) == (whole.triplets, whole.ties) == (1000, 5)
+    assert summed.entropy == pytest.approx(whole.entropy)
+    assert summed.margin == pytest.approx(whole.margin)
+    assert np.array_equal(summed.entropy_histogram, whole.entropy_histogram)
+    assert np.array_equal(summed.margin_histogram, whole.margin_histogram)
     p = special.softmax(sims, axis=1)
-    assert figures["margin"] == pytest.approx(float((p[:, 0] - p[:, 1]).mean()), rel=1e-5)
-    assert figures["ties"] == 5
-    assert sum(figures["entropy_histogram"]) == figures["triplets"] == 1000
+    assert whole.margin / 1000 == pytest.approx(float((p[:, 0] - p[:, 1]).mean()), rel=1e-5)
+    assert whole.entropy_histogram.sum() == 1000
+
+
+def test_counts_that_are_known_of_both_parts_add_up() -> None:
+    sums = labelling.describe(np.array([[2.0, 1.0, 0.0]], dtype=np.float32))
+    counted = replace(sums, border=1, agreement=0)
+    assert (counted + counted).border == 2
+    assert (counted + counted).agreement == 0
+    assert (counted + counted).odd_is_the_other is None

@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 
+from alignet_ray.artifacts.label import Subset
 from alignet_ray.core import sampling
-from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, Split, sample_triplets
+from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
 from alignet_ray.errors import UserError
 
 ONLY_CLUSTER_BORDER = {"cluster_border": 1.0}
 
 
 def sample(
-    images: ImagePool, split: Split, count: int, weights: dict[str, float] | None = None, seed: int = 0
+    images: ImagePool, subset: Subset, count: int, weights: dict[str, float] | None = None, seed: int = 0
 ) -> SampledTriplets:
     """Kinds without a weight have weight 0."""
     all_weights = dict.fromkeys(TRIPLET_KINDS, 0.0) | (weights or ONLY_CLUSTER_BORDER)
-    return sample_triplets(images, split, count, all_weights, seed)
+    return sample_triplets(images, subset, count, all_weights, seed)
 
 
 def pool(n: int = 200, clusters: int = 10, classes: int = 5, share: float = 0.2) -> ImagePool:

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human.dataset import split_images
@@ -56,12 +57,18 @@ def test_missing_tables_and_folders_are_errors(tmp_path: Path, images: pa.Table)
     assert objects.images_folder("objects", "corpus") == "objects"
 
 
-def test_the_table_of_objects_and_what_is_held_out() -> None:
+def held_out_ids(store: Store, table: pa.Table) -> np.ndarray:
+    draft = SoftenArtifact(store.draft("soften", "s"))
+    draft.write_objects(table)
+    return draft.held_out_image_ids()
+
+
+def test_the_table_of_objects_and_what_is_held_out(store: Store) -> None:
     ids = {n: [2 * n, 2 * n + 1] for n in range(0, 50, 2)}
     table = objects.objects_table(3, 50, [objects.Concept("cat", "animal")], ids)
     assert table["name"].to_pylist()[:2] == ["cat", ""]
     assert table["category"].to_pylist()[0] == "animal"
-    held = objects.held_out_ids(table)
+    held = held_out_ids(store, table)
     rows = table.to_pylist()
     expected = [i for row in rows if row["split"] != "train" for i in row["image_ids"]]
     np.testing.assert_array_equal(held, sorted(expected))
@@ -70,11 +77,11 @@ def test_the_table_of_objects_and_what_is_held_out() -> None:
         objects.objects_table(3, 48, [], ids)
 
 
-def test_an_image_of_two_objects_is_held_out_if_one_of_them_is() -> None:
+def test_an_image_of_two_objects_is_held_out_if_one_of_them_is(store: Store) -> None:
     splits = [row["split"] for row in objects.objects_table(0, 50, [], {}).to_pylist()]
     train, test = splits.index("train"), splits.index("test")
     table = objects.objects_table(0, 50, [], {train: [7, 8], test: [8]})
-    np.testing.assert_array_equal(objects.held_out_ids(table), [8])
+    np.testing.assert_array_equal(held_out_ids(store, table), [8])
 
 
 def test_images_that_also_show_a_held_out_object_are_not_used_for_training(store: Store) -> None:
