@@ -287,6 +287,7 @@ class _Estimator:
         """k-means passes over shards that stay in memory, or are read again in every pass."""
         section = self.cfg.cluster
         passes = section.iterations * section.restarts
+        # Every pass multiplies all rows with all centroids; all GPUs share the rows.
         compute = self["pass"] * self.on.images * self["width"] * section.k / self.on.gpus
         reading = self.matrix_gb * 1e3 / self.on.read
         fits = self.matrix_gb < USABLE_MEMORY * self.on.memory * self.on.gpus
@@ -349,6 +350,7 @@ class _Estimator:
         batch = section.batch_size * images_per_example
         rates = self.image_rates(self["forward"])
 
+        # Without cached pixels, images are read and decoded while the GPUs compute: the slower of the two decides.
         per_update, limit = self._update(batch)
         if not section.cache_pixels:
             feed = {"read": batch / rates["read"], "decode": batch / rates["decode"]}
@@ -376,6 +378,7 @@ class _Estimator:
 
     def _update(self, batch: int) -> tuple[Real, str]:
         """Seconds of one update with all pixels at hand, and its bottleneck."""
+        # The GPU with the most images decides, as the others wait for it in the all-reduce.
         images_per_gpu = math.ceil(batch / self.on.gpus)
         step = images_per_gpu / self["step"]
         synchronisation = self["sync"] if self.on.gpus > 1 else 0.0

@@ -158,6 +158,7 @@ def _check_folder(place: Path, references: References, findings: Findings) -> st
         _check_transform(place / TRANSFORM, findings)
         return "transform of an align artifact"
 
+    # "." is a folder of parts that belong to no subset.
     keys = {}
     for name in (*SUBSETS, "."):
         files = sorted((place / name).glob("*.parquet"))
@@ -211,6 +212,7 @@ def _check_responses(path: str, references: References, findings: Findings) -> N
     reference = triplets.read_embedding(references.reference) if references.reference else None
     file = ResponseFile(responses, references, reference, responses.triplets)
 
+    # Later checks make no sense on rows that an earlier one refused, and may crash on them.
     for require in RESPONSE_REQUIREMENTS:
         if not require(file, findings):
             return
@@ -443,6 +445,7 @@ def _check_similarities(table: pa.Table, folder: str, transform: str | None, fin
         findings.check("images with embeddings", value, False, "another embed artifact?")
         return
 
+    # The teacher's features: mapped by the transform if one was applied, else the embeddings as they are.
     features = embedded.vectors.astype(np.float32)
     if transform:
         features = transforms.load_transform(transform)(embedded.vectors)

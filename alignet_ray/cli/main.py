@@ -100,6 +100,7 @@ def report_error(error: Exception, debug: bool) -> int:
         print(f"alignet-ray: {message}", file=sys.stderr)
         return 2
 
+    # With --debug the traceback has been printed already.
     if not debug:
         lines = str(error).strip().splitlines() or [""]
         print(

@@ -52,6 +52,7 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
             default = tyro.MISSING_NONPROP
             args = ["--help"]
 
+    # tyro would print a box and exit; an exception from its hook becomes the usual single line.
     def refuse(event: tyro_errors.ParseErrorEvent) -> None:
         raise UserError(describe_mistake(event, option_names(kind), args)) from None
 
@@ -63,6 +64,7 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
             prog=f"alignet-ray {command}",
             description=inspect.cleandoc(kind.__doc__ or ""),
         )
+    # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
     return dataclasses.replace(chosen, given=given)
 
@@ -109,6 +111,7 @@ def _short(kind: type[RunOptions], settings: Config) -> type:
     for name in ESSENTIAL:
         section, _, field = name.rpartition(".")
         owner: Any = Config.model_fields[section].annotation if section else Config
+        # The description in the config is the help text: it stands once.
         info = owner.model_fields[field]
         marker = tyro.conf.arg(name=name, help=info.description)
         fields.append((name.replace(".", "_"), Annotated[info.annotation, marker], _value(settings, name)))

@@ -139,6 +139,7 @@ def fit(
         seed: of the images and triplets drawn.
         report: called with each row of the history.
     """
+    # Standardisation and principal axes see training images alone; all images are then expressed in them.
     basis = _Basis.of(x, np.unique(train.rows.numpy()), settings)
     features = torch.from_numpy(basis.project(x))
     rng = torch.Generator().manual_seed(seed)
@@ -149,6 +150,7 @@ def fit(
     # What the local term compares with: the features before any map.
     before = torch.from_numpy(basis.standardise(x)) if settings.alpha else None
 
+    # The untrained map counts as step 0: a fit that only makes things worse returns it.
     held_out_rows, held_out = valid.compact()
     held_out_features = features[held_out_rows]
     best = FittedTransform(basis.export(core), 0, score(core(held_out_features).detach(), held_out), [])
@@ -167,6 +169,7 @@ def fit(
         if step % settings.every:
             continue
 
+        # Early stopping by the averaged weights: those of a single step wander with the images it happened to draw.
         current = score(mean(held_out_features).detach(), held_out)
         row = {"step": float(step), "loss": loss.item()}
         row |= {"accuracy": current.accuracy, "cross_entropy": current.cross_entropy}
@@ -219,12 +222,14 @@ class _Basis:
         standardised = (x[rows] - np.float32(mean)) / np.float32(std)
         centre = standardised.mean(axis=0)
 
+        # Principal axes by SVD of the centred features; axes without variance would only add noise.
         axes = None
         if settings.kind == "low_rank":
             _, singular, right = np.linalg.svd(standardised - centre, full_matrices=False)
             rank = min(settings.rank, int((singular > singular[0] * 1e-6).sum()))
             axes = np.ascontiguousarray(right[:rank].T)
 
+        # Unit mean square norm makes learning rate and penalty mean the same for features of any width and scale.
         unscaled = cls(np.float32(mean), np.float32(std), centre, axes, 1.0)
         norm = float(np.sqrt(np.square(unscaled.project(x[rows])).sum(axis=1).mean()))
         return cls(unscaled.mean, unscaled.std, centre, axes, norm)
@@ -242,6 +247,7 @@ class _Basis:
 
     def export(self, core: Core) -> AffineTransform:
         """The map as full (p, p) weights: axes C axes^T has the same dot products as C in the principal basis."""
+        # Centring, projection and scaling become part of weights and bias: AffineTransform only standardises.
         weights = core.matrix().detach().numpy() / np.float32(self.norm)
         bias = core.bias.detach().numpy().copy()
         if self.axes is None:
@@ -261,6 +267,7 @@ def _loss(
     rng: torch.Generator,
 ) -> Float[Tensor, ""]:
     """The objective of the module's docstring on random images and triplets."""
+    # One image per object and step: all triplets are then read from one small matrix of similarities.
     rows = train.draw(rng)
     mapped = core(features[rows])
     batch_size = min(settings.batch_size, len(train.triplets))
@@ -277,5 +284,6 @@ def _first_scale(features: Float[Tensor, "n r"], train: TripletSet, rng: torch.G
     drawn = features[train.draw(rng)]
     triplets = train.triplets[:20_000]
     targets = train.targets[:20_000]
+    # Too large a scale saturates the softmax, too small a one makes all choices equally likely.
     losses_at = {scale: float(triplet_loss(scale * drawn, triplets, targets)) for scale in FIRST_SCALES}
     return float(min(losses_at, key=losses_at.__getitem__))

@@ -51,6 +51,7 @@ def reliability(
         agreement: expected agreement of that choice with people (0-1).
         bins: number of equally wide bins of confidence between 0 and 1.
     """
+    # Bins are (low, high], so that full confidence falls into the last one.
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     filled = counts > 0

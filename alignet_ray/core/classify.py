@@ -17,6 +17,7 @@ def coordinates(features: Float[np.ndarray, "n d"], max_dims: int = 256) -> Floa
     centred /= np.maximum(centred.std(axis=0), 1e-6)
     centred /= max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12)
 
+    # Rotation changes neither scores nor the L2 norm of weights, and directions without variance get no weight.
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     spanned = singular > 1e-6 * max(singular.max(), 1e-12)
     return np.asarray((left * singular)[:, spanned][:, :max_dims], dtype=np.float32)

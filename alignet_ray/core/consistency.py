@@ -78,6 +78,7 @@ def duplicates(rows: Int64[np.ndarray, "n 3"]) -> Duplicates:
 
 def expected_shared(rows: Int64[np.ndarray, "n 3"], other: Int64[np.ndarray, "k 3"]) -> float:
     """Rows that chance alone would find in `other`, too, if both are uniform draws from the sets of their items."""
+    # 1 - (1 - 1 / sets)^k, the chance that k draws hit a given set, by its exponential limit.
     items = np.union1d(rows.reshape(-1), other.reshape(-1))
     sets = max(comb(len(items), 3), 1)
     return float(len(rows) * -np.expm1(-len(other) / sets))
@@ -97,6 +98,7 @@ def odd_position(rows: Int64[np.ndarray, "n 3"], rank: int = 10, seed: int = 0) 
     items, numbers = np.unique(rows, return_inverse=True)
     shuffled = numbers.reshape(rows.shape)[np.random.default_rng(seed).permutation(len(rows))[:CHECKED_ROWS]]
     half = len(shuffled) // 2
+    # Too few items for a low-rank matrix, or too few rows for a share to mean anything.
     if len(items) <= rank + 2 or half < 30:
         return OddPosition((1 / 3, 1 / 3, 1 / 3), False)
 
@@ -115,11 +117,13 @@ def _response_similarity(rows: Int64[np.ndarray, "n 3"], items: int, rank: int) 
     """A low-rank similarity matrix: a pair gains where it was chosen and loses where it was not."""
     first, second, odd = rows.T
     n = len(rows)
+    # Gains of 2/3 and -1/3 add up to zero in each row: an item that is merely shown often gains nothing.
     gains = np.concatenate([np.full(n, 2 / 3), np.full(2 * n, -1 / 3)])
     left = np.concatenate([first, first, second])
     right = np.concatenate([second, odd, odd])
     one_sided = sparse.coo_matrix((gains, (left, right)), shape=(items, items)).tocsr()
 
+    # Low rank, so that pairs that were never shown get a similarity from those that were.
     u, singular, vt = svds((one_sided + one_sided.T).asfptype(), k=rank, random_state=0)
     # A similarity has positive eigenvalues; the others are noise, or come from the wrong column.
     positive = np.sign((u * vt.T).sum(axis=0)) > 0

@@ -82,6 +82,7 @@ def step(
         far: how many of the furthest rows to name, as candidates for empty clusters.
     """
     labels, distances, sums = _pass(x, centroids, spherical, add=True)
+    # The furthest rows travel with the sums: whoever merges shards cannot see their rows any more.
     furthest = _largest(distances, min(far, len(x)))
     partial = Partial(
         sums=sums.cpu().numpy(),
@@ -97,6 +98,7 @@ def step(
 
 def merge(parts: list[Partial]) -> Partial:
     """One partial result from several, in the given order; ties between far rows go to the earlier shard."""
+    # A stable sort keeps the order of the shards among equal distances.
     distances = np.concatenate([part.far_distances for part in parts])
     furthest = np.argsort(-distances, kind="stable")[: max(len(part.far) for part in parts)]
     return Partial(
@@ -161,6 +163,7 @@ def fit(
     spherical: bool = False,
 ) -> FittedClusters:
     """Lloyd passes over rows in memory, until a pass gains less than `tolerance` of the inertia."""
+    # Lloyd's algorithm: assign every row to its nearest centroid, then move centroids to the means of their rows.
     previous_inertia = np.inf
     passes = 0
     while passes < iterations:
@@ -171,6 +174,7 @@ def fit(
         previous_inertia = partial.inertia
         centroids = update(partial, centroids, spherical)
 
+    # Distances are taken anew, as the silhouette also needs the second nearest centroid.
     distances = torch.cdist(_widened(x, spherical), torch.from_numpy(centroids))
     nearest, second = distances.topk(2, largest=False).values.unbind(dim=1)
     silhouette = ((second - nearest) / second.clamp_min(1e-12)).mean()
@@ -183,6 +187,7 @@ def elbow(ks: list[int], inertias: list[float]) -> int:
 
     Both axes are scaled to 0..1, k on a logarithmic scale (Satopaa et al., "Finding a kneedle in a haystack", 2011).
     """
+    # In the scaled plot the line falls from (0, 1) to (1, 0); a point lies 1 - across - down below it.
     log_k = np.log(ks)
     inertia = np.asarray(inertias)
     across = (log_k - log_k[0]) / (log_k[-1] - log_k[0])
@@ -211,6 +216,7 @@ class State:
 
     def to_bytes(self) -> bytes:
         """As npz, without pickles."""
+        # A nested list has no plain dtype; as JSON it needs no pickle.
         fields = dict(vars(self))
         fields["history"] = json.dumps(self.history)
         stream = io.BytesIO()
@@ -264,6 +270,7 @@ def _largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " c"]:
     """Positions of the largest values, largest first, equal ones in their order: a stable sort of the few alone."""
     if count == 0:
         return torch.empty(0, dtype=torch.int64, device=values.device)
+    # topk alone does not say which of equal values it takes, and not the same ones on every device.
     candidates = torch.nonzero(values >= values.topk(count).values[-1])[:, 0]
     return candidates[torch.argsort(values[candidates], descending=True, stable=True)[:count]]
 
@@ -279,6 +286,8 @@ def _pass(
     distances = torch.empty(len(x), device=x.device)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
     recent = torch.zeros_like(centroids)
+
+    # Reused by all blocks: fresh memory for each would cost more than filling it.
     buffer = torch.empty(min(BLOCK, len(x)), x.shape[1], device=x.device)
     scores = torch.empty(len(buffer), len(centroids), device=x.device)
 
@@ -292,6 +301,7 @@ def _pass(
         square_norms = torch.linalg.vector_norm(block, dim=1).square()
         distances[start : start + BLOCK] = (square_norms - 2 * largest).clamp_min(0)
 
+        # A few blocks add up in float32, which is fast; float64 keeps these sums accurate over many blocks.
         if add:
             recent.index_add_(0, nearest, block)
             is_last = start + BLOCK >= len(x)

@@ -38,6 +38,7 @@ def noise_ceilings(rows: Int64[np.ndarray, "n 3"]) -> dict[str, Ceiling]:
     Raises:
         ValueError: no set of three occurs twice.
     """
+    # A triplet that one person saw always agrees with its own mode and says nothing about noise.
     counts = answer_counts(rows)
     counts = counts[counts.sum(axis=1) >= 2]
     if len(counts) == 0:
@@ -95,6 +96,7 @@ def rsa_ceilings(people: Float[np.ndarray, "p n n"], method: Method) -> tuple[fl
 def _predicted_by_others(counts: Int64[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:
     """Expected number of responses of each triplet that the mode of its other responses predicts."""
     predicted = np.zeros(len(counts))
+    # Responses with the same choice all see the same others, so three cases cover all responses of a triplet.
     for choice in range(3):
         others = counts.copy()
         others[:, choice] -= 1
@@ -108,6 +110,7 @@ def _ceiling(counts: Int64[np.ndarray, "t 3"], hits: Float[np.ndarray, " t"], dr
     """The share of predicted responses, with its interval over resampled triplets."""
     answers = counts.sum(axis=1)
     rng = np.random.default_rng(0)
+    # Triplets are resampled with all their responses, which are not independent of each other.
     drawn = np.empty(draws)
     for draw in range(draws):
         resampled = rng.integers(len(counts), size=len(counts))

@@ -4,6 +4,7 @@ The draw is a stream: chunk c of CHUNK candidates is a pure function of (seed, s
 triplet are dropped, and the first n that are left are the result. So neither shards nor workers can change a row.
 """
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from math import comb
@@ -51,6 +52,7 @@ class Exhausted(ValueError):
 
 def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
     """Groups of the images 0..n-1 by label; negative labels belong to no group."""
+    # Sorted by label, each group is one slice: drawing a member is one look-up.
     inside = np.flatnonzero(labels >= 0)
     members = inside[np.argsort(labels[inside], kind="stable")]
     _, start, size = np.unique(labels[members], return_index=True, return_counts=True)
@@ -62,6 +64,7 @@ def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
 
 def border(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:
     """Two distinct images of one group (of those with two) and one of another group; both groups uniform."""
+    # Positions are drawn below size - 1 and moved past what is taken: distinct without trying again.
     with_pairs = np.flatnonzero(groups.size >= 2)
     group = with_pairs[_below(rng, len(with_pairs), n)]
     other = _skip(_below(rng, len(groups.size) - 1, n), group)
@@ -162,10 +165,14 @@ def mixture(parts: list[tuple[str, Groups, int]], seed: int, stream: int = 0) ->
         seed: of the whole run.
         stream: number of the set, as in `sample`.
     """
-    by_scarcity = sorted(enumerate(parts), key=lambda part: count(part[1][0], part[1][1]))
+    available = [count(kind, groups) for kind, groups, _ in parts]
+    by_scarcity = sorted(range(len(parts)), key=lambda index: available[index])
     drawn = np.empty((0, 3), dtype=np.int64)
-    for index, (kind, groups, n) in by_scarcity:
-        drawn = np.concatenate([drawn, sample(kind, groups, n, seed, stream * 64 + index, drawn)])
+    for index in by_scarcity:
+        kind, groups, n = parts[index]
+        # A stream for each part: its candidates do not depend on the other parts.
+        fresh = sample(kind, groups, n, seed, stream * 64 + index, drawn)
+        drawn = np.concatenate([drawn, fresh])
 
     # A single kind is in random order already.
     if sum(n > 0 for _, _, n in parts) < 2:
@@ -176,6 +183,7 @@ def mixture(parts: list[tuple[str, Groups, int]], seed: int, stream: int = 0) ->
 def shares(weights: dict[str, float], n: int) -> dict[str, int]:
     """Exact counts that add up to n, by the largest-remainder method; ties go to the earlier name."""
     total = sum(weights.values())
+    # Whole parts first; what is left goes to the largest fractions.
     exact = {name: n * weight / total for name, weight in weights.items()}
     counts = {name: int(value) for name, value in exact.items()}
     by_remainder = sorted(exact, key=lambda name: counts[name] - exact[name])
@@ -186,6 +194,7 @@ def shares(weights: dict[str, float], n: int) -> dict[str, int]:
 
 def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
     """Which images are set aside for validation: round(share * n) of them, those of lowest hash(seed, image_id)."""
+    # By hash and not by a draw: two images keep their order when others are added or left out.
     start = scramble(np.array([seed % (1 << 63)], dtype=np.uint64))
     order = np.argsort(scramble(ids.astype(np.uint64) ^ start), kind="stable")
     chosen = np.zeros(len(ids), dtype=bool)
@@ -197,12 +206,14 @@ def _stream(
     kind: str, groups: Groups, n: int, entropy: tuple[int, int, int], taken: Int[np.ndarray, "t 3"] | None
 ) -> Int[np.ndarray, "m 3"]:
     """At least n distinct triplets from the stream, or as many as PATIENCE fruitless chunks allow."""
+    draw = DRAWS[kind]
     pool = np.empty((0, 3), dtype=np.int64)
     chunk = 0
     fruitless = 0
     while len(pool) < n and fruitless < PATIENCE:
-        chunks = max(1, -(-(n - len(pool)) // CHUNK))
-        fresh = [DRAWS[kind](_generator(*entropy, c), groups, CHUNK) for c in range(chunk, chunk + chunks)]
+        missing = n - len(pool)
+        chunks = max(1, math.ceil(missing / CHUNK))
+        fresh = [draw(_generator(*entropy, number), groups, CHUNK) for number in range(chunk, chunk + chunks)]
         chunk += chunks
 
         before = len(pool)
@@ -213,6 +224,7 @@ def _stream(
 
 def _new(triplets: Int[np.ndarray, "n 3"], taken: Int[np.ndarray, "t 3"] | None, size: int) -> Int[np.ndarray, "m 3"]:
     """The first occurrence of every set of three images that is not in `taken`, in order."""
+    # The same three images in another order are the same triplet, so sets are compared, by one integer each.
     keys = set_keys(triplets, size)
     keep = np.ones(len(keys), dtype=bool)
     if taken is not None and len(taken):
@@ -249,6 +261,7 @@ def _draw_weights(kind: str, groups: Groups, triplets: Int[np.ndarray, "n 3"]) -
     first = group[:, 0] == group[:, 1]
     last = group[:, 1] == group[:, 2]
 
+    # One over the number of equally likely outcomes: groups are uniform, so triplets of large groups are rarer.
     if kind == "within":
         ordered = size[:, 0] * (size[:, 0] - 1) * (size[:, 0] - 2)
         return np.where(first & last, 1 / (ordered + 1e-300), 0.0)

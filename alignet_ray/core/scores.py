@@ -90,6 +90,7 @@ def object_bootstrap(
         draws: number of resamplings.
         seed: of the resamplings.
     """
+    # How often each object is drawn is all that a resampling of objects decides.
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(m, np.full(m, 1 / m), size=draws).T.astype(np.float32)
     sums = np.zeros((draws, values.shape[1] + 1))
@@ -131,12 +132,14 @@ def mean_interval(values: Float[np.ndarray, " n"], draws: int = 1000, seed: int 
 def paired_p_value(differences: Float[np.ndarray, " b"]) -> float:
     """Two-sided p value of "no difference" from paired bootstrap draws of a difference (never below 2 / (b + 1))."""
     draws = len(differences)
+    # One draw is counted on top: finitely many draws cannot show that p is 0.
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (draws + 1))
 
 
 def holm(p_values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Holm's step-down correction for many tests (Holm 1979): adjusted p values in the given order."""
+    # The smallest p value is multiplied by n, the next by n - 1, ...; the maximum so far keeps them in order.
     order = np.argsort(p_values)
     scaled = p_values[order] * (len(p_values) - np.arange(len(p_values)))
     adjusted = np.empty(len(p_values))
@@ -154,5 +157,6 @@ def _random_triplets(m: int, limit: int, seed: int) -> Int[np.ndarray, "t 3"]:
         first, second, third = drawn[(drawn[:, 0] < drawn[:, 1]) & (drawn[:, 1] < drawn[:, 2])].T
         numbers = np.unique(np.concatenate([numbers, (first * m + second) * m + third]))
 
+    # `np.unique` sorted them: without a permutation the cut would keep the triplets of the first objects.
     numbers = np.sort(rng.permutation(numbers)[:limit])
     return np.stack([numbers // (m * m), numbers // m % m, numbers % m], axis=1)

@@ -56,6 +56,7 @@ def check_matrix(
         raise UserError(f"{name} has {matrix.shape[0]} items; at least {MIN_ITEMS} are needed")
 
     square = matrix.astype(np.float64)
+    # Diagonals are left out of all checks: files hold ones, zeros or NaN there.
     off_diagonal = ~np.eye(len(square), dtype=bool)
     entries = square[off_diagonal]
     bad = np.isinf(entries) if gaps else ~np.isfinite(entries)
@@ -113,6 +114,7 @@ def rsa_bootstrap(
     rng = np.random.default_rng(seed)
     rows, columns = np.triu_indices(len(a), 1)
 
+    # Items are resampled and not pairs, which are not independent: pairs share items.
     values = []
     for _ in range(draws):
         items = rng.integers(0, len(a), len(a))
@@ -134,6 +136,7 @@ def linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], unbiase
     gram_x = similarity_matrix(x, "dot").astype(np.float64)
     gram_y = similarity_matrix(y, "dot").astype(np.float64)
 
+    # HSIC is a scalar product of Gram matrices, so this is their cosine.
     scale = hsic(gram_x, gram_x) * hsic(gram_y, gram_y)
     if not scale > 0:  # also where an estimate is NaN
         return float("nan")
@@ -142,7 +145,7 @@ def linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], unbiase
 
 def nearest(similarity: Float[np.ndarray, "n n"], k: int) -> Int[np.ndarray, "n k"]:
     """The `k` most similar other items of every item, best first (ties by index)."""
-    others = similarity.astype(np.float64)
+    others = similarity.astype(np.float64)  # a copy, as the diagonal is overwritten
     np.fill_diagonal(others, -np.inf)
     return np.argsort(-others, axis=1, kind="stable")[:, :k]
 

@@ -77,6 +77,7 @@ def neighbours_kept(features: Float32[np.ndarray, "n p"], transform: AffineTrans
 
 def overlap(before: Float32[np.ndarray, "n p"], after: Float32[np.ndarray, "n q"], seed: int = 0) -> float:
     """Share of each row's ten nearest rows (by cosine) before that are still among its ten nearest after."""
+    # A sample: comparing all pairs of images grows with the square of their number.
     rows = np.sort(np.random.default_rng(seed).permutation(len(before))[:COMPARED_IMAGES])
     neighbours = min(NEIGHBOURS, len(rows) - 1)
     cosines_before = similarity.similarity_matrix(before[rows])

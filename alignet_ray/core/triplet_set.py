@@ -75,6 +75,7 @@ class TripletSet:
 
     def draw(self, rng: torch.Generator) -> Int[Tensor, " n"]:
         """The feature row of one random image of every object."""
+        # Columns beyond an object's own images are padding and never drawn.
         column = (torch.rand(len(self.counts), generator=rng) * self.counts).long()
         return self.rows.gather(1, column[:, None])[:, 0]
 
@@ -111,6 +112,7 @@ def hard_targets(
     position = np.full(int(max(answers.max(initial=0), *objects)) + 1, -1)
     position[np.array(objects)] = np.arange(len(objects))
 
+    # A response about an object without images, or of another split, says nothing about these objects alone.
     triplets = position[answers]
     triplets = triplets[(triplets >= 0).all(axis=1)]
     certain = np.tile(np.array([1, 0, 0], np.float32), (len(triplets), 1))
@@ -126,6 +128,7 @@ def score(features: Float[Tensor, "n r"], triplet_set: TripletSet, draws: int = 
         draws: how often an image is drawn for every object (once is enough if each has one).
         seed: of these draws.
     """
+    # A fixed seed: all evaluations of a fit see the same images and can be compared.
     rng = torch.Generator().manual_seed(seed)
     if int(triplet_set.counts.max()) == 1:
         draws = 1

@@ -99,8 +99,11 @@ def fit(
         report: called with (step, cross-entropy, dimensions) at every count.
         device: where the gradients are computed.
     """
+    # All random numbers come from one generator on the CPU, so that a GPU sees the same ones.
     rng = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
+
+    # Means start positive, as the ReLU passes no gradient to negative ones; deviations start at 0.1.
     mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
     state = _State(mu, torch.full_like(mu, math.log(0.1)), schedule.lr)
 
@@ -112,6 +115,7 @@ def fit(
         progress = step / schedule.steps
         batch = rows[torch.randint(len(rows), (batch_size,), generator=rng)].to(device)
         cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
+        # The ELBO per triplet: the posterior's complexity counts once for all triplets, hence the division.
         loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(rows)
         state.optimizer_step(loss, schedule.lr * _cosine(progress))
         running = running + cross_entropy.detach()
@@ -119,6 +123,8 @@ def fit(
 
         if step % schedule.every and step != schedule.steps:
             continue
+
+        # Not before the prior has its full weight, and early enough for what is left to converge again.
         if schedule.kl_anneal <= progress < schedule.settle:
             state = state.condensed(schedule.lr)
         dims = int(significant(*state.arrays()).sum())
@@ -129,6 +135,7 @@ def fit(
         if report:
             report(step, mean, dims)
 
+    # The number of dimensions is VICE's criterion of convergence.
     counts = [row["dims"] for row in history[-schedule.window :]]
     stable = len(counts) == schedule.window and len(set(counts)) == 1
     mu_kept, sigma_kept = prune(*state.arrays())
@@ -177,10 +184,11 @@ def condense(
     """
     keep = significant(mu, sigma)
     if not keep.any():
-        return mu, sigma
+        return mu, sigma  # early on nothing may be significant yet
     mu = mu[:, keep]
     sigma = sigma[:, keep]
 
+    # Cosines of the positive parts, since the model never sees what the ReLU cuts off.
     while mu.shape[1] > 1:
         positive = np.maximum(mu, 0)
         directions = positive / np.maximum(np.linalg.norm(positive, axis=0), 1e-12)
@@ -206,6 +214,7 @@ def elbo_terms(
     Returns:
         The mean cross-entropy of the batch (nats), and log q(X) - log p(X).
     """
+    # Reparametrisation (Kingma and Welling, 2014): gradients reach mu and sigma through the sample.
     noise = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
     sample = mu + log_sigma.exp() * noise
 
@@ -214,6 +223,7 @@ def elbo_terms(
     log_probabilities = torch.log_softmax(pair_similarities(objects), dim=1)
     cross_entropy = -log_probabilities[:, 0].mean()
 
+    # log N(sample; mu, sigma^2), in which (sample - mu) / sigma is the noise itself.
     log_q = -(log_sigma + noise.square() / 2 + math.log(2 * math.pi) / 2)
     return cross_entropy, (log_q - prior.log_density(sample)).sum()
 
@@ -226,6 +236,7 @@ def significant(
     p_ij = Phi(-mu_ij / sigma_ij); per dimension, the Benjamini-Hochberg procedure (1995) at level `fdr` rejects all
     hypotheses up to the last one that passes its threshold.
     """
+    # Benjamini-Hochberg's step-up rule looks for the last p value under its threshold, not the first above it.
     p_values = np.sort(ndtr(-mu / np.maximum(sigma, 1e-12)), axis=0)
     m = len(p_values)
     passes = p_values <= fdr * np.arange(1, m + 1)[:, None] / m
@@ -244,6 +255,7 @@ def prune(
     keep = significant(mu, sigma)
     if not keep.any():
         keep = np.ones_like(keep)
+    # The order of dimensions is arbitrary to the model; readers expect the strongest first.
     columns = np.flatnonzero(keep)
     norms = np.maximum(mu[:, columns], 0).sum(axis=0)
     order = columns[np.argsort(-norms, kind="stable")]
@@ -262,6 +274,7 @@ def reproducibility(
     """
     dims = mu.shape[1]
     shares = []
+    # Dimensions come in any order in each fit, so each is compared with all of the other fit and matched to its best.
     for other in others:
         stacked = np.corrcoef(np.maximum(mu, 0).T, np.maximum(other, 0).T)
         between = np.nan_to_num(stacked[:dims, dims:])
@@ -292,6 +305,7 @@ def choice_probabilities(
     rng = np.random.default_rng(seed)
     total = np.zeros((len(triplets), 3), dtype=np.float32)
 
+    # All pairs of objects once per sample: usually fewer dot products than three for every triplet.
     for _ in range(draws):
         sample = mu
         if not published:

@@ -70,6 +70,7 @@ def blocks(path: str | Path, members: Sequence[str] = MEMBERS, block: int = BLOC
                 stream = cast(zipfile.ZipExtFile, stack.enter_context(file.open(f"{member}.npy")))
                 readers[member] = _MemberReader.of(stream, member, path)
             total = _common_length(readers, path)
+            # All members are read in step; numpy's own reader would unpack each of them as a whole.
             for start in range(0, total, block):
                 count = min(block, total - start)
                 yield {member: reader.read(count) for member, reader in readers.items()}
@@ -142,6 +143,7 @@ def import_triplets(path: str | Path, images: pa.Table, counts: ImportCounts | N
             raise UserError(f"{path}: {int((~is_finite).sum())} rows have similarities that are not finite")
 
         ids = index.image_ids(rows["filenames"], path)
+        # Files differ in where they put the odd image; everything else relies on its being last.
         ids, similarities, is_moved = most_similar_pair_first(ids, similarities)
         counts.rows += len(ids)
         counts.permuted += int(is_moved.sum())

@@ -130,11 +130,13 @@ def _build(embed: Artifact, convert: Conversion, dtype: type, path: Path) -> Non
     artifact = EmbedArtifact(embed)
     ids = artifact.embedded_ids()
 
+    # Rows are written where their ids belong, so that parts may come in any order and only one is in memory.
     with replacing(_matrix_file(path)) as temporary:
         matrix: np.memmap | None = None
         for part_ids, features in artifact.blocks():
             converted = convert(part_ids, features)
             if matrix is None:
+                # Only the first converted part tells the width after the map.
                 shape = (len(ids), converted.shape[1])
                 matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
             matrix[np.searchsorted(ids, part_ids)] = converted
@@ -160,6 +162,7 @@ def _mean_and_std(embed: Artifact, transform: AffineTransform | None) -> tuple[f
     """One mean and one standard deviation over all features: the transform's, else computed here."""
     if transform is not None:
         return float(transform.mean), float(transform.std)
+    # Var(x) = E[x^2] - E[x]^2 in float64 needs one pass over the parts, and none of them twice.
     count = 0
     total = squares = 0.0
     for _, features in EmbedArtifact(embed).blocks():

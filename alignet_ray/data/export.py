@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.label import SUBSETS
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data.deepmind import export_triplets
 from alignet_ray.data.files import replacing
@@ -50,16 +51,17 @@ def triplets(label: Artifact, embed: Artifact, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     images = EmbedArtifact(embed).images()
     written = []
-    for split in ("train", "valid"):
-        target = folder / f"triplets-{label.id}-{split}.npz"
+    for subset in SUBSETS:
+        target = folder / f"triplets-{label.id}-{subset}.npz"
         with replacing(target) as temporary:
-            export_triplets(temporary, partial(label.iter_parts, split), images)
+            export_triplets(temporary, partial(label.iter_parts, subset), images)
         written.append(target)
     return written
 
 
 def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
     """Fill a .npy part by part; returns the image_ids of its rows."""
+    # The header of a .npy says the number of rows, which only the footers of all parts tell together.
     total = 0
     for name in embed.parts():
         fs, path = embed.where(name)

@@ -88,6 +88,7 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
 
 def _find_artifact(spec: str, root: str) -> Artifact:
     if not spec.startswith(STAGE):
+        # An artifact's folder is ROOT/STAGE/ID, under whatever root.
         folder = Path(spec).expanduser().resolve()
         return Artifact(str(folder.parent.parent), folder.parent.name, folder.name)
 
@@ -128,6 +129,7 @@ def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
         if path.suffix == ".npy":
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
+            # Exports name the tensor; a file of somebody else may call it anything.
             columns = load_file(path)
             vectors = columns["embedding"] if "embedding" in columns else next(iter(columns.values()))
     except StopIteration as error:

@@ -95,6 +95,7 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
         if name not in table.column_names:
             raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
 
+    # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
     left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
     total = left_votes + table["right_vote"].cast(pa.float64()).to_numpy()
     if not (np.isfinite(total).all() and (total > 0).all()):

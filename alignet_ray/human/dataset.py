@@ -101,6 +101,7 @@ class AlignmentDataset:
         matrix = self.shared.open()
         self.features: Float32[np.ndarray, "n p"] = _checked(matrix.features)
 
+        # The listing of objects and the embeddings may differ: images in quarantine have no row.
         splits = split_images(soften, matrix.ids)
         self.objects = {split: list(members) for split, members in splits.items()}
         self.image_rows: dict[int, Int64[np.ndarray, " _"]] = {}

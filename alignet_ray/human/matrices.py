@@ -39,6 +39,7 @@ def read_participants(path: str, kind: Kind, variable: str | None = None) -> Flo
     Raises:
         UserError: as `read_matrix`, naming the first participant whose matrix is wrong.
     """
+    # Files, above all MATLAB's, often have extra dimensions of length one.
     values = np.squeeze(_load(path, variable))
     if values.ndim == 1:
         try:
@@ -86,6 +87,7 @@ def _choose_variable(variables: Mapping[str, Any], wanted: str | None, path: str
     matrices: dict[str, np.ndarray] = {}
     for name, value in variables.items():
         is_numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size >= 3
+        # scipy adds entries such as __header__ of its own.
         if is_numeric and not name.startswith("_"):
             matrices[name] = value
 

@@ -55,10 +55,12 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> dict
     by_path = rows[0].get("path") is not None
     column = "path" if by_path else "label"
 
+    # A class folder holds many images, a path one: either way a key leads to a list.
     ids_of: dict[str, list[int]] = {}
     for image_id, key in zip(images["image_id"].to_pylist(), images[column].to_pylist(), strict=True):
         ids_of.setdefault(key, []).append(image_id)
 
+    # An object may have several rows, and rows that fit no image are no error: a corpus may hold only some objects.
     image_ids: dict[int, set[int]] = {}
     for line, row in enumerate(rows, start=2):
         number = _object_number(row["object"], line, table)

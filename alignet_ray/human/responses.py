@@ -62,6 +62,7 @@ def read_responses(path: str, columns: Mapping[str, str] | None = None) -> Respo
     if path.endswith(".npy"):
         return ResponseTable(_response_table(_read_npy(data, path)), None)
 
+    # Only the first line is decoded: Arrow reads the rest as bytes.
     line_end = data.find(b"\n") + 1 or None
     header = data[:line_end].decode(errors="replace").strip()
     if not header or "\x00" in header:
@@ -90,6 +91,7 @@ def _as_integers(array: np.ndarray, path: str) -> Int64[np.ndarray, "n c"]:
         return array.astype(np.int64)
     if array.dtype.kind != "f":
         raise UserError(f"{path}: object numbers must be whole numbers, these are {array.dtype}")
+    # Casting alone would cut 1.5 to 1 and turn NaN into some number, silently.
     is_whole = np.isfinite(array).all(axis=1) & (array == np.round(array)).all(axis=1)
     if not is_whole.all():
         line = first_row(~is_whole)

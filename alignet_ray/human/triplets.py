@@ -145,6 +145,7 @@ class Plausibility:
 
 def plausibility(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> Plausibility:
     """Compare responses with a reference embedding, on at most `CHECKED_ROWS` rows spread over the file."""
+    # Spread over the file, as rows may be sorted by object.
     step = max(1, len(rows) // CHECKED_ROWS)
     embedding = reference.astype(np.float32)
     probabilities = vice.choice_probabilities(embedding, np.zeros_like(embedding), rows[::step], 1, 0)
@@ -170,6 +171,7 @@ def require_plausible(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarra
 
 def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> str:
     """Which other reading of rows (counted from 0) the reference embedding would predict, as advice to the user."""
+    # What goes wrong in practice: the count starts elsewhere, or the odd one stands in another column.
     readings = {
         "count from 1 (read it with --human.base 1)": rows - 1,
         "count from 0 (read it with --human.base 0)": rows + 1,
@@ -178,6 +180,7 @@ def fitting_readings(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray
     }
     results: dict[str, Plausibility] = {}
     for text, reading in readings.items():
+        # A shifted count may lead a few rows beyond the objects; a reading that loses many is none.
         inside = ((reading >= 0) & (reading < len(reference))).all(axis=1)
         if inside.mean() > 0.9:
             results[text] = plausibility(reading[inside], reference)

@@ -163,6 +163,7 @@ def _train(
     optimizer = torch.optim.AdamW(loss_module.parameters(), lr=recipe.lr, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps, pct_start=0.15)
 
+    # Targets are flipped and transposed with their image, so that augmentation does not make them wrong.
     for step in range(recipe.steps):
         rows = torch.from_numpy(rng.integers(0, recipe.images, recipe.batch_size))
         batch = Targets(targets.appearance[rows], targets.traits[rows], targets.cells[rows])
@@ -205,6 +206,7 @@ def cell_targets(
 ) -> Float32[np.ndarray, "n 2 c c"]:
     """How much of every cell the figure covers, and how much of its edge lies there; both standardised."""
     masks = figure_masks(traits, appearance, size)
+    # Edges are where coverage changes from one pixel to the next; a cell holds the mean over its pixels.
     down = np.abs(np.diff(masks, axis=1, append=masks[:, -1:]))
     right = np.abs(np.diff(masks, axis=2, append=masks[:, :, -1:]))
     side = size // CELL

@@ -71,6 +71,7 @@ class Appearance:
 
 def sample_appearance(count: int, rng: np.random.Generator) -> Appearance:
     """Appearances at random; figure and ground have clearly different hues."""
+    # The ground's hue is at least a quarter of the colour circle away, so that no figure vanishes in it.
     hue = rng.random((count, 2))
     hue[:, GROUND] = (hue[:, FIGURE] + rng.uniform(0.25, 0.75, count)) % 1
     saturation = rng.uniform(0.3, 1, (count, 2))
@@ -132,6 +133,7 @@ def _render_chunk(
     traits: Float32[np.ndarray, "n 5"], appearance: Appearance, size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "n s s 3"]:
     x, y = _pixel_centres(size)
+    # Figure and ground are blended by the share of each pixel that the figure covers; light slopes over both.
     mask = _mask(traits, appearance, x, y)
     light = 1 + _per_image(appearance.light[:, 0]) * x + _per_image(appearance.light[:, 1]) * y
 
@@ -164,6 +166,7 @@ def _mask(
         """Anti-aliased: the share of a pixel that lies inside an edge at this distance."""
         return np.asarray(np.clip(distance / pixel + np.float32(0.5), 0, 1))
 
+    # The disc within its outline, less a hole in the middle and a gap across; then a ring around it.
     disc = inside(outline - radius)
     disc *= inside(radius - 0.5 * hole + 0.05)
     disc *= inside(np.abs(along) - 0.34 * gap + 0.04)
@@ -179,6 +182,7 @@ def _figure_axes(
     scale = _per_image(appearance.scale)
     cosine = _per_image(np.cos(appearance.turn))
     sine = _per_image(np.sin(appearance.turn))
+    # Shift to the figure's centre, scale to its size, rotate by its turn.
     right = (x - _per_image(appearance.place[:, 0])) / scale
     down = (y - _per_image(appearance.place[:, 1])) / scale
     along = cosine * right + sine * down
@@ -197,6 +201,7 @@ def _texture(
     along = waves * (cosine * x + sine * y) + _per_image(phases[:, 0])
     across = np.sin(waves * (cosine * y - sine * x) + _per_image(phases[:, 1]))
 
+    # Texture 0 has no pattern and stays at brightness 1.
     brightness = np.zeros_like(along)
     for number, pattern in enumerate(PATTERNS, start=1):
         rows = appearance.texture[:, layer] == number

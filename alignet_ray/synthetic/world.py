@@ -135,6 +135,7 @@ def materialise(name: str, folder: str | Path, on_progress: Callable[[int, int],
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Made under another name and renamed at the end: nobody ever sees half a world.
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         _write(draft, WORLDS[name], on_progress)
@@ -177,6 +178,7 @@ def meaning(world: World) -> Meaning:
     order = rng.permutation(world.objects)
     family = family[order]
     traits = traits[order]
+    # Present and absent traits both make objects similar; traits t and 1 - t keep the space non-negative.
     embedding = np.float32(world.sharpness) * np.concatenate([traits, 1 - traits], axis=1)
 
     image_object = np.repeat(np.arange(world.objects), world.images_per_object)
@@ -206,6 +208,7 @@ def simulate_responses(world: World, truth: Meaning) -> Int64[np.ndarray, "n 3"]
     all_triplets = np.array(list(itertools.combinations(range(world.objects), 3)), dtype=np.int64)
     triplets = all_triplets[rng.integers(0, len(all_triplets), world.responses)]
     probabilities = choice_probabilities(truth.similarity, triplets)
+    # Inverse transform sampling: the pair in whose share of [0, 1) a uniform number falls.
     thresholds = probabilities.cumsum(1)[:, :2]
     chosen_pair = (rng.random((len(triplets), 1)) > thresholds).sum(1)
     return odd_last(triplets, chosen_pair)
@@ -216,6 +219,7 @@ def names(world: World, truth: Meaning) -> tuple[list[str], list[str]]:
     syllables = ["".join(pair) for pair in itertools.product("bdfgklmnprstvz", "aeiou")]
     count = len(syllables)
     rng = np.random.default_rng([world.seed, 4])
+    # Each number stands for one pair of syllables, so that no word comes twice.
     words = []
     for number in rng.permutation(count**2):
         first, second = divmod(int(number), count)
@@ -245,6 +249,7 @@ def _write(folder: Path, world: World, on_progress: Callable[[int, int], None]) 
     arrays |= {f"appearance_{name}": values for name, values in vars(appearance).items()}
     np.savez(folder / TRUTH, **arrays)
 
+    # The description comes last: `is_materialised` takes it as the sign of a complete world.
     _write_base(folder / WEIGHTS, world, on_progress)
     (folder / INFO).write_text(json.dumps(asdict(world), indent=1) + "\n")
 
