@@ -135,11 +135,14 @@ def fit(
         if report:
             report(step, mean, dims)
 
-    # The number of dimensions is VICE's criterion of convergence.
-    counts = [row["dims"] for row in history[-schedule.window :]]
-    stable = len(counts) == schedule.window and len(set(counts)) == 1
     mu_kept, sigma_kept = prune(*state.arrays())
-    return Fit(mu_kept, sigma_kept, history, stable)
+    return Fit(mu_kept, sigma_kept, history, _is_stable(history, schedule.window))
+
+
+def _is_stable(history: list[dict[str, float]], window: int) -> bool:
+    """VICE's criterion of convergence: the number of dimensions did not change over the last counts."""
+    counts = [row["dims"] for row in history[-window:]]
+    return len(counts) == window and len(set(counts)) == 1
 
 
 class _State:

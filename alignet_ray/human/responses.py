@@ -146,7 +146,8 @@ def _read_with_header(data: bytes, header: str, path: str, columns: Mapping[str,
     if object_columns is None:
         raise UserError(f"{path}: no columns image1, image2, image3 (or i, j, k) among {', '.join(table.column_names)}")
 
-    triplets, object_names = _number_objects([table[names[column]] for column in object_columns], path)
+    columns_of_objects = [table[names[column]] for column in object_columns]
+    triplets, object_names = _number_objects(columns_of_objects, path)
     if "choice" in names:
         choice = _as_integers(table[names["choice"]].to_numpy()[:, None], path)[:, 0]
         triplets = _odd_last(triplets, choice, path)
@@ -166,7 +167,10 @@ def _our_column_names(theirs: list[str], columns: Mapping[str, str], path: str) 
         if wanted.lower() not in lower:
             raise UserError(f"{path}: no column {wanted!r} among {', '.join(theirs)}")
     renamed = {wanted.lower(): ours for ours, wanted in columns.items()}
-    return {renamed.get(key, key): name for key, name in zip(lower, theirs, strict=True)}
+    names: dict[str, str] = {}
+    for key, name in zip(lower, theirs, strict=True):
+        names[renamed.get(key, key)] = name
+    return names
 
 
 def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ...]) -> int | None:
@@ -179,15 +183,16 @@ def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ..
 def _number_objects(columns: list[pa.ChunkedArray], path: str) -> tuple[Int64[np.ndarray, "n 3"], tuple[str, ...]]:
     """Object numbers, and the objects' names where the columns hold names, numbered in alphabetical order."""
     if not any(pa.types.is_string(column.type) for column in columns):
-        return _as_integers(np.stack([column.to_numpy() for column in columns], axis=1), path), ()
+        numbers = np.stack([column.to_numpy() for column in columns], axis=1)
+        return _as_integers(numbers, path), ()
 
     texts = [np.asarray(column.cast(pa.string()).fill_null("").to_pylist()) for column in columns]
     names = np.stack(texts, axis=1)
     is_empty = (names == "").any(axis=1)
     if is_empty.any():
         raise UserError(f"{path}: line {first_row(is_empty) + 1} leaves an object out")
-    object_names, numbers = np.unique(names, return_inverse=True)
-    return numbers.reshape(names.shape).astype(np.int64), tuple(object_names.tolist())
+    object_names, positions = np.unique(names, return_inverse=True)
+    return positions.reshape(names.shape).astype(np.int64), tuple(object_names.tolist())
 
 
 def _odd_last(

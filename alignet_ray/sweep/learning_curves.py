@@ -45,6 +45,7 @@ def best_of_groups(curves: Sequence[LearningCurve], seed: int) -> dict[str, list
         candidates = [curve for curve in curves if curve.group == group and curve.seed == seed]
         if not candidates:
             continue
+        # By the final loss, which is that of the student it leaves; ties go to the earlier setting.
         chosen = min(candidates, key=lambda curve: (curve.loss[-1], curve.number))
         repeats = [curve for curve in curves if curve.number == chosen.number and curve.seed != seed]
         best[group] = [chosen, *sorted(repeats, key=lambda curve: curve.seed)]

@@ -74,7 +74,9 @@ def _labels(values: Sequence[Any], domain: Domain) -> list[str]:
     """Tick labels of a setting with a list of values, numbers in order; none for a range."""
     if domain.is_range:
         return []
-    all_values = [*domain.values, *(value for value in values if value not in domain.values)]
+    # The given setting may have a value that the list lacks.
+    others = [value for value in values if value not in domain.values]
+    all_values = [*domain.values, *others]
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in all_values):
         all_values.sort()
     return [format_value(value) for value in all_values]
@@ -109,6 +111,7 @@ def parallel_coordinates(
         columns.append(_setting_column([values[position] for values in settings], domain))
     columns.append(_scaled_column(np.array(scores, dtype=float), "{:.4g}"))
 
+    # Colours by rank: one very bad score would leave all others in the same shade.
     sign = -1 if mode == "min" else 1
     ranks = np.argsort(np.argsort(sign * np.array(scores)))
     quality = ranks / max(len(scores) - 1, 1)
@@ -156,7 +159,10 @@ def _setting_column(values: Sequence[Any], domain: Domain) -> _Column:
     if not domain.is_log or numbers.min() <= 0:
         return _scaled_column(numbers, "{:.3g}")
     logarithms = _scaled_column(np.log(numbers), "{:.3g}")
-    ticks = [(height, format_value(float(f"{np.exp(float(label)):.3g}"))) for height, label in logarithms.ticks]
+    ticks = []
+    for height, label in logarithms.ticks:
+        number = np.exp(float(label))
+        ticks.append((height, format_value(float(f"{number:.3g}"))))
     return _Column(logarithms.heights, ticks)
 
 

@@ -211,6 +211,7 @@ def _test_results(outcome: Outcome) -> str:
 def _all_trials(outcome: Outcome) -> str:
     """Every trial as a row, best setting first, settings without a score last."""
     ranking = selection.ranked(outcome.trials, outcome.mode, outcome.seed)
+    # Repeats with other seeds stand below the setting that they repeat.
     place = {trial.number: position for position, trial in enumerate(ranking)}
     last = len(ranking)
     trials = sorted(outcome.trials, key=lambda trial: (place.get(trial.number, last), trial.seed))

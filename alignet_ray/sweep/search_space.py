@@ -109,7 +109,9 @@ def parse(texts: Sequence[str]) -> dict[str, Domain]:
 def _checked_domain(text: str, kind: str, values: tuple[Any, ...]) -> Domain:
     """The domain of an entry of the space; `text` is the whole entry, for messages."""
     if kind in LISTS:
-        if "" in values or len({repr(value) for value in values}) < len(values):
+        # By text, since 1, 1.0 and true are equal to Python but different settings.
+        different = {repr(value) for value in values}
+        if "" in values or len(different) < len(values):
             raise UserError(f"--sweep.space {text!r}: {kind}() needs different values, separated by commas")
         return Domain(kind, values)
 

@@ -139,7 +139,8 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
     # What goes into an artifact's id tells whether a value changes its result; the bounds of a range stand for it.
     configs = [_replaced(cfg, field, value) for value in domain.values]
     role = "student" if stage == "distill" else ""
-    inputs = {digest(pipeline.module(stage).inputs(changed, role)) for changed in configs}
+    inputs_of = pipeline.module(stage).inputs
+    inputs = {digest(inputs_of(changed, role)) for changed in configs}
     if len(inputs) < len(configs):
         raise UserError(f"--sweep.space: {field} changes no result, so there is nothing to select")
 
@@ -242,7 +243,8 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
         cfg = setup.config(trial.params, trial.seed)
         tracker = _begin(setup, cfg, trial)
         figures = _make_and_evaluate(setup, cfg, tracker)
-        tracker.log_batch({f"validation_{name}": value for name, value in asdict(figures).items()}, 0)
+        metrics = {f"validation_{name}": value for name, value in asdict(figures).items()}
+        tracker.log_batch(metrics, 0)
         result = {"figures": asdict(figures), "score": figures.score}
     except UserError as error:
         result = {"problem": str(error), "score": None}
@@ -264,7 +266,9 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
 def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> ValidationFigures:
     store = Store.open(cfg.store.root)
     screen = Screen()
-    artifacts = {node: store.artifact(node.split("@")[0], id) for node, id in setup.pinned.items()}
+    artifacts: dict[str, Artifact] = {}
+    for node, id in setup.pinned.items():
+        artifacts[node] = store.artifact(node.split("@")[0], id)
     for step in setup.steps(cfg, store):
         # A trial that a killed sweep finished without recording it is not made again.
         if step.state != "finished":

@@ -116,7 +116,8 @@ def optuna_searcher(space: Space, mode: Mode, seed: int, known: Sequence[Trial])
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    domains = OptunaSearch.convert_search_space({name: _tune_domain(domain) for name, domain in space.items()})
+    tune_space = {name: _tune_domain(domain) for name, domain in space.items()}
+    domains = OptunaSearch.convert_search_space(tune_space)
     searcher = OptunaSearch(domains, metric="score", mode=mode, seed=seed)
     # The given setting may lie outside the space, and Optuna refuses such points.
     for trial in known:
