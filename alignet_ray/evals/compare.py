@@ -8,7 +8,7 @@ import pyarrow as pa
 from scipy.stats import norm
 
 from alignet_ray.core.scores import Score, holm
-from alignet_ray.screen import table
+from alignet_ray.screen import TableRow, table
 
 SIGNIFICANCE = 0.05
 
@@ -47,7 +47,7 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
 
     lines = []
     for key in sorted(keys, key=lambda key: (key.dataset, key.metric, key.level)):
-        line: dict[str, object] = {"metric": key.metric, "model": key.model, "layer": key.layer}
+        line: TableRow = {"metric": key.metric, "model": key.model, "layer": key.layer}
         if levels:
             line["level"] = key.level
         for name, scores in runs.items():
