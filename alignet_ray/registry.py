@@ -233,7 +233,7 @@ def _parents(artifact: Artifact | None) -> dict[str, str] | None:
     """Node -> id of what an artifact was made of; None where it cannot be read."""
     with contextlib.suppress(OSError, UserError):
         if artifact and artifact.finished:
-            return dict(artifact.manifest["recipe"]["parents"])
+            return artifact.read_manifest().recipe.parents
     return None
 
 

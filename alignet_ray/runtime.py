@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -87,6 +87,7 @@ def state_dir(cfg: Config) -> Path:
         UserError: as `state_path`, or the folder cannot be written.
     """
     path = state_path(cfg)
+    # Permission bits do not tell (network mounts, containers), so a file is written on trial.
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"
@@ -130,6 +131,7 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
     The file descriptors themselves are redirected, since Ray's C++ core and its log threads write to them as well.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # What Python still holds in its buffers belongs to where it was printed.
     sys.stdout.flush()
     sys.stderr.flush()
     originals = {number: os.dup(number) for number in (1, 2)}
@@ -192,7 +194,10 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     """
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     is_local = address == "local"
-    wanted = QUIET | MEMORY | (ALONE if is_local else {})
+    wanted = QUIET | MEMORY
+    if is_local:
+        wanted |= ALONE
+    # What the user has set stays; Ray reads these variables when it is imported.
     env = {key: os.environ.setdefault(key, value) for key, value in wanted.items()}
     import ray
 
@@ -201,6 +206,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
 
     options: dict[str, Any] = {}
     if is_local:
+        # Slots are not threads: a pipeline needs a few actors and tasks at once even on a machine with one core.
         options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
         options["include_dashboard"] = dashboard
         if cfg.ray.object_store_mb:
@@ -213,6 +219,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
+        # Ray's processes inherit the scheduling class of the one that starts them.
         with batch_scheduling() if is_local else contextlib.nullcontext():
             context: Any = ray.init(
                 address=address,
@@ -298,7 +305,12 @@ class ClusterNodes:
         """Ask every new node, all at once, whether it sees the folders that all must share."""
         import ray
 
-        nodes = {n["NodeID"]: n["NodeManagerAddress"] for n in ray.nodes() if n["Alive"]}  # type: ignore[no-untyped-call]
+        nodes = {}
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if node["Alive"]:
+                nodes[node["NodeID"]] = node["NodeManagerAddress"]
+
+        # A single node shares its storage with itself.
         new = {node: address for node, address in nodes.items() if node not in self.checked}
         if len(nodes) > 1 and new:
             _same_storage(self.cfg, new)
@@ -344,6 +356,7 @@ def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
         probe.touch()
         paths.append(str(probe))
 
+    # All nodes are asked at once; a task without CPUs runs on a busy node as well.
     task = ray.remote(num_cpus=0, max_retries=0)(_missing)
     answers = {}
     for node in nodes:
@@ -412,21 +425,28 @@ def terminable() -> Iterator[None]:
 def tags() -> dict[str, str]:
     """What a tracked run says of where it runs: commit, library versions, cores, and this machine's GPUs."""
     code = provenance()
-    versions = cast(dict[str, str], code["versions"])
     gpus = list(Path("/proc/driver/nvidia/gpus").glob("*"))
     described = {
-        "commit": str(code["commit"]),
-        "python": str(code["python"]),
+        "commit": str(code.commit),
+        "python": code.python,
         "cpus": str(os.cpu_count()),
         "gpus": str(len(gpus)),
         "platform": platform.platform(),
     }
-    described |= {f"version.{name}": value for name, value in versions.items()}
+    described |= {f"version.{name}": value for name, value in code.versions.items()}
     return {f"alignet.{name}": value for name, value in described.items()}
 
 
-def provenance() -> dict[str, object]:
-    """Git commit of the running code (if it is a checkout), and library versions."""
+class Provenance(NamedTuple):
+    """The code that runs: its git commit (None outside a checkout), and the versions of Python and the libraries."""
+
+    commit: str | None
+    python: str
+    versions: dict[str, str]
+
+
+def provenance() -> Provenance:
+    """The running code's provenance."""
     commit = None
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -434,8 +454,4 @@ def provenance() -> dict[str, object]:
         commit = done.stdout.strip()
 
     names = ("alignet-ray", "ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
-    return {
-        "commit": commit,
-        "python": sys.version.split()[0],
-        "versions": {name: version(name) for name in names},
-    }
+    return Provenance(commit, sys.version.split()[0], {name: version(name) for name in names})

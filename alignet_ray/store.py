@@ -15,7 +15,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,11 +31,98 @@ JsonObject: TypeAlias = dict[str, Any]
 SUCCESS = "_SUCCESS"
 MANIFEST = "artifact.json"
 
+SCHEMA = 2
+"""Layout of artifacts and their manifests; artifacts of an earlier schema are not reused, and never deleted unasked."""
+
 
 def digest(value: Any, length: int = 12) -> str:
     """Hash of a JSON-able value, the same on every machine (hex, `length` characters)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that an artifact's content depends on; its hash is the artifact's id.
+
+    Attributes:
+        inputs: values of the configuration that change the result.
+        parents: ids of the artifacts that are read, by node name.
+        role: the role of the stage.
+        version: the stage's version, raised by hand when its results change.
+        sources: fingerprints of the files and folders that are read besides artifacts.
+    """
+
+    inputs: JsonObject = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    role: str = ""
+    version: int = 0
+    sources: list[Any] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        """The id of the artifact that is made by this recipe."""
+        return digest(self.to_json())
+
+    def to_json(self) -> JsonObject:
+        """The recipe as it is hashed and stored."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+    @classmethod
+    def from_json(cls, stored: JsonObject) -> "Recipe":
+        """Inverse of `to_json`."""
+        return cls(**{entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of artifact.json: what an artifact was made of, by what, and what came out.
+
+    Attributes:
+        schema: layout of the artifact.
+        node: name of the pipeline's node.
+        id: the artifact's id.
+        recipe: all that the id is a hash of.
+        config: the whole configuration of the run that made it.
+        facts: the stage's figures and warnings.
+        finished: when it was finished, in seconds since 1970.
+        seconds: how long the stage took.
+        host: the machine that the driver ran on.
+        commit, python, versions: code and libraries; the commit is None outside a git checkout.
+        files: size of every member in bytes, added by `Draft.finish`.
+        bytes: their sum.
+    """
+
+    schema: int = SCHEMA
+    node: str = ""
+    id: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    config: JsonObject = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
+    finished: float = 0.0
+    seconds: float = 0.0
+    host: JsonObject = field(default_factory=dict)
+    commit: str | None = None
+    python: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
+    bytes: int = 0
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the artifact has the layout of an earlier schema."""
+        return self.schema < SCHEMA
+
+    def to_json(self) -> JsonObject:
+        """The content of artifact.json, in the order of the fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: JsonObject) -> "Manifest":
+        """Inverse of `to_json`; keys of other schemas are ignored, missing ones have their defaults."""
+        values = {entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored}
+        values["recipe"] = Recipe.from_json(stored.get("recipe", {}))
+        return cls(**values)
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -44,12 +131,14 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     URLs that pyarrow does not know (`az://`, ...) are fsspec's, if the package for them is installed.
     """
     if "://" in uri:
+        # pyarrow reads local paths, S3 and GCS itself; its prefix fsspec+ hands any other scheme to fsspec.
         for known in (uri, f"fsspec+{uri}"):
             try:
                 opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
                 return opened
             except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
                 problem = str(error).splitlines()[0]
+                # An error of a scheme that pyarrow does know (no such host, no credentials) is the one to show.
                 if not problem.startswith("Unrecognized filesystem type"):
                     break
         raise UserError(f"cannot open {uri}: {problem}")
@@ -115,7 +204,7 @@ class Artifact:
 
     def parts(self, folder: str = "") -> list[str]:
         """The Parquet parts `part-*.parquet` of a table, in order."""
-        return [n for n in self.files(folder, ".parquet") if Path(n).name.startswith("part-")]
+        return [name for name in self.files(folder, ".parquet") if Path(name).name.startswith("part-")]
 
     def read_bytes(self, name: str) -> bytes:
         """Content of a member."""
@@ -137,7 +226,7 @@ class Artifact:
         """All parts of a table, concatenated in order."""
         names = self.parts(folder)
         assert names, f"{self.uri}/{folder} holds no parts"
-        return pa.concat_tables([self.read_table(n, columns) for n in names])
+        return pa.concat_tables([self.read_table(name, columns) for name in names])
 
     def iter_parts(self, folder: str = "", columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The parts of a table one by one."""
@@ -154,10 +243,14 @@ class Artifact:
         return target
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """artifact.json."""
-        manifest: dict[str, Any] = self.read_json(MANIFEST)
+    def manifest(self) -> JsonObject:
+        """artifact.json as it is stored; `read_manifest` gives its fields."""
+        manifest: JsonObject = self.read_json(MANIFEST)
         return manifest
+
+    def read_manifest(self) -> Manifest:
+        """artifact.json."""
+        return Manifest.from_json(self.manifest)
 
 
 @dataclass(frozen=True)
@@ -168,6 +261,7 @@ class Draft(Artifact):
         """Write one member."""
         fs, path = self.where(name)
         if not isinstance(fs, pafs.LocalFileSystem):
+            # An object store shows an upload when the stream is closed: atomic without a rename.
             with fs.open_output_stream(path) as stream:
                 stream.write(data)
             return
@@ -180,6 +274,7 @@ class Draft(Artifact):
 
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         """Write one Parquet member (zstd, no dictionary)."""
+        # Written to memory first, so that the file takes the same atomic way as all others.
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": False} | options)
         self.write_bytes(name, sink.getvalue())
@@ -200,20 +295,24 @@ class Draft(Artifact):
         if self.has(name):
             fs.delete_file(path)
 
-    def finish(self, manifest: dict[str, Any]) -> Artifact:
+    def finish(self, manifest: JsonObject) -> Artifact:
         """Write artifact.json with every member's size, then `_SUCCESS`; from here on the artifact is immutable."""
         names = [name for name in self.files(deep=True) if name not in (MANIFEST, SUCCESS)]
         fs, base = self.where()
         infos = fs.get_file_info([f"{base}/{name}" for name in names])
         sizes = {name: info.size for name, info in zip(names, infos, strict=True)}
         self.write_json(MANIFEST, manifest | {"files": sizes, "bytes": sum(sizes.values())})
+        # The marker comes last: a crash before it leaves a folder that is resumed, never read.
         self.write_bytes(SUCCESS, b"")
         return Artifact(self.root, self.stage, self.id)
 
 
 class _Atomic:
+    """A temporary file that replaces a member when its block ends without an exception."""
+
     def __init__(self, draft: Draft, name: str) -> None:
-        self.draft, self.name = draft, name
+        self.draft = draft
+        self.name = name
         fs, self.path = draft.where(name)
         self.is_local = isinstance(fs, pafs.LocalFileSystem)
 
@@ -244,7 +343,10 @@ class Store:
     @classmethod
     def open(cls, root: str) -> "Store":
         """Open a root; a local one becomes absolute."""
-        return cls(root.rstrip("/") if "://" in root else filesystem(root)[1])
+        if "://" in root:
+            return cls(root.rstrip("/"))
+        _, path = filesystem(root)
+        return cls(path)
 
     @property
     def is_local(self) -> bool:
@@ -279,11 +381,11 @@ class Store:
             artifacts += [self.artifact(stage, id) for id in ids]
         return artifacts
 
-    def write_ref(self, name: str, value: dict[str, Any]) -> None:
+    def write_ref(self, name: str, value: JsonObject) -> None:
         """Point a human name at ids."""
         Draft(self.root, "refs", "").write_json(f"{name}.json", value)
 
-    def read_ref(self, name: str) -> dict[str, Any] | None:
+    def read_ref(self, name: str) -> JsonObject | None:
         """What a human name points at; None if it is not known."""
         ref = Artifact(self.root, "refs", "")
         return ref.read_json(f"{name}.json") if ref.has(f"{name}.json") else None
@@ -294,4 +396,5 @@ class Store:
 
     def refs(self) -> list[str]:
         """All human names."""
-        return [Path(n).stem for n in Artifact(self.root, "refs", "").files(suffix=".json")]
+        names = Artifact(self.root, "refs", "").files(suffix=".json")
+        return [Path(name).stem for name in names]

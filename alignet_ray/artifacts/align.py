@@ -10,6 +10,7 @@ import pyarrow as pa
 from alignet_ray.artifacts import transforms
 from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
 from alignet_ray.core.affine import AffineTransform
+from alignet_ray.store import JsonObject
 
 REPORT = "report.json"
 FOLDS = "folds.parquet"
@@ -115,9 +116,9 @@ class AlignReport:
     neighbours_kept: float = 1.0
     aligned_neighbours_kept: float | None = None
     width: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: JsonObject = field(default_factory=dict)
     folds: list[FoldResult] = field(default_factory=list)
-    search: list[dict[str, Any]] = field(default_factory=list)
+    search: list[dict[str, float]] = field(default_factory=list)
     curve: list[InterpolationPoint] = field(default_factory=list)
     temperature: float | None = None
     metric: str | None = None
@@ -134,16 +135,21 @@ class AlignReport:
                     figures[f"{split}_{space}_{name}"] = value
         return figures
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The report as JSON: its figures by flat names, and everything else by field."""
-        stored = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in NESTED}
-        stored = {name: value for name, value in stored.items() if value is not None}
+        stored: JsonObject = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name not in NESTED and value is not None:
+                stored[entry.name] = value
+
+        # Scores are flat on disk, under the same names as on the tracking server.
         stored["folds"] = [asdict(fold) for fold in self.folds]
         stored["curve"] = [asdict(point) for point in self.curve]
         return stored | self.figures()
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "AlignReport":
+    def from_json(cls, stored: JsonObject) -> "AlignReport":
         """Inverse of `to_json`."""
         plain = {entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored}
         plain["splits"] = {}
@@ -194,7 +200,7 @@ class AlignArtifact(ArtifactView):
         """The map."""
         return transforms.load_transform(self.transform_path())
 
-    def write_transform(self, transform: AffineTransform, provenance: dict[str, Any]) -> None:
+    def write_transform(self, transform: AffineTransform, provenance: JsonObject) -> None:
         """Write the map in both formats, with what it was fitted on."""
         for name in (transforms.TRANSFORM, transforms.TRANSFORM_TENSORS):
             self.draft.write_bytes(name, transforms.dump_transform(Path(name).suffix, transform, provenance))

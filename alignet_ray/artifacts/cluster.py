@@ -92,6 +92,7 @@ class ClusterArtifact(ArtifactView):
 
     def write_fit(self, centroids: Float32[np.ndarray, "k p"], history: list[list[dict[str, float]]]) -> None:
         """Write a finished fit; the state of the unfinished one goes."""
+        # The centroids say that the fit is finished, so all else is written before them.
         self.draft.write_json(HISTORY, history)
         self.draft.write_bytes(CENTROIDS, safetensors.numpy.save({"centroids": centroids}))
         self.draft.remove(FIT_STATE)
@@ -118,7 +119,8 @@ class ClusterArtifact(ArtifactView):
         """Statistics of the clustering."""
         stored = self.files.read_json(STATISTICS)
         curve = [CurvePoint(**point) for point in stored["curve"]]
-        classes = [[(str(name), int(count)) for name, count in cluster] for cluster in stored["classes"]]
+        # JSON has no tuples.
+        classes = [list(map(tuple, cluster)) for cluster in stored["classes"]]
         return ClusterStats(**stored | {"curve": curve, "classes": classes})
 
     def write_stats(self, stats: ClusterStats) -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, part_name, part_number
+from alignet_ray.store import JsonObject
 
 IMAGES = "images.parquet"
 ERRORS = "errors.parquet"
@@ -33,6 +34,15 @@ class EmbeddedRows(NamedTuple):
 
     ids: Int[np.ndarray, " n"]
     vectors: Float[np.ndarray, "n d"]
+
+
+class ImageRow(NamedTuple):
+    """A row of the image table; label is the class folder, size the file's size in bytes."""
+
+    image_id: int
+    path: str
+    label: str
+    size: int
 
 
 class QuarantinedImage(NamedTuple):
@@ -66,11 +76,12 @@ class EmbedArtifact(ArtifactView):
         table = self.images(["image_id", "label"])
         return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
 
-    def unit_images(self, unit: int) -> list[dict[str, Any]]:
+    def unit_images(self, unit: int) -> list[ImageRow]:
         """Rows of the image table that belong to one unit, without reading the others."""
         filesystem, path = self.files.where(IMAGES)
-        rows: list[dict[str, Any]] = pq.ParquetFile(path, filesystem=filesystem).read_row_group(unit).to_pylist()
-        return rows
+        table = pq.ParquetFile(path, filesystem=filesystem).read_row_group(unit)
+        columns = [table[name].to_pylist() for name in schemas.IMAGES.names]
+        return [ImageRow(*values) for values in zip(*columns, strict=True)]
 
     def write_images(self, table: pa.Table, unit_size: int) -> None:
         """Write the table IMAGES, one row group a unit."""
@@ -86,16 +97,16 @@ class EmbedArtifact(ArtifactView):
         """Whether the description of the networks is written: no part is older than it."""
         return self.files.has(NETWORKS)
 
-    def networks(self) -> dict[str, Any]:
+    def networks(self) -> JsonObject:
         """Description of the networks: members with checksum and preprocessing, use of the head, widths."""
-        description: dict[str, Any] = self.files.read_json(NETWORKS)
+        description: JsonObject = self.files.read_json(NETWORKS)
         return description
 
-    def preprocessing(self) -> list[dict[str, Any]]:
+    def preprocessing(self) -> list[JsonObject]:
         """Preprocessing of every network (timm's data configuration)."""
         return [member["preprocessing"] for member in self.networks()["members"]]
 
-    def write_networks(self, description: dict[str, Any]) -> None:
+    def write_networks(self, description: JsonObject) -> None:
         """Write the description of the networks, before any part."""
         self.draft.write_json(NETWORKS, description)
 
@@ -149,6 +160,7 @@ class EmbedArtifact(ArtifactView):
             column: `embedding`, or `triplet_logits` where a student with a head made it.
         """
         for table in self.files.iter_parts(columns=["image_id", column]):
+            # numpy wants one piece of memory, which for tensor columns combine_chunks does not always give.
             vectors = table[column].combine_chunks()
             if isinstance(vectors, pa.ChunkedArray):
                 vectors = pa.concat_arrays(vectors.chunks)
@@ -170,6 +182,7 @@ class EmbedArtifact(ArtifactView):
             ids.append(block.ids[keep])
             vectors.append(block.vectors[keep])
 
+        # Parts are in the order of their units; sorted by id, two artifacts of the same images match row by row.
         all_ids = np.concatenate(ids)
         order = np.argsort(all_ids, kind="stable")
         return EmbeddedRows(all_ids[order], np.concatenate(vectors)[order])

@@ -47,7 +47,7 @@ class EvaluateArtifact(ArtifactView):
 
     def facts(self) -> EvaluateFacts:
         """What artifact.json says of the evaluation."""
-        facts = self.files.manifest["facts"]
+        facts = self.files.read_manifest().facts
         return EvaluateFacts(**{entry.name: facts[entry.name] for entry in fields(EvaluateFacts)})
 
     def report_uri(self) -> str:

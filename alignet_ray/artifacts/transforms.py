@@ -20,7 +20,7 @@ import safetensors.numpy
 from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.store import read_bytes
+from alignet_ray.store import JsonObject, read_bytes
 
 TRANSFORM = "transform.npz"
 TRANSFORM_TENSORS = "transform.safetensors"
@@ -35,10 +35,10 @@ class StoredTransform:
     """A transform read from a file, and where it comes from (empty for files of other projects)."""
 
     transform: AffineTransform
-    provenance: dict[str, Any]
+    provenance: JsonObject
 
 
-def dump_transform(suffix: str, transform: AffineTransform, provenance: dict[str, Any] | None = None) -> bytes:
+def dump_transform(suffix: str, transform: AffineTransform, provenance: JsonObject | None = None) -> bytes:
     """A transform as the content of a file.
 
     Args:
@@ -57,6 +57,7 @@ def dump_transform(suffix: str, transform: AffineTransform, provenance: dict[str
         "mean": np.array(transform.mean, dtype=np.float32),
         "std": np.array(transform.std, dtype=np.float32),
     }
+    # Text as one more array: gLocal and thingsvision read the arrays that they know and leave it alone.
     text = json.dumps(provenance or {}, sort_keys=True)
     if suffix == ".safetensors":
         return bytes(safetensors.numpy.save(arrays, metadata={"format": "np", "provenance": text}))
@@ -156,6 +157,7 @@ def _checked_transform(arrays: Mapping[str, np.ndarray], path: str) -> AffineTra
     if weights.ndim != 2:
         raise UserError(f"{path}: weights must be a matrix, this has shape {weights.shape}")
 
+    # gLocal's transforms may come without a bias.
     bias = np.zeros(weights.shape[1], dtype=np.float32)
     if "bias" in arrays:
         bias = np.asarray(arrays["bias"], dtype=np.float32).reshape(-1)

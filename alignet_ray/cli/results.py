@@ -142,10 +142,10 @@ def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> TableRow:
     """
     row: TableRow = {"artifact": f"{artifact.stage}/{artifact.id}"}
     if artifact.finished:
-        manifest = artifact.manifest
-        row["node"] = manifest["node"]
-        row["MB"] = round(manifest["bytes"] / 1e6, 1)
-        row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["finished"]))
+        manifest = artifact.read_manifest()
+        row["node"] = manifest.node
+        row["MB"] = round(manifest.bytes / 1e6, 1)
+        row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.finished))
     else:
         row |= {"node": "?", "MB": None, "when": "unfinished"}
     row["in a run"] = "yes" if (artifact.stage, artifact.id) in used else "no"

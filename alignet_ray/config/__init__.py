@@ -119,6 +119,7 @@ class Config(Section):
             for section in sections:
                 branch = branch[section]
             branch[field] = value
+        # pydantic's own model_copy would not check the values.
         return type(self).model_validate(tree)
 
 

@@ -1,6 +1,21 @@
 """The pipeline's graph: which nodes there are, and which artifacts each of them reads.
 
-A node is a stage in a role (`embed@corpus`, `distill@control`). Each stage's module offers
+A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a run in order, and what they read:
+
+    soften            files of human responses
+    embed@objects     images of the annotated objects, by the teacher
+    embed@corpus      images of the corpus, by the teacher
+    align             soften, embed@objects
+    cluster           embed@corpus, align; soften for the held-out objects
+    label@aligned     embed@corpus, align, cluster, soften
+    distill@student   label@aligned and all that it reads
+    label@raw, distill@control      the same triplets by the teacher without its alignment
+    embed@base, embed@student, ...  images of the annotated objects, by every model to be scored
+    evaluate          all of these
+    register          distill@student, evaluate
+
+With `align.map network` the teacher itself is fine-tuned, so that `align` comes before its embeddings. Without human
+data a stored transform labels the corpus, and nothing is evaluated. Each stage's module offers
 
     VERSION                        raised by hand when its results change
     inputs(cfg, role) -> dict      the values that change the result, for the artifact's id

@@ -19,6 +19,7 @@ from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work, finetune_teacher, hparam_search
 from alignet_ray.stages.embed_jobs import tunes_network
 from alignet_ray.stages.hparam_search import Fold
+from alignet_ray.store import JsonObject
 
 VERSION = 6
 
@@ -44,7 +45,7 @@ class FoldFit(NamedTuple):
     ceiling: float
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """What the chosen form of map depends on, and the seeds of random draws."""
     if cfg.align.from_:
         return {}
@@ -102,7 +103,7 @@ def _fit_map(work: Work) -> None:
     held_out = _held_out_folds(work, dataset)
     fold_data = _fold_data(work, dataset, held_out)
 
-    trials: list[dict[str, Any]] = []
+    trials: list[dict[str, float]] = []
     if fold_data and cfg.align.search:
         settings, trials = hparam_search.search(work, dataset.features, fold_data, settings)
 
@@ -121,6 +122,7 @@ def _fit_map(work: Work) -> None:
         folds=results,
         search=trials,
     )
+    # A transform is used with other runs too, so the file says which features it belongs to.
     provenance = {
         "teacher": dataset.teacher,
         "map": report.map,
@@ -216,6 +218,7 @@ def _cross_validate(
     for number, fold in enumerate(fold_data):
         tasks[fit.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
 
+    # Results are shown as they come, and sorted afterwards: the report does not depend on which fold was faster.
     results = []
     waiting = list(tasks)
     with work.screen.progress(len(fold_data), "folds") as bar:

@@ -24,7 +24,7 @@ from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.data.triplet_sampling import class_numbers
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact
+from alignet_ray.store import Artifact, JsonObject
 
 VERSION = 2
 
@@ -50,7 +50,7 @@ class ClusterFacts:
     purity: float | None
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The section, and whether images of held-out objects have to be left out of the corpus."""
     return {"seed": cfg.seed, "objects_in_corpus": cfg.objects.path is None} | cfg.cluster.result_fields()
 
@@ -97,6 +97,7 @@ def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, 
     if not section.candidates:
         return section
 
+    # The curve of an interrupted run is used again.
     points = artifact.curve()
     if points is None:
         points = _fit_candidates(section, features, rows, work.cfg.seed)
@@ -150,6 +151,7 @@ def _sample(
     section: Cluster, matrix: FeatureMatrix, rows: np.ndarray, rng: np.random.Generator
 ) -> Float[torch.Tensor, "n p"]:
     """Random rows in float32, normalised for spherical k-means."""
+    # Enough rows for every cluster to have some, and few enough for one process.
     size = min(len(rows), max(section.sample, 20 * section.k))
     chosen = np.sort(rng.permutation(len(rows))[:size])
     sample = torch.from_numpy(matrix.features[rows[chosen]].astype(np.float32))
@@ -206,6 +208,7 @@ class ShardPool:
         size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))
         gpus_per_actor = 1 if offered.gpus else 0
         actor = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=-1, max_task_retries=-1)(ShardWorker)
+        # A restarted actor builds its matrix again from the files, and repeats the calls that were lost.
         self.actors: list[Any] = [actor.remote(features, soften, spherical, SHARD) for _ in range(size)]
 
     def assign(self, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
@@ -216,6 +219,7 @@ class ShardPool:
             actor = self.actors[shard % len(self.actors)]
             pending.append(actor.assign.remote(shard, shared))
 
+        # Sums of floats depend on their order: merged by shard, they are the same on any number of actors.
         results = ray.get(pending)
         partials = [partial for partial, _ in results]
         labels = [shard_labels for _, shard_labels in results]
@@ -246,6 +250,7 @@ class KMeansFit:
                 for note in self._iterate(state):
                     bar.add(1, note)
 
+                # Lloyd's algorithm ends in a local minimum, so the best of several restarts counts.
                 inertia = state.history[-1][-1]["inertia"]
                 if inertia < state.best_inertia:
                     state.best = state.centroids
@@ -255,6 +260,7 @@ class KMeansFit:
                 if state.restart < self.section.restarts:
                     self._seed(state)
                 self.artifact.write_fit_state(state.to_bytes())
+            # A fit that converges early is complete all the same.
             bar.total = bar.done
         self.artifact.write_fit(state.best, state.history)
 
@@ -293,6 +299,7 @@ class KMeansFit:
         while not converged:
             merged, labels = self.pool.assign(state.centroids)
             moved = float(np.mean(labels != state.labels))
+            # Share by which the inertia fell; without an earlier iteration there is nothing to stop for.
             gain = 1.0
             if history and history[-1]["inertia"]:
                 gain = 1 - merged.inertia / history[-1]["inertia"]

@@ -19,7 +19,8 @@ from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
+from alignet_ray.stages.ray_train import MetricsRow, Reports, gpu_count, run_training
+from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
     from alignet_ray.images.cache import CacheWriter
@@ -33,7 +34,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of writing that the user can fix."""
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """Config fields that change the student."""
     fields = cfg.distill.result_fields()
     fields["model"] = ModelSpec.parse(cfg.distill.model).identity
@@ -80,7 +81,7 @@ def run(work: Work) -> None:
     last = _train(work, job, workers, first_step)
 
     # The file also has what a killed run reported before this one went on.
-    figures: dict[str, Any] = {}
+    figures: MetricsRow = {}
     for row in DistillArtifact(work.out).metrics():
         figures |= row
     figures |= last
@@ -103,6 +104,7 @@ def worker_count(settings: Distill) -> int:
         raise UserError(
             f"--distill.min-workers {fewest} is more than the {workers} training processes: use {workers} or less"
         )
+    # An elastic run may go on with any number of processes in between, each of which needs an equal share.
     for count in range(fewest, workers + 1):
         if settings.batch_size % count:
             multiple = math.lcm(*range(fewest, workers + 1))
@@ -126,6 +128,7 @@ def _first_step(work: Work) -> int:
 
 def _pack_images(work: Work, pack: "CacheWriter") -> None:
     """Decode and resize all images, a range of them in each Ray task."""
+    # Ranges small enough to keep every core busy to the end, large enough to be worth a task.
     total = len(pack.images.ids)
     size = max(16, min(4096, total // 16))
     shared = ray.put(pack)
@@ -141,7 +144,7 @@ def _pack_range(pack: "CacheWriter", start: int, stop: int) -> int:
     return pack.write(start, stop)
 
 
-def _train(work: Work, job: Any, workers: int, first_step: int) -> dict[str, Any]:
+def _train(work: Work, job: Any, workers: int, first_step: int) -> MetricsRow:
     """Train, with a progress line and rows for the tracking server; returns the last row of metrics.
 
     Raises:
@@ -151,16 +154,18 @@ def _train(work: Work, job: Any, workers: int, first_step: int) -> dict[str, Any
 
     settings = work.cfg.distill
     images = images_per_step(work.cfg)
-    last: dict[str, Any] = {}
+    last: MetricsRow = {}
     with work.screen.progress(settings.steps * images, "images", first_step * images) as bar:
 
-        def show(rows: Rows) -> None:
-            if "pid" in rows[0]:
-                work.facts["processes"] = [row["pid"] for row in rows]
-            if "images_per_second" in rows[0]:
-                last.update(rows[0])
-                bar.add(last["step"] * images - bar.done, _progress_note(last))
-                figures = {name: value for name, value in rows[0].items() if name != "step"}
+        def show(reports: Reports) -> None:
+            main = reports[0]
+            if main.pid is not None:
+                work.facts["processes"] = [report.pid for report in reports]
+            # Only the main process measures; the progress line keeps the last validation between two of them.
+            if "images_per_second" in main.metrics:
+                last.update(main.metrics)
+                bar.add(int(last["step"]) * images - bar.done, _progress_note(last))
+                figures = {name: value for name, value in main.metrics.items() if name != "step"}
                 work.tracker.log_batch(figures, int(last["step"]))
 
         # Workers raise inside Ray, so an error of the disk arrives as text.
@@ -204,7 +209,7 @@ def _explain_failure(work: Work, failure: BaseException) -> UserError | None:
     return None
 
 
-def _progress_note(row: dict[str, Any]) -> str:
+def _progress_note(row: MetricsRow) -> str:
     """A row of metrics in words, for the progress line."""
     notes = []
     if "loss" in row:
@@ -221,7 +226,7 @@ def _progress_note(row: dict[str, Any]) -> str:
     return ", ".join(notes)
 
 
-def _warn_if_nothing_learned(work: Work, figures: dict[str, Any]) -> None:
+def _warn_if_nothing_learned(work: Work, figures: MetricsRow) -> None:
     """Warn of a student at chance, or of a collapsed head."""
     if figures["valid_agreement"] < 0.36:
         work.warn(

@@ -4,7 +4,6 @@ Images are processed in units of consecutive images that do not depend on the nu
 finished a unit writes its Parquet part in one atomic step, so an interrupted run continues after the last whole part.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
+from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
-    from alignet_ray.stages.embed_actor import ActorTask
+    from alignet_ray.stages.embed_actor import ActorTask, UnitResult
 
 VERSION = 2
 
@@ -77,7 +77,7 @@ class Pool(NamedTuple):
     readers: int
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The job's value and the number formats."""
     job = embed_jobs.find_job(cfg, role)
     models = [_identity(cfg, model) for model in job.models]
@@ -130,6 +130,7 @@ def run(work: Work) -> None:
     table = embed_jobs.list_job_images(work.cfg, job.images)
     total = len(table)
 
+    # Units depend on the number of images alone, so that a run may go on with other actors or on another machine.
     unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
     artifact.write_images(table, unit_size)
     units = range(math.ceil(total / unit_size))
@@ -138,6 +139,7 @@ def run(work: Work) -> None:
     if finished:
         work.screen.line(f"   reused {len(finished)} finished parts of {len(units)}")
 
+    # Unusable images of finished parts count towards the tolerated share, and images of these towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
     for unit in finished:
@@ -147,21 +149,22 @@ def run(work: Work) -> None:
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
     with work.screen.progress(total, "images", done=done) as bar:
-        for answer in embed_units(work, job, todo, total - done):
-            if answer["problem"]:
-                raise UserError(answer["problem"])
-            quarantine.add(json.loads(answer["quarantined"]))
-            bar.add(answer["images"])
-            actors.add(answer["pid"])
+        for result in embed_units(work, job, todo, total - done):
+            if result.problem:
+                raise UserError(result.problem)
+            quarantine.add([image._asdict() for image in result.quarantined])
+            bar.add(result.images)
+            actors.add(result.pid)
     artifact.write_quarantine(quarantine.table())
 
     cosines = artifact.fast_cosines()
+    mean_cosine = sum(cosines) / len(cosines) if cosines else None
     work.facts = EmbedFacts(
         rows=total - len(quarantine.errors),
         quarantined=len(quarantine.errors),
         reused_parts=len(finished),
         actors=sorted(actors),
-        fast_cosine=sum(cosines) / len(cosines) if cosines else None,
+        fast_cosine=mean_cosine,
         fast_cosine_min=min(cosines, default=None),
     )
     if cosines:
@@ -171,7 +174,7 @@ def run(work: Work) -> None:
         )
 
 
-def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator[dict[str, Any]]:
+def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator["UnitResult"]:
     """Embed units on a pool of actors.
 
     Args:
@@ -181,19 +184,20 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
         images: images in them.
 
     Yields:
-        For each unit, in the order in which they finish, the answer of `embed_actor.Embedder`.
+        The result of each unit, in the order in which they finish.
     """
     if not units:
         return
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-    from alignet_ray.stages.embed_actor import Embedder, read_unit
+    from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
 
     resources = available_resources()
     pool = pool_size(work.cfg, resources)
     task = actor_task(work, job, images, pool, resources)
 
+    # Rows are numbers of units, one a block: Ray Data hands each to whoever is free, and actors write parts themselves.
     data: ray.data.Dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     data.set_name(work.node.name)  # the name in Ray's dashboard and in Prometheus
     if pool.readers:
@@ -205,6 +209,7 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
             compute=TaskPoolStrategy(size=pool.readers),
         )
 
+    # Two tasks in flight: the next unit's pixels are fetched while an actor computes.
     gpus_per_actor = min(1.0, resources.gpus / pool.actors)
     answers = data.map_batches(
         Embedder,
@@ -217,7 +222,8 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
     )
     # Without this the first actor to start would take most of a small image set.
     answers.context.wait_for_min_actors_s = ACTOR_START_SECONDS
-    yield from answers.iter_rows()
+    for row in answers.iter_rows():
+        yield UnitResult.from_row(row)
 
 
 def available_resources() -> Resources:
@@ -264,10 +270,12 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
     from alignet_ray.stages.embed_actor import ActorTask
 
     cfg = work.cfg
+    # A model that this run trained is read from its artifact's folder.
     models = job.models
     if job.trained_by:
         models = (str(work.parents[job.trained_by].local()),)
 
+    # Actors may run on machines without the environment that names the MLflow server, so they are told.
     registry = ""
     if any(ModelSpec.parse(model).kind is ModelKind.REGISTERED for model in models):
         registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg))

@@ -4,16 +4,17 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.embed import EmbedArtifact, QuarantinedImage
+from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import decode, read_bytes
@@ -68,6 +69,38 @@ class ActorTask:
     images_per_actor: int
 
 
+class UnitResult(NamedTuple):
+    """What an actor answers about a unit; its embeddings are in the part that it wrote.
+
+    Attributes:
+        pid: the actor's process id.
+        problem: a message if the user can fix what went wrong; empty otherwise.
+        images: images of the unit.
+        quarantined: those of them that could not be used.
+    """
+
+    pid: int
+    problem: str = ""
+    images: int = 0
+    quarantined: tuple[QuarantinedImage, ...] = ()
+
+    def to_columns(self) -> dict[str, list[Any]]:
+        """The result as a batch of one row for Ray Data, whose columns hold plain values: images as JSON text."""
+        quarantined = json.dumps([image._asdict() for image in self.quarantined])
+        return {
+            "pid": [self.pid],
+            "problem": [self.problem],
+            "images": [self.images],
+            "quarantined": [quarantined],
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "UnitResult":
+        """Inverse of `to_columns`, from a row of the data set."""
+        quarantined = tuple(QuarantinedImage(**image) for image in json.loads(row["quarantined"]))
+        return cls(row["pid"], row["problem"], row["images"], quarantined)
+
+
 class Embedder:
     """An actor of the pool, which embeds one unit per call.
 
@@ -89,11 +122,13 @@ class Embedder:
             self.problem = str(error)
             return
 
+        # Before the weights are converted, so that the checksum is that of the model as it was published.
         if not task.artifact.has_networks():
-            numbers = {
-                "compute": "bfloat16" if task.bfloat16 else "float32",
-                "decode": "fast" if task.fast else "exact",
-            }
+            numbers = {"compute": "float32", "decode": "exact"}
+            if task.bfloat16:
+                numbers["compute"] = "bfloat16"
+            if task.fast:
+                numbers["decode"] = "fast"
             task.artifact.write_networks(self.encoder.describe() | numbers)
         if task.bfloat16:
             self.encoder.to_bfloat16()
@@ -107,40 +142,40 @@ class Embedder:
             batch: `unit`, and from a reader also `pixels` and `opened`.
 
         Returns:
-            One row: this process's id, a message if the user can fix what went wrong, the number of images in the
-            unit, and as JSON those that could not be used.
+            The columns of a `UnitResult`.
         """
-        answer: dict[str, Any] = {"pid": os.getpid(), "problem": self.problem, "images": 0, "quarantined": "[]"}
+        result = UnitResult(os.getpid(), self.problem)
         if not self.problem:
             try:
-                answer |= self._embed(int(batch["unit"][0]), batch)
+                result = self._embed(int(batch["unit"][0]), batch)
             except UserError as error:
-                answer["problem"] = str(error)
-        return {name: [value] for name, value in answer.items()}
+                result = UnitResult(os.getpid(), str(error))
+        return result.to_columns()
 
-    def _embed(self, unit: int, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Embed one unit and write its part; what the answer says of its images."""
+    def _embed(self, unit: int, batch: dict[str, np.ndarray]) -> UnitResult:
+        """Embed one unit and write its part."""
         rows = self.task.artifact.unit_images(unit)
         start = time.perf_counter()
         encoded = self._encode_sent(batch) if "opened" in batch else self._encode_files(rows)
         self._maybe_compile(len(rows), time.perf_counter() - start)
 
+        # One fixed unit, whose part keeps the figures: they are there after an interruption as well.
         cosines = None
         if self.task.fast and unit == 0:
-            compared = [rows[position]["path"] for position in encoded.kept[:COMPARED]]
+            compared = [rows[position].path for position in encoded.kept[:COMPARED]]
             cosines = self._cosines_to_exact(compared, encoded)
 
         quarantined = []
         for position, reason in encoded.errors:
-            quarantined.append(QuarantinedImage(rows[position]["image_id"], rows[position]["path"], reason))
-        ids = [rows[position]["image_id"] for position in encoded.kept]
+            quarantined.append(QuarantinedImage(rows[position].image_id, rows[position].path, reason))
+        ids = [rows[position].image_id for position in encoded.kept]
         self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, cosines)
-        return {"images": len(rows), "quarantined": json.dumps([image._asdict() for image in quarantined])}
+        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined))
 
-    def _encode_files(self, rows: list[dict[str, Any]]) -> Encoded:
+    def _encode_files(self, rows: Sequence[ImageRow]) -> Encoded:
         """Read, decode and embed the images of a unit."""
         views = self.encoder.transforms
-        files = [partial(read_picture, self.task, row["path"], views) for row in rows]
+        files = [partial(read_picture, self.task, row.path, views) for row in rows]
         return self.encoder.encode(files, self.task.batch_size, self.task.threads)
 
     def _encode_sent(self, batch: dict[str, np.ndarray]) -> Encoded:
@@ -194,6 +229,7 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     Returns:
         The unit, the pixels of all images in one array, and as JSON which images they are and which ones failed.
     """
+    # Readers run side by side, one for each core.
     torch.set_num_threads(1)
     unit = int(batch["unit"][0])
     # Without a description of the networks the models could not be loaded, which the actor will report.
@@ -206,13 +242,14 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
     for position, row in enumerate(task.artifact.unit_images(unit)):
-        opened = open_image(partial(read_picture, task, row["path"], views), prepare_image)
+        opened = open_image(partial(read_picture, task, row.path, views), prepare_image)
         if isinstance(opened, str):
             errors.append((position, opened))
         else:
             kept.append(position)
             images.append(opened)
 
+    # One array instead of a list, which Ray shares between processes without copying.
     parcel = pack(images)
     notes = json.dumps({"kept": kept, "errors": errors, "groups": parcel.groups})
     return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [notes]}

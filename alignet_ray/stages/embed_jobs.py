@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -12,7 +12,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
 from alignet_ray.models.model_spec import HeadUse, ModelKind, ModelSpec
-from alignet_ray.store import digest
+from alignet_ray.store import JsonObject, digest
 
 ImageSet = Literal["corpus", "objects", "ood"]
 """The whole corpus, the images of annotated objects, or the folder `evaluate.ood`."""
@@ -59,7 +59,7 @@ class EmbedJob:
         """The same model on the out-of-distribution images."""
         return replace(self, name=f"ood-{self.name}", images="ood")
 
-    def value(self) -> dict[str, Any]:
+    def value(self) -> JsonObject:
         """All that decides the embeddings besides model names, which a stage writes in its own way."""
         return {"images": self.images, "size": self.size, "layer": self.layer, "head": self.head}
 

@@ -21,6 +21,7 @@ from alignet_ray.human.matrices import read_participants
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, evaluation_inputs, report_inputs
+from alignet_ray.store import JsonObject
 
 VERSION = 4
 
@@ -28,7 +29,7 @@ MAX_REGRESSIONS = 3
 """Triplets in the report on which the base agrees with people and the student does not."""
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The section, and the seed of image draws and intervals."""
     models = [ModelSpec.parse(model).label for model in cfg.evaluate.models]
     return cfg.evaluate.result_fields() | {"models": models, "seed": cfg.seed}
@@ -84,6 +85,7 @@ def run(work: Work) -> None:
     results = replace(results, scores=results.scores + external_results + ood_results)
     artifact.write_scores(results.scores)
 
+    # The champion gate compares student and base only; further models are for the table.
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
     decision = gate.decide(results.scores, evaluate.margin, evaluate.tolerance)
     artifact.write_report(build_report(work, spaces, test, results, rows, decision))
@@ -111,6 +113,7 @@ def external_scores(
 ) -> list[Score]:
     """Scores on the external judgements that the config names."""
     evaluate = cfg.evaluate
+    # Judgements of quarantined images cannot be scored.
     embedded = set(np.unique(spaces[0].ids).tolist())
     ids_of_paths = {path: image_id for image_id, path in images.image_paths().items() if image_id in embedded}
 
@@ -126,6 +129,7 @@ def external_scores(
         size = participants.shape[1]
         if size <= test.objects.max():
             raise UserError(f"{evaluate.matrix} has {size} rows; one for every object of the human data is needed")
+        # Scores are about test objects alone: other objects took part in training.
         of_test_objects = participants[:, test.objects][:, :, test.objects]
         scores += external.evaluate_matrix(spaces, test, of_test_objects, cfg.seed)
     return scores

@@ -54,6 +54,7 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
         else:
             spaces += _layers(spec.label, embed_jobs.extra_job(model), parents)
 
+    # A fine-tuned network's embeddings are aligned already; other teachers still need their map.
     vectors = embedded.vectors
     align = AlignArtifact(parents["align"])
     if align.has_transform():
@@ -98,6 +99,7 @@ def annotated_objects(soften: SoftenArtifact, split: str) -> AnnotatedObjects:
     """The objects of one split, with images or without."""
     table = soften.objects()
     posterior = soften.posterior()
+    # Names of THINGS such as `bat1` are numbered where a word has several meanings.
     names = [name.replace("_", " ").rstrip("0123456789") for name in table["name"].to_pylist()]
 
     objects = AnnotatedObjects(

@@ -3,7 +3,7 @@
 from ray.train import ScalingConfig
 
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Rows, gpu_count, run_training
+from alignet_ray.stages.ray_train import Reports, gpu_count, run_training
 
 
 def fine_tune(work: Work) -> None:
@@ -23,8 +23,9 @@ def fine_tune(work: Work) -> None:
 
     with work.screen.progress(settings.steps, "updates") as bar:
 
-        def show(rows: Rows) -> None:
-            row = dict(rows[0])
+        def show(reports: Reports) -> None:
+            # Only the main process validates, so only its reports hold figures.
+            row = dict(reports[0].metrics)
             if "accuracy" not in row:
                 return
             step = int(row.pop("step"))

@@ -22,7 +22,7 @@ METRICS = ("cross_entropy", "accuracy")
 
 def search(
     work: Work, features: np.ndarray, folds: Sequence[Fold], settings: alignment.FitSettings
-) -> tuple[alignment.FitSettings, list[dict[str, Any]]]:
+) -> tuple[alignment.FitSettings, list[dict[str, float]]]:
     """Try `align.search` settings, starting with the given ones; the lowest mean held-out cross-entropy wins.
 
     Args:
@@ -42,6 +42,7 @@ def search(
     start = {name: getattr(settings, name) for name in space}
     seed = work.cfg.seed
 
+    # with_parameters puts the features into Ray's object store once, instead of into every trial.
     trainable = tune.with_parameters(run_trial, features=features, folds=list(folds), settings=settings, seed=seed)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": 1}),
@@ -55,11 +56,12 @@ def search(
         run_config=tune.RunConfig(name=TUNE_FOLDER, storage_path=work.out.uri, verbose=0),
     )
 
-    trials: list[dict[str, Any]] = []
+    trials: list[dict[str, float]] = []
     try:
         results = tuner.fit()
         for number in range(len(results)):
             result = results[number]
+            # A trial that failed has no scores; the others decide.
             if result.config and result.metrics and "accuracy" in result.metrics:
                 chosen = {name: result.config[name] for name in space}
                 trials.append(chosen | {name: result.metrics[name] for name in METRICS})
@@ -73,14 +75,17 @@ def search(
 
 
 def run_trial(
-    config: dict[str, Any], features: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int
+    config: dict[str, float], features: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int
 ) -> None:
     """One trial of Ray Tune: fit every fold, report the mean scores of the held-out objects."""
     from ray import tune
 
     trial_settings = replace(settings, **config)
     scores = [alignment.fit(features, train, held_out, trial_settings, seed).score for train, held_out in folds]
-    means = {name: float(np.mean([getattr(score, name) for score in scores])) for name in METRICS}
+    means = {}
+    for name in METRICS:
+        values = [getattr(score, name) for score in scores]
+        means[name] = float(np.mean(values))
     tune.report(means)
 
 

@@ -19,11 +19,8 @@ from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import STAGES, Node, Work, graph
 from alignet_ray.stages.watchdog import watched
-from alignet_ray.store import Artifact, Store, digest
+from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Store, digest
 from alignet_ray.tracking import Session, Tracker
-
-SCHEMA = 2
-"""Layout of artifacts and their manifests; artifacts of an earlier schema are not reused, and never deleted unasked."""
 
 DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 """Stages that use all nodes of a cluster: before each of them the nodes are waited for and checked."""
@@ -47,7 +44,7 @@ class Step:
 
     node: Node
     artifact: Artifact
-    recipe: dict[str, Any]
+    recipe: Recipe
     state: str
     why: str
     size: str
@@ -88,6 +85,8 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
 def needed(cfg: Config, names: Iterable[str]) -> list[Node]:
     """The named nodes with everything that they depend on, in order."""
     nodes = {node.name: node for node in graph(cfg)}
+
+    # The graph is walked from the named nodes up to the roots; its own order, parents first, is kept in the result.
     wanted: set[str] = set()
     queue = list(names)
     while queue:
@@ -114,16 +113,18 @@ def plan(
     """
     pinned = dict(pinned or {})
     ids = dict(pinned)
-    fingerprints: dict[str, Any] = {}
-    earlier = [manifest for manifest in _manifests(store) if not _is_outdated(manifest)]
+    fingerprints: JsonObject = {}
+    earlier = [manifest for manifest in _manifests(store) if not manifest.is_outdated]
 
+    # A recipe holds the ids of its parents, which hash theirs (a Merkle tree): a change anywhere upstream gives every
+    # artifact below it another id. Parents come first in the graph, so their ids are known here.
     steps = []
     for node in needed(cfg, names or targets(cfg, None)):
         if node.name in pinned:
             continue
 
         recipe = _recipe(cfg, node, ids, fingerprints)
-        ids[node.name] = digest(recipe)
+        ids[node.name] = recipe.id
         artifact = store.artifact(node.stage, ids[node.name])
 
         state, why = _state(artifact, node, recipe, earlier)
@@ -133,20 +134,20 @@ def plan(
     return steps
 
 
-def _recipe(cfg: Config, node: Node, ids: Mapping[str, str], fingerprints: dict[str, Any]) -> dict[str, Any]:
-    """All that a node's result depends on; its hash is the artifact's id."""
+def _recipe(cfg: Config, node: Node, ids: Mapping[str, str], fingerprints: JsonObject) -> Recipe:
+    """All that a node's result depends on."""
     stage = module(node.stage)
     sources = stage.sources(cfg, node.role)
-    return {
-        "inputs": stage.inputs(cfg, node.role),
-        "parents": {parent: ids[parent] for parent in node.parents},
-        "role": node.role,
-        "version": stage.VERSION,
-        "sources": [_fingerprint(source, fingerprints) for source in sources],
-    }
+    return Recipe(
+        inputs=stage.inputs(cfg, node.role),
+        parents={parent: ids[parent] for parent in node.parents},
+        role=node.role,
+        version=stage.VERSION,
+        sources=[_fingerprint(source, fingerprints) for source in sources],
+    )
 
 
-def _fingerprint(source: str, known: dict[str, Any]) -> Any:
+def _fingerprint(source: str, known: JsonObject) -> Any:
     """Name, size and modification time of a file, or a summary of all files in a folder.
 
     Args:
@@ -162,6 +163,7 @@ def _fingerprint(source: str, known: dict[str, Any]) -> Any:
             # Imported late: listing remote folders needs libraries that a plan may not need.
             known[source] = importlib.import_module("alignet_ray.images.listing").fingerprint(source)
         elif path.is_file():
+            # Not the content: hashing gigabytes of weights or responses would make every plan slow.
             stat = path.stat()
             known[source] = [path.name, stat.st_size, stat.st_mtime_ns]
         else:
@@ -169,49 +171,53 @@ def _fingerprint(source: str, known: dict[str, Any]) -> Any:
     return known[source]
 
 
-def _state(artifact: Artifact, node: Node, recipe: dict[str, Any], earlier: list[dict[str, Any]]) -> tuple[str, str]:
+def _state(artifact: Artifact, node: Node, recipe: Recipe, earlier: list[Manifest]) -> tuple[str, str]:
     """A step's state and the reason: what differs from the newest artifact of the same node."""
     if artifact.finished:
         return "finished", "is there already"
     if artifact.files(deep=True):
         return "partial", "was interrupted: finished parts are kept"
 
-    same_node = [manifest for manifest in earlier if manifest.get("node") == node.name]
+    same_node = [manifest for manifest in earlier if manifest.node == node.name]
     if not same_node:
         return "missing", "never made under this root"
 
-    newest = max(same_node, key=lambda manifest: manifest["finished"])
-    changed = _changed(recipe, newest["recipe"]) or ["nothing known"]
+    newest = max(same_node, key=lambda manifest: manifest.finished)
+    changed = _changed(recipe, newest.recipe) or ["nothing known"]
     why = "changed: " + ", ".join(changed[:MAX_REASONS])
     if len(changed) > MAX_REASONS:
         why += f" and {len(changed) - MAX_REASONS} more"
     return "missing", why
 
 
-def _changed(recipe: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def _changed(recipe: Recipe, before: Recipe) -> list[str]:
     """Names of what differs between two recipes; inputs and parents are compared one by one."""
-    groups = ("inputs", "parents")
-    changed = [key for key in recipe if key not in groups and recipe[key] != before.get(key)]
-    for group in groups:
-        new, old = recipe[group], before[group]
-        changed += sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name))
+    whole = ("role", "version", "sources")
+    changed = [name for name in whole if getattr(recipe, name) != getattr(before, name)]
+    changed += _changed_keys(recipe.inputs, before.inputs)
+    changed += _changed_keys(recipe.parents, before.parents)
     return changed
 
 
-def _size(cfg: Config, node: Node, recipe: dict[str, Any]) -> str:
+def _changed_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Keys that were added, removed or have another value, sorted."""
+    return sorted(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))
+
+
+def _size(cfg: Config, node: Node, recipe: Recipe) -> str:
     estimate = getattr(module(node.stage), "estimate", None)
     if estimate is None:
         return ""
-    size: str = estimate(cfg, node.role, recipe["sources"])
+    size: str = estimate(cfg, node.role, recipe.sources)
     return size
 
 
-def describe(step: Step) -> dict[str, Any]:
+def describe(step: Step) -> dict[str, str]:
     """A step as a row of a table."""
     return {"node": step.node.name, "id": step.artifact.id, "state": step.state, "why": step.why, "size": step.size}
 
 
-def unmade(cfg: Config) -> list[dict[str, Any]]:
+def unmade(cfg: Config) -> list[dict[str, str]]:
     """Rows of a plan whose generated world does not exist yet, so that no artifact has an id."""
     why = "its generated world is drawn first"
     return [{"node": node.name, "id": "", "state": "missing", "why": why, "size": ""} for node in graph(cfg)]
@@ -233,6 +239,7 @@ def generated_world(cfg: Config, state: Path) -> tuple[str, Path] | None:
     name = str(cfg.corpus.path).partition(":")[2]
     if name not in world.WORLDS:
         raise UserError(f"no generated world named {name!r}: there are {', '.join(world.WORLDS)}")
+    # The folder's name hashes all settings of the world: after a change another world is drawn beside the old one.
     version = digest([world.VERSION, asdict(world.WORLDS[name])], 8)
     return name, state / "worlds" / f"{name}-{version}"
 
@@ -252,7 +259,7 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
 
     # What the user gives beside the world's name replaces the world's own.
     paths = world.paths(name, folder)
-    changes: dict[str, Any] = {
+    changes: JsonObject = {
         "corpus__path": paths["corpus"],
         "objects__table": cfg.objects.table or paths["table"],
         "objects__concepts": cfg.objects.concepts or paths["concepts"],
@@ -284,6 +291,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
             screen.line(note)
 
         steps = plan(resolved, store, names)
+        # Written before any work, so that `gc` never takes an unfinished artifact of this run for garbage.
         ids = {step.node.name: step.artifact.id for step in steps}
         store.write_ref(cfg.name, {"nodes": ids, "config": cfg.to_yaml()})
 
@@ -312,6 +320,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
         The config with its generated world resolved, the store, the local state folder.
     """
     state = runtime.state_dir(cfg)
+    # The lock comes before the log: a run that is refused must not write into the log of the one that holds it.
     with runtime.terminable(), runtime.lock(state), runtime.log_to(log_file(cfg, state), screen):
         yield resolve(cfg, state, screen), Store.open(cfg.store.root), state
 
@@ -334,6 +343,7 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
 @contextlib.contextmanager
 def _ended(session: Session, tracker: Tracker) -> Iterator[None]:
     """End a tracked run with the status that its block ends with."""
+    # Failed until shown otherwise, so that every kind of exception counts.
     status = "FAILED"
     try:
         yield
@@ -369,6 +379,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
         if step.finished:
             screen.line(f"-- {step.node.name} {step.artifact.id}: reused")
             continue
+        # Nodes may have joined or left during the last stage.
         if step.node.stage in DISTRIBUTED:
             cluster_nodes.ready()
         _run_step(runner, step, artifacts, parent)
@@ -399,36 +410,39 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
         module(node.stage).run(work)
 
     seconds = time.time() - start
-    work.out.finish(_manifest(work, step.recipe, seconds))
+    manifest = _manifest(work, step.recipe, seconds)
+    work.out.finish(manifest.to_json())
     runner.session.lineage(tracker, parents.values())
     tracker.log_batch(_numbers(_facts(work)) | {"seconds": seconds}, 0)
 
 
-def _manifest(work: Work, recipe: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _manifest(work: Work, recipe: Recipe, seconds: float) -> Manifest:
     """Content of artifact.json, except for the sizes that `Draft.finish` adds."""
-    return {
-        "schema": SCHEMA,
-        "node": work.node.name,
-        "id": work.out.id,
-        "recipe": recipe,
-        "config": work.cfg.model_dump(mode="json"),
-        "facts": _facts(work),
-        "finished": time.time(),
-        "seconds": round(seconds, 3),
-        "host": {"cpus": os.cpu_count()},
-        **runtime.provenance(),
-    }
+    code = runtime.provenance()
+    return Manifest(
+        node=work.node.name,
+        id=work.out.id,
+        recipe=recipe,
+        config=work.cfg.model_dump(mode="json"),
+        facts=_facts(work),
+        finished=time.time(),
+        seconds=round(seconds, 3),
+        host={"cpus": os.cpu_count()},
+        commit=code.commit,
+        python=code.python,
+        versions=code.versions,
+    )
 
 
-def _facts(work: Work) -> dict[str, Any]:
+def _facts(work: Work) -> JsonObject:
     """The stage's facts and warnings, without what is unknown."""
-    facts: dict[str, Any] = asdict(work.facts) if is_dataclass(work.facts) else dict(work.facts)  # type: ignore[arg-type]
+    facts: JsonObject = asdict(work.facts) if is_dataclass(work.facts) else dict(work.facts)  # type: ignore[arg-type]
     if work.warnings:
         facts["warnings"] = work.warnings
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _numbers(facts: dict[str, Any]) -> dict[str, float]:
+def _numbers(facts: JsonObject) -> dict[str, float]:
     """The numbers among facts, also those of a dictionary among them, by name."""
     numbers: dict[str, float] = {}
     for name, value in facts.items():
@@ -476,7 +490,7 @@ def reachable(store: Store) -> set[tuple[str, str]]:
 def outdated(store: Store) -> set[tuple[str, str]]:
     """(stage, id) of every finished artifact of an earlier schema."""
     finished = [artifact for artifact in store.all(list(STAGES)) if artifact.finished]
-    return {(artifact.stage, artifact.id) for artifact in finished if _is_outdated(artifact.manifest)}
+    return {(artifact.stage, artifact.id) for artifact in finished if artifact.read_manifest().is_outdated}
 
 
 def outdated_note(store: Store) -> str:
@@ -487,9 +501,6 @@ def outdated_note(store: Store) -> str:
     return f"{count} artifacts under {store.root} were made before version 0.2 and are not reused; nothing deletes them"
 
 
-def _manifests(store: Store) -> list[dict[str, Any]]:
-    return [artifact.manifest for artifact in store.all(list(STAGES)) if artifact.finished]
-
-
-def _is_outdated(manifest: dict[str, Any]) -> bool:
-    return int(manifest.get("schema", SCHEMA)) < SCHEMA
+def _manifests(store: Store) -> list[Manifest]:
+    """artifact.json of every finished artifact under the root."""
+    return [artifact.read_manifest() for artifact in store.all(list(STAGES)) if artifact.finished]

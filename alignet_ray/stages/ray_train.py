@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -11,11 +12,37 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.store import JsonObject
 
 SCRATCH = ".train"
 """Folder for what Ray Train writes for itself, removed at the end."""
 
-Rows = list[dict[str, Any]]
+MetricsRow = dict[str, float]
+"""Figures of training by name, with their `step`."""
+
+
+@dataclass(frozen=True)
+class ProcessReport:
+    """One report of a training process.
+
+    Attributes:
+        metrics: figures of training; empty from processes that only keep step with the main one.
+        pid: the process id, in the first report.
+        problem: what ended the process, if the user can fix it; empty otherwise.
+    """
+
+    metrics: MetricsRow
+    pid: int | None = None
+    problem: str = ""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "ProcessReport":
+        """The report in the dictionary that a process has handed to Ray Train."""
+        metrics = {name: value for name, value in row.items() if name not in ("pid", "problem")}
+        return cls(metrics, row.get("pid"), row.get("problem", ""))
+
+
+Reports = list[ProcessReport]
 """What the processes have reported at the same time, by rank."""
 
 
@@ -27,7 +54,7 @@ class Worker(Protocol):
         ...
 
 
-MakeWorker = Callable[[Any, str, Callable[[dict[str, Any]], None]], Worker]
+MakeWorker = Callable[[Any, str, Callable[[JsonObject], None]], Worker]
 """A worker of a job, a device and a function that takes the worker's reports."""
 
 
@@ -41,7 +68,7 @@ def run_training(
     make_worker: MakeWorker,
     job: object,
     scaling: ScalingConfig,
-    on_report: Callable[[Rows], None],
+    on_report: Callable[[Reports], None],
     max_failures: int = 0,
 ) -> None:
     """Train in Ray Train's processes until all have finished.
@@ -51,7 +78,7 @@ def run_training(
         make_worker: makes the worker in every process.
         job: what the workers get.
         scaling: number of processes and their resources.
-        on_report: called in the driver with the rows of all processes.
+        on_report: called in the driver with the reports of all processes.
         max_failures: how often lost processes are replaced.
 
     Raises:
@@ -81,9 +108,9 @@ def run_training(
         alive = True
         while alive:
             alive = training.is_running()
-            for rows in ray.get(queue.take.remote()):
-                problem = problem or rows[0].get("problem", "")
-                on_report(rows)
+            for reports in ray.get(queue.take.remote()):
+                problem = problem or reports[0].problem
+                on_report(reports)
     finally:
         work.out.remove_folder(SCRATCH)
     if problem:
@@ -134,22 +161,22 @@ class ForwardReports(UserCallback):
     def __init__(self, queue: Any) -> None:
         self.queue = queue
 
-    def after_report(self, run_context: Any, metrics: Rows, checkpoint: Any) -> None:
+    def after_report(self, run_context: Any, metrics: list[JsonObject], checkpoint: Any) -> None:
         """Called when all processes have reported."""
-        self.queue.put.remote(metrics)
+        self.queue.put.remote([ProcessReport.from_row(row) for row in metrics])
 
 
 class MetricsQueue:
     """An actor that holds reports until the driver takes them."""
 
     def __init__(self) -> None:
-        self.reports: list[Rows] = []
+        self.reports: list[Reports] = []
 
-    def put(self, rows: Rows) -> None:
-        """Add a report: a dictionary from each process."""
-        self.reports.append(rows)
+    def put(self, reports: Reports) -> None:
+        """Add what the processes have reported at the same time."""
+        self.reports.append(reports)
 
-    def take(self) -> list[Rows]:
+    def take(self) -> list[Reports]:
         """All reports since the last call."""
         reports = self.reports
         self.reports = []

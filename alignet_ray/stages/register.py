@@ -13,6 +13,7 @@ from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work
+from alignet_ray.store import JsonObject
 
 VERSION = 5
 
@@ -57,7 +58,7 @@ class RegisterFacts:
     version: str
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The registered name and alias."""
     return cfg.register.result_fields()
 

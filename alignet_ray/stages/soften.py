@@ -18,6 +18,7 @@ from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work
+from alignet_ray.store import JsonObject
 
 VERSION = 3
 
@@ -83,7 +84,7 @@ class HeldOutFacts:
     validation_calibration_error: float
 
 
-def inputs(cfg: Config, role: str) -> dict[str, Any]:
+def inputs(cfg: Config, role: str) -> JsonObject:
     """The seed, and how human files are read and modelled."""
     fit = {} if cfg.human.embedding else cfg.soften.result_fields()
     return {
@@ -123,9 +124,11 @@ def run(work: Work) -> None:
     artifact = SoftenArtifact(work.out)
     published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
     concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
+
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
     image_ids = objects.read_object_images(cfg.objects.table, list_images(folder), folder)
 
+    # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
     triplets = _read_responses(cfg, cfg.human.triplets, published, len(concepts) or None)
     if published is not None:
         count = len(published)
@@ -135,6 +138,7 @@ def run(work: Work) -> None:
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 
+    # A published embedding is a point estimate: a posterior without spread.
     fit_facts = None
     if published is not None:
         posterior = Posterior(published, np.zeros_like(published))
@@ -217,6 +221,7 @@ def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Po
         fitted = _fit_here(work, triplets, count, schedule, prior)
         facts = FitFacts(fitted.history, fitted.stable)
 
+    # With too strong a prior VICE prunes nearly all dimensions.
     dims = fitted.mu.shape[1]
     if dims < 4 <= soften.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
         work.warn(
@@ -249,6 +254,7 @@ def _fit_seeds(
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
     gpus = runtime.cluster_resources().gpus
     device = "cuda" if gpus else "cpu"
+    # The fits share the GPUs; the responses lie once in the object store.
     remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
     rows = ray.put(triplets)
     tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact, digest
+from alignet_ray.store import Artifact, JsonObject, digest
 from alignet_ray.training.student_worker import StudentJob
 from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
@@ -37,6 +36,7 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
         pack: fills a pack of images.
     """
     settings = work.cfg.distill
+    # Validation triplets consist of held-out images, which training must not see in any batch.
     label = LabelArtifact(_parent(work.parents, "label"))
     embed = _parent(work.parents, "embed")
     clustered = ClusterArtifact(work.parents["cluster"]).labels()
@@ -106,7 +106,7 @@ def _parent(parents: Mapping[str, Artifact], stage: str) -> Artifact:
     return next(artifact for name, artifact in parents.items() if name.startswith(f"{stage}@"))
 
 
-def _provenance(work: Work, role: str) -> dict[str, Any]:
+def _provenance(work: Work, role: str) -> JsonObject:
     parents = {name: artifact.id for name, artifact in work.parents.items()}
     return {"role": role, "artifact": work.out.id, "parents": parents}
 
@@ -122,6 +122,7 @@ def _student_validation(work: Work, view: PixelTransform) -> HumanValidation | N
 
 def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTransform, threads: int) -> DecodedImages:
     """These images of the corpus, decoded whenever they are read."""
+    # Ids ascend, so a binary search finds each one's row.
     listed = EmbedArtifact(embed).images(["image_id", "path"]).sort_by("image_id")
     rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
     paths = listed["path"].take(pa.array(rows)).to_pylist()
@@ -131,8 +132,10 @@ def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTran
 def _packed(decoder: DecodedImages, embed: Artifact, cache: Path, pack: Callable[[CacheWriter], None]) -> CachedImages:
     """All images decoded and resized once into a file, which is made here if it does not exist yet."""
     ids_hash = hashlib.sha256(decoder.ids.tobytes()).hexdigest()
+    # The name hashes all that decides the pixels, so that student, control and later runs share one file.
     target = cache / f"pixels-{digest([embed.id, decoder.transform.data_config, ids_hash])}.u8"
     if not target.exists():
+        # Each task decodes its range in one thread, as Ray runs a task for every core.
         new = CacheWriter.begin(target, replace(decoder, threads=1))
         pack(new)
         new.finish()

@@ -34,6 +34,7 @@ def watched(screen: Screen, name: str, minutes: float) -> Iterator[None]:
             if screen.moved != last_progress:
                 last_progress = screen.moved
                 limit = 60 * minutes
+            # The limit doubles, so that a long wait does not fill the screen.
             elif time.monotonic() - last_progress > limit:
                 warning = f"warning: {name} has not moved for {clock(limit)}; at work: {running_tasks()}"
                 screen.line(warning, moves=False)

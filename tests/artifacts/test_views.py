@@ -43,7 +43,7 @@ def test_embeddings_come_back_by_image_id_with_their_quarantine(store: Store) ->
 
     assert view.image_paths() == {0: "a/0.jpg", 1: "a/1.jpg", 2: "b/2.jpg"}
     assert view.image_labels() == {0: "a", 1: "a", 2: "b"}
-    assert [row["image_id"] for row in view.unit_images(1)] == [2]
+    assert [row.image_id for row in view.unit_images(1)] == [2]
     assert view.finished_units() == {0, 1}
     assert view.quarantined(0) == [broken]
     assert view.quarantined(1) == []

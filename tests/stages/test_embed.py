@@ -20,7 +20,7 @@ from alignet_ray.images.listing import decode
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
-from alignet_ray.stages.embed_actor import Embedder
+from alignet_ray.stages.embed_actor import Embedder, UnitResult
 from alignet_ray.stages.embed_jobs import EmbedJob, extra_job
 from alignet_ray.store import Artifact, Store
 
@@ -80,10 +80,11 @@ def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFact
 def serial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor's work done here, one unit after the other, without Ray."""
 
-    def here(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator[dict[str, Any]]:
+    def here(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator[UnitResult]:
         actor = Embedder(embed.actor_task(work, job, images, embed.Pool(1, 0), embed.Resources(0, 1, 1)))
         for unit in units:
-            yield {key: value[0] for key, value in actor({"unit": np.array([unit])}).items()}
+            columns = actor({"unit": np.array([unit])})
+            yield UnitResult.from_row({name: values[0] for name, values in columns.items()})
 
     monkeypatch.setattr(embed, "embed_units", here)
 

@@ -10,7 +10,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.stages import STAGES, Work, graph, pipeline
-from alignet_ray.store import Store
+from alignet_ray.store import SCHEMA, Store
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_plan_says_why(small: Config, store: Store) -> None:
     draft = store.draft("cluster", steps["cluster"].artifact.id)
     draft.write_bytes("part-00000.parquet", b"")
     assert {s.node.name: s.state for s in pipeline.plan(small, store)}["cluster"] == "partial"
-    draft.finish({"node": "cluster", "recipe": steps["cluster"].recipe, "finished": 0.0})
+    draft.finish({"node": "cluster", "recipe": steps["cluster"].recipe.to_json(), "finished": 0.0})
     assert {s.node.name: s.state for s in pipeline.plan(small, store)}["cluster"] == "finished"
     changed = {s.node.name: s.why for s in pipeline.plan(small.replace(cluster__k=7), store)}
     assert changed["cluster"].startswith("changed: ")
@@ -133,7 +133,7 @@ def test_what_no_run_names_is_not_reachable(store: Store) -> None:
 def test_artifacts_of_an_earlier_schema_are_named_and_not_reused(small: Config, store: Store) -> None:
     assert pipeline.outdated_note(store) == ""
     store.draft("cluster", "old").finish({"schema": 1, "node": "cluster", "recipe": {}, "finished": 0.0})
-    store.draft("cluster", "new").finish({"schema": pipeline.SCHEMA})
+    store.draft("cluster", "new").finish({"schema": SCHEMA})
     assert pipeline.outdated(store) == {("cluster", "old")}
     assert pipeline.outdated_note(store).startswith("1 artifacts under ")
     assert "nothing deletes them" in pipeline.outdated_note(store)

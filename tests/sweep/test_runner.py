@@ -155,7 +155,7 @@ def test_another_seed_keeps_what_is_upstream(make_sweep: Callable[..., runner.Sw
     steps = [made.setup.steps(made.setup.config({"align.identity_penalty": 1.0}, seed), store) for seed in (0, 1)]
     assert [[s.node.name for s in made_steps] for made_steps in steps] == [["align"], ["align"]]
     assert steps[0][0].artifact.id != steps[1][0].artifact.id
-    assert steps[0][0].recipe["parents"] == steps[1][0].recipe["parents"]
+    assert steps[0][0].recipe.parents == steps[1][0].recipe.parents
 
 
 def test_the_tracker_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
