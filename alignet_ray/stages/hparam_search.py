@@ -70,12 +70,12 @@ def search(
 
     assert trials, "every trial failed"
     trials.sort(key=lambda trial: float(trial["cross_entropy"]))
-    best = {name: trials[0][name] for name in space}
+    best: dict[str, Any] = {name: trials[0][name] for name in space}
     return replace(settings, **best), trials
 
 
 def run_trial(
-    config: dict[str, float], features: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int
+    config: dict[str, Any], features: np.ndarray, folds: list[Fold], settings: alignment.FitSettings, seed: int
 ) -> None:
     """One trial of Ray Tune: fit every fold, report the mean scores of the held-out objects."""
     from ray import tune
