@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
-from alignet_ray.artifacts.student_files import BACKBONE_FILE, HEAD_FILE, MODEL_FILE
+from alignet_ray.artifacts.student_files import BACKBONE_FILE, HEAD_FILE, MODEL_FILE, StudentDescription
 
 METRICS = "metrics.jsonl"
 STUDENT_FILES = (BACKBONE_FILE, MODEL_FILE, HEAD_FILE)
@@ -21,10 +20,9 @@ class DistillArtifact(ArtifactView):
         """Local folder that `models.student.load_student` reads."""
         return self.files.local()
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> StudentDescription:
         """model.json: architecture, preprocessing, head, tau and provenance."""
-        found: dict[str, Any] = self.files.read_json(MODEL_FILE)
-        return found
+        return StudentDescription.from_json(self.files.read_json(MODEL_FILE))
 
     def student_files(self) -> list[Path]:
         """Local paths of the student's files, without checkpoints and metrics."""

@@ -1,4 +1,12 @@
-"""Names of the files in a student's folder; apart from `distill`, so that a student loads without pyarrow."""
+"""A student's folder: its files and its model.json. Apart from `distill`, so that a student loads without pyarrow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from alignet_ray.errors import UserError
 
 BACKBONE_FILE = "backbone.safetensors"
 """The backbone's weights; timm loads them strictly with `num_classes=0`."""
@@ -7,4 +15,150 @@ HEAD_FILE = "head.safetensors"
 """The triplet head's weights; missing where there is no head."""
 
 MODEL_FILE = "model.json"
-"""Architecture, preprocessing, head, tau and provenance."""
+"""Architecture, preprocessing, head, tau and provenance (`StudentDescription`)."""
+
+FORMAT = "alignet_ray student 1"
+
+REQUIRED = ("architecture", "preprocessing", "head", "tau")
+"""Keys of model.json without which a student cannot be loaded."""
+
+
+class DataConfig(TypedDict):
+    """timm's data configuration of a network: how an image is resized, cropped and normalised for it."""
+
+    input_size: Sequence[int]
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    crop_pct: float
+    crop_mode: str
+
+
+class NetworkDescription(TypedDict):
+    """A backbone's part of model.json: its name, what rebuilds it, and the checksum of all its weights."""
+
+    model: str
+    architecture: str
+    checksum: str
+    preprocessing: DataConfig
+    width: int
+    size: int
+    layer: str
+
+
+class Provenance(TypedDict, total=False):
+    """Where a network comes from: its role in the run, its artifact's id, and the ids of that artifact's parents."""
+
+    role: str
+    artifact: str
+    parents: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LinearHeadShape:
+    """Shape of a linear triplet head."""
+
+    width: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class KernelHeadShape:
+    """Shape of a network teacher's kernel head.
+
+    Attributes:
+        width: number of human dimensions.
+        neighbours: annotated images that it compares with.
+        rank: columns of its metric; None without one.
+    """
+
+    width: int
+    neighbours: int
+    rank: int | None
+
+
+HeadShape = LinearHeadShape | KernelHeadShape
+
+
+@dataclass(frozen=True)
+class StudentDescription:
+    """A student's model.json.
+
+    Attributes:
+        model: name that the backbone was loaded by before training.
+        architecture: timm name that rebuilds it.
+        checksum: of the backbone's weights.
+        preprocessing: how images are prepared.
+        width: number of features.
+        size: side of the square input in pixels.
+        layer: where features are taken.
+        head: shape of the triplet head; None without one.
+        tau: temperature of the triplet head's dot products.
+        provenance: where the student comes from.
+    """
+
+    model: str
+    architecture: str
+    checksum: str
+    preprocessing: DataConfig
+    width: int
+    size: int
+    layer: str
+    head: HeadShape | None
+    tau: float
+    provenance: Provenance
+
+    @classmethod
+    def read(cls, folder: Path) -> "StudentDescription":
+        """model.json of a student's folder.
+
+        Raises:
+            UserError: it is missing or is not one.
+        """
+        file = folder / MODEL_FILE
+        try:
+            content = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} is not a student's folder: {MODEL_FILE} cannot be read ({error})") from error
+        return cls.from_json(content, str(file))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], source: str = MODEL_FILE) -> "StudentDescription":
+        """The description that `to_json` gave.
+
+        Args:
+            content: of model.json.
+            source: its path, for messages.
+
+        Raises:
+            UserError: it lacks a key of `REQUIRED`.
+        """
+        missing = [key for key in REQUIRED if key not in content]
+        if missing:
+            raise UserError(f"{source} lacks {', '.join(missing)}: not written by `distill`")
+
+        # The other keys inform; a student loads without them.
+        return cls(
+            model=content.get("model", ""),
+            architecture=content["architecture"],
+            checksum=content.get("checksum", ""),
+            preprocessing=content["preprocessing"],
+            width=content.get("width", 0),
+            size=content.get("size", 0),
+            layer=content.get("layer", ""),
+            head=_head_shape(content["head"]),
+            tau=content["tau"],
+            provenance=content.get("provenance", {}),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Content of model.json."""
+        return {"format": FORMAT, **asdict(self)}
+
+
+def _head_shape(head: Mapping[str, Any] | None) -> HeadShape | None:
+    if not head:
+        return None
+    if "neighbours" in head:
+        return KernelHeadShape(head["width"], head["neighbours"], head["rank"])
+    return LinearHeadShape(head["width"], head["bias"])

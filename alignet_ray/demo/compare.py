@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
 
+from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.hub import load, locate
-from alignet_ray.models.student import Student, read_model
+from alignet_ray.models.student import Student
 
 MODELS = ("base", "aligned")
 
@@ -121,7 +122,7 @@ class ModelComparison:
         if base is None:
             if folder is None:
                 raise UserError(f"{name} is not a student's folder: name the network to compare it with, --base NAME")
-            base = str(read_model(folder)["model"])
+            base = StudentDescription.read(folder).model
         try:
             base_backbone = load_backbone(base, student.backbone.size)
         except UserError as error:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import socket
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def serve(
 
 def _listen(port: int) -> socket.socket:
     listener = socket.socket()
+    # Without this option a port stays taken for a minute after the demo was stopped.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
@@ -182,12 +184,35 @@ class _Page:
     def verdict(self, request: "Request") -> "Response":
         names = [request.query_params.get(slot, "") for slot in "abc"]
         try:
-            return _json(verdict(self.pictures, names))
+            verdicts = verdict(self.pictures, names)
         except KeyError:
             return _error(FORGOTTEN, 404)
+        return _json({model: asdict(answer) for model, answer in verdicts.items()})
 
 
-def verdict(pictures: Pictures, names: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Neighbour:
+    """A picture of the folder near to a query; `cosine` is rounded to three digits, as the page shows it."""
+
+    name: str
+    label: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one model says of three images.
+
+    Attributes:
+        odd: probability of each that it is the odd one out.
+        neighbours: the folder's nearest images to each; empty without a folder.
+    """
+
+    odd: list[float]
+    neighbours: list[list[Neighbour]]
+
+
+def verdict(pictures: Pictures, names: list[str]) -> dict[str, Verdict]:
     """Both models' odd-one-out probabilities of three images, and the nearest images of the folder to each.
 
     Raises:
@@ -195,22 +220,22 @@ def verdict(pictures: Pictures, names: list[str]) -> dict[str, Any]:
     """
     three = [pictures.views(name) for name in names]
     together = concatenate(three)
-    answer: dict[str, Any] = {}
+    verdicts = {}
     for model in MODELS:
         neighbours = []
         if pictures.folder is not None:
             neighbours = [_neighbours(pictures.folder, model, views[model]) for views in three]
         odd = together[model].odd_probabilities(np.array([[0, 1, 2]]))[0]
-        answer[model] = {"odd": odd.tolist(), "neighbours": neighbours}
-    return answer
+        verdicts[model] = Verdict(odd.tolist(), neighbours)
+    return verdicts
 
 
-def _neighbours(folder: ImageFolder, model: str, query: ModelView) -> list[dict[str, Any]]:
+def _neighbours(folder: ImageFolder, model: str, query: ModelView) -> list[Neighbour]:
     """The folder's images nearest to an image for one model, as the page shows them."""
     rows, cosines = folder.views[model].nearest(query, NEIGHBOURS)
     neighbours = []
     for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
-        neighbours.append({"name": f"f{row}", "label": folder.labels[row], "cosine": round(cosine, 3)})
+        neighbours.append(Neighbour(f"f{row}", folder.labels[row], round(cosine, 3)))
     return neighbours
 
 

@@ -67,6 +67,7 @@ def evaluate(
             continue
         validation_task = draw_few_shot_task(validation, images_per_object, draws, seed)
         accuracy = {}
+        # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
         for space in spaces:
             penalty = _best_penalty(space, validation_task)
             correct = classify_few_shot(space, task, [penalty])[0]

@@ -38,6 +38,7 @@ def evaluate(
         own_similarity = similarity.similarity_matrix(embeddings, space.kind)
         kept = similarity.neighbour_overlap(base_similarity, own_similarity, neighbours)
         low, high = scores.mean_interval(kept, draws, seed)
+        # The biased estimate grows towards 1 where there are fewer images than features, so both are given.
         cka = similarity.linear_cka(embeddings, base_embeddings)
         unbiased_cka = similarity.linear_cka(embeddings, base_embeddings, unbiased=True)
 

@@ -93,6 +93,7 @@ def evaluate_participants(
 
     `human` is the noise ceiling: `value` and `low` are its lower bound, `high` its upper bound.
     """
+    # People are the sample here: correlations with each of them vary, the objects are the same for all.
     count = len(participants)
     rows = []
     for method in METHODS:

@@ -113,6 +113,7 @@ class CacheWriter:
         for leftover in target.parent.glob(f".{target.name}.*"):
             leftover.unlink(missing_ok=True)
 
+        # Space is reserved before hours of decoding, not found missing after them.
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         try:
             with temporary.open("wb") as file:
@@ -132,6 +133,7 @@ class CacheWriter:
 
     def finish(self) -> None:
         """Give the complete file its name."""
+        # An atomic rename: another run must never map a file that is half full.
         os.replace(self.temporary, self.target)
 
 

@@ -1,10 +1,10 @@
 """Unusable images: listed with their reasons, and tolerated up to a share."""
 
 from collections import Counter
-from typing import Any
 
 import pyarrow as pa
 
+from alignet_ray.artifacts.embed import QuarantinedImage
 from alignet_ray.artifacts.schemas import ERRORS, check
 from alignet_ray.errors import UserError
 
@@ -20,22 +20,24 @@ class Quarantine:
     def __init__(self, total: int, max_bad: float) -> None:
         self.total = total
         self.max_bad = max_bad
-        self.errors: list[dict[str, Any]] = []
+        self.errors: list[QuarantinedImage] = []
 
-    def add(self, errors: list[dict[str, Any]]) -> None:
-        """Count more rows of the ERRORS table.
+    def add(self, errors: list[QuarantinedImage]) -> None:
+        """Count more unusable images.
 
         Raises:
             UserError: too many now, with the five commonest reasons.
         """
         self.errors += errors
-        if len(self.errors) > self.max_bad * self.total:
-            counts = Counter(error["reason"] for error in self.errors).most_common(5)
-            reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in counts)
-            raise UserError(
-                f"{len(self.errors)} of {self.total} images cannot be used, --embed.max-bad allows {self.max_bad:.2%}: "
-                f"{reasons}. Repair or remove them, or allow more"
-            )
+        if len(self.errors) <= self.max_bad * self.total:
+            return
+
+        counts = Counter(error.reason for error in self.errors).most_common(5)
+        reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in counts)
+        raise UserError(
+            f"{len(self.errors)} of {self.total} images cannot be used, --embed.max-bad allows {self.max_bad:.2%}: "
+            f"{reasons}. Repair or remove them, or allow more"
+        )
 
     def table(self) -> pa.Table:
         """The ERRORS table, by image_id.
@@ -44,9 +46,12 @@ class Quarantine:
             UserError: no image can be used, whatever share is tolerated.
         """
         if len(self.errors) == self.total:
-            raise UserError(f"none of the {self.total} images can be used: {self.errors[0]['reason']}")
-        rows = sorted(self.errors, key=lambda error: error["image_id"])
+            raise UserError(f"none of the {self.total} images can be used: {self.errors[0].reason}")
+
+        # Parts are finished in any order; the table's must not depend on it.
+        errors = sorted(self.errors, key=lambda error: error.image_id)
+        rows = [error._asdict() for error in errors]
         return check(pa.Table.from_pylist(rows, schema=ERRORS), ERRORS)
 
     def _example(self, reason: str) -> str:
-        return str(next(error["path"] for error in self.errors if error["reason"] == reason))
+        return next(error.path for error in self.errors if error.reason == reason)

@@ -53,6 +53,7 @@ def filter_weights(axis: Axis, device: str = "cpu") -> Float[Tensor, "kept_twice
     support = (2 if axis.is_bicubic else 1) * filter_scale
 
     kept = torch.arange(axis.first, axis.first + axis.kept, dtype=torch.float64)
+    # A pixel's value belongs to its middle, hence the halves.
     centre = ((kept + 0.5) * scale)[:, None]
     source = torch.arange(axis.length, dtype=torch.float64)
     is_inside = (source >= (centre - support + 0.5).floor()) & (source < (centre + support + 0.5).floor())
@@ -100,6 +101,7 @@ def _resize_columns(images: UInt8[Tensor, "b 3 h w"], axis: Axis) -> UInt8[Tenso
 
 
 def _join_halves(upper: Int[Tensor, "..."], lower: Int[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    # Half of the last place is added before the shift, which rounds down: together they round to the nearest.
     total: Tensor = (upper << HALF_BITS) + lower + 2 ** (WEIGHT_BITS - 1)
     return (total >> WEIGHT_BITS).clamp_(0, 255).to(torch.uint8)
 

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from alignet_ray.errors import UserError
-from alignet_ray.store import filesystem
+from alignet_ray.store import JsonObject, filesystem
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Suffixes of files that are listed as images, whatever is in them."""
@@ -322,7 +322,7 @@ def _parquet_layout(uri: str, path: str) -> ParquetLayout:
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
     """Names of numbered classes, which Hugging Face's datasets keep in the schema's metadata."""
-    about: dict[str, Any] = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    about: JsonObject = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     return features.get(column, {}).get("names") or []
 

@@ -120,6 +120,7 @@ def _can_travel_unresized(image: DecodedImage, transforms: Sequence[PixelTransfo
     else:
         width, height = image.size
 
+    # Resizing on the GPU saves CPU time, but full-size pixels have to be sent there: large images would lose by it.
     max_pixels = MAX_PIXEL_RATIO * max(transform.size for transform in transforms) ** 2
     if height * width > max_pixels:
         return False

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from alignet_ray.artifacts.student_files import DataConfig
 from alignet_ray.images.resize import Axis
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class PixelTransform:
         fast: resize decoded pixels (tensors) by torchvision's 8-bit kernels, which round less finely than Pillow.
     """
 
-    data_config: dict[str, Any]
+    data_config: DataConfig
     fast: bool = False
 
     @property
@@ -76,12 +77,17 @@ class PixelTransform:
         if rule is None:
             return None
 
+        # torchvision's rule for one number: the shorter side gets it, the longer one is rounded down.
         if isinstance(rule.size, tuple):
             resized_height, resized_width = rule.size
         else:
             longer_side = int(rule.size * max(height, width) / min(height, width))
-            resized_height = longer_side if height > width else rule.size
-            resized_width = rule.size if height > width else longer_side
+            if height > width:
+                resized_height, resized_width = longer_side, rule.size
+            else:
+                resized_height, resized_width = rule.size, longer_side
+
+        # A crop larger than the image gets a border, which no resized axis can give.
         if min(resized_height, resized_width) < self.size:
             return None
 
@@ -101,7 +107,9 @@ class PixelTransform:
     def _timm_transform(self) -> "Compose":
         from timm.data.transforms_factory import create_transform
 
-        return create_transform(**self.data_config, is_training=False, use_prefetcher=True)
+        # With its prefetcher timm leaves normalisation to the device, so its transform ends at 8-bit pixels.
+        options: Any = self.data_config  # timm's types know tuples only, its code takes the lists of JSON as well
+        return create_transform(**options, is_training=False, use_prefetcher=True)
 
     @cached_property
     def _resize_rule(self) -> ResizeRule | None:
@@ -128,7 +136,7 @@ class PixelTransform:
 
 
 def channel_statistics(
-    data_config: dict[str, Any], device: torch.device | str
+    data_config: DataConfig, device: torch.device | str
 ) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
     """Mean and standard deviation of the channels, as fractions of 255."""
     mean = torch.tensor(data_config["mean"], device=device).view(3, 1, 1)

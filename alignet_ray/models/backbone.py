@@ -3,14 +3,13 @@
 import difflib
 import hashlib
 import importlib.util
-import json
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlparse
 
 import torch
@@ -18,7 +17,13 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from alignet_ray.artifacts.student_files import BACKBONE_FILE, MODEL_FILE
+from alignet_ray.artifacts.student_files import (
+    BACKBONE_FILE,
+    MODEL_FILE,
+    DataConfig,
+    NetworkDescription,
+    StudentDescription,
+)
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.model_spec import PACKAGE, ModelKind, ModelSpec
@@ -53,7 +58,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, architecture: str, name: str, data_config: dict[str, Any], layer: str = "pre_logits"
+        self, net: nn.Module, architecture: str, name: str, data_config: DataConfig, layer: str = "pre_logits"
     ) -> None:
         super().__init__()
         self.net = net
@@ -100,7 +105,7 @@ class Backbone(nn.Module):
         finally:
             self.net.train(was_training)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> NetworkDescription:
         """The network's part of `model.json`: name, architecture, checksum of all weights, preprocessing, sizes."""
         return {
             "model": self.name,
@@ -113,17 +118,19 @@ class Backbone(nn.Module):
         }
 
 
-def preprocessing(data_config: dict[str, Any]) -> Preprocess:
+def preprocessing(data_config: DataConfig) -> Preprocess:
     """timm's own evaluation transform for a data config: resize, centre crop, to tensor, normalise."""
     from timm.data.transforms_factory import create_transform
 
-    transform: Preprocess = create_transform(**data_config, is_training=False)
+    options: Any = data_config  # timm's types know tuples only, its code takes the lists of JSON as well
+    transform: Preprocess = create_transform(**options, is_training=False)
     return transform
 
 
 def checksum(net: nn.Module) -> str:
     """SHA-256 over names, types, shapes and values of all tensors of a module."""
     sha256 = hashlib.sha256()
+    # Raw bytes are hashed, since NumPy has no bfloat16.
     for name, value in sorted(net.state_dict().items()):
         sha256.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         sha256.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -163,7 +170,7 @@ def load_backbone(
     if squash or layer != "pre_logits":
         data_config = backbone.data_config
         if squash:
-            data_config = data_config | SQUASH
+            data_config = cast(DataConfig, data_config | SQUASH)
         backbone = Backbone(backbone.net, backbone.architecture, backbone.name, data_config, layer)
     return backbone.eval().requires_grad_(False)
 
@@ -261,6 +268,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise UserError(f"{file} is not a readable weights file: {_first_line(error)}") from error
 
+    # Training scripts wrap the state dict, and DataParallel prefixes its names; averaged weights are preferred.
     for wrapper in ("state_dict_ema", "state_dict", "model"):
         if isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -284,14 +292,19 @@ def create(architecture: str, size: int | None = None, **options: Any) -> nn.Mod
     return timm.create_model(architecture, num_classes=0, **options)
 
 
-def read_data_config(net: nn.Module, size: int | None) -> dict[str, Any]:
+def read_data_config(net: nn.Module, size: int | None) -> DataConfig:
     """timm's data config of a network, as plain JSON values, with the side replaced where `size` is given."""
     from timm.data.config import resolve_model_data_config
 
     config = dict(resolve_model_data_config(net))  # type: ignore[no-untyped-call]
     if size:
         config["input_size"] = (3, size, size)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+
+    # JSON has no tuples: a config must be the same before and after it is stored, since artifact ids depend on it.
+    for key, value in config.items():
+        if isinstance(value, tuple):
+            config[key] = list(value)
+    return cast(DataConfig, config)
 
 
 def package_weights(name: str) -> tuple[dict[str, Tensor], str]:
@@ -325,6 +338,7 @@ def _from_checkpoint(spec: ModelSpec, size: int | None) -> Backbone:
 
 def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load weights that must all fit; a classifier in them is left out, and timm resamples position embeddings."""
+    # timm keeps a family's conversion of foreign checkpoints (names, position embeddings) in the family's module.
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert:
         weights = convert(weights, net)
@@ -334,6 +348,7 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> Non
     expected = net.state_dict()
     used = {key: value for key, value in weights.items() if key in expected or not key.startswith(classifier_prefixes)}
 
+    # The first key of the symmetric difference is enough for a message.
     for key in sorted(expected.keys() ^ used.keys()):
         problem = "missing" if key in expected else "too much"
         raise UserError(f"the weights of {name} do not fit: {key} is {problem}")
@@ -361,6 +376,7 @@ def _from_package(spec: ModelSpec, size: int | None) -> Backbone:
 
 
 def _with_random_weights(spec: ModelSpec, size: int | None, seed: int) -> Backbone:
+    # timm draws from torch's global generator, whose state is put back for whoever draws next.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = create(spec.architecture, size)
@@ -368,13 +384,14 @@ def _with_random_weights(spec: ModelSpec, size: int | None, seed: int) -> Backbo
 
 
 def _from_student_folder(folder: Path, size: int | None) -> Backbone:
-    info = json.loads((folder / MODEL_FILE).read_text())
-    architecture = info["architecture"]
-    data_config = info["preprocessing"]
+    description = StudentDescription.read(folder)
+    architecture = description.architecture
+    data_config = description.preprocessing
     stored_size = data_config["input_size"][-1]
     net = create(architecture, stored_size)
     _load_strictly(net, read_weights(folder / BACKBONE_FILE), str(folder))
 
+    # Weights fit a network of the stored size strictly; timm then resamples position embeddings to the new one.
     if size and size != stored_size:
         data_config = data_config | {"input_size": [3, size, size]}
         resized_net = create(architecture, size)
@@ -405,6 +422,7 @@ def _offline_if_unreachable() -> Iterator[None]:
     from huggingface_hub import constants
 
     was_offline = constants.HF_HUB_OFFLINE
+    # Behind a proxy the host name need not resolve here, so a failed look-up says nothing.
     has_proxy = any(key in os.environ for key in ("HTTPS_PROXY", "https_proxy"))
     try:
         socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)

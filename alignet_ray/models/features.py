@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from alignet_ray.artifacts.student_files import NetworkDescription
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, load_backbone
@@ -40,6 +41,14 @@ class Encoded(NamedTuple):
     kept: list[int]
     columns: dict[str, Float[np.ndarray, "n d"]]
     errors: list[tuple[int, str]]
+
+
+class EncoderDescription(TypedDict):
+    """An encoder's part of an embed artifact's `model.json`: its networks, the use of their heads, and the columns."""
+
+    members: list[NetworkDescription]
+    head: HeadUse
+    widths: dict[str, int]
 
 
 @dataclass
@@ -89,6 +98,7 @@ class Encoder:
         """Make the networks' weights bfloat16, except for the tensors of `FLOAT32_MODULES`."""
         self.bfloat16 = True
         for member in self.members:
+            # `bfloat16()` converts all tensors in place and rounds them, so the exempt ones are kept aside before.
             exempt = [module for module in member.modules() if isinstance(module, FLOAT32_MODULES)]
             originals = [module.state_dict() for module in exempt]
             member.bfloat16()
@@ -128,6 +138,7 @@ class Encoder:
         Raises:
             UserError: not even one image fits.
         """
+        # Memory cannot be foreseen for any network and GPU, so a pass that fails is tried again with half the images.
         passes: list[dict[str, np.ndarray]] = []
         count = len(pixels[0])
         start = 0
@@ -230,13 +241,14 @@ class Encoder:
         if outputs:
             columns = {name: np.concatenate([output[name] for output in outputs]) for name in columns}
 
+        # All columns are one table, so an image must be finite in every one of them to stay.
         is_finite = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
         positions = np.array(kept, dtype=np.int64)
         failed = [(position, NOT_FINITE) for position in positions[~is_finite].tolist()]
         finite_columns = {name: values[is_finite] for name, values in columns.items()}
         return Encoded(positions[is_finite].tolist(), finite_columns, sorted(errors + failed))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> EncoderDescription:
         """An embed artifact's `model.json`: every network with its checksum and preprocessing, head's use, widths."""
         return {
             "members": [_backbone_of(member).describe() for member in self.members],
@@ -249,6 +261,7 @@ class Encoder:
             return {"embedding": member(images)}
         embedding, logits = member(images)
         if self.head == "instead":
+            # Split evenly between both factors of a dot product, the division makes it a choice logit.
             return {"embedding": logits / member.tau**0.5}
         if self.head == "beside" and logits is not None:
             return {"embedding": embedding, "triplet_logits": logits}

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import TRANSFORM, dump_transform, locate, read_transform
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
-from alignet_ray.models.student import Student, read_model
+from alignet_ray.models.student import Student
 from alignet_ray.store import Store
 
 TOLERANCE = 1e-4
@@ -126,7 +127,7 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
     source = name
     student = hub.locate(name, tracking_uri)
     if student is not None:
-        align_id = read_model(student).get("provenance", {}).get("parents", {}).get("align")
+        align_id = StudentDescription.read(student).provenance.get("parents", {}).get("align")
         if not align_id:
             raise UserError(f"{name} does not say which transform taught it: name the transform's file")
         # A student's folder lies at <root>/distill/<id>.

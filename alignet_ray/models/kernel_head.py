@@ -91,6 +91,8 @@ class KernelHead(nn.Module):
         """
         _, object_rows, counts = np.unique(objects, return_inverse=True, return_counts=True)
         shares = torch.from_numpy(1 / counts[object_rows].astype(np.float32)).to(features.device)
+
+        # Features of a network share a large mean; without it their cosines tell images apart better.
         centre = features.mean(0)
         keys = directions(features, centre, metric)
         return cls(centre, metric, keys, shares, values, torch.ones((), device=features.device))
@@ -143,6 +145,7 @@ class KernelHead(nn.Module):
             objects: number of the object that each of its images shows.
             loss: error of the predicted human dimensions of its images.
         """
+        # Images of the same object are excluded as well: a new object has none among the keys.
         object_numbers = torch.from_numpy(objects).to(self.keys.device)
         losses = []
         for temperature in TEMPERATURES:
@@ -173,6 +176,7 @@ def weighted_mean(
     excluded: Bool[Tensor, "b n"] | None = None,
 ) -> Float[Tensor, "b k"]:
     """Means of values, weighted by shares and the softmax of logits; excluded pairs have weight zero."""
+    # Added as logarithms, the shares multiply the softmax' weights.
     logits = logits + shares.log()
     if excluded is not None:
         logits = logits.masked_fill(excluded, -torch.inf)
@@ -187,6 +191,7 @@ def class_metric(weights: Float[Tensor, "c d"]) -> Float[Tensor, "d r"]:
         weights: of a linear classifier.
     """
     centred = (weights - weights.mean(dim=0)).double()
+    # The square root of W^T W by its eigenvectors: at most d columns, however many classes there are.
     eigenvalues, axes = torch.linalg.eigh(centred.T @ centred)
     kept = eigenvalues > eigenvalues.max() * 1e-9
     metric: Tensor = (axes[:, kept] * eigenvalues[kept].sqrt()).float()

@@ -2,13 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from alignet_ray.artifacts.student_files import BACKBONE_FILE, HEAD_FILE, MODEL_FILE
+from alignet_ray.artifacts.student_files import (
+    BACKBONE_FILE,
+    HEAD_FILE,
+    MODEL_FILE,
+    HeadShape,
+    KernelHeadShape,
+    LinearHeadShape,
+    Provenance,
+    StudentDescription,
+)
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import Backbone, Preprocess, load_backbone
@@ -99,12 +108,14 @@ def make_student(name: str, size: int | None, head: int | None, seed: int, squas
     if not head:
         return Student(backbone, None)
 
+    # A student to start from has learned head and temperature together, so they are taken over together.
     spec = ModelSpec.parse(name)
     if spec.kind is ModelKind.STUDENT:
         earlier = load_student(spec.path)
         if isinstance(earlier.head, nn.Linear) and earlier.head.out_features == head:
             return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
 
+    # A generator of its own: the head must not depend on what was drawn from torch's global one before.
     layer = nn.Linear(backbone.width, head)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -113,18 +124,18 @@ def make_student(name: str, size: int | None, head: int | None, seed: int, squas
     return Student(backbone, layer)
 
 
-def save_student(folder: Path, student: Student, provenance: dict[str, Any]) -> None:
+def save_student(folder: Path, student: Student, provenance: Provenance) -> None:
     """Write a student's folder: weights that timm loads strictly with `num_classes=0`, the head, and model.json.
 
     Args:
         folder: an existing local folder.
         student: what to save.
-        provenance: JSON-able; where it comes from (teacher, recipe, artifact ids).
+        provenance: where it comes from.
     """
     _save_weights(student.backbone.net, folder / BACKBONE_FILE)
     if student.head is not None:
         _save_weights(student.head, folder / HEAD_FILE)
-    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance), indent=1))
+    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance).to_json(), indent=1))
 
 
 def _save_weights(module: nn.Module, file: Path) -> None:
@@ -134,24 +145,23 @@ def _save_weights(module: nn.Module, file: Path) -> None:
     save_file(tensors, file)
 
 
-def describe(student: Student, provenance: dict[str, Any]) -> dict[str, Any]:
+def describe(student: Student, provenance: Provenance) -> StudentDescription:
     """Content of a student's model.json."""
-    return {
-        "format": "alignet_ray student 1",
+    return StudentDescription(
         **student.backbone.describe(),
-        "head": _describe_head(student.head),
-        "tau": student.tau,
-        "provenance": provenance,
-    }
+        head=_head_shape(student.head),
+        tau=student.tau,
+        provenance=provenance,
+    )
 
 
-def _describe_head(head: nn.Linear | KernelHead | None) -> dict[str, Any] | None:
+def _head_shape(head: nn.Linear | KernelHead | None) -> HeadShape | None:
     if head is None:
         return None
     if isinstance(head, nn.Linear):
-        return {"width": head.out_features, "bias": head.bias is not None}
+        return LinearHeadShape(head.out_features, head.bias is not None)
     rank = None if head.metric is None else head.metric.shape[1]
-    return {"width": head.out_features, "neighbours": len(head.keys), "rank": rank}
+    return KernelHeadShape(head.out_features, len(head.keys), rank)
 
 
 def load_student(folder: str | Path) -> Student:
@@ -164,37 +174,22 @@ def load_student(folder: str | Path) -> Student:
     from safetensors.torch import load_file
 
     folder = Path(folder)
-    info = read_model(folder)
+    description = StudentDescription.read(folder)
     backbone = load_backbone(str(folder))
-    head = _empty_head(backbone.width, info["head"])
+    head = _empty_head(backbone.width, description.head)
     if head is not None:
+        # safetensors hold tensors alone, so loading a stranger's folder cannot run code as a pickle could.
         try:
             head.load_state_dict(load_file(folder / HEAD_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder / HEAD_FILE} is not this student's head: {str(error).splitlines()[0]}") from error
-    return Student(backbone, head, info["tau"]).eval().requires_grad_(False)
+    return Student(backbone, head, description.tau).eval().requires_grad_(False)
 
 
-def _empty_head(width: int, info: dict[str, Any] | None) -> nn.Linear | KernelHead | None:
-    """A head of the shape that `_describe_head` describes, to load weights into."""
-    if not info:
+def _empty_head(width: int, shape: HeadShape | None) -> nn.Linear | KernelHead | None:
+    """A head of this shape on `width` features, to load weights into."""
+    if shape is None:
         return None
-    if "neighbours" in info:
-        return KernelHead.empty(width, info["width"], info["neighbours"], info["rank"])
-    return nn.Linear(width, info["width"], bias=info["bias"])
-
-
-def read_model(folder: Path) -> dict[str, Any]:
-    """model.json of a student's folder.
-
-    Raises:
-        UserError: it is missing or is not one.
-    """
-    try:
-        info: dict[str, Any] = json.loads((folder / MODEL_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is not a student's folder: {MODEL_FILE} cannot be read ({error})") from error
-    missing = [key for key in ("architecture", "preprocessing", "head", "tau") if key not in info]
-    if missing:
-        raise UserError(f"{folder / MODEL_FILE} lacks {', '.join(missing)}: not written by `distill`")
-    return info
+    if isinstance(shape, KernelHeadShape):
+        return KernelHead.empty(width, shape.width, shape.neighbours, shape.rank)
+    return nn.Linear(width, shape.width, bias=shape.bias)

@@ -143,7 +143,7 @@ def run(work: Work) -> None:
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
     for unit in finished:
-        quarantine.add([image._asdict() for image in artifact.quarantined(unit)])
+        quarantine.add(artifact.quarantined(unit))
         done += min(unit_size, total - unit * unit_size)
 
     todo = sorted(set(units) - set(finished))
@@ -152,7 +152,7 @@ def run(work: Work) -> None:
         for result in embed_units(work, job, todo, total - done):
             if result.problem:
                 raise UserError(result.problem)
-            quarantine.add([image._asdict() for image in result.quarantined])
+            quarantine.add(result.quarantined)
             bar.add(result.images)
             actors.add(result.pid)
     artifact.write_quarantine(quarantine.table())

@@ -84,9 +84,9 @@ def run(work: Work) -> None:
     facts = evaluated.facts() if evaluated else None
     card = artifact.write_card(_card(work, student, evaluated))
 
-    widths = {"embedding": description["width"]}
-    if description["head"]:
-        widths["triplet_logits"] = description["head"]["width"]
+    widths = {"embedding": description.width}
+    if description.head:
+        widths["triplet_logits"] = description.head.width
 
     with tempfile.TemporaryDirectory() as temporary:
         # A folder of its own, without the checkpoints beside the student.
@@ -97,7 +97,7 @@ def run(work: Work) -> None:
         logged = tracking.LoggedStudent(
             code=Path(serving.__file__),
             folder=folder,
-            size=description["preprocessing"]["input_size"][1],
+            size=description.preprocessing["input_size"][1],
             widths=widths,
             requirements=serving.requirements(),
         )
@@ -122,20 +122,20 @@ def _card(work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | No
 
     cfg = work.cfg
     description = student.description()
-    head = description["head"]
-    head_width = head["width"] if head else 0
+    head = description.head
+    head_width = head.width if head else 0
     return CARD.format(
         name=cfg.register.name,
         alias=cfg.register.alias,
-        backbone=description["model"],
-        size=description["preprocessing"]["input_size"][1],
+        backbone=description.model,
+        size=description.preprocessing["input_size"][1],
         head=head_width,
         teacher=" + ".join(cfg.embed.model),
         map=cfg.align.map,
         id=student.id,
         seed=cfg.seed,
         version=__version__,
-        licence=_licence(description["architecture"], description["model"]),
+        licence=_licence(description.architecture, description.model),
         scores=_card_scores(evaluated),
     )
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
+from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
@@ -20,7 +21,7 @@ from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
-from alignet_ray.store import Artifact, JsonObject, digest
+from alignet_ray.store import Artifact, digest
 from alignet_ray.training.student_worker import StudentJob
 from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
@@ -106,7 +107,7 @@ def _parent(parents: Mapping[str, Artifact], stage: str) -> Artifact:
     return next(artifact for name, artifact in parents.items() if name.startswith(f"{stage}@"))
 
 
-def _provenance(work: Work, role: str) -> JsonObject:
+def _provenance(work: Work, role: str) -> Provenance:
     parents = {name: artifact.id for name, artifact in work.parents.items()}
     return {"role": role, "artifact": work.out.id, "parents": parents}
 

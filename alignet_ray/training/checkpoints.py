@@ -4,16 +4,21 @@ import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from alignet_ray.store import Artifact, Draft
-from alignet_ray.training.loop import Training
+from alignet_ray.training.loop import Training, TrainingState
 
 FOLDER = "checkpoints"
 KEPT = 2
 """Checkpoints that are kept."""
+
+
+class Checkpoint(TrainingState):
+    """Content of a checkpoint's file; the metrics are a JSON text."""
+
+    metrics: str
 
 
 @dataclass
@@ -42,10 +47,11 @@ def step_of(name: str) -> int:
 
 def save(out: Draft, training: Training, metrics: MetricsLog) -> None:
     """Write a checkpoint with the metrics so far, then remove all but the newest ones."""
-    state = training.state()
-    state["metrics"] = json.dumps(asdict(metrics))
+    checkpoint: Checkpoint = {**training.state(), "metrics": json.dumps(asdict(metrics))}
     sink = io.BytesIO()
-    torch.save(state, sink)
+    torch.save(checkpoint, sink)
+
+    # One atomic write: a run that is killed here still finds the whole checkpoint before.
     out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
 
     for name in out.files(FOLDER, ".pt")[:-KEPT]:
@@ -58,6 +64,6 @@ def resume(out: Draft, training: Training) -> MetricsLog:
     if name is None:
         return MetricsLog()
     source = io.BytesIO(out.read_bytes(name))
-    state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    training.resume(state)
-    return MetricsLog(**json.loads(state["metrics"]))
+    checkpoint: Checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    training.resume(checkpoint)
+    return MetricsLog(**json.loads(checkpoint["metrics"]))

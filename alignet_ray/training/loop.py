@@ -8,12 +8,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 
 from alignet_ray.core import losses
 from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
@@ -35,6 +36,9 @@ ForwardPass = Callable[[Tensor], Output]
 OnUpdate = Callable[["Training", dict[str, float]], None]
 """Called after each update with its figures, to log or to save."""
 
+Report = Callable[[dict[str, float]], None]
+"""Takes a training process's row of metrics: logs it, or hands it to whoever watches the training."""
+
 CALIBRATION_BATCHES = 4
 """Batches that the temperatures are calibrated on."""
 
@@ -44,6 +48,26 @@ LOCALITY_TAU = 0.1
 
 class NonFiniteLoss(UserError):
     """The loss became infinite or not a number; the weights are those before the step."""
+
+
+class TrainingState(TypedDict):
+    """What a training needs to go on from a step: tensors and numbers, readable without unpickling.
+
+    Attributes:
+        model: the student's weights and buffers.
+        optimizer: Adam's moments.
+        ema: moving average of the weights; empty without one.
+        step: updates done.
+        tau: temperature of the head.
+        embedding_tau: temperature of the embeddings' cosines.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: StateDict
+    ema: list[Tensor]
+    step: int
+    tau: float
+    embedding_tau: float
 
 
 class Training:
@@ -59,6 +83,7 @@ class Training:
     """
 
     def __init__(self, student: Student, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
+        # Convolutions in mixed precision are faster with the channels last in memory.
         student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         choose_trainable(student, recipe.trainable)
         self.student = student
@@ -78,6 +103,7 @@ class Training:
         if recipe.locality:
             self.reference_backbone = copy.deepcopy(student.backbone).requires_grad_(False).eval()
 
+        # The decay to the initial weights is the loop's own (`optimizer_step`), so plain Adam is enough.
         self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
         groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
         self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=True)
@@ -98,12 +124,13 @@ class Training:
         for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
             self.set_train_mode()
             self.optimizer.zero_grad(set_to_none=True)
+            # An out-of-memory error is told as what to do about it, since a smaller `micro_batch` changes no result.
             try:
                 figures = self.backward(network, self.preprocess(pixels), batch)
             except torch.OutOfMemoryError as error:
                 raise _too_many_images(len(pixels)) from error
 
-            # L2-SP is a part of the loss, so clipping sees its gradient, too.
+            # L2-SP is a part of the loss, so clipping sees its gradient, too. The norm is measured even without a limit.
             l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
             lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
@@ -141,6 +168,7 @@ class Training:
 
     def backward(self, network: ForwardPass, images: Float[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
         """Put the gradients of the loss over the whole batch into `.grad`; returns the figures of the step."""
+        # Triplets span the whole batch, so plain gradient accumulation would lose those across chunks.
         chunks = torch.split(images, self.recipe.micro_batch or len(images))
         reference = self.reference_embeddings(chunks)
         if len(chunks) == 1:
@@ -171,12 +199,14 @@ class Training:
         loss, figures = self.loss(cached, batch, reference)
         torch.autograd.backward(loss * world_size())
 
-        # Second pass, with a graph: every chunk carries its part of that gradient into the weights.
+        # Second pass, with a graph: every chunk carries its part of that gradient into the weights (the chain rule).
         start = 0
         for number, chunk in enumerate(chunks, start=1):
             stop = start + len(chunk)
             with _gradient_sync(network, is_last=number == len(chunks)):
                 recomputed = self.forward(network, chunk)
+
+                # Outputs that the loss does not use, such as an embedding beside a head, have no gradient.
                 tensors, gradients = [], []
                 for tensor, cache in zip(recomputed, cached, strict=True):
                     if tensor is not None and cache is not None and cache.grad is not None:
@@ -231,6 +261,7 @@ class Training:
             loss = loss + recipe.locality * local_term
             figures["loss_locality"] = local_term.detach()
 
+        # Checked before the optimizer's step, so that the weights stay usable.
         if not bool(torch.isfinite(loss)):
             raise self._non_finite_loss(batch)
         figures["agreement"] = choice_agreement(student.detach(), teacher).float().mean()
@@ -278,6 +309,7 @@ class Training:
             cosine_spreads.append(spread(triplet_similarities(embeddings, triplets)))
             teacher_spreads.append(spread(batch.target_logits))
 
+        # A temperature divides similarities, so the ratio of the spreads makes both equally wide.
         teacher = max(_mean(teacher_spreads), 1e-12)
         self.embedding_tau = self.recipe.similarity_spread * _mean(cosine_spreads) / teacher
         if self.recipe.tau == "auto":
@@ -336,12 +368,13 @@ class Training:
         self.student.train()
         if self.recipe.batch_norm == "train":
             return
+        # `train()` reaches every module, so these are put back after each call.
         for module in self.student.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
-    def state(self) -> dict[str, Any]:
-        """All that a checkpoint holds: tensors and numbers, readable without unpickling."""
+    def state(self) -> TrainingState:
+        """All that a checkpoint needs to hold of the training."""
         return {
             "model": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -351,7 +384,7 @@ class Training:
             "embedding_tau": self.embedding_tau,
         }
 
-    def resume(self, state: dict[str, Any]) -> None:
+    def resume(self, state: TrainingState) -> None:
         """Go on from a checkpoint of the same recipe. The decay still aims at the weights before step 0."""
         self.student.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -375,6 +408,7 @@ class Training:
         """Exchange the weights and their moving average, if there is one."""
         if not self.ema:
             return
+        # Storage is exchanged, not copied: it takes no memory, and the optimizer keeps its parameters.
         for parameter, average in zip(self.parameters, self.ema, strict=True):
             current = parameter.data
             parameter.data = average.data

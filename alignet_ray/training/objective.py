@@ -57,6 +57,7 @@ def effective_rank(embeddings: Float[Tensor, "n d"]) -> float:
 
     Roy and Vetterli, "The effective rank", EUSIPCO 2007, with squared singular values.
     """
+    # Squared singular values of the rows are the Gram matrix's eigenvalues, without forming it.
     centred = embeddings - embeddings.mean(0)
     eigenvalues = torch.linalg.svdvals(centred).square()
     shares = eigenvalues / eigenvalues.sum().clamp_min(1e-30)

@@ -2,14 +2,14 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.models.student import Student, save_student
 from alignet_ray.store import Draft
 
 
-def write_network(out: Draft, student: Student, provenance: dict[str, Any]) -> None:
+def write_network(out: Draft, student: Student, provenance: Provenance) -> None:
     """Write a student's folder into an artifact, which may lie on remote storage.
 
     Args:
@@ -17,6 +17,7 @@ def write_network(out: Draft, student: Student, provenance: dict[str, Any]) -> N
         student: the network with its head.
         provenance: what model.json says of its origin.
     """
+    # safetensors write to local paths only, so the folder is made here and then copied.
     with tempfile.TemporaryDirectory() as folder:
         save_student(Path(folder), student, provenance)
         DistillArtifact(out).write_student(Path(folder))

@@ -2,9 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -12,6 +10,7 @@ import torch
 from jaxtyping import Int, Int64
 
 from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.images.cache import CachedImages, DecodedImages
@@ -27,7 +26,7 @@ from alignet_ray.training.batches import (
     validation_batch,
 )
 from alignet_ray.training.distributed import is_main_process
-from alignet_ray.training.loop import Training
+from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.outputs import write_network
 from alignet_ray.training.recipe import student_recipe
 from alignet_ray.training.validation import HumanValidation
@@ -63,7 +62,7 @@ class StudentJob:
     images: CachedImages | DecodedImages
     threads: int
     human_validation: HumanValidation | None
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     def batches(self) -> Batches:
         """The batch of every step, the same in every process."""
@@ -95,12 +94,14 @@ class StudentWorker:
     except in the main process), then the last step.
     """
 
-    def __init__(self, job: StudentJob, device: str, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, job: StudentJob, device: str, report: Report) -> None:
         torch.set_num_threads(job.threads)
         settings = job.settings
         student = make_student(settings.model, settings.size, settings.head, job.seed, settings.squash)
         self.job = job
         self.report = report
+
+        # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
         self.training = Training(student, student_recipe(settings, job.seed), device, settings.compile)
         self.metrics = checkpoints.resume(job.out, self.training)
         self.validation = validation_batch(job.label, settings.valid)
@@ -111,6 +112,8 @@ class StudentWorker:
         """Train to the end, then write the student and its metrics."""
         self.report({"pid": os.getpid(), "step": self.training.step})
         batches = self.job.batches()
+
+        # A check of the loop: a student that cannot learn one batch by heart has a bug.
         if self.job.settings.overfit_batch:
             batches = repeat(batches(0))
 

@@ -1,13 +1,13 @@
 """Data that the network teacher trains on: annotated objects' images, and what people say about their triplets."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Network
 from alignet_ray.core import scores, triplet_set
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
@@ -53,6 +53,7 @@ class HumanBatches:
 
     def __call__(self, step: int) -> AnnotatedBatch:
         """The batch of a step: distinct objects, all of them equally often."""
+        # A generator for each step makes the batch a function of the step: all processes draw the same one.
         rng = np.random.default_rng([self.seed, step])
         drawn = rng.permutation(len(self.object_images))[: self.batch_size]
         rows = np.array([rng.choice(self.object_images[number]) for number in drawn])
@@ -71,6 +72,7 @@ class HumanBatches:
 
 def log_probabilities(probabilities: Float32[np.ndarray, "t 3"]) -> Float[Tensor, "t 3"]:
     """Probabilities as logits at temperature 1: their softmax gives the probabilities back."""
+    # Probabilities estimated from few draws can be zero, whose logarithm is not finite.
     return torch.from_numpy(probabilities).clamp_min(1e-6).log()
 
 
@@ -100,7 +102,7 @@ class TeacherJob:
     split: dict[str, dict[int, Int64[np.ndarray, " _"]]]
     images: DecodedImages
     threads: int
-    provenance: dict[str, Any]
+    provenance: Provenance
 
     @property
     def train_rows(self) -> Int64[np.ndarray, " n"]:

@@ -62,6 +62,7 @@ class TeacherReport:
             curve = self.interpolation_curve(fine_tuned)
             interpolate(self.training, fine_tuned, self.job.settings.interpolation)
 
+        # The head is rebuilt over features of the final weights: keys of other weights would be compared with them.
         features = self._features()
         head = self.head.with_features(features[self.job.train_rows])
         student = self.training.student
@@ -121,6 +122,7 @@ class TeacherReport:
         figures = {}
         for name, space in spaces.items():
             figures[name] = teacher_metrics.figures(space, triplets, self.job.seed)
+        # No model can agree more often than with the likeliest choice of each triplet.
         ceiling = float(triplets.targets.max(dim=1).values.mean())
         return split_agreement(figures, ceiling)
 

@@ -47,6 +47,8 @@ class TeacherValidator:
         self.training = training
         self.head = head
         self.triplets = job.triplet_set("validation")
+
+        # The same keys at every validation: scores of two updates differ by the weights alone.
         rng = np.random.default_rng(job.seed)
         self.keys = np.sort(rng.permutation(len(job.train_rows))[:MAX_KEYS])
         self.key_rows = job.train_rows[self.keys]
@@ -64,6 +66,8 @@ class TeacherValidator:
         row["accuracy"] = score.accuracy
         row["cross_entropy"] = score.cross_entropy
         self.history.append(row)
+
+        # A copy, since training goes on in the same tensors.
         if len(self.history) == 1 or score.cross_entropy < self.best.row["cross_entropy"]:
             self.best = BestUpdate(row, copy.deepcopy(self.training.student.state_dict()))
         return row

@@ -11,8 +11,6 @@ The head has nothing to train, so the first gradients already change the feature
 """
 
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from alignet_ray.models.kernel_head import KernelHead, class_metric, group_posit
 from alignet_ray.models.student import Output, Student
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.distributed import is_main_process, world_size
-from alignet_ray.training.loop import Training
+from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.recipe import teacher_recipe
 from alignet_ray.training.teacher_job import AnnotatedBatch, TeacherJob
 from alignet_ray.training.teacher_report import TeacherReport
@@ -59,7 +57,7 @@ class TeacherWorker:
     (empty except in the main process), then with the last step.
     """
 
-    def __init__(self, job: TeacherJob, device: str, report: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, job: TeacherJob, device: str, report: Report) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
         self.report = report
@@ -67,6 +65,7 @@ class TeacherWorker:
         recipe = teacher_recipe(job.settings, job.seed)
         self.training = TeacherTraining(Student(backbone, None), recipe, device)
 
+        # Features before training fix the head's centre and temperature, and are what the report compares with.
         self.all_rows = np.arange(len(job.images.ids))
         self.pretrained = extract_features(self.training, job.images, self.all_rows)
         self.head = make_head(job, self.pretrained)
@@ -83,6 +82,7 @@ class TeacherWorker:
         self.validate({})
         self.training.run(batches, self.job.images, self.on_update)
 
+        # Early stopping after the fact: the update that was best on validation objects is the teacher.
         self.training.student.load_state_dict(self.validator.best.weights)
         if is_main_process():
             report = TeacherReport(self.job, self.training, self.head, self.pretrained, self.validator)
@@ -97,6 +97,7 @@ class TeacherWorker:
     def validate(self, figures: dict[str, float]) -> None:
         """Validate the teacher, and report a row of metrics: these figures and those of validation."""
         row = self.validator.validate(figures)
+        # Ray Train waits until all processes have reported, so the others report as well.
         if is_main_process():
             AlignArtifact(self.job.out).write_metrics(self.validator.history)
             self.report(row)
@@ -105,6 +106,7 @@ class TeacherWorker:
 
     def _batch_size(self) -> int:
         """Objects a step: as many as the settings say and the training objects allow, split evenly."""
+        # Every process takes an equal share, so a remainder is left out; a loss over triplets needs three objects.
         largest = min(self.job.settings.batch_size, len(self.job.split["train"]))
         batch_size = largest // world_size() * world_size()
         if batch_size < 3:
@@ -119,6 +121,7 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
         job: what the teacher is trained on.
         features: of all annotated objects' images, by the network before training.
     """
+    # Validation and test objects are no keys of the head: their images must be predicted from other objects.
     members = job.split["train"]
     objects = np.repeat(list(members), [len(rows) for rows in members.values()])
     dimensions = torch.from_numpy(job.human.dimensions()[objects])
@@ -130,7 +133,8 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
         head.temperature = torch.tensor(job.settings.temperature)
         return head
 
-    # The temperature at which the training objects predict each other best.
+    # The temperature at which the training objects predict each other best. The head's keys are their images alone, so
+    # triplets count positions among these and not among all images.
     rows = dict(zip(members, group_positions(list(members.values())), strict=True))
     triplets = triplet_set.soft_targets(list(rows), rows, job.human, HELD_OUT_TRIPLETS)
 

@@ -47,6 +47,7 @@ def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: De
         human: the model of human choices.
         images: of all annotated objects.
     """
+    # One image an object: validation runs often, and its triplets are of objects.
     split = split_images(soften, images.ids)
     first_rows = {number: int(rows[0]) for number, rows in split["validation"].items()}
 
