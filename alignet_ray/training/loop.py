@@ -130,7 +130,7 @@ class Training:
             except torch.OutOfMemoryError as error:
                 raise _too_many_images(len(pixels)) from error
 
-            # L2-SP is a part of the loss, so clipping sees its gradient, too. The norm is measured even without a limit.
+            # L2-SP is a part of the loss, so clipping sees its gradient, too; without a limit it is measured only.
             l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
             norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
             lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
