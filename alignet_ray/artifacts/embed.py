@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, part_name, part_number
+from alignet_ray.artifacts.student_files import DataConfig
 from alignet_ray.store import JsonObject
 
 IMAGES = "images.parquet"
@@ -102,7 +103,7 @@ class EmbedArtifact(ArtifactView):
         description: JsonObject = self.files.read_json(NETWORKS)
         return description
 
-    def preprocessing(self) -> list[JsonObject]:
+    def preprocessing(self) -> list[DataConfig]:
         """Preprocessing of every network (timm's data configuration)."""
         return [member["preprocessing"] for member in self.networks()["members"]]
 

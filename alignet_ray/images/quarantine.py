@@ -1,6 +1,7 @@
 """Unusable images: listed with their reasons, and tolerated up to a share."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -22,7 +23,7 @@ class Quarantine:
         self.max_bad = max_bad
         self.errors: list[QuarantinedImage] = []
 
-    def add(self, errors: list[QuarantinedImage]) -> None:
+    def add(self, errors: Sequence[QuarantinedImage]) -> None:
         """Count more unusable images.
 
         Raises:
