@@ -1,5 +1,6 @@
 """Ray Train as the driver sees it: a run in a thread, and the rows that its processes report (`align`, `distill`)."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,12 @@ from alignet_ray.store import JsonObject
 SCRATCH = ".train"
 """Folder for what Ray Train writes for itself, removed at the end."""
 
+ENDED = "ended"
+"""Key of the last report of every process."""
+
+LAST_REPORTS_SECONDS = 30.0
+"""How long the driver waits for the last reports once the trainer has returned."""
+
 MetricsRow = dict[str, float]
 """Figures of training by name, with their `step`."""
 
@@ -29,17 +36,19 @@ class ProcessReport:
         metrics: figures of training; empty from processes that only keep step with the main one.
         pid: the process id, in the first report.
         problem: what ended the process, if the user can fix it; empty otherwise.
+        ended: whether this is the last report.
     """
 
     metrics: MetricsRow
     pid: int | None = None
     problem: str = ""
+    ended: bool = False
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ProcessReport":
         """The report in the dictionary that a process has handed to Ray Train."""
-        metrics = {name: value for name, value in row.items() if name not in ("pid", "problem")}
-        return cls(metrics, row.get("pid"), row.get("problem", ""))
+        metrics = {name: value for name, value in row.items() if name not in ("pid", "problem", ENDED)}
+        return cls(metrics, row.get("pid"), row.get("problem", ""), ENDED in row)
 
 
 Reports = list[ProcessReport]
@@ -101,16 +110,23 @@ def run_training(
         run_config=run_config,
     )
 
-    # Reports are taken once more after the end, so that the last ones are not lost.
     training = BackgroundTraining(trainer)
     problem = ""
+    ended = False
+    deadline = math.inf
     try:
-        alive = True
-        while alive:
-            alive = training.is_running()
+        # Reports travel through an actor, so the last ones may arrive after the trainer has returned: go on until the
+        # processes' own last word has come, but not for ever, since lost processes say nothing.
+        while not ended and time.monotonic() < deadline:
+            if not training.is_running() and deadline == math.inf:
+                deadline = time.monotonic() + (0 if training.failure else LAST_REPORTS_SECONDS)
             for reports in ray.get(queue.take.remote()):
+                if reports[0].ended:
+                    ended = True
+                    continue
                 problem = problem or reports[0].problem
                 on_report(reports)
+        training.join()
     finally:
         work.out.remove_folder(SCRATCH)
     if problem:
@@ -128,6 +144,7 @@ def train_process(config: Mapping[str, Any]) -> None:
         worker.train()
     except UserError as error:
         report({"problem": str(error)})
+    report({ENDED: 1})
 
 
 class BackgroundTraining:
@@ -153,6 +170,10 @@ class BackgroundTraining:
         """Wait for its end, at most this long; returns whether it still runs."""
         self.thread.join(seconds)
         return self.thread.is_alive()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self.thread.join()
 
 
 class ForwardReports(UserCallback):
