@@ -122,7 +122,7 @@ def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
         {"run": "night", "model": "base", "value": 0.5}
     ]
     checked = json.loads(printed(capsys, "verify", f"evaluate/{'e' * 12}/triplets.txt", "--json", *root))
-    assert checked["kind"].startswith("human answers")
+    assert checked["kind"].startswith("human responses")
     assert {"check": "rows", "value": "10", "verdict": "ok", "note": ""} in checked["checks"]
     steps = json.loads(printed(capsys, "plan", "smoke", "--json", *root))
     assert steps[0]["state"] == "missing"

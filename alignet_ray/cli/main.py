@@ -40,7 +40,7 @@ COMMANDS = {
     ),
     "sweep": Command("whole runs", "tune align or distill, then run the best setting", "RunOptions", "runs:sweep"),
     "embed": Command("stages", "images -> embeddings of the teacher network", "EmbedOptions", "runs:stage"),
-    "soften": Command("stages", "human answers -> a model of human choices", "RunOptions", "runs:stage"),
+    "soften": Command("stages", "human responses -> a model of human choices", "RunOptions", "runs:stage"),
     "align": Command("stages", "teacher network -> teacher aligned with human choices", "RunOptions", "runs:stage"),
     "cluster": Command("stages", "embeddings -> clusters of images", "RunOptions", "runs:stage"),
     "label": Command(
