@@ -70,7 +70,9 @@ class Screen:
     def heading(self, name: str, detail: str = "") -> None:
         """Print the heading of a stage."""
         self.moved = time.monotonic()
-        title = f"== {name} {'- ' + detail if detail else ''}".rstrip()
+        title = f"== {name}"
+        if detail:
+            title += f" - {detail}"
         self._show(Text("\n").append(title, style="bold"))
 
     def redraw(self, content: RenderableType) -> None:

@@ -147,3 +147,60 @@ def test_the_tree_of_the_package_readme_is_the_disk() -> None:
             named.add((folder if line.startswith("  ") else "") + name)
     disk = {p.relative_to(PACKAGE).as_posix() for p in MODULES if p.name != "__init__.py"}
     assert disk == named, f"missing in the tree: {disk - named}; not on the disk: {named - disk}"
+
+
+def artifact_files() -> set[str]:
+    """File names that the artifacts' modules define as constants."""
+    names = set()
+    for path in (PACKAGE / "artifacts").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                value = node.value.value
+                if isinstance(value, str) and Path(value).suffix:
+                    names.add(value)
+    return names
+
+
+def test_a_file_of_an_artifact_is_named_in_its_room_alone() -> None:
+    names = artifact_files()
+    assert {"images.parquet", "objects.parquet", "report.json", "scores.parquet", "model.json"} <= names
+    elsewhere = []
+    for path in MODULES:
+        # the template of the report has the name of the file that is made from it
+        if room(path) in ("artifacts", "report"):
+            continue
+        constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        named = {node.value for node in constants} & names
+        elsewhere += [f"{path.relative_to(PACKAGE)}: {name}" for name in named]
+    assert not elsewhere
+
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def dense_lines(path: Path) -> Iterator[str]:
+    """Lines that hold more than one idea: what the rules of style forbid and a machine can see."""
+    tree = ast.parse(path.read_text())
+    parent_of = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for node in ast.walk(tree):
+        around = []
+        inner = node
+        while inner in parent_of and not isinstance(inner, ast.stmt):
+            inner = parent_of[inner]
+            around.append(inner)
+        place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, COMPREHENSIONS) and any(isinstance(outer, COMPREHENSIONS) for outer in around):
+            yield f"{place}: a comprehension inside another"
+        if isinstance(node, ast.IfExp) and any(isinstance(outer, (*COMPREHENSIONS, ast.Call)) for outer in around):
+            yield f"{place}: a conditional expression inside an argument or a comprehension"
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else []
+            if len(values) > 2:
+                yield f"{place}: more than two assignments at once"
+        if isinstance(node, ast.NamedExpr) and not isinstance(around[-1], ast.If | ast.While):
+            yield f"{place}: an assignment inside an expression that is no condition"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_line_holds_one_idea(path: Path) -> None:
+    assert not list(dense_lines(path))

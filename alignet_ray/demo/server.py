@@ -131,13 +131,18 @@ class _Page:
     def about(self, request: "Request") -> "Response":
         folder = self.pictures.folder
         comparison = self.pictures.comparison
+        folder_uri = None
+        pictures = 0
+        if folder:
+            folder_uri = folder.uri
+            pictures = len(folder.paths)
         return _json(
             {
                 "labels": comparison.labels,
                 "size": comparison.student.backbone.size,
                 "temperature": comparison.temperature,
-                "folder": folder and folder.uri,
-                "pictures": len(folder.paths) if folder else 0,
+                "folder": folder_uri,
+                "pictures": pictures,
             }
         )
 

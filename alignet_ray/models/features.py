@@ -156,7 +156,10 @@ class Encoder:
                 self.max_batch = part_size // 2
             if start < count and self.device == "cuda":
                 torch.cuda.empty_cache()  # the fragments of the failed pass
-        return {name: np.concatenate([columns[name] for columns in passes]) for name in passes[0]}
+        joined = {}
+        for name in passes[0]:
+            joined[name] = np.concatenate([columns[name] for columns in passes])
+        return joined
 
     @torch.no_grad()  # under inference mode tensors would be of two kinds, and the compiler would build a network each
     def _forward_once(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
@@ -237,9 +240,10 @@ class Encoder:
     def _without_non_finite(
         self, kept: list[int], outputs: list[dict[str, np.ndarray]], errors: list[tuple[int, str]]
     ) -> Encoded:
-        columns = {name: np.zeros((0, width), np.float32) for name, width in self.widths.items()}
-        if outputs:
-            columns = {name: np.concatenate([output[name] for output in outputs]) for name in columns}
+        columns = {}
+        for name, width in self.widths.items():
+            nothing = np.zeros((0, width), np.float32)
+            columns[name] = np.concatenate([nothing, *(output[name] for output in outputs)])
 
         # All columns are one table, so an image must be finite in every one of them to stay.
         is_finite = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)

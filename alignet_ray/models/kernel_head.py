@@ -64,9 +64,12 @@ class KernelHead(nn.Module):
     @classmethod
     def empty(cls, width: int, outputs: int, keys: int, rank: int | None) -> "KernelHead":
         """A head of this shape, to load a state dict into; `rank` None: without a metric."""
+        metric = None
+        if rank is not None:
+            metric = torch.zeros(width, rank)
         return cls(
             centre=torch.zeros(width),
-            metric=None if rank is None else torch.zeros(width, rank),
+            metric=metric,
             keys=torch.zeros(keys, rank or width),
             shares=torch.ones(keys),
             values=torch.zeros(keys, outputs),

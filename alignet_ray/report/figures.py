@@ -75,6 +75,7 @@ def curves(
     for line in lines:
         # a curve of few points shows where they are
         show_points = len(line.x) < 15 and line.width > 1
+        marker = "o" if show_points else None
         axes.plot(
             line.x,
             line.y,
@@ -82,7 +83,7 @@ def curves(
             color=line.colour,
             ls=line.style,
             lw=line.width,
-            marker="o" if show_points else None,
+            marker=marker,
             ms=4,
         )
 
@@ -248,11 +249,13 @@ def check_map_method(method: str) -> None:
 def umap_plane(embeddings: Float[np.ndarray, "n d"], seed: int) -> Points:
     """Coordinates by UMAP of cosine distances (McInnes et al. 2018); one thread and a seed, so that maps repeat."""
     check_map_method("umap")
+    # a spectral start needs more points than it has dimensions to solve for
+    start = "random" if len(embeddings) < 10 else "spectral"
     reducer = importlib.import_module("umap").UMAP(
         n_neighbors=min(15, len(embeddings) - 1),
         metric="cosine",
         random_state=seed,
         n_jobs=1,
-        init="random" if len(embeddings) < 10 else "spectral",
+        init=start,
     )
     return np.asarray(reducer.fit_transform(embeddings.astype(np.float32)), dtype=np.float64)

@@ -51,14 +51,20 @@ def _shares(counts: list[int], triplets: int) -> list[float]:
     return [count / max(triplets, 1) for count in counts]
 
 
+def _summary_cells(stats: SubsetStats | None) -> tuple[str, str, str]:
+    """Mean margin, mean entropy and ties of one teacher's labels; dashes where there are none."""
+    if stats is None:
+        return "-", "-", "-"
+    return f"{stats.margin:.3f}", f"{stats.entropy:.3f}", _ties(stats)
+
+
 def _rows(labels: Mapping[str, LabelStats]) -> list[Row]:
     aligned = labels["aligned"].train
     raw = labels["raw"].train if "raw" in labels else None
-    rows = [
-        _row("mean margin", f"{aligned.margin:.3f}", f"{raw.margin:.3f}" if raw else "-"),
-        _row("mean entropy (nats)", f"{aligned.entropy:.3f}", f"{raw.entropy:.3f}" if raw else "-"),
-        _row("ties", _ties(aligned), _ties(raw) if raw else "-"),
-    ]
+    names = ("mean margin", "mean entropy (nats)", "ties")
+    aligned_cells = _summary_cells(aligned)
+    raw_cells = _summary_cells(raw)
+    rows = [_row(*cells) for cells in zip(names, aligned_cells, raw_cells, strict=True)]
 
     # a border triplet has two images of one cluster and one of another, which should be the odd one
     if aligned.odd_is_the_other is not None:

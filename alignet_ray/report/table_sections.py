@@ -216,7 +216,8 @@ def _same_columns(rows: Sequence[Row]) -> list[Row]:
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
-    return [{column: row.get(column, "-") for column in columns} for row in rows]
+    blank = dict.fromkeys(columns, "-")
+    return [blank | row for row in rows]
 
 
 @dataclass(frozen=True)

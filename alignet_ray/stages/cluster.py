@@ -173,7 +173,8 @@ class ShardWorker:
         self.rows = allowed_rows(matrix, soften)
         self.spherical = spherical
         self.shard_size = shard_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
         self.on_gpu: dict[int, torch.Tensor] = {}
 
     def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:

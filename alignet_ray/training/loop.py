@@ -105,7 +105,10 @@ class Training:
 
         # The decay to the initial weights is the loop's own (`optimizer_step`), so plain Adam is enough.
         self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
-        groups = [{"params": [self.parameters[i] for i in group.members]} for group in self.groups]
+        groups = []
+        for group in self.groups:
+            members = [self.parameters[i] for i in group.members]
+            groups.append({"params": members})
         self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=True)
 
         self.mean, self.std = channel_statistics(student.backbone.data_config, device)
@@ -300,7 +303,9 @@ class Training:
         Cosines cannot grow with the scale of a head, so theirs is `similarity_spread` times larger. Every process does
         all of it, so that the result does not depend on their number.
         """
-        head_spreads, cosine_spreads, teacher_spreads = [], [], []
+        head_spreads = []
+        cosine_spreads = []
+        teacher_spreads = []
         for step in range(CALIBRATION_BATCHES):
             batch = batches(step)
             outputs, embeddings = self.representations(self.predict(batch.image_ids, images), batch)

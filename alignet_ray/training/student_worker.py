@@ -135,7 +135,9 @@ class StudentWorker:
         recent = self.metrics.recent
         recent.append(figures)
         if self._is_due(self.job.settings.log_every) or self._is_due(self.job.settings.valid_every):
-            means = {name: sum(update[name] for update in recent) / len(recent) for name in figures}
+            means = {}
+            for name in figures:
+                means[name] = sum(update[name] for update in recent) / len(recent)
             self.log(means)
 
         if is_main_process() and self._checkpoint_is_due():

@@ -104,6 +104,7 @@ class TeacherReport:
             "features": unit_rows(features.numpy()),
             "aligned": predicted,
         }
+        metric = "plain" if head.metric is None else "classes"
         return AlignReport(
             map="network",
             step=self.validator.best.row["step"],
@@ -113,7 +114,7 @@ class TeacherReport:
             aligned_neighbours_kept=teacher_metrics.overlap(pretrained, predicted),
             curve=curve,
             temperature=float(head.temperature),
-            metric="plain" if head.metric is None else "classes",
+            metric=metric,
         )
 
     def _agreement(self, split: str, spaces: Mapping[str, np.ndarray]) -> SplitAgreement:
