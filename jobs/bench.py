@@ -32,7 +32,7 @@ from alignet_ray.config import Align, Soften
 from alignet_ray.core import alignment, kmeans, labelling, losses, sampling, triplet_set, triplets, vice
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
-from alignet_ray.images.listing import decode
+from alignet_ray.images.decode import decode
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import preprocessing
 from alignet_ray.screen import table

@@ -31,7 +31,8 @@ import yaml
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.images import jpeg
-from alignet_ray.images.listing import decode, list_images, read_bytes
+from alignet_ray.images.decode import decode
+from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.images.transfer import prepare
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import Backbone, load_backbone

@@ -27,7 +27,7 @@ from alignet_ray.artifacts.evaluate import EvaluateFacts
 from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import decode
+from alignet_ray.images.decode import decode
 from alignet_ray.models.hub import load
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.screen import Screen

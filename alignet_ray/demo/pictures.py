@@ -13,7 +13,8 @@ from PIL import Image
 
 from alignet_ray.demo.compare import ModelComparison, ModelViews, concatenate, disputed_triplets, random_triplets
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import decode, list_images, read_bytes
+from alignet_ray.images.decode import decode
+from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.screen import Screen
 
 MAX_UPLOADS = 300

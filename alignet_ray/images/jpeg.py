@@ -7,7 +7,8 @@ import PIL.Image
 import simplejpeg
 import torch
 
-from alignet_ray.images import listing
+from alignet_ray.images.decode import check_header
+from alignet_ray.images.decode import decode as decode_by_pillow
 from alignet_ray.images.transform import DecodedImage
 
 EXIF_ORIENTATION = 0x0112
@@ -15,7 +16,7 @@ UPRIGHT = 1
 
 
 def decode(data: bytes, min_side: int = 0) -> DecodedImage:
-    """Decode any image file: upright JPEGs into pixels, with the same values as `listing.decode`, others by that.
+    """Decode any image file: upright JPEGs into pixels, with the same values as `decode.decode`, others by that.
 
     Args:
         data: content of the file.
@@ -27,13 +28,13 @@ def decode(data: bytes, min_side: int = 0) -> DecodedImage:
     """
     # Whatever goes wrong here, the careful decoder below finds the reason.
     with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:
-        listing.check_header(image)
+        check_header(image)
         if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_upright(image):
             is_much_larger = min(image.size) >= 2 * min_side
             side = min_side if is_much_larger else 0
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
             return torch.from_numpy(pixels).permute(2, 0, 1)
-    return listing.decode(data, min_side)
+    return decode_by_pillow(data, min_side)
 
 
 def _is_upright(image: PIL.Image.Image) -> bool:

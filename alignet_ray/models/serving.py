@@ -60,7 +60,7 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 
 def _decode_and_preprocess(files: list[bytes], preprocess: Preprocess) -> Tensor:
-    from alignet_ray.images.listing import decode
+    from alignet_ray.images.decode import decode
 
     images = []
     for row, data in enumerate(files):

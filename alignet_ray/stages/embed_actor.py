@@ -17,7 +17,8 @@ from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
-from alignet_ray.images.listing import decode, read_bytes
+from alignet_ray.images.decode import decode
+from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub

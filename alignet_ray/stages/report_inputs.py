@@ -13,6 +13,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats
 from alignet_ray.config import Config
 from alignet_ray.images import listing
+from alignet_ray.images.decode import decode
 from alignet_ray.report import examples
 from alignet_ray.report.contents import LossCurve
 from alignet_ray.store import Artifact
@@ -30,7 +31,7 @@ def image_reader(embed: EmbedArtifact, folder: str) -> Callable[[int], Image.Ima
     @lru_cache(maxsize=256)
     def read_image(image_id: int) -> Image.Image | None:
         try:
-            image = listing.decode(listing.read_bytes(folder, paths[image_id]))
+            image = decode(listing.read_bytes(folder, paths[image_id]))
         except (OSError, ValueError):
             return None
         image.thumbnail(THUMBNAIL)

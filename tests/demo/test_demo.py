@@ -24,7 +24,7 @@ from alignet_ray.demo import server
 from alignet_ray.demo.compare import MODELS, ModelComparison
 from alignet_ray.demo.pictures import Pictures, encode_folder
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import decode
+from alignet_ray.images.decode import decode
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.screen import Screen
 

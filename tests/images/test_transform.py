@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alignet_ray.images import jpeg
-from alignet_ray.images.listing import decode
+from alignet_ray.images.decode import decode
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import preprocessing
 

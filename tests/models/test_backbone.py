@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import decode, list_images, read_bytes
+from alignet_ray.images.decode import decode
+from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.models.backbone import WEIGHT_PACKAGES, checksum, classifier_weights, load_backbone, package_weights
 
 

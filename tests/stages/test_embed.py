@@ -16,7 +16,7 @@ from PIL import Image
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import decode
+from alignet_ray.images.decode import decode
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed

@@ -1,0 +1,102 @@
+"""Decodes image files as a person would see them, or says why not: whatever the bytes are, no other error."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 178_956_970
+"""Pillow's limit for decompression bombs: 0.5 GB of RGB."""
+
+MAX_ASPECT = 100
+"""Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
+
+
+def decode(data: bytes, min_side: int | None = None) -> Image.Image:
+    """Decode any image file into an upright RGB image, as a person would see it.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8, CMYK and palettes are
+    converted, an animation gives its first frame.
+
+    Args:
+        data: content of the file.
+        min_side: decode a JPEG at the smallest of 1, 1/2, 1/4, 1/8 of its size whose sides keep this many pixels:
+            faster, and not quite what resizing the full image gives. None: at its own size.
+
+    Raises:
+        ValueError: with the reason why it can't be used.
+    """
+    if not data:
+        raise ValueError("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            check_header(image)
+            if min_side:
+                # libjpeg leaves out the high frequencies of its cosine transform: no full image is ever made.
+                image.draft(None, (min_side, min_side))
+            image.load()
+            return _to_rgb(_upright(image))
+    except ValueError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError("too many pixels (decompression bomb)") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(_why_unknown(data)) from error
+    except Exception as error:  # hostile bytes make decoders raise errors of any type
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "truncated" if "truncated" in text else f"broken: {text[:100]}"
+        raise ValueError(reason) from error
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """An image that is open already, as `decode` gives it: upright, RGB, transparency over white.
+
+    Raises:
+        ValueError: as `check_header`.
+    """
+    check_header(image)
+    return _to_rgb(_upright(image))
+
+
+def check_header(image: Image.Image) -> None:
+    """Refuse an image by its header alone, before its pixels cost time and memory.
+
+    Raises:
+        ValueError: too large, too thin, or floating-point.
+    """
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"too many pixels ({width} x {height})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"too thin ({width} x {height})")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # broken EXIF: the image itself is sound
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # 16-bit grey comes in modes of 16 or 32 bits; Pillow's own conversion would clip it at 255.
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.max() > 255:
+            values = np.clip(values, 0, 65_535) // 257
+        image = Image.fromarray(values.astype(np.uint8))
+
+    bands = image.getbands()
+    if "A" in bands or "a" in bands or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _why_unknown(data: bytes) -> str:
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<", b"{")):
+        return "text or HTML, not an image"
+    return "not an image"
