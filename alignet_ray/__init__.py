@@ -1,8 +1,8 @@
 """alignet_ray: vision models aligned with human similarity judgements.
 
     import alignet_ray
-    model, preprocess = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
-    model(preprocess(image)[None]).embedding
+    model = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
+    model.embed("dog.jpg"), model.odd_one_out("dog.jpg", "cat.jpg", "car.jpg")
 
 `run(config)` and `plan(config, store)` are the commands of the same names; `presets` holds the named configurations.
 Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.

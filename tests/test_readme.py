@@ -52,7 +52,8 @@ def folder(smoke: SmokeRun) -> Path:
         copied = smoke.folder / "IMAGES" / path.relative_to(smoke.world / "images")
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copied)
-    shutil.copy(pictures[0], smoke.folder / "dog.jpg")
+    for picture, name in zip(pictures, ("dog.jpg", "cat.jpg", "car.jpg"), strict=False):
+        shutil.copy(picture, smoke.folder / name)
     for name in ("objects.csv", "triplets.txt"):
         shutil.copy(smoke.world / name, smoke.folder / name)
 
@@ -97,7 +98,8 @@ def test_every_quick_command_runs(command: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_every_python_block_runs(code: str, folder: Path) -> None:
-    assert "torch.Size([1, " in run([sys.executable, "-c", code], folder)
+    printed = run([sys.executable, "-c", code], folder)
+    assert len(re.findall(r"Neighbour\(name=", printed)) == 5
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(SERVERS)])

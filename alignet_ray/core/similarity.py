@@ -4,7 +4,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.stats import rankdata
 
 from alignet_ray.errors import UserError
 
@@ -82,6 +81,8 @@ def upper(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " p"]:
 def correlation(a: Float[np.ndarray, " p"], b: Float[np.ndarray, " p"], method: str = "spearman") -> float:
     """Spearman (mean ranks for ties) or Pearson correlation; NaN where one of the two is constant."""
     if method == "spearman":
+        from scipy.stats import rankdata  # imported late: a student loads without scipy
+
         a = rankdata(a)
         b = rankdata(b)
     a = a.astype(np.float64) - a.mean(dtype=np.float64)

@@ -11,32 +11,34 @@ from alignet_ray.errors import UserError
 from alignet_ray.models.model_spec import REGISTRY, ModelKind, ModelSpec
 
 if TYPE_CHECKING:
-    from alignet_ray.models.backbone import Preprocess
-    from alignet_ray.models.student import Student
+    from alignet_ray.models.image_model import ImageModel
 
 
 def load(
-    name: str | Path, device: str = "cpu", tracking_uri: str | None = None, root: str = "runs"
-) -> "tuple[Student, Preprocess]":
+    name: str | Path, device: str | None = None, tracking_uri: str | None = None, root: str = "runs"
+) -> "ImageModel":
     """Load a model for use, frozen and in evaluation mode.
 
     Args:
         name: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
             backbone as in `model_spec` (it has no triplet head).
-        device: where it runs.
+        device: where it runs. Default: the GPU if there is one.
         tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, and without it the
             database under `root`.
         root: folder that holds all artifacts of the run that registered the model.
 
     Returns:
-        model: preprocessed images (b, 3, s, s) -> Output(embedding (b, d), triplet_logits (b, k) or None); also
-            `model.embed(images)` and `model.odd_one_out(a, b, c)`.
-        preprocess: PIL image -> float tensor (3, s, s).
+        The model, see `ImageModel`. It unpacks into two parts, `network, preprocess = load(...)`: the network takes
+        preprocessed images (b, 3, s, s) and returns Output(embedding (b, d), triplet_logits (b, k) or None);
+        `preprocess` turns any picture into a float tensor (3, s, s).
 
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
+    import torch
+
     from alignet_ray.models.backbone import load_backbone
+    from alignet_ray.models.image_model import ImageModel
     from alignet_ray.models.student import Student, load_student
 
     if str(name).startswith(REGISTRY):
@@ -49,7 +51,9 @@ def load(
         student = load_student(folder)
     else:
         student = Student(load_backbone(str(name)), None).eval()
-    return student.to(device), student.preprocess
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ImageModel(student, str(name), device)
 
 
 def locate(name: str | Path, tracking_uri: str | None = None) -> Path | None:

@@ -44,8 +44,8 @@ def test_pyfunc_folder_and_registry_give_equal_numbers(registry: tuple[Path, str
 
     folder, uri = registry
     x = torch.randn(3, 3, 32, 32)
-    expected = load(folder)[0](x)
-    registered = load("models:/s@champion", tracking_uri=uri)[0](x)
+    expected = load(folder)(x)
+    registered = load("models:/s@champion", tracking_uri=uri)(x)
     served = mlflow.pyfunc.load_model("models:/s@champion").predict(x.numpy())
     for name in ("embedding", "triplet_logits"):
         assert torch.equal(getattr(expected, name), getattr(registered, name))
@@ -68,11 +68,13 @@ def test_a_folder_needs_neither_ray_nor_mlflow(tmp_path: Path):
     save_student(tmp_path, make_student("random:test_efficientnet", 32, 8, seed=1), {})
     code = f"""
 import sys
-for name in ("ray", "mlflow", "pyarrow", "pydantic", "tyro", "sklearn", "scipy"):
+for name in ("ray", "mlflow", "pyarrow", "pydantic", "tyro", "sklearn", "scipy", "rich"):
     sys.modules[name] = None  # an import of it fails
-import alignet_ray, torch
-model, preprocess = alignet_ray.load({str(tmp_path)!r})
-print(tuple(model(torch.zeros(2, 3, 32, 32)).triplet_logits.shape))
+import alignet_ray, torch, PIL.Image
+model = alignet_ray.load({str(tmp_path)!r})
+network, preprocess = model
+print(tuple(network(torch.zeros(2, 3, 32, 32)).triplet_logits.shape))
+print(model.embed([PIL.Image.new("L", (40, 40)), preprocess(PIL.Image.new("RGBA", (9, 9)))]).shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "(2, 8)", done.stderr
+    assert done.stdout.split("\n")[:2] == ["(2, 8)", "(2, 8)"], done.stderr

@@ -1,0 +1,306 @@
+"""A loaded model for use from Python: pictures in; embeddings, distances, odd ones out and neighbours out."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from alignet_ray.core.similarity import unit_rows
+from alignet_ray.core.triplets import choice_probabilities, pair_similarities
+from alignet_ray.errors import UserError
+from alignet_ray.images.pictures import NamedPicture, Picture, Pictures, is_single, list_pictures, open_picture
+from alignet_ray.models.features import prefetch
+from alignet_ray.models.student import Output, Student
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alignet_ray.screen import Progress
+
+Layer = Literal["head", "pre_logits"]
+"""Which output of a model describes an image: its triplet head's, or the features before the classifier."""
+
+BATCH = 64
+"""Images of a forward pass."""
+
+PROGRESS_FROM = 256
+"""From so many pictures on, embedding shows its progress."""
+
+
+class Neighbour(NamedTuple):
+    """An image near to another one: its name (or number, as text) and the cosine similarity of the two."""
+
+    name: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """Embeddings of a set of pictures with their names.
+
+    Attributes:
+        names: a file's path, relative to its folder if one was given; the number of a picture that has no name.
+        embeddings: (n, d) float32, one row a name.
+        unreadable: (name, reason) of pictures that were left out.
+    """
+
+    names: list[str]
+    embeddings: Float[np.ndarray, "n d"]
+    unreadable: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"ImageIndex({len(self):,} pictures, {self.embeddings.shape[1]} dimensions)"
+
+    def nearest(self, embedding: Float[np.ndarray, " d"], k: int = 5) -> list[Neighbour]:
+        """The `k` pictures whose embeddings have the largest cosine with this one, the nearest first."""
+        cosines = unit_rows(self.embeddings) @ unit_rows(embedding[None])[0]
+        order = np.argsort(-cosines, kind="stable")[:k]
+        return [Neighbour(self.names[row], float(cosines[row])) for row in order]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame: one row a picture, its name as index and its dimensions as columns."""
+        import pandas as pd
+
+        return pd.DataFrame(self.embeddings, index=pd.Index(self.names, name="picture"))
+
+    def save(self, file: str | Path) -> None:
+        """Write a .npz file with the arrays `names` and `embeddings`."""
+        np.savez(file, names=np.array(self.names, dtype=np.str_), embeddings=self.embeddings)
+
+    @classmethod
+    def read(cls, file: str | Path) -> "ImageIndex":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: it is not such a file.
+        """
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["names"].tolist(), arrays["embeddings"], [])
+        except Exception as error:  # NumPy raises many kinds of errors on damaged archives
+            raise UserError(f"{file} is not a saved index: {str(error).splitlines()[0]}") from error
+
+
+class ImageModel:
+    """A model with its preprocessing.
+
+    It unpacks as `network, preprocess` for those who want the parts. Everything else takes pictures as they are: paths,
+    PIL images of any mode, arrays, tensors, lists of these, and folders.
+
+    Attributes:
+        network: preprocessed images -> `Output(embedding, triplet_logits)`.
+        name: the name it was loaded by.
+        device: where it runs.
+    """
+
+    def __init__(self, network: Student, name: str, device: str) -> None:
+        self.network = network.to(device).eval()
+        self.name = name
+        self.device = device
+
+    def __iter__(self) -> Iterator[Any]:
+        """The parts, so that `network, preprocess = model` works."""
+        yield self.network
+        yield self.preprocess
+
+    def __call__(self, images: Float[Tensor, "b 3 s s"]) -> Output:
+        """The network's outputs for preprocessed images."""
+        output: Output = self.network(images)
+        return output
+
+    def __repr__(self) -> str:
+        head = "no head"
+        if self.network.head is not None:
+            head = f"head of {self.network.head.out_features}"
+        backbone = self.network.backbone
+        return (
+            f"ImageModel({self.name}: {backbone.architecture} at {backbone.size} px, {backbone.width} features, {head})"
+        )
+
+    @property
+    def layer(self) -> Layer:
+        """The layer that describes an image unless another one is named: the head where there is one."""
+        return "pre_logits" if self.network.head is None else "head"
+
+    def preprocess(self, picture: Picture) -> Float[Tensor, "3 s s"]:
+        """Any picture as the network takes it: resized, cropped, normalised.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return self.network.preprocess(open_picture(picture))
+
+    def embed(
+        self, pictures: Pictures, layer: Layer | None = None, batch: int = BATCH, progress: bool | None = None
+    ) -> Float[np.ndarray, "*n d"]:
+        """Embeddings of pictures.
+
+        Args:
+            pictures: one picture, several, or a folder, whose images come in the order of their paths.
+            layer: `head` (triplet logits) or `pre_logits`. Default: the head where there is one.
+            batch: images of a forward pass.
+            progress: show a progress line. Default: for many pictures.
+
+        Returns:
+            float32 (d,) for one picture, (n, d) for several.
+
+        Raises:
+            UserError: a picture cannot be read (the message names it), or the model has no such layer.
+        """
+        embeddings = self.index(pictures, layer, batch, progress).embeddings
+        return embeddings[0] if is_single(pictures) else embeddings
+
+    def index(
+        self,
+        pictures: Pictures,
+        layer: Layer | None = None,
+        batch: int = BATCH,
+        progress: bool | None = None,
+        skip_unreadable: bool = False,
+    ) -> ImageIndex:
+        """Embeddings of pictures with their names, to search in with `nearest`.
+
+        Args:
+            pictures, layer, batch, progress: as for `embed`.
+            skip_unreadable: leave out pictures that cannot be read, and list them in `unreadable`.
+
+        Raises:
+            UserError: as `embed`; or no picture is left.
+        """
+        layer = self._checked_layer(layer)
+        sources = list_pictures(pictures)
+        # Decoding takes longer than a small network's pass, so threads read ahead.
+        jobs = [partial(self._prepare, source) for source in sources]
+        prepared = prefetch(jobs, 2 * batch, os.cpu_count() or 1)
+        if progress is None:
+            progress = len(sources) >= PROGRESS_FROM
+        bar = _progress(len(sources)) if progress else None
+
+        names: list[str] = []
+        rows: list[np.ndarray] = []
+        unreadable: list[tuple[str, str]] = []
+        waiting: list[Tensor] = []
+        for position, (source, image) in enumerate(zip(sources, prepared, strict=True), start=1):
+            if isinstance(image, UserError):
+                if not skip_unreadable:
+                    raise image
+                unreadable.append((source.name, str(image)))
+            else:
+                names.append(source.name)
+                waiting.append(image)
+
+            is_last = position == len(sources)
+            if waiting and (len(waiting) == batch or is_last):
+                rows.append(self._forward(waiting, layer))
+                waiting = []
+            if bar:
+                bar.add()
+
+        if bar:
+            bar.screen.line(bar.text(final=True))
+        if not names:
+            raise UserError(f"none of {len(sources)} pictures can be read; the first: {unreadable[0][1]}")
+        return ImageIndex(names, np.concatenate(rows), unreadable)
+
+    def distance(self, a: Pictures, b: Pictures, layer: Layer | None = None) -> float | Float[np.ndarray, " n"]:
+        """Distance of pictures: 1 less the cosine of their embeddings, from 0 (alike) to 2.
+
+        Args:
+            a, b: one picture each, or lists of equal length, compared pair by pair; one picture against a list is
+                compared with each.
+            layer: as for `embed`.
+
+        Returns:
+            A number for two pictures, (n,) for lists.
+        """
+        first, second = self._side_by_side(layer, a, b)
+        distances: np.ndarray = 1 - (unit_rows(first) * unit_rows(second)).sum(-1)
+        return float(distances[0]) if is_single(a) and is_single(b) else distances
+
+    def odd_one_out(self, a: Pictures, b: Pictures, c: Pictures) -> Float[np.ndarray, "*n 3"]:
+        """Probability that a, b or c is the odd one out.
+
+        From the head's dot products divided by its temperature; without a head, from the cosines of the features.
+
+        Args:
+            a, b, c: one picture each, or lists of equal length.
+
+        Returns:
+            (3,) for three pictures, (n, 3) for lists.
+        """
+        layer = self.layer
+        sides = self._side_by_side(layer, a, b, c)
+        if layer == "pre_logits":
+            sides = [unit_rows(embeddings) for embeddings in sides]
+        vectors = torch.from_numpy(np.stack(sides, axis=1))
+        similarities = pair_similarities(vectors) / self.network.tau
+        # Choosing the pair (0, 1) makes 2 the odd one, and so on: the order of the pairs is reversed.
+        probabilities: np.ndarray = choice_probabilities(similarities).flip(-1).numpy()
+        are_single = is_single(a) and is_single(b) and is_single(c)
+        return probabilities[0] if are_single else probabilities
+
+    def nearest(
+        self, query: Picture, among: Pictures | ImageIndex, k: int = 5, layer: Layer | None = None
+    ) -> list[Neighbour]:
+        """The `k` pictures most similar to one picture, by the cosine of their embeddings.
+
+        Args:
+            query: one picture.
+            among: where to search: a folder, a list, or an index, which saves embedding them again.
+            k: how many.
+            layer: as for `embed`; an index must have been made from the same one.
+        """
+        index = among if isinstance(among, ImageIndex) else self.index(among, layer)
+        return index.nearest(self.embed(query, layer), k)
+
+    def _side_by_side(self, layer: Layer | None, *sides: Pictures) -> list[Float[np.ndarray, "n d"]]:
+        """Embeddings of several arguments as arrays of equal length; a single picture is repeated."""
+        embeddings = [np.atleast_2d(self.embed(side, layer)) for side in sides]
+        count = max(len(rows) for rows in embeddings)
+        for rows in embeddings:
+            if len(rows) not in (1, count):
+                raise UserError(f"lists of {', '.join(str(len(rows)) for rows in embeddings)} pictures do not match")
+        return [np.broadcast_to(rows, (count, rows.shape[1])) for rows in embeddings]
+
+    def _checked_layer(self, layer: Layer | None) -> Layer:
+        layer = layer or self.layer
+        if layer not in get_args(Layer):
+            raise UserError(f"there is no layer {layer!r}: use {' or '.join(map(repr, get_args(Layer)))}")
+        if layer == "head" and self.network.head is None:
+            raise UserError(f"{self.name} has no triplet head: use layer='pre_logits'")
+        return layer
+
+    def _prepare(self, source: NamedPicture) -> Tensor | UserError:
+        """A picture as the network takes it, or why it cannot be read."""
+        if isinstance(source.picture, Tensor) and source.picture.is_floating_point():
+            return source.picture
+        try:
+            return self.network.preprocess(source.open())
+        except UserError as error:
+            return error
+
+    @torch.no_grad()
+    def _forward(self, images: list[Tensor], layer: Layer) -> Float[np.ndarray, "b d"]:
+        output = self(torch.stack(images).to(self.device))
+        chosen = output.triplet_logits if layer == "head" else output.embedding
+        assert chosen is not None, "a missing head is refused before"
+        vectors: np.ndarray = chosen.float().cpu().numpy()
+        return vectors
+
+
+def _progress(total: int) -> "Progress":
+    # Imported late: it needs rich, without which a model loads and embeds a few pictures.
+    from alignet_ray.screen import Screen
+
+    return Screen(sys.stderr).progress(total, "pictures")
