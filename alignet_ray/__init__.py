@@ -4,7 +4,8 @@
     model = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
     model.embed("dog.jpg"), model.odd_one_out("dog.jpg", "cat.jpg", "car.jpg")
 
-`run(config)` and `plan(config, store)` are the commands of the same names; `presets` holds the named configurations.
+`run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do,
+`open_run` opens what ran before, and `embed` embeds a folder. `presets` holds the named configurations.
 Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.
 """
 
@@ -18,13 +19,15 @@ _SOURCES = {
     "Config": ("alignet_ray.config", "Config"),
     "Store": ("alignet_ray.store", "Store"),
     "UserError": ("alignet_ray.errors", "UserError"),
+    "embed": ("alignet_ray.api", "embed"),
     "load": ("alignet_ray.models.hub", "load"),
-    "plan": ("alignet_ray.stages.pipeline", "plan"),
+    "open_run": ("alignet_ray.api", "open_run"),
+    "plan": ("alignet_ray.api", "plan"),
     "presets": ("alignet_ray.config.presets", None),
-    "run": ("alignet_ray.stages.pipeline", "run"),
+    "run": ("alignet_ray.api", "run"),
 }
 
-__all__ = ["AffineTransform", "Config", "Store", "UserError", "__version__", "load", "plan", "presets", "run"]
+__all__ = ["__version__", *_SOURCES]
 
 
 def __getattr__(name: str) -> Any:

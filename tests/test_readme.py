@@ -131,7 +131,7 @@ def test_the_run_on_own_images_finishes(command: str, folder: Path) -> None:
 
 def test_the_commands_write_nothing_that_the_page_does_not_name(folder: Path) -> None:
     """Reading a model makes no database: only `runs` and what the commands were told to write."""
-    given = {"IMAGES", "dog.jpg", "objects.csv", "triplets.txt", "bin"}
+    given = {"IMAGES", "dog.jpg", "cat.jpg", "car.jpg", "objects.csv", "triplets.txt", "bin"}
     assert {path.name for path in folder.iterdir()} - given <= {"runs", "run.yaml", "EXPORTED"}
 
 

@@ -54,6 +54,10 @@ class EvaluateArtifact(ArtifactView):
         """Path or URL of the report."""
         return f"{self.files.uri}/{REPORT}"
 
+    def report(self) -> str:
+        """The report, one self-contained page."""
+        return self.files.read_bytes(REPORT).decode()
+
     def write_report(self, html: str) -> None:
         """Write the report, one self-contained page."""
         self.draft.write_bytes(REPORT, html.encode())

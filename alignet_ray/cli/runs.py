@@ -45,20 +45,9 @@ def plan(options: PlanOptions) -> None:
         _plan_cluster(options)
         return
 
-    from alignet_ray import runtime
     from alignet_ray.stages import pipeline
-    from alignet_ray.store import Store
-    from alignet_ray.synthetic.world import is_materialised
 
-    cfg = options.settings
-    state = runtime.state_path(cfg)
-    world = pipeline.generated_world(cfg, state)
-    if world and not is_materialised(world[1]):
-        rows = pipeline.unmade(cfg)
-    else:
-        resolved = pipeline.resolve(cfg, state, Screen())
-        rows = [pipeline.describe(step) for step in pipeline.plan(resolved, Store.open(cfg.store.root))]
-
+    rows = pipeline.describe_plan(options.settings)
     if options.json:
         print(json.dumps(rows, indent=1))
         return

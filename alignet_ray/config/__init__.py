@@ -111,16 +111,23 @@ class Config(Section):
         return dict(_flatten(self.model_dump(mode="json"), ""))
 
     def replace(self, **changes: Any) -> "Config":
-        """A validated copy with changes given as `section__field=value` or `field=value`."""
+        """A validated copy with changes given as `section__field=value` or `field=value`.
+
+        Raises:
+            UserError: an unknown field, with the nearest known one, or a value that it cannot take.
+        """
         tree = self.model_dump(by_alias=False)
         for key, value in changes.items():
             *sections, field = key.split("__")
             branch = tree
             for section in sections:
-                branch = branch[section]
+                branch = branch.setdefault(section, {})
             branch[field] = value
         # pydantic's own model_copy would not check the values.
-        return type(self).model_validate(tree)
+        try:
+            return type(self).model_validate(tree)
+        except ValidationError as error:
+            raise UserError(self._first_problem(error)) from error
 
 
 def _flatten(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -217,6 +217,22 @@ def describe(step: Step) -> dict[str, str]:
     return {"node": step.node.name, "id": step.artifact.id, "state": step.state, "why": step.why, "size": step.size}
 
 
+def describe_plan(cfg: Config) -> list[dict[str, str]]:
+    """Rows of the plan of a whole run, without starting Ray or making a generated world.
+
+    Raises:
+        UserError: an input that a node reads is missing.
+    """
+    from alignet_ray.synthetic.world import is_materialised
+
+    state = runtime.state_path(cfg)
+    world = generated_world(cfg, state)
+    if world and not is_materialised(world[1]):
+        return unmade(cfg)
+    resolved = resolve(cfg, state, Screen())
+    return [describe(step) for step in plan(resolved, Store.open(cfg.store.root))]
+
+
 def unmade(cfg: Config) -> list[dict[str, str]]:
     """Rows of a plan whose generated world does not exist yet, so that no artifact has an id."""
     why = "its generated world is drawn first"

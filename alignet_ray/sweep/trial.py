@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from alignet_ray import runtime
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
@@ -153,8 +151,8 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
 def _replaced(cfg: Config, field: str, value: Any) -> Config:
     try:
         return cfg.replace(**{field.replace(".", "__"): value})
-    except ValidationError as error:
-        raise UserError(f"--sweep.space: {field} cannot be {value!r}: {error.errors()[0]['msg']}") from error
+    except UserError as error:
+        raise UserError(f"--sweep.space: {field} cannot be {value!r} ({error})") from error
 
 
 @dataclass(frozen=True)

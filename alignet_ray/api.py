@@ -1,0 +1,214 @@
+"""The commands as Python functions, for notebooks and scripts; their results show themselves in a notebook."""
+
+import html
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
+from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
+from alignet_ray.stages import pipeline
+from alignet_ray.store import Artifact, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from alignet_ray.images.pictures import Pictures
+    from alignet_ray.models.image_model import ImageIndex, ImageModel, Layer
+
+REPORT_HEIGHT = 700
+"""Height in pixels of a report in a notebook cell."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run's report, one HTML page, which a notebook shows in its cell.
+
+    Attributes:
+        uri: where it is stored.
+        page: its content.
+    """
+
+    uri: str
+    page: str
+
+    def __repr__(self) -> str:
+        return f"Report({self.uri})"
+
+    def _repr_html_(self) -> str:
+        # A frame of its own: the page's style sheet must not reach the notebook's other cells.
+        content = html.escape(self.page, quote=True)
+        return f'<iframe srcdoc="{content}" width="100%" height="{REPORT_HEIGHT}" style="border: 0"></iframe>'
+
+
+@dataclass(frozen=True)
+class RunResult(Mapping[str, Artifact]):
+    """A finished run: its scores, its report, its student; as a mapping, its artifacts by node name.
+
+    Attributes:
+        name: of the run.
+        artifacts: node name -> artifact, in the order of the pipeline.
+    """
+
+    name: str
+    artifacts: dict[str, Artifact]
+
+    def __getitem__(self, node: str) -> Artifact:
+        return self.artifacts[node]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.artifacts)
+
+    def __len__(self) -> int:
+        return len(self.artifacts)
+
+    def __repr__(self) -> str:
+        if "evaluate" not in self.artifacts:
+            return f"RunResult({self.name!r}: {', '.join(self.artifacts)})"
+        return "\n".join([f"RunResult({self.name!r})", *self._evaluation.facts().table])
+
+    @property
+    def scores(self) -> "pd.DataFrame":
+        """All scores of all models, one row a score: model, layer, dataset, metric, level, value, low, high, n, ...
+
+        Raises:
+            UserError: the run was not evaluated.
+        """
+        frame: pd.DataFrame = self._evaluation.scores().to_pandas()
+        return frame
+
+    @property
+    def summary(self) -> "pd.DataFrame":
+        """Odd-one-out agreement with people, with 95 % intervals: one row for each model and layer.
+
+        Raises:
+            UserError: the run was not evaluated.
+        """
+        scores = self.scores
+        is_headline = (scores.dataset == "objects") & (scores.metric == "odd_one_out") & (scores.level == "")
+        return scores[is_headline].set_index(["model", "layer"])[["value", "low", "high", "n"]]
+
+    @property
+    def report(self) -> Report:
+        """The report.
+
+        Raises:
+            UserError: the run was not evaluated.
+        """
+        evaluation = self._evaluation
+        return Report(evaluation.report_uri(), evaluation.report())
+
+    @property
+    def student(self) -> "ImageModel":
+        """The aligned student, loaded for use.
+
+        Raises:
+            UserError: the run trained none.
+        """
+        from alignet_ray.models.hub import load
+
+        if "distill@student" not in self.artifacts:
+            raise UserError(f"run {self.name!r} trained no student")
+        return load(DistillArtifact(self.artifacts["distill@student"]).folder())
+
+    @property
+    def _evaluation(self) -> EvaluateArtifact:
+        if "evaluate" not in self.artifacts:
+            raise UserError(f"run {self.name!r} was not evaluated: it has no human data, or stopped before")
+        return EvaluateArtifact(self.artifacts["evaluate"])
+
+
+def run(config: Config | str, quiet: bool = False, **changes: Any) -> RunResult:
+    """Run the whole pipeline; finished steps are reused.
+
+    Args:
+        config: a configuration, or the name of a preset.
+        quiet: print nothing.
+        changes: fields to change, as `corpus__path="IMAGES"` or `distill__steps=100`.
+
+    Raises:
+        UserError: something that the user can fix; steps finished before it are kept.
+    """
+    settings = _settings(config, changes)
+    if not quiet:
+        return RunResult(settings.name, pipeline.run(settings, Screen()))
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        return RunResult(settings.name, pipeline.run(settings, Screen(nowhere)))
+
+
+def plan(config: Config | str, **changes: Any) -> "pd.DataFrame":
+    """What `run` would do, node by node, and why; starts nothing.
+
+    Args:
+        config, changes: as for `run`.
+
+    Raises:
+        UserError: an input is missing.
+    """
+    import pandas as pd
+
+    settings = _settings(config, changes)
+    return pd.DataFrame(pipeline.describe_plan(settings)).set_index("node")
+
+
+def open_run(name: str, root: str = "runs") -> RunResult:
+    """The finished run of a name.
+
+    Args:
+        name: of the run; by default a preset's runs are called like the preset.
+        root: folder or URL that holds all artifacts.
+
+    Raises:
+        UserError: there is no such run, or it is unfinished.
+    """
+    store = Store.open(root)
+    ref = store.read_ref(name)
+    if ref is None:
+        known = ", ".join(store.refs()) or "none"
+        raise UserError(f"there is no run {name!r} under {store.root}: known runs: {known}")
+
+    artifacts: dict[str, Artifact] = {}
+    for node, id in ref["nodes"].items():
+        artifact = store.artifact(node.partition("@")[0], id)
+        if not artifact.finished:
+            raise UserError(f"run {name!r} is unfinished at {node}: run it again to finish it")
+        artifacts[node] = artifact
+    return RunResult(name, artifacts)
+
+
+def embed(
+    pictures: "Pictures",
+    model: "ImageModel | str | Path",
+    layer: "Layer | None" = None,
+    batch: int = 64,
+    progress: bool | None = None,
+    skip_unreadable: bool = False,
+) -> "ImageIndex":
+    """Embeddings of a folder or a list of pictures, with their names.
+
+    Args:
+        pictures, layer, batch, progress, skip_unreadable: as for `ImageModel.index`.
+        model: a loaded model, or a name as for `load`.
+
+    Raises:
+        UserError: as `load` and `ImageModel.index`.
+    """
+    from alignet_ray.models.hub import load
+
+    if isinstance(model, str | Path):
+        model = load(model)
+    return model.index(pictures, layer, batch, progress, skip_unreadable)
+
+
+def _settings(config: Config | str, changes: Mapping[str, Any]) -> Config:
+    if isinstance(config, str):
+        if config not in PRESETS:
+            raise UserError(f"there is no preset {config!r}: use {', '.join(PRESETS)}, or a Config")
+        config = PRESETS[config]()
+    return config.replace(**changes)

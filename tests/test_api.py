@@ -1,0 +1,104 @@
+"""The commands as functions: what a notebook gets from them."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.smoke_run import SmokeRun
+
+import alignet_ray
+from alignet_ray.api import RunResult
+from alignet_ray.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def result(smoke: SmokeRun) -> RunResult:
+    return alignet_ray.open_run("smoke", root=str(smoke.root))
+
+
+def test_scores_are_a_data_frame(result: RunResult, smoke: SmokeRun) -> None:
+    scores = result.scores
+    assert {"model", "layer", "dataset", "metric", "value", "low", "high", "n"} <= set(scores.columns)
+    row = result.summary.loc["student", "head"]
+    assert row.value == smoke.score("student", "head")
+    assert row.low < row.value < row.high
+    assert set(result.summary.index.get_level_values("model")) >= {"base", "teacher", "student", "control"}
+
+
+def test_the_result_prints_the_table_of_the_run(result: RunResult) -> None:
+    printed = repr(result)
+    assert "RunResult('smoke')" in printed
+    assert "aligned student" in printed
+
+
+def test_a_notebook_shows_the_report_in_a_frame(result: RunResult) -> None:
+    report = result.report
+    assert report.uri.endswith("report.html")
+    shown = report._repr_html_()
+    assert shown.lower().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    # Four attributes have two quotes each; one more would be the page's own, and would end its attribute.
+    assert shown.count('"') == 8
+
+
+def test_the_student_and_the_artifacts_are_at_hand(result: RunResult, tmp_path: Path) -> None:
+    student = result.student
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    index = alignet_ray.embed(tmp_path, student)
+    assert index.names == ["0.png", "1.png", "2.png"]
+    assert np.array_equal(index.embeddings, student.embed(tmp_path))
+    assert np.array_equal(alignet_ray.embed(tmp_path, student.name).embeddings, index.embeddings)
+
+    assert result["evaluate"].finished
+    assert next(iter(result)) == "soften"
+    assert len(result) == len(result.artifacts)
+
+
+def test_running_again_reuses_everything_and_leaves_logging_alone(
+    smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(smoke.folder)
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    shown = warnings.showwarning
+
+    again = alignet_ray.run("smoke", quiet=True)
+
+    assert {name: artifact.id for name, artifact in again.items()} == {
+        name: artifact.id for name, artifact in alignet_ray.open_run("smoke").items()
+    }
+    assert list(logging.getLogger().handlers) == handlers
+    assert logging.getLogger().level == level
+    assert warnings.showwarning is shown
+    assert capsys.readouterr() == ("", "")
+
+    frame = alignet_ray.plan("smoke")
+    assert (frame.state == "finished").all()
+    changed = alignet_ray.plan("smoke", distill__lr=1e-4)
+    assert changed.loc["distill@student", "why"] == "changed: lr"
+
+
+def test_mistakes_are_told_in_one_line(smoke: SmokeRun) -> None:
+    with pytest.raises(UserError, match=r"there is no run 'smok' under .*: known runs: smoke"):
+        alignet_ray.open_run("smok", root=str(smoke.root))
+    with pytest.raises(UserError, match="there is no preset 'smok': use smoke, sample"):
+        alignet_ray.plan("smok")
+    with pytest.raises(UserError, match=r"distill\.lrr: no such field; did you mean distill\.lr\?"):
+        alignet_ray.plan("smoke", distill__lrr=1)
+    with pytest.raises(UserError, match="distil: no such field"):
+        alignet_ray.plan("smoke", distil__lr=1)
+    with pytest.raises(UserError, match=r"distill\.lr: "):
+        alignet_ray.plan("smoke", distill__lr="fast")
+
+
+def test_help_and_completion_know_every_public_name() -> None:
+    assert set(alignet_ray.__all__) == set(dir(alignet_ray))
+    for name in alignet_ray.__all__:
+        assert getattr(alignet_ray, name) is not None
+    documented = sys.modules["alignet_ray"].__doc__ or ""
+    for name in ("load", "run", "plan", "open_run", "embed", "presets"):
+        assert name in documented
