@@ -3,7 +3,8 @@
 Every check is one line of a table with a verdict and, where something is wrong, what to do about it.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.human import triplets
 from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.images import listing
@@ -176,7 +177,17 @@ def _check_folder(place: Path, references: References, findings: Findings) -> st
 
 
 def _holds_triplets(file: Path) -> bool:
-    return set(schemas.TRIPLETS.names) <= set(pq.read_schema(file).names)
+    with _told(file):
+        return set(schemas.TRIPLETS.names) <= set(pq.read_schema(file).names)
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Turn what Arrow raises on a damaged Parquet file into one line with its name."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is not a whole Parquet file: {first_line(error)}") from error
 
 
 # Human responses
@@ -209,6 +220,8 @@ class ResponseFile:
 def _check_responses(path: str, references: References, findings: Findings) -> None:
     """Form, object numbers, duplicates, position of the odd one, and agreement with a reference."""
     responses = read_responses(path)
+    if responses.unread_times:
+        findings.add("response times", "some cannot be read", WARNING, responses.unread_times)
     reference = triplets.read_embedding(references.reference) if references.reference else None
     file = ResponseFile(responses, references, reference, responses.triplets)
 
@@ -252,6 +265,10 @@ def _require_object_ids(file: ResponseFile, findings: Findings) -> bool:
     findings.check("counts from", base, not is_unstated_one, note)
     if stated is None and base == 0 and lowest == 1 and file.objects is None:
         findings.add("lowest number", 1, WARNING, "it may count from 1: --objects or --reference would tell")
+
+    if lowest < base:
+        findings.check("counts from", 0, False, "read it with --base 0, or as --human.base 0")
+        return False
 
     inside = file.objects is None or highest - base < file.objects
     findings.check("inside the objects", inside, inside, f"there are {file.objects} objects")
@@ -382,7 +399,8 @@ def _check_labels(files: Sequence[Path], references: References, findings: Findi
     counts = SimilarityCounts()
     blocks = [np.empty((0, 3), np.int64)]
     for file in files:
-        table = pq.read_table(file)
+        with _told(file):
+            table = pq.read_table(file, columns=schemas.TRIPLETS.names).cast(schemas.TRIPLETS)
         counts.add(_stacked(table, SIMILARITY_COLUMNS))
         blocks.append(_stacked(table, IMAGE_COLUMNS))
     image_ids = np.concatenate(blocks)

@@ -7,7 +7,6 @@ y = ((x - mean) / std) @ weights + bias. Published files do not say which model 
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,11 @@ def read_transform(path: str | Path) -> StoredTransform:
             arrays, provenance = _parse_npz(data)
         else:
             arrays, provenance = _parse_safetensors(data)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        return StoredTransform(_checked_transform(arrays, str(path)), json.loads(provenance))
+    except UserError:
+        raise
+    except Exception as error:  # zip, zlib, NumPy and safetensors raise errors of many types on damaged bytes
         raise UserError(f"{path} is not a transform: {first_line(error)}") from error
-    return StoredTransform(_checked_transform(arrays, str(path)), json.loads(provenance))
 
 
 def locate(name: str, root: str) -> str:
@@ -136,7 +137,10 @@ def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any
 
 
 def _parse_npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+    file = np.load(io.BytesIO(data), allow_pickle=False)
+    if isinstance(file, np.ndarray):
+        raise ValueError("it is a single array, not an .npz archive")
+    with file:
         arrays = {name: file[name] for name in file.files}
     return arrays, str(arrays.pop("provenance", "{}"))
 

@@ -19,7 +19,7 @@ from alignet_ray.config.sections import (
     Tracking,
 )
 from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 
 __all__ = [
     "Align",
@@ -83,11 +83,13 @@ class Config(Section):
             UserError: naming the file and the first wrong key or value.
         """
         try:
-            tree = yaml.safe_load(Path(path).read_text())
+            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise UserError(f"--config {path}: {error.strerror or error}") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"--config {path} is not YAML: {str(error).splitlines()[0]}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--config {path} is not UTF-8 text: save it as UTF-8") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"--config {path} is not YAML: {first_line(error)}") from error
 
         try:
             return cls.model_validate(tree or {})

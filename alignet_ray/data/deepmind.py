@@ -51,7 +51,7 @@ def is_release(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             names = set(file.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # damaged archives raise errors of many types
         return False
     return all(f"{member}.npy" in names for member in MEMBERS)
 
@@ -74,8 +74,10 @@ def blocks(path: str | Path, members: Sequence[str] = MEMBERS, block: int = BLOC
             for start in range(0, total, block):
                 count = min(block, total - start)
                 yield {member: reader.read(count) for member, reader in readers.items()}
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"{path} holds no AligNet triplets ({' and '.join(members)}): {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy raise errors of many types on damaged bytes
+        raise UserError(f"{path} holds no AligNet triplets ({' and '.join(members)}): {first_line(error)}") from error
 
 
 class _MemberReader(NamedTuple):

@@ -1,17 +1,20 @@
 """Files outside the store: delimited text as rows or numbers, and writing a file in one piece."""
 
+import codecs
 import contextlib
 import csv
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import read_bytes
 
 DELIMITERS = ("\t", ",", ";")
@@ -26,32 +29,113 @@ def delimiter_of(line: str, default: str) -> str:
     return default
 
 
-def read_rows(path: str) -> list[dict[str, str | None]]:
-    """Rows of a table with a header, by lower-case column name; comma, tab or semicolon.
+class FileRow(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+        line: its line in the file, counted from 1 as an editor does.
+        cells: lower-case column name -> text without blanks around it; "" where the cell is missing.
+    """
+
+    line: int
+    cells: dict[str, str]
+
+
+def plain_text(data: bytes, path: str) -> bytes:
+    """A text file's content as UTF-8 with line feeds: without Excel's mark at the start, from any kind of line ends.
 
     Raises:
-        UserError: there is no such file, or it is not text.
+        UserError: another encoding, or no text at all.
     """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16 text: save it as UTF-8 (in Excel: CSV UTF-8)")
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        text = read_bytes(path).decode("utf-8-sig")  # without the mark that Excel writes first
+        data.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text table") from error
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} is not UTF-8 text (line {line}): save it as UTF-8 (in Excel: CSV UTF-8)") from error
+    if b"\0" in data:
+        raise UserError(f"{path} is not text: it holds zero bytes")
+    # Old Macs, and Excel's "CSV (Macintosh)", end lines by a carriage return alone.
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def read_rows(path: str) -> list[FileRow]:
+    """Rows of a table with a header; comma, tab or semicolon. Empty rows are left out.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8 text, a column stands there twice, or a row is longer than
+            the header.
+    """
+    text = plain_text(read_bytes(path), path).decode()
 
     # Only the header decides the delimiter: cells below may hold commas of their own.
-    header = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter_of(header, ","))
-    return [_with_lower_case_names(row) for row in reader]
+    delimiter = delimiter_of(text.split("\n", 1)[0], ",")
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[FileRow] = []
+    names: list[str] = []
+    line = 1
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                if names:
+                    rows.append(FileRow(line, _named_cells(names, stripped, line, path)))
+                else:
+                    names = _column_names(stripped, path)
+            line = reader.line_num + 1  # a quoted cell may hold line ends, so a row may take several lines
+    except csv.Error as error:
+        raise UserError(f"{path}: line {line}: {error}: is a quotation mark left open?") from error
+    return rows
 
 
-def _with_lower_case_names(row: dict[str, str | None]) -> dict[str, str | None]:
-    return {str(name).strip().lower(): value for name, value in row.items()}
+def _column_names(header: list[str], path: str) -> list[str]:
+    names = [name.lower() for name in header]
+    check_distinct(names, path)
+    return names
+
+
+def check_distinct(names: Sequence[str], path: str) -> None:
+    """Refuse a table in which a column stands twice, as a merge of two tables leaves it.
+
+    Raises:
+        UserError: naming the column.
+    """
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise UserError(f"{path}: the column {name!r} stands there {count} times: remove all but one")
+
+
+def _named_cells(names: list[str], cells: list[str], line: int, path: str) -> dict[str, str]:
+    if any(cells[len(names) :]):
+        raise UserError(
+            f"{path}: line {line} has {len(cells)} cells, the header has {len(names)}: quote cells with commas"
+        )
+    missing = [""] * (len(names) - len(cells))
+    return dict(zip(names, [*cells, *missing], strict=False))
+
+
+def parse_array(data: bytes, path: str) -> np.ndarray:
+    """The array of a .npy file; nothing is unpickled.
+
+    Raises:
+        UserError: it is damaged, holds Python objects, or is an archive.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # a header is parsed as Python literals, so damaged bytes raise errors of many types
+        raise UserError(f"{path} is not a plain .npy array: {first_line(error)}") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is not a plain .npy array: it is an .npz archive")
+    return array
 
 
 def parse_numbers(data: bytes, delimiter: str | None = None) -> Float[np.ndarray, "n d"]:
     """Text without a header as a matrix of numbers.
 
     Args:
-        data: the file's content.
+        data: the file's content, see `plain_text`.
         delimiter: None: commas if there are any near the beginning, else white space.
 
     Raises:

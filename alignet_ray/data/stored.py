@@ -112,17 +112,16 @@ def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
     vectors = _read_vectors(path)
     rows_file = _rows_file(path)
     lines = read_rows(str(rows_file))
-    if not lines or "path" not in lines[0]:
+    if not lines or "path" not in lines[0].cells:
         raise UserError(f"{rows_file}: no column path, which says the image of every row of {path.name}")
     if len(lines) != len(vectors):
         raise UserError(
             f"{rows_file} has {len(lines)} lines, {path.name} has {len(vectors)} rows: one line a row is needed"
         )
-    return [line["path"] or "" for line in lines], vectors
+    return [line.cells["path"] for line in lines], vectors
 
 
 def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
@@ -134,7 +133,7 @@ def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
             vectors = columns["embedding"] if "embedding" in columns else next(iter(columns.values()))
     except StopIteration as error:
         raise UserError(f"{path} holds no embeddings: it is empty") from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # damaged bytes raise errors of many types in both libraries
         raise UserError(f"{path} holds no embeddings: {first_line(error)}") from error
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from jaxtyping import Float, Int
 
+from alignet_ray.data.files import check_distinct, plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.responses import read_responses
 from alignet_ray.store import read_bytes
@@ -88,24 +89,27 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
         UserError: not such a table, or images that are not embedded.
     """
     try:
-        table = pacsv.read_csv(io.BytesIO(read_bytes(path)))
-    except pa.ArrowInvalid as error:
+        table = pacsv.read_csv(io.BytesIO(plain_text(read_bytes(path), path)))
+    except pa.ArrowException as error:
         raise UserError(f"{path} is not a table: {first_line(error)}") from error
+    check_distinct(table.column_names, path)
     for name in CHOICE_COLUMNS:
         if name not in table.column_names:
             raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
 
     # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
-    left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
-    total = left_votes + table["right_vote"].cast(pa.float64()).to_numpy()
+    try:
+        left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
+        total = left_votes + table["right_vote"].cast(pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: left_vote and right_vote must be numbers: {first_line(error)}") from error
     if not (np.isfinite(total).all() and (total > 0).all()):
         raise UserError(f"{path}: every row needs left_vote and right_vote, at least one of them above 0")
-    return TwoAlternativeChoices(
-        reference=_ids_of_paths(table["ref_path"].to_pylist(), image_ids, path),
-        left=_ids_of_paths(table["left_path"].to_pylist(), image_ids, path),
-        right=_ids_of_paths(table["right_path"].to_pylist(), image_ids, path),
-        votes_left=left_votes / total,
-    )
+    ids: dict[str, np.ndarray] = {}
+    for name in CHOICE_COLUMNS[:3]:
+        paths = table[name].cast(pa.string()).fill_null("").to_pylist()
+        ids[name] = _ids_of_paths(paths, image_ids, path)
+    return TwoAlternativeChoices(ids["ref_path"], ids["left_path"], ids["right_path"], left_votes / total)
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:

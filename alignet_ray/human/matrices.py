@@ -1,7 +1,9 @@
 """Human similarity matrices from files: multi-arrangement (Cichy, King) and pairwise ratings (Peterson)."""
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,9 +13,15 @@ from jaxtyping import Float
 from scipy.spatial.distance import squareform
 
 from alignet_ray.core.similarity import check_matrix
-from alignet_ray.data.files import parse_numbers
+from alignet_ray.data.files import parse_array, parse_numbers, plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import read_bytes
+
+MAT_HEADER = 128
+"""Bytes of the header of a MATLAB file (version 5 and on)."""
+
+MAT_COMPRESSED = 15
+"""Type of a compressed variable in it."""
 
 Kind = Literal["similarity", "distance"]
 """What a file's values are; distances d become similarities -d, which keeps every order."""
@@ -73,13 +81,36 @@ def _load(path: str, variable: str | None) -> Float[np.ndarray, "..."]:
     data = read_bytes(path)
     try:
         if path.endswith(".mat"):
+            _check_compressed(data)
             stream: Any = io.BytesIO(data)
             return _choose_variable(scipy.io.loadmat(stream), variable, path)
         if path.endswith(".npy"):
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), dtype=np.float64)
-        return np.asarray(parse_numbers(data), dtype=np.float64)
-    except (ValueError, EOFError, NotImplementedError, TypeError) as error:
+            return np.asarray(parse_array(data, path), dtype=np.float64)
+        return np.asarray(parse_numbers(plain_text(data, path)), dtype=np.float64)
+    except UserError:
+        raise
+    except Exception as error:  # MATLAB's format is parsed by many layers, which raise errors of any type
         raise UserError(f"{path} holds no matrix of numbers: {first_line(error)}") from error
+
+
+def _check_compressed(data: bytes) -> None:
+    """Check the sums of a MATLAB file's compressed variables: scipy crashes on some damaged ones.
+
+    Raises:
+        ValueError, zlib.error: a variable is damaged or cut off.
+    """
+    byte_order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if byte_order is None:  # another version of the format, which holds nothing compressed
+        return
+    offset = MAT_HEADER
+    while offset + 8 <= len(data):
+        kind, size = struct.unpack(f"{byte_order}II", data[offset : offset + 8])
+        content = data[offset + 8 : offset + 8 + size]
+        if len(content) < size:
+            raise ValueError("the file ends inside a variable")
+        if kind == MAT_COMPRESSED:
+            zlib.decompress(content)
+        offset += 8 + size
 
 
 def _choose_variable(variables: Mapping[str, Any], wanted: str | None, path: str) -> Float[np.ndarray, "..."]:

@@ -1,5 +1,6 @@
 """Annotated objects: which images show each of them, their names, and the split that each belongs to."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 
 from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.core.splits import split_of
-from alignet_ray.data.files import read_rows
+from alignet_ray.data.files import FileRow, read_rows
 from alignet_ray.errors import UserError
 
 NAME_COLUMNS = ("name", "uniqueid", "concept", "word")
@@ -19,6 +20,18 @@ class Concept(NamedTuple):
 
     name: str = ""
     category: str = ""
+
+
+class ObjectImages(NamedTuple):
+    """Which images show which object.
+
+    Attributes:
+        image_ids: object -> ascending image_ids, of every object that has images.
+        unmatched: one line about the rows that fit no image; empty if all fit.
+    """
+
+    image_ids: dict[int, list[int]]
+    unmatched: str
 
 
 def images_folder(objects_path: str | None, corpus_path: str | None) -> str:
@@ -35,8 +48,11 @@ def images_folder(objects_path: str | None, corpus_path: str | None) -> str:
     return folder
 
 
-def read_object_images(table: str | None, images: pa.Table, folder: str) -> dict[int, list[int]]:
-    """Images of every object that has some: object -> ascending image_ids.
+def read_object_images(table: str | None, images: pa.Table, folder: str) -> ObjectImages:
+    """Images of every object that has some.
+
+    Names are compared as people see them: without blanks around them, in Unicode's composed form (a Mac stores
+    folders decomposed), with forward slashes.
 
     Args:
         table: CSV with the columns `label` (class folder) or `path` (image), and `object` (`objects.table`).
@@ -52,28 +68,47 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> dict
             "a CSV with columns label (or path) and object"
         )
     rows = _object_rows(table)
-    by_path = rows[0].get("path") is not None
-    column = "path" if by_path else "label"
+    column = "path" if "path" in rows[0].cells else "label"
 
     # A class folder holds many images, a path one: either way a key leads to a list.
     ids_of: dict[str, list[int]] = {}
-    for image_id, key in zip(images["image_id"].to_pylist(), images[column].to_pylist(), strict=True):
-        ids_of.setdefault(key, []).append(image_id)
+    for image_id, name in zip(images["image_id"].to_pylist(), images[column].to_pylist(), strict=True):
+        ids_of.setdefault(_comparable(name), []).append(image_id)
 
     # An object may have several rows, and rows that fit no image are no error: a corpus may hold only some objects.
     image_ids: dict[int, set[int]] = {}
-    for line, row in enumerate(rows, start=2):
-        number = _object_number(row["object"], line, table)
-        ids = ids_of.get(row[column] or "")
+    unmatched: list[FileRow] = []
+    for row in rows:
+        number = _object_number(row, table)
+        ids = ids_of.get(_comparable(row.cells[column]))
         if ids:
             image_ids.setdefault(number, set()).update(ids)
+        else:
+            unmatched.append(row)
 
     if not image_ids:
         there = next(iter(ids_of), "nothing")
         raise UserError(
-            f"{table}: no {column} in it fits the images of {folder} (it says {rows[0][column]!r}, there is {there!r})"
+            f"{table}: no {column} in it fits the images of {folder} "
+            f"(it says {rows[0].cells[column]!r}, there is {there!r})"
         )
-    return {number: sorted(image_ids[number]) for number in sorted(image_ids)}
+    note = ""
+    if unmatched:
+        first = unmatched[0]
+        note = (
+            f"{len(unmatched):,} of {len(rows):,} rows of {table} fit no image "
+            f"(first: line {first.line}, {first.cells[column]!r})"
+        )
+        same_but_for_case = {name.casefold(): name for name in ids_of}.get(_comparable(first.cells[column]).casefold())
+        if same_but_for_case:
+            note += f"; did you mean {same_but_for_case!r}?"
+    return ObjectImages({number: sorted(image_ids[number]) for number in sorted(image_ids)}, note)
+
+
+def _comparable(name: str) -> str:
+    """A path or label in the form in which two of them are compared."""
+    composed = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    return composed.removeprefix("./")
 
 
 def read_concepts(path: str) -> list[Concept]:
@@ -83,14 +118,14 @@ def read_concepts(path: str) -> list[Concept]:
         UserError: not a table with a header.
     """
     rows = read_rows(path)
-    header = list(rows[0]) if rows else []
+    header = list(rows[0].cells) if rows else []
     name = next((column for column in NAME_COLUMNS if column in header), None)
     if name is None:
         raise UserError(f"{path}: expected a column name or uniqueID")
     category = next((column for column in header if "category" in column), None)
     if category is None:
-        return [Concept(row[name] or "") for row in rows]
-    return [Concept(row[name] or "", row[category] or "") for row in rows]
+        return [Concept(row.cells[name]) for row in rows]
+    return [Concept(row.cells[name], row.cells[category]) for row in rows]
 
 
 def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids: Mapping[int, list[int]]) -> pa.Table:
@@ -124,21 +159,25 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
     return check(pa.table(columns, schema=OBJECTS), OBJECTS)
 
 
-def _object_rows(table: str) -> list[dict[str, str | None]]:
+def _object_rows(table: str) -> list[FileRow]:
     """The rows of the objects' table, at least one."""
     rows = read_rows(table)
     if not rows:
         raise UserError(f"{table} has no rows: expected columns label (or path) and object")
-    if "object" not in rows[0] or not {"label", "path"} & set(rows[0]):
-        raise UserError(f"{table}: expected columns label (or path) and object, found {', '.join(rows[0])}")
+    header = rows[0].cells
+    if "object" not in header or not {"label", "path"} & set(header):
+        raise UserError(f"{table}: expected columns label (or path) and object, found {', '.join(header)}")
     return rows
 
 
-def _object_number(text: str | None, line: int, table: str) -> int:
+def _object_number(row: FileRow, table: str) -> int:
+    text = row.cells["object"]
     try:
-        number = int(text or "")
+        number = float(text)  # spreadsheets write whole numbers as 3.0
     except ValueError as error:
-        raise UserError(f"{table}: line {line}: object {text!r} is not a row number") from error
+        raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number") from error
+    if not number.is_integer():
+        raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number")
     if number < 0:
-        raise UserError(f"{table}: line {line}: object {number}; row numbers start at 0")
-    return number
+        raise UserError(f"{table}: line {row.line}: object {text}; row numbers start at 0")
+    return int(number)

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from alignet_ray.core import vice
-from alignet_ray.data.files import parse_numbers
+from alignet_ray.data.files import parse_array, parse_numbers, plain_text
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.human.responses import ResponseTable, first_row, read_responses
+from alignet_ray.human.responses import LineNumbers, ResponseTable, read_responses
 from alignet_ray.store import read_bytes
 
 CHECKED_ROWS = 100_000
@@ -75,9 +75,9 @@ def to_object_ids(
     if base is None:
         base = detect_base(int(numbers.min()), int(numbers.max()), objects)
 
-    _require_in_range(numbers, base, objects, path)
+    _require_in_range(numbers, base, objects, path, responses.lines)
     rows = numbers - base
-    _require_distinct(rows, path)
+    _require_distinct(rows, path, responses.lines)
 
     if order is not None:
         rows = order[rows]
@@ -93,29 +93,31 @@ def detect_base(lowest: int, highest: int, objects: int | None) -> int:
     return int(lowest >= 1 and objects is not None and highest == objects)
 
 
-def _require_in_range(numbers: Int64[np.ndarray, "n 3"], base: int, objects: int | None, path: str) -> None:
+def _require_in_range(
+    numbers: Int64[np.ndarray, "n 3"], base: int, objects: int | None, path: str, lines: LineNumbers
+) -> None:
     """Refuse numbers below `base`, or beyond the number of objects where that is known."""
     lowest = int(numbers.min())
     highest = int(numbers.max())
     if lowest < 0:
-        line = first_row(numbers.min(axis=1) < 0)
+        line = lines.first_of(numbers.min(axis=1) < 0)
         raise UserError(f"{path}: line {line} names object {lowest}; objects count from 0 or 1")
     if lowest < base:
-        line = first_row(numbers.min(axis=1) < base)
-        raise UserError(f"{path}: line {line} names object {lowest}, but it should count from 1")
+        line = lines.first_of(numbers.min(axis=1) < base)
+        raise UserError(f"{path}: line {line} names object 0, so the file counts from 0: use --human.base 0")
     if objects is not None and highest - base >= objects:
-        line = first_row(numbers.max(axis=1) - base >= objects)
+        line = lines.first_of(numbers.max(axis=1) - base >= objects)
         raise UserError(
             f"{path}: line {line} names object {highest}, but there are {objects} objects, counted from {base}: "
             "is this file about other objects?"
         )
 
 
-def _require_distinct(rows: Int64[np.ndarray, "n 3"], path: str) -> None:
+def _require_distinct(rows: Int64[np.ndarray, "n 3"], path: str, lines: LineNumbers) -> None:
     first, second, third = rows.T
     repeated: Bool[np.ndarray, " n"] = (first == second) | (first == third) | (second == third)
     if repeated.any():
-        line = first_row(repeated)
+        line = lines.first_of(repeated)
         raise UserError(f"{path}: {repeated.sum():,} rows repeat an object (first: line {line}); remove them")
 
 
@@ -205,11 +207,13 @@ def read_embedding(path: str) -> Float32[np.ndarray, "m d"]:
     data = read_bytes(path)
     try:
         if path.endswith(".npy"):
-            values = np.load(io.BytesIO(data), allow_pickle=False)
+            values = parse_array(data, path)
         else:
-            values = parse_numbers(data)
+            values = parse_numbers(plain_text(data, path))
         embedding = np.asarray(values, dtype=np.float32)
-    except (ValueError, EOFError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not an embedding: {first_line(error)}") from error
 
     if embedding.ndim != 2 or embedding.shape[0] < 3:
@@ -229,9 +233,11 @@ def read_order(path: str) -> Int64[np.ndarray, " m"]:
         UserError: not whole numbers, or one of them twice.
     """
     try:
-        order = np.loadtxt(io.BytesIO(read_bytes(path)), dtype=np.int64, ndmin=1)
-    except ValueError as error:
-        raise UserError(f"{path}: an order of objects has one row number a line: {error}") from error
-    if order.ndim != 1 or len(np.unique(order)) != len(order) or order.min() < 0:
+        order = np.loadtxt(io.BytesIO(plain_text(read_bytes(path), path)), dtype=np.int64, ndmin=1)
+    except UserError:
+        raise
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: an order of objects has one row number a line: {first_line(error)}") from error
+    if order.ndim != 1 or not len(order) or len(np.unique(order)) != len(order) or order.min() < 0:
         raise UserError(f"{path}: an order of objects names every row number once")
     return order

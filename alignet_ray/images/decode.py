@@ -8,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""
 
+MAX_16_BIT = 65_535
+
 MAX_ASPECT = 100
 """Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
 
@@ -62,7 +64,7 @@ def check_header(image: Image.Image) -> None:
     """Refuse an image by its header alone, before its pixels cost time and memory.
 
     Raises:
-        ValueError: too large, too thin, or floating-point.
+        ValueError: too large, too thin, or pixels whose range nobody knows.
     """
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -71,6 +73,8 @@ def check_header(image: Image.Image) -> None:
         raise ValueError(f"too thin ({width} x {height})")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
+    if image.mode == "I" and image.format == "TIFF":
+        raise ValueError("32-bit pixels have no fixed range: save it with 8 or 16 bits")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -84,8 +88,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     # 16-bit grey comes in modes of 16 or 32 bits; Pillow's own conversion would clip it at 255.
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > MAX_16_BIT:
+            raise ValueError(f"pixels from {values.min():,} to {values.max():,} do not fit into 16 bits")
         if values.max() > 255:
-            values = np.clip(values, 0, 65_535) // 257
+            values = values // 257
         image = Image.fromarray(values.astype(np.uint8))
 
     bands = image.getbands()

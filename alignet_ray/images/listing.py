@@ -14,9 +14,6 @@ from alignet_ray.images import storage
 BATCH_ROWS = 65_536
 """Rows of a record batch while listing."""
 
-SPLITS = ("train", "val", "valid", "validation", "test")
-"""Top folders that are splits and not classes: the class folder is the one below."""
-
 
 class Fingerprint(TypedDict):
     """What a folder holds. It is part of artifact ids, in which it stands as JSON.
@@ -32,35 +29,40 @@ class Fingerprint(TypedDict):
     sha256: str
 
 
-def list_images(uri: str) -> pa.Table:
+def list_images(uri: str, left_out: storage.LeftOut | None = None) -> pa.Table:
     """Every image under a root, as an IMAGES table; `image_id` is the row number.
 
     Images are files in folders, members of tar shards or rows of Parquet files. The order is that of the relative POSIX
     paths as UTF-8 bytes. `label` is the class that the shard gives, or a list of validation classes
-    (`storage.CLASS_LISTS`), or the class folder ("" for files at the root). Rows are streamed: memory is that of the
+    (`storage.CLASS_LISTS`), or the class folder; "" where it is unknown. Rows are streamed: memory is that of the
     table.
+
+    Args:
+        uri: see `storage.files`.
+        left_out: counts the files that are no images.
 
     Raises:
         UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
     """
+    left_out = storage.LeftOut() if left_out is None else left_out
     listed_classes: dict[str, str] = {}
     for text in storage.class_lists(uri):
         listed_classes |= storage.class_list(text)
 
     batches: list[pa.RecordBatch] = []
     first_id = 0
-    for members in _batched(_members(uri)):
+    for members in _batched(_members(uri, listed_classes, left_out)):
         columns = {
             "image_id": np.arange(first_id, first_id + len(members)),
             "path": [member.path for member in members],
-            "label": [member.label or _label(member.path, listed_classes) for member in members],
+            "label": [member.label for member in members],
             "bytes": [member.size for member in members],
         }
         batches.append(pa.RecordBatch.from_pydict(columns, schema=IMAGES))
         first_id += len(members)
 
     if not batches:
-        raise _no_images(uri)
+        raise _no_images(uri, left_out)
     return pa.Table.from_batches(batches, schema=IMAGES)
 
 
@@ -74,13 +76,14 @@ def fingerprint(uri: str) -> Fingerprint:
     sha256 = hashlib.sha256()
     file_count = 0
     total_size = 0
-    for path, size, modified in storage.files(uri):
+    left_out = storage.LeftOut()
+    for path, size, modified in storage.files(uri, left_out):
         sha256.update(f"{path}\0{size}\0{modified}\n".encode())
         file_count += 1
         total_size += size
 
     if not file_count:
-        raise _no_images(uri)
+        raise _no_images(uri, left_out)
     return {"files": file_count, "bytes": total_size, "sha256": sha256.hexdigest()[:16]}
 
 
@@ -93,29 +96,22 @@ def read_bytes(uri: str, path: str) -> bytes:
     return storage.read(uri, path)
 
 
-def _members(uri: str) -> Iterator[storage.Member]:
-    for path, size, _ in storage.files(uri):
+def _members(uri: str, listed_classes: dict[str, str], left_out: storage.LeftOut) -> Iterator[storage.Member]:
+    for path, size, _ in storage.files(uri, left_out):
         if storage.is_shard(path):
-            yield from storage.members(uri, path)
-        elif storage.is_image(path):
-            yield storage.Member(path, "", size)
+            yield from storage.members(uri, path, left_out)
+        elif not storage.is_class_list(path):
+            stem = path.rpartition("/")[2].rsplit(".", 1)[0]
+            yield storage.Member(path, listed_classes.get(stem) or storage.folder_class(path), size)
 
 
-def _label(path: str, listed_classes: dict[str, str]) -> str:
-    *folders, name = path.split("/")
-    stem = name.rsplit(".", 1)[0]
-    if stem in listed_classes:
-        return listed_classes[stem]
-    if len(folders) > 1 and folders[0].lower() in SPLITS:
-        return folders[1]
-    return folders[0] if folders else ""
-
-
-def _no_images(uri: str) -> UserError:
-    suffixes = ", ".join(storage.IMAGES)
-    return UserError(
-        f"no images under {uri}: expected files like CLASS/NAME.jpg ({suffixes}), or .tar or .parquet shards"
-    )
+def _no_images(uri: str, left_out: storage.LeftOut) -> UserError:
+    suffixes = ", ".join(storage.IMAGES[:4])
+    expected = f"expected files like CLASS/NAME.jpg ({suffixes}, ...), or .tar or .parquet shards"
+    found = left_out.text()
+    if found:
+        expected += f"; {found}"
+    return UserError(f"no images under {uri}: {expected}")
 
 
 def _batched(members: Iterator[storage.Member]) -> Iterator[list[storage.Member]]:

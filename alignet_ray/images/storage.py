@@ -7,23 +7,43 @@ source's root, and its rank by that path is its id, however it is stored. Creden
 import json
 import os
 import re
+import stat as stat_module
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterator
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from alignet_ray.errors import UserError
-from alignet_ray.store import JsonObject, filesystem
+from alignet_ray.errors import UserError, first_line
+from alignet_ray.store import filesystem
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".jp2", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
 """Suffixes of files that are listed as images, whatever is in them."""
+
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+"""First bytes of an image file: JPEG, PNG, GIF, WebP, TIFF (twice) and BMP. They tell what a name without suffix is."""
+
+IGNORED_FOLDERS = (
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "$RECYCLE.BIN",
+    "__MACOSX",
+    "lost+found",
+    "System Volume Information",
+)
+"""Folders that file servers and systems make: thumbnails, deleted files, attributes. Their pictures are nobody's."""
 
 SHARDS = (".tar", ".parquet")
 """Suffixes of files that are opened as folders of images."""
@@ -34,6 +54,18 @@ CLASS_LISTS = tuple(
     for name in ("LOC_val_solution.csv", "val_annotations.txt", "imagenet_2012_validation_synset_labels.txt")
 )
 """Files that give the classes of a flat folder of validation images: Kaggle's, tiny ImageNet's, TensorFlow's."""
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+"""Top folders that are splits and not classes: the class folder is the one below."""
+
+START_BYTES = 16
+"""Bytes that are read of a file without suffix."""
+
+MAX_CLASS_BYTES = 256
+"""Bytes that are read of a `.cls` file."""
+
+MAX_KINDS = 4
+"""Kinds of files that a message names before it says "others"."""
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes")
 """Parquet columns that may hold the encoded image, best first."""
@@ -50,6 +82,35 @@ class File(NamedTuple):
     modified: int
 
 
+@dataclass
+class LeftOut:
+    """Files that are not listed, counted by kind: whatever is left out is told to the user.
+
+    Attributes:
+        counts: suffix -> number of files.
+        first: path of the first of them.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def add(self, path: str) -> None:
+        """Count one file."""
+        self.first = self.first or path
+        self.counts[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
+
+    def text(self) -> str:
+        """One line for the user; empty if nothing was left out."""
+        if not self.counts:
+            return ""
+        kinds = []
+        for suffix, count in self.counts.most_common(MAX_KINDS):
+            kinds.append(f"{count:,} {suffix}")
+        if len(self.counts) > MAX_KINDS:
+            kinds.append("others")
+        return f"{self.counts.total():,} files are no images and left out: {', '.join(kinds)} (first: {self.first!r})"
+
+
 class Member(NamedTuple):
     """An image: path under the source's root, class ("" if its shard gives none), bytes (in Parquet the mean)."""
 
@@ -64,6 +125,13 @@ class TarEntry(NamedTuple):
     offset: int
     size: int
     label: str
+
+
+class TarIndex(NamedTuple):
+    """What a tar file holds: its images by name, in byte order, and the names of all other files."""
+
+    images: dict[str, TarEntry]
+    others: tuple[str, ...]
 
 
 class ParquetLayout(NamedTuple):
@@ -84,29 +152,39 @@ class ParquetLayout(NamedTuple):
     mean_size: int
 
 
-def files(uri: str) -> Iterator[File]:
+def files(uri: str, left_out: LeftOut | None = None) -> Iterator[File]:
     """Images, shards and class lists under a root, in the byte order of the images' paths, one by one.
 
+    Args:
+        uri: a folder, one image, or one shard; local or behind a URL.
+        left_out: counts the files that are none of these.
+
     Raises:
-        UserError: nothing there, a folder that may not be read, or a name that is not UTF-8.
+        UserError: nothing there, a file of another kind, a folder that may not be read, or a name that is not UTF-8.
     """
+    left_out = LeftOut() if left_out is None else left_out
     if "://" in uri:
-        yield from _remote_files(uri)
+        yield from _remote_files(uri, left_out)
         return
 
     root = Path(uri).expanduser()
     if root.is_file():
+        # A root that is one file: its folder is the root, and all its other files count as not there.
+        root = root.resolve()
+        if not _is_listed(root.name, lambda: _local_start(root)):
+            raise _no_image_file(uri)
         stat = root.stat()
         yield File(root.name, stat.st_size, stat.st_mtime_ns)
     elif root.is_dir():
-        yield from _local_files(str(root), "", ())
+        yield from _local_files(str(root), "", (), left_out)
     else:
         raise UserError(f"{uri} does not exist: give a folder of images")
 
 
-def is_image(path: str) -> bool:
-    """Whether a file is listed as an image."""
-    return path.lower().endswith(IMAGES)
+def is_image(path: str, start: Callable[[], bytes]) -> bool:
+    """Whether a file is listed as an image: by its suffix, or without one by its first bytes, which `start` reads."""
+    name = PurePosixPath(path).name
+    return name.lower().endswith(IMAGES) or ("." not in name and start().startswith(IMAGE_STARTS))
 
 
 def is_shard(path: str) -> bool:
@@ -119,16 +197,45 @@ def is_class_list(path: str) -> bool:
     return path.endswith(CLASS_LISTS)
 
 
-def members(uri: str, path: str) -> list[Member]:
-    """The images of one shard, in the byte order of their paths.
+def members(uri: str, path: str, left_out: LeftOut) -> list[Member]:
+    """The images of one shard, in the byte order of their paths; other files of a tar are counted in `left_out`.
+
+    A tar without `.cls` files gives the class folders inside it; without these its own name is the class, but only
+    where it is a WordNet id (as ImageNet's class tars have) or where all its images' names begin with it.
 
     Raises:
         UserError: the shard is damaged, or is a table without images.
     """
-    if path.lower().endswith(".tar"):
-        entries = _tar_entries(uri, path)
-        return [Member(f"{path}/{name}", entry.label, entry.size) for name, entry in entries.items()]
-    return _parquet_members(uri, path)
+    if not path.lower().endswith(".tar"):
+        return _parquet_members(uri, path)
+
+    index = _tar_index(uri, path)
+    for name in index.others:
+        left_out.add(f"{path}/{name}")
+    class_of_tar = _class_of_tar(path, index.images)
+    found: list[Member] = []
+    for name, entry in index.images.items():
+        label = entry.label or folder_class(name) or class_of_tar
+        found.append(Member(f"{path}/{name}", label, entry.size))
+    return found
+
+
+def folder_class(path: str) -> str:
+    """The class folder in an image's path; "" if it lies in no folder."""
+    *folders, _ = path.split("/")
+    if len(folders) > 1 and folders[0].lower() in SPLITS:
+        return folders[1]
+    return folders[0] if folders else ""
+
+
+def _class_of_tar(path: str, names: Iterable[str]) -> str:
+    """The class that a tar's own name says; "" if it says none."""
+    stem = PurePosixPath(path).stem
+    if re.fullmatch(r"n\d{8}", stem):
+        return stem
+    bases = [PurePosixPath(name).name for name in names]
+    is_prefix = all(re.match(rf"{re.escape(stem)}[_\-. ]?\d", base) for base in bases)
+    return stem if bases and is_prefix else ""
 
 
 def read(uri: str, path: str) -> bytes:
@@ -138,7 +245,7 @@ def read(uri: str, path: str) -> bytes:
         OSError: it is gone or may not be read.
     """
     is_local = "://" not in uri
-    local_file = Path(uri).expanduser().joinpath(path)
+    local_file = _local_root(uri) / path
     shard, name = _split_shard(path)
 
     # A local folder may be called like a shard: then the path is that of a plain file.
@@ -178,7 +285,14 @@ def class_list(text: str) -> dict[str, str]:
     return {row[0].rsplit(".", 1)[0]: row[1] for row in rows if len(row) > 1}
 
 
-def _local_files(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[File]:
+@lru_cache(maxsize=8)
+def _local_root(uri: str) -> Path:
+    """The folder that paths are relative to: of a root that is one file, the folder where it lies."""
+    root = Path(uri).expanduser()
+    return root.resolve().parent if root.is_file() else root
+
+
+def _local_files(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...], left_out: LeftOut) -> Iterator[File]:
     """Depth first; a folder or shard sorts as `name/`, so that the order of visits is the byte order of whole paths."""
     stat = os.stat(folder)
     identity = (stat.st_dev, stat.st_ino)
@@ -189,7 +303,7 @@ def _local_files(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...
     try:
         with os.scandir(folder) as scan:
             for entry in scan:
-                if not entry.name.startswith("."):
+                if not entry.name.startswith(".") and entry.name not in IGNORED_FOLDERS:
                     suffix = "/" if entry.is_dir() else ""
                     entries[entry.name + suffix] = entry
     except PermissionError as error:
@@ -197,9 +311,40 @@ def _local_files(folder: str, prefix: str, ancestors: tuple[tuple[int, int], ...
 
     for name in sorted(entries, key=lambda name: _sort_key(os.fsencode(name))):
         if name.endswith("/"):
-            yield from _local_files(entries[name].path, prefix + name, (*ancestors, identity))
-        elif is_image(name) or is_shard(name) or is_class_list(name):
+            yield from _local_files(entries[name].path, prefix + name, (*ancestors, identity), left_out)
+        elif not _is_special(entries[name]) and _is_listed(name, partial(_local_start, entries[name].path)):
             yield _local_file(prefix + name, entries[name])
+        else:
+            left_out.add(prefix + name)
+
+
+def _is_special(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a pipe, socket or device: reading it may never end. A dangling link is left to quarantine."""
+    try:
+        return not stat_module.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_listed(name: str, start: Callable[[], bytes]) -> bool:
+    return is_shard(name) or is_class_list(name) or is_image(name, start)
+
+
+def _local_start(file: str | Path) -> bytes:
+    """The first bytes of a file; none of what is no regular file, as a pipe would make the reader wait for ever."""
+    try:
+        if not stat_module.S_ISREG(os.stat(file).st_mode):
+            return b""
+        with open(file, "rb") as stream:
+            return stream.read(START_BYTES)
+    except OSError:
+        return b""
+
+
+def _no_image_file(uri: str) -> UserError:
+    return UserError(
+        f"{uri} is neither an image nor a .tar or .parquet file of images: give a folder, or unpack it first"
+    )
 
 
 def _sort_key(path: bytes) -> bytes:
@@ -220,26 +365,46 @@ def _local_file(path: str, entry: "os.DirEntry[str]") -> File:
     return File(path, stat.st_size, stat.st_mtime_ns)
 
 
-def _remote_files(uri: str) -> Iterator[File]:
-    fs, base = _root(uri)
+def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
+    fs, base = filesystem(uri)
     try:
-        infos = fs.get_file_info(pafs.FileSelector(base, recursive=True))
+        single = fs.get_file_info(base)
+        if single.type == pafs.FileType.File:
+            infos = [single]
+            base = base.rpartition("/")[0]
+        else:
+            base = base.rstrip("/")
+            infos = fs.get_file_info(pafs.FileSelector(base, recursive=True))
     except OSError as error:
         raise UserError(f"cannot list {uri}: {str(error).splitlines()[0]}") from error
 
     plain_files = [info for info in infos if info.type == pafs.FileType.File]
     listed = [File(info.path[len(base) + 1 :], info.size, info.mtime_ns or 0) for info in plain_files]
     for file in sorted(listed, key=lambda file: _sort_key(file.path.encode())):
-        is_hidden = any(part.startswith(".") for part in file.path.split("/"))
-        is_listed = is_image(file.path) or is_shard(file.path) or is_class_list(file.path)
-        if is_listed and not is_hidden:
+        if any(part.startswith(".") or part in IGNORED_FOLDERS for part in file.path.split("/")):
+            continue
+        if _is_listed(file.path, partial(_stream_start, fs, f"{base}/{file.path}")):
             yield file
+        else:
+            left_out.add(file.path)
+
+
+def _stream_start(fs: pafs.FileSystem, path: str) -> bytes:
+    try:
+        with fs.open_input_stream(path) as stream:
+            start: bytes = stream.read(START_BYTES)
+            return start
+    except OSError:
+        return b""
 
 
 @lru_cache(maxsize=8)
 def _root(uri: str) -> tuple[pafs.FileSystem, str]:
     fs, base = filesystem(uri)
-    return fs, base.rstrip("/")
+    base = base.rstrip("/")
+    if fs.get_file_info(base).type == pafs.FileType.File:
+        base = base.rpartition("/")[0]
+    return fs, base
 
 
 def _open(uri: str, path: str) -> pa.NativeFile:
@@ -256,30 +421,47 @@ def _split_shard(path: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=64)
-def _tar_entries(uri: str, path: str) -> dict[str, TarEntry]:
+def _tar_index(uri: str, path: str) -> TarIndex:
     """Images of a tar file by name, in byte order; their classes stand in `.cls` files beside them (WebDataset)."""
     contents: dict[str, tuple[int, int]] = {}
     classes: dict[str, str] = {}
+    others: list[str] = []
     try:
         with _open(uri, path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for info in tar:
-                if not info.isfile() or Path(info.name).name.startswith("."):
-                    continue
                 name = info.name.removeprefix("./")
-                if is_image(name):
+                is_ignored = any(part.startswith(".") or part in IGNORED_FOLDERS for part in name.split("/"))
+                if not info.isfile() or is_ignored:
+                    continue
+                if is_image(name, partial(_member_content, tar, info, START_BYTES)):
                     contents[name] = (info.offset_data, info.size)
                 elif name.endswith(".cls"):
-                    class_file = tar.extractfile(info)
-                    assert class_file is not None, "a regular file has content"
-                    classes[_webdataset_key(name)] = class_file.read(256).decode("utf-8", "replace").strip()
-    except (tarfile.TarError, OSError) as error:
+                    content = _member_content(tar, info, MAX_CLASS_BYTES)
+                    classes[_webdataset_key(name)] = content.decode("utf-8", "replace").strip()
+                else:
+                    others.append(name)
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise UserError(f"{uri}/{path} is not a whole tar file ({error}): fetch it again or take it out") from error
 
-    entries = {}
-    for name in sorted(contents, key=str.encode):
+    images = {}
+    for name in sorted(contents, key=_name_bytes):
         offset, size = contents[name]
-        entries[name] = TarEntry(offset, size, classes.get(_webdataset_key(name), ""))
-    return entries
+        images[name] = TarEntry(offset, size, classes.get(_webdataset_key(name), ""))
+    return TarIndex(images, tuple(others))
+
+
+def _member_content(tar: tarfile.TarFile, info: tarfile.TarInfo, size: int) -> bytes:
+    file = tar.extractfile(info)
+    assert file is not None, "a regular file has content"
+    return file.read(size)
+
+
+def _name_bytes(name: str) -> bytes:
+    """A name in UTF-8; tarfile keeps bytes that are not UTF-8 as surrogates."""
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the file name {os.fsencode(name)!r} in a tar file is not UTF-8: rename it") from error
 
 
 def _webdataset_key(name: str) -> str:
@@ -289,7 +471,7 @@ def _webdataset_key(name: str) -> str:
 
 
 def _read_tar(uri: str, shard: str, name: str) -> bytes:
-    entry = _tar_entries(uri, shard)[name]
+    entry = _tar_index(uri, shard).images[name]
     with _open(uri, shard) as stream:
         stream.seek(entry.offset)
         content: bytes = stream.read(entry.size)
@@ -305,8 +487,8 @@ def _parquet_layout(uri: str, path: str) -> ParquetLayout:
             parquet = pq.ParquetFile(stream)
             metadata = parquet.metadata
             schema = parquet.schema_arrow
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{uri}/{path} is not a whole Parquet file ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # damaged bytes raise errors of many types
+        raise _not_parquet(uri, path, error) from error
 
     names = [name for name in IMAGE_COLUMNS if name in schema.names]
     image_column = next((name for name in names if _holds_bytes(schema.field(name).type)), "")
@@ -317,14 +499,29 @@ def _parquet_layout(uri: str, path: str) -> ParquetLayout:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     group_starts = list(accumulate((group.num_rows for group in groups), initial=0))
     mean_size = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
-    return ParquetLayout(image_column, class_column, _class_names(schema, class_column), group_starts, mean_size)
+    try:
+        class_names = _class_names(schema, class_column)
+    except ValueError as error:
+        raise _not_parquet(uri, path, error) from error
+    return ParquetLayout(image_column, class_column, class_names, group_starts, mean_size)
+
+
+def _not_parquet(uri: str, path: str, error: Exception) -> UserError:
+    return UserError(f"{uri}/{path} is not a whole Parquet file ({first_line(error)}): fetch it again or take it out")
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Names of numbered classes, which Hugging Face's datasets keep in the schema's metadata."""
-    about: JsonObject = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = about.get("info", {}).get("features", {})
-    return features.get(column, {}).get("names") or []
+    """Names of numbered classes, which Hugging Face's datasets keep in the schema's metadata.
+
+    Raises:
+        ValueError: the metadata is not Hugging Face's.
+    """
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    try:
+        names = about.get("info", {}).get("features", {}).get(column, {}).get("names") or []
+    except AttributeError as error:
+        raise ValueError("its Hugging Face metadata has another form") from error
+    return [str(name) for name in names]
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -337,26 +534,47 @@ def _parquet_members(uri: str, path: str) -> list[Member]:
     layout = _parquet_layout(uri, path)
     labels = [""] * layout.group_starts[-1]
     if layout.class_column:
-        with _open(uri, path) as stream:
-            column = pq.ParquetFile(stream).read([layout.class_column])[layout.class_column]
-        labels = [_class_label(value, layout.class_names) for value in column.to_pylist()]
+        try:
+            with _open(uri, path) as stream:
+                values = pq.ParquetFile(stream).read([layout.class_column])[layout.class_column].to_pylist()
+        except Exception as error:  # damaged bytes raise errors of many types
+            raise _not_parquet(uri, path, error) from error
+        for row, value in enumerate(values):
+            labels[row] = _class_label(value, layout.class_names, f"{uri}/{path}: row {row}")
     return [Member(f"{path}/{row:09d}", label, layout.mean_size) for row, label in enumerate(labels)]
 
 
-def _class_label(value: Any, class_names: list[str]) -> str:
-    if class_names and isinstance(value, int):
-        return class_names[value]
-    if value is None:
+def _class_label(value: Any, class_names: list[str], place: str) -> str:
+    """A cell as a class; "" where it is unknown.
+
+    Raises:
+        UserError: a number for which there is no name.
+    """
+    # Test splits whose classes are withheld have -1 (Hugging Face) or null; as an index -1 would be the last class.
+    if value is None or value == -1:
         return ""
-    return str(value)
+    if not class_names or not isinstance(value, int):
+        return str(value)
+    if not 0 <= value < len(class_names):
+        raise UserError(
+            f"{place}: class {value}, but the file names {len(class_names)} classes (0 to {len(class_names) - 1})"
+        )
+    return class_names[value]
 
 
 @lru_cache(maxsize=4)
 def _row_group_images(uri: str, path: str, group: int) -> pa.Array:
-    """The image column of one row group; cached, since neighbouring rows are asked for one after the other."""
+    """The image column of one row group; cached, since neighbouring rows are asked for one after the other.
+
+    Raises:
+        OSError: the group is damaged.
+    """
     name = _parquet_layout(uri, path).image_column
-    with _open(uri, path) as stream:
-        column = pq.ParquetFile(stream).read_row_group(group, [name])[name].combine_chunks()
+    try:
+        with _open(uri, path) as stream:
+            column = pq.ParquetFile(stream).read_row_group(group, [name])[name].combine_chunks()
+    except Exception as error:  # damaged bytes raise errors of many types
+        raise OSError(f"row group {group} of {path} is damaged: {first_line(error)}") from error
     if pa.types.is_struct(column.type):
         return column.field("bytes")
     return column

@@ -24,7 +24,7 @@ from alignet_ray.artifacts.student_files import (
     NetworkDescription,
     StudentDescription,
 )
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.model_spec import PACKAGE, ModelKind, ModelSpec
 
@@ -101,7 +101,7 @@ class Backbone(nn.Module):
             with torch.inference_mode():
                 return int(self._feature_maps(torch.zeros(1, 3, self.size, self.size)).shape[1])
         except (AttributeError, AssertionError, IndexError, ValueError) as error:
-            raise UserError(f"{self.name} has no layer {self.layer!r} ({_first_line(error)}): {LAYER_HELP}") from error
+            raise UserError(f"{self.name} has no layer {self.layer!r} ({first_line(error)}): {LAYER_HELP}") from error
         finally:
             self.net.train(was_training)
 
@@ -266,7 +266,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{file} is not a readable weights file: {_first_line(error)}") from error
+        raise UserError(f"{file} is not a readable weights file: {first_line(error)}") from error
 
     # Training scripts wrap the state dict, and DataParallel prefixes its names; averaged weights are preferred.
     for wrapper in ("state_dict_ema", "state_dict", "model"):
@@ -408,9 +408,9 @@ def _pretrained(name: str, size: int | None) -> Backbone:
         raise
     except Exception as error:  # timm and the hub raise a dozen kinds: connection, missing entry, rights, wrong tag
         if "Invalid pretrained tag" in str(error):
-            raise UserError(f"model {name}: {_first_line(error)} {_suggestion(name)}") from error
+            raise UserError(f"model {name}: {first_line(error)} {_suggestion(name)}") from error
         raise UserError(
-            f"cannot get the weights of {name} ({_first_line(error)}); run once where there is a network, or use a "
+            f"cannot get the weights of {name} ({first_line(error)}); run once where there is a network, or use a "
             f"local checkpoint {name.split('.')[0]}@FILE, or pip:efficientnet-lite0"
         ) from error
     return Backbone(net, name, name, read_data_config(net, size))
@@ -442,8 +442,3 @@ def _suggestion(name: str) -> str:
     if not similar:
         return "see timm.list_models() for the names"
     return f"did you mean {', '.join(similar)}?"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]

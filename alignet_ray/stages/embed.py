@@ -15,6 +15,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.quarantine import Quarantine
+from alignet_ray.images.storage import LeftOut
 from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs
@@ -24,7 +25,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.stages.embed_actor import ActorTask, UnitResult
 
-VERSION = 2
+VERSION = 3
 
 MIN_UNIT = 16
 MAX_UNIT = 256
@@ -127,8 +128,12 @@ def run(work: Work) -> None:
     """Embed the images of the job."""
     artifact = EmbedArtifact(work.out)
     job = embed_jobs.find_job(work.cfg, work.role)
-    table = embed_jobs.list_job_images(work.cfg, job.images)
+    left_out = LeftOut()
+    table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
     total = len(table)
+    # Told once: the jobs of the annotated objects look at a part of a folder, several of them at the same one.
+    if job.images != "objects" and left_out.counts:
+        work.warn(left_out.text())
 
     # Units depend on the number of images alone, so that a run may go on with other actors or on another machine.
     unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))

@@ -11,6 +11,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
+from alignet_ray.images.storage import LeftOut
 from alignet_ray.models.model_spec import HeadUse, ModelKind, ModelSpec
 from alignet_ray.store import JsonObject, digest
 
@@ -149,18 +150,23 @@ def image_root(cfg: Config, images: ImageSet) -> str:
     return folder
 
 
-def list_job_images(cfg: Config, images: ImageSet) -> pa.Table:
+def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = None) -> pa.Table:
     """IMAGES rows of a set of images: all under its folder, or those of annotated objects.
+
+    Args:
+        cfg: says where the folders are.
+        images: which set.
+        left_out: counts the files of the folder that are no images.
 
     Raises:
         UserError: as `image_root` and `list_images`; no image belongs to an annotated object.
     """
     root = image_root(cfg, images)
-    table = listing.list_images(root)
+    table = listing.list_images(root, left_out)
     if images != "objects":
         return table
 
-    image_ids = read_object_images(cfg.objects.table, table, root)
+    image_ids = read_object_images(cfg.objects.table, table, root).image_ids
     ids = sorted(set().union(*image_ids.values()))
     if not ids:
         raise UserError(f"no image under {root} belongs to an object of {cfg.objects.table}: check its labels")

@@ -17,6 +17,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.listing import list_images
+from alignet_ray.images.storage import LeftOut
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
 
@@ -126,7 +127,13 @@ def run(work: Work) -> None:
     concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
 
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
-    image_ids = objects.read_object_images(cfg.objects.table, list_images(folder), folder)
+    left_out = LeftOut()
+    shown = objects.read_object_images(cfg.objects.table, list_images(folder, left_out), folder)
+    # Files of the corpus are counted where all of it is embedded.
+    if cfg.objects.path and left_out.counts:
+        work.warn(f"{folder}: {left_out.text()}")
+    if shown.unmatched:
+        work.warn(shown.unmatched)
 
     # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
     triplets = _read_responses(cfg, cfg.human.triplets, published, len(concepts) or None)
@@ -134,7 +141,7 @@ def run(work: Work) -> None:
         count = len(published)
     else:
         count = max(len(concepts), int(triplets.max()) + 1)
-    table = objects.objects_table(cfg.seed, count, concepts, image_ids)
+    table = objects.objects_table(cfg.seed, count, concepts, shown.image_ids)
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 

@@ -21,7 +21,7 @@ def images() -> pa.Table:
 def read(tmp_path: Path, text: str, images: pa.Table) -> dict[int, list[int]]:
     table = tmp_path / "objects.csv"
     table.write_text(text)
-    return objects.read_object_images(str(table), images, str(tmp_path))
+    return objects.read_object_images(str(table), images, str(tmp_path)).image_ids
 
 
 def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
@@ -44,6 +44,56 @@ def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
 def test_bad_tables(tmp_path: Path, images: pa.Table, text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         read(tmp_path, text, images)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "label,object\r cat ,5\rdog,2\r",  # line ends of old Macs, blanks around a name
+        "label; object\r\ncat; 5.0\r\n;\r\n\r\ndog; 2\r\n",  # as spreadsheets write whole numbers and empty rows
+        "path,object\n./cat/a.png,5\ncat\\b.png,5\n dog/c.png,2\n",
+        '"label","object"\n"cat","5"\n"dog","2"\n',
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, images: pa.Table, text: str) -> None:
+    assert read(tmp_path, text, images) == {2: [2], 5: [0, 1]}
+
+
+def test_names_are_equal_in_either_form_of_unicode(tmp_path: Path) -> None:
+    decomposed = "cafe\u0301"
+    images = pa.table([[0], [f"{decomposed}/1.png"], [decomposed], [1]], schema=IMAGES)
+    assert read(tmp_path, "label,object\ncaf\u00e9,3\n", images) == {3: [0]}
+    assert read(tmp_path, "path,object\ncaf\u00e9/1.png,3\n", images) == {3: [0]}
+
+
+def test_rows_that_fit_no_image_are_counted_with_the_first_of_them(tmp_path: Path, images: pa.Table) -> None:
+    table = tmp_path / "objects.csv"
+    table.write_text('label,object\ncat,1\n\n"Dog",2\nbird,3\n')
+    found = objects.read_object_images(str(table), images, str(tmp_path))
+    assert found.image_ids == {1: [0, 1]}
+    assert found.unmatched == (f"2 of 3 rows of {table} fit no image (first: line 4, 'Dog'); did you mean 'dog'?")
+    table.write_text("label,object\ncat,1\n")
+    assert objects.read_object_images(str(table), images, str(tmp_path)).unmatched == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("label,object\ncat,1\n".encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        ("label,object\ncat,1\ncaf\u00e9,2\n".encode("cp1252"), r"is not UTF-8 text \(line 3\)"),
+        (b"label,object\ncat,1\0\n", "holds zero bytes"),
+        (b'label,object\n"cat,1\ndog,2\n', "line 2: .*quotation mark"),
+        (b"label,object\npot, pan,1\n", "line 2 has 3 cells, the header has 2"),
+        (b"label,object,object\ncat,1,1\n", "the column 'object' stands there 2 times"),
+        (b"label,object\ncat,1.5\n", "line 2: object '1.5' is not a row number"),
+    ],
+)
+def test_damaged_tables_are_told_in_one_line(tmp_path: Path, images: pa.Table, content: bytes, says: str) -> None:
+    table = tmp_path / "objects.csv"
+    table.write_bytes(content)
+    with pytest.raises(UserError, match=says) as caught:
+        objects.read_object_images(str(table), images, str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_tables_and_folders_are_errors(tmp_path: Path, images: pa.Table) -> None:

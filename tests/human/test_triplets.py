@@ -102,7 +102,7 @@ def test_the_base_is_detected_or_given(tmp_path: Path) -> None:
     np.testing.assert_array_equal(triplets.read_triplets(path, 5), ROWS)
     np.testing.assert_array_equal(triplets.read_triplets(path, 9, base=1), ROWS)
     np.testing.assert_array_equal(triplets.read_triplets(path, 9), ROWS + 1)
-    with pytest.raises(UserError, match="should count from 1"):
+    with pytest.raises(UserError, match=r"line 1 names object 0, so the file counts from 0: use --human\.base 0"):
         triplets.read_triplets(text(tmp_path / "zero.txt"), 5, base=1)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignet_ray.images.decode import decode
+from alignet_ray.images.decode import as_seen, decode
 from alignet_ray.images.listing import list_images, read_bytes
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
@@ -47,7 +47,9 @@ def sixteen(mode: str = "I;16") -> bytes:
     values = np.zeros((30, 40), np.uint16)
     values[:, 20:] = 65_535
     image = Image.fromarray(values)
-    return encoded(image if mode == "I;16" else image.convert("I"), "TIFF" if mode == "I" else "PNG")
+    if mode == "I;16":
+        return encoded(image)
+    return encoded(image.convert("I"), "PPM")  # a PGM file of 16 bits, which Pillow opens in its mode of 32
 
 
 def bomb() -> bytes:
@@ -149,6 +151,15 @@ def test_sixteen_bits_keep_their_range(mode: str) -> None:
     left, right = colours(decode(sixteen(mode)))
     assert left.max() == 0
     assert right.min() == 255
+
+
+def test_pixels_of_32_bits_are_refused() -> None:
+    """Their range is unknown: scaled as 16 bits they would come out white, in silence."""
+    values = Image.fromarray(np.linspace(0, 2e9, 64).astype(np.int32).reshape(8, 8))
+    with pytest.raises(ValueError, match="32-bit pixels have no fixed range"):
+        decode(encoded(values, "TIFF"))
+    with pytest.raises(ValueError, match="pixels from 0 to 2,000,000,000 do not fit into 16 bits"):
+        as_seen(values)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA"])

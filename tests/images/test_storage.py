@@ -16,10 +16,11 @@ import pytest
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import fingerprint, list_images, read_bytes
-from alignet_ray.images.storage import class_list
+from alignet_ray.images.storage import LeftOut, class_list
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -42,11 +43,29 @@ def test_tar_shards_list_their_images_by_name(tmp_path: Path) -> None:
     assert found == {
         "shard-0.tar/a.png": "cat",
         "shard-0.tar/b.jpg": "7",
-        "shard-0.tar/dog/d.jpg": "shard-0.tar",
+        "shard-0.tar/dog/d.jpg": "dog",
         "shard-0.tar0.jpg": "",
     }
     contents = [read_bytes(str(tmp_path), path) for path in found]
     assert contents == [b"AA", b"B", b"DDD", b"beside"]
+
+
+def test_a_tar_without_classes_gives_its_folders_or_a_name_that_is_a_class(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train" / "nested.tar", {"cat/1.jpg": b"1", "./train/dog/2.jpg": b"2", "3.jpg": b"3"})
+    write_tar(tmp_path / "train" / "n02085620.tar", {"n02085620_1.JPEG": b"4", "5.JPEG": b"5"})
+    write_tar(tmp_path / "train" / "dog.tar", {"dog_1.jpg": b"6", "dog-2.jpg": b"7"})
+    write_tar(tmp_path / "train" / "00001.tar", {"a.jpg": b"8", "b.jpg": b"9"})
+    assert rows(str(tmp_path)) == {
+        "train/00001.tar/a.jpg": "",
+        "train/00001.tar/b.jpg": "",
+        "train/dog.tar/dog-2.jpg": "dog",
+        "train/dog.tar/dog_1.jpg": "dog",
+        "train/n02085620.tar/5.JPEG": "n02085620",
+        "train/n02085620.tar/n02085620_1.JPEG": "n02085620",
+        "train/nested.tar/3.jpg": "",
+        "train/nested.tar/cat/1.jpg": "cat",
+        "train/nested.tar/train/dog/2.jpg": "dog",
+    }
 
 
 def test_a_cut_tar_is_named(tmp_path: Path) -> None:
@@ -165,3 +184,91 @@ def test_a_url_that_only_fsspec_knows_gives_the_same_list_as_the_folder(tmp_path
     assert len(fingerprint(url)) == len(fingerprint(str(tmp_path)))
     with pytest.raises(UserError, match="nowhere"):
         list_images("nowhere://bucket/set")
+
+
+def classes_in_parquet(path: Path, labels: list[int | None], names: list[str] | None) -> dict[str, str]:
+    """Labels that are read from a Parquet file as Hugging Face's datasets write it."""
+    table = pa.table({"image": [b"x"] * len(labels), "label": pa.array(labels, pa.int64())})
+    if names:
+        about = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({b"huggingface": json.dumps(about).encode()})
+    pq.write_table(table, path / "data.parquet")
+    return rows(str(path))
+
+
+@pytest.mark.parametrize("names", [["ant", "bee", "cat"], None])
+def test_a_withheld_class_is_unknown_and_never_the_last_one(tmp_path: Path, names: list[str] | None) -> None:
+    found = classes_in_parquet(tmp_path, [-1, None, 0, 2], names)
+    assert list(found.values()) == (["", "", "ant", "cat"] if names else ["", "", "0", "2"])
+
+
+@pytest.mark.parametrize("label", [3, -2])
+def test_a_class_without_a_name_is_refused(tmp_path: Path, label: int) -> None:
+    says = rf"data\.parquet: row 1: class {label}, but the file names 3 classes \(0 to 2\)"
+    with pytest.raises(UserError, match=says):
+        classes_in_parquet(tmp_path, [0, label], ["ant", "bee", "cat"])
+
+
+def test_whatever_a_decoder_reads_is_listed_and_all_else_is_counted(tmp_path: Path) -> None:
+    jpeg = b"\xff\xd8\xff\xe0" + bytes(20)
+    for name in ("dog/1.jpg", "bird/1.JFIF", "frog/1.jpe", "fish/1.avif", "cow/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg)
+    for name in ("dog/@eaDir/thumb.jpg", "__MACOSX/dog/1.jpg", ".thumbnails/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(jpeg)
+    for name in ("fish/2.heic", "fish/3.heic", "labels.csv", "cow/README"):
+        (tmp_path / name).write_bytes(b"text")
+
+    left_out = LeftOut()
+    table = list_images(str(tmp_path), left_out)
+    assert set(table["label"].to_pylist()) == {"dog", "bird", "frog", "fish", "cow"}
+    assert len(table) == 5
+    assert left_out.text() == ("4 files are no images and left out: 2 .heic, 1 no suffix, 1 .csv (first: 'cow/README')")
+
+
+def test_other_files_of_a_tar_are_counted_too(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "x.tar", {"a.jpg": b"A", "a.cls": b"1", "a.json": b"{}", "__MACOSX/a.jpg": b"", "b.heic": b"H"}
+    )
+    left_out = LeftOut()
+    assert len(list_images(str(tmp_path), left_out)) == 1
+    assert dict(left_out.counts) == {".json": 1, ".heic": 1}
+    assert left_out.first == "x.tar/a.json"
+
+
+def test_a_folder_of_other_files_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"no images under .*: 1 \.zip \(first: 'photos\.zip'\)"):
+        list_images(str(tmp_path))
+
+
+def test_a_root_may_be_one_file(tmp_path: Path) -> None:
+    (tmp_path / "one.jpg").write_bytes(b"J")
+    write_tar(tmp_path / "two.tar", {"cat/1.jpg": b"1"})
+    pq.write_table(pa.table({"image": [b"first", b"second"]}), tmp_path / "three.parquet")
+    for name, paths, last in (
+        ("one.jpg", ["one.jpg"], b"J"),
+        ("two.tar", ["two.tar/cat/1.jpg"], b"1"),
+        ("three.parquet", ["three.parquet/000000000", "three.parquet/000000001"], b"second"),
+    ):
+        for root in (str(tmp_path / name), f"file://{tmp_path / name}"):
+            assert list(rows(root)) == paths
+            assert read_bytes(root, paths[-1]) == last
+            assert fingerprint(root)["files"] == 1
+
+
+def test_a_single_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"photos\.zip is neither an image nor a \.tar or \.parquet file"):
+        list_images(str(tmp_path / "photos.zip"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    left_out = LeftOut()
+    assert len(list_images(str(tmp_path), left_out)) == 1
+    assert left_out.first == "pipe"
+    assert dict(left_out.counts) == {"no suffix": 1, ".jpg": 1}

@@ -1,0 +1,218 @@
+"""Damaged files: every reader turns them into one line, whatever library reads them; anything else is a fault of ours.
+
+Each reader gets at least 300 files: its valid ones truncated, with random bytes changed, with parts repeated or left
+out, empty, filled with noise, and the valid files of all other readers under its own suffix.
+"""
+
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import scipy.io
+import yaml
+from PIL import Image
+
+from alignet_ray.artifacts.schemas import TRIPLETS
+from alignet_ray.artifacts.student_files import StudentDescription
+from alignet_ray.artifacts.transforms import read_transform
+from alignet_ray.config import Config
+from alignet_ray.data import deepmind
+from alignet_ray.data.files import read_rows
+from alignet_ray.errors import UserError
+from alignet_ray.human.benchmarks import read_choices
+from alignet_ray.human.matrices import read_matrix
+from alignet_ray.human.objects import read_concepts
+from alignet_ray.human.responses import read_responses
+from alignet_ray.human.triplets import read_embedding, read_order
+from alignet_ray.images import jpeg
+from alignet_ray.images.decode import decode
+from alignet_ray.images.listing import list_images, read_bytes
+from alignet_ray.models.backbone import read_weights
+from alignet_ray.verify import verify
+
+DAMAGED = 300
+"""Damaged files per reader."""
+
+Reader = Callable[[Path], Any]
+
+
+def arrow(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def npy(values: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, values)
+    return sink.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **arrays)
+    return sink.getvalue()
+
+
+def mat(**arrays: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    scipy.io.savemat(sink, arrays, do_compression=True)
+    return sink.getvalue()
+
+
+def picture(format: str) -> bytes:
+    sink = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(sink, format)
+    return sink.getvalue()
+
+
+def tar() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as file:
+        for name, content in (("cat/1.jpg", picture("JPEG")), ("cat/1.cls", b"7"), ("2.png", picture("PNG"))):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return sink.getvalue()
+
+
+def images_table() -> pa.Table:
+    names = {"info": {"features": {"label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [picture("PNG")] * 4, "label": [0, 1, -1, 0]})
+    return table.replace_schema_metadata({b"huggingface": json.dumps(names).encode()})
+
+
+def release() -> bytes:
+    return npz(
+        filenames=np.array([["a.JPEG", "b.JPEG", "c.JPEG"]] * 5, dtype="S"),
+        similarities=np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32),
+    )
+
+
+ROWS = np.array([[0, 1, 2], [1, 2, 3], [2, 3, 4], [0, 2, 4]])
+SQUARE = np.eye(4) + 0.5
+TEXT = "\n".join(" ".join(map(str, row)) for row in ROWS.tolist()).encode()
+TABLE = b"image1,image2,image3,choice,RT\n1,2,3,3,812\n2,3,4,1,-\n"
+CHOICES = b"ref_path,left_path,right_path,left_vote,right_vote\na.jpg,b.jpg,c.jpg,1,2\n"
+LABELS = pa.table({name: [number] * 3 for number, name in enumerate(TRIPLETS.names)}).cast(TRIPLETS)
+
+
+def read_all_images(path: Path) -> None:
+    """List a shard and read its images as a worker does: an image's own fault may be a ValueError or OSError."""
+    for name in list_images(str(path))["path"].to_pylist():
+        try:
+            decode(read_bytes(str(path), name))
+        except (ValueError, OSError):
+            continue
+
+
+def decode_quietly(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
+        for decoder in (decode, jpeg.decode):
+            try:
+                decoder(path.read_bytes())
+            except ValueError:
+                continue
+
+
+def read_choices_file(path: Path) -> None:
+    read_choices(str(path), {"a.jpg": 0, "b.jpg": 1, "c.jpg": 2})
+
+
+READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
+    "responses as text": (lambda path: read_responses(str(path)), ".csv", [TEXT, TABLE]),
+    "responses as array": (lambda path: read_responses(str(path)), ".npy", [npy(ROWS), npy(ROWS.astype(float))]),
+    "human embedding as text": (lambda path: read_embedding(str(path)), ".txt", [TEXT]),
+    "human embedding as array": (lambda path: read_embedding(str(path)), ".npy", [npy(SQUARE)]),
+    "object order": (lambda path: read_order(str(path)), ".txt", [b"2\n0\n1\n"]),
+    "matrix of MATLAB": (lambda path: read_matrix(str(path), "similarity"), ".mat", [mat(rdm=SQUARE)]),
+    "matrix as array": (lambda path: read_matrix(str(path), "distance"), ".npy", [npy(SQUARE), npy(np.arange(6.0))]),
+    "matrix as text": (lambda path: read_matrix(str(path), "distance"), ".csv", [b"1,2,3\n2,1,3\n3,3,1\n"]),
+    "two-alternative choices": (read_choices_file, ".csv", [CHOICES]),
+    "table": (lambda path: read_rows(str(path)), ".csv", [b'label,object\n"cat, dog",1\nbee,2\n']),
+    "concepts": (lambda path: read_concepts(str(path)), ".csv", [b"name,category\ncat,animal\n"]),
+    "configuration": (Config.from_yaml, ".yaml", [yaml.safe_dump({"distill": {"lr": 1e-4, "steps": 5}}).encode()]),
+    "images in Parquet": (read_all_images, ".parquet", [arrow(images_table())]),
+    "images in tar": (read_all_images, ".tar", [tar()]),
+    "picture": (decode_quietly, ".jpg", [picture(kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")]),
+    "transform as npz": (
+        read_transform,
+        ".npz",
+        [npz(weights=SQUARE, bias=np.ones(4), mean=np.ones(()), std=np.ones(()))],
+    ),
+    "transform as safetensors": (
+        read_transform,
+        ".safetensors",
+        [safetensors.numpy.save({"weights": SQUARE, "bias": np.ones(4)}, {"provenance": "{}"})],
+    ),
+    "weights as safetensors": (read_weights, ".safetensors", [safetensors.numpy.save({"conv.weight": SQUARE})]),
+    "labelled triplets": (lambda path: verify(str(path)), ".parquet", [arrow(LABELS)]),
+    "released triplets": (lambda path: verify(str(path)), ".npz", [release()]),
+    "released triplets, read": (lambda path: list(deepmind.blocks(path)), ".npz", [release()]),
+    "responses, verified": (lambda path: verify(str(path)), ".txt", [TEXT, TABLE]),
+    "student's description": (
+        lambda path: StudentDescription.read(path.parent),
+        ".json",
+        [b'{"model": "x", "width": 3}'],
+    ),
+}
+VALID = [content for _, _, contents in READERS.values() for content in contents]
+
+
+def damaged(valid: list[bytes], seed: int) -> Iterator[bytes]:
+    """Files that were valid ones: the others' as they are, then truncated, changed, repeated and made of noise."""
+    yield b""
+    yield from VALID
+    random = np.random.default_rng(seed)
+    for number in range(DAMAGED):
+        content = bytearray(valid[number % len(valid)])
+        kind = number % 5
+        position = int(random.integers(0, len(content)))
+        if kind == 0:
+            del content[position:]
+        elif kind == 1:
+            for place in random.integers(0, len(content), 1 + number % 8).tolist():
+                content[place] = int(random.integers(0, 256))
+        elif kind == 2:
+            del content[position : position + int(random.integers(1, 40))]
+        elif kind == 3:
+            content[position:position] = random.bytes(int(random.integers(1, 40)))
+        else:
+            content[position:] = random.bytes(len(content) - position)
+        yield bytes(content)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_one_line_and_no_traceback(name: str, tmp_path: Path) -> None:
+    reader, suffix, valid = READERS[name]
+    path = tmp_path / ("model.json" if suffix == ".json" else f"file{suffix}")
+    seen = 0
+    messages: list[str] = []
+    for content in damaged(valid, seed=len(name)):
+        path.write_bytes(content)
+        seen += 1
+        try:
+            reader(path)
+        except UserError as error:
+            messages.append(str(error))
+        except Exception as error:
+            kept = Path("/tmp") / f"damaged{suffix}"
+            kept.write_bytes(content)
+            raise AssertionError(f"{name}: {type(error).__name__}: {error} (file kept as {kept})") from error
+
+    assert seen >= DAMAGED
+    assert not [message for message in messages if "\n" in message or len(message) > 700]
+    # A picture's faults are ValueErrors, for the quarantine; damage in a tar is mostly that of its pictures.
+    if name not in ("picture", "images in tar"):
+        assert len(messages) > 20, "hardly any damage was refused: the reader checks nothing"
