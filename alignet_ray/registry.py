@@ -49,7 +49,7 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
 
     # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
-    mlflow.update_model_version(name, version, description=registration.card.read_text())
+    mlflow.update_model_version(name, version, description=registration.card.read_text(encoding="utf-8"))
     for key, value in (registration.tags | {tracking.IMAGES: images}).items():
         mlflow.set_model_version_tag(name, version, key, value)
     mlflow.set_registered_model_alias(name, registration.alias, version)

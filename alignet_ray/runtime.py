@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import Screen
 
 QUIET = {
@@ -59,6 +61,12 @@ Workers keep the priority of a plain process (Ray's niceness of 15 costs a twent
 leave after 20 seconds without work: the next stage still finds them, a long training is not disturbed by them.
 """
 
+CLUSTER_SECONDS = 10
+"""Seconds in which a cluster must take a connection."""
+
+MAX_TEMPORARY = 36
+"""Bytes of the path of the folder in which Ray makes its session's folder."""
+
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Environment variable that Ray sets for the entrypoint of a submitted job (this is its whole name)."""
 
@@ -91,7 +99,7 @@ def state_dir(cfg: Config) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"
-        probe.write_text("")
+        probe.write_text("", encoding="utf-8")
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {path} ({error.strerror}): choose another --store.root") from error
@@ -110,14 +118,14 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout as error:
-        holder = owner.read_text().strip() if owner.exists() else ""
+        holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else ""
         raise UserError(
             f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
             "or choose another --store.root"
         ) from error
 
     try:
-        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -137,7 +145,7 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
     originals = {number: os.dup(number) for number in (1, 2)}
     screen_stream = screen.stream
 
-    with _logging_to(path), path.open("a") as file, os.fdopen(os.dup(1), "w") as terminal:
+    with _logging_to(path), path.open("a", encoding="utf-8") as file, os.fdopen(os.dup(1), "w") as terminal:
         # In a notebook sys.stdout is no file descriptor but the cell's own stream, which stays in place.
         if screen_stream is sys.__stdout__:
             screen.stream = terminal
@@ -194,7 +202,8 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     """
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     is_local = address == "local"
-    wanted = QUIET | MEMORY
+    _require_answer(address)
+    wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
     if is_local:
         wanted |= ALONE
     # What the user has set stays; Ray reads these variables when it is imported.
@@ -211,11 +220,15 @@ def start(cfg: Config, dashboard: bool = False) -> str:
         options["include_dashboard"] = dashboard
         if cfg.ray.object_store_mb:
             options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
+        options["_temp_dir"] = session_folder()
     if is_local and dashboard:
         # Workers would find the dashboard by process names, and give up if another Ray runs on this machine.
         port = _free_port()
         options["dashboard_port"] = port
         env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+
+    if package_path := _package_path():
+        env["PYTHONPATH"] = package_path
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -225,6 +238,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
                 address=address,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                job_config=_job_config(),
                 runtime_env={"env_vars": env},
                 **options,
             )
@@ -233,6 +247,22 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     # ray.init installs a handler of its own, under which a stop would not look like one.
     signal.signal(signal.SIGTERM, sigterm_handler)
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+def _job_config() -> Any:
+    """A job whose workers do not import from the folder where the command was called.
+
+    Ray would put that folder on their import path, and a script of the user called timm.py there would be imported in
+    place of the library.
+    """
+    from ray.job_config import JobConfig
+
+    class JobWithoutFolder(JobConfig):
+        # Ray adds the folder only where the job brings no working directory of its own.
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return JobWithoutFolder()
 
 
 @contextlib.contextmanager
@@ -250,6 +280,50 @@ def batch_scheduling() -> Iterator[None]:
     finally:
         if ordinary:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _require_answer(address: str) -> None:
+    """Check that something listens at HOST:PORT: Ray itself would wait for ten minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdecimal():  # `local`, `auto`
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CLUSTER_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(
+            f"no Ray cluster answers at {address} ({reason}): start one, or leave out --ray.address and RAY_ADDRESS"
+        ) from error
+
+
+def session_folder() -> str:
+    """Where a local Ray keeps its sockets and logs: the system's folder for temporary files, unless its path is long.
+
+    Raises:
+        UserError: no folder is short enough.
+    """
+    # A path of a socket has at most 107 bytes, of which Ray's own names take 68.
+    candidates = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.home())]
+    for folder in filter(None, candidates):
+        if len(os.fsencode(folder)) <= MAX_TEMPORARY and os.access(folder, os.W_OK):
+            return str(Path(folder) / "ray")
+    raise UserError(
+        f"Ray's sockets need a folder whose path has at most {MAX_TEMPORARY} bytes, and {tempfile.gettempdir()} has "
+        f"{len(os.fsencode(tempfile.gettempdir()))}: name one with RAY_TMPDIR"
+    )
+
+
+def _package_path() -> str:
+    """PYTHONPATH for workers where the package is not installed but imported from a folder; else empty."""
+    folder = str(Path(__file__).resolve().parent.parent)
+    if folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return ""
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != folder]
+    return os.pathsep.join([folder, *others])
 
 
 def _free_port() -> int:

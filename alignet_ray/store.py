@@ -16,7 +16,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -382,19 +382,38 @@ class Store:
         return artifacts
 
     def write_ref(self, name: str, value: JsonObject) -> None:
-        """Point a human name at ids."""
+        """Point a human name at ids.
+
+        Raises:
+            UserError: the name would lead to another folder.
+        """
+        if not _stays_inside(name):
+            raise UserError(f"{name!r} is no name of a run: it leads to another folder")
         Draft(self.root, "refs", "").write_json(f"{name}.json", value)
 
     def read_ref(self, name: str) -> JsonObject | None:
         """What a human name points at; None if it is not known."""
         ref = Artifact(self.root, "refs", "")
+        if not _stays_inside(name):
+            return None
         return ref.read_json(f"{name}.json") if ref.has(f"{name}.json") else None
 
     def delete_ref(self, name: str) -> None:
         """Forget a human name; its artifacts stay."""
+        if name not in self.refs():
+            raise UserError(f"there is no run {name!r} under {self.root}")
         Draft(self.root, "refs", "").remove(f"{name}.json")
 
     def refs(self) -> list[str]:
-        """All human names."""
-        names = Artifact(self.root, "refs", "").files(suffix=".json")
-        return [Path(name).stem for name in names]
+        """All human names, also those that are not given any more: in folders, or beginning with a dot."""
+        fs, base = filesystem(f"{self.root}/refs")
+        base = base.rstrip("/")
+        infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        paths = [info.path[len(base) + 1 :] for info in infos if info.type == pafs.FileType.File]
+        return sorted(path.removesuffix(".json") for path in paths if path.endswith(".json"))
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether the name of a reference leads to no other folder than that of references."""
+    parts = PurePosixPath(name).parts
+    return bool(name) and not name.startswith("/") and ".." not in parts

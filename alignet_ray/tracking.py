@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import threading
 import time
 import uuid
@@ -34,6 +35,8 @@ RUNNING = "attributes.status = 'RUNNING'"
 PENDING = "pending-"
 """Prefix of the name of a run that the server does not know yet."""
 METRICS_PER_REQUEST = 500
+DATABASE = "mlflow.db"
+"""File of the embedded database under the state folder."""
 IMAGES = "alignet.images"
 """Tag of a version: URI of the same student as a model that takes image files."""
 
@@ -129,7 +132,7 @@ def _read(file: Path) -> list[SpoolRow]:
     rows: list[SpoolRow] = []
     if not file.is_file():
         return rows
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
     return rows
@@ -172,7 +175,18 @@ def resolve_uri(cfg: Config, state: Path) -> str:
         return uri
     if "://" in cfg.store.root:
         raise UserError(f"--store.root {cfg.store.root} is remote: name a tracking server with --tracking.uri")
-    return f"sqlite:///{state}/mlflow.db"
+    return database_uri(state)
+
+
+def database_uri(state: Path) -> str:
+    """The embedded database as a URI: % and ? in a folder's name have a meaning in it, so they are quoted."""
+    path = str(state / DATABASE)
+    if not set(path) & set("%?"):
+        return f"sqlite:///{path}"
+    from sqlalchemy import URL
+
+    # Of a URI without the driver's name MLflow makes the folder itself, from the quoted path: a second, empty one.
+    return URL.create("sqlite+pysqlite", database=path).render_as_string(hide_password=False)
 
 
 def registry_uri(root: str, uri: str | None = None) -> str:
@@ -187,12 +201,21 @@ def registry_uri(root: str, uri: str | None = None) -> str:
     """
     folder = Path(root).expanduser().resolve()
     address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
-    database = Path(address.removeprefix("sqlite:///"))
-    if address.startswith("sqlite:///") and not database.exists():
+    if _is_missing(address):
         raise UserError(
             f"no model registry at {address}: name the root with --store.root or a server with --tracking.uri"
         )
     return address
+
+
+def _is_missing(address: str) -> bool:
+    """Whether an address is that of a database file which does not exist: MLflow would create it."""
+    if not address.startswith("sqlite"):
+        return False
+    from sqlalchemy import make_url
+
+    database = make_url(address).database
+    return bool(database) and not Path(str(database)).exists()
 
 
 def hide(value: Any) -> str:
@@ -241,12 +264,16 @@ class Session:
             experiment = client(uri).get_experiment_by_name(name)
             if experiment is None:
                 # Without a place of its own an embedded experiment writes artifacts to the working directory.
-                place = (state / "mlflow-artifacts").as_uri() if uri.startswith("sqlite:") else None
+                place = (state / "mlflow-artifacts").as_uri() if uri.startswith("sqlite") else None
                 return cls(uri, client(uri).create_experiment(name, artifact_location=place), spool)
         except Exception as error:
+            raise UserError(_why_unavailable(uri, error)) from error
+        # MLflow takes no run of an experiment that was deleted in its UI, so its metrics would wait for ever.
+        if experiment.lifecycle_stage == "deleted":
             raise UserError(
-                f"no MLflow at {hide(uri)} ({first_line(error)}): start it, or leave out --tracking.uri"
-            ) from error
+                f"MLflow's experiment {name!r} at {hide(uri)} was deleted: restore it (mlflow experiments restore "
+                f"--experiment-id {experiment.experiment_id}) or name another with --tracking.experiment"
+            )
 
         session = cls(uri, experiment.experiment_id, spool)
         session.flush()
@@ -356,6 +383,13 @@ class Session:
     def end(self, tracker: Tracker, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         tracker.end(status)
+
+
+def _why_unavailable(uri: str, error: Exception) -> str:
+    """One line about a server or database that cannot be used, with the fix."""
+    if "out-of-date database schema" in str(error):
+        return f"{hide(uri)} was made by another version of MLflow: run `mlflow db upgrade {shlex.quote(hide(uri))}`"
+    return f"no MLflow at {hide(uri)} ({first_line(error)}): start it, or leave out --tracking.uri"
 
 
 @contextlib.contextmanager

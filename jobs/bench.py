@@ -403,7 +403,9 @@ def main() -> None:
         results[name] = measure(name, size)
         print("\n" + table(results[name]))
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "size": vars(size), "rows": results}, indent=1))
+        args.json.write_text(
+            json.dumps({"machine": machine, "size": vars(size), "rows": results}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

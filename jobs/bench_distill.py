@@ -201,7 +201,7 @@ def ray_worker(config: dict[str, Any]) -> None:
     """One of the processes that Ray Train starts; its measurement goes to a file."""
     measurement = measure_worker(config["args"], config["device"], config["threads"], ray.train.report)
     rank = ray.train.get_context().get_world_rank()
-    Path(config["folder"], f"{rank}.json").write_text(json.dumps(measurement))
+    Path(config["folder"], f"{rank}.json").write_text(json.dumps(measurement), encoding="utf-8")
 
 
 def measure_workers(launcher: str, args: argparse.Namespace, device: str) -> list[Measurement]:
@@ -225,7 +225,7 @@ def _measure_by_ray(args: argparse.Namespace, device: str, threads: int, folder:
     )
     trainer.fit()
     runtime.stop()
-    return [Measurement(*json.loads(file.read_text())) for file in Path(folder).glob("*.json")]
+    return [Measurement(*json.loads(file.read_text(encoding="utf-8"))) for file in Path(folder).glob("*.json")]
 
 
 def share_of_others(workers: list[Measurement]) -> float:
@@ -322,7 +322,7 @@ def main(arguments: list[str]) -> None:
     print(f"{args.model}, {args.size} px, batch {args.batch}, {device}, {torch.get_num_threads()} threads")
     print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+        args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

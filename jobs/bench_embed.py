@@ -133,7 +133,7 @@ class TimingScreen(Screen):
     """A screen that prints nothing and records when images were finished, and how many."""
 
     def __init__(self) -> None:
-        super().__init__(open(os.devnull, "w"))  # noqa: SIM115
+        super().__init__(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         self.finished: list[tuple[float, int]] = []
 
     def progress(self, total: int, unit: str, done: int = 0) -> Any:
@@ -263,4 +263,4 @@ def main(args: list[str]) -> None:
     rows = measure(given.images, given.model, given.size, given.count, given.rounds, settings)
     print(table(rows))
     if given.json:
-        Path(given.json).write_text(json.dumps(rows, indent=1))
+        Path(given.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")

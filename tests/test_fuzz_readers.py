@@ -36,7 +36,7 @@ from alignet_ray.human.triplets import read_embedding, read_order
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
-from alignet_ray.models.backbone import read_weights
+from alignet_ray.models.weights_file import read_weights
 from alignet_ray.verify import verify
 
 DAMAGED = 300

@@ -3,8 +3,11 @@
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -114,3 +117,37 @@ def test_workers_keep_freed_memory_unless_the_user_says_otherwise_and_interrupt_
     done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, timeout=120)
     expected = ["1", "123456", "1", os.nice(0), os.SCHED_BATCH, os.SCHED_OTHER]
     assert done.stdout.split() == [str(value) for value in expected], done.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "[::1]:{port}"])
+def test_a_cluster_that_is_gone_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port=port))
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"no Ray cluster answers at .*: start one, or leave out --ray\.address"):
+        runtime.start(Config())
+    assert time.monotonic() - start < runtime.CLUSTER_SECONDS + 5
+
+
+def test_sockets_lie_in_a_folder_whose_path_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert len(runtime.session_folder()) <= runtime.MAX_TEMPORARY + len("/ray")
+    monkeypatch.setenv("RAY_TMPDIR", "/var/tmp")
+    assert runtime.session_folder() == "/var/tmp/ray"
+    monkeypatch.delenv("RAY_TMPDIR")
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) == str(long))
+    with pytest.raises(UserError, match=r"name one with RAY_TMPDIR"):
+        runtime.session_folder()
+
+
+def test_workers_find_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(Path(runtime.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", f"/elsewhere{os.pathsep}{folder}")
+    assert runtime._package_path() == f"{folder}{os.pathsep}/elsewhere"
+    monkeypatch.setattr(runtime.sysconfig, "get_path", lambda name: folder)
+    assert runtime._package_path() == ""

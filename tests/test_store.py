@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignet_ray.errors import UserError
+from alignet_ray.stages.pipeline import reachable
 from alignet_ray.store import SUCCESS, Artifact, Store, digest
 
 
@@ -103,3 +104,26 @@ def test_a_folder_is_removed_if_it_is_there(store: Store) -> None:
     for _ in range(2):  # the second time there is nothing
         draft.remove_folder("scratch")
         assert draft.files(deep=True) == ["kept"]
+
+
+def test_a_name_never_leads_out_of_the_root(store: Store, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    for name in ("../../outside", "/tmp/x", "", "a/../../../outside"):
+        with pytest.raises(UserError, match=r"is no name of a run"):
+            store.write_ref(name, {})
+        with pytest.raises(UserError, match="there is no run"):
+            store.delete_ref(name)
+        assert store.read_ref(name) is None
+    assert outside.read_text() == "{}"
+
+
+def test_runs_of_earlier_versions_keep_their_names(store: Store) -> None:
+    """Names with a slash or a leading dot are not given any more, but what they name must not count as unused."""
+    for name in ("exp/1", ".v2", "plain", "v1.2"):
+        store.write_ref(name, {"nodes": {"align": name}})
+    (Path(store.root) / "refs" / ".plain.json.0123abcd").write_text("half written")
+    assert store.refs() == [".v2", "exp/1", "plain", "v1.2"]
+    assert reachable(store) == {("align", name) for name in store.refs()}
+    store.delete_ref("exp/1")
+    assert "exp/1" not in store.refs()

@@ -1,6 +1,8 @@
 """Runs, parameters and lineage in the embedded MLflow database; no secrets in it; a dead server stops nothing."""
 
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -184,3 +186,46 @@ def test_the_load_of_the_machine_is_logged(tmp_path: Path, monkeypatch: pytest.M
     assert "system/cpu_utilization_percentage" in found
     with tracking.system_metrics(Tracker()):
         pass  # nothing is tracked
+
+
+@pytest.mark.parametrize("name", ["My%20Data", "a? b", "(50%)", "x#y", "me@host", 'it\'s "it"', "gr\u00f6\u00dfe"])
+def test_any_folder_can_hold_the_database(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / name
+    folder.mkdir()
+    cfg = Config().replace(store__root=str(folder))
+    session = Session.open(cfg, folder)
+    tracker = session.begin("run", None, {})
+    session.end(tracker, "FINISHED")
+    assert (folder / "mlflow.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside the root"
+    assert tracking.registry_uri(str(folder)) == session.uri
+
+
+def test_reading_a_registry_that_is_not_there_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="no model registry"):
+        tracking.registry_uri(str(tmp_path / "50%"))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_deleted_experiment_is_told_before_anything_starts(tmp_path: Path) -> None:
+    session = Session.open(Config(), tmp_path)
+    client(session.uri).delete_experiment(session.experiment)
+    with pytest.raises(UserError, match=r"'alignet-ray' .* was deleted: restore it \(mlflow experiments restore"):
+        Session.open(Config(), tmp_path)
+
+
+def test_a_database_of_another_version_names_the_command(tmp_path: Path) -> None:
+    Session.open(Config(), tmp_path)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("update alembic_version set version_num = '7f2a7d5fae7d'")
+    code = f"""
+from pathlib import Path
+from alignet_ray.config import Config
+from alignet_ray.tracking import Session
+Session.open(Config(), Path({str(tmp_path)!r}))
+"""
+    # Another process: MLflow looks at a database's version only when it opens it.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "run `mlflow db upgrade " in done.stderr.splitlines()[-1], done.stderr[-500:]

@@ -117,7 +117,7 @@ class StudentDescription:
         """
         file = folder / MODEL_FILE
         try:
-            content = json.loads(file.read_text())
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} is not a student's folder: {MODEL_FILE} cannot be read ({error})") from error
         return cls.from_json(content, str(file))

@@ -7,6 +7,7 @@ is called.
 import difflib
 import errno
 import importlib
+import locale
 import os
 import sys
 import traceback
@@ -64,6 +65,9 @@ COMMANDS = {
 SHORT_LIST = 12
 """Number of names up to which an error message lists them all."""
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of the file system that a path given by the user causes."""
+
 OVERVIEW = """alignet-ray: vision models aligned with human similarity judgements
 
 usage: alignet-ray COMMAND [OPTIONS]
@@ -76,6 +80,8 @@ usage: alignet-ray COMMAND [OPTIONS]
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 success, 2 a mistake of the user, 1 an internal error, 130 stopped."""
+    if argv is None:
+        _require_utf8()
     args = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in args
     try:
@@ -91,6 +97,17 @@ def main(argv: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         sys.exit(report_error(error, debug))
+
+
+def _require_utf8() -> None:
+    """Start Python again in its UTF-8 mode where the locale is another (cron, slim containers).
+
+    Texts, names of files, the terminal and all processes of a run then agree.
+    """
+    if sys.flags.utf8_mode or locale.getpreferredencoding(False).upper().replace("-", "") == "UTF8":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def report_error(error: Exception, debug: bool) -> int:
@@ -121,6 +138,8 @@ def user_message(error: BaseException) -> str | None:
             return f"the disk is full{place}: free some room (alignet-ray gc) and run it again"
         if "No space left on device" in str(inner):
             return "the disk is full: free some room (alignet-ray gc) and run it again"
+        if isinstance(inner, OSError) and inner.errno in UNWRITABLE and inner.filename:
+            return f"cannot use {inner.filename}: {inner.strerror}"
     return None
 
 

@@ -57,13 +57,16 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
         raise UserError(describe_mistake(event, option_names(kind), args)) from None
 
     with tyro_errors.on_parse_error(refuse):
-        chosen: T = tyro.cli(
-            options_class,
-            default=default,
-            args=args,
-            prog=f"alignet-ray {command}",
-            description=inspect.cleandoc(kind.__doc__ or ""),
-        )
+        try:
+            chosen: T = tyro.cli(
+                options_class,
+                default=default,
+                args=args,
+                prog=f"alignet-ray {command}",
+                description=inspect.cleandoc(kind.__doc__ or ""),
+            )
+        except ValidationError as error:  # of a field that stands in no section
+            raise UserError(_refused_value(error)) from error
     # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
     return dataclasses.replace(chosen, given=given)
@@ -191,11 +194,15 @@ def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]
     cause = raised.__context__ if raised is not None else None
     if not isinstance(cause, ValidationError):
         return event.message.splitlines()[0]
-    first = cause.errors()[0]
-    section = str(getattr(raised, "arg", "")).removeprefix("settings").strip(".")
+    return _refused_value(cause, str(getattr(raised, "arg", "")).removeprefix("settings").strip("."))
+
+
+def _refused_value(error: ValidationError, section: str = "") -> str:
+    """The option and value that a section's own validation refuses, and why."""
+    first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     flag = "--" + ".".join(filter(None, (section, field))).replace("_", "-")
-    problem = first["msg"]
+    problem = first["msg"].removeprefix("Value error, ")
     return f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}"
 
 

@@ -50,6 +50,9 @@ def find(store: Store, name: str) -> Artifact:
         UserError: none, or several.
     """
     stage, _, id = name.rpartition("/")
+    # Only stages are folders of artifacts: `rm ../other/ID` must not reach what lies elsewhere.
+    if stage and stage not in STAGES:
+        raise UserError(f"no artifacts are called {name!r}: an artifact is STAGE/ID, `alignet-ray ls` lists them")
     stages = [stage] if stage else list(STAGES)
     matches = [artifact for artifact in store.all(stages) if artifact.id.startswith(id)]
     if len(matches) != 1:

@@ -3,11 +3,12 @@
 import difflib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
+from alignet_ray.config.names import check_run_name
 from alignet_ray.config.sections import (
     Corpus,
     Human,
@@ -49,7 +50,7 @@ warnings.filterwarnings("ignore", message='Field name "register" in "Config" sha
 class Config(Section):
     """A whole run."""
 
-    name: RuntimeOnly[str] = "run"
+    name: RuntimeOnly[Annotated[str, AfterValidator(check_run_name)]] = "run"
     """Name of the run: `<root>/refs/<name>.json` lists its artifacts."""
     seed: int = 0
     """Random seed, also of the split of objects."""
@@ -102,7 +103,7 @@ class Config(Section):
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] != "extra_forbidden":
-            return f"{name}: {first['msg']}"
+            return f"{name}: {first['msg'].removeprefix('Value error, ')}"
 
         nearest = difflib.get_close_matches(name, cls().flat(), n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""

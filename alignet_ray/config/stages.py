@@ -3,8 +3,9 @@
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from alignet_ray.config.names import check_alias, check_model_name
 from alignet_ray.config.sections import InputPath, RuntimeOnly, Section
 
 
@@ -327,9 +328,9 @@ class Evaluate(Section):
 class Register(Section):
     """register: the student into MLflow's model registry."""
 
-    name: str = "alignet-student"
+    name: Annotated[str, AfterValidator(check_model_name)] = "alignet-student"
     """Name of the registered model."""
-    alias: str = "candidate"
+    alias: Annotated[str, AfterValidator(check_alias)] = "candidate"
     """Alias of the new version."""
 
 

@@ -100,7 +100,7 @@ def _write_rows(embed: Artifact, ids: Int64[np.ndarray, " n"], target: Path) -> 
     images = images.take(positions_of(images["image_id"].to_numpy(), ids))
     labels = images["label"].to_pylist()
     paths = images["path"].to_pylist()
-    with target.open("w", newline="") as file:
+    with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "image_id", "label", "path"])
         writer.writerows(zip(range(len(ids)), ids.tolist(), labels, paths, strict=True))

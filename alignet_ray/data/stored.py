@@ -28,7 +28,8 @@ def is_stored(spec: str) -> bool:
     """Whether an entry of `evaluate.models` means stored embeddings (and not a model)."""
     if spec.startswith(STAGE):
         return True
-    if spec.endswith(SUFFIXES) and "@" not in spec:
+    # NAME@FILE.safetensors is a checkpoint, unless there is a file of this very name.
+    if spec.endswith(SUFFIXES) and ("@" not in spec or Path(spec).expanduser().is_file()):
         return True
     return (Path(spec).expanduser() / MANIFEST).is_file()
 

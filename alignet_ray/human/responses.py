@@ -240,14 +240,14 @@ def _times(column: pa.ChunkedArray, path: str, lines: LineNumbers) -> tuple[pa.C
     if not pa.types.is_string(column.type):
         return column.cast(pa.float64()), ""
 
-    times: list[float | None] = []
+    times: list[float] = []
     unread = np.zeros(len(column), dtype=bool)
     texts = column.to_pylist()
     for row, text in enumerate(texts):
         try:
-            times.append(float(text) if text else None)
+            times.append(float(text or "nan"))
         except ValueError:
-            times.append(None)
+            times.append(np.nan)
             unread[row] = True
 
     note = ""

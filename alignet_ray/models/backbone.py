@@ -27,6 +27,7 @@ from alignet_ray.artifacts.student_files import (
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.model_spec import PACKAGE, ModelKind, ModelSpec
+from alignet_ray.models.weights_file import read_weights, select_network
 
 Preprocess = Callable[[Image], Tensor]
 """RGB image of any size -> float tensor (3, s, s), normalised as the network wants it."""
@@ -190,7 +191,7 @@ def classifier_weights(name: str, width: int) -> Float[Tensor, "c d"] | None:
         # The classifier comes last in such a file: its weight, then its bias.
         *_, weights, _bias = package_weights(name)[0].values()
     elif spec.kind is ModelKind.CHECKPOINT:
-        checkpoint = read_weights(spec.path)
+        checkpoint = read_weights(spec.path, spec.weights_key)
         layers = _classifier_layers(getattr(timm.get_pretrained_cfg(spec.architecture), "classifier", None))
         keys = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in checkpoint]
         weights = checkpoint[keys[0]] if keys else None
@@ -251,30 +252,6 @@ def _check_architecture(architecture: str) -> None:
         raise UserError(f"model {architecture} is not known to timm; {_suggestion(architecture)}")
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors or torch file (read without unpickling code); wrappers and prefixes are removed.
-
-    Raises:
-        UserError: missing or unreadable file.
-    """
-    if not file.is_file():
-        raise UserError(f"weights file {file} does not exist")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{file} is not a readable weights file: {first_line(error)}") from error
-
-    # Training scripts wrap the state dict, and DataParallel prefixes its names; averaged weights are preferred.
-    for wrapper in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
-
-
 def create(architecture: str, size: int | None = None, **options: Any) -> nn.Module:
     """A timm network without classifier; `size` reaches networks whose weights depend on it (ViTs).
 
@@ -330,7 +307,7 @@ def _find_package(name: str) -> tuple[Path, str]:
 
 
 def _from_checkpoint(spec: ModelSpec, size: int | None) -> Backbone:
-    weights = read_weights(spec.path)
+    weights = read_weights(spec.path, spec.weights_key)
     net = create(spec.architecture, size)
     _load_strictly(net, weights, spec.name)
     return Backbone(net, spec.architecture, spec.name, read_data_config(net, size))
@@ -338,6 +315,8 @@ def _from_checkpoint(spec: ModelSpec, size: int | None) -> Backbone:
 
 def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> None:
     """Load weights that must all fit; a classifier in them is left out, and timm resamples position embeddings."""
+    expected = net.state_dict()
+    weights = select_network(weights, expected.keys(), name)
     # timm keeps a family's conversion of foreign checkpoints (names, position embeddings) in the family's module.
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert:
@@ -345,10 +324,13 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> Non
 
     layers = _classifier_layers(getattr(net, "pretrained_cfg", {}).get("classifier"))
     classifier_prefixes = tuple(f"{layer}." for layer in layers)
-    expected = net.state_dict()
     used = {key: value for key, value in weights.items() if key in expected or not key.startswith(classifier_prefixes)}
 
-    # The first key of the symmetric difference is enough for a message.
+    # The first key of the symmetric difference is enough for a message; a prefix of all names explains it better.
+    if not expected.keys() & used.keys() and used:
+        prefixes = {key.partition(".")[0] for key in used}
+        if len(prefixes) == 1:
+            raise UserError(f"the weights of {name} do not fit: all their names begin with {prefixes.pop()!r}")
     for key in sorted(expected.keys() ^ used.keys()):
         problem = "missing" if key in expected else "too much"
         raise UserError(f"the weights of {name} do not fit: {key} is {problem}")

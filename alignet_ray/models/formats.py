@@ -80,7 +80,7 @@ def to_onnx(name: str, folder: Path, root: str | None = None, tracking_uri: str 
         )
 
     about = {**student.backbone.data_config, "tau": student.tau, "outputs": outputs}
-    (folder / "preprocessing.json").write_text(json.dumps(about, indent=1))
+    (folder / "preprocessing.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     return f'onnxruntime.InferenceSession("{folder / "model.onnx"}")   (equal to PyTorch within {deviation:.0e})'
 
 

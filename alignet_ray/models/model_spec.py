@@ -1,7 +1,8 @@
 """Reads the name of a model, as `embed.model`, `distill.model`, `evaluate.models` and `load` take it.
 
 vit_base_patch16_siglip_224.webli   a timm name: pretrained weights, downloaded by timm
-NAME@FILE                           a timm architecture and a local checkpoint (.safetensors, .pth)
+NAME@FILE                           a timm architecture and a local checkpoint (.safetensors, .pth); NAME@FILE#KEY
+                                    where it holds several networks, such as teacher and student
 pip:efficientnet-lite0              weights that a package ships (lite0, lite1, lite2; extra `weights`)
 random:NAME                         a timm architecture with seeded random weights
 FOLDER                              a student's folder (model.json + backbone.safetensors)
@@ -55,12 +56,14 @@ class ModelSpec:
         kind: where its weights come from.
         architecture: timm's name of the network; empty where only the weights' owner knows it.
         file: the checkpoint as the user wrote it; empty for the other kinds.
+        weights_key: which of several networks in the checkpoint; empty where it holds one.
     """
 
     name: str
     kind: ModelKind
     architecture: str = ""
     file: str = ""
+    weights_key: str = ""
 
     @classmethod
     def parse(cls, name: str) -> "ModelSpec":
@@ -71,6 +74,7 @@ class ModelSpec:
             return cls(name, ModelKind.PACKAGE)
         if name.startswith(RANDOM):
             return cls(name, ModelKind.RANDOM, name.removeprefix(RANDOM))
+        # What exists under this very name is meant, whatever characters its path has.
         if _is_student_folder(Path(name).expanduser()):
             return cls(name, ModelKind.STUDENT)
 
@@ -81,7 +85,7 @@ class ModelSpec:
             return cls(name, ModelKind.STORED)
         if "@" in name:
             architecture, _, file = name.partition("@")
-            return cls(name, ModelKind.CHECKPOINT, architecture, file)
+            return cls(name, ModelKind.CHECKPOINT, architecture, *_split_key(file))
         return cls(name, ModelKind.TIMM, name)
 
     @property
@@ -96,7 +100,8 @@ class ModelSpec:
         A registered name can move to another version: `hub.identity` asks the registry which one it means now.
         """
         if self.kind is ModelKind.CHECKPOINT and self.file:
-            return f"{self.architecture}@{self.path.name}"
+            key = f"#{self.weights_key}" if self.weights_key else ""
+            return f"{self.architecture}@{self.path.name}{key}"
         return self.name
 
     @property
@@ -151,6 +156,14 @@ class ModelSpec:
         if not parts.name or not (parts.alias or parts.version):
             raise UserError(f"{self.name}: a registered model is {REGISTRY}NAME@ALIAS or {REGISTRY}NAME/VERSION")
         return parts
+
+
+def _split_key(file: str) -> tuple[str, str]:
+    """The checkpoint's path and what follows the last `#`; a file that has the character in its name comes first."""
+    path, separator, key = file.rpartition("#")
+    if not separator or Path(file).expanduser().exists():
+        return file, ""
+    return path, key
 
 
 def _is_student_folder(folder: Path) -> bool:

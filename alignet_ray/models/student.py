@@ -135,7 +135,7 @@ def save_student(folder: Path, student: Student, provenance: Provenance) -> None
     _save_weights(student.backbone.net, folder / BACKBONE_FILE)
     if student.head is not None:
         _save_weights(student.head, folder / HEAD_FILE)
-    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance).to_json(), indent=1))
+    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance).to_json(), indent=1), encoding="utf-8")
 
 
 def _save_weights(module: nn.Module, file: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -483,12 +484,12 @@ def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> Non
     screen.line(f"\nreport   {scores.report_uri()}")
 
     uri = tracking.hide(tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
-    screen.line(f"mlflow   mlflow ui --backend-store-uri {uri}")
+    screen.line(f"mlflow   mlflow ui --backend-store-uri {shlex.quote(uri)}")
     student = DistillArtifact(artifacts["distill@student"])
-    screen.line(f'model    model, preprocess = alignet_ray.load("{student.files.uri}")')
+    screen.line(f"model    model = alignet_ray.load({student.files.uri!r})")
     if "register" in artifacts:
         version = RegisterArtifact(artifacts["register"]).version()
-        screen.line(f'         or alignet_ray.load("{version.model}") with MLFLOW_TRACKING_URI={uri}')
+        screen.line(f"         or alignet_ray.load({version.model!r}) with MLFLOW_TRACKING_URI={shlex.quote(uri)}")
 
 
 # Finding artifacts

@@ -243,7 +243,7 @@ def _write(folder: Path, world: World, on_progress: Callable[[int, int], None]) 
     _write_csv(folder / CONCEPTS, ("name", "category"), zip(object_names, family_names, strict=True))
 
     responses = simulate_responses(world, truth)
-    (folder / RESPONSES).write_text("".join(f"{i} {j} {k}\n" for i, j, k in responses.tolist()))
+    (folder / RESPONSES).write_text("".join(f"{i} {j} {k}\n" for i, j, k in responses.tolist()), encoding="utf-8")
 
     arrays = vars(truth) | {"similarity": truth.similarity}
     arrays |= {f"appearance_{name}": values for name, values in vars(appearance).items()}
@@ -251,7 +251,7 @@ def _write(folder: Path, world: World, on_progress: Callable[[int, int], None]) 
 
     # The description comes last: `is_materialised` takes it as the sign of a complete world.
     _write_base(folder / WEIGHTS, world, on_progress)
-    (folder / INFO).write_text(json.dumps(asdict(world), indent=1) + "\n")
+    (folder / INFO).write_text(json.dumps(asdict(world), indent=1) + "\n", encoding="utf-8")
 
 
 def _write_images(folder: Path, images: UInt8[np.ndarray, "n s s 3"], labels: Sequence[str]) -> None:
@@ -278,7 +278,7 @@ def _write_csv(file: Path, header: tuple[str, ...], rows: Iterable[tuple[object,
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    file.write_text(text.getvalue())
+    file.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _set_modification_times(folder: Path) -> None:

@@ -1,0 +1,53 @@
+"""Names that users choose, checked where they are parsed: a run's, a registered model's, an alias's."""
+
+import re
+
+MAX_BYTES = 200
+"""Bytes of a name: file systems take 255, and a suffix and a temporary's marks are added to it."""
+
+
+def check_run_name(name: str) -> str:
+    """A run's name, which is also the name of files under the root.
+
+    Raises:
+        ValueError: it is empty, begins with a dot, is too long, or would lead to another folder.
+    """
+    is_file_name = name.isprintable() and not re.search(r"[/\\]", name)
+    if not name.strip() or name.startswith(".") or not is_file_name or not _is_encodable(name):
+        raise ValueError(f"a run's name is a file's name: not empty, without / and not beginning with a dot ({name!r})")
+    if len(name.encode()) > MAX_BYTES:
+        raise ValueError(f"a run's name has at most {MAX_BYTES} bytes, this has {len(name.encode())}")
+    return name
+
+
+def check_model_name(name: str) -> str:
+    """The name of a registered model, as MLflow's registry takes it and `models:/NAME@ALIAS` can be read.
+
+    Raises:
+        ValueError: it is empty, or has a character with a meaning of its own.
+    """
+    if not name.strip() or name != name.strip() or re.search(r"[/:@\\%?#'\"]", name) or name in (".", ".."):
+        raise ValueError(f"the name of a registered model is not empty and has none of / : @ \\ % ? # ' \" ({name!r})")
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """The alias of a version, as MLflow's registry takes it.
+
+    Raises:
+        ValueError: it is empty, has other characters than letters, digits, _ and -, or means a version by itself.
+    """
+    if not re.fullmatch(r"[\w-]{1,255}", alias):
+        raise ValueError(f"an alias has letters, digits, _ and - only ({alias!r})")
+    if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias, re.IGNORECASE):
+        raise ValueError(f"the alias {alias!r} is MLflow's own: choose another")
+    return alias
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether it is text; a name that was not UTF-8 on the command line has stray surrogates in it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

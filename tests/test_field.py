@@ -1,0 +1,78 @@
+"""One run where everything around it is as people's machines are: see FIELD.md."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose name has characters of URLs, with pictures, and a script that is called like a library."""
+    folder = tmp_path_factory.mktemp("field") / "My%20Data? #1's"
+    for number in range(20):
+        file = folder / "pictures" / "gr\u00f6\u00dfe" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+    (folder / "timm.py").write_text("raise RuntimeError('my own experiment with timm')")
+    (folder / "utf8.yaml").write_bytes("name: gr\u00f6\u00dfe\n".encode())
+    return folder
+
+
+def alignet(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command as cron or Slurm calls it: C locale, and a long path for temporary files."""
+    temporary = folder.parent / "slurm_jobdir_of_the_group" / "1355700" / "tmp.t0016"
+    temporary.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "RAY_"))}
+    environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": str(temporary)}
+    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    # Not `python -m`, which would put the current folder on the import path of the command itself.
+    code = "import sys; sys.path.remove(''); from alignet_ray.cli import main; main()"
+    command = [sys.executable, "-c", code, *args]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=300, encoding="utf-8")
+
+
+def test_a_stage_runs_whatever_the_folder_locale_and_scripts_around_it_are_called(workplace: Path) -> None:
+    options = ["--embed.model", "random:test_vit", "--embed.size", "64", "--corpus.path", "pictures"]
+    done = alignet(workplace, "embed", "--config", "utf8.yaml", *options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    runs = workplace / "runs"
+    assert (runs / "mlflow.db").is_file()
+    assert (runs / "refs" / "gr\u00f6\u00dfe.json").is_file()
+    assert (runs / "logs" / "gr\u00f6\u00dfe.log").is_file()
+    assert "Logging error" not in (runs / "logs" / "gr\u00f6\u00dfe.log").read_text(encoding="utf-8")
+    assert {path.name for path in workplace.iterdir()} == {"pictures", "timm.py", "utf8.yaml", "runs"}
+
+    listed = alignet(workplace, "ls", "--json")
+    assert [run["run"] for run in json.loads(listed.stdout)["runs"]] == ["gr\u00f6\u00dfe"]
+
+
+def test_a_configuration_is_utf8_in_any_locale(workplace: Path) -> None:
+    done = alignet(workplace, "show", "--config", "utf8.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "name: gr\u00f6\u00dfe" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("run", "--name", "../../x"), "a run's name"),
+        (("run", "--register.alias", "latest"), "the alias 'latest' is MLflow's own"),
+        (("run", "--register.name", "lab/student"), "the name of a registered model"),
+        (("rm", "../elsewhere/abc"), "an artifact is STAGE/ID"),
+        (("export", "random:test_vit", "/proc/x/y", "--to", "timm"), "cannot use /proc/x"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_nothing(workplace: Path, args: tuple[str, ...], says: str) -> None:
+    before = sorted(workplace.iterdir())
+    done = alignet(workplace, *args)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert sorted(workplace.iterdir()) == before
