@@ -202,7 +202,7 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     """
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     is_local = address == "local"
-    _require_answer(address)
+    require_answer(address)
     wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
     if is_local:
         wanted |= ALONE
@@ -282,7 +282,7 @@ def batch_scheduling() -> Iterator[None]:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def _require_answer(address: str) -> None:
+def require_answer(address: str) -> None:
     """Check that something listens at HOST:PORT: Ray itself would wait for ten minutes.
 
     Raises:

@@ -1,38 +1,33 @@
-"""The command `verify`: checks a triplet file, folder or transform."""
+"""The command `doctor`: looks at what a run finds around it."""
 
 import json
 import sys
-from pathlib import Path
 
-from alignet_ray.cli.options import VerifyOptions
+from alignet_ray.cli.options import DoctorOptions
 
 
-def verify(options: VerifyOptions) -> None:
-    """Print the checks and exit with code 1 if something is wrong."""
-    from alignet_ray import verify as checks
+def doctor(options: DoctorOptions) -> None:
+    """Print versions, machine, folders and servers, each in order or with its fix; exit code 1 if one needs it."""
+    from alignet_ray import surroundings
+    from alignet_ray.screen import print_table
 
-    # STAGE/ID means an artifact under the root, unless there is such a file.
-    path = options.path
-    artifact = Path(options.store.root).expanduser() / path
-    if not Path(path).expanduser().exists() and artifact.exists():
-        path = str(artifact)
-
-    references = checks.References(
-        objects=options.objects,
-        reference=options.reference,
-        base=options.base,
-        order=options.order,
-        images=options.images,
-        embeddings=options.embeddings,
-        transform=options.transform,
-        against=options.against,
-    )
-    kind, findings = checks.examine(path, references)
+    place = surroundings.Place(options.store.root, options.tracking.uri)
+    lines = surroundings.examine(place)
+    wrong = [line for line in lines if line.fix]
     if options.json:
-        print(json.dumps({"path": path, "kind": kind, "ok": findings.ok, "checks": findings.rows}, indent=1))
+        print(json.dumps([line._asdict() for line in lines], indent=1))
     else:
-        print(checks.text(path, kind, findings))
+        rows = []
+        for line in lines:
+            verdict = "FIX" if line.fix else "ok"
+            rows.append({"": verdict, "what": line.name, "found": line.value, "fix": line.fix})
+        print_table(rows)
+        print()
+        if wrong:
+            print(f"{len(wrong)} of {len(lines)} lines need something")
+        else:
+            print("all in order")
 
     # Scripts read the exit code.
-    exit_code = 0 if findings.ok else 1
+    exit_code = 1 if wrong else 0
     sys.exit(exit_code)

@@ -53,7 +53,10 @@ COMMANDS = {
     "ls": Command("results", "list runs and artifacts; --models: the model registry", "ListOptions", "results:ls"),
     "show": Command("results", "print a preset, run, artifact or registered model", "ShowOptions", "results:show"),
     "compare": Command("results", "scores of several runs side by side", "CompareOptions", "results:compare"),
-    "verify": Command("results", "check a triplet file, folder or transform", "VerifyOptions", "doctor:verify"),
+    "verify": Command("results", "check a triplet file, folder or transform", "VerifyOptions", "verify:verify"),
+    "doctor": Command(
+        "results", "look at this machine and its settings; for bug reports", "DoctorOptions", "doctor:doctor"
+    ),
     "rollback": Command("results", "restore the previous champion of a model", "RollbackOptions", "results:rollback"),
     "rm": Command("results", "delete artifacts, or the name of a run", "RemoveOptions", "results:rm"),
     "gc": Command("results", "delete artifacts that no run uses, and the cache", "CollectOptions", "results:gc"),

@@ -186,6 +186,15 @@ class VerifyOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorOptions(StoreOptions):
+    """Look at versions, machine, folders and servers, for bug reports. Exit code 1 if something needs a fix."""
+
+    tracking: RegistryServer = RegistryServer()
+    json: Switch = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions(StoreOptions):
     """Serve a local page that shows which of three pictures is the odd one, for the base and the aligned student."""
 
