@@ -5,7 +5,7 @@ Every check is one line of a table with a verdict and, where something is wrong,
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,12 @@ class References:
     against: str | None = None
 
 
+RESPONSE_REFERENCES = ("objects", "reference", "base", "order", "against")
+LABEL_REFERENCES = ("images", "embeddings", "transform")
+RELEASE_REFERENCES = ("images",)
+"""The references that say something about each kind of file."""
+
+
 def verify(path: str, references: References | None = None) -> tuple[str, bool]:
     """The checks of `examine` as text with a verdict, and whether nothing is wrong."""
     kind, findings = examine(path, references)
@@ -141,24 +147,39 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
         if not _holds_triplets(place):
             columns = ", ".join(pq.read_schema(place).names)
             raise UserError(f"{path}: columns {columns} are no table of triplets")
+        _refuse_unused(references, LABEL_REFERENCES, "labelled triplets")
         _check_labels([place], references, findings)
         return "labelled triplets"
     if place.suffix == ".npz" and deepmind.is_release(place):
+        _refuse_unused(references, RELEASE_REFERENCES, "released triplets")
         _check_release(place, references, findings)
         return "AligNet triplets (DeepMind's .npz)"
     if place.suffix in transforms.SUFFIXES:
+        _refuse_unused(references, (), "a transform")
         _check_transform(place, findings)
         return "transform"
+    _refuse_unused(references, RESPONSE_REFERENCES, "human responses")
     _check_responses(path, references, findings)
     return "human responses (pair, pair, odd)"
+
+
+def _refuse_unused(references: References, used: Sequence[str], kind: str) -> None:
+    """Refuse a reference that says nothing about this kind of file: ignored in silence, it would seem to be checked."""
+    for entry in fields(references):
+        if getattr(references, entry.name) is not None and entry.name not in used:
+            raise UserError(f"--{entry.name} says nothing about {kind}: leave it out")
+    if references.transform is not None and references.embeddings is None:
+        raise UserError("--transform is applied to embeddings: give --embeddings as well")
 
 
 def _check_folder(place: Path, references: References, findings: Findings) -> str:
     """An artifact's folder: labelled triplets in train/ and valid/, or a transform."""
     if (place / TRANSFORM).is_file():
+        _refuse_unused(references, (), "a transform")
         _check_transform(place / TRANSFORM, findings)
         return "transform of an align artifact"
 
+    _refuse_unused(references, LABEL_REFERENCES, "labelled triplets")
     # "." is a folder of parts that belong to no subset.
     keys = {}
     for name in (*SUBSETS, "."):

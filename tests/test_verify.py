@@ -148,3 +148,34 @@ def test_what_is_no_such_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             verify.verify(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "references", "says"),
+    [
+        ("responses.txt", verify.References(embeddings="E"), "--embeddings says nothing about human responses"),
+        ("responses.txt", verify.References(images="I"), "--images says nothing about human responses"),
+        ("transform.npz", verify.References(objects=3), "--objects says nothing about a transform"),
+        ("labels.parquet", verify.References(base=0), "--base says nothing about labelled triplets"),
+        ("labels.parquet", verify.References(transform="T"), "--transform is applied to embeddings"),
+    ],
+)
+def test_a_reference_that_says_nothing_about_the_file_is_refused(
+    tmp_path: Path, name: str, references: verify.References, says: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("0 1 2\n")
+    if name == "labels.parquet":
+        empty = [pa.array([], field.type) for field in schemas.TRIPLETS]
+        pq.write_table(pa.Table.from_arrays(empty, schema=schemas.TRIPLETS), path)
+    with pytest.raises(UserError, match=says):
+        verify.verify(str(path), references)
+
+
+def test_a_table_that_counts_from_0_fails_with_the_fix(tmp_path: Path) -> None:
+    path = tmp_path / "responses.csv"
+    path.write_text("image1,image2,image3,choice\n0,1,2,3\n1,2,3,1\n")
+    shown, ok = verify.verify(str(path), verify.References(objects=4))
+    assert not ok
+    assert "--human.base 0" in shown
+    assert verify.verify(str(path), verify.References(objects=4, base=0))[1]

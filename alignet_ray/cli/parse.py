@@ -162,6 +162,9 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
     for arg in args:
         flag = arg.partition("=")[0]
         if flag.startswith("--") and flag.replace("_", "-") not in known:
+            placed = _negation_in_place(flag)
+            if placed in known:
+                return f"unknown option {flag!r}: did you mean {placed!r}?"
             return unknown("option", flag, known)
     explained = f"`{event.prog} --help` explains"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
@@ -180,6 +183,14 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
     if isinstance(event, tyro_errors.InstantiationFailure):
         return _describe_value(event, args)
     return f"{event.prog}: the options cannot be read: {explained}"
+
+
+def _negation_in_place(flag: str) -> str:
+    """`--no-section.field` as tyro wants it, `--section.no-field`; any other flag as it is."""
+    section, dot, field = flag.removeprefix("--no-").rpartition(".")
+    if flag.startswith("--no-") and dot:
+        return f"--{section}.no-{field}"
+    return flag
 
 
 def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]) -> str:
