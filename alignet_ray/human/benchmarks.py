@@ -60,14 +60,7 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
-    names: dict[str, str] = {}
-    for pair in columns:
-        ours, separator, theirs = pair.partition("=")
-        if not separator:
-            raise UserError(f"evaluate.columns: {pair!r} is not OURS=THEIRS, as in image0=reference")
-        names[ours] = theirs
-
-    responses = read_responses(path, names)
+    responses = read_responses(path, column_names(columns))
     if not responses.object_names:
         raise UserError(f"{path}: image0, image1 and image2 must be paths of images, these are numbers")
     ids = _ids_of_paths(list(responses.object_names), image_ids, path)
@@ -76,6 +69,21 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
         levels=responses.table["level"].to_pylist(),
         times=responses.table["rt"].to_numpy(),
     )
+
+
+def column_names(columns: Sequence[str]) -> dict[str, str]:
+    """Pairs `ours=theirs` as a mapping.
+
+    Raises:
+        UserError: a pair without =.
+    """
+    names: dict[str, str] = {}
+    for pair in columns:
+        ours, separator, theirs = pair.partition("=")
+        if not separator:
+            raise UserError(f"evaluate.columns: {pair!r} is not OURS=THEIRS, as in image0=reference")
+        names[ours] = theirs
+    return names
 
 
 def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoices:
@@ -88,15 +96,7 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
-    try:
-        table = pacsv.read_csv(io.BytesIO(plain_text(read_bytes(path), path)))
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is not a table: {first_line(error)}") from error
-    check_distinct(table.column_names, path)
-    for name in CHOICE_COLUMNS:
-        if name not in table.column_names:
-            raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
-
+    table = read_choice_table(path)
     # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
     try:
         left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
@@ -110,6 +110,23 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
         paths = table[name].cast(pa.string()).fill_null("").to_pylist()
         ids[name] = _ids_of_paths(paths, image_ids, path)
     return TwoAlternativeChoices(ids["ref_path"], ids["left_path"], ids["right_path"], left_votes / total)
+
+
+def read_choice_table(path: str) -> pa.Table:
+    """A table of two-alternative choices with the columns `CHOICE_COLUMNS`; their images are not looked up.
+
+    Raises:
+        UserError: not such a table.
+    """
+    try:
+        table = pacsv.read_csv(io.BytesIO(plain_text(read_bytes(path), path)))
+    except pa.ArrowException as error:
+        raise UserError(f"{path} is not a table: {first_line(error)}") from error
+    check_distinct(table.column_names, path)
+    for name in CHOICE_COLUMNS:
+        if name not in table.column_names:
+            raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
+    return table
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:

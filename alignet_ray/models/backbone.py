@@ -213,12 +213,48 @@ def _classifier_layers(configured: str | tuple[str, ...] | None) -> tuple[str, .
     return configured or ()
 
 
-def check_model(name: str) -> None:
-    """Refuse a model that cannot be loaded, without building or downloading anything.
+def check_model(name: str, size: int | None = None) -> None:
+    """Refuse a model that cannot be loaded, or not at this size, without weights and without downloading anything.
+
+    Args:
+        name: see `model_spec`.
+        size: side of the square input in pixels. Default: the model's own.
 
     Raises:
-        UserError: unknown name, missing file, folder or package, or a name that is not a network's.
+        UserError: unknown name, missing file, folder or package, a name that is not a network's, or a size that the
+            network cannot take.
     """
+    _check_name(name)
+    if size is None:
+        return
+    spec = ModelSpec.parse(name)
+    architecture = spec.architecture
+    if spec.kind is ModelKind.PACKAGE:
+        architecture = _find_package(name)[1]
+    elif spec.kind is ModelKind.STUDENT:
+        architecture = StudentDescription.read(spec.path).architecture
+    # A network that fails at its own size, too, fails for another reason, which only its weights would show.
+    problem = _why_size_fails(architecture, size)
+    if problem and not _why_size_fails(architecture, None):
+        raise UserError(f"model {name} takes no images of {size} px: {problem}")
+
+
+def _why_size_fails(architecture: str, size: int | None) -> str:
+    """Why one forward pass on images of a size fails; empty if it does not.
+
+    Tensors on the device "meta" have shapes and no values, so that nothing is computed.
+    """
+    try:
+        with torch.device("meta"), torch.no_grad():
+            net = create(architecture, size).eval()
+            side = size or int(read_data_config(net, None)["input_size"][-1])
+            net(torch.zeros(1, 3, side, side))
+    except Exception as error:  # every network has checks of its own
+        return first_line(error)
+    return ""
+
+
+def _check_name(name: str) -> None:
     spec = ModelSpec.parse(name)
     if spec.kind is ModelKind.PACKAGE:
         _find_package(name)

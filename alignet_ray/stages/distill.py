@@ -56,10 +56,10 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse an unknown model before anything starts."""
+    """Refuse an unknown model, or a size that it cannot take, before anything starts."""
     from alignet_ray.models.backbone import check_model
 
-    check_model(cfg.distill.model)
+    check_model(cfg.distill.model, cfg.distill.size)
 
 
 def images_per_step(cfg: Config) -> int:

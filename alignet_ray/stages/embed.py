@@ -116,12 +116,13 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse unknown models before anything starts; a registered one was found when the run was planned."""
+    """Refuse unknown models and sizes before anything starts; a registered one was found when the run was planned."""
     from alignet_ray.models import backbone
 
-    for model in embed_jobs.find_job(cfg, role).models:
+    job = embed_jobs.find_job(cfg, role)
+    for model in job.models:
         if ModelSpec.parse(model).kind is not ModelKind.REGISTERED:
-            backbone.check_model(model)
+            backbone.check_model(model, job.size)
 
 
 def run(work: Work) -> None:

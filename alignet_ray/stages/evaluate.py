@@ -18,6 +18,7 @@ from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human import benchmarks, objects
 from alignet_ray.human.matrices import read_participants
+from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, evaluation_inputs, report_inputs
@@ -50,9 +51,17 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse models with the same name, and maps without their package, before anything starts."""
+    """Refuse models of one name, maps without their package, and unreadable files before anything starts."""
     evaluation_inputs.check_names(cfg)
     figures.check_map_method(cfg.evaluate.maps)
+    # Their images are looked up when all is embedded, hours later; their form can be checked now.
+    evaluate = cfg.evaluate
+    if evaluate.answers:
+        read_responses(evaluate.answers, benchmarks.column_names(evaluate.columns))
+    if evaluate.choices:
+        benchmarks.read_choice_table(evaluate.choices)
+    if evaluate.matrix:
+        read_participants(evaluate.matrix, evaluate.matrix_kind)
 
 
 def run(work: Work) -> None:
