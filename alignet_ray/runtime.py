@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+import psutil
 from filelock import FileLock, Timeout
 
 from alignet_ray.config import Config
@@ -203,6 +204,8 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
     is_local = address == "local"
     require_answer(address)
+    if is_local and cfg.ray.object_store_mb:
+        _require_memory(cfg.ray.object_store_mb)
     wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
     if is_local:
         wanted |= ALONE
@@ -298,6 +301,17 @@ def require_answer(address: str) -> None:
         raise UserError(
             f"no Ray cluster answers at {address} ({reason}): start one, or leave out --ray.address and RAY_ADDRESS"
         ) from error
+
+
+def _require_memory(megabytes: int) -> None:
+    """Refuse an object store that leaves no memory for anything else.
+
+    Raises:
+        UserError: it is larger than half of this machine's memory.
+    """
+    total = psutil.virtual_memory().total // 10**6
+    if megabytes > total // 2:
+        raise UserError(f"--ray.object-store-mb {megabytes}: at most half of this machine's {total:,} MB can be given")
 
 
 def session_folder() -> str:

@@ -145,6 +145,13 @@ def test_sockets_lie_in_a_folder_whose_path_is_short(tmp_path: Path, monkeypatch
         runtime.session_folder()
 
 
+def test_an_object_store_that_does_not_fit_is_refused_before_ray_starts() -> None:
+    with pytest.raises(UserError, match=r"--ray\.object-store-mb 100000000: at most half of this machine's"):
+        runtime.start(Config().replace(ray__object_store_mb=100_000_000, ray__address="local"))
+    with pytest.raises(UserError, match=r"object_store_mb: .*greater than or equal to 80"):
+        Config().replace(ray__object_store_mb=1)
+
+
 def test_workers_find_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(Path(runtime.__file__).parent.parent)
     monkeypatch.setenv("PYTHONPATH", f"/elsewhere{os.pathsep}{folder}")

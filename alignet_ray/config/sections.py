@@ -132,7 +132,7 @@ class RaySection(Section):
     """Address of a running cluster. Default: RAY_ADDRESS, or else a new Ray on this machine."""
     num_cpus: RuntimeOnly[int | None] = None
     """Logical CPUs of a local Ray. Default: the machine's cores, at least 4 (these are slots, not threads)."""
-    object_store_mb: RuntimeOnly[int | None] = None
+    object_store_mb: RuntimeOnly[int | None] = Field(None, ge=80)
     """Shared memory of a local Ray in MB. Default: chosen by Ray."""
     gpus: RuntimeOnly[int] = Field(0, ge=0)
     """GPUs to request from the cluster and to wait for before each distributed stage."""
