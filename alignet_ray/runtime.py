@@ -146,7 +146,11 @@ def log_to(path: Path, screen: Screen) -> Iterator[None]:
     originals = {number: os.dup(number) for number in (1, 2)}
     screen_stream = screen.stream
 
-    with _logging_to(path), path.open("a", encoding="utf-8") as file, os.fdopen(os.dup(1), "w") as terminal:
+    with (
+        _logging_to(path),
+        path.open("a", encoding="utf-8") as file,
+        os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal,
+    ):
         # In a notebook sys.stdout is no file descriptor but the cell's own stream, which stays in place.
         if screen_stream is sys.__stdout__:
             screen.stream = terminal
@@ -173,7 +177,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     root = logging.getLogger()
     handlers = list(root.handlers)
     level = root.level
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.handlers = [handler]
     root.setLevel(logging.INFO)
@@ -538,7 +542,7 @@ def provenance() -> Provenance:
     commit = None
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5, check=True)
         commit = done.stdout.strip()
 
     names = ("alignet-ray", "ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")

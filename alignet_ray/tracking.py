@@ -112,7 +112,7 @@ class Tracker:
                 raise OSError("there is no state folder")
             # One line a row: a process that is killed while it writes spoils the last line alone.
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a") as file:
+            with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             log.warning("lost: %s (%s)", row, error)

@@ -39,7 +39,7 @@ RAY = ("stages/", "sweep/", "runtime.py")
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Modules that a file imports, and whether at its top level."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -106,6 +106,43 @@ def test_nothing_is_unpickled() -> None:
         assert not re.search(r"^\s*(import|from) (pickle|joblib|dill)", text, re.M), path
         for call in re.findall(r"torch\.load\([^\n]*", text):
             assert "weights_only=True" in call, f"{path}: {call}"
+
+
+TEXT_FILES = {"read_text", "write_text", "open", "fdopen", "NamedTemporaryFile", "TextIOWrapper", "FileHandler"}
+"""Calls that open text in the encoding of the locale if they are not told another."""
+
+BINARY_OPENERS = {"os", "tarfile", "zipfile", "Image", "np"}
+"""Modules whose `open` gives no text."""
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Whether a call may open a file as text: by its name, unless a mode says binary or the file is no plain one."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    if name not in TEXT_FILES:
+        return False
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    constants = [value.value for value in values if isinstance(value, ast.Constant)]
+    if any(re.fullmatch(r"[rwax]\+?b\+?", str(constant)) for constant in constants):
+        return False
+    if name != "open" or not isinstance(function, ast.Attribute):
+        return True
+    # Of methods called `open` only those of paths count: they are called with nothing or with a mode.
+    is_path = not call.args or re.fullmatch("[rwaxt+]+", str(getattr(call.args[0], "value", "")))
+    return bool(is_path) and bool(call.args) and ast.unparse(function.value) not in BINARY_OPENERS
+
+
+def test_text_is_utf8_whatever_the_locale_says() -> None:
+    without = []
+    for path in [*MODULES, *(ROOT / "jobs").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            names = {keyword.arg for keyword in node.keywords}
+            is_process = bool(names & {"text", "universal_newlines"})
+            if "encoding" not in names and (is_process or opens_text(node)):
+                without.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert not without
 
 
 def test_importing_the_package_is_light() -> None:
@@ -180,7 +217,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 def dense_lines(path: Path) -> Iterator[str]:
     """Lines that hold more than one idea: what the rules of style forbid and a machine can see."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     parent_of = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(tree):
         around = []

@@ -32,7 +32,7 @@ HEALTH = {"path": "/api/healthz", "port": 52365}  # Ray's agent, whose default p
 
 
 def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def documents() -> list[dict[str, Any]]:
@@ -347,7 +347,7 @@ def test_every_file_with_an_entrypoint_has_a_checked_command() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_secret_in_any_file(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|gh[pousr]_\w{20,}|hf_\w{20,}", text)
     for name, value in re.findall(
         r"(\w*(?:password|secret|token|key)\w*)[=:][ \t]*[\"']?([^\s\"'{}\[\],]+)", text, re.I

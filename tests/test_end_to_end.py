@@ -155,10 +155,11 @@ def test_the_commands_on_results_work(smoke: SmokeRun) -> None:
 
 def shuffle_objects(table: Path, out: Path, seed: int) -> None:
     """Copy an objects' table with the objects in another order: images then show other objects than people saw."""
-    labels, objects = zip(*(line.split(",") for line in table.read_text().splitlines()[1:]), strict=True)
+    lines = table.read_text(encoding="utf-8").splitlines()[1:]
+    labels, objects = zip(*(line.split(",") for line in lines), strict=True)
     shuffled = np.random.default_rng(seed).permutation(np.array(objects)).tolist()
     rows = [f"{label},{number}" for label, number in zip(labels, shuffled, strict=True)]
-    out.write_text("\n".join(["label,object", *rows]) + "\n")
+    out.write_text("\n".join(["label,object", *rows]) + "\n", encoding="utf-8")
 
 
 def test_shuffled_responses_teach_nothing(smoke: SmokeRun, tmp_path: Path) -> None:

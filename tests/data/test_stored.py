@@ -29,7 +29,7 @@ def artifact(store: Store) -> Artifact:
 
 
 def rows(path: Path, paths: list[str]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([["path"], *([p] for p in paths)])
 

@@ -13,7 +13,7 @@ LINK = re.compile(r"\[`(?P<symbol>[\w.]+)`\]\((?P<path>[\w/]+\.py)#L\d+\)")
 def line_of(symbol: str, source: Path) -> int:
     """Line of a function, class, method or constant; the symbol's last one or two parts name it."""
     lines = {}
-    for node in ast.parse(source.read_text()).body:
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
         lines |= _names(node)
         if isinstance(node, ast.ClassDef):
             for member in node.body:
@@ -47,7 +47,7 @@ def with_current_lines(page: Path) -> str:
         path = link["path"]
         return f"[`{symbol}`]({path}#L{line_of(symbol, page.parent / path)})"
 
-    return LINK.sub(renewed, page.read_text())
+    return LINK.sub(renewed, page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def digests(folder: Path) -> dict[str, tuple[str, float]]:
 
 
 def rows_of(table: str | Path) -> list[dict[str, str]]:
-    with Path(table).open(newline="") as stream:
+    with Path(table).open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
