@@ -1,0 +1,27 @@
+"""An error of the user is one line."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line
+
+
+def test_the_first_line_is_the_message_up_to_its_end() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(OSError(28, "No space left")) == "[Errno 28] No space left"
+
+
+def test_an_error_without_a_message_is_named_by_its_type() -> None:
+    assert first_line(MemoryError()) == "MemoryError"
+    assert first_line(UserError()) == "UserError"
+
+
+@given(st.text(max_size=500))
+def test_it_is_one_line_of_limited_length(message: str) -> None:
+    line = first_line(ValueError(message))
+    assert len(line) <= MAX_CHARACTERS
+    assert len(line.splitlines()) <= 1
+
+
+def test_it_is_a_value_error_so_that_plain_python_can_catch_it() -> None:
+    assert issubclass(UserError, ValueError)
