@@ -220,19 +220,10 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     if ray.is_initialized():
         return ""
 
-    options: dict[str, Any] = {}
-    if is_local:
-        # Slots are not threads: a pipeline needs a few actors and tasks at once even on a machine with one core.
-        options["num_cpus"] = cfg.ray.num_cpus or max(4, os.cpu_count() or 1)
-        options["include_dashboard"] = dashboard
-        if cfg.ray.object_store_mb:
-            options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
-        options["_temp_dir"] = session_folder()
+    options = _local_options(cfg, dashboard) if is_local else {}
     if is_local and dashboard:
         # Workers would find the dashboard by process names, and give up if another Ray runs on this machine.
-        port = _free_port()
-        options["dashboard_port"] = port
-        env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{options['dashboard_port']}"
 
     if package_path := _package_path():
         env["PYTHONPATH"] = package_path
@@ -254,6 +245,21 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     # ray.init installs a handler of its own, under which a stop would not look like one.
     signal.signal(signal.SIGTERM, sigterm_handler)
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+def _local_options(cfg: Config, dashboard: bool) -> dict[str, Any]:
+    """Options of a Ray that starts on this machine."""
+    options: dict[str, Any] = {
+        # Slots are not threads: a pipeline needs a few actors and tasks at once even on a machine with one core.
+        "num_cpus": cfg.ray.num_cpus or max(4, os.cpu_count() or 1),
+        "include_dashboard": dashboard,
+        "_temp_dir": session_folder(),
+    }
+    if cfg.ray.object_store_mb:
+        options["object_store_memory"] = cfg.ray.object_store_mb * 10**6
+    if dashboard:
+        options["dashboard_port"] = _free_port()
+    return options
 
 
 def _job_config() -> Any:

@@ -116,7 +116,7 @@ def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any
     Args:
         stored: the transform.
         path: its file, for messages.
-        model: model.json of the features: width, checksum.
+        model: model.json of the features: width, and the networks with their checksums (`members`).
 
     Raises:
         UserError: the features have another width.
@@ -130,8 +130,11 @@ def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any
     teacher = stored.provenance.get("teacher", {})
     if not teacher:
         return f"{path} does not say which model it was fitted for; its width fits"
-    if teacher.get("checksum") != model.get("checksum"):
-        return f"{path} was fitted for other weights ({teacher.get('model')}) than embed.model's"
+    fitted_for = teacher.get("members", [])
+    used = model.get("members", [])
+    if [network["checksum"] for network in fitted_for] != [network["checksum"] for network in used]:
+        names = ", ".join(network["model"] for network in fitted_for)
+        return f"{path} was fitted for other weights ({names}) than embed.model's"
     return None
 
 

@@ -88,15 +88,18 @@ class Work:
         self.screen.line(f"warning: {message}")
 
 
-def has_human_data(cfg: Config) -> bool:
-    """Whether the run has human judgements; without any, a stored transform (`align.from`) labels the corpus."""
+def expects_human_data(cfg: Config) -> bool:
+    """Whether the run needs human judgements: it does unless a stored transform (`align.from`) labels the corpus.
+
+    Where neither is given, judgements are what is missing: `soften` then says so.
+    """
     return bool(cfg.human.triplets or cfg.human.embedding or not cfg.align.from_)
 
 
 def graph(cfg: Config) -> list[Node]:
     """All nodes of a run, each after its parents."""
     nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
-    if has_human_data(cfg):
+    if expects_human_data(cfg):
         return [*nodes, *evaluation_nodes(cfg)]
     # Without human data there is nothing to agree with, so the student is registered unscored.
     return [*nodes, Node("register", "", ("distill@student",))]
@@ -104,18 +107,19 @@ def graph(cfg: Config) -> list[Node]:
 
 def teacher_nodes(cfg: Config) -> list[Node]:
     """The human model, the teacher's embeddings and map, and the clusters of the corpus."""
+    expects_human = expects_human_data(cfg)
     human = _human_parents(cfg)
-    jobs = [_embed_node(job) for job in embed_jobs.teacher_jobs(cfg, with_objects=bool(human))]
+    jobs = [_embed_node(job) for job in embed_jobs.teacher_jobs(cfg, with_objects=expects_human)]
 
     # A fine-tuned teacher network comes out of `align` and embeds afterwards; a map is fitted on embeddings.
     if embed_jobs.tunes_network(cfg):
         nodes = [Node("align", "", human), *jobs]
-    elif human:
+    elif expects_human:
         nodes = [*jobs, Node("align", "", (*human, "embed@objects"))]
     else:
         nodes = [*jobs, Node("align", "", ("embed@corpus",))]
 
-    soften = [Node("soften")] if human else []
+    soften = [Node("soften")] if expects_human else []
     return [*soften, *nodes, Node("cluster", "", (*human, "embed@corpus", "align"))]
 
 
@@ -142,7 +146,9 @@ def evaluation_nodes(cfg: Config) -> list[Node]:
     """Embeddings of all models to be scored, their evaluation, and the registration of the student."""
     jobs = embed_jobs.evaluation_jobs(cfg)
     roles = embed_jobs.student_roles(cfg)
-    labels = ("label@aligned", "label@raw")[: len(roles)]
+    labels = ["label@aligned"]
+    if cfg.distill.control:
+        labels.append("label@raw")
 
     parents = (
         *("soften", "align", "cluster", "embed@objects", "embed@corpus"),
@@ -158,7 +164,7 @@ def evaluation_nodes(cfg: Config) -> list[Node]:
 
 
 def _human_parents(cfg: Config) -> tuple[str, ...]:
-    return ("soften",) if has_human_data(cfg) else ()
+    return ("soften",) if expects_human_data(cfg) else ()
 
 
 def _embed_node(job: EmbedJob) -> Node:

@@ -19,7 +19,7 @@ from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import MetricsRow, Reports, gpu_count, run_training
+from alignet_ray.stages.ray_train import MetricsRow, Reports, run_training
 from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def worker_count(settings: Distill) -> int:
         UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
     """
     default = 2 if settings.batch_size % 2 == 0 else 1
-    workers = settings.workers or gpu_count() or default
+    workers = settings.workers or runtime.cluster_resources().gpus or default
     fewest = settings.min_workers or workers
     if fewest > workers:
         raise UserError(
@@ -183,7 +183,7 @@ def _train(work: Work, job: Any, workers: int, first_step: int) -> MetricsRow:
 
 def _scaling(settings: Distill, workers: int) -> ScalingConfig:
     """Processes and their resources; a range of processes where fewer may go on."""
-    use_gpu = gpu_count() > 0
+    use_gpu = runtime.cluster_resources().gpus > 0
     resources = {"CPU": 1.0}
     if use_gpu:
         resources["GPU"] = settings.gpus_per_worker

@@ -2,8 +2,9 @@
 
 from ray.train import ScalingConfig
 
+from alignet_ray import runtime
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Reports, gpu_count, run_training
+from alignet_ray.stages.ray_train import Reports, run_training
 
 
 def fine_tune(work: Work) -> None:
@@ -16,7 +17,7 @@ def fine_tune(work: Work) -> None:
     from alignet_ray.training.teacher_worker import TeacherWorker
 
     settings = work.cfg.align.network
-    gpus = gpu_count()
+    gpus = runtime.cluster_resources().gpus
     workers = settings.workers or gpus or 2
     job = make_teacher_job(work, workers)
     scaling = ScalingConfig(num_workers=workers, use_gpu=gpus > 0)

@@ -67,11 +67,6 @@ MakeWorker = Callable[[Any, str, Callable[[JsonObject], None]], Worker]
 """A worker of a job, a device and a function that takes the worker's reports."""
 
 
-def gpu_count() -> int:
-    """GPUs of the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-
-
 def run_training(
     work: Work,
     make_worker: MakeWorker,
@@ -111,21 +106,8 @@ def run_training(
     )
 
     training = BackgroundTraining(trainer)
-    problem = ""
-    ended = False
-    deadline = math.inf
     try:
-        # Reports travel through an actor, so the last ones may arrive after the trainer has returned: go on until the
-        # processes' own last word has come, but not for ever, since lost processes say nothing.
-        while not ended and time.monotonic() < deadline:
-            if not training.is_running() and deadline == math.inf:
-                deadline = time.monotonic() + (0 if training.failure else LAST_REPORTS_SECONDS)
-            for reports in ray.get(queue.take.remote()):
-                if reports[0].ended:
-                    ended = True
-                    continue
-                problem = problem or reports[0].problem
-                on_report(reports)
+        problem = _forward_reports(training, queue, on_report)
         training.join()
     finally:
         work.out.remove_folder(SCRATCH)
@@ -133,6 +115,25 @@ def run_training(
         raise UserError(problem)
     if training.failure:
         raise training.failure
+
+
+def _forward_reports(training: "BackgroundTraining", queue: Any, on_report: Callable[[Reports], None]) -> str:
+    """Hand on what the processes report until they have ended; returns the first problem that the user can fix."""
+    problem = ""
+    ended = False
+    deadline = math.inf
+    # Reports travel through an actor, so the last ones may arrive after the trainer has returned: go on until the
+    # processes' own last word has come, but not for ever, since lost processes say nothing.
+    while not ended and time.monotonic() < deadline:
+        if not training.is_running() and deadline == math.inf:
+            deadline = time.monotonic() + (0 if training.failure else LAST_REPORTS_SECONDS)
+        for reports in ray.get(queue.take.remote()):
+            if reports[0].ended:
+                ended = True
+                continue
+            problem = problem or reports[0].problem
+            on_report(reports)
+    return problem
 
 
 def train_process(config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.screen import Screen
-from alignet_ray.stages import has_human_data, pipeline
+from alignet_ray.stages import expects_human_data, pipeline
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Domain, Space, parse
@@ -120,7 +120,7 @@ def read_space(cfg: Config) -> tuple[str, Space]:
             "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
         )
     stage = stages.pop()
-    if not has_human_data(cfg) or (stage == "align" and cfg.align.from_):
+    if not expects_human_data(cfg) or (stage == "align" and cfg.align.from_):
         raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
 
     checked = {}

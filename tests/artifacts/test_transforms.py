@@ -65,3 +65,22 @@ def test_bad_files(tmp_path: Path, transform: AffineTransform) -> None:
         transforms.load_transform(tmp_path / "nothing.npz")
     with pytest.raises(UserError, match="written as"):
         save_transform(tmp_path / "t.pt", transform)
+
+
+def networks(*checksums: str, width: int = 4) -> dict[str, object]:
+    members = [{"model": f"model-{checksum}", "checksum": checksum} for checksum in checksums]
+    return {"members": members, "width": width}
+
+
+def test_a_transform_of_other_weights_is_told() -> None:
+    transform = AffineTransform(0.0, 1.0, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    stored = transforms.StoredTransform(transform, {"teacher": networks("a", "b")})
+    assert transforms.mismatch_warning(stored, "t.npz", networks("a", "b")) is None
+    for other in (networks("a", "c"), networks("a"), networks("b", "a")):
+        warning = transforms.mismatch_warning(stored, "t.npz", other)
+        assert warning == "t.npz was fitted for other weights (model-a, model-b) than embed.model's"
+    with pytest.raises(UserError, match=r"maps features of width 4, embed\.model gives 5"):
+        transforms.mismatch_warning(stored, "t.npz", networks("a", "b", width=5))
+    assert "does not say which model" in str(
+        transforms.mismatch_warning(transforms.StoredTransform(transform, {}), "t.npz", networks("a"))
+    )
