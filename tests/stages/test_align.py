@@ -97,8 +97,8 @@ def test_the_search_runs_every_fold_and_its_winner_is_fitted(
     assert len(report["search"]) == 3
     entropies = [row["cross_entropy"] for row in report["search"]]
     assert entropies == sorted(entropies)
-    assert 1e2 in [row["pull"] for row in report["search"]], "the given settings are tried, too"
-    assert report["settings"]["pull"] == report["search"][0]["pull"] < 1e2
+    assert 1e2 in [row["identity_penalty"] for row in report["search"]], "the given settings are tried, too"
+    assert report["settings"]["identity_penalty"] == report["search"][0]["identity_penalty"] < 1e2
     assert np.mean([row["cross_entropy"] for row in report["folds"]]) == pytest.approx(entropies[0], rel=1e-4)
     assert not [name for name in work.out.files(deep=True) if name.startswith("search")]
 
