@@ -256,8 +256,8 @@ class Distill(Section):
     bfloat16: bool = False
     """Use bfloat16 autocast."""
     micro_batch: int | None = None
-    """Images per forward pass of a worker, to save memory (gradient caching; costs a second forward pass). Default: all
-    at once."""
+    """Images per forward pass of a worker, to save memory (gradient caching; costs a second forward pass). The result
+    stays the same to rounding, unless `batch_norm` is `train`. Default: all at once."""
     compile: RuntimeOnly[bool] = False
     """Compile the network (worthwhile on a GPU)."""
     cache_pixels: RuntimeOnly[bool] = True

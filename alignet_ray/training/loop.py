@@ -131,7 +131,7 @@ class Training:
             try:
                 figures = self.backward(network, self.preprocess(pixels), batch)
             except torch.OutOfMemoryError as error:
-                raise _too_many_images(len(pixels)) from error
+                raise self._too_many_images(len(pixels)) from error
 
             # L2-SP is a part of the loss, so clipping sees its gradient, too; without a limit it is measured only.
             l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
@@ -289,9 +289,24 @@ class Training:
 
     def _non_finite_loss(self, batch: Batch) -> NonFiniteLoss:
         first_ids = ", ".join(map(str, batch.image_ids[:8]))
+        fix = f"set a lower --{self.recipe.section}.lr"
+        if self.recipe.grad_clip is None:
+            fix += f" or --{self.recipe.section}.grad-clip 1"
         return NonFiniteLoss(
-            f"the loss of update {self.step} is not finite: set a lower --distill.lr or --distill.grad-clip 1 "
-            f"(image ids of its batch: {first_ids} ...)"
+            f"the loss of update {self.step} is not finite: {fix} (image ids of its batch: {first_ids} ...)"
+        )
+
+    def _too_many_images(self, count: int) -> UserError:
+        """What to do about a GPU whose memory is too small; the teacher has no smaller passes than its batch."""
+        if self.recipe.section != "distill":
+            return UserError(
+                f"{count} images at once are too many for this GPU: set a smaller --{self.recipe.section}.batch-size"
+            )
+        at_once = min(count, self.recipe.micro_batch or count)
+        same = "the result stays the same" if self.recipe.batch_norm == "frozen" else "BatchNorm then sees fewer images"
+        return UserError(
+            f"{at_once} images at once are too many for this GPU: set --distill.micro-batch {max(1, at_once // 2)} or "
+            f"less ({same})"
         )
 
     # --- Calibration and validation ---
@@ -446,11 +461,3 @@ def _gradient_sync(network: ForwardPass, is_last: bool) -> AbstractContextManage
     if is_last or not isinstance(network, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return network.no_sync()
-
-
-def _too_many_images(count: int) -> UserError:
-    micro_batch = max(1, count // 2)
-    return UserError(
-        f"{count} images at once are too many for this GPU: set --distill.micro-batch {micro_batch} or less "
-        "(the result stays the same)"
-    )

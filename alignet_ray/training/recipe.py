@@ -29,14 +29,16 @@ class Recipe:
         grad_clip: largest norm of the gradient; None: no limit.
         ema_decay: decay of the exponential moving average of the weights, which is then the result; 0: the last
             weights are.
-        batch_norm: whether BatchNorm layers keep their pretrained statistics.
+        batch_norm: BatchNorm layers keep their pretrained statistics (`frozen`), or normalise by those of the images of
+            a forward pass (`train`).
         trainable: all weights, only the head's, or the head's and those of this many last layer groups.
         crop: smallest side of a random crop, as a share of the image's (half of the crops are flipped); 1: images as
             they are.
         micro_batch: images in one forward pass of a process; None: all at once. Does not change the result (to
-            rounding).
+            rounding), unless BatchNorm layers take their statistics from these images.
         bfloat16: forward and backward passes in bfloat16 where that is safe (autocast).
         seed: of augmentation.
+        section: the config section that these settings come from, as messages name its options.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class Recipe:
     micro_batch: int | None
     bfloat16: bool
     seed: int
+    section: str
 
 
 def student_recipe(section: Distill, seed: int) -> Recipe:
@@ -67,7 +70,7 @@ def student_recipe(section: Distill, seed: int) -> Recipe:
     warmup = section.warmup
     if warmup < 1:
         warmup = warmup * section.steps
-    return section.settings(Recipe, warmup_steps=round(warmup), seed=seed)
+    return section.settings(Recipe, warmup_steps=round(warmup), seed=seed, section="distill")
 
 
 def teacher_recipe(section: Network, seed: int) -> Recipe:
@@ -88,4 +91,5 @@ def teacher_recipe(section: Network, seed: int) -> Recipe:
         micro_batch=None,
         bfloat16=False,
         seed=seed,
+        section="align.network",
     )

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -303,3 +305,20 @@ def test_a_batch_that_a_gpu_cannot_hold_says_what_to_set(monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "backward", full)
     with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro-batch 8"):
         training.run(in_batch(), images, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("section", "micro_batch", "says"),
+    [
+        ("distill", 8, r"8 images at once .*--distill\.micro-batch 4 or less"),
+        ("distill", 64, r"16 images at once .*--distill\.micro-batch 8 or less"),
+        ("align.network", None, r"16 images at once .*set a smaller --align\.network\.batch-size"),
+    ],
+)
+def test_messages_name_the_options_of_the_training_that_failed(
+    section: str, micro_batch: int | None, says: str
+) -> None:
+    training = start()
+    training.recipe = replace(training.recipe, section=section, micro_batch=micro_batch)
+    assert re.search(says, str(training._too_many_images(16)))
+    assert f"--{section}.lr" in str(training._non_finite_loss(in_batch()(0)))
