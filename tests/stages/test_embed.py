@@ -164,18 +164,22 @@ def test_readers_feed_several_networks_and_see_no_image_at_all(
     models = ("random:test_vit", "random:test_resnet")
     found = {}
     for readers, resize in ((0, "auto"), (1, "reader"), (1, "device")):
-        changes = {"embed__model": models, "embed__size": None, "embed__max_bad": 0.5, "embed__readers": readers}
+        # One actor: how many there are changes nothing (above), and each one loads torch and both networks.
+        changes = {"embed__model": models, "embed__size": None, "embed__max_bad": 0.5, "embed__actors": 1}
+        changes["embed__readers"] = readers
         work = make_work(config(root, **changes, embed__resize=resize), "embed@corpus", id=resize)
         embed.run(work)
         found[resize] = content(work.out)
     assert found["auto"] == found["reader"] == found["device"]
 
 
-def test_a_model_that_cannot_be_loaded_is_told_with_readers(
-    ray_session: None, folder: Path, make_work: Callable[..., Work]
+@pytest.mark.parametrize("readers", [0, 1])
+def test_a_model_that_cannot_be_loaded_is_told(
+    ray_session: None, folder: Path, make_work: Callable[..., Work], readers: int
 ) -> None:
+    cfg = config(folder, embed__model=("random:resnet1888",), embed__actors=1, embed__readers=readers)
     with pytest.raises(UserError, match="did you mean"):
-        embed.run(make_work(config(folder, embed__model=("random:resnet1888",), embed__readers=1), "embed@corpus"))
+        embed.run(make_work(cfg, "embed@corpus"))
 
 
 def test_one_process_with_more_threads_gives_the_same_to_rounding(
@@ -268,11 +272,6 @@ def test_models_are_concatenated(serial: None, folder: Path, make_work: Callable
     assert {len(x) for x in vectors(work.out).values()} == {sum(widths)}
 
 
-def test_unknown_model_is_told(ray_session: None, folder: Path, make_work: Callable[..., Work]) -> None:
-    with pytest.raises(UserError, match="did you mean"):
-        embed.run(make_work(config(folder, embed__model=("random:resnet1888",)), "embed@corpus"))
-
-
 def test_too_many_bad_images_stop_the_run(serial: None, folder: Path, make_work: Callable[..., Work]) -> None:
     work = make_work(config(folder, embed__max_bad=0.01), "embed@corpus")
     with pytest.raises(UserError, match=r"images cannot be used, --embed.max-bad allows 1.00%: .*\(1, e.g. c"):
@@ -294,17 +293,28 @@ def test_float16_overflow_is_told(serial: None, folder: Path, tmp_path: Path, ma
         embed.run(make_work(config(folder, embed__model=(f"test_vit@{tmp_path / 'loud.pth'}",)), "embed@corpus"))
 
 
-def test_nan_embeddings_are_quarantined(
-    ray_session: None, folder: Path, tmp_path: Path, make_work: Callable[..., Work]
-) -> None:
+@pytest.fixture
+def overflowing(folder: Path, tmp_path: Path) -> Config:
+    """A network of finite weights (others are refused when they are read) whose outputs overflow float32."""
     weights = load_backbone("random:test_vit").net.state_dict()
-    weights["norm.bias"] = weights["norm.bias"] + float("nan")
-    torch.save(weights, tmp_path / "nan.pth")
-    cfg = config(folder, embed__model=(f"test_vit@{tmp_path / 'nan.pth'}",))
-    for readers in (0, 1):
-        work = make_work(cfg.replace(embed__readers=readers), "embed@corpus", id=str(readers))
-        with pytest.raises(UserError, match="the model's output is not finite"):
-            embed.run(work)
+    weights["norm.weight"] = torch.full_like(weights["norm.weight"], 3e38)
+    weights["norm.bias"] = torch.full_like(weights["norm.bias"], 3e38)
+    torch.save(weights, tmp_path / "loud.pth")
+    return config(folder, embed__model=(f"test_vit@{tmp_path / 'loud.pth'}",), embed__actors=1)
+
+
+def test_embeddings_that_are_not_finite_are_quarantined(
+    serial: None, overflowing: Config, make_work: Callable[..., Work]
+) -> None:
+    with pytest.raises(UserError, match="the model's output is not finite"):
+        embed.run(make_work(overflowing, "embed@corpus"))
+
+
+def test_embeddings_that_are_not_finite_are_quarantined_with_readers(
+    ray_session: None, overflowing: Config, make_work: Callable[..., Work]
+) -> None:
+    with pytest.raises(UserError, match="the model's output is not finite"):
+        embed.run(make_work(overflowing.replace(embed__readers=1), "embed@corpus"))
 
 
 def test_ids_know_what_changes_a_result(folder: Path) -> None:

@@ -74,6 +74,8 @@ def make_sweep(
                 "align__identity_penalty": 100.0,
                 "sweep__trials": 3,
                 "sweep__full": False,
+                # Every further process at a time would load torch once more.
+                "sweep__concurrent": 2,
                 "sweep__halving": 0,
                 "sweep__space": ("align.identity_penalty=loguniform(1e-4,1e-1)",),
                 **WITH_RESPONSES,
