@@ -12,43 +12,9 @@ from alignet_ray.screen import Screen
 from alignet_ray.stages import pipeline
 from alignet_ray.store import Artifact, Store
 from alignet_ray.sweep import runner, selection, trial
-from alignet_ray.tracking import Session, Tracker, client
+from alignet_ray.tracking import Session, client
 
 WITH_RESPONSES = {"human__triplets": "x", "corpus__path": "x"}
-
-
-@pytest.mark.parametrize(
-    ("texts", "says"),
-    [
-        ((), "needs fields of align or of distill"),
-        (("align.lr=choice(1,2)", "distill.lr=choice(1,2)"), "not of both"),
-        (("cluster.k=choice(5,6)",), "needs fields of align or of distill"),
-        (("align.pul=choice(1,2)",), "no field align.pul"),
-        (("align.rank=uniform(1.5,2.5)",), "align.rank cannot be 1.5"),
-        (("align.lr=uniform(-1,1)",), "align.lr cannot be -1"),
-        (("distill.log_every=choice(1,2)",), "changes no result"),
-        (("distill.batching=choice(triplets,nothing)",), "cannot be 'nothing'"),
-    ],
-)
-def test_invalid_spaces_are_refused(texts: tuple[str, ...], says: str) -> None:
-    with pytest.raises(UserError, match=says) as error:
-        trial.read_space(Config().replace(sweep__space=texts, **WITH_RESPONSES))
-    assert "\n" not in str(error.value)
-
-
-def test_a_sweep_needs_human_responses_to_select_by() -> None:
-    cfg = Config().replace(sweep__space=("distill.lr=choice(1,2)",), align__from_="map.npz")
-    with pytest.raises(UserError, match="people's answers"):
-        trial.read_space(cfg)
-
-
-def test_a_nested_field_is_found() -> None:
-    cfg = Config().replace(
-        sweep__space=("align.network.lr=loguniform(1e-5,1e-3)",), align__map="network", **WITH_RESPONSES
-    )
-    stage, space = trial.read_space(cfg)
-    assert stage == "align"
-    assert list(space) == ["align.network.lr"]
 
 
 @pytest.fixture
@@ -158,13 +124,3 @@ def test_another_seed_keeps_what_is_upstream(make_sweep: Callable[..., runner.Sw
     assert [[s.node.name for s in made_steps] for made_steps in steps] == [["align"], ["align"]]
     assert steps[0][0].artifact.id != steps[1][0].artifact.id
     assert steps[0][0].recipe.parents == steps[1][0].recipe.parents
-
-
-def test_the_tracker_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    reported: list[dict[str, Any]] = []
-    monkeypatch.setattr("ray.tune.report", reported.append)
-    tracker = trial.TuneTracker("", "run", "", "loss")
-    tracker.log_batch({"loss": 1.5, "other": 2.0}, 20)
-    tracker.log_batch({"other": 2.0}, 40)
-    assert reported == [{"step": 20, "live": 1.5, "run_id": "run", "score": None}]
-    assert isinstance(tracker, Tracker)

@@ -1,0 +1,56 @@
+"""Checkpoints: the newest is resumed with its metrics, two are kept, nothing is unpickled."""
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from support.training import make_recipe
+
+from alignet_ray.models.student import make_student
+from alignet_ray.store import Store
+from alignet_ray.training import checkpoints
+from alignet_ray.training.checkpoints import MetricsLog
+from alignet_ray.training.loop import Training
+
+
+def training(seed: int = 0) -> Training:
+    return Training(make_student("random:test_vit", 32, 4, seed), make_recipe(steps=9, lr=1e-3))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(store: Store) -> None:
+    out = store.draft("distill", "d")
+    fresh = training()
+    before = {name: value.clone() for name, value in fresh.student.state_dict().items()}
+    assert checkpoints.latest(out) is None
+    assert checkpoints.resume(out, fresh) == MetricsLog()
+    assert fresh.step == 0
+    assert all(torch.equal(value, before[name]) for name, value in fresh.student.state_dict().items())
+
+
+def test_the_newest_two_are_kept_and_the_last_is_resumed_with_its_metrics(store: Store) -> None:
+    out = store.draft("distill", "d")
+    saved = training(seed=0)
+    for step in (9, 10, 100):  # by number, not by name
+        saved.step = step
+        log = MetricsLog(rows=[{"step": 0.0}, {"step": float(step), "loss": 0.5}], recent=[{"loss": 0.25}])
+        checkpoints.save(out, saved, log)
+    assert [checkpoints.step_of(name) for name in out.files(checkpoints.FOLDER, ".pt")] == [10, 100]
+
+    other = training(seed=1)
+    found = checkpoints.resume(out, other)
+    assert found == log
+    assert other.step == 100
+    expected = saved.student.state_dict()
+    for name, value in other.student.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_objects_of_python_are_not_loaded(store: Store, tmp_path: Path) -> None:
+    out = store.draft("distill", "d")
+    sink = io.BytesIO()
+    torch.save({"step": 1, "metrics": "{}", "path": tmp_path}, sink)
+    out.write_bytes(f"{checkpoints.FOLDER}/step-00000001.pt", sink.getvalue())
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.resume(out, training())
