@@ -241,3 +241,69 @@ def dense_lines(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_line_holds_one_idea(path: Path) -> None:
     assert not list(dense_lines(path))
+
+
+TESTED_ELSEWHERE = {
+    # Commands are tested as a user types them.
+    "cli/__main__.py": "test_end_to_end.py",
+    "cli/doctor.py": "test_surroundings.py",
+    "cli/main.py": "test_cli.py",
+    "cli/models.py": "test_registry.py",
+    "cli/options.py": "test_cli.py",
+    "cli/parse.py": "test_cli.py",
+    "cli/results.py": "test_cli.py",
+    "cli/runs.py": "test_cli.py",
+    "cli/verify.py": "test_verify.py",
+    # Fields of the config are tested together, section by section.
+    "config/cluster_spec.py": "test_cluster.py",
+    "config/presets.py": "test_cli.py",
+    "config/stages.py": "config/test_sections.py",
+    # The server, its pictures and its verdicts answer one request together.
+    "demo/compare.py": "demo/test_demo.py",
+    "demo/pictures.py": "demo/test_demo.py",
+    "demo/server.py": "demo/test_demo.py",
+    # The whole evaluation and its report.
+    "artifacts/evaluate.py": "stages/test_evaluate.py",
+    "evals/suite.py": "stages/test_evaluate.py",
+    "report/build.py": "stages/test_evaluate.py",
+    "report/image_sections.py": "stages/test_evaluate.py",
+    "stages/evaluation_inputs.py": "stages/test_evaluate.py",
+    # What a stage hands to its processes, and the processes.
+    "stages/embed_actor.py": "stages/test_embed.py",
+    "stages/finetune_teacher.py": "training/test_teacher_worker.py",
+    "stages/ray_train.py": "stages/test_distill.py",
+    "stages/register.py": "test_registry.py",
+    "stages/training_jobs.py": "stages/test_distill.py",
+    "training/student_worker.py": "stages/test_distill.py",
+    "training/teacher_job.py": "training/test_teacher_worker.py",
+    "training/teacher_report.py": "training/test_teacher_worker.py",
+    "training/teacher_validation.py": "training/test_teacher_worker.py",
+    # A student's folder is written and loaded as one.
+    "artifacts/student_files.py": "models/test_student.py",
+    "models/hub.py": "test_registry.py",
+    "training/outputs.py": "stages/test_distill.py",
+    # A generated world is drawn, and its base trained, once for all its tests.
+    "synthetic/pretrain.py": "synthetic/test_world.py",
+    "synthetic/render.py": "synthetic/test_world.py",
+    "images/pictures.py": "models/test_image_model.py",
+}
+"""Modules without a test file of their own -> the file under tests/ that tests them. The list may only shrink."""
+
+
+def mirror(module: str) -> str:
+    """The test file of a module, relative to tests/."""
+    path = Path(module)
+    return path.with_name(f"test_{path.name}").as_posix()
+
+
+def test_every_module_has_a_test_file() -> None:
+    tests = ROOT / "tests"
+    modules = {path.relative_to(PACKAGE).as_posix() for path in MODULES if path.name != "__init__.py"}
+    missing = sorted(m for m in modules - set(TESTED_ELSEWHERE) if not (tests / mirror(m)).is_file())
+    assert not missing, f"no tests/{mirror(missing[0])}"
+
+    gone = set(TESTED_ELSEWHERE) - modules
+    assert not gone, f"no such modules: {gone}"
+    has_its_own = [module for module in TESTED_ELSEWHERE if (tests / mirror(module)).is_file()]
+    assert not has_its_own, f"have a test file now, strike them from TESTED_ELSEWHERE: {has_its_own}"
+    assert all((tests / other).is_file() for other in TESTED_ELSEWHERE.values())
