@@ -153,6 +153,10 @@ def test_the_commands_on_results_work(smoke: SmokeRun) -> None:
     assert "base" in alignet("compare", "smoke", *root).stdout
 
 
+ONE_PROCESS = ("--embed.actors", "1", "--distill.workers", "1")
+"""For runs after the first, in which several processes did the work: each further one loads torch again."""
+
+
 def shuffle_objects(table: Path, out: Path, seed: int) -> None:
     """Copy an objects' table with the objects in another order: images then show other objects than people saw."""
     lines = table.read_text(encoding="utf-8").splitlines()[1:]
@@ -167,8 +171,8 @@ def test_shuffled_responses_teach_nothing(smoke: SmokeRun, tmp_path: Path) -> No
     table = tmp_path / "shuffled.csv"
     shuffle_objects(smoke.world / "objects.csv", table, seed=0)
     root = ("--store.root", str(smoke.root))
-    options = ["--name", "shuffled", "--objects.table", str(table), "--distill.no-control"]
-    alignet("run", "smoke", *options, "--register.name", "shuffled-student", *root)
+    options = ["--name", "shuffled", "--objects.table", str(table), "--distill.no-control", *ONE_PROCESS]
+    alignet("evaluate", "smoke", *options, *root)
     ref = smoke.store.read_ref("shuffled")
     assert ref is not None
     scores = smoke.store.artifact("evaluate", ref["nodes"]["evaluate"]).read_table("scores.parquet").to_pylist()
@@ -183,7 +187,7 @@ def test_a_stored_transform_labels_images_without_human_responses(smoke: SmokeRu
     options = ["--corpus.path", paths["corpus"], "--embed.model", paths["model"], "--embed.size", "32", "--name", "own"]
     options += ["--distill.model", paths["model"], "--distill.size", "32", "--distill.steps", "4"]
     options += ["--distill.no-control", "--align.from", smoke["align"].uri, "--cluster.k", "8"]
-    options += ["--label.train", "5000", "--label.valid", "500", "--register.name", "own-student"]
+    options += ["--label.train", "5000", "--label.valid", "500", "--register.name", "own-student", *ONE_PROCESS]
     printed = alignet("run", *options, "--store.root", str(smoke.root)).stdout
 
     assert "-- embed@corpus" in printed  # the same images and model: reused
