@@ -380,6 +380,12 @@ class Session:
             with _survive(str(path)):
                 client(self.uri).log_artifact(tracker.run_id, str(path))
 
+    def describe(self, tracker: Tracker, text: str) -> None:
+        """Set a run's description, which the tracking server shows as Markdown."""
+        if tracker.uri:
+            with _survive(f"the description of run {tracker.run_id}"):
+                client(self.uri).set_tag(tracker.run_id, "mlflow.note.content", text)
+
     def end(self, tracker: Tracker, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         tracker.end(status)

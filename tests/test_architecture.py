@@ -245,6 +245,7 @@ def test_a_line_holds_one_idea(path: Path) -> None:
 
 TESTED_ELSEWHERE = {
     # Commands are tested as a user types them.
+    "__main__.py": "test_end_to_end.py",
     "cli/__main__.py": "test_end_to_end.py",
     "cli/doctor.py": "test_surroundings.py",
     "cli/main.py": "test_cli.py",

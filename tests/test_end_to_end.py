@@ -125,12 +125,24 @@ def test_mlflow_holds_one_tree_with_lineage(smoke: SmokeRun) -> None:
         parents = [value for (value,) in db.execute("select value from tags where key = 'mlflow.parentRunId'")]
         states = {status for (status,) in db.execute("select status from runs")}
         digests = {digest for (digest,) in db.execute("select digest from datasets")}
-        steps = db.execute("select count(distinct step) from metrics where key = 'loss'").fetchone()[0]
+        steps = [
+            step for (step,) in db.execute("select step from metrics where key = 'loss' order by timestamp, rowid")
+        ]
+        top = parents[0]
+        headline = {key for (key,) in db.execute("select key from metrics where run_uuid = ?", (top,))}
+        note = db.execute(
+            "select value from tags where key = 'mlflow.note.content' and run_uuid = ?", (top,)
+        ).fetchone()
     assert states == {"FINISHED"}
     assert len(set(parents)) == 1
     assert names[parents[0]] == "smoke"
     assert smoke["cluster"].id in digests
-    assert steps > 3
+    assert len(set(steps)) > 3
+    assert 0 not in steps, "the final values are no point of a curve"
+    assert {"odd_one_out/base/pre_logits", "odd_one_out/student/head", "odd_one_out/control/head"} <= headline
+    assert "aligned student" in note[0]
+    attached = {path.name for path in (smoke.root / "mlflow-artifacts").rglob("*") if top in str(path)}
+    assert {"report.html", "config.yaml"} <= attached
 
 
 def test_the_report_stands_alone(smoke: SmokeRun) -> None:

@@ -102,7 +102,7 @@ def server(database: str, port: int, folder: Path) -> Iterator[str]:
 def test_a_server_that_is_killed_costs_no_metric(
     database: str, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_silent", {})
+    monkeypatch.setattr(tracking, "_silent_until", {})
     port = free_port()
     (tmp_path / "report.html").write_text("<p>here</p>")
     with server(database, port, tmp_path) as uri:

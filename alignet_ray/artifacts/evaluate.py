@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -57,6 +58,10 @@ class EvaluateArtifact(ArtifactView):
     def report(self) -> str:
         """The report, one self-contained page."""
         return self.files.read_bytes(REPORT).decode()
+
+    def report_file(self) -> Path:
+        """The report as a local file."""
+        return self.files.local(REPORT)
 
     def write_report(self, html: str) -> None:
         """Write the report, one self-contained page."""

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -318,6 +319,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
             with tracked(resolved, state) as (session, parent):
                 carry_out(resolved, store, steps, session, parent, screen)
+                summarise(resolved, {step.node.name: step.artifact for step in steps}, session, parent)
         else:
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
 
@@ -430,7 +432,9 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
     manifest = _manifest(work, step.recipe, seconds)
     work.out.finish(manifest.to_json())
     runner.session.lineage(tracker, parents.values())
-    tracker.log_batch(_numbers(_facts(work)) | {"seconds": seconds}, 0)
+    # Names of their own: under the names of the training's curves they would be a point at step 0, after the last one.
+    results = {f"result/{name}": value for name, value in _numbers(_facts(work)).items()}
+    tracker.log_batch(results | {"result/seconds": seconds}, 0)
 
 
 def _manifest(work: Work, recipe: Recipe, seconds: float) -> Manifest:
@@ -468,6 +472,30 @@ def _numbers(facts: JsonObject) -> dict[str, float]:
         elif isinstance(value, dict):
             numbers |= _numbers(value)
     return numbers
+
+
+def summarise(cfg: Config, artifacts: Mapping[str, Artifact], session: Session, parent: Tracker) -> None:
+    """Give the whole run's tracking run what a person looks for first: headline scores, report, configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "config.yaml"
+        settings.write_text(cfg.to_yaml(), encoding="utf-8")
+        session.attach(parent, settings)
+
+    if "evaluate" not in artifacts:
+        return
+    evaluation = EvaluateArtifact(artifacts["evaluate"])
+    headline: dict[str, float] = {}
+    for score in evaluation.scores().to_pylist():
+        if (score["dataset"], score["metric"], score["level"]) == ("objects", "odd_one_out", ""):
+            headline["/".join(filter(None, (score["metric"], score["model"], score["layer"])))] = score["value"]
+    parent.log_batch(headline, 0)
+    session.attach(parent, evaluation.report_file())
+
+    # MLflow shows a description as Markdown; indented lines keep the table's columns.
+    lines = [f"    {line}" for line in evaluation.facts().table]
+    if "register" in artifacts:
+        lines += ["", f"Registered as `{RegisterArtifact(artifacts['register']).version().model}`."]
+    session.describe(parent, "\n".join(lines))
 
 
 def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> None:

@@ -10,7 +10,7 @@ from alignet_ray.store import Artifact, Store
 
 def alignet(*args: str, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own."""
-    command = [sys.executable, "-m", "alignet_ray.cli", *args]
+    command = [sys.executable, "-m", "alignet_ray", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, cwd=cwd)
     assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done
