@@ -9,6 +9,10 @@ MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""
 
 MAX_16_BIT = 65_535
+MAX_12_BIT = 4_095
+
+DARK = "alignet_ray.dark"
+"""Key of a decoded image's `info`: whether its 16 bits hold values of at most 12, which come out nearly black."""
 
 MAX_ASPECT = 100
 """Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
@@ -90,9 +94,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > MAX_16_BIT:
             raise ValueError(f"pixels from {values.min():,} to {values.max():,} do not fit into 16 bits")
+        is_dark = 255 < int(values.max()) <= MAX_12_BIT
         if values.max() > 255:
             values = values // 257
         image = Image.fromarray(values.astype(np.uint8))
+        # A scan of 12 bits, most probably; but a night sky may be as dark, so it is told and not changed.
+        image.info[DARK] = is_dark
 
     bands = image.getbands()
     if "A" in bands or "a" in bands or "transparency" in image.info:

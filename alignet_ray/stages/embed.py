@@ -154,6 +154,7 @@ def run(work: Work) -> None:
 
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
+    dark: list[str] = []
     with work.screen.progress(total, "images", done=done) as bar:
         for result in embed_units(work, job, todo, total - done):
             if result.problem:
@@ -161,7 +162,13 @@ def run(work: Work) -> None:
             quarantine.add(result.quarantined)
             bar.add(result.images)
             actors.add(result.pid)
+            dark += result.dark
     artifact.write_quarantine(quarantine.table())
+    if dark:
+        work.warn(
+            f"{len(dark):,} pictures of 16 bits use a sixteenth of their range or less and came out nearly black "
+            f"(first: {min(dark)!r}): if they hold 12 bits, multiply their values by 16"
+        )
 
     cosines = artifact.fast_cosines()
     mean_cosine = sum(cosines) / len(cosines) if cosines else None

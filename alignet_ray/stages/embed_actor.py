@@ -12,12 +12,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
-from alignet_ray.images.decode import decode
+from alignet_ray.images.decode import DARK, decode
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
@@ -78,12 +79,14 @@ class UnitResult(NamedTuple):
         problem: a message if the user can fix what went wrong; empty otherwise.
         images: images of the unit.
         quarantined: those of them that could not be used.
+        dark: paths of those that came out nearly black, see `decode.DARK`.
     """
 
     pid: int
     problem: str = ""
     images: int = 0
     quarantined: tuple[QuarantinedImage, ...] = ()
+    dark: tuple[str, ...] = ()
 
     def to_columns(self) -> dict[str, list[Any]]:
         """The result as a batch of one row for Ray Data, whose columns hold plain values: images as JSON text."""
@@ -93,13 +96,15 @@ class UnitResult(NamedTuple):
             "problem": [self.problem],
             "images": [self.images],
             "quarantined": [quarantined],
+            "dark": [json.dumps(self.dark)],
         }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "UnitResult":
         """Inverse of `to_columns`, from a row of the data set."""
         quarantined = tuple(QuarantinedImage(**image) for image in json.loads(row["quarantined"]))
-        return cls(row["pid"], row["problem"], row["images"], quarantined)
+        dark = tuple(json.loads(row["dark"]))
+        return cls(row["pid"], row["problem"], row["images"], quarantined, dark)
 
 
 class Embedder:
@@ -157,7 +162,8 @@ class Embedder:
         """Embed one unit and write its part."""
         rows = self.task.artifact.unit_images(unit)
         start = time.perf_counter()
-        encoded = self._encode_sent(batch) if "opened" in batch else self._encode_files(rows)
+        dark: list[str] = []
+        encoded = self._encode_sent(batch, dark) if "opened" in batch else self._encode_files(rows, dark)
         self._maybe_compile(len(rows), time.perf_counter() - start)
 
         # One fixed unit, whose part keeps the figures: they are there after an interruption as well.
@@ -171,17 +177,18 @@ class Embedder:
             quarantined.append(QuarantinedImage(rows[position].image_id, rows[position].path, reason))
         ids = [rows[position].image_id for position in encoded.kept]
         self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, cosines)
-        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined))
+        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined), dark=tuple(sorted(dark)))
 
-    def _encode_files(self, rows: Sequence[ImageRow]) -> Encoded:
-        """Read, decode and embed the images of a unit."""
+    def _encode_files(self, rows: Sequence[ImageRow], dark: list[str]) -> Encoded:
+        """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
         views = self.encoder.transforms
-        files = [partial(read_picture, self.task, row.path, views) for row in rows]
+        files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
         return self.encoder.encode(files, self.task.batch_size, self.task.threads)
 
-    def _encode_sent(self, batch: dict[str, np.ndarray]) -> Encoded:
-        """Embed images whose pixels a reader has sent."""
+    def _encode_sent(self, batch: dict[str, np.ndarray], dark: list[str]) -> Encoded:
+        """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
         opened = json.loads(batch["opened"][0])
+        dark += opened["dark"]
         parcel = PackedImages(batch["pixels"][0], opened["groups"], len(opened["kept"]))
         errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
         pixels = parcel.unpack(self.encoder.transforms, self.encoder.device)
@@ -242,8 +249,9 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     images = []
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
+    dark: list[str] = []
     for position, row in enumerate(task.artifact.unit_images(unit)):
-        opened = open_image(partial(read_picture, task, row.path, views), prepare_image)
+        opened = open_image(partial(read_picture, task, row.path, views, dark), prepare_image)
         if isinstance(opened, str):
             errors.append((position, opened))
         else:
@@ -252,19 +260,22 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
 
     # One array instead of a list, which Ray shares between processes without copying.
     parcel = pack(images)
-    notes = json.dumps({"kept": kept, "errors": errors, "groups": parcel.groups})
+    notes = json.dumps({"kept": kept, "errors": errors, "groups": parcel.groups, "dark": dark})
     return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [notes]}
 
 
-def read_picture(task: ActorTask, path: str, views: list[PixelTransform]) -> DecodedImage:
-    """An image, decoded as the task says.
+def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: list[str]) -> DecodedImage:
+    """An image, decoded as the task says; its path is added to `dark` if it came out nearly black.
 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
     data = read_bytes(task.image_root, path)
     smallest_side = max(view.min_image_side for view in views) if task.fast else 0
-    return jpeg.decode(data, smallest_side)
+    image = jpeg.decode(data, smallest_side)
+    if not isinstance(image, Tensor) and image.info.get(DARK):
+        dark.append(path)
+    return image
 
 
 def compiling_pays(images: int, seconds: float) -> bool:

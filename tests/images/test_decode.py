@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignet_ray.images.decode import as_seen, decode
+from alignet_ray.images.decode import DARK, as_seen, decode
 from alignet_ray.images.listing import list_images, read_bytes
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
@@ -151,6 +151,13 @@ def test_sixteen_bits_keep_their_range(mode: str) -> None:
     left, right = colours(decode(sixteen(mode)))
     assert left.max() == 0
     assert right.min() == 255
+
+
+def test_twelve_bits_in_sixteen_are_marked_as_dark() -> None:
+    for largest, is_dark in ((200, False), (4095, True), (4096, False), (65_535, False)):
+        values = np.linspace(0, largest, 64).astype(np.uint16).reshape(8, 8)
+        assert decode(encoded(Image.fromarray(values))).info.get(DARK) is is_dark
+    assert DARK not in decode(encoded(picture())).info
 
 
 def test_pixels_of_32_bits_are_refused() -> None:

@@ -20,8 +20,8 @@ from alignet_ray.images.decode import decode
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.student import make_student, save_student
 from alignet_ray.stages import Work, embed
-from alignet_ray.stages.embed_actor import Embedder, UnitResult
-from alignet_ray.stages.embed_jobs import EmbedJob, extra_job
+from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
+from alignet_ray.stages.embed_jobs import EmbedJob, extra_job, find_job
 from alignet_ray.store import Artifact, Store
 
 IMAGES = 90
@@ -407,3 +407,27 @@ def test_kill_9_loses_nothing(
     assert content(out) == content(whole.out)
     assert ("finished parts of" in stdout) == (victim == "driver")
     assert pq.read_table(str(out.local("part-00000.parquet"))).num_rows > 0
+
+
+@pytest.mark.usefixtures("serial")
+def test_what_is_left_out_or_comes_out_dark_is_counted_with_the_first(
+    tmp_path: Path, make_work: Callable[..., Work]
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    for name, largest in (("a12", 4095), ("b12", 4000), ("c16", 65_535)):
+        Image.fromarray((ramp * largest).astype(np.uint16)).save(pictures / f"{name}.png")
+    (pictures / "d.heic").write_bytes(b"")
+
+    work = make_work(config(pictures), "embed@corpus")
+    embed.run(work)
+    left_out, dark = work.warnings
+    assert left_out == "1 files are no images and left out: 1 .heic (first: 'd.heic')"
+    assert dark.startswith("2 pictures of 16 bits use a sixteenth of their range or less")
+    assert "(first: 'a12.png')" in dark
+
+    # A reader in another process tells the same.
+    task = embed.actor_task(work, find_job(work.cfg, "corpus"), 3, embed.Pool(1, 1), embed.Resources(0, 2, 2))
+    sent = read_unit({"unit": np.array([0])}, task)
+    assert json.loads(sent["opened"][0])["dark"] == ["a12.png", "b12.png"]
