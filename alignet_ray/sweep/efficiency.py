@@ -1,6 +1,7 @@
 """The section of a sweep's report on sample efficiency: held-out curves over the images processed in training."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from math import isinf
 
 import numpy as np
@@ -20,10 +21,12 @@ def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
         curves: of all finished trainings, whose losses are of one kind.
         seed: of the trials (other seeds are repeats).
     """
+    # One validation is a point, not a curve.
     curves = [curve for curve in curves if len(curve.images) > 1]
     groups = best_of_groups(curves, seed)
     if not groups:
         return ""
+
     text = (
         "Forward passes are what training costs, so the curves run over the images that went through the network for "
         "training, not over updates. All trainings are validated on the same held-out triplets. Thick: the best "
@@ -40,14 +43,17 @@ def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
 
 def _picture(curves: Sequence[LearningCurve], groups: Groups, metric: str, label: str) -> bytes:
     """All curves of one metric, those of `groups` thick and on top."""
-    colours = dict(zip(groups, figures.PALETTE, strict=False))
+    # A sweep over several alternatives may have more groups than there are colours, which then come again.
+    colours = dict(zip(groups, cycle(figures.PALETTE), strict=False))
     chosen: set[tuple[int, int]] = set()
     for best in groups.values():
-        chosen.update((curve.number, curve.seed) for curve in best)
+        for curve in best:
+            chosen.add((curve.number, curve.seed))
 
     # Thin curves come first, so that the thick ones are drawn over them.
     lines = []
     for curve in curves:
+        # A group without a curve of the first seed has no best setting and no colour.
         if (curve.number, curve.seed) not in chosen and curve.group in colours:
             values = getattr(curve, metric)
             lines.append(figures.Line("", curve.images, values, colours[curve.group], width=0.8))
@@ -64,6 +70,8 @@ def _comparison(groups: Groups) -> str:
     """How many images each alternative needs to reach the loss that all of them reach."""
     if len(groups) < 2:
         return ""
+
+    # The same target for all, or an alternative that stopped at a higher loss would look cheaper.
     target = commonly_reached_loss(groups)
     needed: dict[str, list[float]] = {}
     means: dict[str, float] = {}
@@ -75,7 +83,10 @@ def _comparison(groups: Groups) -> str:
     rows = []
     for group, curves in groups.items():
         images = ", ".join(_image_count(count) for count in needed[group])
-        factor = f"{slowest / means[group]:.1f} x" if means[group] else ""
+        # An alternative that had the loss before its first update needed no images: no factor can say that.
+        factor = ""
+        if means[group]:
+            factor = f"{slowest / means[group]:.1f} x"
         rows.append(
             {
                 "alternative": group,
@@ -94,4 +105,6 @@ def _comparison(groups: Groups) -> str:
 
 
 def _image_count(images: float) -> str:
-    return "never" if isinf(images) else f"{images:,.0f}"
+    if isinf(images):
+        return "never"
+    return f"{images:,.0f}"

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignet_ray.report.figures import PALETTE, empty, png
-from alignet_ray.sweep.search_space import Domain, Space
-from alignet_ray.sweep.selection import Mode
+from alignet_ray.sweep.search_space import Domain, Space, short_name
+from alignet_ray.sweep.selection import COST_SIGN, Mode
 
 WINNER = PALETTE[1]
 TRIAL = PALETTE[0]
@@ -19,7 +19,9 @@ GRID = "#eef1f4"
 
 def format_value(value: Any) -> str:
     """A value in few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def score_by_setting(
@@ -39,12 +41,15 @@ def score_by_setting(
     labels = _labels(values, domain)
     positions = list(values)
     if labels:
-        positions = [labels.index(format_value(value)) for value in values]
+        positions = _label_positions(values, labels)
 
     for number, position, score in zip(numbers, positions, scores, strict=True):
-        is_given = number == 0
-        marker = "D" if is_given else "o"
-        size = 80 if is_given else 70
+        # Trial 0 has the given setting. A diamond is drawn larger, since it covers less than a disc of its width.
+        marker = "o"
+        size = 70
+        if number == 0:
+            marker = "D"
+            size = 80
         axes.scatter(position, score, s=size, color=TRIAL, marker=marker, zorder=3, edgecolors="white")
         if number == winner:
             axes.scatter(position, score, s=240, facecolors="none", edgecolors=WINNER, linewidths=2.2, zorder=4)
@@ -64,6 +69,7 @@ def _log_ticks(axes: Axes, positions: Sequence[float]) -> None:
     """A logarithmic x axis with four readable ticks."""
     axes.set_xscale("log")
     axes.minorticks_off()
+    # A given setting of 0 cannot stand on a logarithmic axis: then it has no ticks, but the sweep has its report.
     ticks: list[float] = []
     if min(positions) > 0:
         ticks = np.geomspace(min(positions), max(positions), 4).tolist()
@@ -77,9 +83,16 @@ def _labels(values: Sequence[Any], domain: Domain) -> list[str]:
     # The given setting may have a value that the list lacks.
     others = [value for value in values if value not in domain.values]
     all_values = [*domain.values, *others]
+
+    # Words keep the order of the space; true and false are words here, though Python counts them as integers.
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in all_values):
         all_values.sort()
     return [format_value(value) for value in all_values]
+
+
+def _label_positions(values: Sequence[Any], labels: Sequence[str]) -> list[int]:
+    """Where each value stands among the labels."""
+    return [labels.index(format_value(value)) for value in values]
 
 
 class _Column(NamedTuple):
@@ -112,22 +125,21 @@ def parallel_coordinates(
     columns.append(_scaled_column(np.array(scores, dtype=float), "{:.4g}"))
 
     # Colours by rank: one very bad score would leave all others in the same shade.
-    sign = -1 if mode == "min" else 1
-    ranks = np.argsort(np.argsort(sign * np.array(scores)))
+    ranks = np.argsort(np.argsort(-COST_SIGN[mode] * np.array(scores)))
     quality = ranks / max(len(scores) - 1, 1)
 
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     axes = figure.subplots()
     for trial in np.argsort(quality, kind="stable"):  # the best ones are drawn last, on top
         heights = [column.heights[trial] for column in columns]
-        wins = is_winner[trial]
-        width = 3.2 if wins else 1.8
-        colour = WINNER if wins else _shade(quality[trial])
-        axes.plot(range(len(columns)), heights, color=colour, lw=width, zorder=2 + wins)
+        if is_winner[trial]:
+            axes.plot(range(len(columns)), heights, color=WINNER, lw=3.2, zorder=3)
+        else:
+            axes.plot(range(len(columns)), heights, color=_shade(quality[trial]), lw=1.8, zorder=2)
     for position, column in enumerate(columns):
         _draw_axis(axes, position, column.ticks)
 
-    names = [field.partition(".")[2] for field in space]
+    names = [short_name(field) for field in space]
     axes.set_xticks(range(len(columns)), [*names, "score"], fontsize=12)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -143,6 +155,7 @@ def _shade(quality: float) -> tuple[float, float, float]:
 
 def _draw_axis(axes: Axes, position: int, ticks: Sequence[tuple[float, str]]) -> None:
     axes.plot([position, position], [0, 1], color="#8a94a3", lw=1, zorder=1)
+    # Lines cross the labels: a pale box behind each keeps it readable.
     box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 1}
     for height, label in ticks:
         axes.text(position + 0.04, height, label, fontsize=10, va="center", zorder=5, bbox=box)
@@ -151,13 +164,16 @@ def _draw_axis(axes: Axes, position: int, ticks: Sequence[tuple[float, str]]) ->
 def _setting_column(values: Sequence[Any], domain: Domain) -> _Column:
     labels = _labels(values, domain)
     if labels:
+        # One label alone stands at the bottom.
         top = max(len(labels) - 1, 1)
-        heights = np.array([labels.index(format_value(value)) / top for value in values])
+        heights = np.array(_label_positions(values, labels)) / top
         return _Column(heights, [(position / top, label) for position, label in enumerate(labels)])
 
     numbers = np.array(values, dtype=float)
     if not domain.is_log or numbers.min() <= 0:
         return _scaled_column(numbers, "{:.3g}")
+
+    # Heights follow the logarithm, but a reader wants the value itself at the ends of the axis.
     logarithms = _scaled_column(np.log(numbers), "{:.3g}")
     ticks = []
     for height, label in logarithms.ticks:
@@ -170,6 +186,7 @@ def _scaled_column(numbers: Float[np.ndarray, " n"], label_format: str) -> _Colu
     """Numbers from their minimum (0) to their maximum (1)."""
     low = float(numbers.min())
     high = float(numbers.max())
+    # Equal numbers all stand at the bottom.
     span = (high - low) or 1.0
     ticks = [(0.0, label_format.format(low)), (1.0, label_format.format(high))]
     return _Column((numbers - low) / span, ticks)
@@ -191,6 +208,7 @@ def pareto_plot(points: Sequence[tuple[float, float]], numbers: Sequence[int], f
     colours = np.full(len(points), TRIAL, dtype=object)
     colours[on_front] = WINNER
 
+    # The line joins the front in its own order, from the highest agreement down.
     axes.plot(agreement[on_front], kept[on_front], color=WINNER, lw=1.8, zorder=2)
     axes.scatter(agreement, kept, s=60, color=colours.tolist(), zorder=3, edgecolors="white")
     for x, y, number in zip(agreement, kept, numbers, strict=True):

@@ -11,7 +11,7 @@ from alignet_ray.sweep import plots, selection
 from alignet_ray.sweep.efficiency import sample_efficiency
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.plots import format_value
-from alignet_ray.sweep.search_space import Space
+from alignet_ray.sweep.search_space import Space, short_name
 from alignet_ray.sweep.selection import Finalist, Mode, Trial, ValidationFigures
 
 
@@ -85,6 +85,8 @@ def _winner(outcome: Outcome) -> str:
     best = outcome.ranking[0]
     figures = outcome.figures_of(best.number)
     assert figures is not None, "a winner has finished"
+
+    # Repeats are left out of the counts: they train the same settings again.
     trials = outcome.first_seed_trials
     direction = "lower" if outcome.mode == "min" else "higher"
     lead = f"Of {len(trials)} settings, number {best.number} did best: {describe_params(best.params)}."
@@ -101,6 +103,8 @@ def _gain(outcome: Outcome, best: Finalist, figures: ValidationFigures) -> str:
     given = outcome.figures_of(0)
     if given is None or best.number == 0:
         return ""
+
+    # Percentage points: a share of a share would be misread.
     gain = 100 * (figures.agreement - given.agreement)
     return paragraph(
         f"The given settings (number 0) reach {format_value(given.score)} and agree in {_agreement(given)}: "
@@ -123,8 +127,9 @@ def _agreement(figures: ValidationFigures) -> str:
 
 def _certainty(outcome: Outcome) -> str:
     """The finalists over seeds, and the probability that each is the best."""
-    has_repeats = any(len(finalist.scores) > 1 for finalist in outcome.ranking)
-    if has_repeats:
+    # A repeat may have failed, so a finalist with one score can stand beside others that have several.
+    most_scores = max(len(finalist.scores) for finalist in outcome.ranking)
+    if most_scores > 1:
         about = (
             "The finalists were trained again with other seeds on the same objects; the winner has the best mean. The "
             "last column is the probability that a setting is the best, given the spread over seeds: it covers the "
@@ -134,6 +139,8 @@ def _certainty(outcome: Outcome) -> str:
     else:
         about = "Each setting was trained once, so the effect of the seed is not known: use --sweep.repeats 2."
         rows = [{"setting": str(best.number), "score": format_value(best.mean)} for best in outcome.ranking]
+
+    # Seeds and objects are separate sources of error, and the repeats tell of the first alone.
     objects = (
         "The intervals of agreement come from resampling the validation objects; differences well inside them may be "
         "reversed with other objects."
@@ -142,44 +149,53 @@ def _certainty(outcome: Outcome) -> str:
 
 
 def _finalist_row(finalist: Finalist) -> dict[str, str]:
-    probability = finalist.probability_best
+    probability = ""
+    if not isnan(finalist.probability_best):
+        probability = f"{finalist.probability_best:.0%}"
     return {
         "setting": str(finalist.number),
         "mean score": format_value(finalist.mean),
         "by seed": ", ".join(format_value(score) for score in finalist.scores),
-        "is the best": "" if isnan(probability) else f"{probability:.0%}",
+        "is the best": probability,
     }
 
 
 def _settings(outcome: Outcome) -> str:
     """Score against each setting, and all of them as parallel coordinates."""
-    trials = [trial for trial, _ in outcome.finished]
-    scores = [figures.score for _, figures in outcome.finished]
-    numbers = [trial.number for trial in trials]
     winner = outcome.ranking[0].number
+    numbers = []
+    scores = []
+    is_winner = []
+    values_of: dict[str, list[Any]] = {field: [] for field in outcome.space}
+    for trial, trial_figures in outcome.finished:
+        numbers.append(trial.number)
+        scores.append(trial_figures.score)
+        is_winner.append(trial.number == winner)
+        for field, values in values_of.items():
+            values.append(trial.params[field])
 
     cells = []
     for field, domain in outcome.space.items():
-        values = [trial.params[field] for trial in trials]
+        values = values_of[field]
         picture = plots.score_by_setting(values, scores, numbers, winner, field, domain)
         caption = f"{outcome.score_name} against {field}; the winner is ringed, the given setting is a diamond"
         cells.append(figure(picture, caption))
 
-    settings = [_values_in_order(trial, outcome.space) for trial in trials]
-    is_winner = [number == winner for number in numbers]
+    # One column per field above, one row per trial here.
+    settings = list(zip(*values_of.values(), strict=True))
     picture = plots.parallel_coordinates(outcome.space, settings, scores, outcome.mode, is_winner)
     caption = "Every finished trial as a line through its settings; dark is better, the winner is thick"
     return section("Score against each setting", grid(cells), figure(picture, caption))
 
 
-def _values_in_order(trial: Trial, space: Space) -> list[Any]:
-    return [trial.params[field] for field in space]
-
-
 def _pareto_front(outcome: Outcome) -> str:
     """Agreement with people against neighbours kept."""
-    trials = [trial for trial, _ in outcome.finished]
-    points = [(figures.agreement, figures.neighbours_kept) for _, figures in outcome.finished]
+    trials = []
+    points = []
+    for trial, figures in outcome.finished:
+        trials.append(trial)
+        points.append((figures.agreement, figures.neighbours_kept))
+
     front = selection.pareto_front(points)
     rows = []
     for position in front:
@@ -192,6 +208,8 @@ def _pareto_front(outcome: Outcome) -> str:
                 "values": describe_params(trials[position].params),
             }
         )
+
+    # Not only the winner: whoever needs more of the old knowledge may prefer another point of the front.
     text = paragraph(
         "More agreement with people often costs some of what the network knew before. On the line are the settings "
         "that no other one beats in both: agreement with people on validation objects, and the share of each image's "
@@ -211,10 +229,11 @@ def _test_results(outcome: Outcome) -> str:
 def _all_trials(outcome: Outcome) -> str:
     """Every trial as a row, best setting first, settings without a score last."""
     ranking = selection.ranked(outcome.trials, outcome.mode, outcome.seed)
-    # Repeats with other seeds stand below the setting that they repeat.
-    place = {trial.number: position for position, trial in enumerate(ranking)}
+    place_of = {trial.number: place for place, trial in enumerate(ranking)}
     last = len(ranking)
-    trials = sorted(outcome.trials, key=lambda trial: (place.get(trial.number, last), trial.seed))
+
+    # By setting first, so that repeats with other seeds stand below the setting that they repeat.
+    trials = sorted(outcome.trials, key=lambda trial: (place_of.get(trial.number, last), trial.seed))
     rows = [_trial_row(outcome.space, trial) for trial in trials]
     return section("All trials", table(rows, minor=("seed", "time")))
 
@@ -222,12 +241,13 @@ def _all_trials(outcome: Outcome) -> str:
 def _trial_row(space: Space, trial: Trial) -> dict[str, str]:
     row = {"trial": str(trial.number), "seed": str(trial.seed)}
     for field in space:
-        row[field.partition(".")[2]] = format_value(trial.params[field])
+        row[short_name(field)] = format_value(trial.params[field])
 
     figures = trial.figures
     end = trial.problem or trial.status
     if figures is None:
         row |= {"score": "", "agreement": "", "kept": ""}
+        # Where early stopping ended it tells how much of the budget it took.
         if trial.curve and not trial.problem:
             end = f"{trial.status} at step {trial.curve[-1][0]:.0f}"
     else:

@@ -5,7 +5,7 @@ what it has, and the winner's full run reuses its trial. What belongs to the swe
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignet_ray import runtime
@@ -45,6 +45,8 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
         # Upstream is what all trials read; the objective's own nodes are made anew by every trial.
         upstream = [step for step in steps if step.node.name not in objective.nodes]
         swept = next(step for step in steps if step.node.name == objective.nodes[0])
+
+        # What ran before under this id is found again in its folder: that is how a killed sweep goes on.
         id = _sweep_id(resolved, swept.artifact, space)
         screen.line(f"sweep {id} over {stage}; logs in {pipeline.log_file(cfg, state)}")
 
@@ -110,6 +112,7 @@ class SweepRunner:
     def search(self) -> None:
         """Every trial that is not done yet, with the given seed; the scheduler stops hopeless ones."""
         flat = self.cfg.flat()
+
         # The given values are trial 0, so that the report can say what the sweep gained.
         given = {field: flat[field] for field in self.space}
         if self.cfg.sweep.searcher == "random":
@@ -126,6 +129,7 @@ class SweepRunner:
             self.screen.line(f"the space has {len(points)} different settings: all are tried")
         cells = grid_size(self.space)
         if cells > wanted:
+            # One more than the cells, since the given setting is a trial too.
             self.screen.line(f"warning: the grid has {cells} cells: --sweep.trials {cells + 1} searches all of them")
 
         trials = [Trial(number, params, seed) for number, params in enumerate(points)]
@@ -136,14 +140,15 @@ class SweepRunner:
         from alignet_ray.sweep.tune import SuggestedTrials, optuna_searcher
 
         seed = self.cfg.seed
+
         # Trials of an earlier run that were cut off are completed first, for Optuna to learn from.
         begun = [trial for trial in self.ledger.all() if trial.seed == seed]
         if not begun:
             begun = [Trial(0, given, seed)]
         self._run_missing(begun, may_stop_early=True)
 
-        count = max(0, self.cfg.sweep.trials - len(begun))
         # Other random numbers than the first time, so that a continued sweep does not suggest the same again.
+        count = max(0, self.cfg.sweep.trials - len(begun))
         known = selection.ranked(self.ledger.all(), self.objective.mode, seed)
         searcher = optuna_searcher(self.space, self.objective.mode, seed + len(begun), known)
         queue = SuggestedTrials(count, searcher, seed, len(begun))
@@ -154,12 +159,14 @@ class SweepRunner:
         repeats = self.cfg.sweep.repeats
         seed = self.cfg.seed
         finalists = selection.finalists(self.ledger.all(), self.objective.mode, seed, self.alternatives)
+
         # Only other seeds show how much of a difference between settings is the randomness of training.
         trials = []
         for offset in range(1, repeats + 1):
             trials += [Trial(finalist.number, finalist.params, seed + offset) for finalist in finalists]
         if trials:
             self.screen.line(f"the best {len(finalists)} again, with {repeats} other seeds")
+        # Not stopped early: a finalist's scores are comparable only if all of its trainings ran to the end.
         self._run_missing(trials, may_stop_early=False)
 
     def _run_missing(self, trials: Sequence[Trial], may_stop_early: bool) -> None:
@@ -181,10 +188,15 @@ class SweepRunner:
 
         room = self._room()
         # A trial that starts workers of Ray Train only waits for them, and they take the cores.
-        cpus = 1 if room.in_process else 0.1
+        cpus = 0.1
+        if room.in_process:
+            cpus = 1.0
+        scheduler = None
+        if may_stop_early:
+            scheduler = self._early_stopping()
+
         fields = list(self.space)
         self.screen.line(f"{count} trials, {room.concurrent} at a time\n{tune.table_header(fields)}")
-        scheduler = self._early_stopping() if may_stop_early else None
         monitor = tune.TrialMonitor(self.ledger, fields, self.setup.session, self.screen, total, seconds_left)
         options = tune.TuneOptions(
             count=count,
@@ -213,12 +225,15 @@ class SweepRunner:
 
         if not self.cfg.sweep.halving:
             return None
+
+        # ASHA's budget is counted in updates of what is trained, and each kind of training has its own number.
         if self.stage == "distill":
             steps = self.cfg.distill.steps
         elif self.cfg.align.map == "network":
             steps = self.cfg.align.network.steps
         else:
             steps = self.cfg.align.steps
+
         # The first decision falls after 1/factor^2 of the steps, the second after 1/factor.
         factor = max(2, self.cfg.sweep.halving)
         return ASHAScheduler(
@@ -226,6 +241,7 @@ class SweepRunner:
             metric="live",
             mode=self.objective.live_mode,
             grace_period=max(1, steps // factor**2),
+            # One more than there are: ASHA would stop a trial at its last step, before it reports its figures.
             max_t=steps + 1,
             reduction_factor=factor,
         )
@@ -233,6 +249,7 @@ class SweepRunner:
     def _room(self) -> Room:
         """How many trials fit on the cluster at a time."""
         gpus, cpus = runtime.cluster_resources()
+        # A map is fitted by the trial itself in seconds; a network takes workers that Ray Train starts.
         in_process = self.stage == "align" and self.cfg.align.map != "network"
         if in_process:
             fits = cpus // 2  # one for the trial, one for its folds
@@ -248,9 +265,12 @@ class SweepRunner:
         else:
             workers = self.cfg.align.network.workers
             gpus_per_worker = 1
+
+        # By default one training takes every GPU, or two processes where there is none.
         workers = workers or int(gpus) or 2
         if gpus:
             return int(gpus / (workers * gpus_per_worker))
+        # One core stays for the trials themselves and the driver.
         return (cpus - 1) // workers
 
     def conclude(self) -> None:
@@ -264,7 +284,9 @@ class SweepRunner:
         self.draft.write_bytes("winner.yaml", winner.to_yaml().encode())
         self.screen.line(f"\nwinner: trial {best.number}, {report.describe_params(best.params)}")
 
-        test_lines = self._run_winner(winner, trials)
+        artifacts = self._run_winner(winner, trials)
+        # Test scores are read only here: after the selection, and only the winner's.
+        test_lines = self._test_lines(artifacts)
         self._write_report(trials, ranking, test_lines)
         self.screen.line(f"report   {self.draft.uri}/sweep.html")
         self.screen.line(f"again    alignet-ray run --config {self.draft.uri}/winner.yaml   ({clock(self._elapsed())})")
@@ -273,31 +295,42 @@ class SweepRunner:
         """The finalists, the winner first."""
         ranking = selection.compare_finalists(trials, self.objective.mode, self.cfg.seed, self.alternatives)
         if not ranking:
+            # Trials of one sweep mostly fail for one reason, so the first message is enough.
             problems = sorted({trial.problem for trial in trials if trial.problem})
             problems = problems or ["none finished: give it more --sweep.minutes"]
             raise UserError(f"no trial of the sweep has a score: {problems[0]}")
         return ranking
 
-    def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> list[str]:
-        """Make what is missing of the winner, score it on test objects, and return the scores as lines of text.
+    def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> dict[str, Artifact]:
+        """Make what is missing of the winner and name it in the store.
 
-        With `sweep.full` the whole pipeline runs up to `evaluate`. Otherwise the winner is what its trial made: a
-        teacher's report already holds test scores, and a student without an evaluation has none.
+        Returns:
+            Its artifacts by node: of the whole pipeline up to `evaluate` with `sweep.full`, else what its trial made.
         """
+        artifacts = {}
+        nodes = dict(self.setup.pinned)
         steps = self._winner_steps(winner)
-        nodes = self.setup.pinned | {step.node.name: step.artifact.id for step in steps}
+        for step in steps:
+            artifacts[step.node.name] = step.artifact
+            nodes[step.node.name] = step.artifact.id
+
         # The reference comes first: from here on gc keeps the winner and all trials.
         self.store.write_ref(winner.name, {"nodes": nodes | self._trial_nodes(trials), "config": winner.to_yaml()})
         self._delete_stopped(trials)
+
         # Its trial made some of these artifacts already, under the same ids: they are found finished.
         pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
+        return artifacts
 
-        # Test scores are read only here: after the selection, and only the winner's.
-        if winner.sweep.full:
-            return EvaluateArtifact(steps[-1].artifact).facts().table
-        if self.stage == "distill":
-            return []
-        return self._teacher_test_lines(self.store.artifact("align", nodes["align"]))
+    def _test_lines(self, artifacts: Mapping[str, Artifact]) -> list[str]:
+        """The winner's scores on test objects as lines of text; none where they were not computed."""
+        if "evaluate" in artifacts:
+            return EvaluateArtifact(artifacts["evaluate"]).facts().table
+
+        # Without an evaluation: a fitted teacher was tested in its own stage, a student was not.
+        if self.stage == "align":
+            return self._teacher_test_lines(artifacts["align"])
+        return []
 
     def _winner_steps(self, winner: Config) -> list[pipeline.Step]:
         """What the winner makes: the whole pipeline, or what its trial made."""
@@ -307,6 +340,7 @@ class SweepRunner:
 
     def _trial_nodes(self, trials: Sequence[Trial]) -> dict[str, str]:
         """The finished artifacts of all trials, under names of their own in the winner's reference."""
+        # gc keeps what a reference names: so the sweep can go on, or be reported again, without training anew.
         nodes = {}
         for trial in trials:
             cfg = self.setup.config(trial.params, trial.seed)
@@ -318,6 +352,7 @@ class SweepRunner:
     def _delete_stopped(self, trials: Sequence[Trial]) -> None:
         """Delete the checkpoints of trials that were stopped for good."""
         for trial in trials:
+            # One that the time limit cut off is still `running`, and continues from its checkpoint next time.
             if trial.status != selection.STOPPED:
                 continue
             cfg = self.setup.config(trial.params, trial.seed)
@@ -336,6 +371,7 @@ class SweepRunner:
         return [*lines, f"ceiling  {test.ceiling:.1%}"]
 
     def _write_report(self, trials: Sequence[Trial], ranking: Sequence[Finalist], test_lines: Sequence[str]) -> None:
+        # Only the log of distill has the held-out losses that these curves are made of.
         curves = []
         if self.stage == "distill":
             curves = learning_curves(self.setup, self.store, trials, self.space)

@@ -61,16 +61,19 @@ class Domain:
         """A random value."""
         if not self.is_range:
             return self.values[int(rng.integers(len(self.values)))]
+
         low, high = self.values
         if not self.is_log:
             if self.is_integer:
                 return int(rng.integers(low, high + 1))
             return float(rng.uniform(low, high))
-        # An integer k owns the interval [k, k + 1), so that the last one is as likely as its neighbours.
-        end = high + 1 if self.is_integer else high
-        value = math.exp(rng.uniform(math.log(low), math.log(end)))
+
+        # exp(log(x)) is not exactly x: without the limits a draw could lie a rounding error outside the bounds.
         if self.is_integer:
+            # An integer k owns the interval [k, k + 1), so that the last one is as likely as its neighbours.
+            value = math.exp(rng.uniform(math.log(low), math.log(high + 1)))
             return min(int(value), high)
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
         return min(max(value, low), high)
 
     def holds(self, value: Any) -> bool:
@@ -82,6 +85,11 @@ class Domain:
 
 Space = Mapping[str, Domain]
 """Dotted field name -> its values."""
+
+
+def short_name(field: str) -> str:
+    """A field's name without its section: `lr` of `align.lr`. All fields of a space are of one section."""
+    return field.partition(".")[2]
 
 
 def parse(texts: Sequence[str]) -> dict[str, Domain]:
@@ -97,10 +105,14 @@ def parse(texts: Sequence[str]) -> dict[str, Domain]:
             raise UserError(
                 f"--sweep.space {text!r} is not FIELD=KIND(VALUE,...): write align.lr=loguniform(1e-3,1e-1)"
             )
+
         field, kind, listed = match.groups()
+        # As everywhere on the command line, a hyphen in a field's name stands for an underscore.
         field = field.replace("-", "_")
         if field in space:
             raise UserError(f"--sweep.space names {field} twice")
+
+        # No kind nests, so that every comma separates two values.
         values = tuple(_parse_value(part.strip()) for part in listed.split(","))
         space[field] = _checked_domain(text, kind, values)
     return space
@@ -120,16 +132,20 @@ def _checked_domain(text: str, kind: str, values: tuple[Any, ...]) -> Domain:
     numbers = [value for value in values if _is_finite_number(value)]
     if len(values) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
         raise UserError(f"--sweep.space {text!r}: {kind}() needs two numbers, the lower one first")
-    if kind.startswith("log") and numbers[0] <= 0:
+    low, high = numbers
+    if kind.startswith("log") and low <= 0:
         raise UserError(f"--sweep.space {text!r}: a logarithmic range starts above 0")
+
     if not kind.endswith("randint"):
-        return Domain(kind, tuple(float(number) for number in numbers))
-    if any(number != int(number) for number in numbers):
+        return Domain(kind, (float(low), float(high)))
+    # 1e3 is read as a float but is a whole number.
+    if low != int(low) or high != int(high):
         raise UserError(f"--sweep.space {text!r}: {kind}() needs whole numbers")
-    return Domain(kind, tuple(int(number) for number in numbers))
+    return Domain(kind, (int(low), int(high)))
 
 
 def _is_finite_number(value: Any) -> bool:
+    # True and False are integers to Python.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -137,18 +153,27 @@ def _parse_value(text: str) -> Any:
     """A number, true, false, none, or the word itself (without its quotes)."""
     if text.lower() in CONSTANTS:
         return CONSTANTS[text.lower()]
+    # Integers first: float would read 8 as 8.0 without complaint.
     for number_type in (int, float):
         try:
             return number_type(text)
         except ValueError:
             continue
+
+    # Quotes make a word of what would be read as a number or as true.
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if is_quoted else text
+    if is_quoted:
+        return text[1:-1]
+    return text
 
 
 def grid_size(space: Space) -> int:
     """Number of combinations of the fields that are searched as a grid."""
-    return math.prod(len(domain.values) for domain in space.values() if domain.kind == "grid")
+    cells = 1
+    for domain in space.values():
+        if domain.kind == "grid":
+            cells *= len(domain.values)
+    return cells
 
 
 def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any]) -> list[Point]:
@@ -169,11 +194,13 @@ def sample_points(space: Space, count: int, seed: int, given: Mapping[str, Any])
 
 def _point(space: Space, seed: int, number: int) -> Point:
     """Draw `number`: its grid cell is a mixed-radix digit of the number for each grid field, the rest is random."""
+    # A generator for each number: point n does not depend on how many were drawn before it.
     rng = np.random.default_rng([seed, number])
     cell = number
     point = {}
     for field, domain in space.items():
         if domain.kind == "grid":
+            # The remainder picks this field's value, the quotient goes on to the next grid field.
             cell, position = divmod(cell, len(domain.values))
             point[field] = domain.values[position]
         else:

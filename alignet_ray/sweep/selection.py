@@ -23,6 +23,9 @@ DRAWS = 20_000
 Mode = Literal["min", "max"]
 """Whether less or more of a score is better."""
 
+COST_SIGN: dict[Mode, int] = {"min": 1, "max": -1}
+"""Factor that turns a score into a cost, of which less is better."""
+
 
 @dataclass(frozen=True)
 class ValidationFigures:
@@ -71,8 +74,10 @@ class Trial:
     def from_json(cls, stored: JsonObject) -> "Trial":
         """The trial that `dataclasses.asdict` turned into plain values."""
         figures = stored["figures"]
+        # A trial that did not finish has none.
         if figures is not None:
             figures = ValidationFigures(**figures)
+
         return cls(**{**stored, "figures": figures})
 
     @property
@@ -99,8 +104,9 @@ class TrialConfig(TypedDict):
 def ranked(trials: Sequence[Trial], mode: Mode, seed: int) -> list[Trial]:
     """The finished trials of one seed, best first."""
     finished = [trial for trial in trials if trial.status == FINISHED and trial.seed == seed]
-    sign = 1 if mode == "min" else -1
-    return sorted(finished, key=lambda trial: (sign * trial.score, trial.number))
+
+    # Ties go to the earlier setting, so that the order does not depend on which trial ended first.
+    return sorted(finished, key=lambda trial: (COST_SIGN[mode] * trial.score, trial.number))
 
 
 def finalists(trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequence[str] = ()) -> list[Trial]:
@@ -113,8 +119,12 @@ def finalists(trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequ
         alternatives: fields whose values are names (`distill.batching`).
     """
     ranking = ranked(trials, mode, seed)
+
     # The given setting (0) is always repeated: the report says what the sweep gained over it.
-    chosen = {0, *(trial.number for trial in ranking[:FINALISTS])}
+    chosen = {0}
+    for trial in ranking[:FINALISTS]:
+        chosen.add(trial.number)
+
     # An alternative that lost by chance with one seed gets another try, with its own best setting.
     for field in alternatives:
         seen: set[Any] = set()
@@ -122,6 +132,8 @@ def finalists(trials: Sequence[Trial], mode: Mode, seed: int, alternatives: Sequ
             if trial.params[field] not in seen:
                 seen.add(trial.params[field])
                 chosen.add(trial.number)
+
+    # In the order of the ranking; without the given setting if its own trial did not finish.
     return [trial for trial in ranking if trial.number in chosen]
 
 
@@ -157,44 +169,66 @@ def compare_finalists(
     out first: it covers the randomness of training, not the choice of validation objects.
     """
     chosen = finalists(trials, mode, seed, alternatives)
-    scores = []
-    for trial in chosen:
-        repeats = [other.score for other in trials if _is_repeat(other, trial)]
-        scores.append((trial.score, *repeats))
-
+    scores = [_scores_over_seeds(trial, trials) for trial in chosen]
     probabilities = _probabilities_best(scores, mode, seed)
+
     compared = []
     for trial, own_scores, probability in zip(chosen, scores, probabilities, strict=True):
         compared.append(Finalist(trial.number, trial.params, own_scores, probability))
-    sign = 1 if mode == "min" else -1
-    return sorted(compared, key=lambda finalist: sign * finalist.mean)
+
+    # Python's sort is stable: equal means keep the order of the first seed's ranking.
+    return sorted(compared, key=lambda finalist: COST_SIGN[mode] * finalist.mean)
 
 
-def _is_repeat(other: Trial, trial: Trial) -> bool:
-    return other.number == trial.number and other.seed != trial.seed and other.status == FINISHED
+def _scores_over_seeds(trial: Trial, trials: Sequence[Trial]) -> tuple[float, ...]:
+    """The trial's score, then those of its finished repeats with other seeds."""
+    scores = [trial.score]
+    for other in trials:
+        is_repeat = other.number == trial.number and other.seed != trial.seed
+        if is_repeat and other.status == FINISHED:
+            scores.append(other.score)
+    return tuple(scores)
 
 
 def _probabilities_best(scores: Sequence[tuple[float, ...]], mode: Mode, seed: int) -> list[float]:
-    degrees_of_freedom = sum(len(own) - 1 for own in scores)
+    """For each setting the probability that its expected score is the best; NaN where nothing was repeated.
+
+    Args:
+        scores: per setting, one for each seed.
+        mode: whether less or more of the score is better.
+        seed: of the draws.
+    """
+    means = np.zeros(len(scores))
+    seeds = np.zeros(len(scores))
+    squares = 0.0
+    for position, own_scores in enumerate(scores):
+        means[position] = np.mean(own_scores)
+        seeds[position] = len(own_scores)
+        # The variance divides by the count, so this is the sum of squared deviations from the setting's own mean.
+        squares += float(np.var(own_scores)) * len(own_scores)
+
+    # Every setting spends one degree of freedom on its mean; with one seed each none is left for the spread.
+    degrees_of_freedom = seeds.sum() - len(scores)
     if not degrees_of_freedom:
         return [float("nan")] * len(scores)
 
     # Each setting has few repeats: one deviation for all is estimated more reliably than one for each.
-    squares = sum(np.var(own) * len(own) for own in scores)
     pooled_deviation = np.sqrt(squares / degrees_of_freedom)
-    means = np.array([np.mean(own) for own in scores])
-    errors = np.array([pooled_deviation / np.sqrt(len(own)) for own in scores])
+    errors = pooled_deviation / np.sqrt(seeds)
 
     # A setting's probability is how often its drawn mean is the best; a floor keeps equal scores from a deviation of 0.
     rng = np.random.default_rng(seed)
     drawn = rng.normal(means, np.maximum(errors, 1e-12), (DRAWS, len(scores)))
-    best = drawn.argmin(axis=1) if mode == "min" else drawn.argmax(axis=1)
-    return [float((best == position).mean()) for position in range(len(scores))]
+    best = (COST_SIGN[mode] * drawn).argmin(axis=1)
+    wins = np.bincount(best, minlength=len(scores))
+    return [float(share) for share in wins / DRAWS]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the points that no other one beats in both coordinates (higher is better), by the first one."""
+    # Ties in the first coordinate are ordered by the second one, or a beaten point would be taken first.
     order = sorted(range(len(points)), key=lambda position: (-points[position][0], -points[position][1]))
+
     # From the best first coordinate down, a point is on the front if its second one beats all before it.
     front: list[int] = []
     for position in order:

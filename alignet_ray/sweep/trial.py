@@ -51,6 +51,8 @@ class SweepObjective:
 
 def evaluate_teacher(cfg: Config, artifacts: Mapping[str, Artifact]) -> ValidationFigures:
     """A teacher, by its own report: the score is the cross-entropy of people's choices between validation objects."""
+    # The report has test figures too. Selection never reads them, and leaving them out would give a trial another
+    # artifact than the same setting has in a plain run: the winner would be fitted again.
     report = AlignArtifact(artifacts["align"]).report()
     aligned = report.splits["validation"].spaces["aligned"]
     return ValidationFigures(
@@ -67,10 +69,12 @@ def evaluate_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> Validati
     """A student, by the cosines of its embedding: the score is its agreement with people on validation objects."""
     soften = artifacts["soften"]
     cache = runtime.state_dir(cfg) / "cache"
+    # With the seed of the sweep, not of the trial: all students are scored against the same human probabilities.
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     base = AlignmentDataset(soften, artifacts["embed@base"], cache, human)
     student = AlignmentDataset(soften, artifacts["embed@student"], cache, human)
 
+    # Unit rows make dot products cosines, by which a student is used; overlap normalises for itself.
     triplets = student.soft_triplets(student.objects["validation"])
     figures = teacher_metrics.figures(similarity.unit_rows(student.features), triplets, cfg.seed)
     return ValidationFigures(
@@ -119,6 +123,8 @@ def read_space(cfg: Config) -> tuple[str, Space]:
         raise UserError(
             "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
         )
+
+    # Without people's answers there are no validation objects; a map that is taken over (align.from) is not fitted.
     stage = stages.pop()
     if not expects_human_data(cfg) or (stage == "align" and cfg.align.from_):
         raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
@@ -135,24 +141,34 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
         raise UserError(f"--sweep.space: there is no field {field}: `alignet-ray show` lists them")
 
     # What goes into an artifact's id tells whether a value changes its result; the bounds of a range stand for it.
-    configs = [_replaced(cfg, field, value) for value in domain.values]
-    role = "student" if stage == "distill" else ""
+    role = OBJECTIVES[stage].nodes[0].partition("@")[2]
     inputs_of = pipeline.module(stage).inputs
-    inputs = {digest(inputs_of(changed, role)) for changed in configs}
-    if len(inputs) < len(configs):
+    values = []
+    inputs = set()
+    for value in domain.values:
+        changed = _replaced(cfg, field, value)
+        values.append(changed.flat()[field])
+        inputs.add(digest(inputs_of(changed, role)))
+    if len(inputs) < len(values):
         raise UserError(f"--sweep.space: {field} changes no result, so there is nothing to select")
 
+    # The bounds of a range are no settings of their own and stay as they were written.
     if domain.is_range:
         return domain
     # The config turns 0 of a float field into 0.0.
-    return replace(domain, values=tuple(changed.flat()[field] for changed in configs))
+    return replace(domain, values=tuple(values))
 
 
 def _replaced(cfg: Config, field: str, value: Any) -> Config:
     try:
-        return cfg.replace(**{field.replace(".", "__"): value})
+        return cfg.replace(**_keywords({field: value}))
     except UserError as error:
         raise UserError(f"--sweep.space: {field} cannot be {value!r} ({error})") from error
+
+
+def _keywords(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted field names as `Config.replace` takes them: `align__lr` for `align.lr`."""
+    return {field.replace(".", "__"): value for field, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -175,8 +191,7 @@ class TrialSetup:
 
     def config(self, params: Mapping[str, Any], seed: int) -> Config:
         """A trial's config; another seed changes its draws, not the split of objects, which is made upstream."""
-        changes = {field.replace(".", "__"): value for field, value in params.items()}
-        return self.cfg.replace(seed=seed, **changes)
+        return self.cfg.replace(seed=seed, **_keywords(params))
 
     def steps(self, cfg: Config, store: Store) -> list[pipeline.Step]:
         """What a trial with this config makes."""
@@ -192,26 +207,34 @@ def learning_curves(setup: TrialSetup, store: Store, trials: Sequence[Trial], sp
     """Held-out curves of the finished trainings of students; none where their losses are not comparable."""
     if {f"distill.{field}" for field in LOSS_FIELDS} & set(space):
         return []
+
     group_fields = alternatives(space)
     curves = []
     for trial in trials:
-        if trial.status != FINISHED:
-            continue
-        cfg = setup.config(trial.params, trial.seed)
-        metrics = DistillArtifact(setup.steps(cfg, store)[0].artifact).metrics()
-        validations = [row for row in metrics if "valid_loss" in row]
-        images_per_step = pipeline.module("distill").images_per_step(cfg)
-        curves.append(
-            LearningCurve(
-                number=trial.number,
-                seed=trial.seed,
-                group=", ".join(str(trial.params[field]) for field in group_fields),
-                images=[row["step"] * images_per_step for row in validations],
-                loss=[row["valid_loss"] for row in validations],
-                agreement=[row["valid_agreement"] for row in validations],
-            )
-        )
+        # A stopped training has a curve too, but no figures to be ranked by.
+        if trial.status == FINISHED:
+            group = ", ".join(str(trial.params[field]) for field in group_fields)
+            curves.append(_learning_curve(setup, store, trial, group))
     return curves
+
+
+def _learning_curve(setup: TrialSetup, store: Store, trial: Trial, group: str) -> LearningCurve:
+    """The held-out curve of one training, read from its artifact."""
+    # Ways to form batches take different numbers of images for an update: images are comparable, updates are not.
+    cfg = setup.config(trial.params, trial.seed)
+    images_per_step = pipeline.module("distill").images_per_step(cfg)
+    student = next(step.artifact for step in setup.steps(cfg, store) if step.node.stage == "distill")
+
+    images = []
+    losses = []
+    agreements = []
+    for row in DistillArtifact(student).metrics():
+        # Rows between two validations have training figures alone.
+        if "valid_loss" in row:
+            images.append(row["step"] * images_per_step)
+            losses.append(row["valid_loss"])
+            agreements.append(row["valid_agreement"])
+    return LearningCurve(trial.number, trial.seed, group, images, losses, agreements)
 
 
 @dataclass(frozen=True)
@@ -235,6 +258,7 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
     from ray import tune
 
     trial = Trial(**config["job"])
+    # A tracker that tracks nothing, for a trial that fails before its run on the tracking server begins.
     tracker = Tracker()
     result: dict[str, Any]
     try:
@@ -247,6 +271,7 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
     except UserError as error:
         result = {"problem": str(error), "score": None}
     except Exception as error:  # one bad setting must not end the sweep: it is shown with its reason
+        # The last line of a message says the reason; Ray puts the whole traceback of a worker before it.
         log.exception("trial %s", trial)
         lines = str(error).strip().splitlines() or [""]
         result = {"problem": f"{type(error).__name__}: {lines[-1][:300]}", "score": None}
@@ -254,8 +279,9 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
 
 
 def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
-    tags = {f"sweep.{field}": str(value) for field, value in trial.params.items()}
-    tags |= {"sweep.trial": str(trial.number), "sweep.seed": str(trial.seed)}
+    tags = {"sweep.trial": str(trial.number), "sweep.seed": str(trial.seed)}
+    for field, value in trial.params.items():
+        tags[f"sweep.{field}"] = str(value)
     name = f"trial {trial.number} seed {trial.seed}"
     tracker = setup.session.begin(name, cfg, tags, setup.parent.run_id)
     return TuneTracker(tracker.uri, tracker.run_id, tracker.spool, setup.objective.live_metric)
@@ -264,12 +290,17 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
 def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> ValidationFigures:
     store = Store.open(cfg.store.root)
     screen = Screen()
+
+    # Ids travel to the trial, not artifacts: an open store belongs to its process.
     artifacts: dict[str, Artifact] = {}
     for node, id in setup.pinned.items():
         artifacts[node] = store.artifact(node.split("@")[0], id)
+
     for step in setup.steps(cfg, store):
         # A trial that a killed sweep finished without recording it is not made again.
         if step.state != "finished":
             pipeline.make(pipeline.Runner(cfg, store, setup.session, screen), step, artifacts, tracker)
         artifacts[step.node.name] = step.artifact
+
+    # By the given config, not the trial's: every setting is scored with the same draws.
     return setup.objective.evaluate(setup.cfg, artifacts)

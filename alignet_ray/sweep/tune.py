@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.store import Draft
-from alignet_ray.sweep.search_space import Domain, Space
+from alignet_ray.sweep.search_space import Domain, Space, short_name
 from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, TrialConfig, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
@@ -30,6 +30,7 @@ class TrialLedger:
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
+        # By setting and seed: a repeat has the number of its setting.
         self.trials: dict[tuple[int, int], Trial] = {}
         for name in draft.files("trials", ".json"):
             trial = Trial.from_json(draft.read_json(name))
@@ -44,6 +45,7 @@ class TrialLedger:
     def is_done(self, number: int, seed: int) -> bool:
         """Whether a trial need not run (again)."""
         trial = self.trials.get((number, seed))
+        # Failed ones run again: the reason may be gone, such as a full disk. So do those that a kill left `running`.
         return trial is not None and trial.status in (FINISHED, STOPPED)
 
     def all(self) -> list[Trial]:
@@ -55,6 +57,7 @@ class TrialQueue(Searcher):
     """Trials that are fixed beforehand, as a searcher of Ray Tune."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
+        # Ray asks every searcher for a metric; the order here is fixed, and the mode has no effect.
         super().__init__(metric="score", mode="min")
         self.trials = list(trials)
 
@@ -89,6 +92,8 @@ class SuggestedTrials(TrialQueue):
         """The config of the next trial."""
         if not self.remaining:
             return Searcher.FINISHED
+
+        # Tune asks for a suggestion only when there is room for a trial, so that it can learn from those that ended.
         number = self.number
         self.remaining -= 1
         self.number += 1
@@ -115,24 +120,33 @@ def optuna_searcher(space: Space, mode: Mode, seed: int, known: Sequence[Trial])
         raise UserError("--sweep.searcher optuna needs a package: pip install optuna") from error
     from ray.tune.search.optuna import OptunaSearch
 
+    # Optuna's own line for every trial would break the table of trials.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     tune_space = {name: _tune_domain(domain) for name, domain in space.items()}
     domains = OptunaSearch.convert_search_space(tune_space)
     searcher = OptunaSearch(domains, metric="score", mode=mode, seed=seed)
+
     # The given setting may lie outside the space, and Optuna refuses such points.
     for trial in known:
-        if all(space[name].holds(value) for name, value in trial.params.items()):
+        if _lies_inside(trial, space):
             searcher.add_evaluated_point(dict(trial.params), trial.score)
     return searcher
+
+
+def _lies_inside(trial: Trial, space: Space) -> bool:
+    """Whether every value of a trial belongs to the space."""
+    return all(space[field].holds(value) for field, value in trial.params.items())
 
 
 def _tune_domain(domain: Domain) -> Any:
     """A domain as one of Ray Tune's, whose integer ranges exclude the upper bound."""
     if not domain.is_range:
         return tune.choice(list(domain.values))
+
     low, high = domain.values
     if domain.is_integer:
         high += 1
+    # The ranges of our grammar have the names of Ray Tune's functions.
     return getattr(tune, domain.kind)(low, high)
 
 
@@ -172,6 +186,7 @@ class TrialMonitor(Callback):
         begun = Trial(**trial.config["job"])
         self.running[trial.trial_id] = begun
         self.started[trial.trial_id] = time.monotonic()
+        # Also before it has a result: a continued sweep must not give its number to another setting.
         self.ledger.write(begun)
 
     def on_trial_result(
@@ -188,7 +203,10 @@ class TrialMonitor(Callback):
             known = replace(known, curve=[*known.curve, (float(result["step"]), result["live"])])
         self.running[trial.trial_id] = known
 
-        interval = 0.2 if self.screen.live else self.screen.every
+        # A terminal redraws one line; a log file gets a new line each time, so there it is rare.
+        interval = self.screen.every
+        if self.screen.live:
+            interval = 0.2
         if time.monotonic() - self.last_shown >= interval:
             self.last_shown = time.monotonic()
             self.screen.redraw(self._progress())
@@ -231,7 +249,7 @@ class TrialMonitor(Callback):
 
 def table_header(fields: Sequence[str]) -> str:
     """The header of the table of trials; `table_row` fits under it."""
-    names = [f"{_field_name(field):>10}" for field in fields]
+    names = [f"{short_name(field):>10}" for field in fields]
     return "  ".join(["trial", *names, *FIGURE_HEADINGS, "    time", " seed"])
 
 
@@ -239,7 +257,8 @@ def table_row(trial: Trial, fields: Sequence[str]) -> str:
     """A trial as a row of the table."""
     values = []
     for field in fields:
-        width = max(10, len(_field_name(field)))
+        # The header's columns are ten wide, and wider where the name is.
+        width = max(10, len(short_name(field)))
         values.append(f"{format_value(trial.params[field]):>{width}}")
 
     if trial.figures is not None:
@@ -250,14 +269,11 @@ def table_row(trial: Trial, fields: Sequence[str]) -> str:
     return "  ".join([f"{trial.number:5}", *values, *results, f"{clock(trial.seconds):>8}", f"{trial.seed:5}"])
 
 
-def _field_name(field: str) -> str:
-    """The field's name without its section."""
-    return field.partition(".")[2]
-
-
 def format_value(value: Any) -> str:
     """A parameter in few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -297,11 +313,14 @@ def run_trials(
         monitor: records and shows them.
         options: how many at a time, and with which resources.
     """
+    # Tune's own tables and warnings would break ours.
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # A trial reports live metrics first and figures last, so that not every report has the score.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops the sweep as it stops any run
+
+    # `tune.with_parameters` puts what is shared into the object store once, not into the config of every trial.
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trainable, **shared), {"CPU": options.cpus}),
         tune_config=tune.TuneConfig(
