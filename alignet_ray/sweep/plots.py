@@ -44,7 +44,7 @@ def score_by_setting(
         positions = _label_positions(values, labels)
 
     for number, position, score in zip(numbers, positions, scores, strict=True):
-        # Trial 0 has the given setting. A diamond is drawn larger, since it covers less than a disc of its width.
+        # Trial 0 has the given setting, the one that all others are compared with.
         marker = "o"
         size = 70
         if number == 0:
