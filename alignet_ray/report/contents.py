@@ -114,10 +114,14 @@ def select_scores(scores: Sequence[Score], metric: str, level: str = "", dataset
     order = list(MODEL_TITLES)
 
     def position(score: Score) -> tuple[int, bool, str]:
-        place = order.index(score.model) if score.model in order else len(order)
+        # Models without a title, such as a reference that the user named, come last.
+        place = len(order)
+        if score.model in order:
+            place = order.index(score.model)
         return place, score.layer == "head", score.layer
 
-    selected = [s for s in scores if (s.dataset, s.metric, s.level) == (dataset, metric, level)]
+    wanted = (dataset, metric, level)
+    selected = [score for score in scores if (score.dataset, score.metric, score.level) == wanted]
     return sorted(selected, key=position)
 
 
@@ -130,6 +134,8 @@ def find_score(scores: Sequence[Score], metric: str, model: str, layer: str) -> 
 
 
 def score_title(score: Score) -> str:
-    """What people read for the model and layer of a score."""
+    """The model and layer of a score, as the report calls them."""
     title = MODEL_TITLES.get(score.model, score.model)
-    return f"{title}, head" if score.layer == "head" else title
+    if score.layer == "head":
+        return f"{title}, head"
+    return title

@@ -25,15 +25,18 @@ def object_groups(annotated: AnnotatedObjects, human: Float[np.ndarray, "m m"], 
     if len(known) > 1:
         return [category or figures.NO_GROUP for category in annotated.categories]
 
+    # Fewer clusters for few objects: a group should have about four, or its colour says nothing.
     clusters = similarity.tree_clusters(human, min(max_clusters, max(2, len(annotated) // 4)))
     titles = {}
     for cluster in np.unique(clusters):
         members = np.flatnonzero(clusters == cluster)
-        # a cluster is named after its medoid, the object most similar to all others of it
+        # A cluster is named after its medoid, the object most similar to all others of it.
         within = human[np.ix_(members, members)]
         medoid = members[within.sum(axis=1).argmax()]
         name = annotated.names[medoid]
-        titles[cluster] = f"like {name}" if name else f"group {cluster + 1}"
+        titles[cluster] = f"group {cluster + 1}"
+        if name:
+            titles[cluster] = f"like {name}"
     return [titles[cluster] for cluster in clusters]
 
 
@@ -44,6 +47,7 @@ def similarity_matrices(
     order: Int[np.ndarray, " m"],
 ) -> dict[str, Float[np.ndarray, "m m"]]:
     """The human similarities, then those of each space; rows and columns in `order`."""
+    # One order for all: where a model differs from people, the pattern differs at the same place.
     matrices = {"people": human[np.ix_(order, order)]}
     for space in spaces:
         matrices[space_title(space)] = object_similarity(space, annotated)[np.ix_(order, order)]
@@ -56,6 +60,7 @@ def object_maps(
     """Two dimensions (`pca` or `umap`) of the mean embedding of each object."""
     maps = {}
     for space in spaces:
+        # Unit rows first, so that every image of an object counts the same whatever the length of its embedding.
         means = np.stack([similarity.unit_rows(space.rows(image_ids)).mean(axis=0) for image_ids in annotated.images])
         if method == "umap":
             maps[space_title(space)] = figures.umap_plane(means, seed)
@@ -67,7 +72,9 @@ def object_maps(
 def space_title(space: EmbeddingSpace) -> str:
     """Model and layer for a caption."""
     title = MODEL_TITLES.get(space.model, space.model)
-    return f"{title}, triplet head" if space.layer == "head" else title
+    if space.layer == "head":
+        return f"{title}, triplet head"
+    return title
 
 
 def triplet_examples(
@@ -90,32 +97,33 @@ def triplet_examples(
         read_image: opens an image.
         count: length of each list, at most.
     """
-    columns = {space: column for column, space in enumerate(responses.names)}
-    base = columns.get(("base", "pre_logits"))
-    student = columns.get(("student", "pre_logits"))
-    if base is None or student is None:
+    # Each model by one embedding: the backbone's, or the teacher's aligned space; a head would be a second vote.
+    columns = {}
+    for column, (model, layer) in enumerate(responses.names):
+        if layer in ("pre_logits", "aligned"):
+            columns[model] = column
+    if "base" not in columns or "student" not in columns:
         return [], []
-    shown = {model: column for (model, layer), column in columns.items() if layer in ("pre_logits", "aligned")}
+
+    def name(row: int) -> str:
+        return annotated.names[row] or f"object {annotated.objects[row]}"
+
+    def image(row: int) -> Image.Image | None:
+        return read_image(int(image_of_object[row]))
 
     def example(trial: int) -> TripletExample:
         first, second, third = trials.triplets[trial].tolist()
         p01, p02, p12 = trials.probabilities[trial].tolist()
-
-        def name(row: int) -> str:
-            return annotated.names[row] or f"object {annotated.objects[row]}"
-
-        def image(row: int) -> Image.Image | None:
-            return read_image(int(image_of_object[row]))
-
         return TripletExample(
             images=(image(first), image(second), image(third)),
             names=(name(first), name(second), name(third)),
             probabilities=(p01, p02, p12),
-            choices={model: int(responses.choice[trial, column]) for model, column in shown.items()},
+            choices={model: int(responses.choice[trial, column]) for model, column in columns.items()},
         )
 
-    gains = _disagreements(responses, trials, student, base, count)
-    regressions = _disagreements(responses, trials, base, student, count)
+    # Both lists, gains and losses: a page with the gains alone would flatter the student.
+    gains = _disagreements(responses, trials, columns["student"], columns["base"], count)
+    regressions = _disagreements(responses, trials, columns["base"], columns["student"], count)
     return [example(trial) for trial in gains], [example(trial) for trial in regressions]
 
 
@@ -127,7 +135,7 @@ def _disagreements(
     won = (responses.choice[:, winner] == human) & (responses.choice[:, loser] != human)
     candidates = np.flatnonzero(won)
 
-    # a triplet is clear where people nearly always choose the same pair
+    # A triplet is clear where people nearly always choose the same pair
     clarity = trials.probabilities[candidates].max(axis=1)
     candidates = candidates[np.argsort(-clarity, kind="stable")]
     return _without_repeats(candidates, trials.triplets, count)
@@ -135,6 +143,7 @@ def _disagreements(
 
 def _without_repeats(candidates: Int[np.ndarray, " c"], triplets: Int[np.ndarray, "t 3"], count: int) -> list[int]:
     """The first `count` candidates that share no object with an earlier one."""
+    # Without this one unusual object, on which a model is often wrong, would fill the page.
     used: set[int] = set()
     chosen: list[int] = []
     for trial in candidates.tolist():
@@ -156,7 +165,7 @@ def neighbour_queries(
     neighbours: int = 5,
 ) -> list[NeighbourQuery]:
     """One image of each of the `count` largest groups, and its nearest test images in every space."""
-    # neighbours among the images of all test objects, in every space
+    # Among test images only: those of training objects would show what was learned by heart.
     image_ids, owner = annotated.all_images()
     neighbours = min(neighbours, len(image_ids) - 1)
     nearest = {}
@@ -164,13 +173,14 @@ def neighbour_queries(
         similarities = similarity.similarity_matrix(space.rows(image_ids), space.kind)
         nearest[space.model] = similarity.nearest(similarities, neighbours)
 
+    # Ties by name, so that a report that is made again shows the same groups.
     sizes = Counter(groups)
     del sizes[figures.NO_GROUP]
     largest = sorted(sizes, key=lambda group: (-sizes[group], group))[:count]
 
     queries = []
     for group in largest:
-        is_member = np.array([groups[row] == group for row in owner])
+        is_member = np.array(groups)[owner] == group
         query = int(np.flatnonzero(is_member)[0])
         found = {}
         for model, rows in nearest.items():
@@ -189,10 +199,11 @@ def contact_sheets(
 ) -> dict[str, list[Image.Image | None]]:
     """Images of `count` clusters, evenly spaced among the clusters with several images by size, largest first."""
     numbers, sizes = np.unique(cluster, return_counts=True)
-    # a cluster of one image shows nothing that its images have in common
+    # A cluster of one image shows nothing that its images have in common.
     by_size = np.argsort(-sizes, kind="stable")
     candidates = numbers[by_size][sizes[by_size] > 1]
 
+    # Over all sizes: the largest clusters alone would not show what the small ones are like.
     sheets = {}
     for number in candidates[np.unique(_evenly_spaced(len(candidates), count))]:
         members = np.sort(image_ids[cluster == number])

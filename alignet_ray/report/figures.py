@@ -4,11 +4,10 @@ import importlib.util
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -36,7 +35,8 @@ GRID = "#e6e9ee"
 
 
 def png(figure: Figure) -> bytes:
-    """Draw a figure."""
+    """A figure as the bytes of a PNG."""
+    # Without pyplot: its global state is not safe in threads and keeps every figure in memory.
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, facecolor="white")
@@ -73,9 +73,10 @@ def curves(
     """Curves with their points where there are few, from `bottom` up; a dashed vertical line at `mark`."""
     figure, axes = empty(6.4, 3.5)
     for line in lines:
-        # a curve of few points shows where they are
-        show_points = len(line.x) < 15 and line.width > 1
-        marker = "o" if show_points else None
+        # A curve of few points shows where they are; a thin one is background.
+        marker = None
+        if len(line.x) < 15 and line.width > 1:
+            marker = "o"
         axes.plot(
             line.x,
             line.y,
@@ -103,6 +104,7 @@ def histogram(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str],
     for name, values in shares.items():
         percent = 100 * np.asarray(values)
         edges = np.linspace(0, top, len(values) + 1)
+        # Outlines, with pale areas: solid bars would hide the other teacher's.
         axes.stairs(percent, edges, label=name, color=colours.get(name), lw=2)
         axes.stairs(percent, edges, fill=True, alpha=0.12, color=colours.get(name))
 
@@ -117,17 +119,18 @@ def histogram(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str],
 def matrix(values: Float[np.ndarray, "m m"], groups: Sequence[str]) -> bytes:
     """A similarity matrix: ranks of its entries as shades (dark = alike), with lines between groups and their names."""
     figure = Figure(figsize=(5.0, 3.7))
+    # Fixed margins: matrices stand side by side, and their cells should line up whatever the length of the names.
     axes = figure.add_axes((1.35 / 5.0, 0.02, 3.6 / 5.0, 0.96))
     axes.imshow(_rank_shades(values), cmap="GnBu", vmin=0, vmax=1, interpolation="nearest")
 
+    # Pixel i reaches from i - 1/2 to i + 1/2, so that a line between two groups stands at a half.
     runs = _long_runs(groups)
-    edges = {edge for run in runs for edge in run} - {0, len(values)}
-    for edge in edges:
+    for edge in np.setdiff1d(runs, (0, len(values))):
         axes.axhline(edge - 0.5, color="white", lw=1.2)
         axes.axvline(edge - 0.5, color="white", lw=1.2)
 
-    centres = [(start + end - 1) / 2 for start, end in runs]
-    names = [shorten(groups[start]) for start, _ in runs]
+    centres = (runs.sum(axis=1) - 1) / 2
+    names = [shorten(groups[start]) for start in runs[:, 0]]
     axes.set_yticks(centres, names, fontsize=10)
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -139,7 +142,7 @@ def _rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
     """Ranks of the entries above the diagonal, scaled to 0-1, on both sides of it; 1 on the diagonal."""
     size = len(values)
     rows, columns = np.triu_indices(size, 1)
-    # sorting twice turns values into ranks; equal values keep their order
+    # Ranks, since models differ in the range of their cosines. Sorting twice makes them; equal values keep their order.
     rank = np.argsort(np.argsort(values[rows, columns], kind="stable"), kind="stable")
 
     shades = np.zeros((size, size))
@@ -149,13 +152,17 @@ def _rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
     return shades
 
 
-def _long_runs(groups: Sequence[str]) -> list[tuple[int, int]]:
-    """Runs of equal groups (start, end) that are long enough for a name beside the matrix."""
+def _long_runs(groups: Sequence[str]) -> Int[np.ndarray, "r 2"]:
+    """Runs of equal groups, [start, end), that are long enough for a name beside the matrix."""
     size = len(groups)
-    # a run ends where the group changes
-    changes = [row for row in range(1, size) if groups[row] != groups[row - 1]]
-    runs = pairwise([0, *changes, size])
-    return [(start, end) for start, end in runs if end - start >= max(2, size / 22)]
+    names = np.array(groups)
+    changes = 1 + np.flatnonzero(names[1:] != names[:-1])
+    starts = np.concatenate(([0], changes))
+    ends = np.concatenate((changes, [size]))
+
+    # About 22 names in the font of the figure fit beside a matrix of its height.
+    runs = np.stack((starts, ends), axis=1)
+    return runs[ends - starts >= max(2, size / 22)]
 
 
 def scatter(points: Points, colours: Sequence[str], labels: Sequence[str]) -> bytes:
@@ -177,9 +184,11 @@ def scatter(points: Points, colours: Sequence[str], labels: Sequence[str]) -> by
 
 def _rows_with_room(points: Points, width: float = 0.26, height: float = 0.06) -> list[int]:
     """Rows whose labels, `width` x `height` of the map each, do not cover each other or go over the right edge."""
+    # The floor keeps points on one line from a division by 0.
     span = np.maximum(np.ptp(points, axis=0), 1e-12)
     places = (points - points.min(axis=0)) / span
 
+    # Greedy, first come first served: the best choice is a hard problem, and no label matters more than another.
     kept: list[int] = []
     for row, place in enumerate(places):
         gaps = np.abs(places[kept] - place)
@@ -192,6 +201,7 @@ def _rows_with_room(points: Points, width: float = 0.26, height: float = 0.06) -
 def reliability(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> bytes:
     """Reliability curves: how sure a model is (x) against how often people agree (y); the diagonal is perfect."""
     figure, axes = empty(4.8, 4.2)
+    # From a third up: the most probable of three choices cannot be less probable.
     axes.plot([1 / 3, 1], [1 / 3, 1], color=REFERENCE, ls="--", lw=1.5)
     for name, (confidence, agreement) in lines.items():
         axes.plot(confidence, agreement, label=name, color=colours.get(name), lw=2, marker="o", ms=5)
@@ -226,7 +236,7 @@ def group_colours(groups: Sequence[str]) -> dict[str, str]:
 
 def principal_plane(embeddings: Float[np.ndarray, "n d"]) -> Points:
     """Coordinates on the first two principal components; signs are fixed by the largest entry, so that maps repeat."""
-    # principal components by the singular value decomposition of the centred data
+    # Principal components by the singular value decomposition of the centred data, in double precision.
     centred = (embeddings - embeddings.mean(axis=0)).astype(np.float64)
     left, singular_values, _ = np.linalg.svd(centred, full_matrices=False)
     plane = np.zeros((len(embeddings), 2))
@@ -249,8 +259,10 @@ def check_map_method(method: str) -> None:
 def umap_plane(embeddings: Float[np.ndarray, "n d"], seed: int) -> Points:
     """Coordinates by UMAP of cosine distances (McInnes et al. 2018); one thread and a seed, so that maps repeat."""
     check_map_method("umap")
-    # a spectral start needs more points than it has dimensions to solve for
-    start = "random" if len(embeddings) < 10 else "spectral"
+    # A spectral start needs more points than it has dimensions to solve for.
+    start = "spectral"
+    if len(embeddings) < 10:
+        start = "random"
     reducer = importlib.import_module("umap").UMAP(
         n_neighbors=min(15, len(embeddings) - 1),
         metric="cosine",

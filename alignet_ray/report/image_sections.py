@@ -71,6 +71,7 @@ def _example_card(example: TripletExample) -> ExampleCard:
 
     images = []
     for place, name in enumerate(example.names):
+        # People who choose the other two as the pair call this one the odd one.
         share = example.probabilities[ODD.index(place)]
         short_name = figures.shorten(name, 22)
         images.append(TripletImage(example.images[place], name, short_name, share, place == human_odd))
@@ -107,6 +108,8 @@ def maps(contents: ReportContents) -> ObjectMaps | None:
     """Two-dimensional maps of the test objects, coloured by group."""
     if not contents.maps:
         return None
+
+    # One colour per group in all maps, so that they can be compared by eye.
     colours = figures.group_colours(contents.map_groups)
     dots = [colours.get(group, figures.OTHER) for group in contents.map_groups]
 
@@ -120,6 +123,7 @@ def calibration(contents: ReportContents) -> Illustration | None:
     """Reliability curves of all models in one figure."""
     if not contents.calibration:
         return None
+
     curves = {}
     colours = {}
     for model, curve in contents.calibration.items():
@@ -133,6 +137,8 @@ def training(contents: ReportContents) -> Illustration | None:
     """Loss curves of student and control: solid on training triplets, dashed on held-out ones."""
     if not contents.losses:
         return None
+
+    # Solid against dashed shows overfitting at a glance: they part where a model learns its triplets by heart.
     lines = []
     for curve in contents.losses:
         title = MODEL_TITLES[curve.model]
@@ -163,8 +169,12 @@ def _candidate_curves(candidates: Sequence[CurvePoint], provenance: dict[str, st
     """Inertia and silhouette against the number of clusters; the number that was taken is marked."""
     if not candidates:
         return []
+
+    # The provenance is a table of texts.
+    mark = None
     chosen = provenance.get("clusters")
-    mark = float(chosen) if chosen else None
+    if chosen:
+        mark = float(chosen)
     numbers = [candidate.k for candidate in candidates]
 
     captions = {

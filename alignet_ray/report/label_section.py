@@ -33,11 +33,14 @@ def labels(contents: ReportContents) -> LabelSection | None:
 
 
 def _histograms(labels: Mapping[str, LabelStats]) -> list[Illustration]:
+    # Shares, not counts, so that reports of runs of different sizes can be compared.
     margins = {}
     entropies = {}
     for role, stats in labels.items():
         margins[TEACHERS[role]] = _shares(stats.train.margin_histogram, stats.train.triplets)
         entropies[TEACHERS[role]] = _shares(stats.train.entropy_histogram, stats.train.triplets)
+
+    # Three choices: a margin is at most 1, and an entropy at most ln 3 nats.
     return [
         Illustration(figures.histogram(margins, COLOURS, 1.0, "margin"), "Margin: 0 is a toss-up, 1 is sure."),
         Illustration(
@@ -60,20 +63,25 @@ def _summary_cells(stats: SubsetStats | None) -> tuple[str, str, str]:
 
 def _rows(labels: Mapping[str, LabelStats]) -> list[Row]:
     aligned = labels["aligned"].train
-    raw = labels["raw"].train if "raw" in labels else None
+    raw = None
+    if "raw" in labels:
+        raw = labels["raw"].train
+
     names = ("mean margin", "mean entropy (nats)", "ties")
     aligned_cells = _summary_cells(aligned)
     raw_cells = _summary_cells(raw)
     rows = [_row(*cells) for cells in zip(names, aligned_cells, raw_cells, strict=True)]
 
-    # a border triplet has two images of one cluster and one of another, which should be the odd one
+    # A border triplet has two images of one cluster and one of another, which should be the odd one.
     if aligned.odd_is_the_other is not None:
         share = aligned.odd_is_the_other / (aligned.border or 1.0)
         rows.append(_row("odd one is the image of the other cluster", f"{100 * share:.1f} %", "-"))
 
+    # Both teachers label the same triplets, so their choices can be compared one by one.
     if raw and raw.agreement is not None:
         rows.append(_row("same odd one as the aligned teacher", "-", f"{100 * raw.agreement:.1f} %"))
 
+    # "same" for the other teacher, for the same reason.
     uses = aligned.image_uses
     if uses is not None:
         text = f"{uses['median']:,.0f} ({uses['min']:,.0f} to {uses['max']:,.0f})"
@@ -84,6 +92,7 @@ def _rows(labels: Mapping[str, LabelStats]) -> list[Row]:
             used += f" of {available:,}"
         rows.append(_row("images used for training", used, "same"))
 
+    # A run without a control has one teacher, and a column of dashes would raise questions.
     if raw is None:
         for row in rows:
             del row[TEACHERS["raw"]]

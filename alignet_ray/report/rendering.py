@@ -22,6 +22,7 @@ def render(template: str, **values: Any) -> str:
 @cache
 def environment() -> Environment:
     """Templates of `report/templates`: text is escaped, a variable that is missing is an error."""
+    # Escaping matters: names of objects and folders come from the user's data, and the page is opened in a browser.
     jinja = Environment(
         loader=PackageLoader("alignet_ray.report"),
         autoescape=True,
@@ -48,7 +49,7 @@ def whole_percent(fraction: float) -> str:
 
 
 def model_title(model: str) -> str:
-    """The name that people read for a model of the scores table."""
+    """The title of a model of the scores table, or its own name where it has none."""
     return MODEL_TITLES.get(model, model)
 
 
@@ -63,11 +64,13 @@ def thumbnail(image: Image.Image | None, size: int = THUMBNAIL) -> str:
         image = Image.new("RGB", (size, size), "#ccc")
     image = image.convert("RGB")
 
+    # Cropped, not squeezed: shapes are part of what people judge by.
     edge = min(image.size)
     left = (image.width - edge) // 2
     top = (image.height - edge) // 2
     square = image.crop((left, top, left + edge, top + edge))
 
+    # The page carries all of its thumbnails, often hundreds: as PNG they would take several times the space.
     buffer = io.BytesIO()
     square.resize((size, size), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=78)
     return _data_uri(buffer.getvalue(), "jpeg")

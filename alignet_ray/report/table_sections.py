@@ -45,7 +45,7 @@ EXTERNAL_TITLES = {
     ("matrix", "rsa_spearman_participants"): "single people's matrices, mean rank correlation",
     ("answers", "entropy_time"): "response times, rank correlation with doubt",
 }
-"""Judgements from outside the run: (dataset, metric) -> what people read."""
+"""Human judgements that had no part in the run: (dataset, metric) -> title of the row."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Summary:
 def summary(contents: ReportContents) -> Summary:
     """The headline, where base and student were scored, and the table of the command line."""
     rows = _models_as_rows(contents.summary)
+
+    # The backbone's embedding, not the head: base and student have it both.
     base = find_score(contents.scores, "odd_one_out", "base", "pre_logits")
     student = find_score(contents.scores, "odd_one_out", "student", "pre_logits")
     if base is None or student is None:
@@ -75,15 +77,18 @@ def _models_as_rows(rows: Sequence[Row]) -> list[Row]:
 
     turned = []
     for model in rows[0]:
-        cells = {row["layer"]: row[model] for row in rows}
-        is_scored = any(text != "-" for text in cells.values())
-        if model == "layer" or not is_scored:
+        # The first column holds the layers, which become the headings.
+        if model == "layer":
             continue
-        row = {"agreement with people, %": model}
-        for layer, text in cells.items():
-            # a line break inside an interval would be hard to read
-            row[layer] = text.replace(", ", ",\u00a0")
-        turned.append(row)
+
+        is_scored = False
+        model_row = {"agreement with people, %": model}
+        for row in rows:
+            # A line break inside an interval would be hard to read.
+            model_row[row["layer"]] = row[model].replace(", ", ",\u00a0")
+            is_scored |= row[model] != "-"
+        if is_scored:
+            turned.append(model_row)
     return turned
 
 
@@ -98,8 +103,8 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Agreement with people of every model.
+class AgreementBars:
+    """A bar chart of every model's agreement with people.
 
     Attributes:
         bars: one for each model and layer.
@@ -114,7 +119,7 @@ class Agreement:
     marks: list[float]
 
 
-def agreement(contents: ReportContents) -> Agreement | None:
+def agreement(contents: ReportContents) -> AgreementBars | None:
     """Bars of odd-one-out agreement over all triplets."""
     scores = select_scores(contents.scores, "odd_one_out")
     if not scores:
@@ -124,15 +129,19 @@ def agreement(contents: ReportContents) -> Agreement | None:
     marks = [CHANCE]
     longest = 0.0
     for score in scores:
-        interval = None if isnan(score.low) or isnan(score.high) else (score.low, score.high)
+        longest = max(longest, score.value)
+        # A score without an interval has NaN for its bounds.
+        interval = None
+        if not isnan(score.low) and not isnan(score.high):
+            interval = (score.low, score.high)
+            longest = max(longest, score.high)
         colour = figures.COLOURS.get(score.model, figures.OTHER)
         bars.append(Bar(score_title(score), score.value, interval, colour))
-        longest = max(longest, score.value)
-        if interval:
-            longest = max(longest, score.high)
         if score.model == "human":
             marks.append(score.value)
-    return Agreement(bars, scores[0].n, max(1.08 * longest, 0.5), marks)
+
+    # Every model is scored on the same triplets. Some room at the right, and no magnified differences near chance.
+    return AgreementBars(bars, scores[0].n, max(1.08 * longest, 0.5), marks)
 
 
 @dataclass(frozen=True)
@@ -145,34 +154,52 @@ class ScoreTable:
 
 def levels(contents: ReportContents) -> ScoreTable | None:
     """Agreement on parts of the triplets; of the single categories, those with the most triplets."""
-    named = {s.level for s in contents.scores if s.metric == "odd_one_out" and s.dataset == "objects" and s.level}
     by_level = {}
-    for level in sorted(named, key=_level_position):
+    category_sizes = {}
+    # The level "" is all triplets together, which have a figure of their own.
+    for level in sorted(_levels_of(contents.scores, "objects", "odd_one_out") - {""}, key=_level_position):
         by_level[level] = select_scores(contents.scores, "odd_one_out", level)
+        if level.startswith("category:"):
+            category_sizes[level] = by_level[level][0].n
 
-    # there may be dozens of categories; the largest ones have the narrowest intervals
-    categories = [level for level in by_level if level.startswith("category:")]
-    categories.sort(key=lambda level: -by_level[level][0].n)
-    left_out = categories[LARGEST_CATEGORIES:]
-    rows = [_level_row(level, scores) for level, scores in by_level.items() if level not in left_out]
-    if not rows:
+    # There may be dozens of categories; the largest ones have the narrowest intervals.
+    largest_first = sorted(category_sizes, key=lambda level: -category_sizes[level])
+    for level in largest_first[LARGEST_CATEGORIES:]:
+        del by_level[level]
+    if not by_level:
         return None
+    rows = [_level_row(level, scores) for level, scores in by_level.items()]
     return ScoreTable(rows, _minor_columns(rows))
 
 
+def _levels_of(scores: Sequence[Score], dataset: str, metric: str) -> set[str]:
+    """The parts of the data on which a metric was computed; "" is all of it."""
+    return {score.level for score in scores if score.dataset == dataset and score.metric == metric}
+
+
 def _level_position(level: str) -> tuple[int, str]:
+    """Sorts levels as `LEVEL_TITLES` lists them, then single categories by name."""
     known = list(LEVEL_TITLES)
-    return (known.index(level), "") if level in LEVEL_TITLES else (len(known), level)
+    if level in known:
+        return known.index(level), ""
+    return len(known), level
 
 
 def _level_row(level: str, scores: Sequence[Score]) -> Row:
     row = {"triplets": LEVEL_TITLES.get(level, level.removeprefix("category:"))}
-    values = {score_title(score): score.value for score in scores if score.model != "teacher"}
-    # the gain stands beside the student, whose column follows that of the base
-    for title, value in values.items():
-        row[_without_alignment(title)] = f"{100 * value:.1f}"
-        if title == MODEL_TITLES["student"] and "base" in values:
-            row["gain"] = f"{100 * (value - values['base']):+.1f}"
+    base_value = None
+    for score in scores:
+        # The teacher has a section of its own.
+        if score.model == "teacher":
+            continue
+
+        title = score_title(score)
+        row[_without_alignment(title)] = f"{100 * score.value:.1f}"
+        # The base comes first, so that the gain can stand beside the student.
+        if title == MODEL_TITLES["base"]:
+            base_value = score.value
+        if title == MODEL_TITLES["student"] and base_value is not None:
+            row["gain"] = f"{100 * (score.value - base_value):+.1f}"
     row["number"] = f"{scores[0].n:,}"
     return row
 
@@ -193,9 +220,11 @@ def external(contents: ReportContents) -> ScoreTable | None:
     """Agreement with judgements that had no part in the run."""
     rows = []
     for (dataset, metric), title in EXTERNAL_TITLES.items():
-        named = {s.level for s in contents.scores if (s.dataset, s.metric) == (dataset, metric)}
-        for level in sorted(named - {"correlation"}):
-            row = {"judgements": f"{title}, {level}" if level else title}
+        # `correlation` is the same figure from Pearson correlations of features, for the table of scores alone.
+        for level in sorted(_levels_of(contents.scores, dataset, metric) - {"correlation"}):
+            row = {"judgements": title}
+            if level:
+                row["judgements"] = f"{title}, {level}"
             for score in select_scores(contents.scores, metric, level, dataset):
                 if score.model != "teacher":
                     row[score_title(score)] = _external_value(metric, score.value)
@@ -213,6 +242,7 @@ def _external_value(metric: str, value: float) -> str:
 
 def _same_columns(rows: Sequence[Row]) -> list[Row]:
     """Rows with the same columns in the same order: a dash where one has none."""
+    # A dict as an ordered set: columns in order of first appearance.
     columns: dict[str, None] = {}
     for row in rows:
         columns |= dict.fromkeys(row)
@@ -244,9 +274,12 @@ def generalisation(contents: ReportContents) -> Generalisation | None:
 
 def _generalisation_row(scores: Sequence[Score], metric: str, title: str) -> Row | None:
     """One score of all models; None where the base has none."""
-    dataset = ood.DATASET if metric.startswith("ood_") else "objects"
+    dataset = "objects"
+    if metric.startswith("ood_"):
+        dataset = ood.DATASET
     values = {}
     for score in select_scores(scores, metric, "", dataset):
+        # One embedding a model: the backbone's, or the teacher's aligned space.
         if score.layer in ("pre_logits", "aligned"):
             values[score.model] = score.value
     if "base" not in values:
@@ -273,6 +306,8 @@ def drift(contents: ReportContents) -> ScoreTable | None:
     """How much of the base's structure each trained model keeps."""
     cka_to_base = _by_space(select_scores(contents.scores, "cka_to_base"))
     rsa_to_people = _by_space(select_scores(contents.scores, "rsa_spearman"))
+
+    # CKA and the correlation are not computed for every space that has neighbours: their cells may stay empty.
     rows = []
     for score in select_scores(contents.scores, "neighbours_kept"):
         space = (score.model, score.layer)
@@ -284,7 +319,9 @@ def drift(contents: ReportContents) -> ScoreTable | None:
                 "rank correlation with people": _three_digits(rsa_to_people.get(space)),
             }
         )
-    return ScoreTable(rows, []) if rows else None
+    if not rows:
+        return None
+    return ScoreTable(rows, [])
 
 
 def _by_space(scores: Sequence[Score]) -> Mapping[tuple[str, str], float]:
@@ -292,4 +329,6 @@ def _by_space(scores: Sequence[Score]) -> Mapping[tuple[str, str], float]:
 
 
 def _three_digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    if value is None:
+        return ""
+    return f"{value:.3f}"

@@ -54,6 +54,7 @@ def teacher(contents: ReportContents) -> TeacherSection | None:
     if report is None or not report.splits:
         return None
 
+    # A map is linear, on top of frozen features; a network teacher instead predicts by a kernel over its features.
     network = None
     if report.map == "network":
         assert report.metric is not None, "a network teacher has a metric"
@@ -72,8 +73,10 @@ def teacher(contents: ReportContents) -> TeacherSection | None:
 def _rows(report: AlignReport) -> list[Row]:
     rows = []
     for space, title in SPACES.items():
+        # Only a fine-tuned network has features of its own between the base and the teacher.
         if space not in report.splits["test"].spaces:
             continue
+
         row = {"space": title}
         for split in SPLITS:
             agreement = report.splits[split].spaces[space]
@@ -82,6 +85,7 @@ def _rows(report: AlignReport) -> list[Row]:
             row[f"{split} objects"] = f"{100 * agreement.accuracy:.1f} % [{low:.1f}, {high:.1f}]"
         rows.append(row)
 
+    # People do not always agree with each other: no model can be expected to score higher than this.
     ceiling = {"space": "ceiling"}
     for split in SPLITS:
         ceiling[f"{split} objects"] = f"{100 * report.splits[split].ceiling:.1f} %"
@@ -93,21 +97,27 @@ def _interpolation(report: AlignReport) -> InterpolationCurve | None:
     if not report.curve:
         return None
 
-    kept = [100 * point.kept for point in report.curve]
-    teacher_agreement = [100 * point.accuracy for point in report.curve]
-    feature_agreement = [100 * point.features for point in report.curve]
+    rows = []
+    kept = []
+    teacher_agreement = []
+    feature_agreement = []
+    for point in report.curve:
+        kept.append(100 * point.kept)
+        teacher_agreement.append(100 * point.accuracy)
+        feature_agreement.append(100 * point.features)
+        rows.append(
+            {
+                "share of the way": f"{point.interpolation:.0%}",
+                "teacher agrees": f"{100 * point.accuracy:.1f} %",
+                "features agree": f"{100 * point.features:.1f} %",
+                "neighbours kept": f"{100 * point.kept:.0f} %",
+            }
+        )
+
+    # Agreement against what it costs, as in WiSE-FT (Wortsman et al., 2022): a point per interpolation, no time axis.
     lines = [
         figures.Line("teacher", kept, teacher_agreement, figures.COLOURS["student"]),
         figures.Line("features", kept, feature_agreement, figures.COLOURS["base"]),
-    ]
-    rows = [
-        {
-            "share of the way": f"{point.interpolation:.0%}",
-            "teacher agrees": f"{100 * point.accuracy:.1f} %",
-            "features agree": f"{100 * point.features:.1f} %",
-            "neighbours kept": f"{100 * point.kept:.0f} %",
-        }
-        for point in report.curve
     ]
     png = figures.curves(lines, "agrees with people, %", "neighbours kept, %", bottom=None)
     return InterpolationCurve(png, rows)

@@ -56,8 +56,8 @@ def test_shades_are_those_of_scipys_ranks(count: int, seed: int) -> None:
 
 
 def test_runs_of_two_are_named_beside_a_small_matrix_and_single_rows_are_not() -> None:
-    assert figures._long_runs(["a", "a", "b", "c", "c", "c"]) == [(0, 2), (3, 6)]
-    assert figures._long_runs(["a"] * 88 + ["b"] * 3 + ["c"] * 5) == [(0, 88), (91, 96)]
+    assert figures._long_runs(["a", "a", "b", "c", "c", "c"]).tolist() == [[0, 2], [3, 6]]
+    assert figures._long_runs(["a"] * 88 + ["b"] * 3 + ["c"] * 5).tolist() == [[0, 88], [91, 96]]
 
 
 def test_labels_do_not_cover_each_other_and_the_first_has_priority() -> None:
