@@ -1,5 +1,8 @@
 """UserError: an error that the user can fix, shown as its message alone."""
 
+import os
+import stat
+
 MAX_CHARACTERS = 200
 """Characters that a message takes over from another library's."""
 
@@ -15,3 +18,19 @@ def first_line(error: Exception) -> str:
     """The first line of an error's message, for messages of one line; damaged files may make it long."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:MAX_CHARACTERS]
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse a pipe, a socket or a device: opening one can wait for ever, and it can be read only once.
+
+    What does not exist passes: whoever opens it says so.
+
+    Raises:
+        UserError: it is neither a file nor a folder.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{os.fspath(path)} is a pipe or a device: save its content to a file and give that")

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -65,6 +66,11 @@ leave after 20 seconds without work: the next stage still finds them, a long tra
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
+LOCK = "run.lock"
+OWNER = "run.owner"
+LOGS = "logs"
+"""Names under the root: the lock's file, who holds it, and the folder of the runs' logs."""
+
 MAX_TEMPORARY = 36
 """Bytes of the path of the folder in which Ray makes its session's folder."""
 
@@ -107,6 +113,38 @@ def state_dir(cfg: Config) -> Path:
     return path
 
 
+def missing_folders(path: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the deepest first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+@contextlib.contextmanager
+def removed_if_refused(created: Sequence[Path]) -> Iterator[None]:
+    """Within it, a UserError removes a root that this run made, as long as it holds nothing but lock and log.
+
+    Inputs are checked while the lock is held and the log is open; after a wrong path nobody wants an empty `runs`.
+
+    Args:
+        created: `missing_folders` of the root, before it was made; empty: the root was there.
+    """
+    try:
+        yield
+    except UserError:
+        if created and not _holds_results(created[0]):
+            shutil.rmtree(created[0])
+            # A folder above may have got other files meanwhile: only empty ones go.
+            with contextlib.suppress(OSError):
+                for folder in created[1:]:
+                    folder.rmdir()
+        raise
+
+
+def _holds_results(root: Path) -> bool:
+    """Whether anything but the run's lock and logs lies under a root."""
+    files = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
+    return any(file.parts[0] not in (LOCK, OWNER, LOGS) for file in files)
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the root for this run; the operating system frees the lock when the process ends, however it ends.
@@ -114,8 +152,8 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another live process holds it.
     """
-    owner = folder / "run.owner"
-    held = FileLock(folder / "run.lock")
+    owner = folder / OWNER
+    held = FileLock(folder / LOCK)
     try:
         held.acquire(timeout=0)
     except Timeout as error:

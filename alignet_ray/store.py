@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line, require_regular
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object of free form: what people or other programs read. What the package itself reads back is a dataclass."""
@@ -149,14 +149,19 @@ def read_bytes(path: str) -> bytes:
     """A file's content, from a local path or a URL.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, it may not be read, or it is no file.
     """
     fs, name = filesystem(path)
+    if isinstance(fs, pafs.LocalFileSystem):
+        require_regular(name)
     try:
         with fs.open_input_stream(name) as stream:
             return bytes(stream.read())
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UserError(f"cannot read {path}: no such file") from error
+    except OSError as error:
+        # Not every reason is a missing file: rights, a folder, a server that does not answer.
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

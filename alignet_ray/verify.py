@@ -20,7 +20,7 @@ from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import UserError, first_line, require_regular
 from alignet_ray.human import triplets
 from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.images import listing
@@ -141,6 +141,7 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"{path} does not exist")
+    require_regular(place)
     if place.is_dir():
         return _check_folder(place, references, findings)
     if place.suffix == ".parquet":

@@ -1,9 +1,13 @@
 """An error of the user is one line."""
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, require_regular
 
 
 def test_the_first_line_is_the_message_up_to_its_end() -> None:
@@ -25,3 +29,16 @@ def test_it_is_one_line_of_limited_length(message: str) -> None:
 
 def test_it_is_a_value_error_so_that_plain_python_can_catch_it() -> None:
     assert issubclass(UserError, ValueError)
+
+
+def test_files_folders_and_what_is_not_there_pass_and_pipes_and_devices_do_not(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, tmp_path, tmp_path / "nothing", "with\0zero"):
+        require_regular(path)
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path(os.devnull)):
+        with pytest.raises(UserError, match="is a pipe or a device"):
+            require_regular(path)

@@ -76,3 +76,44 @@ def test_what_cannot_work_is_one_line_and_leaves_nothing(workplace: Path, args: 
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert sorted(workplace.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "--corpus.path", "nowhere"),
+        ("run", "--human.triplets", "nowhere.csv", "--objects.table", "nowhere.csv", "--corpus.path", "pictures"),
+        ("embed", "--embed.model", "random:test_vit", "--corpus.path", "nowhere"),
+        ("distill", "--corpus.path", "nowhere", "--store.root", "new/below/runs"),
+    ],
+)
+def test_a_wrong_path_creates_no_root(workplace: Path, args: tuple[str, ...]) -> None:
+    before = sorted(workplace.rglob("*"))
+    root = () if "--store.root" in args else ("--store.root", "fresh/runs")
+    done = alignet(workplace, *args, *root)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_root_that_was_there_stays_after_a_wrong_path(workplace: Path) -> None:
+    (workplace / "kept").mkdir()
+    done = alignet(workplace, "run", "--corpus.path", "nowhere", "--store.root", "kept")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert (workplace / "kept").is_dir()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".txt", ".npy", ".npz", ".parquet", ".safetensors", ".yaml", ".pth"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(workplace: Path, suffix: str) -> None:
+    pipe = workplace / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    commands = {
+        ".yaml": ("show", "--config", pipe.name),
+        ".pth": ("export", f"test_vit@{pipe.name}", "out", "--to", "timm"),
+    }
+    try:
+        done = alignet(workplace, *commands.get(suffix, ("verify", pipe.name)))
+    finally:
+        pipe.unlink()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"{pipe.name} is a pipe or a device" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr

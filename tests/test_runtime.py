@@ -48,6 +48,22 @@ def test_a_second_run_is_told_who_holds_the_root(tmp_path: Path) -> None:
         pass  # free again
 
 
+def test_a_refused_run_removes_the_root_that_it_made_unless_results_lie_there(tmp_path: Path) -> None:
+    def refused(root: Path, *names: str) -> None:
+        created = runtime.missing_folders(root)
+        for name in names:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text("")
+        with pytest.raises(UserError, match="wrong path"), runtime.removed_if_refused(created):
+            raise UserError("wrong path")
+
+    refused(tmp_path / "new" / "runs", "run.lock", "run.owner", "logs/run.log")
+    assert list(tmp_path.iterdir()) == []
+    refused(tmp_path / "drawn", "run.lock", "worlds/tiny/images.parquet")
+    refused(tmp_path / "drawn", "run.lock")
+    assert (tmp_path / "drawn" / "worlds" / "tiny" / "images.parquet").exists()
+
+
 def test_logging_is_as_before_after_a_run(tmp_path: Path) -> None:
     root = logging.getLogger()
     before = (list(root.handlers), root.level, warnings.showwarning)

@@ -20,7 +20,7 @@ from alignet_ray.config.sections import (
     Tracking,
 )
 from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import UserError, first_line, require_regular
 
 __all__ = [
     "Align",
@@ -83,6 +83,7 @@ class Config(Section):
         Raises:
             UserError: naming the file and the first wrong key or value.
         """
+        require_regular(path)
         try:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_regular
 from alignet_ray.images.decode import as_seen, decode
 
 Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
@@ -33,7 +33,9 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
     try:
         if isinstance(picture, str | Path):
             name = str(picture)
-            return decode(Path(picture).expanduser().read_bytes())
+            file = Path(picture).expanduser()
+            require_regular(file)
+            return decode(file.read_bytes())
         if isinstance(picture, Tensor):
             source = _channels_last(picture)
         if isinstance(source, np.ndarray):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import UserError, first_line, require_regular
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "encoder.")
 """Prefixes of all names: DataParallel's, torch.compile's, and those of the attributes that hold a network."""
@@ -29,6 +29,7 @@ def read_weights(file: Path, key: str = "") -> dict[str, Tensor]:
     Raises:
         UserError: missing or unreadable file, no weights in it, or several networks and no key.
     """
+    require_regular(file)
     if not file.is_file():
         raise UserError(f"weights file {file} does not exist")
     try:

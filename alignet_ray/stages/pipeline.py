@@ -309,13 +309,15 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
             screen.line(note)
 
         steps = plan(resolved, store, names)
+        unfinished = [step for step in steps if not step.finished]
+        if unfinished:
+            refuse(resolved, steps)
+
         # Written before any work, so that `gc` never takes an unfinished artifact of this run for garbage.
         ids = {step.node.name: step.artifact.id for step in steps}
         store.write_ref(cfg.name, {"nodes": ids, "config": cfg.to_yaml()})
 
-        unfinished = [step for step in steps if not step.finished]
         if unfinished:
-            refuse(resolved, steps)
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
             with tracked(resolved, state) as (session, parent):
                 carry_out(resolved, store, steps, session, parent, screen)
@@ -328,7 +330,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
 
 def log_file(cfg: Config, state: Path) -> Path:
     """Where a run's log goes."""
-    return state / "logs" / f"{cfg.name}.log"
+    return state / runtime.LOGS / f"{cfg.name}.log"
 
 
 @contextlib.contextmanager
@@ -338,9 +340,16 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
     Yields:
         The config with its generated world resolved, the store, the local state folder.
     """
+    created = runtime.missing_folders(runtime.state_path(cfg))
     state = runtime.state_dir(cfg)
-    # The lock comes before the log: a run that is refused must not write into the log of the one that holds it.
-    with runtime.terminable(), runtime.lock(state), runtime.log_to(log_file(cfg, state), screen):
+    # The lock comes before the log: a run that is refused must not write into the log of the one that holds it. It is
+    # held while a root is removed, so that no other run starts there meanwhile.
+    with (
+        runtime.terminable(),
+        runtime.lock(state),
+        runtime.removed_if_refused(created),
+        runtime.log_to(log_file(cfg, state), screen),
+    ):
         yield resolve(cfg, state, screen), Store.open(cfg.store.root), state
 
 
