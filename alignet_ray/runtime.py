@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import Screen
+from alignet_ray.store import RUN_LOCK
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -66,10 +67,9 @@ leave after 20 seconds without work: the next stage still finds them, a long tra
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
-LOCK = "run.lock"
 OWNER = "run.owner"
 LOGS = "logs"
-"""Names under the root: the lock's file, who holds it, and the folder of the runs' logs."""
+"""Names under the root beside the lock's file: who holds it, and the folder of the runs' logs."""
 
 MAX_TEMPORARY = 36
 """Bytes of the path of the folder in which Ray makes its session's folder."""
@@ -142,7 +142,7 @@ def removed_if_refused(created: Sequence[Path]) -> Iterator[None]:
 def _holds_results(root: Path) -> bool:
     """Whether anything but the run's lock and logs lies under a root."""
     files = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
-    return any(file.parts[0] not in (LOCK, OWNER, LOGS) for file in files)
+    return any(file.parts[0] not in (RUN_LOCK, OWNER, LOGS) for file in files)
 
 
 @contextlib.contextmanager
@@ -153,7 +153,7 @@ def lock(folder: Path) -> Iterator[None]:
         UserError: another live process holds it.
     """
     owner = folder / OWNER
-    held = FileLock(folder / LOCK)
+    held = FileLock(folder / RUN_LOCK)
     try:
         held.acquire(timeout=0)
     except Timeout as error:

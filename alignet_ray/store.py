@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -30,6 +30,9 @@ JsonObject: TypeAlias = dict[str, Any]
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "artifact.json"
+
+RUN_LOCK = "run.lock"
+"""Lock of the run that works under a root."""
 
 SCHEMA = 2
 """Layout of artifacts and their manifests; artifacts of an earlier schema are not reused, and never deleted unasked."""
@@ -416,6 +419,13 @@ class Store:
         infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         paths = [info.path[len(base) + 1 :] for info in infos if info.type == pafs.FileType.File]
         return sorted(path.removesuffix(".json") for path in paths if path.endswith(".json"))
+
+
+def is_root(names: Collection[str]) -> bool:
+    """Whether a folder that holds these names (folders with a slash at the end) is the root of a store."""
+    has_state = RUN_LOCK in names and ("refs/" in names or "logs/" in names)
+    has_artifacts = "refs/" in names and "embed/" in names
+    return has_state or has_artifacts
 
 
 def _stays_inside(name: str) -> bool:

@@ -286,7 +286,6 @@ TESTED_ELSEWHERE = {
     # A generated world is drawn, and its base trained, once for all its tests.
     "synthetic/pretrain.py": "synthetic/test_world.py",
     "synthetic/render.py": "synthetic/test_world.py",
-    "images/pictures.py": "models/test_image_model.py",
 }
 """Modules without a test file of their own -> the file under tests/ that tests them. The list may only shrink."""
 

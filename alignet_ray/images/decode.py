@@ -1,6 +1,7 @@
 """Decodes image files as a person would see them, or says why not: whatever the bytes are, no other error."""
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,8 +12,18 @@ MAX_PIXELS = 178_956_970
 MAX_16_BIT = 65_535
 MAX_12_BIT = 4_095
 
+MAX_DARK_8_BIT = MAX_12_BIT // 256
+
 DARK = "alignet_ray.dark"
 """Key of a decoded image's `info`: whether its 16 bits hold values of at most 12, which come out nearly black."""
+
+DARK_HELP = (
+    "16 bits of which a sixteenth of the range or less is used, so it comes out nearly black: "
+    "if it holds 12 bits, multiply its values by 16"
+)
+
+OTHER_PROGRAMS = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "FITS", "MPEG"}
+"""Formats of Pillow that are no pictures of pixels, or that it hands to another program (Ghostscript)."""
 
 MAX_ASPECT = 100
 """Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
@@ -35,13 +46,18 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
     if not data:
         raise ValueError("empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             check_header(image)
+            # Pillow keeps the higher eight bits of colours of 16, and forgets that there were more once they are read.
+            has_16_bits = any(";16" in str(tile) for tile in image.tile)
             if min_side:
                 # libjpeg leaves out the high frequencies of its cosine transform: no full image is ever made.
                 image.draft(None, (min_side, min_side))
             image.load()
-            return _to_rgb(_upright(image))
+            seen = _to_rgb(_upright(image))
+            if has_16_bits and not image.mode.startswith("I"):
+                seen.info[DARK] = _largest_colour(image) <= MAX_DARK_8_BIT
+            return seen
     except ValueError:
         raise
     except Image.DecompressionBombError as error:
@@ -78,7 +94,23 @@ def check_header(image: Image.Image) -> None:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range")
     if image.mode == "I" and image.format == "TIFF":
-        raise ValueError("32-bit pixels have no fixed range: save it with 8 or 16 bits")
+        raise ValueError("pixels of 32 bits, or with a sign, have no fixed range: save it with 8 or 16 bits")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read, the common ones first."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in OTHER_PROGRAMS)
+
+
+def _largest_colour(image: Image.Image) -> int:
+    """The largest value of all bands but alpha."""
+    largest = 0
+    for name, band in zip(image.getbands(), image.split(), strict=True):
+        if name != "A":
+            largest = max(largest, int(band.getextrema()[1]))  # type: ignore[arg-type]
+    return largest
 
 
 def _upright(image: Image.Image) -> Image.Image:

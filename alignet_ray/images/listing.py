@@ -10,6 +10,8 @@ import pyarrow as pa
 from alignet_ray.artifacts.schemas import IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
+from alignet_ray.images.file_kinds import IMAGES as IMAGE_SUFFIXES
+from alignet_ray.images.file_kinds import LeftOut, Member, folder_class, is_class_list, is_shard
 
 BATCH_ROWS = 65_536
 """Rows of a record batch while listing."""
@@ -29,12 +31,12 @@ class Fingerprint(TypedDict):
     sha256: str
 
 
-def list_images(uri: str, left_out: storage.LeftOut | None = None) -> pa.Table:
+def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
     """Every image under a root, as an IMAGES table; `image_id` is the row number.
 
     Images are files in folders, members of tar shards or rows of Parquet files. The order is that of the relative POSIX
     paths as UTF-8 bytes. `label` is the class that the shard gives, or a list of validation classes
-    (`storage.CLASS_LISTS`), or the class folder; "" where it is unknown. Rows are streamed: memory is that of the
+    (`file_kinds.CLASS_LISTS`), or the class folder; "" where it is unknown. Rows are streamed: memory is that of the
     table.
 
     Args:
@@ -44,7 +46,7 @@ def list_images(uri: str, left_out: storage.LeftOut | None = None) -> pa.Table:
     Raises:
         UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
     """
-    left_out = storage.LeftOut() if left_out is None else left_out
+    left_out = LeftOut() if left_out is None else left_out
     listed_classes: dict[str, str] = {}
     for text in storage.class_lists(uri):
         listed_classes |= storage.class_list(text)
@@ -66,6 +68,20 @@ def list_images(uri: str, left_out: storage.LeftOut | None = None) -> pa.Table:
     return pa.Table.from_batches(batches, schema=IMAGES)
 
 
+def unlabelled(images: pa.Table) -> str:
+    """One line about images without a class among images with one; empty if all have a class, or none has.
+
+    Args:
+        images: schema IMAGES.
+    """
+    labels = images["label"].to_pylist()
+    count = labels.count("")
+    if count in (0, len(labels)):
+        return ""
+    first = images["path"][labels.index("")].as_py()
+    return f"{count:,} of {len(labels):,} images have no class (first: {first!r})"
+
+
 def fingerprint(uri: str) -> Fingerprint:
     """What a root (or a single file) holds: number of files, bytes, hash over paths, sizes and times.
 
@@ -76,7 +92,7 @@ def fingerprint(uri: str) -> Fingerprint:
     sha256 = hashlib.sha256()
     file_count = 0
     total_size = 0
-    left_out = storage.LeftOut()
+    left_out = LeftOut()
     for path, size, modified in storage.files(uri, left_out):
         sha256.update(f"{path}\0{size}\0{modified}\n".encode())
         file_count += 1
@@ -96,17 +112,17 @@ def read_bytes(uri: str, path: str) -> bytes:
     return storage.read(uri, path)
 
 
-def _members(uri: str, listed_classes: dict[str, str], left_out: storage.LeftOut) -> Iterator[storage.Member]:
+def _members(uri: str, listed_classes: dict[str, str], left_out: LeftOut) -> Iterator[Member]:
     for path, size, _ in storage.files(uri, left_out):
-        if storage.is_shard(path):
+        if is_shard(path):
             yield from storage.members(uri, path, left_out)
-        elif not storage.is_class_list(path):
+        elif not is_class_list(path):
             stem = path.rpartition("/")[2].rsplit(".", 1)[0]
-            yield storage.Member(path, listed_classes.get(stem) or storage.folder_class(path), size)
+            yield Member(path, listed_classes.get(stem) or folder_class(path), size)
 
 
-def _no_images(uri: str, left_out: storage.LeftOut) -> UserError:
-    suffixes = ", ".join(storage.IMAGES[:4])
+def _no_images(uri: str, left_out: LeftOut) -> UserError:
+    suffixes = ", ".join(IMAGE_SUFFIXES[:4])
     expected = f"expected files like CLASS/NAME.jpg ({suffixes}, ...), or .tar or .parquet shards"
     found = left_out.text()
     if found:
@@ -114,8 +130,8 @@ def _no_images(uri: str, left_out: storage.LeftOut) -> UserError:
     return UserError(f"no images under {uri}: {expected}")
 
 
-def _batched(members: Iterator[storage.Member]) -> Iterator[list[storage.Member]]:
-    batch: list[storage.Member] = []
+def _batched(members: Iterator[Member]) -> Iterator[list[Member]]:
+    batch: list[Member] = []
     for member in members:
         batch.append(member)
         if len(batch) == BATCH_ROWS:

@@ -1,5 +1,6 @@
 """Pictures as people have them at hand (files, folders, PIL images, arrays, tensors), opened as upright RGB images."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 
 from alignet_ray.errors import UserError, require_regular
-from alignet_ray.images.decode import as_seen, decode
+from alignet_ray.images.decode import DARK, DARK_HELP, as_seen, decode
+from alignet_ray.images.file_kinds import LeftOut, is_shard
 
 Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
 """A file; a PIL image of any mode; an array (h, w) or (h, w, c) of 8 or 16 bits or of floats from 0 to 1; or a
@@ -24,7 +26,7 @@ ARRAY_HELP = "expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8, uint1
 
 
 def open_picture(picture: Picture) -> PIL.Image.Image:
-    """Any picture as an upright RGB image, as a person would see it (see `listing.decode`).
+    """Any picture as an upright RGB image, as a person would see it (see `decode.decode`).
 
     Raises:
         UserError: it cannot be read; the message names the file.
@@ -35,13 +37,13 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
             name = str(picture)
             file = Path(picture).expanduser()
             require_regular(file)
-            return decode(file.read_bytes())
+            return _told_if_dark(decode(file.read_bytes()), name)
         if isinstance(picture, Tensor):
             source = _channels_last(picture)
         if isinstance(source, np.ndarray):
             source = PIL.Image.fromarray(_pixels(source))
         if isinstance(source, PIL.Image.Image):
-            return as_seen(source)
+            return _told_if_dark(as_seen(source), name)
     except (ValueError, OSError) as error:
         raise UserError(f"{name}: {_reason(error)}") from error
     raise UserError(f"{type(picture).__name__} is no picture: give a file, a PIL image, an array or a tensor")
@@ -106,7 +108,7 @@ class NamedPicture(NamedTuple):
         from alignet_ray.images.listing import read_bytes
 
         try:
-            return decode(read_bytes(self.folder, self.name))
+            return _told_if_dark(decode(read_bytes(self.folder, self.name)), self.name)
         except (ValueError, OSError) as error:
             raise UserError(f"{self.name} of {self.folder}: {_reason(error)}") from error
 
@@ -134,7 +136,11 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
         folder = str(pictures)
         if "://" not in folder:
             folder = str(Path(folder).expanduser())
-        return [NamedPicture(path, path, folder) for path in list_images(folder)["path"].to_pylist()]
+        left_out = LeftOut()
+        paths = list_images(folder, left_out)["path"].to_pylist()
+        if left_out.concerns_user:
+            warnings.warn(f"{folder}: {left_out.text()}", stacklevel=2)
+        return [NamedPicture(path, path, folder) for path in paths]
 
     listed: Any = [pictures] if is_single(pictures) else pictures
     if not len(listed):
@@ -149,7 +155,15 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
 
 
 def _is_folder(path: str | Path) -> bool:
-    return "://" in str(path) or Path(path).expanduser().is_dir()
+    """Whether a path means several pictures: a folder, a URL, or a shard, which counts as a folder."""
+    return "://" in str(path) or is_shard(str(path)) or Path(path).expanduser().is_dir()
+
+
+def _told_if_dark(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+    """The image; a warning says if it came out nearly black because its values need fewer bits than it has."""
+    if image.info.get(DARK):
+        warnings.warn(f"{name}: {DARK_HELP}", stacklevel=3)
+    return image
 
 
 def _reason(error: ValueError | OSError) -> str:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignet_ray.config import Config
+from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.screen import Screen
 from alignet_ray.stages import embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
@@ -86,6 +87,13 @@ class Work:
         """Print a warning that the user can act on, and keep it in artifact.json."""
         self.warnings.append(message)
         self.screen.line(f"warning: {message}")
+
+    def tell_left_out(self, left_out: LeftOut) -> None:
+        """Say what a listing does not hold: as a warning if somebody may have wanted it."""
+        if left_out.concerns_user:
+            self.warn(left_out.text())
+        elif left_out.text():
+            self.screen.line(f"   {left_out.text()}")
 
 
 def expects_human_data(cfg: Config) -> bool:

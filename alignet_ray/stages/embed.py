@@ -14,8 +14,10 @@ from alignet_ray import runtime, tracking
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.images import listing
+from alignet_ray.images.decode import DARK_HELP
+from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.quarantine import Quarantine
-from alignet_ray.images.storage import LeftOut
 from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs
@@ -133,8 +135,11 @@ def run(work: Work) -> None:
     table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
     total = len(table)
     # Told once: the jobs of the annotated objects look at a part of a folder, several of them at the same one.
-    if job.images != "objects" and left_out.counts:
-        work.warn(left_out.text())
+    if job.images != "objects" and not job.trained_by:
+        work.tell_left_out(left_out)
+        without_class = listing.unlabelled(table)
+        if without_class:
+            work.warn(without_class)
 
     # Units depend on the number of images alone, so that a run may go on with other actors or on another machine.
     unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
@@ -165,10 +170,7 @@ def run(work: Work) -> None:
             dark += result.dark
     artifact.write_quarantine(quarantine.table())
     if dark:
-        work.warn(
-            f"{len(dark):,} pictures of 16 bits use a sixteenth of their range or less and came out nearly black "
-            f"(first: {min(dark)!r}): if they hold 12 bits, multiply their values by 16"
-        )
+        work.warn(f"{len(dark):,} pictures (first: {min(dark)!r}): {DARK_HELP}")
 
     cosines = artifact.fast_cosines()
     mean_cosine = sum(cosines) / len(cosines) if cosines else None

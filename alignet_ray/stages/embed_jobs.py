@@ -11,7 +11,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
-from alignet_ray.images.storage import LeftOut
+from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.models.model_spec import HeadUse, ModelKind, ModelSpec
 from alignet_ray.store import JsonObject, digest
 

@@ -16,8 +16,8 @@ from alignet_ray.core.calibration import calibration_error
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets
+from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
-from alignet_ray.images.storage import LeftOut
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
 
@@ -130,8 +130,8 @@ def run(work: Work) -> None:
     left_out = LeftOut()
     shown = objects.read_object_images(cfg.objects.table, list_images(folder, left_out), folder)
     # Files of the corpus are counted where all of it is embedded.
-    if cfg.objects.path and left_out.counts:
-        work.warn(f"{folder}: {left_out.text()}")
+    if cfg.objects.path:
+        work.tell_left_out(left_out)
     if shown.unmatched:
         work.warn(shown.unmatched)
 

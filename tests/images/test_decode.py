@@ -1,5 +1,6 @@
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -160,10 +161,35 @@ def test_twelve_bits_in_sixteen_are_marked_as_dark() -> None:
     assert DARK not in decode(encoded(picture())).info
 
 
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A colour PNG of 16 bits, which Pillow reads and cannot write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_twelve_bits_in_sixteen_are_marked_in_colour_too() -> None:
+    ramp = np.linspace(0, 1, 8 * 8 * 3).reshape(8, 8, 3)
+    for largest, is_dark in ((4095, True), (4096, False), (65_535, False), (255, True)):
+        image = decode(png_of_16_bits(np.round(ramp * largest).astype(np.uint16)))
+        assert image.info.get(DARK) is is_dark, largest
+
+
+def test_what_pillow_hands_to_another_program_is_no_picture() -> None:
+    with pytest.raises(ValueError, match="not an image"):
+        decode(encoded(picture(), "EPS"))
+
+
 def test_pixels_of_32_bits_are_refused() -> None:
     """Their range is unknown: scaled as 16 bits they would come out white, in silence."""
     values = Image.fromarray(np.linspace(0, 2e9, 64).astype(np.int32).reshape(8, 8))
-    with pytest.raises(ValueError, match="32-bit pixels have no fixed range"):
+    with pytest.raises(ValueError, match="pixels of 32 bits, or with a sign"):
         decode(encoded(values, "TIFF"))
     with pytest.raises(ValueError, match="pixels from 0 to 2,000,000,000 do not fit into 16 bits"):
         as_seen(values)

@@ -424,8 +424,7 @@ def test_what_is_left_out_or_comes_out_dark_is_counted_with_the_first(
     embed.run(work)
     left_out, dark = work.warnings
     assert left_out == "1 files are no images and left out: 1 .heic (first: 'd.heic')"
-    assert dark.startswith("2 pictures of 16 bits use a sixteenth of their range or less")
-    assert "(first: 'a12.png')" in dark
+    assert dark.startswith("2 pictures (first: 'a12.png'): 16 bits of which a sixteenth of the range or less is used")
 
     # A reader in another process tells the same.
     task = embed.actor_task(work, find_job(work.cfg, "corpus"), 3, embed.Pool(1, 1), embed.Resources(0, 2, 2))

@@ -1,0 +1,157 @@
+"""What counts as an image, a shard or a class list by its name, and the count of all that is left out of a listing."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".jpf", ".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".qoi"),
+)
+"""Suffixes of files that are listed as images, whatever is in them."""
+
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+"""First bytes of an image file: JPEG, PNG, GIF, WebP, TIFF (twice) and BMP. They tell what a name without suffix is."""
+
+START_BYTES = 16
+"""Bytes that are read of a file without suffix."""
+
+SYSTEM_FOLDERS = (
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "$RECYCLE.BIN",
+    "__MACOSX",
+    "lost+found",
+    "System Volume Information",
+)
+"""Folders that file servers and systems make: thumbnails, deleted files, attributes. Their pictures are nobody's."""
+
+SHARDS = (".tar", ".parquet")
+"""Suffixes of files that are opened as folders of images."""
+
+CLASS_LISTS = tuple(
+    f"{folder}{name}"
+    for folder in ("", "val/", "valid/", "validation/")
+    for name in ("LOC_val_solution.csv", "val_annotations.txt", "imagenet_2012_validation_synset_labels.txt")
+)
+"""Files that give the classes of a flat folder of validation images: Kaggle's, tiny ImageNet's, TensorFlow's."""
+
+SPLITS = ("train", "val", "valid", "validation", "test")
+"""Top folders that are splits and not classes: the class folder is the one below."""
+
+UNKNOWN_CLASSES = ("", "-1")
+"""Texts that say that a class is not known: test splits whose classes are withheld have -1."""
+
+MAX_KINDS = 4
+"""Kinds of files that a message names before it says "others"."""
+
+
+class Member(NamedTuple):
+    """An image: path under the source's root, class ("" if its shard gives none), bytes (in Parquet the mean)."""
+
+    path: str
+    label: str
+    size: int
+
+
+def is_image(path: str, start: Callable[[], bytes]) -> bool:
+    """Whether a file is listed as an image: by its suffix, or without one by its first bytes, which `start` reads."""
+    name = PurePosixPath(path).name
+    return name.lower().endswith(IMAGES) or ("." not in name and start().startswith(IMAGE_STARTS))
+
+
+def is_shard(path: str) -> bool:
+    """Whether a file is opened as a folder of images."""
+    return path.lower().endswith(SHARDS)
+
+
+def is_class_list(path: str) -> bool:
+    """Whether a file lists the classes of validation images."""
+    return path.endswith(CLASS_LISTS)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a name in a path begins with a dot, or is one that file servers and systems give."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.split("/"))
+
+
+def folder_class(path: str) -> str:
+    """The class folder in an image's path; "" if it lies in no folder."""
+    *folders, _ = path.split("/")
+    if len(folders) > 1 and folders[0].lower() in SPLITS:
+        return folders[1]
+    return folders[0] if folders else ""
+
+
+@dataclass
+class Tally:
+    """How many things there are of a kind, and the first of them for messages."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, name: str) -> None:
+        """Count one."""
+        self.first = self.first or name
+        self.count += 1
+
+
+@dataclass
+class LeftOut:
+    """What a listing does not hold, counted: whatever is left out is told to the user.
+
+    Attributes:
+        files: files that are no images.
+        kinds: suffix -> number of these files.
+        folders: folders without any image.
+        copies: names that stand in a tar more than once; the last content is read.
+        nested_classes: Parquet files whose column of classes holds lists: their images have no class.
+        hidden: names that begin with a dot or that systems give.
+    """
+
+    files: Tally = field(default_factory=Tally)
+    kinds: Counter[str] = field(default_factory=Counter)
+    folders: Tally = field(default_factory=Tally)
+    copies: Tally = field(default_factory=Tally)
+    nested_classes: Tally = field(default_factory=Tally)
+    hidden: Tally = field(default_factory=Tally)
+
+    def add(self, path: str) -> None:
+        """Count a file that is no image; of hidden ones only those that would be listed under another name."""
+        if not is_hidden(path):
+            self.files.add(path)
+            self.kinds[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
+        elif path.lower().endswith((*IMAGES, *SHARDS)):
+            self.hidden.add(path)
+
+    @property
+    def concerns_user(self) -> bool:
+        """Whether something is left out that the user may have wanted: hidden names are mostly nobody's."""
+        return any(tally.count for tally in (self.files, self.folders, self.copies, self.nested_classes))
+
+    def text(self) -> str:
+        """One line for the user; empty if nothing was left out."""
+        parts: list[str] = []
+        if self.files.count:
+            kinds = [f"{count:,} {suffix}" for suffix, count in self.kinds.most_common(MAX_KINDS)]
+            if len(self.kinds) > MAX_KINDS:
+                kinds.append("others")
+            listed = ", ".join(kinds)
+            parts.append(
+                f"{self.files.count:,} files are no images and left out: {listed} (first: {self.files.first!r})"
+            )
+        if self.folders.count:
+            parts.append(f"{self.folders.count:,} folders hold no image (first: {self.folders.first!r})")
+        if self.copies.count:
+            parts.append(f"{self.copies.count:,} names stand in a tar more than once (first: {self.copies.first!r})")
+        if self.nested_classes.count:
+            first = self.nested_classes.first
+            parts.append(
+                f"{self.nested_classes.count:,} tables give lists of classes, which are not read (first: {first})"
+            )
+        if self.hidden.count:
+            parts.append(f"{self.hidden.count:,} hidden or system names are left out (first: {self.hidden.first!r})")
+        return "; ".join(parts)
