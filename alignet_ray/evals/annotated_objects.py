@@ -47,10 +47,16 @@ class AnnotatedObjects:
 
     def embedded_in(self, spaces: list[EmbeddingSpace]) -> "AnnotatedObjects":
         """Only images that every space holds, and only objects that have one; possibly none."""
+        # An image that one model could not read is left out for all, so that every model is asked the same.
         shared = shared_ids(spaces)
-        images = [image_ids[np.isin(image_ids, shared)] for image_ids in self.images]
-        with_images = [row for row, image_ids in enumerate(images) if len(image_ids)]
-        return replace(self, images=images).take(np.array(with_images, dtype=np.int64))
+        images = []
+        rows_with_images = []
+        for row, image_ids in enumerate(self.images):
+            embedded = image_ids[np.isin(image_ids, shared)]
+            images.append(embedded)
+            if len(embedded):
+                rows_with_images.append(row)
+        return replace(self, images=images).take(np.array(rows_with_images, dtype=np.int64))
 
     def enough_embedded_in(self, spaces: list[EmbeddingSpace]) -> "AnnotatedObjects":
         """As `embedded_in`, for the test objects, which must make at least one triplet.
@@ -69,10 +75,12 @@ class AnnotatedObjects:
     def all_images(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """image_ids of all objects, and the row of the object that each belongs to."""
         owner = np.repeat(np.arange(len(self)), [len(image_ids) for image_ids in self.images])
+        # The empty array gives no objects a type, too.
         return np.concatenate([np.empty(0, np.int64), *self.images]), owner
 
     def draw_images(self, draws: int, seed: int) -> Int[np.ndarray, "draws m"]:
         """A random image_id for each object and draw; a single draw where every object has one image."""
+        # Without a choice every draw would be the same.
         if all(len(image_ids) == 1 for image_ids in self.images):
             draws = 1
         rng = np.random.default_rng(seed)
@@ -83,8 +91,9 @@ class AnnotatedObjects:
 
         A fitted model goes through its ReLU; a published embedding (without sigma) is taken as it is.
         """
-        is_fitted = self.sigma.any()
-        embeddings = np.maximum(self.mu, 0) if is_fitted else self.mu
+        embeddings = self.mu
+        if self.sigma.any():
+            embeddings = np.maximum(self.mu, 0)
         return np.asarray(embeddings @ embeddings.T)
 
 

@@ -43,7 +43,12 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
     """
     runs = {name: _by_key(scores) for name, scores in tables.items()}
     keys = _all_keys(runs.values(), levels)
-    differences = _differences(keys, *runs.values()) if len(runs) == 2 else {}
+    differences = {}
+    notes = ""
+    # More than two runs would need a column for every pair.
+    if len(runs) == 2:
+        differences = _differences(keys, *runs.values())
+        notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items"
 
     lines = []
     for key in sorted(keys, key=lambda key: (key.dataset, key.metric, key.level)):
@@ -58,7 +63,6 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
 
     datasets = sorted({f"{key.dataset} ({key.split})" for key in keys})
     about = f"{', '.join(datasets)}; shares in %, [95 % intervals]"
-    notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items" if differences else ""
     return f"{about}\n{table(lines)}{notes}"
 
 
@@ -73,6 +77,7 @@ def _by_key(scores: pa.Table) -> dict[ScoreKey, Score]:
 
 def _all_keys(runs: Iterable[RunScores], levels: bool) -> list[ScoreKey]:
     """Keys of all runs in the order of their first appearance; without single levels unless asked for."""
+    # A dict as an ordered set.
     keys: dict[ScoreKey, None] = {}
     for scores in runs:
         keys |= dict.fromkeys(scores)
@@ -81,9 +86,13 @@ def _all_keys(runs: Iterable[RunScores], levels: bool) -> list[ScoreKey]:
 
 def _differences(keys: Sequence[ScoreKey], first: RunScores, second: RunScores) -> dict[ScoreKey, str]:
     """Second minus first with its marks; empty text where a run lacks the score."""
-    pairs = {key: (first[key], second[key]) for key in keys if key in first and key in second}
-    significant = _significant(pairs)
+    pairs = {}
+    for key in keys:
+        if key in first and key in second:
+            pairs[key] = (first[key], second[key])
 
+    # The correction counts the rows that are shown, so that it is made here and not for each row.
+    significant = _significant(pairs)
     cells = dict.fromkeys(keys, "")
     for key, (before, after) in pairs.items():
         cell = _number(key.metric, after.value - before.value, sign=True)
@@ -99,10 +108,13 @@ def _significant(pairs: Mapping[ScoreKey, tuple[Score, Score]]) -> set[ScoreKey]
     """Scores that differ by more than chance, after correction for the number of tests."""
     p_values = {}
     for key, (before, after) in pairs.items():
+        # As if the runs were independent. Where they share items, their errors partly cancel, so this is too careful.
         deviation = np.hypot(_standard_error(before), _standard_error(after))
-        # without an interval, or with one of no width, there is nothing to test by
+        # Without an interval, or with one of no width, there is nothing to test by.
         if deviation > 0:
             p_values[key] = 2 * norm.sf(abs(after.value - before.value) / deviation)
+
+    # Among dozens of rows one in twenty would differ at 5 % by chance alone.
     adjusted = holm(np.array(list(p_values.values())))
     return {key for key, p_value in zip(p_values, adjusted, strict=True) if p_value < SIGNIFICANCE}
 
@@ -115,6 +127,8 @@ def _standard_error(score: Score) -> float:
 def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
+
+    # Some scores, such as a temperature, have no interval.
     value = _number(score.metric, score.value)
     if np.isnan(score.low):
         return value
@@ -122,7 +136,9 @@ def _cell(score: Score | None) -> str:
 
 
 def _number(metric: str, value: float, sign: bool = False) -> str:
-    plus = "+" if sign else ""
+    plus = ""
+    if sign:
+        plus = "+"
     if metric.startswith(PERCENT_METRICS):
         return f"{100 * value:{plus}.1f}"
     return f"{value:{plus}.3f}"

@@ -47,14 +47,18 @@ def evaluate_responses(
     for space in spaces:
         similarities = triplet_similarities(space, triplets)
         choice = choices(similarities)
+        # The first two images of a response are the pair that was kept together.
         correct[space.name] = (choice == 0).astype(np.float64)
         ties = float((choice == TIE).mean())
         rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(triplets), split="", seed=seed))
         rows += _entropy_and_time(space, similarities, times, seed)
 
+    # The level "" is all responses together.
     groups = {"": np.ones(len(triplets), dtype=bool)}
+    level_names = np.array(levels)
     for level in sorted(set(levels) - {""}):
-        groups[level] = np.array([name == level for name in levels])
+        groups[level] = level_names == level
+
     for level, members in groups.items():
         values = {name: items[members] for name, items in correct.items()}
         rows += paired.rows(values, "answers", "odd_one_out", seed, level=level, split="")
@@ -70,9 +74,12 @@ def _entropy_and_time(
     count = int(is_timed.sum())
     if count < 3:
         return []
-    # people chose the first pair for sure
+
+    # A single response says for sure that the first pair was chosen: the target of the fit is one-hot.
     certain = np.tile(np.array([1.0, 0.0, 0.0]), (len(similarities), 1))
     temperature = calibration.fit_temperature(similarities, certain)
+
+    # Rank correlation, since neither scale means anything by itself.
     entropy = calibration.entropy(softmax(similarities / temperature, axis=1))
     value = similarity.correlation(entropy[is_timed], times[is_timed])
     return [Score(space.model, space.layer, "answers", "entropy_time", value, n=count, split="", seed=seed)]
@@ -81,12 +88,15 @@ def _entropy_and_time(
 def _ceiling(triplets: Int[np.ndarray, "n 3"], level: str, seed: int) -> list[Score]:
     if not repeated(triplets):
         return []
+
+    # A response is predicted from the other people's alone, or each would be compared with itself.
     top = noise_ceilings(triplets)["leave_one_out"]
     return [Score("human", "", "answers", "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)]
 
 
 def triplet_similarities(space: EmbeddingSpace, triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     """Similarities of the pairs (01, 02, 12) of triplets of image_ids; every image is looked up once."""
+    # A popular image is in hundreds of triplets, and its embedding may lie in a memory-mapped file.
     image_ids, position = np.unique(triplets, return_inverse=True)
     position = position.reshape(triplets.shape)
     return labelling.similarities(space.features(image_ids), position)
@@ -115,8 +125,11 @@ def evaluate_choices(
         similarities = triplet_similarities(space, np.stack([reference, left, right], axis=1))
         to_left = similarities[:, 0]
         to_right = similarities[:, 1]
+
+        # A tie is no choice and earns nothing, so that a collapsed space scores 0 and not the votes for one side.
         chosen_votes = np.where(to_left > to_right, votes_left, 1 - votes_left)
         agreement[space.name] = np.where(to_left == to_right, 0.0, chosen_votes)
+    # The largest share is that of the side which most people chose.
     agreement["human", ""] = np.maximum(votes_left, 1 - votes_left)
     return paired.rows(agreement, "choices", "two_afc", seed, split="")
 
@@ -128,6 +141,7 @@ def evaluate_matrix(
     seed: int,
 ) -> list[Score]:
     """RSA with similarity matrices of the annotated objects: with their mean and, if several, with each one's."""
+    # Two questions: how near a space comes to people on average, and how near to each one of them.
     human = mean(participants, "evaluate.matrix")
     rows = rsa.evaluate(spaces, annotated, MATRIX_DRAWS, seed, human, "matrix")
     if len(participants) > 1:

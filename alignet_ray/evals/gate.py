@@ -34,19 +34,24 @@ def decide(
         tolerance: maximum loss against the base in any generalisation score (fraction).
         layer: the layer that users take.
     """
+    # Without a level: parts of the data are for the report, the decision is about all of it.
     values = {}
     for score in scores:
         if score.dataset == "objects" and score.layer == layer and not score.level:
             values[score.model, score.metric] = score.value
 
-    checks = [_check(values, "odd_one_out", margin, "human agreement")]
-    scored = [metric for metric in GENERALISATION if ("base", metric) in values]
-    checks += [_check(values, metric, -tolerance, metric) for metric in scored]
+    champion, reason = _check(values, "odd_one_out", margin, "human agreement")
+    reasons = [reason]
+    for metric in GENERALISATION:
+        # What the base was not scored on is missing for all models; a student without its score does fail.
+        if ("base", metric) in values:
+            passed, reason = _check(values, metric, -tolerance, metric)
+            champion &= passed
+            reasons.append(reason)
 
-    reasons = [check.reason for check in checks]
-    if len(checks) == 1:
+    if len(reasons) == 1:
         reasons.append("generalisation was not scored: the objects have no categories, or too few images")
-    return Decision(all(check.passed for check in checks), reasons)
+    return Decision(champion, reasons)
 
 
 def _check(values: Mapping[tuple[str, str], float], metric: str, min_change: float, title: str) -> Check:
@@ -58,7 +63,11 @@ def _check(values: Mapping[tuple[str, str], float], metric: str, min_change: flo
     student = values["student", metric]
     change = student - base
     passed = change >= min_change
-    verdict = "passed" if passed else "failed"
-    required = f"at least {100 * min_change:+.1f} points" if min_change else "no loss"
+    verdict = "failed"
+    if passed:
+        verdict = "passed"
+    required = "no loss"
+    if min_change:
+        required = f"at least {100 * min_change:+.1f} points"
     scored = f"{100 * base:.1f} -> {100 * student:.1f} %"
     return Check(passed, f"{title}: {verdict}, {scored} ({100 * change:+.1f}; {required} asked)")

@@ -54,10 +54,12 @@ def respond(space: EmbeddingSpace, image_draws: Int[np.ndarray, "draws m"], tria
     ties = 0.0
     first_choice = np.full(len(trials), TIE)
     for draw, image_ids in enumerate(image_draws):
+        # One matrix a draw serves all triplets: there are far fewer pairs of objects than triplets.
         matrix = similarity.similarity_matrix(space.rows(image_ids), space.kind)
         choice = choices(gram_similarities(matrix, trials.triplets))
         agreement += expected_agreement(choice, trials.probabilities)
         ties += float((choice == TIE).mean())
+        # The report shows a triplet with one image for each object, those of the first draw.
         if draw == 0:
             first_choice = choice
     return SpaceResponses(agreement / len(image_draws), ties / len(image_draws), first_choice)
@@ -70,7 +72,7 @@ def respond_all(
     names = [space.name for space in spaces]
     columns = [respond(space, image_draws, trials) for space in spaces]
 
-    # the best that any model can do is to make the most frequent human choice
+    # The best that any model can do is to make the most frequent human choice.
     names.append(("human", ""))
     columns.append(SpaceResponses(scores.ceiling(trials.probabilities), 0.0, trials.probabilities.argmax(axis=1)))
     return HeldOutResponses(
@@ -93,6 +95,7 @@ def evaluate(
         draws: resamplings of the objects behind an interval.
         seed: of these.
     """
+    # All models in one call: the same resamplings for all are what makes differences between them paired.
     means = responses.agreement.mean(axis=0)
     resampled = scores.object_bootstrap(responses.agreement, trials.triplets, len(annotated), draws, seed)
     rows: list[Score] = []
@@ -123,10 +126,8 @@ def _chance_corrected(raw: Score) -> Score:
 def _ceiling_normalised(
     raw: Score, ceiling: float, resampled: Float[np.ndarray, " b"], resampled_ceiling: Float[np.ndarray, " b"]
 ) -> Score:
-    # every draw of objects has its own ceiling, so each is normalised by it before the interval is taken
-    normalised = [
-        scores.ceiling_normalised(value, top) for value, top in zip(resampled, resampled_ceiling, strict=True)
-    ]
+    # Every draw of objects has its own ceiling, so each is normalised by it before the interval is taken.
+    normalised = [scores.ceiling_normalised(*draw) for draw in zip(resampled, resampled_ceiling, strict=True)]
     low, high = scores.interval(np.array(normalised))
     value = scores.ceiling_normalised(raw.value, ceiling)
     return replace(raw, metric="odd_one_out_normalised", value=value, low=low, high=high)
@@ -137,7 +138,7 @@ def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], 
 
     The base is compared by its backbone, the control by the same layer.
     """
-    columns = {name: column for column, name in enumerate(responses.names)}
+    columns = dict(zip(responses.names, range(len(responses.names)), strict=True))
     means = responses.agreement.mean(axis=0)
     trials = len(responses.agreement)
     rows: list[Score] = []
@@ -145,9 +146,12 @@ def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], 
     for (model, layer), column in columns.items():
         if model in ("base", "teacher", "human"):
             continue
+
         for other in (("base", "pre_logits"), ("control", layer)):
             if model == other[0] or other not in columns:
                 continue
+
+            # Paired bootstrap (Efron and Tibshirani 1993): the difference within each draw of objects.
             other_column = columns[other]
             differences = resampled[:, column] - resampled[:, other_column]
             low, high = scores.interval(differences)
@@ -156,12 +160,11 @@ def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], 
             rows.append(Score(model, layer, DATASET, "odd_one_out_gain", value, low, high, trials, level, seed=seed))
             p_values.append(scores.paired_p_value(differences))
 
-    # all comparisons are one family of tests
+    # All comparisons are one family of tests.
     adjusted = scores.holm(np.array(p_values))
-    tests = [
-        replace(row, metric="odd_one_out_gain_p", value=float(p), low=NAN, high=NAN)
-        for row, p in zip(rows, adjusted, strict=True)
-    ]
+    tests = []
+    for row, p_value in zip(rows, adjusted, strict=True):
+        tests.append(replace(row, metric="odd_one_out_gain_p", value=float(p_value), low=NAN, high=NAN))
     return rows + tests
 
 
@@ -173,6 +176,7 @@ def by_level(
     for level, members in levels(trials, annotated.categories).items():
         agreement = responses.agreement[members]
         triplets = trials.triplets[members]
+        # Fewer draws than for the whole: there may be dozens of parts, and their intervals are wide anyway.
         resampled = scores.object_bootstrap(agreement, triplets, len(annotated), min(draws, LEVEL_DRAWS), seed)
         for column, (model, layer) in enumerate(responses.names):
             low, high = scores.interval(resampled[:, column])
@@ -190,13 +194,14 @@ def levels(
     (between), two and another (border), one (within). category: trials with at least two objects of it.
     """
     parts = _margin_levels(trials.probabilities)
+    # With one category all triplets are within it.
     if len(set(categories) - {""}) > 1:
         parts |= _category_levels(trials.triplets, categories)
     return {level: members for level, members in parts.items() if members.sum() >= min_trials}
 
 
 def _margin_levels(probabilities: Float[np.ndarray, "t 3"]) -> dict[str, Bool[np.ndarray, " t"]]:
-    # the margin is the gap between the likeliest pair and the next one
+    # Thirds of these trials, not fixed bounds: how sure people are depends on the objects that were chosen.
     ascending = np.sort(probabilities, axis=1)
     margin = ascending[:, 2] - ascending[:, 1]
     third = np.searchsorted(np.quantile(margin, [1 / 3, 2 / 3]), margin)
@@ -205,11 +210,12 @@ def _margin_levels(probabilities: Float[np.ndarray, "t 3"]) -> dict[str, Bool[np
 
 def _category_levels(triplets: Int[np.ndarray, "t 3"], categories: list[str]) -> dict[str, Bool[np.ndarray, " t"]]:
     names, code = np.unique(categories, return_inverse=True)
-    # sorted codes: equal categories stand next to each other, so at least two objects share the middle one
+    # Sorted codes: equal categories stand next to each other, so that two objects that share one share the middle one.
     first, middle, last = np.sort(code[triplets], axis=1).T
     distinct = 1 + (first != middle).astype(int) + (middle != last)
 
-    has_category = np.array([name != "" for name in categories])
+    # An object without a category may belong to any, so its triplets are of no kind.
+    has_category = names[code] != ""
     known = has_category[triplets].all(axis=1)
     parts = {
         "categories:within": known & (distinct == 1),
@@ -253,12 +259,15 @@ def evaluate_raw(
     if not known.any():
         return []
 
-    # from object numbers to rows of the annotated objects
-    row_of_object = {int(number): row for row, number in enumerate(annotated.objects)}
-    triplets = np.vectorize(row_of_object.__getitem__, otypes=[np.int64])(responses[known])
-    # people chose the first pair for sure
+    # From object numbers to rows of the annotated objects, which need not be in ascending order.
+    ascending = np.argsort(annotated.objects)
+    triplets = ascending[np.searchsorted(annotated.objects, responses[known], sorter=ascending)]
+
+    # A single response gives its first pair probability 1; with that it is a trial like any other.
     certain = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(triplets), 1))
     chosen = respond_all(spaces, image_draws, TripletTrials(triplets, certain))
+
+    # Beside them the ceiling of single responses: here the human model has to predict people, too.
     human_choice = choices(gram_similarities(annotated.human_similarity(), triplets))
     chosen.agreement[:, -1] = expected_agreement(human_choice, certain)
 

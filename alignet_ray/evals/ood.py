@@ -78,15 +78,17 @@ def evaluate(spaces: Sequence[EmbeddingSpace], labels: Mapping[int, str], folder
     for space in spaces:
         if space.name not in folder.spaces:
             continue
+
         known = space.features(split.known)
         ood = folder.spaces[space.name].features(split.ood)
         rows.append(_detection(space, known, ood, split.held_out, seed))
 
-        # only images whose class is known can be classified
+        # Only images whose class is known can be classified.
         classes = sorted(set(split.known_classes))
         is_shared = np.isin(split.ood_classes, classes)
         if len(classes) < 2 or is_shared.sum() < MIN_IMAGES:
             continue
+
         label = np.searchsorted(classes, split.known_classes)
         truth = np.searchsorted(classes, np.array(split.ood_classes)[is_shared])
         shared = ood[is_shared]
@@ -113,6 +115,7 @@ def _split(spaces: Sequence[EmbeddingSpace], labels: Mapping[int, str], folder: 
     if min(len(ood), len(known)) < MIN_IMAGES:
         raise UserError(f"evaluate.ood has {len(ood)} readable images, {len(known)} are known; {MIN_IMAGES} are needed")
 
+    # Known images are needed twice: as the reference, and, unseen, as those that should be recognised as known.
     held_out = np.zeros(len(known), dtype=bool)
     order = np.random.default_rng(seed).permutation(len(known))
     held_out[order[: max(MIN_IMAGES // 2, len(known) // 4)]] = True
@@ -133,11 +136,12 @@ def _detection(
     seed: int,
 ) -> Score:
     """AUROC of held-out known images against those of the folder, with its interval over images."""
+    # Deep nearest neighbours (Sun et al. 2022) as the detector: no fitting, so that only the features are compared.
     similarities = np.concatenate([known[held_out], ood]) @ known[~held_out].T
     nearest = np.sort(similarities, axis=1)[:, -NEIGHBOURS:].mean(axis=1)
     is_known = np.arange(len(nearest)) < held_out.sum()
 
-    # images are resampled with both kinds together, so their numbers vary as well
+    # Images are resampled with both kinds together, so their numbers vary as well.
     rng = np.random.default_rng(seed)
     resampled = []
     for _ in range(DRAWS):
@@ -156,6 +160,7 @@ def _probe_predictions(
     seed: int,
 ) -> Int[np.ndarray, " k"]:
     """Classes of `ood` by a logistic regression whose L2 penalty is the best one on held-out known images."""
+    # Both together, or their coordinates would be of different bases. Labels of the folder are not used.
     coordinates = classify.coordinates(np.concatenate([known, ood]))
     known_coordinates = coordinates[: len(known)]
     ood_coordinates = coordinates[len(known) :]
@@ -169,6 +174,6 @@ def _probe_predictions(
         accuracy.append(float((predicted == label[held_out]).mean()))
     best = PENALTIES[int(np.argmax(accuracy))]
 
-    # with the penalty settled, the held-out images serve for training, too
+    # With the penalty settled, the held-out images serve for training, too.
     sample = np.sort(np.random.default_rng(seed).permutation(len(known))[:MAX_PROBE_IMAGES])
     return classify.logistic_predictions(known_coordinates[sample], label[sample], ood_coordinates, best)

@@ -1,6 +1,7 @@
 """Scores that are means over items, and paired tests of every model against the base on the same items."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ ItemValues = Mapping[tuple[str, str], Float[np.ndarray, " n"]]
 """(model, layer) -> a value for each item; the same items in the same order for all."""
 
 BASE = ("base", "pre_logits")
+NAN = float("nan")
 
 
 def rows(values: ItemValues, dataset: str, metric: str, seed: int, level: str = "", split: str = "test") -> list[Score]:
@@ -27,6 +29,7 @@ def rows(values: ItemValues, dataset: str, metric: str, seed: int, level: str = 
         low, high = scores.interval(scores.mean_draws(items, seed=seed))
         mean = float(items.mean())
         means.append(Score(model, layer, dataset, metric, mean, low, high, len(items), level, split, seed))
+    # Tests on every part would make the family of tests large, and the correction would hide what is there.
     if level:
         return means
     return means + gains(values, dataset, metric, seed, split)
@@ -40,27 +43,28 @@ def gains(values: ItemValues, dataset: str, metric: str, seed: int, split: str =
     base = values.get(BASE)
     if base is None:
         return []
-    differences = {name: items - base for name, items in values.items() if name[0] not in ("base", "human")}
-    if not differences:
-        return []
 
-    # all models see the same resamplings, and their tests are one family
-    resampled = {name: scores.mean_draws(difference, seed=seed) for name, difference in differences.items()}
-    p_values = scores.holm(np.array([scores.paired_p_value(draws) for draws in resampled.values()]))
+    # Paired bootstrap: differences item by item, and the same items drawn for every model (same seed).
+    gain_rows = []
+    p_values = []
+    for (model, layer), items in values.items():
+        if model in ("base", "human"):
+            continue
+        differences = items - base
+        resampled = scores.mean_draws(differences, seed=seed)
+        low, high = scores.interval(resampled)
+        mean = float(differences.mean())
+        gain = f"{metric}_gain"
+        gain_rows.append(
+            Score(model, layer, dataset, gain, mean, low, high, len(differences), "over:base", split, seed)
+        )
+        p_values.append(scores.paired_p_value(resampled))
 
+    # The tests of all models are one family.
     result = []
-    for (name, difference), p_value in zip(differences.items(), p_values, strict=True):
-        model, layer = name
-        mean = float(difference.mean())
-        low, high = scores.interval(resampled[name])
-        items = len(difference)
-        level = "over:base"
-        result += [
-            Score(model, layer, dataset, f"{metric}_gain", mean, low, high, items, level, split, seed),
-            Score(
-                model, layer, dataset, f"{metric}_gain_p", float(p_value), n=items, level=level, split=split, seed=seed
-            ),
-        ]
+    for gain_row, p_value in zip(gain_rows, scores.holm(np.array(p_values)), strict=True):
+        p_row = replace(gain_row, metric=f"{metric}_gain_p", value=float(p_value), low=NAN, high=NAN)
+        result += [gain_row, p_row]
     return result
 
 
@@ -71,5 +75,6 @@ def mean_by_object(correct: Bool[np.ndarray, " n"], owner: Int[np.ndarray, " n"]
         correct: for each image.
         owner: the object of each image.
     """
+    # Numbers of objects have gaps, and bincount would count objects without images.
     _, position = np.unique(owner, return_inverse=True)
     return np.asarray(np.bincount(position, correct.astype(np.float64)) / np.bincount(position))

@@ -1,6 +1,5 @@
 """Generalisation of frozen features to objects that no training saw: few-shot classification and nearest neighbours."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,6 +64,8 @@ def evaluate(
         task = draw_few_shot_task(test, images_per_object, draws, seed)
         if task is None:
             continue
+
+        # On other objects than those that are scored, or the penalty would be fitted to the test.
         validation_task = draw_few_shot_task(validation, images_per_object, draws, seed)
         accuracy = {}
         # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
@@ -81,13 +82,13 @@ def draw_few_shot_task(annotated: AnnotatedObjects, shots: int, draws: int, seed
 
     Every object gives the same number of test images, so that no object with many images outweighs the others.
     """
-    classes = [row for row, image_ids in enumerate(annotated.images) if len(image_ids) > shots]
+    image_counts = np.array([len(image_ids) for image_ids in annotated.images], dtype=np.int64)
+    classes = np.flatnonzero(image_counts > shots)
     if len(classes) < MIN_CLASSES:
         return None
-    fewest_images = min(len(annotated.images[row]) for row in classes)
-    test_images = min(fewest_images - shots, MAX_TEST_IMAGES)
+    test_images = min(int(image_counts[classes].min()) - shots, MAX_TEST_IMAGES)
 
-    # training images come first in the last axis, test images after them
+    # Training images come first in the last axis, test images after them.
     image_ids, owner = annotated.all_images()
     rng = np.random.default_rng([seed, shots])
     chosen = np.empty((draws, len(classes), shots + test_images), np.int64)
@@ -110,7 +111,7 @@ def classify_few_shot(
     space: EmbeddingSpace, task: FewShotTask, penalties: Sequence[float]
 ) -> Bool[np.ndarray, "p b q"]:
     """Whether each test image is recognised, for each penalty and draw; all of them are fitted at once."""
-    # every combination of penalty and draw is a problem of its own
+    # Every combination of penalty and draw is a problem of its own.
     features = classify.coordinates(space.features(task.ids))
     draws = len(task.train)
     train = np.tile(task.train, (len(penalties), 1))
@@ -126,19 +127,21 @@ def classify_few_shot(
 def _best_penalty(space: EmbeddingSpace, validation_task: FewShotTask | None) -> float:
     if validation_task is None:
         return DEFAULT_PENALTY
+
+    # Every test object of every draw counts alike: a task has the same number of images for each.
     accuracy = classify_few_shot(space, validation_task, PENALTIES).mean(axis=(1, 2))
     return PENALTIES[int(accuracy.argmax())]
 
 
 def knn_category(spaces: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, seed: int) -> list[Score]:
     """Accuracy of the vote of the nearest images of other objects on the category, mean over objects."""
-    # an object that is alone in its category cannot be recognised by others
-    sizes = Counter(annotated.categories)
-    rows = [row for row, category in enumerate(annotated.categories) if category and sizes[category] > 1]
-    if len({annotated.categories[row] for row in rows}) < 2:
+    # An object that is alone in its category cannot be recognised by others.
+    names, sizes = np.unique(annotated.categories, return_counts=True)
+    scored = names[(sizes > 1) & (names != "")]
+    if len(scored) < 2:
         return []
 
-    objects = annotated.take(np.array(rows))
+    objects = annotated.take(np.flatnonzero(np.isin(annotated.categories, scored)))
     image_ids, owner = objects.all_images()
     _, category = np.unique(objects.categories, return_inverse=True)
     truth = category[owner]
@@ -147,6 +150,7 @@ def knn_category(spaces: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, 
     accuracy = {}
     for space in spaces:
         similarities = similarity.similarity_matrix(space.features(image_ids), "dot")
+        # Images of one object are near duplicates: with them as neighbours the task would be to find the object.
         similarities[same_object] = -np.inf
         predicted = classify.knn_predictions(similarities, truth, NEIGHBOURS)
         accuracy[space.name] = paired.mean_by_object(predicted == truth, owner)

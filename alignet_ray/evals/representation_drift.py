@@ -27,6 +27,7 @@ def evaluate(
         draws: resamplings of images behind an interval.
         seed: of these.
     """
+    # An image may stand for two objects; twice in the list it would be its own nearest neighbour.
     image_ids = np.unique(annotated.all_images()[0])
     neighbours = min(NEIGHBOURS, len(image_ids) - 1)
     base_embeddings = base.rows(image_ids)
@@ -36,6 +37,7 @@ def evaluate(
     for space in others:
         embeddings = space.rows(image_ids)
         own_similarity = similarity.similarity_matrix(embeddings, space.kind)
+        # Local structure by neighbours, global structure by CKA: training can keep one and lose the other.
         kept = similarity.neighbour_overlap(base_similarity, own_similarity, neighbours)
         low, high = scores.mean_interval(kept, draws, seed)
         # The biased estimate grows towards 1 where there are fewer images than features, so both are given.

@@ -35,7 +35,7 @@ def object_similarity(
     if centred or space.kind == "cosine":
         embeddings = similarity.unit_rows(embeddings)
 
-    # the mean dot product over pairs of images is the dot product of the means
+    # The mean dot product over pairs of images is the dot product of the means.
     means = np.zeros((len(annotated), embeddings.shape[1]), np.float32)
     np.add.at(means, owner, embeddings)
     means /= np.bincount(owner)[:, None]
@@ -66,6 +66,7 @@ def evaluate(
     if human is None:
         human = annotated.human_similarity()
     pairs = len(annotated) * (len(annotated) - 1) // 2
+    # Each resampling ranks all pairs anew, which is slow for thousands of objects.
     draws = min(draws, MAX_DRAWS)
 
     rows = []
@@ -75,6 +76,7 @@ def evaluate(
             matrices["correlation"] = object_similarity(space, annotated, centred=True)
         for level, matrix in matrices.items():
             for method in METHODS:
+                # Objects are resampled, not pairs: pairs that share an object are not independent.
                 value = similarity.rsa(matrix, human, method)
                 low, high = scores.interval(similarity.rsa_bootstrap(matrix, human, draws, seed, method))
                 metric = f"rsa_{method}"

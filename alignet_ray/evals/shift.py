@@ -70,30 +70,36 @@ def evaluate(
         target=_labelled_images(test, categories),
     )
 
-    accuracy = {space.name: _probe_accuracy(space, data, seed) for space in spaces}
+    # Metric -> space -> accuracy: what is paired are the spaces within a metric.
+    accuracy: dict[str, dict[tuple[str, str], Float[np.ndarray, " o"]]] = {"shift_source": {}, "shift_target": {}}
+    for space in spaces:
+        for metric, by_object in _probe_accuracy(space, data, seed).items():
+            accuracy[metric][space.name] = by_object
+
     rows: list[Score] = []
-    for metric in ("shift_source", "shift_target"):
-        values = {name: by_metric[metric] for name, by_metric in accuracy.items() if metric in by_metric}
-        rows += paired.rows(values, "objects", metric, seed)
+    for metric, by_space in accuracy.items():
+        rows += paired.rows(by_space, "objects", metric, seed)
     return rows + _anomaly_scores(spaces, data, seed)
 
 
 def _shared_categories(train: AnnotatedObjects, validation: AnnotatedObjects, test: AnnotatedObjects) -> list[str]:
     """Categories with a target object and at least two source objects, one of them a training object."""
+    # Of a training object, since the probe may have held out all validation images: a class needs examples.
     source = train.categories + validation.categories
     shared = set(test.categories) & set(train.categories) - {""}
     return sorted(category for category in shared if source.count(category) > 1)
 
 
 def _labelled_images(annotated: AnnotatedObjects, categories: list[str]) -> LabelledImages:
-    rows = [row for row, category in enumerate(annotated.categories) if category in categories]
-    if not rows:
+    """Images of the objects whose category is among the given ones; a label is the position in that sorted list."""
+    rows = np.flatnonzero(np.isin(annotated.categories, categories))
+    if not len(rows):
         nothing = np.empty(0, np.int64)
         return LabelledImages(nothing, nothing, nothing)
 
-    objects = annotated.take(np.array(rows))
+    objects = annotated.take(rows)
     image_ids, owner = objects.all_images()
-    labels = np.array([categories.index(category) for category in objects.categories])
+    labels = np.searchsorted(categories, objects.categories)
     return LabelledImages(image_ids, objects.objects[owner], labels[owner])
 
 
@@ -111,7 +117,7 @@ def _probe_accuracy(space: EmbeddingSpace, data: ShiftData, seed: int) -> dict[s
     is_source = np.arange(len(image_ids)) < len(data.source.ids)
     features = classify.coordinates(space.features(image_ids))
 
-    # held-out images of source objects measure the category on known objects, target objects on new ones
+    # Held-out images of source objects measure the category on known objects, target objects on new ones.
     held_out = _hold_out(owner, is_source, seed)
     fitted = _sample(is_source & ~held_out, seed)
     penalty = _best_penalty(features[fitted], label[fitted], owner[fitted], seed)
@@ -119,6 +125,7 @@ def _probe_accuracy(space: EmbeddingSpace, data: ShiftData, seed: int) -> dict[s
 
     accuracy = {}
     for metric, part in (("shift_source", held_out), ("shift_target", ~is_source)):
+        # A few images would give a share with a wide interval and a place in every table.
         if part.sum() >= MIN_SCORED_IMAGES:
             accuracy[metric] = paired.mean_by_object(predicted[part] == label[part], owner[part])
     return accuracy
@@ -132,7 +139,7 @@ def _best_penalty(
     Cross-entropy, not accuracy: on some dozens of objects the best accuracy is a matter of luck, and a penalty chosen
     by luck costs a space far more than what is to be measured.
     """
-    # all images of an object fall into the same fold
+    # All images of an object fall into the same fold.
     objects, position = np.unique(owner, return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(objects))[position] % FOLDS
     classes = int(label.max()) + 1
@@ -143,7 +150,8 @@ def _best_penalty(
         left_out = fold == number
         if not (fitted.any() and left_out.any()):
             continue
-        # one problem for each penalty, fitted at once
+
+        # One problem for each penalty, fitted at once.
         batch = np.broadcast_to(features[fitted], (len(PENALTIES), *features[fitted].shape))
         batch_label = np.broadcast_to(label[fitted], batch.shape[:2])
         weights, bias = classify.fit_logistic(batch, batch_label, classes, np.array(PENALTIES))
@@ -154,6 +162,7 @@ def _best_penalty(
 
 def _hold_out(owner: Int[np.ndarray, " n"], is_source: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
     """A quarter (at least one) of the images of every source object that has several."""
+    # Object by object, so that none loses all of its images.
     rng = np.random.default_rng(seed)
     held_out = np.zeros(len(owner), dtype=bool)
     for number in np.unique(owner[is_source]):
@@ -180,6 +189,8 @@ def _anomaly_scores(spaces: Sequence[EmbeddingSpace], data: ShiftData, seed: int
             inside = data.target.label == category
             if normal.sum() < MIN_SOURCE_IMAGES or inside.sum() < MIN_TARGET_IMAGES or inside.all():
                 continue
+
+            # The mean similarity to the nearest normal images: high for one more image of the category.
             nearest = np.sort(similarities[:, normal], axis=1)[:, -NEIGHBOURS:].mean(axis=1)
             values.append(classify.auroc(nearest, inside))
         if values:

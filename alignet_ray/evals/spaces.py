@@ -48,7 +48,9 @@ class EmbeddingSpace:
     def features(self, image_ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n d"]:
         """As `rows`, scaled so that dot products are the similarities of the space."""
         embeddings = self.rows(image_ids)
-        return similarity.unit_rows(embeddings) if self.kind == "cosine" else embeddings
+        if self.kind == "cosine":
+            return similarity.unit_rows(embeddings)
+        return embeddings
 
 
 def shared_ids(spaces: list[EmbeddingSpace]) -> Int[np.ndarray, " n"]:

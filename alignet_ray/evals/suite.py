@@ -79,6 +79,8 @@ def evaluate(
     test = objects.test
     seed = options.seed
     draws = options.bootstrap
+
+    # Drawn once: every space is asked about the same triplets of the same images.
     trials = TripletTrials.of(test, options.triplets, options.posterior_draws, seed)
     image_draws = test.draw_images(options.image_draws, seed)
 
@@ -89,12 +91,13 @@ def evaluate(
     scores += rsa.evaluate(spaces, test, draws, seed)
     scores += representation_drift.evaluate(spaces[0], spaces[1:], test, draws, seed)
 
-    # many small problems: threads of the linear algebra would only wait for each other
+    # Many small problems: threads of the linear algebra would only wait for each other.
     with threadpool_limits(1, "blas"):
         few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
         scores += probe.evaluate(spaces, test, objects.validation, options.shots, few_shot_draws, seed)
         scores += shift.evaluate(spaces, objects.train, objects.validation, test, seed)
 
+    # A temperature that was fitted on the test objects would make every model look calibrated.
     curves = {}
     if len(objects.validation) >= MIN_OBJECTS:
         validation = ImageTrials(

@@ -49,7 +49,7 @@ def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: Im
         temperature = calibration.fit_temperature(
             _pair_similarities(space, validation), validation.trials.probabilities
         )
-        # with the temperature fitted, similarities are logits of choices
+        # With the temperature fitted, similarities are logits of choices.
         logits = _pair_similarities(space, test) / np.float32(temperature)
         probabilities = softmax(logits, axis=1)
         choice = choices(logits)
@@ -57,6 +57,7 @@ def evaluate(spaces: Sequence[EmbeddingSpace], test: ImageTrials, validation: Im
         agreement = expected_agreement(choice, human)
         cross_entropy = calibration.cross_entropy(logits, human)
 
+        # Cross-entropy includes how much people disagree; less their entropy it is the distance to people alone.
         values = {
             "temperature": temperature,
             "cross_entropy": float(cross_entropy.mean()),
@@ -77,6 +78,7 @@ def _pair_similarities(space: EmbeddingSpace, images: ImageTrials) -> Float[np.n
 
 def _reliability_curve(confidence: Float[np.ndarray, " t"], agreement: Float[np.ndarray, " t"]) -> ReliabilityCurve:
     """Bins with too few trials for a mean are left out."""
+    # A bin of a handful of trials would be a spike in the figure.
     mean_confidence, mean_agreement, trials = calibration.reliability(confidence, agreement)
     kept = trials >= max(20, 0.002 * len(confidence))
     return mean_confidence[kept].tolist(), mean_agreement[kept].tolist()
