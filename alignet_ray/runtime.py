@@ -64,6 +64,9 @@ Workers keep the priority of a plain process (Ray's niceness of 15 costs a twent
 leave after 20 seconds without work: the next stage still finds them, a long training is not disturbed by them.
 """
 
+LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
+"""Distributions whose versions an artifact records and a bug report needs."""
+
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
@@ -589,5 +592,5 @@ def provenance() -> Provenance:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5, check=True)
         commit = done.stdout.strip()
 
-    names = ("alignet-ray", "ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
-    return Provenance(commit, sys.version.split()[0], {name: version(name) for name in names})
+    versions = {name: version(name) for name in ("alignet-ray", *LIBRARIES)}
+    return Provenance(commit, sys.version.split()[0], versions)

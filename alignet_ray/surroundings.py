@@ -25,9 +25,6 @@ from alignet_ray.errors import UserError, first_line
 
 MIN_PYTHON = (3, 11)
 
-LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
-"""Distributions whose versions a bug report needs."""
-
 GB = 1e9
 
 MIN_MEMORY = 4 * GB
@@ -93,7 +90,7 @@ def _python(place: Place) -> Line:
 def _libraries(place: Place) -> Line:
     found: list[str] = []
     missing: list[str] = []
-    for name in LIBRARIES:
+    for name in runtime.LIBRARIES:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -209,7 +206,7 @@ def _locale(place: Place) -> Line:
 
 def _current_folder(place: Place) -> Line:
     """Scripts in the current folder that have the name of a library: Python would import them in its place."""
-    names = {name.replace("-", "_") for name in LIBRARIES} | {"alignet_ray"}
+    names = {name.replace("-", "_") for name in runtime.LIBRARIES} | {"alignet_ray"}
     shadowing = sorted(path.name for path in Path.cwd().glob("*.py") if path.stem in names)
     if shadowing:
         fix = f"rename {', '.join(shadowing)}: Python may import it in place of the library"
