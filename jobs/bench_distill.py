@@ -39,7 +39,7 @@ from ray.train.torch import TorchTrainer
 
 from alignet_ray import runtime
 from alignet_ray.config import Config
-from alignet_ray.models.student import make_student
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.screen import table
 from alignet_ray.training.batches import Batches, InBatchTriplets, LabelledBatches
 from alignet_ray.training.loop import Training
@@ -70,7 +70,7 @@ class Material(NamedTuple):
 def make_training(args: argparse.Namespace, device: str, steps: int) -> Training:
     """The student that all rows train."""
     section = Config().replace(distill__steps=steps, distill__lr=1e-4).distill
-    student = make_student(args.model, args.size, 1024, seed=0)
+    student = make_network(args.model, args.size, 1024, seed=0)
     return Training(student, student_recipe(section, seed=0), device, args.compile)
 
 

@@ -280,7 +280,7 @@ TESTED_ELSEWHERE = {
     "training/teacher_report.py": "training/test_teacher_worker.py",
     "training/teacher_validation.py": "training/test_teacher_worker.py",
     # A student's folder is written and loaded as one.
-    "artifacts/student_files.py": "models/test_student.py",
+    "artifacts/student_files.py": "models/test_embedding_network.py",
     "models/hub.py": "test_registry.py",
     "training/outputs.py": "stages/test_distill.py",
     # A generated world is drawn, and its base trained, once for all its tests.

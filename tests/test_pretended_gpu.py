@@ -15,8 +15,8 @@ from alignet_ray.config import Soften
 from alignet_ray.core import kmeans, labelling, vice
 from alignet_ray.images.transfer import pack, prepare
 from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.models.features import Encoder
-from alignet_ray.models.student import make_student
 from alignet_ray.store import Store
 from alignet_ray.training import checkpoints
 from alignet_ray.training.batches import Batch
@@ -99,7 +99,7 @@ def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, rec
         out = store.draft("distill", device)
         for stop in (2, 4):
             settings = make_recipe(steps=4, lr=1e-3, **recipe)
-            training = Training(make_student("random:test_convnext", 32, 16, 0), settings, device)
+            training = Training(make_network("random:test_convnext", 32, 16, 0), settings, device)
             checkpoints.resume(out, training)
             if not training.step:
                 training.calibrate(batches, images)

@@ -28,8 +28,8 @@ from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import load
-from alignet_ray.models.student import make_student, save_student
 from alignet_ray.screen import Screen
 from alignet_ray.stages import Node, Work, register
 from alignet_ray.store import Artifact, Store
@@ -52,7 +52,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     store = Store.open(str(tmp_path_factory.mktemp("registry")))
     align = artifact(store, "align", "a" * 12, {}, {})
     folder = Path(store.draft("distill", "d" * 12).uri)
-    save_student(folder, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    save_network(folder, make_network("random:test_efficientnet", 32, 8, seed=1), {})
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "step-1.pt").write_bytes(b"large")
     student = artifact(store, "distill@student", "d" * 12, {"align": align}, {})

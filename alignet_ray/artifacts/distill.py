@@ -17,7 +17,7 @@ class DistillArtifact(ArtifactView):
     """A trained student."""
 
     def folder(self) -> Path:
-        """Local folder that `models.student.load_student` reads."""
+        """Local folder that `models.embedding_network.load_network` reads."""
         return self.files.local()
 
     def description(self) -> StudentDescription:

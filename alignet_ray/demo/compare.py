@@ -13,9 +13,9 @@ from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.embedding_network import EmbeddingNetwork
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.hub import load, locate
-from alignet_ray.models.student import Student
 
 MODELS = ("base", "aligned")
 
@@ -97,7 +97,7 @@ class ModelComparison:
         temperature: of the base's cosines: a base has learned no temperature of its own.
     """
 
-    def __init__(self, student: Student, base: Student, labels: dict[str, str]) -> None:
+    def __init__(self, student: EmbeddingNetwork, base: EmbeddingNetwork, labels: dict[str, str]) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = Encoder((base.to(device), student.to(device)), "beside", device)
         self.base = base
@@ -127,7 +127,7 @@ class ModelComparison:
             base_backbone = load_backbone(base, student.backbone.size)
         except UserError as error:
             raise UserError(f"the base cannot be loaded: {error}; name another with --base") from error
-        return cls(student, Student(base_backbone, None).eval(), {"base": base, "aligned": name})
+        return cls(student, EmbeddingNetwork(base_backbone, None).eval(), {"base": base, "aligned": name})
 
     def encode_image(self, image: Image) -> ModelViews:
         """Both models' vectors for one image.

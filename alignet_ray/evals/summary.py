@@ -17,7 +17,7 @@ def rows(scores: Sequence[Score], other_models: Sequence[str] = ()) -> list[dict
         if (score.dataset, score.metric, score.level) == ("objects", "odd_one_out", ""):
             agreement[score.model, score.layer] = score
 
-    # Student and control are not listed: they have both layers, and a row for each.
+    # EmbeddingNetwork and control are not listed: they have both layers, and a row for each.
     only_layer = {"base": "pre_logits", "teacher": "aligned", "human": ""} | dict.fromkeys(other_models, "pre_logits")
     titles = MODEL_TITLES | dict(zip(other_models, other_models, strict=True))
     result = []

@@ -17,9 +17,9 @@ from alignet_ray.artifacts.student_files import NetworkDescription
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
 from alignet_ray.models.kernel_head import KernelHead
 from alignet_ray.models.model_spec import HeadUse
-from alignet_ray.models.student import Student, load_student
 
 Result = TypeVar("Result")
 
@@ -65,7 +65,7 @@ class Encoder:
         compiled_batch: images that every pass takes once the networks are compiled, filled up where there are fewer.
     """
 
-    members: tuple[Backbone | Student, ...]
+    members: tuple[Backbone | EmbeddingNetwork, ...]
     head: HeadUse = "none"
     device: str = "cpu"
     fast: bool = False
@@ -85,12 +85,12 @@ class Encoder:
         """Load networks onto the GPU if there is one; `size` and `layer` are for backbones, a student has its own.
 
         Raises:
-            UserError: as `load_backbone` and `load_student`.
+            UserError: as `load_backbone` and `load_network`.
         """
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        members: list[Backbone | Student] = []
+        members: list[Backbone | EmbeddingNetwork] = []
         for name in names:
-            member = load_backbone(name, size, layer=layer) if head == "none" else load_student(name)
+            member = load_backbone(name, size, layer=layer) if head == "none" else load_network(name)
             members.append(member.to(device))
         return cls(tuple(members), head, device, fast)
 
@@ -117,7 +117,7 @@ class Encoder:
         backbone_width = sum(_backbone_of(member).width for member in self.members)
         head_width = 0
         for member in self.members:
-            if isinstance(member, Student) and member.head is not None:
+            if isinstance(member, EmbeddingNetwork) and member.head is not None:
                 head_width += member.head.out_features
 
         if self.head == "instead":
@@ -260,7 +260,7 @@ class Encoder:
             "widths": self.widths,
         }
 
-    def _columns(self, member: Backbone | Student, images: Tensor) -> dict[str, Tensor]:
+    def _columns(self, member: Backbone | EmbeddingNetwork, images: Tensor) -> dict[str, Tensor]:
         if isinstance(member, Backbone):
             return {"embedding": member(images)}
         embedding, logits = member(images)
@@ -293,5 +293,5 @@ def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> 
             yield waiting.popleft().result()
 
 
-def _backbone_of(member: Backbone | Student) -> Backbone:
-    return member.backbone if isinstance(member, Student) else member
+def _backbone_of(member: Backbone | EmbeddingNetwork) -> Backbone:
+    return member.backbone if isinstance(member, EmbeddingNetwork) else member

@@ -13,7 +13,7 @@ from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import TRANSFORM, dump_transform, locate, read_transform
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
-from alignet_ray.models.student import Student
+from alignet_ray.models.embedding_network import EmbeddingNetwork
 from alignet_ray.store import Store
 
 TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ def to_onnx(name: str, folder: Path, root: str | None = None, tracking_uri: str 
 class _Outputs(nn.Module):
     """A student whose outputs are a plain tuple."""
 
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: EmbeddingNetwork) -> None:
         super().__init__()
         self.student = student
 
@@ -96,7 +96,7 @@ class _Outputs(nn.Module):
 
 
 @torch.no_grad()
-def difference(student: Student, run: Callable[[np.ndarray], list[np.ndarray]]) -> float:
+def difference(student: EmbeddingNetwork, run: Callable[[np.ndarray], list[np.ndarray]]) -> float:
     """Largest difference between a student's outputs and another program's on three random images.
 
     Relative to the largest output, or absolute where that is below 1.

@@ -38,8 +38,8 @@ def load(
     import torch
 
     from alignet_ray.models.backbone import load_backbone
+    from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
     from alignet_ray.models.image_model import ImageModel
-    from alignet_ray.models.student import Student, load_student
 
     if str(name).startswith(REGISTRY):
         from alignet_ray.tracking import registry_uri
@@ -48,9 +48,9 @@ def load(
 
     folder = locate(name, tracking_uri)
     if folder:
-        student = load_student(folder)
+        student = load_network(folder)
     else:
-        student = Student(load_backbone(str(name)), None).eval()
+        student = EmbeddingNetwork(load_backbone(str(name)), None).eval()
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return ImageModel(student, str(name), device)

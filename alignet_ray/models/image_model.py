@@ -17,8 +17,8 @@ from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images.pictures import NamedPicture, Picture, Pictures, is_single, list_pictures, open_picture
+from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.features import prefetch
-from alignet_ray.models.student import Output, Student
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ class ImageModel:
         device: where it runs.
     """
 
-    def __init__(self, network: Student, name: str, device: str) -> None:
+    def __init__(self, network: EmbeddingNetwork, name: str, device: str) -> None:
         self.network = network.to(device).eval()
         self.name = name
         self.device = device

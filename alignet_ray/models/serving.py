@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from alignet_ray.models.backbone import Preprocess
-from alignet_ray.models.student import load_student
+from alignet_ray.models.embedding_network import load_network
 
 REQUIREMENTS = ("torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "jaxtyping", "mlflow")
 BATCH = 64
@@ -36,7 +36,7 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the student from its folder."""
-        self.student = load_student(context.artifacts["student"])
+        self.student = load_network(context.artifacts["student"])
         self.takes = (context.model_config or {}).get("takes", "tensors")
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> dict[str, np.ndarray]:

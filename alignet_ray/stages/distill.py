@@ -233,5 +233,5 @@ def _warn_if_nothing_learned(work: Work, figures: MetricsRow) -> None:
             "on held-out images the student agrees with the teacher no more than chance (1/3): raise --distill.lr or "
             "--distill.steps, and look at the teacher's own score"
         )
-    if figures["valid_rank"] < 1.5 or figures.get("ties", 0.0) > 0.5:
+    if figures["valid_rank"] < 1.5 or figures.get("all_equal", 0.0) > 0.5:
         work.warn("the head's outputs collapsed to one direction: lower --distill.lr or raise --distill.decay-to-init")

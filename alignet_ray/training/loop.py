@@ -21,7 +21,7 @@ from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup
 from alignet_ray.core.triplets import choice_agreement
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import channel_statistics, standardize
-from alignet_ray.models.student import Output, Student
+from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.training.augment import apply_crops, draw_crops
 from alignet_ray.training.batches import Batch, Batches
 from alignet_ray.training.distributed import gather_rows, local_slice, world_size
@@ -31,7 +31,7 @@ from alignet_ray.training.prefetch import ImageReader, prefetch
 from alignet_ray.training.recipe import Recipe
 
 ForwardPass = Callable[[Tensor], Output]
-"""A student, perhaps compiled, and wrapped where several processes train it."""
+"""The network, perhaps compiled, and wrapped where several processes train it."""
 
 OnUpdate = Callable[["Training", dict[str, float]], None]
 """Called after each update with its figures, to log or to save."""
@@ -54,7 +54,7 @@ class TrainingState(TypedDict):
     """What a training needs to go on from a step: tensors and numbers, readable without unpickling.
 
     Attributes:
-        model: the student's weights and buffers.
+        model: the network's weights and buffers.
         optimizer: Adam's moments.
         ema: moving average of the weights; empty without one.
         step: updates done.
@@ -71,10 +71,10 @@ class TrainingState(TypedDict):
 
 
 class Training:
-    """A student in training: what a checkpoint holds, and the loop.
+    """A network in training, a student or a teacher: what a checkpoint holds, and the loop.
 
     Attributes:
-        student: the network; its `tau` is set by `calibrate`.
+        model: the network and its head; its `tau` is set by `calibrate`.
         parameters: those of its weights that train.
         initial: their values before training.
         ema: exponential moving average of the weights; empty without one.
@@ -82,11 +82,11 @@ class Training:
         step: updates done.
     """
 
-    def __init__(self, student: Student, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
+    def __init__(self, model: EmbeddingNetwork, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
         # Convolutions in mixed precision are faster with the channels last in memory.
-        student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        choose_trainable(student, recipe.trainable)
-        self.student = student
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        choose_trainable(model, recipe.trainable)
+        self.model = model
         self.recipe = recipe
         self.device = device
         self.compile = compile
@@ -94,24 +94,24 @@ class Training:
         self.embedding_tau = 1.0
 
         # Initial weights of a resumed run are those before step 0, so a checkpoint need not hold them.
-        self.parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
         self.ema: list[Tensor] = []
         if recipe.ema_decay:
             self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.reference_backbone = None
         if recipe.locality:
-            self.reference_backbone = copy.deepcopy(student.backbone).requires_grad_(False).eval()
+            self.reference_backbone = copy.deepcopy(model.backbone).requires_grad_(False).eval()
 
         # The decay to the initial weights is the loop's own (`optimizer_step`), so plain Adam is enough.
-        self.groups = layer_groups(student, self.parameters, recipe.layer_decay)
+        self.groups = layer_groups(model, self.parameters, recipe.layer_decay)
         groups = []
         for group in self.groups:
             members = [self.parameters[i] for i in group.members]
             groups.append({"params": members})
         self.optimizer = torch.optim.Adam(groups, lr=recipe.lr, fused=True)
 
-        self.mean, self.std = channel_statistics(student.backbone.data_config, device)
+        self.mean, self.std = channel_statistics(model.backbone.data_config, device)
 
     # --- The loop ---
 
@@ -122,7 +122,7 @@ class Training:
             NonFiniteLoss: before the optimizer's step, in all processes alike.
             UserError: the GPU's memory is too small for a whole batch.
         """
-        # The wrapped network shares the student's weights, so the student is up to date at every step.
+        # The wrapped network shares the model's weights, so the model is up to date at every step.
         network = self.parallel_network()
         for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
             self.set_train_mode()
@@ -246,19 +246,19 @@ class Training:
             NonFiniteLoss: naming the step and the first images.
         """
         recipe = self.recipe
-        teacher = batch.target_logits.to(self.device)
+        targets = batch.target_logits.to(self.device)
         triplets = batch.triplets.to(self.device)
         outputs, embeddings = self.representations(map_output(gather_rows, local), batch)
 
         # The head learns the teacher's choices; by the second term the embedding itself learns them, too.
-        student = triplet_similarities(outputs, triplets)
-        loss = self.mean_divergence(student, teacher, self.student.tau)
+        similarities = triplet_similarities(outputs, triplets)
+        loss = self.mean_divergence(similarities, targets, self.model.tau)
         figures = {"loss": loss.detach()}
         if recipe.embedding_loss_weight:
             cosines = triplet_similarities(embeddings, triplets)
-            embedding_loss = self.mean_divergence(cosines, teacher, self.embedding_tau)
+            embedding_loss = self.mean_divergence(cosines, targets, self.embedding_tau)
             loss = loss + recipe.embedding_loss_weight * embedding_loss
-            figures["loss_features"] = embedding_loss.detach()
+            figures["loss_embedding"] = embedding_loss.detach()
         if reference is not None:
             local_term = losses.locality(reference, embeddings, LOCALITY_TAU)
             loss = loss + recipe.locality * local_term
@@ -267,15 +267,15 @@ class Training:
         # Checked before the optimizer's step, so that the weights stay usable.
         if not bool(torch.isfinite(loss)):
             raise self._non_finite_loss(batch)
-        figures["agreement"] = choice_agreement(student.detach(), teacher).float().mean()
-        figures["ties"] = (student.amax(-1) == student.amin(-1)).float().mean()
+        figures["agreement"] = choice_agreement(similarities.detach(), targets).float().mean()
+        figures["all_equal"] = (similarities.amax(-1) == similarities.amin(-1)).float().mean()
         return loss, {name: float(value) for name, value in figures.items()}
 
     def mean_divergence(
-        self, student: Float[Tensor, "t 3"], teacher: Float[Tensor, "t 3"], tau: float
+        self, similarities: Float[Tensor, "t 3"], targets: Float[Tensor, "t 3"], tau: float
     ) -> Float[Tensor, ""]:
         """Mean divergence over a batch's triplets, or over the hardest share of them."""
-        values = divergence(self.recipe.objective, student, teacher, tau)
+        values = divergence(self.recipe.objective, similarities, targets, tau)
         return mean_of_hardest(values, self.recipe.hard_fraction)
 
     def representations(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -333,18 +333,18 @@ class Training:
         teacher = max(_mean(teacher_spreads), 1e-12)
         self.embedding_tau = self.recipe.similarity_spread * _mean(cosine_spreads) / teacher
         if self.recipe.tau == "auto":
-            self.student.tau = _mean(head_spreads) / teacher
+            self.model.tau = _mean(head_spreads) / teacher
         else:
-            self.student.tau = self.recipe.tau
+            self.model.tau = self.recipe.tau
 
     def predict(self, image_ids: Int64[np.ndarray, " n"], images: ImageReader, chunk_size: int = 64) -> Output:
         """Outputs for images, `chunk_size` at a time, in evaluation mode and without augmentation."""
-        self.student.eval()
+        self.model.eval()
         outputs = []
         for start in range(0, len(image_ids), chunk_size):
             pixels = images(image_ids[start : start + chunk_size])
             inputs = standardize(pixels.to(self.device).float().div_(255), self.mean, self.std)
-            outputs.append(self.forward(self.student, inputs))
+            outputs.append(self.forward(self.model, inputs))
         return concatenate(outputs)
 
     @torch.no_grad()
@@ -363,60 +363,60 @@ class Training:
     def validate(self, batch: Batch, images: ImageReader) -> dict[str, float]:
         """Loss and agreement with the teacher on held-out triplets, and the outputs' effective rank."""
         outputs, _ = self.representations(self.predict_distributed(batch.image_ids, images), batch)
-        student = triplet_similarities(outputs, batch.triplets.to(self.device))
-        teacher = batch.target_logits.to(self.device)
-        values = divergence(self.recipe.objective, student, teacher, self.student.tau)
+        similarities = triplet_similarities(outputs, batch.triplets.to(self.device))
+        targets = batch.target_logits.to(self.device)
+        values = divergence(self.recipe.objective, similarities, targets, self.model.tau)
         return {
             "valid_loss": float(values.mean()),
-            "valid_agreement": float(choice_agreement(student, teacher).float().mean()),
+            "valid_agreement": float(choice_agreement(similarities, targets).float().mean()),
             "valid_rank": effective_rank(outputs),
         }
 
     # --- State ---
 
     def parallel_network(self) -> ForwardPass:
-        """The student, wrapped so that gradients are averaged over the processes if there are several."""
-        network: nn.Module = self.student
+        """The model, wrapped so that gradients are averaged over the processes if there are several."""
+        network: nn.Module = self.model
         if self.compile:
-            network = torch.compile(self.student)  # type: ignore[assignment]
+            network = torch.compile(self.model)  # type: ignore[assignment]
         if world_size() == 1:
             return network
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=self.recipe.batch_norm == "train")
 
     def set_train_mode(self) -> None:
         """Training mode, except for BatchNorm layers that keep their statistics."""
-        self.student.train()
+        self.model.train()
         if self.recipe.batch_norm == "train":
             return
         # `train()` reaches every module, so these are put back after each call.
-        for module in self.student.modules():
+        for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
     def state(self) -> TrainingState:
         """All that a checkpoint needs to hold of the training."""
         return {
-            "model": self.student.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema,
             "step": self.step,
-            "tau": self.student.tau,
+            "tau": self.model.tau,
             "embedding_tau": self.embedding_tau,
         }
 
     def resume(self, state: TrainingState) -> None:
         """Go on from a checkpoint of the same recipe. The decay still aims at the weights before step 0."""
-        self.student.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for average, stored in zip(self.ema, state["ema"], strict=True):
             average.copy_(stored)
         self.step = state["step"]
-        self.student.tau = state["tau"]
+        self.model.tau = state["tau"]
         self.embedding_tau = state["embedding_tau"]
 
     @contextmanager
     def use_ema(self) -> Iterator[None]:
-        """Inside, the student has the moving average of its weights (its weights themselves where there is none)."""
+        """Inside, the model has the moving average of its weights (its weights themselves where there is none)."""
         self.swap_ema()
         try:
             yield

@@ -14,7 +14,7 @@ from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.images.cache import CachedImages, DecodedImages
-from alignet_ray.models.student import make_student
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.training import checkpoints
 from alignet_ray.training.batches import (
@@ -97,7 +97,7 @@ class StudentWorker:
     def __init__(self, job: StudentJob, device: str, report: Report) -> None:
         torch.set_num_threads(job.threads)
         settings = job.settings
-        student = make_student(settings.model, settings.size, settings.head, job.seed, settings.squash)
+        student = make_network(settings.model, settings.size, settings.head, job.seed, settings.squash)
         self.job = job
         self.report = report
 
@@ -126,7 +126,7 @@ class StudentWorker:
         if is_main_process():
             checkpoints.save(self.job.out, self.training, self.metrics)
             with self.training.use_ema():
-                write_network(self.job.out, self.training.student.eval(), self.job.provenance)
+                write_network(self.job.out, self.training.model.eval(), self.job.provenance)
             DistillArtifact(self.job.out).write_metrics(self.metrics.rows)
         self.report({"step": self.training.recipe.steps})
 

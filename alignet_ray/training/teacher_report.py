@@ -17,8 +17,8 @@ from alignet_ray.artifacts.align import (
 )
 from alignet_ray.core import teacher_metrics, triplet_set
 from alignet_ray.core.similarity import unit_rows
+from alignet_ray.models.embedding_network import EmbeddingNetwork
 from alignet_ray.models.kernel_head import KernelHead
-from alignet_ray.models.student import Student
 from alignet_ray.training.loop import Training
 from alignet_ray.training.outputs import write_network
 from alignet_ray.training.teacher_job import TeacherJob
@@ -65,8 +65,9 @@ class TeacherReport:
         # The head is rebuilt over features of the final weights: keys of other weights would be compared with them.
         features = self._features()
         head = self.head.with_features(features[self.job.train_rows])
-        student = self.training.student
-        write_network(self.job.out, Student(student.backbone, head, student.tau), self.job.provenance)
+        model = self.training.model
+        teacher = EmbeddingNetwork(model.backbone, head, model.tau)
+        write_network(self.job.out, teacher, self.job.provenance)
         AlignArtifact(self.job.out).write_report(self._report(features, head, curve))
 
     def interpolation_curve(self, fine_tuned: list[Tensor]) -> list[InterpolationPoint]:

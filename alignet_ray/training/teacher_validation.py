@@ -69,7 +69,7 @@ class TeacherValidator:
 
         # A copy, since training goes on in the same tensors.
         if len(self.history) == 1 or score.cross_entropy < self.best.row["cross_entropy"]:
-            self.best = BestUpdate(row, copy.deepcopy(self.training.student.state_dict()))
+            self.best = BestUpdate(row, copy.deepcopy(self.training.model.state_dict()))
         return row
 
 

@@ -22,8 +22,8 @@ from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
 from alignet_ray.models.backbone import classifier_weights, load_backbone
+from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
-from alignet_ray.models.student import Output, Student
 from alignet_ray.training.batches import Batch
 from alignet_ray.training.distributed import is_main_process, world_size
 from alignet_ray.training.loop import Report, Training
@@ -63,7 +63,7 @@ class TeacherWorker:
         self.report = report
         backbone = load_backbone(job.model, job.size, job.seed).requires_grad_(True)
         recipe = teacher_recipe(job.settings, job.seed)
-        self.training = TeacherTraining(Student(backbone, None), recipe, device)
+        self.training = TeacherTraining(EmbeddingNetwork(backbone, None), recipe, device)
 
         # Features before training fix the head's centre and temperature, and are what the report compares with.
         self.all_rows = np.arange(len(job.images.ids))
@@ -83,7 +83,7 @@ class TeacherWorker:
         self.training.run(batches, self.job.images, self.on_update)
 
         # Early stopping after the fact: the update that was best on validation objects is the teacher.
-        self.training.student.load_state_dict(self.validator.best.weights)
+        self.training.model.load_state_dict(self.validator.best.weights)
         if is_main_process():
             report = TeacherReport(self.job, self.training, self.head, self.pretrained, self.validator)
             report.write()

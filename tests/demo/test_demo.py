@@ -25,7 +25,7 @@ from alignet_ray.demo.compare import MODELS, ModelComparison
 from alignet_ray.demo.pictures import Pictures, encode_folder
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
-from alignet_ray.models.student import make_student, save_student
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.screen import Screen
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -51,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_bytes(picture(seed))
     (root / "images" / "round" / "broken.jpg").write_text("<html>")
     (root / "student").mkdir()
-    save_student(root / "student", make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    save_network(root / "student", make_network("random:test_efficientnet", 32, 8, seed=1), {})
     return root
 
 

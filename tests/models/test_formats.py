@@ -12,13 +12,13 @@ from alignet_ray.artifacts.transforms import load_transform
 from alignet_ray.cli import main
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.models import formats
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import load
-from alignet_ray.models.student import make_student, save_student
 
 
 def student(folder: Path, arch: str, head: int | None = 8, **provenance: object) -> Path:
     folder.mkdir(parents=True)
-    save_student(folder, make_student(f"random:{arch}", 64, head, seed=1), dict(provenance))
+    save_network(folder, make_network(f"random:{arch}", 64, head, seed=1), dict(provenance))
     return folder
 
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from alignet_ray.errors import UserError
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import load
 from alignet_ray.models.image_model import ImageIndex, ImageModel
-from alignet_ray.models.student import make_student, save_student
 
 NETWORK = "random:test_efficientnet"
 
@@ -20,9 +20,9 @@ NETWORK = "random:test_efficientnet"
 def model(tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
     """A student with a head of 8 whose temperature is not 1."""
     folder = tmp_path_factory.mktemp("student")
-    student = make_student(NETWORK, 32, 8, seed=1)
+    student = make_network(NETWORK, 32, 8, seed=1)
     student.tau = 0.5
-    save_student(folder, student, {"role": "student"})
+    save_network(folder, student, {"role": "student"})
     return load(folder, device="cpu")
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from alignet_ray.core import triplet_set
 from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network, save_network
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
-from alignet_ray.models.student import Student, load_student, save_student
 
 OBJECTS = np.array([4, 4, 4, 7, 9, 9])
 
@@ -112,15 +112,15 @@ def test_a_student_with_this_head_comes_back_from_its_folder(tmp_path: Path, met
     g = class_metric(torch.randn(9, backbone.width)) if metric else None
     head = KernelHead.from_images(z, OBJECTS, torch.rand(6, 2), g)
     head.temperature = torch.tensor(0.07)
-    student = Student(backbone, head).eval()
-    save_student(tmp_path, student, {})
-    again = load_student(tmp_path)
+    student = EmbeddingNetwork(backbone, head).eval()
+    save_network(tmp_path, student, {})
+    again = load_network(tmp_path)
     torch.testing.assert_close(again(x).triplet_logits, student(x).triplet_logits, rtol=0, atol=0)
     encoder = Encoder.load([str(tmp_path)], head="instead")
     assert encoder.widths == {"embedding": 2}
     encoder.to_bfloat16()
     member = encoder.members[0]
-    assert isinstance(member, Student)
+    assert isinstance(member, EmbeddingNetwork)
     assert isinstance(member.head, KernelHead)
     assert member.head.keys.dtype == torch.float32, "human dimensions keep their digits"
     y = member(x.bfloat16()).triplet_logits

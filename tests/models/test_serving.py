@@ -8,8 +8,8 @@ import torch
 
 import alignet_ray
 from alignet_ray.errors import UserError
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import identity, load
-from alignet_ray.models.student import make_student, save_student
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     folder, uri = tmp_path / "student", f"sqlite:///{tmp_path}/mlflow.db"
     folder.mkdir()
-    save_student(folder, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    save_network(folder, make_network("random:test_efficientnet", 32, 8, seed=1), {})
     code = Path(alignet_ray.__file__).parent
     mlflow.set_tracking_uri(uri)
     mlflow.create_experiment("e", artifact_location=(tmp_path / "artifacts").as_uri())
@@ -65,7 +65,7 @@ def test_an_alias_is_pinned_to_its_version(registry: tuple[Path, str]):
 
 
 def test_a_folder_needs_neither_ray_nor_mlflow(tmp_path: Path):
-    save_student(tmp_path, make_student("random:test_efficientnet", 32, 8, seed=1), {})
+    save_network(tmp_path, make_network("random:test_efficientnet", 32, 8, seed=1), {})
     code = f"""
 import sys
 for name in ("ray", "mlflow", "pyarrow", "pydantic", "tyro", "sklearn", "scipy", "rich"):

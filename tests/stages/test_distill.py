@@ -22,7 +22,7 @@ from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
 from alignet_ray.images.cache import CacheWriter
-from alignet_ray.models.student import load_student
+from alignet_ray.models.embedding_network import load_network
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
 from alignet_ray.store import Artifact, Store
@@ -230,7 +230,7 @@ def test_a_student_that_learned_nothing_is_warned_of(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
 ) -> None:
     work = make_work(config(pictures, store), "distill@student", parents)
-    distill._warn_if_nothing_learned(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "ties": 0.0})
+    distill._warn_if_nothing_learned(work, {"valid_agreement": 0.5, "valid_rank": 4.0, "all_equal": 0.0})
     assert not work.warnings
     distill._warn_if_nothing_learned(work, {"valid_agreement": 0.34, "valid_rank": 1.1})
     chance, collapse = work.warnings
@@ -239,7 +239,7 @@ def test_a_student_that_learned_nothing_is_warned_of(
 
 
 def check_student(work: Work, model: str = "test_efficientnet_ln") -> None:
-    student = load_student(work.out.local())
+    student = load_network(work.out.local())
     assert json.loads(work.out.read_bytes("model.json"))["head"]["width"] == 16
     output = student(torch.zeros(2, 3, 32, 32))
     assert output.embedding.shape == (2, 256)

@@ -18,7 +18,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
 from alignet_ray.models.backbone import load_backbone
-from alignet_ray.models.student import make_student, save_student
+from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.stages import Work, embed
 from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
 from alignet_ray.stages.embed_jobs import EmbedJob, extra_job, find_job
@@ -195,10 +195,10 @@ def test_one_process_with_more_threads_gives_the_same_to_rounding(
 def test_a_student_gives_logits_beside_its_embedding(
     serial: None, folder: Path, make_work: Callable[..., Work], store: Store
 ) -> None:
-    student = make_student("random:test_vit", 32, head=12, seed=0)
+    student = make_network("random:test_vit", 32, head=12, seed=0)
     student.tau = 4.0
     parent = store.draft("distill", "s")
-    save_student(parent.local(), student, {})
+    save_network(parent.local(), student, {})
     table = folder.parent / "objects.csv"
     table.write_text("label,object\nc1,0\nc2,5\n")
     cfg = config(folder, objects__table=str(table), align__map="network")
@@ -216,7 +216,7 @@ def test_a_student_gives_logits_beside_its_embedding(
 def test_students_among_other_models_bring_their_heads_and_see_other_folders(
     serial: None, folder: Path, make_work: Callable[..., Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_student(tmp_path, make_student("random:test_vit", 32, head=12, seed=0), {})
+    save_network(tmp_path, make_network("random:test_vit", 32, head=12, seed=0), {})
     table = tmp_path / "objects.csv"
     table.write_text("label,object\nc1,0\n")
     models = (str(tmp_path), "models:/s@best", "random:test_vit")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.training import make_recipe
 
-from alignet_ray.models.student import make_student
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Store
 from alignet_ray.training import checkpoints
 from alignet_ray.training.checkpoints import MetricsLog
@@ -16,17 +16,17 @@ from alignet_ray.training.loop import Training
 
 
 def training(seed: int = 0) -> Training:
-    return Training(make_student("random:test_vit", 32, 4, seed), make_recipe(steps=9, lr=1e-3))
+    return Training(make_network("random:test_vit", 32, 4, seed), make_recipe(steps=9, lr=1e-3))
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(store: Store) -> None:
     out = store.draft("distill", "d")
     fresh = training()
-    before = {name: value.clone() for name, value in fresh.student.state_dict().items()}
+    before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
     assert checkpoints.latest(out) is None
     assert checkpoints.resume(out, fresh) == MetricsLog()
     assert fresh.step == 0
-    assert all(torch.equal(value, before[name]) for name, value in fresh.student.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in fresh.model.state_dict().items())
 
 
 def test_the_newest_two_are_kept_and_the_last_is_resumed_with_its_metrics(store: Store) -> None:
@@ -42,8 +42,8 @@ def test_the_newest_two_are_kept_and_the_last_is_resumed_with_its_metrics(store:
     found = checkpoints.resume(out, other)
     assert found == log
     assert other.step == 100
-    expected = saved.student.state_dict()
-    for name, value in other.student.state_dict().items():
+    expected = saved.model.state_dict()
+    for name, value in other.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
 
 

@@ -16,7 +16,7 @@ from support.training import make_batches, make_recipe
 from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
 from alignet_ray.errors import UserError
-from alignet_ray.models.student import Student, make_student
+from alignet_ray.models.embedding_network import EmbeddingNetwork, make_network
 from alignet_ray.training.batches import Batch, InBatchTriplets, LabelledBatches, repeat
 from alignet_ray.training.loop import NonFiniteLoss, Training
 from alignet_ray.training.objective import spread, triplet_similarities
@@ -40,13 +40,13 @@ def in_batch(batch_size: int = 16, max_triplets: int = 400) -> InBatchTriplets:
 def start(spec: str = "random:test_efficientnet_ln", head: int = 16, size: int = 32, **recipe: Any) -> Training:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"steps": 12, "lr": 3e-3, "warmup": 2, "decay_to_init": 0.1} | recipe
-    return Training(make_student(spec, size, head, seed=0), make_recipe(**settings))
+    return Training(make_network(spec, size, head, seed=0), make_recipe(**settings))
 
 
 def trained_weights(training: Training) -> list[torch.Tensor]:
     """The weights of the finished student, those of the moving average if there is one."""
     with training.use_ema():
-        return [value.clone() for value in training.student.state_dict().values()]
+        return [value.clone() for value in training.model.state_dict().values()]
 
 
 def train(training: Training, batches: Any = None, stop: int | None = None) -> list[dict[str, float]]:
@@ -114,11 +114,11 @@ def test_layer_groups_step_at_their_share_of_the_rate():
     training = start(layer_decay=0.5, decay_to_init=0.0, warmup=0, steps=2, spec="random:test_vit")
     before = [p.detach().clone() for p in training.parameters]
     train(training, stop=1)
-    names = [name for name, p in training.student.named_parameters() if p.requires_grad]
+    names = [name for name, p in training.model.named_parameters() if p.requires_grad]
     step = {n: float((p.detach() - b).abs().max()) for n, p, b in zip(names, training.parameters, before, strict=True)}
     assert step["head.weight"] == pytest.approx(3e-3, rel=0.01)  # Adam's first step is the rate itself
     blocks = [
-        max(v for n, v in step.items() if f"blocks.{i}." in n) for i in range(len(training.student.backbone.net.blocks))
+        max(v for n, v in step.items() if f"blocks.{i}." in n) for i in range(len(training.model.backbone.net.blocks))
     ]
     assert blocks[-1] < step["head.weight"]
     for lower, upper in pairwise(blocks):
@@ -132,7 +132,7 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch():
     for training in (whole, cached):
         training.calibrate(in_batch(), images)
         training.set_train_mode()
-        training.backward(training.student, training.preprocess(images(batch.image_ids)), batch)
+        training.backward(training.model, training.preprocess(images(batch.image_ids)), batch)
     for a, b in zip(whole.parameters, cached.parameters, strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-5)
 
@@ -141,7 +141,7 @@ def test_calibrated_tau_gives_the_student_the_teachers_spread():
     training, batch = start(), in_batch()(0)
     training.calibrate(in_batch(), images)
     outputs, _ = training.representations(training.predict(batch.image_ids, images), batch)
-    student = triplet_similarities(outputs.detach(), batch.triplets) / training.student.tau
+    student = triplet_similarities(outputs.detach(), batch.triplets) / training.model.tau
     student_deviation, teacher_deviation = (
         float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
         for logits in (student, batch.target_logits)
@@ -149,7 +149,7 @@ def test_calibrated_tau_gives_the_student_the_teachers_spread():
     assert student_deviation == pytest.approx(teacher_deviation, rel=0.2)  # over four batches, of which this is one
     fixed = start(tau=7.0)
     fixed.calibrate(in_batch(), images)
-    assert fixed.student.tau == 7.0
+    assert fixed.model.tau == 7.0
 
 
 def test_cosines_are_asked_to_spread_wider_by_similarity_spread():
@@ -167,21 +167,21 @@ def test_cosines_are_asked_to_spread_wider_by_similarity_spread():
 def test_batch_norm_statistics_stay_or_are_renewed():
     for batch_norm in ("frozen", "train"):
         training = start("random:test_efficientnet", batch_norm=batch_norm, steps=2)
-        before = {k: v.clone() for k, v in training.student.named_buffers()}
+        before = {k: v.clone() for k, v in training.model.named_buffers()}
         train(training)
-        same = all(torch.equal(v, before[k]) for k, v in training.student.named_buffers())
+        same = all(torch.equal(v, before[k]) for k, v in training.model.named_buffers())
         assert same == (batch_norm == "frozen")
 
 
 def test_trainable_parts():
     head = start(trainable="head", steps=3)
-    before = {k: v.clone() for k, v in head.student.backbone.state_dict().items()}
+    before = {k: v.clone() for k, v in head.model.backbone.state_dict().items()}
     train(head)
-    assert all(torch.equal(v, before[k]) for k, v in head.student.backbone.state_dict().items())
+    assert all(torch.equal(v, before[k]) for k, v in head.model.backbone.state_dict().items())
     last = start("random:test_vit", size=32, trainable=1)
-    frozen = [k for k, p in last.student.backbone.net.named_parameters() if not p.requires_grad]
+    frozen = [k for k, p in last.model.backbone.net.named_parameters() if not p.requires_grad]
     assert "patch_embed.proj.weight" in frozen
-    assert any(k.startswith("norm") for k, p in last.student.backbone.net.named_parameters() if p.requires_grad)
+    assert any(k.startswith("norm") for k, p in last.model.backbone.net.named_parameters() if p.requires_grad)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update():
@@ -194,9 +194,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
     seen: list[torch.Tensor] = []
     training.calibrate(poisoned, images)
     with pytest.raises(NonFiniteLoss, match=r"update 5 is not finite.*image ids"):
-        training.run(poisoned, images, lambda t, _: seen.append(t.student.head.weight.detach().clone()))
+        training.run(poisoned, images, lambda t, _: seen.append(t.model.head.weight.detach().clone()))
     assert training.step == 5
-    assert torch.equal(training.student.head.weight, seen[-1])
+    assert torch.equal(training.model.head.weight, seen[-1])
 
 
 def test_the_local_term_holds_on_to_the_neighbours():
@@ -257,8 +257,8 @@ def test_options_take_a_step(objective: str, options: dict[str, Any]):
     assert all(np.isfinite(row["loss"]) for row in rows)
 
 
-def small(name: str) -> Student:
-    return make_student(f"random:{name}", None, 8, seed=0)
+def small(name: str) -> EmbeddingNetwork:
+    return make_network(f"random:{name}", None, 8, seed=0)
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_convnext", "test_efficientnet", "test_resnet"])
@@ -288,7 +288,7 @@ REAL = (
 def test_real_architectures_take_a_step(name: str):
     assert timm.is_model(name)
     training = Training(small(name), make_recipe(steps=1, lr=1e-5, embedding_loss_weight=0.5))
-    size = training.student.backbone.size
+    size = training.model.backbone.size
     pixels = torch.randint(0, 256, (48, 3, size, size), dtype=torch.uint8)
     before = [p.detach().clone() for p in training.parameters]
     training.calibrate(in_batch(4, 4), lambda ids: pixels[ids])

@@ -1,11 +1,11 @@
 import pytest
 
-from alignet_ray.models.student import make_student
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.training.param_groups import layer_groups
 
 
 def test_every_trained_parameter_is_in_one_group_and_the_head_learns_fastest():
-    student = make_student("random:test_vit", 32, 8, seed=0)
+    student = make_network("random:test_vit", 32, 8, seed=0)
     parameters = list(student.parameters())
     groups = layer_groups(student, parameters, 0.5)
     assert sorted(i for group in groups for i in group.members) == list(range(len(parameters)))

@@ -10,9 +10,9 @@ from alignet_ray.config import Config
 from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import checksum, load_backbone
+from alignet_ray.models.embedding_network import load_network, make_network
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.kernel_head import KernelHead
-from alignet_ray.models.student import load_student, make_student
 from alignet_ray.stages import Work, align
 from alignet_ray.stages.training_jobs import make_teacher_job
 from alignet_ray.store import Artifact
@@ -58,7 +58,7 @@ def test_one_process_fine_tunes_keeps_the_best_and_reports_its_agreement(
     first = report["history"][0]["accuracy"]
     assert first > report["validation_base_accuracy"], "the neighbours of untrained features say nothing"
     assert report["validation_aligned_accuracy"] > report["validation_ceiling"] - 0.02
-    student = load_student(out.local())
+    student = load_network(out.local())
     assert isinstance(student.head, KernelHead)
     assert student.tau == 1
     assert report["metric"] == "plain", "random weights have no classifier"
@@ -74,8 +74,8 @@ def test_interpolation_takes_a_point_of_the_reported_curve(cfg: Config, soften: 
         worker = make_worker(make_work, cfg.replace(align__network__interpolation=share), soften, f"share{share}")
         worker.train()
         reports[share] = worker.job.out.read_json("report.json")
-        weights[share] = dict(load_student(worker.job.out.local()).named_parameters())
-    pretrained = dict(make_student(cfg.embed.model[0], 32, None, 0).named_parameters())
+        weights[share] = dict(load_network(worker.job.out.local()).named_parameters())
+    pretrained = dict(make_network(cfg.embed.model[0], 32, None, 0).named_parameters())
     for name, start in pretrained.items():
         middle = (start + weights[1.0][name]) / 2
         torch.testing.assert_close(weights[0.5][name], middle, atol=1e-5, rtol=1e-4)
@@ -120,7 +120,7 @@ def test_without_an_update_the_network_stays_as_it_is(cfg: Config, soften: Artif
     assert report["step"] == 0
     assert report["neighbours_kept"] == 1
     assert report["validation_aligned_accuracy"] > report["validation_base_accuracy"]
-    assert checksum(load_student(out.local()).backbone.net) == checksum(load_backbone(cfg.embed.model[0], 32).net)
+    assert checksum(load_network(out.local()).backbone.net) == checksum(load_backbone(cfg.embed.model[0], 32).net)
 
 
 def test_validation_with_few_keys_compares_with_the_right_images(
@@ -145,7 +145,7 @@ def test_a_gpu_trains_as_a_cpu_does(cfg: Config, soften: Artifact, make_work: Ma
         with place:
             worker = TeacherWorker(job, device, lambda _: None)
             worker.train()
-        assert isinstance(load_student(job.out.local()).head, KernelHead)
+        assert isinstance(load_network(job.out.local()).head, KernelHead)
         histories.append([row["cross_entropy"] for row in worker.validator.history])
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
 
@@ -165,7 +165,7 @@ def test_the_stage_trains_it_in_two_processes(
     both = make_work(cfg.replace(align__network__workers=2), "align", {"soften": soften}, id="2")
     align.run(both)
     assert both.out.read_table("folds.parquet").num_rows == 0
-    assert load_student(both.out.local()).head is not None
+    assert load_network(both.out.local()).head is not None
     assert not [name for name in both.out.files(deep=True) if name.startswith(".train")]
     one, two = (work.out.read_json("report.json")["history"] for work in (alone, both))
     for a, b in zip(one, two, strict=True):

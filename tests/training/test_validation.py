@@ -5,7 +5,7 @@ from support.training import make_recipe
 from alignet_ray.config import Config
 from alignet_ray.human.dataset import human_model
 from alignet_ray.human.objects import images_folder
-from alignet_ray.models.student import make_student
+from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact
 from alignet_ray.training.loop import Training
 from alignet_ray.training.validation import human_validation, object_images
@@ -14,7 +14,7 @@ from alignet_ray.training.validation import human_validation, object_images
 @pytest.mark.parametrize("squash", [False, True])
 def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, soften: Artifact, squash: bool) -> None:
     """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
-    student = make_student("random:test_efficientnet_ln", 32, 8, 0, squash)
+    student = make_network("random:test_efficientnet_ln", 32, 8, 0, squash)
     view = student.backbone.pixel_transform
     images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
     validation = human_validation(soften, human_model(soften, cfg.soften.num_samples, cfg.seed), images)

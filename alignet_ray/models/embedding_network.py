@@ -1,4 +1,4 @@
-"""The student: a backbone and a triplet head, stored as safetensors and JSON (loads with torch, timm, safetensors)."""
+"""A backbone with a triplet head: students, and network teachers. Stored as safetensors and JSON."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from alignet_ray.models.model_spec import ModelKind, ModelSpec
 
 
 class Output(NamedTuple):
-    """A student's outputs for a batch of images.
+    """A network's outputs for a batch of images.
 
     Attributes:
         embedding: (b, d) features before the classifier (`pre_logits`).
@@ -37,7 +37,7 @@ class Output(NamedTuple):
     triplet_logits: Tensor | None
 
 
-class Student(nn.Module):
+class EmbeddingNetwork(nn.Module):
     """A backbone with a triplet head: a linear layer on `pre_logits`, a network teacher's `KernelHead`, or none.
 
     Attributes:
@@ -90,8 +90,8 @@ class Student(nn.Module):
         return choice_probabilities(similarities / self.tau).flip(-1)
 
 
-def make_student(name: str, size: int | None, head: int | None, seed: int, squash: bool = False) -> Student:
-    """A student before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
+def make_network(name: str, size: int | None, head: int | None, seed: int, squash: bool = False) -> EmbeddingNetwork:
+    """A network before training: pretrained backbone, fresh head (LeCun normal, zero bias), the same for the same seed.
 
     Args:
         name: of the backbone, see `model_spec`; a student's folder, to start from it, brings its own head and tau if
@@ -106,14 +106,14 @@ def make_student(name: str, size: int | None, head: int | None, seed: int, squas
     """
     backbone = load_backbone(name, size, seed, squash=squash).requires_grad_(True)
     if not head:
-        return Student(backbone, None)
+        return EmbeddingNetwork(backbone, None)
 
     # A student to start from has learned head and temperature together, so they are taken over together.
     spec = ModelSpec.parse(name)
     if spec.kind is ModelKind.STUDENT:
-        earlier = load_student(spec.path)
+        earlier = load_network(spec.path)
         if isinstance(earlier.head, nn.Linear) and earlier.head.out_features == head:
-            return Student(backbone, earlier.head.requires_grad_(True), earlier.tau)
+            return EmbeddingNetwork(backbone, earlier.head.requires_grad_(True), earlier.tau)
 
     # A generator of its own: the head must not depend on what was drawn from torch's global one before.
     layer = nn.Linear(backbone.width, head)
@@ -121,21 +121,21 @@ def make_student(name: str, size: int | None, head: int | None, seed: int, squas
     with torch.no_grad():
         layer.weight.copy_(torch.randn(head, backbone.width, generator=generator) / backbone.width**0.5)
         layer.bias.zero_()
-    return Student(backbone, layer)
+    return EmbeddingNetwork(backbone, layer)
 
 
-def save_student(folder: Path, student: Student, provenance: Provenance) -> None:
-    """Write a student's folder: weights that timm loads strictly with `num_classes=0`, the head, and model.json.
+def save_network(folder: Path, network: EmbeddingNetwork, provenance: Provenance) -> None:
+    """Write a network's folder: weights that timm loads strictly with `num_classes=0`, the head, and model.json.
 
     Args:
         folder: an existing local folder.
-        student: what to save.
+        network: what to save.
         provenance: where it comes from.
     """
-    _save_weights(student.backbone.net, folder / BACKBONE_FILE)
-    if student.head is not None:
-        _save_weights(student.head, folder / HEAD_FILE)
-    (folder / MODEL_FILE).write_text(json.dumps(describe(student, provenance).to_json(), indent=1), encoding="utf-8")
+    _save_weights(network.backbone.net, folder / BACKBONE_FILE)
+    if network.head is not None:
+        _save_weights(network.head, folder / HEAD_FILE)
+    (folder / MODEL_FILE).write_text(json.dumps(describe(network, provenance).to_json(), indent=1), encoding="utf-8")
 
 
 def _save_weights(module: nn.Module, file: Path) -> None:
@@ -145,12 +145,12 @@ def _save_weights(module: nn.Module, file: Path) -> None:
     save_file(tensors, file)
 
 
-def describe(student: Student, provenance: Provenance) -> StudentDescription:
-    """Content of a student's model.json."""
+def describe(network: EmbeddingNetwork, provenance: Provenance) -> StudentDescription:
+    """Content of model.json in a network's folder."""
     return StudentDescription(
-        **student.backbone.describe(),
-        head=_head_shape(student.head),
-        tau=student.tau,
+        **network.backbone.describe(),
+        head=_head_shape(network.head),
+        tau=network.tau,
         provenance=provenance,
     )
 
@@ -164,8 +164,8 @@ def _head_shape(head: nn.Linear | KernelHead | None) -> HeadShape | None:
     return KernelHeadShape(head.out_features, len(head.keys), rank)
 
 
-def load_student(folder: str | Path) -> Student:
-    """Load a student's folder, in evaluation mode; executes nothing from it.
+def load_network(folder: str | Path) -> EmbeddingNetwork:
+    """Load a network's folder, in evaluation mode; executes nothing from it.
 
     Raises:
         UserError: a missing or damaged file.
@@ -182,8 +182,8 @@ def load_student(folder: str | Path) -> Student:
         try:
             head.load_state_dict(load_file(folder / HEAD_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(f"{folder / HEAD_FILE} is not this student's head: {str(error).splitlines()[0]}") from error
-    return Student(backbone, head, description.tau).eval().requires_grad_(False)
+            raise UserError(f"{folder / HEAD_FILE} is not this network's head: {str(error).splitlines()[0]}") from error
+    return EmbeddingNetwork(backbone, head, description.tau).eval().requires_grad_(False)
 
 
 def _empty_head(width: int, shape: HeadShape | None) -> nn.Linear | KernelHead | None:
