@@ -40,7 +40,14 @@ def gram_similarities(gram: Float[Array, "n n"], triplets: Int[Array, "t 3"]) ->
     """The three similarities of triplets of rows, read from the symmetric matrix of all similarities."""
     # Indexing the flattened matrix is faster than indexing rows and columns, in both libraries.
     positions = triplets[:, LEFT] * gram.shape[0] + triplets[:, RIGHT]
-    similarities: Array = gram.reshape(-1)[positions]
+    flat = gram.reshape(-1)
+    similarities: Array
+    if isinstance(flat, Tensor) and flat.device.type == "cpu":
+        # The backward pass of an index adds gradients up in the order in which CPU threads arrive, so that two runs
+        # differ in the last bits. That of `index_select` has a fixed order. (On a GPU it is the other way round.)
+        similarities = flat.index_select(0, positions.reshape(-1)).reshape(positions.shape)
+    else:
+        similarities = flat[positions]
     return similarities
 
 

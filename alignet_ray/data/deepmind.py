@@ -229,6 +229,7 @@ class _FileNames:
         positions = pc.index_in(wanted, self.paths)
         # The release names files alone; exports of corpora with equal file names use paths.
         if positions.null_count:
+            self._require_clear(wanted.filter(pc.is_null(positions)), path)
             positions = pc.coalesce(positions, pc.index_in(wanted, self.base_names))
         if positions.null_count:
             missing = wanted.filter(pc.is_null(positions))
@@ -236,3 +237,16 @@ class _FileNames:
                 f"{path} names {missing[0].as_py()!r}, which is no image here ({len(missing):,} names are not)"
             )
         return np.asarray(self.ids[positions.to_numpy()].reshape(names.shape), dtype=np.int64)
+
+    def _require_clear(self, base_names: pa.Array, path: str | Path) -> None:
+        """Refuse base names that several images have."""
+        counts = self.base_names.value_counts()
+        shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        unclear = base_names.filter(pc.is_in(base_names, shared))
+        if len(unclear):
+            name = unclear[0].as_py()
+            several = self.paths.filter(pc.equal(self.base_names, name))
+            raise UserError(
+                f"{path} names {name!r}, which may be {several[0].as_py()!r} or {several[1].as_py()!r}: it must name "
+                "images by their paths here"
+            )

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import os
+import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,25 @@ DELIMITERS = ("\t", ",", ";")
 """Delimiters that a header may use, the most telling first: a tab is never part of a name."""
 
 
+OTHER_FORMATS = {b"PK\x03\x04": "an Excel workbook or a .zip", b"PAR1": "Parquet", b"\x1f\x8b": "compressed (.gz)"}
+"""First bytes of files that people give in place of text, and what these are."""
+
+
 def delimiter_of(line: str, default: str) -> str:
     """The delimiter of a line of text, `default` where it has none of `DELIMITERS`."""
     for delimiter in DELIMITERS:
         if delimiter in line:
             return delimiter
     return default
+
+
+def comparable_path(name: str) -> str:
+    """An image's path, or a label, in the form in which two of them are compared: as people see them.
+
+    Without blanks around it, in Unicode's composed form (a Mac stores folders decomposed), with forward slashes.
+    """
+    composed = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
+    return composed.removeprefix("./")
 
 
 class FileRow(NamedTuple):
@@ -49,6 +63,9 @@ def plain_text(data: bytes, path: str) -> bytes:
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path} is UTF-16 text: save it as UTF-8 (in Excel: CSV UTF-8)")
+    for start, kind in OTHER_FORMATS.items():
+        if data.startswith(start):
+            raise UserError(f"{path} is {kind}, not text: save it as CSV")
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         data.decode()
@@ -141,9 +158,22 @@ def parse_numbers(data: bytes, delimiter: str | None = None) -> Float[np.ndarray
     Raises:
         ValueError: not numbers, or lines of different length.
     """
+    require_rows(data)
     if delimiter is None and b"," in data[:10_000]:
         delimiter = ","
     return np.loadtxt(io.BytesIO(data), delimiter=delimiter, ndmin=2)
+
+
+def require_rows(data: bytes) -> None:
+    """Refuse text without a row, of which NumPy only warns.
+
+    Raises:
+        ValueError: nothing but blanks and comments.
+    """
+    for line in io.BytesIO(data):
+        if line.partition(b"#")[0].strip():
+            return
+    raise ValueError("it is empty")
 
 
 @contextlib.contextmanager

@@ -16,12 +16,15 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.data import embeddings
-from alignet_ray.data.files import read_rows
+from alignet_ray.data.files import comparable_path, read_rows
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import MANIFEST, Artifact, Store
 
 SUFFIXES = (".npy", ".safetensors")
 STAGE = "embed/"
+
+ROW_COLUMN = "row"
+"""Column of the CSV that numbers the rows of the features, where it has one."""
 
 
 def is_stored(spec: str) -> bool:
@@ -67,8 +70,13 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
     else:
         paths, vectors = _read_artifact(_find_artifact(spec, root))
 
-    row_of = {path: row for row, path in enumerate(paths)}
-    missing = sorted(path for path in image_ids if path not in row_of)
+    row_of: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        name = comparable_path(path)
+        if name in row_of:
+            raise UserError(f"{spec}: two rows are of {path!r}: which one counts? Leave one out")
+        row_of[name] = row
+    missing = sorted(path for path in image_ids if comparable_path(path) not in row_of)
     if missing:
         raise UserError(
             f"{spec} lacks {len(missing)} of the {len(image_ids)} annotated images (first: {missing[0]!r}): "
@@ -77,7 +85,7 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
 
     # The caller's images may be fewer than the rows, and in another order.
     by_id = sorted((image_id, path) for path, image_id in image_ids.items())
-    selected = vectors[[row_of[path] for _, path in by_id]]
+    selected = vectors[[row_of[comparable_path(path)] for _, path in by_id]]
     is_finite = np.isfinite(selected).all(axis=1)
     if not is_finite.all():
         count = int((~is_finite).sum())
@@ -119,7 +127,16 @@ def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
         raise UserError(
             f"{rows_file} has {len(lines)} lines, {path.name} has {len(vectors)} rows: one line a row is needed"
         )
-    return [line.cells["path"] for line in lines], vectors
+    paths = [line.cells["path"] for line in lines]
+    if ROW_COLUMN not in lines[0].cells:
+        return paths, vectors
+
+    # The CSV says itself which row is whose: a spreadsheet may have sorted its lines.
+    numbers = [line.cells[ROW_COLUMN] for line in lines]
+    if sorted(numbers) != sorted(str(row) for row in range(len(lines))):
+        raise UserError(f"{rows_file}: column {ROW_COLUMN} must hold every number from 0 to {len(lines) - 1:,} once")
+    path_of = dict(zip(map(int, numbers), paths, strict=True))
+    return [path_of[row] for row in range(len(lines))], vectors
 
 
 def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:

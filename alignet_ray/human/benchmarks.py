@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from jaxtyping import Float, Int
 
-from alignet_ray.data.files import check_distinct, plain_text
+from alignet_ray.data.files import check_distinct, comparable_path, delimiter_of, plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.responses import read_responses
 from alignet_ray.store import read_bytes
@@ -28,11 +28,13 @@ class ImageResponses(NamedTuple):
         triplets: image_ids (pair, pair, odd).
         levels: kind of each triplet; empty where the file does not say.
         times: response times in ms; NaN where unknown.
+        unread_times: one line about times that cannot be read and count as unknown; empty if all can.
     """
 
     triplets: Int[np.ndarray, "n 3"]
     levels: list[str]
     times: Float[np.ndarray, " n"]
+    unread_times: str = ""
 
 
 class TwoAlternativeChoices(NamedTuple):
@@ -68,6 +70,7 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
         triplets=ids[responses.triplets],
         levels=responses.table["level"].to_pylist(),
         times=responses.table["rt"].to_numpy(),
+        unread_times=responses.unread_times,
     )
 
 
@@ -100,11 +103,15 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
     # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
     try:
         left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
-        total = left_votes + table["right_vote"].cast(pa.float64()).to_numpy()
+        right_votes = table["right_vote"].cast(pa.float64()).to_numpy()
     except pa.ArrowException as error:
         raise UserError(f"{path}: left_vote and right_vote must be numbers: {first_line(error)}") from error
+    total = left_votes + right_votes
     if not (np.isfinite(total).all() and (total > 0).all()):
         raise UserError(f"{path}: every row needs left_vote and right_vote, at least one of them above 0")
+    is_negative = (left_votes < 0) | (right_votes < 0)
+    if is_negative.any():
+        raise UserError(f"{path}: {int(is_negative.sum()):,} rows have negative votes: votes are shares or counts")
     ids: dict[str, np.ndarray] = {}
     for name in CHOICE_COLUMNS[:3]:
         paths = table[name].cast(pa.string()).fill_null("").to_pylist()
@@ -118,8 +125,11 @@ def read_choice_table(path: str) -> pa.Table:
     Raises:
         UserError: not such a table.
     """
+    data = plain_text(read_bytes(path), path)
+    header = data[: data.find(b"\n") + 1 or None].decode()
     try:
-        table = pacsv.read_csv(io.BytesIO(plain_text(read_bytes(path), path)))
+        parse = pacsv.ParseOptions(delimiter=delimiter_of(header, ","))
+        table = pacsv.read_csv(io.BytesIO(data), parse_options=parse)
     except pa.ArrowException as error:
         raise UserError(f"{path} is not a table: {first_line(error)}") from error
     check_distinct(table.column_names, path)
@@ -130,10 +140,20 @@ def read_choice_table(path: str) -> pa.Table:
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:
-    unknown = [path for path in paths if path not in image_ids]
+    # An exact match comes first: two images may differ in nothing but the way their names are written.
+    comparable = {comparable_path(path): image_id for path, image_id in image_ids.items()}
+    ids: list[int] = []
+    unknown: list[str] = []
+    for path in paths:
+        image_id = image_ids.get(path, comparable.get(comparable_path(path)))
+        if image_id is None:
+            unknown.append(path)
+        else:
+            ids.append(image_id)
+
     if unknown:
         raise UserError(
             f"{file}: {len(unknown)} of {len(paths)} images are not among the annotated objects' images "
             f"(first: {unknown[0]!r}): name them in objects.table"
         )
-    return np.array([image_ids[path] for path in paths], dtype=np.int64)
+    return np.array(ids, dtype=np.int64)

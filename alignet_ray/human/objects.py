@@ -1,6 +1,5 @@
 """Annotated objects: which images show each of them, their names, and the split that each belongs to."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import pyarrow as pa
 
 from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.core.splits import split_of
-from alignet_ray.data.files import FileRow, read_rows
+from alignet_ray.data.files import FileRow, comparable_path, read_rows
 from alignet_ray.errors import UserError
 
 NAME_COLUMNS = ("name", "uniqueid", "concept", "word")
@@ -51,8 +50,7 @@ def images_folder(objects_path: str | None, corpus_path: str | None) -> str:
 def read_object_images(table: str | None, images: pa.Table, folder: str) -> ObjectImages:
     """Images of every object that has some.
 
-    Names are compared as people see them: without blanks around them, in Unicode's composed form (a Mac stores
-    folders decomposed), with forward slashes.
+    Names are compared as people see them (`comparable_path`).
 
     Args:
         table: CSV with the columns `label` (class folder) or `path` (image), and `object` (`objects.table`).
@@ -73,14 +71,14 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
     # A class folder holds many images, a path one: either way a key leads to a list.
     ids_of: dict[str, list[int]] = {}
     for image_id, name in zip(images["image_id"].to_pylist(), images[column].to_pylist(), strict=True):
-        ids_of.setdefault(_comparable(name), []).append(image_id)
+        ids_of.setdefault(comparable_path(name), []).append(image_id)
 
     # An object may have several rows, and rows that fit no image are no error: a corpus may hold only some objects.
     image_ids: dict[int, set[int]] = {}
     unmatched: list[FileRow] = []
     for row in rows:
         number = _object_number(row, table)
-        ids = ids_of.get(_comparable(row.cells[column]))
+        ids = ids_of.get(comparable_path(row.cells[column]))
         if ids:
             image_ids.setdefault(number, set()).update(ids)
         else:
@@ -99,16 +97,12 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
             f"{len(unmatched):,} of {len(rows):,} rows of {table} fit no image "
             f"(first: line {first.line}, {first.cells[column]!r})"
         )
-        same_but_for_case = {name.casefold(): name for name in ids_of}.get(_comparable(first.cells[column]).casefold())
+        same_but_for_case = {name.casefold(): name for name in ids_of}.get(
+            comparable_path(first.cells[column]).casefold()
+        )
         if same_but_for_case:
             note += f"; did you mean {same_but_for_case!r}?"
     return ObjectImages({number: sorted(image_ids[number]) for number in sorted(image_ids)}, note)
-
-
-def _comparable(name: str) -> str:
-    """A path or label in the form in which two of them are compared."""
-    composed = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-    return composed.removeprefix("./")
 
 
 def read_concepts(path: str) -> list[Concept]:

@@ -270,6 +270,9 @@ def _our_column_names(theirs: list[str], columns: Mapping[str, str], path: str) 
     renamed = {wanted.lower(): ours for ours, wanted in columns.items()}
     names: dict[str, str] = {}
     for key, name in zip(lower, theirs, strict=True):
+        # A column that has our name by chance does not stand in for the one that the user named.
+        if key in columns and key not in renamed:
+            continue
         names[renamed.get(key, key)] = name
     return names
 

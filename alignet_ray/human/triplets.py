@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from alignet_ray.core import vice
-from alignet_ray.data.files import parse_array, parse_numbers, plain_text
+from alignet_ray.data.files import parse_array, parse_numbers, plain_text, require_rows
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.responses import LineNumbers, ResponseTable, read_responses
 from alignet_ray.store import read_bytes
@@ -210,7 +210,8 @@ def read_embedding(path: str) -> Float32[np.ndarray, "m d"]:
             values = parse_array(data, path)
         else:
             values = parse_numbers(plain_text(data, path))
-        embedding = np.asarray(values, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            embedding = np.asarray(values, dtype=np.float32)
     except UserError:
         raise
     except (ValueError, TypeError) as error:
@@ -232,12 +233,17 @@ def read_order(path: str) -> Int64[np.ndarray, " m"]:
     Raises:
         UserError: not whole numbers, or one of them twice.
     """
+    data = plain_text(read_bytes(path), path)
     try:
-        order = np.loadtxt(io.BytesIO(plain_text(read_bytes(path), path)), dtype=np.int64, ndmin=1)
+        require_rows(data)
+        order = np.loadtxt(io.BytesIO(data), dtype=np.int64, ndmin=1)
     except UserError:
         raise
     except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: an order of objects has one row number a line: {first_line(error)}") from error
     if order.ndim != 1 or not len(order) or len(np.unique(order)) != len(order) or order.min() < 0:
         raise UserError(f"{path}: an order of objects names every row number once")
+    # Read as it stands, such a file would shift every object by one, and nothing later would notice.
+    if order.min() == 1 and order.max() == len(order):
+        raise UserError(f"{path} counts from 1 to {len(order)}: row numbers start at 0, so subtract 1 from each")
     return order

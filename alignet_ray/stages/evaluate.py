@@ -89,7 +89,7 @@ def run(work: Work) -> None:
     )
     splits = suite.SplitObjects(train, validation, test)
     results = suite.evaluate(spaces, splits, soften.responses(), options)
-    external_results = external_scores(cfg, spaces, test, images)
+    external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)
     results = replace(results, scores=results.scores + external_results + ood_results)
     artifact.write_scores(results.scores)
@@ -118,9 +118,10 @@ def _scores_by_name(scores: list[Score]) -> dict[str, float]:
 
 
 def external_scores(
-    cfg: Config, spaces: list[EmbeddingSpace], test: AnnotatedObjects, images: EmbedArtifact
+    work: Work, spaces: list[EmbeddingSpace], test: AnnotatedObjects, images: EmbedArtifact
 ) -> list[Score]:
     """Scores on the external judgements that the config names."""
+    cfg = work.cfg
     evaluate = cfg.evaluate
     # Judgements of quarantined images cannot be scored.
     embedded = set(np.unique(spaces[0].ids).tolist())
@@ -129,7 +130,9 @@ def external_scores(
     scores: list[Score] = []
     if evaluate.answers:
         responses = benchmarks.read_image_responses(evaluate.answers, ids_of_paths, evaluate.columns)
-        scores += external.evaluate_responses(spaces, *responses, cfg.seed)
+        if responses.unread_times:
+            work.warn(responses.unread_times)
+        scores += external.evaluate_responses(spaces, responses.triplets, responses.levels, responses.times, cfg.seed)
     if evaluate.choices:
         choices = benchmarks.read_choices(evaluate.choices, ids_of_paths)
         scores += external.evaluate_choices(spaces, *choices, cfg.seed)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignet_ray.core import losses
 from alignet_ray.core.triplets import gram_similarities, pair_similarities
@@ -42,7 +42,8 @@ def triplet_similarities(embeddings: Float[Tensor, "n d"], triplets: Int[Tensor,
     From the Gram matrix where triplets share rows (many triplets in a batch), directly where they do not.
     """
     if 3 * len(triplets) <= len(embeddings):
-        return pair_similarities(embeddings[triplets])
+        # The backward pass of `embedding` adds up in a fixed order, that of an index does not.
+        return pair_similarities(nn.functional.embedding(triplets, embeddings))
     return gram_similarities(embeddings @ embeddings.T, triplets)
 
 

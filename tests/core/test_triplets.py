@@ -46,3 +46,21 @@ def test_choice_agreement_is_the_choice_of_pair_01_once_the_teacher_is_sorted(ro
     assert torch.equal(choice_agreement(s, teacher), choices(s) == 0)
     turned = choice_agreement(s.roll(1, -1), teacher.roll(1, -1))
     assert torch.equal(turned, choices(s) == 0)
+
+
+def test_gradients_of_many_triplets_are_the_same_in_every_run():
+    """Plain indexing adds them up in the order in which threads arrive."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(48, 16, generator=generator)
+        triplets = torch.randint(48, (20_000, 3), generator=generator)
+        gradients = []
+        for _ in range(8):
+            rows = x.clone().requires_grad_()
+            gram_similarities(rows @ rows.T, triplets).log_softmax(-1)[:, 0].mean().backward()
+            gradients.append(rows.grad)
+        assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    finally:
+        torch.set_num_threads(threads)

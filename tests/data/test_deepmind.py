@@ -96,3 +96,16 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, images: pa.Table) -> 
     path.write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match="no AligNet triplets"):
         list(deepmind.import_triplets(path, images))
+
+
+def test_a_file_name_that_several_images_share_is_refused(tmp_path: Path) -> None:
+    paths = ["a/x.png", "a/y.png", "b/x.png", "b/z.png"]
+    images = [{"image_id": i, "path": path, "label": path[0], "bytes": 1} for i, path in enumerate(paths)]
+    table = pa.Table.from_pylist(images, schema=IMAGES)
+    path = tmp_path / "a.npz"
+    similarities = np.array([[3.0, 2.0, 1.0]])
+    np.savez(path, filenames=np.array([["x.png", "y.png", "z.png"]]), similarities=similarities)
+    with pytest.raises(UserError, match=r"'x\.png', which may be 'a/x\.png' or 'b/x\.png'"):
+        list(deepmind.import_triplets(path, table))
+    np.savez(path, filenames=np.array([["b/x.png", "y.png", "z.png"]]), similarities=similarities)
+    assert next(deepmind.import_triplets(path, table)).column(0).to_pylist() == [2]

@@ -138,3 +138,13 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("after")
     assert target.read_text() == "after"
     assert list(tmp_path.iterdir()) == [target], "no temporary file is left"
+
+
+def test_other_formats_are_named() -> None:
+    for data, says in (
+        (b"PK\x03\x04...", "an Excel workbook"),
+        (b"PAR1...", "Parquet"),
+        (b"\x1f\x8b...", "compressed"),
+    ):
+        with pytest.raises(UserError, match=says):
+            files.plain_text(data, "table")

@@ -88,3 +88,28 @@ def test_missing_rows_and_artifacts_are_told(store: Store, tmp_path: Path) -> No
     (tmp_path / "text.csv").write_text("path\na.png\n")
     with pytest.raises(UserError, match="holds no embeddings"):
         stored.read(str(tmp_path / "text.npy"), "", WANTED)
+
+
+def test_the_column_row_says_which_row_is_whose(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", X)
+    order = [3, 0, 5, 1, 4, 2]  # as a spreadsheet that sorted the lines leaves it
+    lines = [f"{row},{PATHS[row]}" for row in order]
+    (tmp_path / "mine.csv").write_text("row,path\n" + "\n".join(lines))
+    check(str(tmp_path / "mine.npy"), str(tmp_path))
+    lines[0] = lines[1].split(",")[0] + "," + PATHS[3]
+    (tmp_path / "mine.csv").write_text("row,path\n" + "\n".join(lines))
+    with pytest.raises(UserError, match="every number from 0 to 5 once"):
+        stored.read(str(tmp_path / "mine.npy"), str(tmp_path), WANTED)
+
+
+def test_an_image_with_two_rows_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", X)
+    rows(tmp_path / "mine.csv", [*PATHS[:5], "./" + PATHS[0]])
+    with pytest.raises(UserError, match="two rows are of"):
+        stored.read(str(tmp_path / "mine.npy"), str(tmp_path), WANTED)
+
+
+def test_paths_are_compared_as_people_see_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", X)
+    rows(tmp_path / "mine.csv", [".\\" + path.replace("/", "\\") for path in PATHS])
+    check(str(tmp_path / "mine.npy"), str(tmp_path))

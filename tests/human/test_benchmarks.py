@@ -56,3 +56,34 @@ def test_choices_between_two(tmp_path: Path) -> None:
     file.write_text("ref_path,left_path\na,b\n")
     with pytest.raises(UserError, match="right_path"):
         benchmarks.read_choices(str(file), IMAGES)
+
+
+def test_choices_with_semicolons_and_paths_as_a_spreadsheet_leaves_them(tmp_path: Path) -> None:
+    file = tmp_path / "nights.csv"
+    file.write_text("ref_path;left_path;right_path;left_vote;right_vote\n./dog/1.png;dog\\2.png; car/1.png;1;3\n")
+    found = benchmarks.read_choices(str(file), IMAGES)
+    assert (found.reference[0], found.left[0], found.right[0], found.votes_left[0]) == (4, 7, 9, 0.25)
+
+
+def test_negative_votes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "nights.csv"
+    head = "ref_path,left_path,right_path,left_vote,right_vote\n"
+    file.write_text(head + "dog/1.png,dog/2.png,car/1.png,3,-1\n")
+    with pytest.raises(UserError, match="1 rows have negative votes"):
+        benchmarks.read_choices(str(file), IMAGES)
+
+
+def test_the_column_that_the_user_names_counts_and_not_one_of_our_name(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text("image0,image1,image2,answer,choice\ndog/1.png,dog/2.png,cup/1.png,3,1\n")
+    found = benchmarks.read_image_responses(str(file), IMAGES, ("choice=answer",))
+    assert found.triplets.tolist() == [[4, 7, 12]]
+
+
+def test_times_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    rows = "dog/1.png,car/1.png,dog/2.png,2,812\ncup/1.png,car/1.png,dog/2.png,3,1.2 s\n"
+    file.write_text("image0,image1,image2,choice,rt\n" + rows)
+    found = benchmarks.read_image_responses(str(file), IMAGES)
+    assert "1 of 2 response times cannot be read" in found.unread_times
+    assert found.times[0] == 812

@@ -160,3 +160,12 @@ def test_the_sample_is_read_and_checked(sample: Path) -> None:
     assert rows.shape == (100_000, 3)
     found = triplets.plausibility(rows, reference)
     assert found.agreement == pytest.approx(found.expected, abs=0.01)
+
+
+def test_an_order_that_counts_from_one_or_is_empty_is_refused(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(UserError, match="counts from 1 to 3"):
+        triplets.read_order(text(tmp_path / "o.txt", np.array([2, 3, 1])))
+    (tmp_path / "empty.txt").write_text("# order\n\n")
+    with pytest.raises(UserError, match="it is empty"):
+        triplets.read_order(str(tmp_path / "empty.txt"))
+    assert not recwarn.list
