@@ -104,7 +104,9 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
     # The name says all that the matrix depends on, so a file with this name can be used as it is.
     path = cache / name
     if not _is_built(path):
-        transform = AlignArtifact(align).transform() if align is not None and has_map else None
+        transform = None
+        if align is not None and has_map:
+            transform = AlignArtifact(align).transform()
         _build(embed, _teacher_conversion(embed, transform, raw), np.float16, path)
     return _open(path)
 

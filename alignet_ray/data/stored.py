@@ -132,11 +132,11 @@ def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
         return paths, vectors
 
     # The CSV says itself which row is whose: a spreadsheet may have sorted its lines.
-    numbers = [line.cells[ROW_COLUMN] for line in lines]
-    if sorted(numbers) != sorted(str(row) for row in range(len(lines))):
+    path_of = {line.cells[ROW_COLUMN]: line.cells["path"] for line in lines}
+    numbers = list(map(str, range(len(lines))))
+    if path_of.keys() != set(numbers):
         raise UserError(f"{rows_file}: column {ROW_COLUMN} must hold every number from 0 to {len(lines) - 1:,} once")
-    path_of = dict(zip(map(int, numbers), paths, strict=True))
-    return [path_of[row] for row in range(len(lines))], vectors
+    return [path_of[number] for number in numbers], vectors
 
 
 def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
@@ -148,7 +148,10 @@ def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
         else:
             # Exports name the tensor; a file of somebody else may call it anything.
             columns = load_file(path)
-            vectors = columns["embedding"] if "embedding" in columns else next(iter(columns.values()))
+            if "embedding" in columns:
+                vectors = columns["embedding"]
+            else:
+                vectors = next(iter(columns.values()))
     except StopIteration as error:
         raise UserError(f"{path} holds no embeddings: it is empty") from error
     except Exception as error:  # damaged bytes raise errors of many types in both libraries

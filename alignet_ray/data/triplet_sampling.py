@@ -67,11 +67,15 @@ class ImagePool:
 
     def in_subset(self, subset: Subset) -> Bool[np.ndarray, " n"]:
         """Which images belong to a subset."""
-        return self.held_out if subset == "valid" else ~self.held_out
+        if subset == "valid":
+            return self.held_out
+        return ~self.held_out
 
     def groups(self, grouping: Grouping, subset: Subset) -> sampling.Groups:
         """The images of one subset by cluster or by class."""
-        labels = self.clusters if grouping == "cluster" else self.classes
+        labels = self.classes
+        if grouping == "cluster":
+            labels = self.clusters
         return sampling.group_by(np.where(self.in_subset(subset), labels, -1))  # -1: in no group
 
 

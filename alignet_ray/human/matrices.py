@@ -55,14 +55,21 @@ def read_participants(path: str, kind: Kind, variable: str | None = None) -> Flo
         except ValueError as error:
             raise UserError(f"{path}: {len(values)} values are no upper triangle of a matrix") from error
 
-    matrices = values[None] if values.ndim == 2 else values
+    # One matrix counts as the matrix of one participant.
+    matrices = values
+    if values.ndim == 2:
+        matrices = values[None]
     if matrices.ndim != 3:
         raise UserError(f"{path} has shape {values.shape}: it must be items x items, or participants x items x items")
     if len(matrices) > 1:
         for participant, matrix in enumerate(matrices, start=1):
             check_matrix(matrix, f"{path}, participant {participant},", gaps=True)
     mean(matrices, path)  # refuses pairs that no participant rated
-    return -matrices if kind == "distance" else matrices
+
+    # Similarities from here on: only their order matters to a rank correlation, so the sign is all that changes.
+    if kind == "distance":
+        return -matrices
+    return matrices
 
 
 def mean(matrices: Float[np.ndarray, "p n m"], name: str) -> Float[np.ndarray, "n n"]:

@@ -66,7 +66,9 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
             "a CSV with columns label (or path) and object"
         )
     rows = _object_rows(table)
-    column = "path" if "path" in rows[0].cells else "label"
+    column = "label"
+    if "path" in rows[0].cells:
+        column = "path"
 
     # A class folder holds many images, a path one: either way a key leads to a list.
     ids_of: dict[str, list[int]] = {}
@@ -112,7 +114,9 @@ def read_concepts(path: str) -> list[Concept]:
         UserError: not a table with a header.
     """
     rows = read_rows(path)
-    header = list(rows[0].cells) if rows else []
+    header: list[str] = []
+    if rows:
+        header = list(rows[0].cells)
     name = next((column for column in NAME_COLUMNS if column in header), None)
     if name is None:
         raise UserError(f"{path}: expected a column name or uniqueID")

@@ -45,7 +45,9 @@ class LineNumbers:
     def first_of(self, selected: Bool[np.ndarray, " n"]) -> int:
         """Line of the first selected row."""
         row = int(selected.argmax())
-        return self.first + row if self.lines is None else int(self.lines[row])
+        if self.lines is None:
+            return self.first + row
+        return int(self.lines[row])
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,10 @@ def _as_integers(array: np.ndarray, path: str, lines: LineNumbers) -> Int64[np.n
 def _read_plain(data: bytes, header: str, path: str, lines: LineNumbers) -> ResponseTable:
     """Numbers without a header: three columns, or objects, choice and more (THINGS' noise-ceiling file)."""
     delimiter = delimiter_of(header, " ")
-    separator = None if delimiter == " " else delimiter
+    # None means any run of white space, which is what a blank stands for in these files.
+    separator: str | None = delimiter
+    if delimiter == " ":
+        separator = None
     width = len(header.split(separator))
     if width < 3:
         raise UserError(f"{path}: a triplet file has three columns, its first line has {width}: {header[:60]!r}")
@@ -281,7 +286,9 @@ def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ..
     """What the numbers of a table count from: names are numbered from 0, and THINGS' image1 to image3 from 1."""
     if object_names:
         return 0
-    return 1 if object_columns[0] == "image1" else None
+    if object_columns[0] == "image1":
+        return 1
+    return None
 
 
 def _number_objects(
@@ -292,7 +299,11 @@ def _number_objects(
         numbers = np.stack([column.to_numpy() for column in columns], axis=1)
         return _as_integers(numbers, path, lines), ()
 
-    texts = [np.asarray(column.cast(pa.string()).fill_null("").to_pylist(), dtype=np.str_) for column in columns]
+    # A column of names may hold a number as well, which Arrow then reads as text or leaves empty.
+    texts = []
+    for column in columns:
+        filled = column.cast(pa.string()).fill_null("")
+        texts.append(np.asarray(filled.to_pylist(), dtype=np.str_))
     names = np.strings.strip(np.stack(texts, axis=1))
     is_empty = (names == "").any(axis=1)
     if is_empty.any():

@@ -65,9 +65,7 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError(_why_unknown(data)) from error
     except Exception as error:  # hostile bytes make decoders raise errors of any type
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = "truncated" if "truncated" in text else f"broken: {text[:100]}"
-        raise ValueError(reason) from error
+        raise ValueError(_why_broken(error)) from error
 
 
 def as_seen(image: Image.Image) -> Image.Image:
@@ -138,6 +136,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _why_broken(error: Exception) -> str:
+    """The reason that a decoder gives, short enough for a table."""
+    text = type(error).__name__
+    if str(error):
+        text = str(error).splitlines()[0]
+    # By far the most common damage, a download that broke off, is one reason for all decoders.
+    if "truncated" in text:
+        return "truncated"
+    return f"broken: {text[:100]}"
 
 
 def _why_unknown(data: bytes) -> str:

@@ -83,7 +83,9 @@ def folder_class(path: str) -> str:
     *folders, _ = path.split("/")
     if len(folders) > 1 and folders[0].lower() in SPLITS:
         return folders[1]
-    return folders[0] if folders else ""
+    if not folders:
+        return ""
+    return folders[0]
 
 
 @dataclass

@@ -30,8 +30,10 @@ def decode(data: bytes, min_side: int = 0) -> DecodedImage:
     with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as image:
         check_header(image)
         if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_upright(image):
-            is_much_larger = min(image.size) >= 2 * min_side
-            side = min_side if is_much_larger else 0
+            # A side of 0 means full size: leaving out frequencies pays where the image is at least twice too large.
+            side = 0
+            if min(image.size) >= 2 * min_side:
+                side = min_side
             pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
             return torch.from_numpy(pixels).permute(2, 0, 1)
     return decode_by_pillow(data, min_side)

@@ -46,11 +46,15 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
     Raises:
         UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
     """
-    left_out = LeftOut() if left_out is None else left_out
+    if left_out is None:
+        left_out = LeftOut()
+
+    # Validation images of ImageNet lie in one folder, and lists beside it say their classes.
     listed_classes: dict[str, str] = {}
     for text in storage.class_lists(uri):
         listed_classes |= storage.class_list(text)
 
+    # An image's id is its rank, so batches only need to be counted through.
     batches: list[pa.RecordBatch] = []
     first_id = 0
     for members in _batched(_members(uri, listed_classes, left_out)):

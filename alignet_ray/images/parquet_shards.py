@@ -77,9 +77,11 @@ def read_parquet_row(uri: str, shard: str, name: str) -> bytes:
         OSError: there is no such row, it holds no image, or its group is damaged.
     """
     group_starts = _layout(uri, shard).group_starts
-    row = int(name) if name.isdecimal() else -1
-    if not 0 <= row < group_starts[-1]:
+    if not name.isdecimal() or int(name) >= group_starts[-1]:
         raise FileNotFoundError(f"{shard} holds no row {name} any more")
+    row = int(name)
+
+    # A group is the least that Parquet can read, and it is kept: its other rows are asked for next.
     group = bisect_right(group_starts, row) - 1
     content = _row_group_images(uri, shard, group)[row - group_starts[group]].as_py()
     if content is None:
@@ -102,6 +104,8 @@ def _layout(uri: str, path: str) -> ParquetLayout:
     image_column = _best_column(with_bytes, IMAGE_COLUMNS, features, "Image")
     if not image_column:
         raise UserError(f"{uri}/{path} has no column of encoded images: expected one of {', '.join(IMAGE_COLUMNS)}")
+
+    # Classes inside a structure or a list are no class of the image; they are counted so that the user learns of them.
     nested = [name for name in schema.names if pa.types.is_nested(schema.field(name).type)]
     flat = [name for name in schema.names if name not in nested]
     class_column = _best_column(flat, CLASS_COLUMNS, features, "ClassLabel")
@@ -109,6 +113,7 @@ def _layout(uri: str, path: str) -> ParquetLayout:
     if not class_column:
         nested_classes = _best_column(nested, CLASS_COLUMNS, {}, "")
 
+    # Sizes of single images would need their data: the mean over the file is enough for what sizes are used for.
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     group_starts = list(accumulate((group.num_rows for group in groups), initial=0))
     mean_size = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
@@ -128,7 +133,10 @@ def _features(schema: pa.Schema) -> dict[str, JsonObject]:
     """
     described: Any = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     for key in ("info", "features"):
-        described = described.get(key, {}) if isinstance(described, dict) else {}
+        # The metadata is somebody else's: any level may be something else than a dictionary.
+        if not isinstance(described, dict):
+            return {}
+        described = described.get(key, {})
     if not isinstance(described, dict):
         return {}
     return {name: feature for name, feature in described.items() if isinstance(feature, dict)}

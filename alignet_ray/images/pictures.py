@@ -74,7 +74,9 @@ def _pixels(array: np.ndarray) -> np.ndarray:
         return np.where(array, 255, 0).astype(np.uint8)
     if array.dtype == np.uint16:
         # Pillow has no colour images of 16 bits; 65535 / 257 is 255 exactly.
-        return array if array.ndim == 2 else (array // 257).astype(np.uint8)
+        if array.ndim == 2:
+            return array
+        return (array // 257).astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         # The comparison is false for NaN as well, which has no colour.
         is_fraction = bool(((array >= 0) & (array <= 1)).all())
@@ -142,7 +144,9 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
             warnings.warn(f"{folder}: {left_out.text()}", stacklevel=2)
         return [NamedPicture(path, path, folder) for path in paths]
 
-    listed: Any = [pictures] if is_single(pictures) else pictures
+    listed: Any = pictures
+    if is_single(pictures):
+        listed = [pictures]
     if not len(listed):
         raise UserError("the list of pictures is empty")
     named: list[NamedPicture] = []
@@ -168,4 +172,6 @@ def _told_if_dark(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
 
 def _reason(error: ValueError | OSError) -> str:
     """Why a file cannot be used, without the file's name, which stands in the message already."""
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)

@@ -33,6 +33,7 @@ class Quarantine:
         if len(self.errors) <= self.max_bad * self.total:
             return
 
+        # A few reasons explain nearly all failures: the same broken download, the same format.
         counts = Counter(error.reason for error in self.errors).most_common(5)
         reasons = "; ".join(f"{reason} ({count}, e.g. {self._example(reason)})" for reason, count in counts)
         raise UserError(

@@ -50,7 +50,9 @@ def filter_weights(axis: Axis, device: str = "cpu") -> Float[Tensor, "kept_twice
     """
     scale = axis.length / axis.resized
     filter_scale = max(scale, 1.0)  # enlarging needs no wider filter
-    support = (2 if axis.is_bicubic else 1) * filter_scale
+    support = filter_scale
+    if axis.is_bicubic:
+        support = 2 * filter_scale
 
     kept = torch.arange(axis.first, axis.first + axis.kept, dtype=torch.float64)
     # A pixel's value belongs to its middle, hence the halves.
@@ -59,10 +61,14 @@ def filter_weights(axis: Axis, device: str = "cpu") -> Float[Tensor, "kept_twice
     is_inside = (source >= (centre - support + 0.5).floor()) & (source < (centre + support + 0.5).floor())
     distance = ((source - centre + 0.5) * (1 / filter_scale)).abs()
 
-    response = _bicubic(distance) if axis.is_bicubic else (1 - distance).clamp(min=0)
+    if axis.is_bicubic:
+        response = _bicubic(distance)
+    else:
+        response = (1 - distance).clamp(min=0)
     weights = torch.where(is_inside, response, 0)
     weights = weights / weights.sum(1, keepdim=True) * 2**WEIGHT_BITS
 
+    # Integers of two times 11 bits multiply 8-bit pixels exactly in float32 (hence the two halves).
     # Round half away from zero, as Pillow's C code does; torch.round would round half to even.
     integers = weights.sign() * (weights.abs() + 0.5).floor()
     upper = (integers / 2**HALF_BITS).round()

@@ -20,7 +20,9 @@ def absolute(uri: str) -> str:
 def local_root(uri: str) -> Path:
     """The folder that paths are relative to: of a root that is one file, the folder where it lies."""
     root = Path(uri).expanduser()
-    return root.resolve().parent if root.is_file() else root
+    if root.is_file():
+        return root.resolve().parent
+    return root
 
 
 @lru_cache(maxsize=8)

@@ -49,7 +49,8 @@ def files(uri: str, left_out: LeftOut | None = None) -> Iterator[File]:
     Raises:
         UserError: nothing there, a file of another kind, a folder that may not be read, or a name that is not UTF-8.
     """
-    left_out = LeftOut() if left_out is None else left_out
+    if left_out is None:
+        left_out = LeftOut()
     if "://" in uri:
         yield from _remote_files(uri, left_out)
         return
@@ -117,7 +118,8 @@ def class_list(text: str) -> dict[str, str]:
     Two layouts: rows that begin with an image's name and its class (separated by comma, tab or blank), or one class a
     line for ILSVRC2012_val_00000001 and on.
     """
-    rows = [re.split(r"[,\t ]+", line.strip()) for line in text.splitlines() if line.strip()]
+    lines = filter(None, map(str.strip, text.splitlines()))
+    rows = [re.split(r"[,\t ]+", line) for line in lines]
     if rows and rows[0][0] == "ImageId":
         rows = rows[1:]
 
@@ -249,8 +251,13 @@ def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
     except OSError as error:
         raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
-    plain_files = [info for info in infos if info.type == pafs.FileType.File]
-    listed = [File(info.path[len(base) + 1 :], info.size, info.mtime_ns or 0) for info in plain_files]
+    listed = []
+    for info in infos:
+        if info.type == pafs.FileType.File:
+            path = info.path[len(base) + 1 :]
+            listed.append(File(path, info.size, info.mtime_ns or 0))
+
+    # A store lists in an order of its own; ids need that of a local folder.
     for file in sorted(listed, key=lambda file: _sort_key(file.path.encode())):
         start = partial(_stream_start, fs, f"{base}/{file.path}")
         if not is_hidden(file.path) and _is_listed(file.path, start):

@@ -111,12 +111,15 @@ def _tar_index(uri: str, path: str) -> TarIndex:
                     contents[name] = (info.offset_data, info.size)
                 elif name.endswith(CLASS_SUFFIX):
                     text = _member_content(tar, info, MAX_CLASS_BYTES).decode("utf-8", "replace").strip()
-                    classes[name.removesuffix(CLASS_SUFFIX)] = "" if text in UNKNOWN_CLASSES else text
+                    if text in UNKNOWN_CLASSES:
+                        text = ""
+                    classes[name.removesuffix(CLASS_SUFFIX)] = text
                 else:
                     index.others.append(name)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise UserError(f"{uri}/{path} {_why_unreadable(uri, path, error)}") from error
 
+    # Classes come last: a tar may hold a class before its image or after it.
     stems_of_sample = _stems_by_sample(classes)
     for name in sorted(contents, key=_name_bytes):
         offset, size = contents[name]
@@ -167,7 +170,9 @@ def _class_of(name: str, classes: Mapping[str, str], stems_of_sample: Mapping[st
     if stem in classes:
         return classes[stem]
     stems = stems_of_sample.get(_sample(name), [])
-    return classes[stems[0]] if len(stems) == 1 else ""
+    if len(stems) != 1:
+        return ""
+    return classes[stems[0]]
 
 
 def _class_of_tar(path: str, names: Iterable[str]) -> str:
@@ -176,5 +181,8 @@ def _class_of_tar(path: str, names: Iterable[str]) -> str:
     if re.fullmatch(r"n\d{8}", stem):
         return stem
     bases = [PurePosixPath(name).name for name in names]
+    # One class a tar, as in dog.tar with dog_0001.jpg: any name of another form makes the tar a mere container.
     is_prefix = all(re.match(rf"{re.escape(stem)}[_\-. ]?\d", base) for base in bases)
-    return stem if bases and is_prefix else ""
+    if bases and is_prefix:
+        return stem
+    return ""

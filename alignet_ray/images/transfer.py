@@ -93,7 +93,10 @@ def prepare(image: DecodedImage, transforms: Sequence[PixelTransform], allow_unr
     otherwise as every transform gives it.
     """
     if allow_unresized and _can_travel_unresized(image, transforms):
-        pixels = image.permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
+        if isinstance(image, Tensor):
+            pixels = image.permute(1, 2, 0).numpy()
+        else:
+            pixels = np.asarray(image)
         return [(UNRESIZED, pixels)]
     return [(number, transform(image).numpy()) for number, transform in enumerate(transforms)]
 
@@ -103,9 +106,14 @@ def pack(images: Sequence[PreparedImage]) -> PackedImages:
     members: dict[tuple[int, int, int], list[tuple[int, np.ndarray]]] = {}
     for position, prepared in enumerate(images):
         for transform, pixels in prepared:
-            height, width = pixels.shape[:2] if transform == UNRESIZED else pixels.shape[1:]
+            # Pixels as decoded have their channels last, those of a transform first.
+            if transform == UNRESIZED:
+                height, width = pixels.shape[:2]
+            else:
+                height, width = pixels.shape[1:]
             members.setdefault((transform, height, width), []).append((position, pixels))
 
+    # One flat array for all groups: the object store shares it between processes without a copy.
     groups: list[ImageGroup] = []
     parts: list[np.ndarray] = [np.empty(0, np.uint8)]
     for (transform, height, width), group in sorted(members.items()):

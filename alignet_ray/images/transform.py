@@ -120,7 +120,9 @@ class PixelTransform:
         filters = (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
         if not isinstance(resize, Resize) or not isinstance(crop, CenterCrop) or resize.interpolation not in filters:
             return None
-        size = resize.size if isinstance(resize.size, int) else tuple(resize.size)
+        size = resize.size
+        if not isinstance(size, int):
+            size = tuple(size)
         return ResizeRule(size, resize.interpolation == InterpolationMode.BICUBIC)
 
     @cached_property
