@@ -51,7 +51,9 @@ class Node:
     @property
     def name(self) -> str:
         """`stage@role`, or `stage` alone."""
-        return f"{self.stage}@{self.role}" if self.role else self.stage
+        if not self.role:
+            return self.stage
+        return f"{self.stage}@{self.role}"
 
 
 @dataclass
@@ -65,7 +67,8 @@ class Work:
         out: the artifact's folder, to write to.
         tracker: receives metrics while the stage works.
         screen: shows progress.
-        facts: a dataclass set by the stage with figures about its result, for artifact.json and the tracking server.
+        facts: a dataclass set by the stage with figures about its result, for artifact.json and the tracking server;
+            None if it has none.
         warnings: what `warn` said, for artifact.json.
     """
 
@@ -75,7 +78,7 @@ class Work:
     out: Draft
     tracker: Tracker
     screen: Screen
-    facts: Any = field(default_factory=dict)
+    facts: Any = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -127,7 +130,9 @@ def teacher_nodes(cfg: Config) -> list[Node]:
     else:
         nodes = [*jobs, Node("align", "", ("embed@corpus",))]
 
-    soften = [Node("soften")] if expects_human else []
+    soften = []
+    if expects_human:
+        soften = [Node("soften")]
     return [*soften, *nodes, Node("cluster", "", (*human, "embed@corpus", "align"))]
 
 
@@ -142,7 +147,10 @@ def student_nodes(cfg: Config) -> list[Node]:
         return nodes
 
     # The control learns the same triplets, labelled by the teacher without its human alignment.
-    raw = "embed@raw" if embed_jobs.tunes_network(cfg) else "embed@corpus"
+    # Leaving a map out leaves the embeddings that it is applied to; an untuned network has to embed the corpus again.
+    raw = "embed@corpus"
+    if embed_jobs.tunes_network(cfg):
+        raw = "embed@raw"
     return [
         *nodes,
         Node("label", "raw", (raw, "align", "label@aligned")),
@@ -172,7 +180,9 @@ def evaluation_nodes(cfg: Config) -> list[Node]:
 
 
 def _human_parents(cfg: Config) -> tuple[str, ...]:
-    return ("soften",) if expects_human_data(cfg) else ()
+    if expects_human_data(cfg):
+        return ("soften",)
+    return ()
 
 
 def _embed_node(job: EmbedJob) -> Node:

@@ -78,7 +78,9 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     if tunes_network(cfg):
         return f"{cfg.align.network.steps * cfg.align.network.batch_size:,} image passes"
     size = f"at most {cfg.align.steps:,} steps"
-    return f"{size}, {cfg.align.folds} folds" if cfg.align.folds else size
+    if cfg.align.folds:
+        size += f", {cfg.align.folds} folds"
+    return size
 
 
 def run(work: Work) -> None:
@@ -107,6 +109,7 @@ def _fit_map(work: Work) -> None:
     if fold_data and cfg.align.search:
         settings, trials = hparam_search.search(work, dataset.features, fold_data, settings)
 
+    # Settings are chosen by the folds alone, so the validation objects' scores stay those of objects unseen till here.
     fitted = _fit(work, dataset, settings)
     # Cross-validation comes last, so that a sweep can stop a poor trial before it.
     results = _cross_validate(work, dataset, held_out, fold_data, settings)
@@ -163,7 +166,9 @@ def _agreement(
     splits = {}
     for split in ("validation", "test"):
         triplets = dataset.soft_triplets(dataset.objects[split])
-        figures = {name: teacher_metrics.figures(space, triplets, work.cfg.seed) for name, space in spaces.items()}
+        figures = {}
+        for name, space in spaces.items():
+            figures[name] = teacher_metrics.figures(space, triplets, work.cfg.seed)
         splits[split] = split_agreement(figures, _ceiling(triplets))
     return splits
 
@@ -185,7 +190,9 @@ def _held_out_folds(work: Work, dataset: AlignmentDataset) -> list[list[int]]:
         work.warn(
             f"align.folds {wanted}: {len(objects)} training objects make {count} folds of {MIN_FOLD_OBJECTS} or more"
         )
-    return folds(objects, count, work.cfg.seed) if count >= 2 else []
+    if count < 2:
+        return []
+    return folds(objects, count, work.cfg.seed)
 
 
 def _fold_data(work: Work, dataset: AlignmentDataset, held_out: list[list[int]]) -> list[Fold]:

@@ -69,7 +69,10 @@ def run(work: Work) -> None:
     matrix = features.matrix()
 
     objects_in_corpus = work.cfg.objects.path is None
-    soften = work.parents.get("soften") if objects_in_corpus else None
+    # Held-out objects are kept out of training only where their images are in the corpus at all.
+    soften = None
+    if objects_in_corpus:
+        soften = work.parents.get("soften")
     rows = allowed_rows(matrix, soften)
     section = _choose_k(work, artifact, features, rows)
 
@@ -104,6 +107,7 @@ def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, 
         artifact.write_curve(points)
 
     candidates = [point.k for point in points]
+    # Inertia falls with every further cluster, so its bend counts; the silhouette has a maximum of its own.
     if section.choose == "elbow":
         best = kmeans.elbow(candidates, [point.inertia for point in points])
     else:
@@ -116,7 +120,9 @@ def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, 
 def _check_k(section: Cluster, images: int) -> None:
     """Raise a UserError if there are too few images for the clusters, or too few candidates for a curve."""
     candidates = section.candidates
-    field = "candidates" if candidates else "k"
+    field = "k"
+    if candidates:
+        field = "candidates"
     largest = max(candidates or (section.k,))
     if images < largest:
         raise UserError(
@@ -155,7 +161,9 @@ def _sample(
     size = min(len(rows), max(section.sample, 20 * section.k))
     chosen = np.sort(rng.permutation(len(rows))[:size])
     sample = torch.from_numpy(matrix.features[rows[chosen]].astype(np.float32))
-    return kmeans.normalise(sample) if section.spherical else sample
+    if section.spherical:
+        return kmeans.normalise(sample)
+    return sample
 
 
 # The distributed assignment
@@ -173,8 +181,9 @@ class ShardWorker:
         self.rows = allowed_rows(matrix, soften)
         self.spherical = spherical
         self.shard_size = shard_size
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda")
         self.on_gpu: dict[int, torch.Tensor] = {}
 
     def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
@@ -207,7 +216,7 @@ class ShardPool:
         offered = runtime.cluster_resources()
         self.shards = math.ceil(rows / SHARD)
         size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))
-        gpus_per_actor = 1 if offered.gpus else 0
+        gpus_per_actor = min(1, offered.gpus)
         actor = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=-1, max_task_retries=-1)(ShardWorker)
         # A restarted actor builds its matrix again from the files, and repeats the calls that were lost.
         self.actors: list[Any] = [actor.remote(features, soften, spherical, SHARD) for _ in range(size)]

@@ -7,6 +7,7 @@ stage's inputs, its processes, and what a person sees meanwhile.
 import errno
 import math
 import os
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,25 @@ SHOWN_STALL = 0.05
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of writing that the user can fix."""
+
+
+@dataclass
+class DistillFacts:
+    """What artifact.json says of a training.
+
+    Attributes:
+        steps: updates.
+        images: images of the corpus that training draws from.
+        resumed: updates that an interrupted run had done; 0 for a run from the beginning.
+        processes: process ids of the training processes.
+        figures: the last value of every metric by name.
+    """
+
+    steps: int
+    images: int
+    resumed: int
+    processes: list[int] = field(default_factory=list)
+    figures: MetricsRow = field(default_factory=dict)
 
 
 def inputs(cfg: Config, role: str) -> JsonObject:
@@ -77,18 +97,16 @@ def run(work: Work) -> None:
     workers = worker_count(settings)
     cache = runtime.state_dir(work.cfg) / "cache"
     job = make_student_job(work, cache, workers, partial(_pack_images, work))
-    first_step = _first_step(work)
-    last = _train(work, job, workers, first_step)
+    facts = DistillFacts(settings.steps, len(job.image_ids), _first_step(work))
+    work.facts = facts
+    last = _train(work, facts, job, workers)
 
     # The file also has what a killed run reported before this one went on.
-    figures: MetricsRow = {}
     for row in DistillArtifact(work.out).metrics():
-        figures |= row
-    figures |= last
-    _warn_if_nothing_learned(work, figures)
-    figures.pop("step")
-    work.facts |= figures
-    work.facts |= {"steps": settings.steps, "images": len(job.image_ids), "resumed": first_step}
+        facts.figures |= row
+    facts.figures |= last
+    _warn_if_nothing_learned(work, facts.figures)
+    del facts.figures["step"]
 
 
 def worker_count(settings: Distill) -> int:
@@ -97,7 +115,10 @@ def worker_count(settings: Distill) -> int:
     Raises:
         UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
     """
-    default = 2 if settings.batch_size % 2 == 0 else 1
+    # Without GPUs two processes use a small machine's cores best (jobs/README.md), where a batch can be halved.
+    default = 1
+    if settings.batch_size % 2 == 0:
+        default = 2
     workers = settings.workers or runtime.cluster_resources().gpus or default
     fewest = settings.min_workers or workers
     if fewest > workers:
@@ -144,8 +165,14 @@ def _pack_range(pack: "CacheWriter", start: int, stop: int) -> int:
     return pack.write(start, stop)
 
 
-def _train(work: Work, job: Any, workers: int, first_step: int) -> MetricsRow:
+def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRow:
     """Train, with a progress line and rows for the tracking server; returns the last row of metrics.
+
+    Args:
+        work: the stage's work.
+        facts: `resumed` says where progress begins; `processes` is set as soon as they are known.
+        job: what the processes get.
+        workers: the largest number of them.
 
     Raises:
         UserError: what a process said that the user can fix, or a disk that cannot be written.
@@ -155,12 +182,12 @@ def _train(work: Work, job: Any, workers: int, first_step: int) -> MetricsRow:
     settings = work.cfg.distill
     images = images_per_step(work.cfg)
     last: MetricsRow = {}
-    with work.screen.progress(settings.steps * images, "images", first_step * images) as bar:
+    with work.screen.progress(settings.steps * images, "images", facts.resumed * images) as bar:
 
         def show(reports: Reports) -> None:
             main = reports[0]
             if main.pid is not None:
-                work.facts["processes"] = [report.pid for report in reports]
+                facts.processes = [report.pid for report in reports if report.pid is not None]
             # Only the main process measures; the progress line keeps the last validation between two of them.
             if "images_per_second" in main.metrics:
                 last.update(main.metrics)

@@ -1,14 +1,18 @@
 """embed: images -> embeddings, by Ray Data with a pool of actors that each hold the model.
 
-Images are processed in units of consecutive images that do not depend on the number of actors. An actor that has
-finished a unit writes its Parquet part in one atomic step, so an interrupted run continues after the last whole part.
+Images are processed in units: runs of consecutive images, cut without regard to the number of actors. Readers open the
+images of a unit, an actor embeds them and writes them as one part, the unit's Parquet file, in one atomic step. So an
+interrupted run goes on after the last whole part. (A block is Ray Data's word for what travels between its processes:
+here one row, a unit's number, to which readers add the unit's pixels.)
 """
 
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
 
 from alignet_ray import runtime, tracking
 from alignet_ray.artifacts.embed import EmbedArtifact
@@ -113,7 +117,9 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     if not isinstance(listed, dict):
         return "one file"
     megabytes = max(1, round(listed["bytes"] / 1e6))
-    which = "annotated ones of " if embed_jobs.find_job(cfg, role).images == "objects" else ""
+    which = ""
+    if embed_jobs.find_job(cfg, role).images == "objects":
+        which = "annotated ones of "
     return f"{which}{listed['files']:,} files, {megabytes:,} MB"
 
 
@@ -131,24 +137,14 @@ def run(work: Work) -> None:
     """Embed the images of the job."""
     artifact = EmbedArtifact(work.out)
     job = embed_jobs.find_job(work.cfg, work.role)
-    left_out = LeftOut()
-    table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
+    table = _list_images(work, job)
     total = len(table)
-    # Told once: the jobs of the annotated objects look at a part of a folder, several of them at the same one.
-    if job.images != "objects" and not job.trained_by:
-        work.tell_left_out(left_out)
-        without_class = listing.unlabelled(table)
-        if without_class:
-            work.warn(without_class)
 
     # Units depend on the number of images alone, so that a run may go on with other actors or on another machine.
     unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
     artifact.write_images(table, unit_size)
     units = range(math.ceil(total / unit_size))
-    # Parts count only if the description of the networks that made them is there.
-    finished = sorted(artifact.finished_units()) if artifact.has_networks() else []
-    if finished:
-        work.screen.line(f"   reused {len(finished)} finished parts of {len(units)}")
+    finished = _finished_units(work, artifact, len(units))
 
     # Unusable images of finished parts count towards the tolerated share, and images of these towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
@@ -172,21 +168,50 @@ def run(work: Work) -> None:
     if dark:
         work.warn(f"{len(dark):,} pictures (first: {min(dark)!r}): {DARK_HELP}")
 
-    cosines = artifact.fast_cosines()
-    mean_cosine = sum(cosines) / len(cosines) if cosines else None
     work.facts = EmbedFacts(
         rows=total - len(quarantine.errors),
         quarantined=len(quarantine.errors),
         reused_parts=len(finished),
         actors=sorted(actors),
-        fast_cosine=mean_cosine,
-        fast_cosine_min=min(cosines, default=None),
     )
-    if cosines:
-        work.screen.line(
-            f"   decoded fast: cosine to the exact embedding {work.facts.fast_cosine:.4f} on average, "
-            f"{work.facts.fast_cosine_min:.4f} at least ({len(cosines)} images compared)"
-        )
+    _compare_fast_decoding(work, artifact)
+
+
+def _list_images(work: Work, job: EmbedJob) -> pa.Table:
+    """The job's images; what their folder holds besides is told once."""
+    left_out = LeftOut()
+    table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
+    # The jobs of the annotated objects look at a part of a folder, several of them at the same one.
+    if job.images != "objects" and not job.trained_by:
+        work.tell_left_out(left_out)
+        without_class = listing.unlabelled(table)
+        if without_class:
+            work.warn(without_class)
+    return table
+
+
+def _finished_units(work: Work, artifact: EmbedArtifact, units: int) -> list[int]:
+    """Units whose parts an interrupted run has written."""
+    # Parts count only if the description of the networks that made them is there.
+    if not artifact.has_networks():
+        return []
+    finished = sorted(artifact.finished_units())
+    if finished:
+        work.screen.line(f"   reused {len(finished)} finished parts of {units}")
+    return finished
+
+
+def _compare_fast_decoding(work: Work, artifact: EmbedArtifact) -> None:
+    """Say how near fast-decoded embeddings come to exact ones, if images were decoded fast."""
+    cosines = artifact.fast_cosines()
+    if not cosines:
+        return
+    mean = sum(cosines) / len(cosines)
+    work.facts = replace(work.facts, fast_cosine=mean, fast_cosine_min=min(cosines))
+    work.screen.line(
+        f"   decoded fast: cosine to the exact embedding {mean:.4f} on average, {min(cosines):.4f} at least "
+        f"({len(cosines)} images compared)"
+    )
 
 
 def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator["UnitResult"]:
@@ -212,7 +237,7 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
     pool = pool_size(work.cfg, resources)
     task = actor_task(work, job, images, pool, resources)
 
-    # Rows are numbers of units, one a block: Ray Data hands each to whoever is free, and actors write parts themselves.
+    # One row a block, or Ray Data would hand several units to the same actor while another one has none.
     data: ray.data.Dataset = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     data.set_name(work.node.name)  # the name in Ray's dashboard and in Prometheus
     if pool.readers:
@@ -261,15 +286,20 @@ def pool_size(cfg: Config, resources: Resources) -> Pool:
     """
     embed = cfg.embed
     may_have_readers = embed.readers is None and resources.gpus > 0
-    reserved = 1 if embed.readers or may_have_readers else 0
-    most_actors = max(1, resources.cpus - reserved)
+    # One CPU is kept back for them: readers and actors without any would wait for each other for ever.
+    most_actors = resources.cpus
+    if embed.readers or may_have_readers:
+        most_actors -= 1
+    most_actors = max(1, most_actors)
     actors = min(most_actors, embed.actors or 2 * resources.gpus or max(2, resources.cores // 2))
 
     free = resources.cpus - actors
     readers = embed.readers
     if readers is None:
-        readers = free if resources.gpus else 0
-
+        # CPU actors compute on all cores, so that readers would only take cores from them.
+        readers = 0
+        if resources.gpus:
+            readers = free
     if readers > free:
         raise UserError(
             f"--embed.readers {readers} and {actors} actors need {readers + actors} CPUs, Ray has {resources.cpus}: "
@@ -296,7 +326,9 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
         registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg))
 
     has_gpu = resources.gpus > 0
-    default_batch = GPU_BATCH if has_gpu else CPU_BATCH
+    default_batch = CPU_BATCH
+    if has_gpu:
+        default_batch = GPU_BATCH
     return ActorTask(
         artifact=EmbedArtifact(work.out),
         image_root=embed_jobs.image_root(cfg, job.images),

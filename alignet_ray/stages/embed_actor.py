@@ -163,7 +163,10 @@ class Embedder:
         rows = self.task.artifact.unit_images(unit)
         start = time.perf_counter()
         dark: list[str] = []
-        encoded = self._encode_sent(batch, dark) if "opened" in batch else self._encode_files(rows, dark)
+        if "opened" in batch:
+            encoded = self._encode_sent(batch, dark)
+        else:
+            encoded = self._encode_files(rows, dark)
         self._maybe_compile(len(rows), time.perf_counter() - start)
 
         # One fixed unit, whose part keeps the figures: they are there after an interruption as well.
@@ -189,9 +192,9 @@ class Embedder:
         """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
         opened = json.loads(batch["opened"][0])
         dark += opened["dark"]
-        parcel = PackedImages(batch["pixels"][0], opened["groups"], len(opened["kept"]))
+        packed = PackedImages(batch["pixels"][0], opened["groups"], len(opened["kept"]))
         errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
-        pixels = parcel.unpack(self.encoder.transforms, self.encoder.device)
+        pixels = packed.unpack(self.encoder.transforms, self.encoder.device)
         return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.task.batch_size)
 
     def _table(self, ids: list[int], encoded: Encoded) -> pa.Table:
@@ -259,9 +262,9 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
             images.append(opened)
 
     # One array instead of a list, which Ray shares between processes without copying.
-    parcel = pack(images)
-    notes = json.dumps({"kept": kept, "errors": errors, "groups": parcel.groups, "dark": dark})
-    return {"unit": batch["unit"], "pixels": parcel.pixels[None], "opened": [notes]}
+    packed = pack(images)
+    notes = json.dumps({"kept": kept, "errors": errors, "groups": packed.groups, "dark": dark})
+    return {"unit": batch["unit"], "pixels": packed.pixels[None], "opened": [notes]}
 
 
 def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: list[str]) -> DecodedImage:
@@ -271,7 +274,9 @@ def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: 
         ValueError, OSError: with the reason why it can't be used.
     """
     data = read_bytes(task.image_root, path)
-    smallest_side = max(view.min_image_side for view in views) if task.fast else 0
+    smallest_side = 0
+    if task.fast:
+        smallest_side = max(view.min_image_side for view in views)
     image = jpeg.decode(data, smallest_side)
     if not isinstance(image, Tensor) and image.info.get(DARK):
         dark.append(path)

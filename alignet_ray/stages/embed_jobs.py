@@ -54,7 +54,9 @@ class EmbedJob:
     @property
     def parents(self) -> tuple[str, ...]:
         """Nodes whose artifacts the job reads."""
-        return (self.trained_by,) if self.trained_by else ()
+        if not self.trained_by:
+            return ()
+        return (self.trained_by,)
 
     def on_ood(self) -> "EmbedJob":
         """The same model on the out-of-distribution images."""
@@ -95,13 +97,17 @@ def student_job(role: str) -> EmbedJob:
 def extra_job(model: str) -> EmbedJob:
     """A model of `evaluate.models`, on the objects' images; its name depends on nothing but the model's name."""
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(model).name).strip("-")
-    head: HeadUse = "beside" if ModelSpec.parse(model).may_have_head else "none"
+    head: HeadUse = "none"
+    if ModelSpec.parse(model).may_have_head:
+        head = "beside"
     return EmbedJob(f"{readable}-{digest(model, 6)}", "objects", (model,), head=head)
 
 
 def teacher_jobs(cfg: Config, with_objects: bool = True) -> list[EmbedJob]:
     """Jobs of the teacher."""
-    jobs = [teacher_job(cfg, "objects")] if with_objects else []
+    jobs = []
+    if with_objects:
+        jobs.append(teacher_job(cfg, "objects"))
     jobs.append(teacher_job(cfg, "corpus"))
     if tunes_network(cfg) and cfg.distill.control:
         jobs.append(untuned_teacher_job(cfg))
@@ -110,7 +116,9 @@ def teacher_jobs(cfg: Config, with_objects: bool = True) -> list[EmbedJob]:
 
 def student_roles(cfg: Config) -> tuple[str, ...]:
     """The students that a run trains."""
-    return ("student", "control") if cfg.distill.control else ("student",)
+    if not cfg.distill.control:
+        return ("student",)
+    return ("student", "control")
 
 
 def evaluation_jobs(cfg: Config) -> list[EmbedJob]:

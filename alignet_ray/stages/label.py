@@ -311,7 +311,7 @@ def _label_parts(
         work.screen.line(f"   {finished} of {len(parts)} parts are there from an interrupted run and reused")
 
     offered = runtime.cluster_resources()
-    gpus_per_task = 1 if offered.gpus else 0
+    gpus_per_task = min(1, offered.gpus)
     task = ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3)(label_part)
     shared_pool = ray.put(pool)  # once into the object store, instead of with every task
 
@@ -415,7 +415,9 @@ def _stats(sums: labelling.LabelSums) -> SubsetStats:
 
 
 def _share(part: int | None, total: int) -> float | None:
-    return None if part is None else part / total
+    if part is None:
+        return None
+    return part / total
 
 
 def _with_coverage(

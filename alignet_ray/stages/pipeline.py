@@ -7,7 +7,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -80,7 +80,10 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
     if stage is None:
         return names
     if stage == "embed":
-        return ["embed@corpus", "embed@objects"] if cfg.objects.table else ["embed@corpus"]
+        names = ["embed@corpus"]
+        if cfg.objects.table:
+            names.append("embed@objects")
+        return names
     return [name for name in names if name.partition("@")[0] == stage]
 
 
@@ -130,7 +133,9 @@ def plan(
         artifact = store.artifact(node.stage, ids[node.name])
 
         state, why = _state(artifact, node, recipe, earlier)
-        size = "" if state == "finished" else _size(cfg, node, recipe)
+        size = ""
+        if state != "finished":
+            size = _size(cfg, node, recipe)
         steps.append(Step(node, artifact, recipe, state, why, size))
 
     return steps
@@ -466,7 +471,9 @@ def _manifest(work: Work, recipe: Recipe, seconds: float) -> Manifest:
 
 def _facts(work: Work) -> JsonObject:
     """The stage's facts and warnings, without what is unknown."""
-    facts: JsonObject = asdict(work.facts) if is_dataclass(work.facts) else dict(work.facts)  # type: ignore[arg-type]
+    facts: JsonObject = {}
+    if work.facts is not None:
+        facts = asdict(work.facts)
     if work.warnings:
         facts["warnings"] = work.warnings
     return {name: value for name, value in facts.items() if value is not None}

@@ -126,7 +126,10 @@ def _forward_reports(training: "BackgroundTraining", queue: Any, on_report: Call
     # processes' own last word has come, but not for ever, since lost processes say nothing.
     while not ended and time.monotonic() < deadline:
         if not training.is_running() and deadline == math.inf:
-            deadline = time.monotonic() + (0 if training.failure else LAST_REPORTS_SECONDS)
+            # After a failure nothing more will come; what has come already is still handed on below.
+            deadline = time.monotonic()
+            if not training.failure:
+                deadline += LAST_REPORTS_SECONDS
         for reports in ray.get(queue.take.remote()):
             if reports[0].ended:
                 ended = True

@@ -80,8 +80,12 @@ def run(work: Work) -> None:
     artifact = RegisterArtifact(work.out)
     student = DistillArtifact(work.parents["distill@student"])
     description = student.description()
-    evaluated = EvaluateArtifact(work.parents["evaluate"]) if "evaluate" in work.parents else None
-    facts = evaluated.facts() if evaluated else None
+    # A run without human data is registered unscored.
+    evaluated = None
+    facts = None
+    if "evaluate" in work.parents:
+        evaluated = EvaluateArtifact(work.parents["evaluate"])
+        facts = evaluated.facts()
     card = artifact.write_card(_card(work, student, evaluated))
 
     widths = {"embedding": description.width}
@@ -123,7 +127,9 @@ def _card(work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | No
     cfg = work.cfg
     description = student.description()
     head = description.head
-    head_width = head.width if head else 0
+    head_width = 0
+    if head:
+        head_width = head.width
     return CARD.format(
         name=cfg.register.name,
         alias=cfg.register.alias,
@@ -152,7 +158,9 @@ def _card_scores(evaluated: EvaluateArtifact | None) -> str:
 
 def _gate_decision(facts: EvaluateFacts) -> str:
     """The champion gate's decision and its reasons."""
-    decision = "passed: this version is the champion" if facts.champion else "not passed: a candidate only"
+    decision = "not passed: a candidate only"
+    if facts.champion:
+        decision = "passed: this version is the champion"
     reasons = "".join(f"* {reason}\n" for reason in facts.reasons)
     return f"\nGate {decision}\n{reasons}"
 
@@ -164,7 +172,9 @@ def _licence(architecture: str, model: str) -> str:
     from timm.models import get_pretrained_cfg
 
     known = get_pretrained_cfg(architecture, allow_unregistered=True)
-    return f": {known.license}" if known and known.license else ""
+    if known is None or not known.license:
+        return ""
+    return f": {known.license}"
 
 
 def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:
@@ -177,5 +187,7 @@ def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:
         name = AGREEMENT_NAMES.get((row["model"], row["layer"]))
         if name and row["metric"] == "odd_one_out" and not row["level"]:
             tags[name] = f"{100 * row['value']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
-    tags["gate"] = "passed" if evaluated.facts().champion else "not passed"
+    tags["gate"] = "not passed"
+    if evaluated.facts().champion:
+        tags["gate"] = "passed"
     return tags

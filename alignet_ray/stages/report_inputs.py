@@ -83,7 +83,9 @@ def label_statistics(parents: Parents) -> dict[str, LabelStats]:
 def teacher_report(parents: Parents) -> AlignReport | None:
     """The report of `align`; None without one."""
     artifact = AlignArtifact(parents["align"])
-    return artifact.report() if artifact.has_report() else None
+    if not artifact.has_report():
+        return None
+    return artifact.report()
 
 
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:

@@ -87,7 +87,9 @@ class HeldOutFacts:
 
 def inputs(cfg: Config, role: str) -> JsonObject:
     """The seed, and how human files are read and modelled."""
-    fit = {} if cfg.human.embedding else cfg.soften.result_fields()
+    fit: JsonObject = {}
+    if not cfg.human.embedding:
+        fit = cfg.soften.result_fields()
     return {
         "seed": cfg.seed,
         "human": cfg.human.result_fields(),
@@ -123,8 +125,12 @@ def run(work: Work) -> None:
     """Read and check the responses, fit the human model, and write choice probabilities and the split of objects."""
     cfg = work.cfg
     artifact = SoftenArtifact(work.out)
-    published = human_triplets.read_embedding(cfg.human.embedding) if cfg.human.embedding else None
-    concepts = objects.read_concepts(cfg.objects.concepts) if cfg.objects.concepts else []
+    published = None
+    if cfg.human.embedding:
+        published = human_triplets.read_embedding(cfg.human.embedding)
+    concepts = []
+    if cfg.objects.concepts:
+        concepts = objects.read_concepts(cfg.objects.concepts)
 
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
     left_out = LeftOut()
@@ -154,7 +160,9 @@ def run(work: Work) -> None:
 
     artifact.write_posterior(posterior)
     _write_probabilities(work, artifact, triplets, posterior)
-    held_out = _evaluate_held_out(work, posterior) if cfg.human.validation else None
+    held_out = None
+    if cfg.human.validation:
+        held_out = _evaluate_held_out(work, posterior)
     artifact.write_objects(table)
 
     dims = posterior.mu.shape[1]
@@ -193,8 +201,13 @@ def _read_responses(
             raise UserError(f"human.columns {pair}: write it as expected=actual, for example choice=answer")
     columns = dict(pair.split("=", 1) for pair in human.columns)
 
-    reference = human_triplets.read_embedding(human.reference) if human.reference else published
-    order = human_triplets.read_order(human.order) if human.order else None
+    # Any embedding of the same objects can tell a misread file; the published one of the run will do.
+    reference = published
+    if human.reference:
+        reference = human_triplets.read_embedding(human.reference)
+    order = None
+    if human.order:
+        order = human_triplets.read_order(human.order)
     return human_triplets.read_triplets(path, count, human.base, reference, order, columns)
 
 
@@ -242,7 +255,9 @@ def _fit_here(
     work: Work, triplets: Int64[np.ndarray, "n 3"], count: int, schedule: vice.Schedule, prior: vice.Prior
 ) -> vice.Fit:
     """One fit, with a progress bar."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
     with work.screen.progress(schedule.steps, "steps") as bar:
 
         def report(step: int, cross_entropy: float, dims: int) -> None:
@@ -260,7 +275,9 @@ def _fit_seeds(
 
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
     gpus = runtime.cluster_resources().gpus
-    device = "cuda" if gpus else "cpu"
+    device = "cpu"
+    if gpus:
+        device = "cuda"
     # The fits share the GPUs; the responses lie once in the object store.
     remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
     rows = ray.put(triplets)

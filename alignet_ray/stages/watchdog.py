@@ -1,11 +1,11 @@
 """Watchdog: warns when a stage has made no progress for some minutes, and names the tasks and actors it waits for."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+import psutil
 
 from alignet_ray.screen import Screen, clock
 
@@ -58,8 +58,9 @@ def running_tasks() -> str:
         return "nothing that can be seen"
 
     text = ", ".join(names[:MAX_NAMES])
-    more = len(names) - MAX_NAMES
-    return f"{text} and {more} more" if more > 0 else text
+    if len(names) > MAX_NAMES:
+        text += f" and {len(names) - MAX_NAMES} more"
+    return text
 
 
 def _tasks_by_dashboard() -> list[str]:
@@ -75,16 +76,10 @@ def _tasks_by_dashboard() -> list[str]:
 
 def _ray_processes() -> Iterator[str]:
     """Workers of a Ray that this process has started: their titles say what they run (Actor.method, or a task)."""
-    for folder in Path("/proc").glob("[0-9]*"):
+    # Workers are children of Ray's node process, which is a child of this one.
+    for process in psutil.Process().children(recursive=True):
         # A process may end while it is looked at.
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
-            title = command.decode(errors="replace").strip()
-            is_busy_worker = title.startswith("ray::") and "IDLE" not in title
-            # Workers are children of Ray's node process, which is a child of this one.
-            if is_busy_worker and _parent(_parent(int(folder.name))) == os.getpid():
-                yield f"{title.removeprefix('ray::')} (pid {folder.name})"
-
-
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline()).strip()
+            if title.startswith("ray::") and "IDLE" not in title:
+                yield f"{title.removeprefix('ray::')} (pid {process.pid})"

@@ -112,7 +112,9 @@ def alone(work: Work, workers: int = 1) -> StudentWorker:
 
     cache = Path(work.out.root) / "cache"
     job = make_student_job(work, cache, workers, pack)
-    return StudentWorker(job, "cpu", lambda row: work.facts.setdefault("reported", []).append(row))
+    reported: list[dict[str, float]] = []
+    work.facts = reported
+    return StudentWorker(job, "cpu", reported.append)
 
 
 def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(
@@ -167,7 +169,7 @@ def test_the_published_scheme_reads_the_labels(
         config(pictures, store, batching="triplets", batch_size=4, cache_pixels=False), "distill@student", parents
     )
     alone(work).train()
-    rows = [row for row in work.facts["reported"] if "loss" in row]
+    rows = [row for row in work.facts if "loss" in row]
     assert distill.images_per_step(work.cfg) == 12
     assert rows[-1]["loss"] < rows[0]["loss"]
 
@@ -196,7 +198,7 @@ def test_two_processes_learn_and_equal_one(
     for name, value in one.items():
         assert torch.allclose(value, two[name], atol=2e-4), name
     assert np.allclose(curves[1], curves[2], rtol=1e-3)
-    pids = works[2].facts["processes"]
+    pids = works[2].facts.processes
     assert len(set(pids)) == 2  # two processes, and neither is this one
     check_student(works[2], model)
 
@@ -279,11 +281,11 @@ def test_a_killed_process_is_replaced_and_ends_with_the_same_weights(
     thread = threading.Thread(target=distill.run, args=(killed,))
     thread.start()
     # A checkpoint may be there before the driver has heard of the process that wrote it.
-    while len(killed.out.files("checkpoints", ".pt")) < 2 or "processes" not in killed.facts:
+    while len(killed.out.files("checkpoints", ".pt")) < 2 or not (killed.facts and killed.facts.processes):
         time.sleep(0.005)
-    os.kill(killed.facts["processes"][0], signal.SIGKILL)
+    os.kill(killed.facts.processes[0], signal.SIGKILL)
     thread.join()
-    assert killed.facts["steps"] == 40
+    assert killed.facts.steps == 40
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(killed)[name]), name
     assert killed.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
