@@ -4,8 +4,10 @@
     model = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
     model.embed("dog.jpg"), model.odd_one_out("dog.jpg", "cat.jpg", "car.jpg")
 
-`run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do,
-`open_run` opens what ran before, and `embed` embeds a folder. `presets` holds the named configurations.
+`run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do, and
+`run_sweep` tunes its settings. `list_runs`, `open_run` and `compare` look at what ran before, `verify` checks a file of
+human judgements, and `embed` embeds a folder. `EmbeddingTransformer` is `embed` for scikit-learn. `presets` holds the
+named configurations.
 Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.
 """
 
@@ -17,14 +19,19 @@ __version__ = "0.1.0"
 _SOURCES = {
     "AffineTransform": ("alignet_ray.core.affine", "AffineTransform"),
     "Config": ("alignet_ray.config", "Config"),
+    "EmbeddingTransformer": ("alignet_ray.models.sklearn_transformer", "EmbeddingTransformer"),
     "Store": ("alignet_ray.store", "Store"),
     "UserError": ("alignet_ray.errors", "UserError"),
+    "compare": ("alignet_ray.api", "compare"),
     "embed": ("alignet_ray.api", "embed"),
+    "list_runs": ("alignet_ray.api", "list_runs"),
     "load": ("alignet_ray.models.hub", "load"),
     "open_run": ("alignet_ray.api", "open_run"),
     "plan": ("alignet_ray.api", "plan"),
     "presets": ("alignet_ray.config.presets", None),
     "run": ("alignet_ray.api", "run"),
+    "run_sweep": ("alignet_ray.api", "run_sweep"),
+    "verify": ("alignet_ray.api", "verify"),
 }
 
 __all__ = ["__version__", *_SOURCES]

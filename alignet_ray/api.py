@@ -3,7 +3,8 @@
 import html
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import pipeline
+from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -124,22 +125,68 @@ class RunResult(Mapping[str, Artifact]):
         return EvaluateArtifact(self.artifacts["evaluate"])
 
 
-def run(config: Config | str, quiet: bool = False, **changes: Any) -> RunResult:
-    """Run the whole pipeline; finished steps are reused.
+@dataclass(frozen=True)
+class FileCheck:
+    """What `verify` found out about a file.
+
+    Attributes:
+        path: the file.
+        kind: what it is.
+        ok: whether nothing is wrong.
+        checks: one row a check: its name, the value, the verdict, a note.
+    """
+
+    path: str
+    kind: str
+    ok: bool
+    checks: "pd.DataFrame"
+
+    def __repr__(self) -> str:
+        return f"{self.path}: {self.kind}\n{self.checks.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        table = self.checks.to_html(index=False)
+        return f"<p>{html.escape(self.path)}: {html.escape(self.kind)}</p>{table}"
+
+
+def run(config: Config | str, quiet: bool = False, until: str | None = None, **changes: Any) -> RunResult:
+    """Run the whole pipeline, or the part up to one stage; finished steps are reused.
 
     Args:
         config: a configuration, or the name of a preset.
         quiet: print nothing.
+        until: the last stage, such as `label`. Default: all of them.
         changes: fields to change, as `corpus__path="IMAGES"` or `distill__steps=100`.
 
     Raises:
         UserError: something that the user can fix; steps finished before it are kept.
     """
     settings = _settings(config, changes)
-    if not quiet:
-        return RunResult(settings.name, pipeline.run(settings, Screen()))
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        return RunResult(settings.name, pipeline.run(settings, Screen(nowhere)))
+    if until is not None and until not in STAGES:
+        raise UserError(f"there is no stage {until!r}: use {', '.join(STAGES)}")
+    names = pipeline.targets(settings, until)
+    with _screen(quiet) as screen:
+        return RunResult(settings.name, pipeline.run(settings, screen, names))
+
+
+def run_sweep(config: Config | str, quiet: bool = False, **changes: Any) -> RunResult:
+    """Tune the settings of a stage, then run the best ones (`sweep.full`); finished trials are reused.
+
+    Args:
+        config, quiet, changes: as for `run`; the section `sweep` says what is tuned.
+
+    Returns:
+        The winner's run, called NAME-sweep.
+
+    Raises:
+        UserError: something that the user can fix; finished trials stay.
+    """
+    from alignet_ray.sweep import runner
+
+    settings = _settings(config, changes)
+    with _screen(quiet) as screen:
+        runner.run(settings, screen)
+    return open_run(runner.winner_name(settings), settings.store.root)
 
 
 def plan(config: Config | str, **changes: Any) -> "pd.DataFrame":
@@ -182,6 +229,69 @@ def open_run(name: str, root: str = "runs") -> RunResult:
     return RunResult(name, artifacts)
 
 
+def list_runs(root: str = "runs") -> "pd.DataFrame":
+    """The runs under a root: their names, the number of their artifacts, and how many of these are finished.
+
+    Args:
+        root: folder or URL that holds all artifacts.
+    """
+    import pandas as pd
+
+    store = Store.open(root)
+    rows = []
+    for name in store.refs():
+        nodes = (store.read_ref(name) or {}).get("nodes", {})
+        artifacts = [store.artifact(node.partition("@")[0], id) for node, id in nodes.items()]
+        finished = sum(artifact.finished for artifact in artifacts)
+        rows.append({"run": name, "artifacts": len(artifacts), "finished": finished})
+    return pd.DataFrame(rows, columns=["run", "artifacts", "finished"]).set_index("run")
+
+
+def compare(*names: str, root: str = "runs") -> "pd.DataFrame":
+    """Odd-one-out agreement with people of several runs side by side, a column each, with 95 % intervals as text.
+
+    Args:
+        names: of finished runs; `open_run(name).scores` has all scores of one.
+        root: folder or URL that holds all artifacts.
+
+    Raises:
+        UserError: no names, or as `open_run`.
+    """
+    import pandas as pd
+
+    if not names:
+        raise UserError("name the runs to compare: `list_runs` lists them")
+    columns = {}
+    for name in names:
+        summary = open_run(name, root).summary
+        texts = [f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]" for row in summary.itertuples()]
+        columns[name] = pd.Series(texts, index=summary.index)
+    return pd.DataFrame(columns)
+
+
+def verify(path: str | Path, **references: Any) -> FileCheck:
+    """Check a file of human responses or of labelled triplets, or a transform, as `alignet-ray verify` does.
+
+    Args:
+        path: the file, or an artifact's folder.
+        references: what to check it against: `objects`, `reference`, `base`, `order`, `images`, `embeddings`,
+            `transform`, `against` (the options of the command).
+
+    Raises:
+        UserError: there is no such file, or it is none of these; or no reference has that name.
+    """
+    import pandas as pd
+
+    from alignet_ray.checks import References, examine
+
+    known = [entry.name for entry in fields(References)]
+    for name in references:
+        if name not in known:
+            raise UserError(f"there is no reference {name!r}: use {', '.join(known)}")
+    kind, findings = examine(str(path), References(**references))
+    return FileCheck(str(path), kind, findings.ok, pd.DataFrame(findings.rows))
+
+
 def embed(
     pictures: "Pictures",
     model: "ImageModel | str | Path",
@@ -204,6 +314,16 @@ def embed(
     if isinstance(model, str | Path):
         model = load(model)
     return model.index(pictures, layer, batch, progress, skip_unreadable)
+
+
+@contextmanager
+def _screen(quiet: bool) -> Iterator[Screen]:
+    """What a run prints to: the notebook's cell or the terminal, or nothing."""
+    if not quiet:
+        yield Screen()
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        yield Screen(nowhere)
 
 
 def _settings(config: Config | str, changes: Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""Starts and stops Ray, locks the root, sends logs to a file, and says what the cluster offers.
+"""Starts and stops Ray, locks the root, and says what the cluster offers.
 
 Ray is imported when it is started, not before.
 """
@@ -26,7 +26,6 @@ from filelock import FileLock, Timeout
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.screen import Screen
 from alignet_ray.store import RUN_LOCK
 
 QUIET = {
@@ -174,74 +173,23 @@ def lock(folder: Path) -> Iterator[None]:
         held.release()
 
 
-@contextlib.contextmanager
-def log_to(path: Path, screen: Screen) -> Iterator[None]:
-    """Within it, logging, warnings and all that libraries print go to a file; only `screen` reaches the terminal.
+class RayPlaces(NamedTuple):
+    """Where to look at a Ray: the folder of its worker logs, and the address of its dashboard ("" without one)."""
 
-    The file descriptors themselves are redirected, since Ray's C++ core and its log threads write to them as well.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # What Python still holds in its buffers belongs to where it was printed.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    originals = {number: os.dup(number) for number in (1, 2)}
-    screen_stream = screen.stream
-
-    with (
-        _logging_to(path),
-        path.open("a", encoding="utf-8") as file,
-        os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal,
-    ):
-        # In a notebook sys.stdout is no file descriptor but the cell's own stream, which stays in place.
-        if screen_stream is sys.__stdout__:
-            screen.stream = terminal
-        for number in originals:
-            os.dup2(file.fileno(), number)
-        try:
-            yield
-        except Exception:
-            # The file keeps the traceback, whatever the terminal is told.
-            logging.getLogger(__name__).exception("the run ended")
-            raise
-        finally:
-            screen.stream = screen_stream
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, original in originals.items():
-                os.dup2(original, number)
-                os.close(original)
+    logs: str
+    dashboard: str
 
 
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Within it the root logger and Python's warnings write to a file, and afterwards as before."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    level = root.level
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.handlers = handlers
-        root.setLevel(level)
-        handler.close()
-
-
-def start(cfg: Config, dashboard: bool = False) -> str:
+def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     """Start Ray on this machine or join a cluster, once.
 
     Args:
         cfg: its section `ray`.
-        dashboard: also start the dashboard of a local Ray: without it Ray does not notice when the driver of a Train
-            run is killed, and never frees what that run held.
+        dashboard: also start the dashboard of a local Ray, as `ray.dashboard` does: without it Ray does not notice when
+            the driver of a Train run is killed, and never frees what that run held.
 
     Returns:
-        The folder of the worker logs; empty if Ray runs already.
+        Where to look at it; None if Ray runs already.
 
     Raises:
         UserError: no cluster answers.
@@ -259,8 +207,9 @@ def start(cfg: Config, dashboard: bool = False) -> str:
     import ray
 
     if ray.is_initialized():
-        return ""
+        return None
 
+    dashboard = dashboard or cfg.ray.dashboard
     options = _local_options(cfg, dashboard) if is_local else {}
     if is_local and dashboard:
         # Workers would find the dashboard by process names, and give up if another Ray runs on this machine.
@@ -285,7 +234,10 @@ def start(cfg: Config, dashboard: bool = False) -> str:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
     # ray.init installs a handler of its own, under which a stop would not look like one.
     signal.signal(signal.SIGTERM, sigterm_handler)
-    return str(Path(context.address_info["session_dir"]) / "logs")
+    url = ""
+    if context.dashboard_url:
+        url = f"http://{context.dashboard_url}"
+    return RayPlaces(str(Path(context.address_info["session_dir"]) / "logs"), url)
 
 
 def _local_options(cfg: Config, dashboard: bool) -> dict[str, Any]:

@@ -41,11 +41,13 @@ class Screen:
         every: seconds between two progress lines where there is no terminal.
         live: whether the stream is a terminal that can redraw a line.
         moved: when (time.monotonic) the work last made progress.
+        transcript: the run's log, which gets all lines and headings as well; None without one.
     """
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
         self.every = every
         self.moved = time.monotonic()
+        self.transcript: Any = None
         self._lock = threading.RLock()
         self._drawing: Live | None = None
         self.stream = stream or sys.stdout
@@ -65,6 +67,7 @@ class Screen:
         """Print one line, however wide; with `moves` it counts as progress."""
         if moves:
             self.moved = time.monotonic()
+        self._keep(text)
         self._show(Text(text))
 
     def heading(self, name: str, detail: str = "") -> None:
@@ -73,7 +76,12 @@ class Screen:
         title = f"== {name}"
         if detail:
             title += f" - {detail}"
+        self._keep(title)
         self._show(Text("\n").append(title, style="bold"))
+
+    def _keep(self, text: str) -> None:
+        if self.transcript is not None and text:
+            print(text, file=self.transcript, flush=True)
 
     def redraw(self, content: RenderableType) -> None:
         """Show a line that the next output replaces; a plain line where there is no terminal."""

@@ -102,3 +102,36 @@ def test_help_and_completion_know_every_public_name() -> None:
     documented = sys.modules["alignet_ray"].__doc__ or ""
     for name in ("load", "run", "plan", "open_run", "embed", "presets"):
         assert name in documented
+
+
+def test_a_run_may_end_at_a_stage(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(smoke.folder)
+    part = alignet_ray.run("smoke", quiet=True, until="label")
+    assert "label@raw" in part
+    assert "evaluate" not in part
+    with pytest.raises(UserError, match="there is no stage 'labels': use embed"):
+        alignet_ray.run("smoke", until="labels")
+    # The run's name is that of the whole run again.
+    alignet_ray.run("smoke", quiet=True)
+
+
+def test_runs_are_listed_and_compared(result: RunResult, smoke: SmokeRun) -> None:
+    runs = alignet_ray.list_runs(str(smoke.root))
+    assert runs.loc["smoke", "artifacts"] == runs.loc["smoke", "finished"] == len(result)
+    table = alignet_ray.compare("smoke", "smoke", root=str(smoke.root))
+    value = smoke.score("student", "head")
+    assert table.loc[("student", "head"), "smoke"].startswith(f"{value:.1%} [")
+    with pytest.raises(UserError, match="name the runs"):
+        alignet_ray.compare(root=str(smoke.root))
+
+
+def test_files_are_checked_with_a_verdict(smoke: SmokeRun, tmp_path: Path) -> None:
+    good = alignet_ray.verify(smoke.world / "triplets.txt", objects=96)
+    assert good.ok
+    assert good.kind.startswith("human responses")
+    assert {"check", "verdict"} <= set(good.checks.columns)
+    assert "<table" in good._repr_html_()
+    (tmp_path / "bad.txt").write_text("0 1 1\n")
+    assert not alignet_ray.verify(tmp_path / "bad.txt").ok
+    with pytest.raises(UserError, match="there is no reference 'object'"):
+        alignet_ray.verify(tmp_path / "bad.txt", object=96)

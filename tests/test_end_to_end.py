@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.stats import spearmanr
 from support.smoke_run import SmokeRun, alignet
@@ -231,3 +232,19 @@ def test_annotated_objects_may_have_separate_images(smoke: SmokeRun, tmp_path: P
     assert ref is not None
     clustered = smoke.store.artifact("cluster", ref["nodes"]["cluster"])
     assert sum(len(table) for table in clustered.iter_parts()) == 60
+
+
+def test_show_ends_with_the_scores_and_the_log_has_what_the_screen_said(smoke: SmokeRun) -> None:
+    shown = alignet("show", "smoke", "--store.root", str(smoke.root)).stdout
+    assert yaml.safe_load(shown)["name"] == "smoke"
+    score = f"{100 * smoke.score('student', 'head'):.1f}"
+    assert score in shown.split("# Scores")[1]
+    log = (smoke.root / "logs" / "smoke.log").read_text(encoding="utf-8")
+    assert "== distill@student - " in log
+
+
+def test_a_quiet_run_says_only_how_it_ended(smoke: SmokeRun) -> None:
+    printed = alignet("run", "smoke", "--quiet", "--store.root", str(smoke.root)).stdout
+    assert "nothing to do" not in printed
+    assert "aligned student" in printed
+    assert "report   " in printed

@@ -24,6 +24,7 @@ from PIL import Image
 from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import read_transform
+from alignet_ray.checks import verify
 from alignet_ray.config import Config
 from alignet_ray.data import deepmind
 from alignet_ray.data.files import read_rows
@@ -37,7 +38,6 @@ from alignet_ray.images import jpeg
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.models.weights_file import read_weights
-from alignet_ray.verify import verify
 
 DAMAGED = 300
 """Damaged files per reader."""

@@ -1,6 +1,5 @@
 """Where a run may lie, its lock and log, and the nodes that it waits for and checks."""
 
-import logging
 import os
 import re
 import socket
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.screen import Screen
 
 
 def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,20 +59,6 @@ def test_a_refused_run_removes_the_root_that_it_made_unless_results_lie_there(tm
     refused(tmp_path / "drawn", "run.lock", "worlds/tiny/images.parquet")
     refused(tmp_path / "drawn", "run.lock")
     assert (tmp_path / "drawn" / "worlds" / "tiny" / "images.parquet").exists()
-
-
-def test_logging_is_as_before_after_a_run(tmp_path: Path) -> None:
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level, warnings.showwarning)
-    with runtime.log_to(tmp_path / "logs" / "run.log", Screen()):
-        logging.getLogger("some.library").info("noise")
-        warnings.warn("careful", stacklevel=1)
-        os.write(1, b"from C\n")
-    text = (tmp_path / "logs" / "run.log").read_text()
-    assert "noise" in text
-    assert "careful" in text
-    assert "from C" in text
-    assert (list(root.handlers), root.level, warnings.showwarning) == before
 
 
 def test_what_the_cluster_offers(ray_session: None) -> None:

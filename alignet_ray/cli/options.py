@@ -41,6 +41,8 @@ class RunOptions(Options):
     ] = None
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML file to start from, as `alignet-ray show` writes it."""
+    quiet: Switch = False
+    """Show neither headings nor progress, only how it ended; warnings stay in the run's log."""
     help_all: Switch = False
     """Show every setting, with its value in the preset or file."""
     settings: Annotated[Config, tyro.conf.arg(name="")] = SETTINGS

@@ -26,7 +26,7 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow, print_table
 from alignet_ray.stages import STAGES, pipeline
-from alignet_ray.store import Artifact, Store
+from alignet_ray.store import Artifact, JsonObject, Store
 
 # Options of `show` that say where to look or how to print; all others change settings.
 LOOKUP = {"--store.root", "--tracking.uri", "--json", "--debug"}
@@ -86,7 +86,7 @@ def show(options: ShowOptions) -> None:
         if options.json:
             print(json.dumps(yaml.safe_load(ref["config"]), indent=1))
         else:
-            print(ref["config"].rstrip())
+            _print_run(Store.open(cfg.store.root), ref)
         return
     if not name or name in PRESETS or "--config" in changes:
         if options.json:
@@ -101,6 +101,19 @@ def show(options: ShowOptions) -> None:
     if not artifact.finished:
         raise UserError(f"{artifact.uri} is unfinished: run its pipeline again to finish it")
     print(json.dumps(artifact.manifest, indent=1))
+
+
+def _print_run(store: Store, ref: JsonObject) -> None:
+    """A run's configuration as YAML, and the table that it ended with as a comment, so that the whole stays YAML."""
+    print(ref["config"].rstrip())
+    id = ref["nodes"].get("evaluate")
+    if id is None or not store.artifact("evaluate", id).finished:
+        return
+    evaluation = EvaluateArtifact(store.artifact("evaluate", id))
+    print("\n# Scores")
+    for line in evaluation.facts().table:
+        print(f"# {line}")
+    print(f"# report: {evaluation.report_uri()}")
 
 
 def rollback(options: RollbackOptions) -> None:

@@ -1,6 +1,9 @@
 """Commands that make something: run, the stages, plan, sweep."""
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from alignet_ray.cli.options import EmbedOptions, LabelOptions, PlanOptions, RunOptions
@@ -12,7 +15,8 @@ def run(options: RunOptions) -> None:
     from alignet_ray.stages import pipeline
 
     screen = Screen()
-    artifacts = pipeline.run(options.settings, screen)
+    with progress_screen(options) as shown:
+        artifacts = pipeline.run(options.settings, shown)
     screen.line()
     pipeline.farewell(options.settings, artifacts, screen)
 
@@ -25,7 +29,8 @@ def stage(options: RunOptions, name: str) -> None:
 
     cfg = options.settings
     screen = Screen()
-    artifacts = pipeline.run(cfg, screen, pipeline.targets(cfg, name))
+    with progress_screen(options) as shown:
+        artifacts = pipeline.run(cfg, shown, pipeline.targets(cfg, name))
     screen.line()
     pipeline.farewell(cfg, artifacts, screen)
 
@@ -78,4 +83,15 @@ def sweep(options: RunOptions) -> None:
     """Tune the settings of a stage."""
     from alignet_ray.sweep import runner
 
-    runner.run(options.settings)
+    with progress_screen(options) as screen:
+        runner.run(options.settings, screen)
+
+
+@contextlib.contextmanager
+def progress_screen(options: RunOptions) -> Iterator[Screen]:
+    """The screen of a command while it works: the terminal, or none with `--quiet`."""
+    if not options.quiet:
+        yield Screen()
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        yield Screen(nowhere)

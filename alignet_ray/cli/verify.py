@@ -9,7 +9,7 @@ from alignet_ray.cli.options import VerifyOptions
 
 def verify(options: VerifyOptions) -> None:
     """Print the checks and exit with code 1 if something is wrong."""
-    from alignet_ray import verify as checks
+    from alignet_ray import checks
 
     # STAGE/ID means an artifact under the root, unless there is such a file.
     path = options.path

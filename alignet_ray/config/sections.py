@@ -134,6 +134,8 @@ class RaySection(Section):
     """Logical CPUs of a local Ray. Default: the machine's cores, at least 4 (these are slots, not threads)."""
     object_store_mb: RuntimeOnly[int | None] = Field(None, ge=80)
     """Shared memory of a local Ray in MB. Default: chosen by Ray."""
+    dashboard: RuntimeOnly[bool] = False
+    """Start Ray's dashboard on this machine; the run says where it is. (A cluster has one of its own.)"""
     gpus: RuntimeOnly[int] = Field(0, ge=0)
     """GPUs to request from the cluster and to wait for before each distributed stage."""
     cpus: RuntimeOnly[int] = Field(0, ge=0)

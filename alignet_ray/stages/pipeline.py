@@ -18,6 +18,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import STAGES, Node, Work, graph
 from alignet_ray.stages.watchdog import watched
@@ -353,7 +354,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
         runtime.terminable(),
         runtime.lock(state),
         runtime.removed_if_refused(created),
-        runtime.log_to(log_file(cfg, state), screen),
+        log_to(log_file(cfg, state), screen),
     ):
         yield resolve(cfg, state, screen), Store.open(cfg.store.root), state
 
@@ -401,9 +402,11 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     if all(step.finished for step in steps):
         return
 
-    logs = runtime.start(cfg)
-    if logs:
-        screen.line(f"Ray's worker logs in {logs}")
+    started = runtime.start(cfg)
+    if started:
+        screen.line(f"Ray's worker logs in {started.logs}")
+        if started.dashboard:
+            screen.line(f"Ray's dashboard at {started.dashboard}")
 
     cluster_nodes = runtime.ClusterNodes(cfg, screen.line)
     artifacts = {step.node.name: step.artifact for step in steps}

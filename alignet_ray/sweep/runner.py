@@ -65,6 +65,11 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
         return sweep.draft
 
 
+def winner_name(cfg: Config) -> str:
+    """Name of the run that a sweep's winner becomes."""
+    return f"{cfg.name}-sweep"
+
+
 def _sweep_id(cfg: Config, swept: Artifact, space: Space) -> str:
     """Equal for sweeps that continue each other: the given settings, the space and the searcher."""
     domains = {field: [domain.kind, *domain.values] for field, domain in space.items()}
@@ -280,7 +285,7 @@ class SweepRunner:
         best = ranking[0]
 
         # The base seed, not the best of the repeats: picking the luckiest seed would flatter the winner.
-        winner = self.setup.config(best.params, self.cfg.seed).replace(name=f"{self.cfg.name}-sweep")
+        winner = self.setup.config(best.params, self.cfg.seed).replace(name=winner_name(self.cfg))
         self.draft.write_bytes("winner.yaml", winner.to_yaml().encode())
         self.screen.line(f"\nwinner: trial {best.number}, {report.describe_params(best.params)}")
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.transforms import save_transform
 
-from alignet_ray import verify
+from alignet_ray import checks
 from alignet_ray.artifacts import schemas
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
@@ -31,7 +31,7 @@ def rows(embedding: np.ndarray) -> np.ndarray:
 def check(tmp_path: Path, rows: np.ndarray, reference: bool = True, **references: object) -> tuple[str, bool]:
     np.savetxt(tmp_path / "answers.txt", rows, "%d")
     known = str(tmp_path / "reference.npy") if reference else None
-    return verify.verify(str(tmp_path / "answers.txt"), verify.References(reference=known, **references))  # type: ignore[arg-type]
+    return checks.verify(str(tmp_path / "answers.txt"), checks.References(reference=known, **references))  # type: ignore[arg-type]
 
 
 def test_a_good_file_passes_whichever_way_its_pairs_are_written(tmp_path: Path, rows: np.ndarray) -> None:
@@ -95,16 +95,16 @@ def labelled(folder: Path, n: int = 3000, seed: int = 0) -> tuple[np.ndarray, np
 def test_labelled_triplets(tmp_path: Path) -> None:
     labelled(tmp_path / "label" / "train")
     labelled(tmp_path / "label" / "valid", n=100, seed=1)
-    text, ok = verify.verify(str(tmp_path / "label"))
+    text, ok = checks.verify(str(tmp_path / "label"))
     assert "[train]" in text
     assert "[valid]" in text
     assert ok or "triplets in train and valid" in text
     ids, s = labelled(tmp_path / "label" / "valid", n=100)
-    assert not verify.verify(str(tmp_path / "label"))[1], "the same triplets in both"
+    assert not checks.verify(str(tmp_path / "label"))[1], "the same triplets in both"
     s[5, 0] = -99
     s[7, 1] = np.nan
     pq.write_table(pa.table([*ids.T.copy(), *s.T.copy()], schema=schemas.TRIPLETS), tmp_path / "bad.parquet")
-    text, ok = verify.verify(str(tmp_path / "bad.parquet"))
+    text, ok = checks.verify(str(tmp_path / "bad.parquet"))
     assert not ok
     assert "odd image not last" in text
 
@@ -118,7 +118,7 @@ def test_similarities_are_computed_anew(tmp_path: Path) -> None:
         tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.float32(factor) * x)
         table = pa.table([np.arange(200), tensor], schema=schemas.embeddings(8, "float32"))
         pq.write_table(table, folder / "part-00000.parquet")
-        text, ok = verify.verify(str(tmp_path / "label"), verify.References(embeddings=str(folder)))
+        text, ok = checks.verify(str(tmp_path / "label"), checks.References(embeddings=str(folder)))
         assert ok == good, text
 
 
@@ -126,16 +126,16 @@ def test_releases_and_transforms(tmp_path: Path) -> None:
     names = np.array([[f"a_{i}.JPEG", f"b_{i}.JPEG", f"c_{i}.JPEG"] for i in range(30)])
     s = -np.sort(-np.random.default_rng(0).normal(size=(30, 3)))
     np.savez(tmp_path / "release.npz", filenames=names, similarities=s, indices=np.arange(90).reshape(30, 3))
-    assert verify.verify(str(tmp_path / "release.npz"))[1]
+    assert checks.verify(str(tmp_path / "release.npz"))[1]
     np.savez(tmp_path / "release.npz", filenames=names, similarities=s * np.nan, indices=s)
-    assert not verify.verify(str(tmp_path / "release.npz"))[1]
+    assert not checks.verify(str(tmp_path / "release.npz"))[1]
     transform = AffineTransform(0.0, 1.0, np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
     save_transform(tmp_path / "t.npz", transform)
-    assert verify.verify(str(tmp_path / "t.npz"))[1]
-    assert "does not say which model" in verify.verify(str(tmp_path / "t.npz"))[0]
+    assert checks.verify(str(tmp_path / "t.npz"))[1]
+    assert "does not say which model" in checks.verify(str(tmp_path / "t.npz"))[0]
     zero = AffineTransform(0.0, 1.0, np.zeros((4, 4), np.float32), np.zeros(4, np.float32))
     save_transform(tmp_path / "z.safetensors", zero)
-    assert not verify.verify(str(tmp_path / "z.safetensors"))[1]
+    assert not checks.verify(str(tmp_path / "z.safetensors"))[1]
 
 
 def test_what_is_no_such_file(tmp_path: Path) -> None:
@@ -147,21 +147,21 @@ def test_what_is_no_such_file(tmp_path: Path) -> None:
         (tmp_path / "notes.txt", "no columns"),
     ):
         with pytest.raises(UserError, match=says):
-            verify.verify(str(path))
+            checks.verify(str(path))
 
 
 @pytest.mark.parametrize(
     ("name", "references", "says"),
     [
-        ("responses.txt", verify.References(embeddings="E"), "--embeddings says nothing about human responses"),
-        ("responses.txt", verify.References(images="I"), "--images says nothing about human responses"),
-        ("transform.npz", verify.References(objects=3), "--objects says nothing about a transform"),
-        ("labels.parquet", verify.References(base=0), "--base says nothing about labelled triplets"),
-        ("labels.parquet", verify.References(transform="T"), "--transform is applied to embeddings"),
+        ("responses.txt", checks.References(embeddings="E"), "--embeddings says nothing about human responses"),
+        ("responses.txt", checks.References(images="I"), "--images says nothing about human responses"),
+        ("transform.npz", checks.References(objects=3), "--objects says nothing about a transform"),
+        ("labels.parquet", checks.References(base=0), "--base says nothing about labelled triplets"),
+        ("labels.parquet", checks.References(transform="T"), "--transform is applied to embeddings"),
     ],
 )
 def test_a_reference_that_says_nothing_about_the_file_is_refused(
-    tmp_path: Path, name: str, references: verify.References, says: str
+    tmp_path: Path, name: str, references: checks.References, says: str
 ) -> None:
     path = tmp_path / name
     path.write_text("0 1 2\n")
@@ -169,13 +169,13 @@ def test_a_reference_that_says_nothing_about_the_file_is_refused(
         empty = [pa.array([], field.type) for field in schemas.TRIPLETS]
         pq.write_table(pa.Table.from_arrays(empty, schema=schemas.TRIPLETS), path)
     with pytest.raises(UserError, match=says):
-        verify.verify(str(path), references)
+        checks.verify(str(path), references)
 
 
 def test_a_table_that_counts_from_0_fails_with_the_fix(tmp_path: Path) -> None:
     path = tmp_path / "responses.csv"
     path.write_text("image1,image2,image3,choice\n0,1,2,3\n1,2,3,1\n")
-    shown, ok = verify.verify(str(path), verify.References(objects=4))
+    shown, ok = checks.verify(str(path), checks.References(objects=4))
     assert not ok
     assert "--human.base 0" in shown
-    assert verify.verify(str(path), verify.References(objects=4, base=0))[1]
+    assert checks.verify(str(path), checks.References(objects=4, base=0))[1]
