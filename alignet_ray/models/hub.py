@@ -35,12 +35,11 @@ def load(
     Raises:
         UserError: there is no such model, or it cannot be read.
     """
-    import torch
-
-    from alignet_ray.models.backbone import load_backbone
+    from alignet_ray.models.backbone import default_device, load_backbone
     from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
     from alignet_ray.models.image_model import ImageModel
 
+    # The address of the registry is looked up for these names alone: any other loads without MLflow.
     if str(name).startswith(REGISTRY):
         from alignet_ray.tracking import registry_uri
 
@@ -51,9 +50,8 @@ def load(
         student = load_network(folder)
     else:
         student = EmbeddingNetwork(load_backbone(str(name)), None).eval()
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return ImageModel(student, str(name), device)
+
+    return ImageModel(student, str(name), device or default_device())
 
 
 def locate(name: str | Path, tracking_uri: str | None = None) -> Path | None:
@@ -77,6 +75,8 @@ def identity(uri: str, tracking_uri: str | None = None) -> str:
         UserError: MLflow is not installed, or does not know the model.
     """
     mlflow = _mlflow(uri)
+
+    # An alias moves, and a deleted model's name can be given to another: the time of creation tells versions apart.
     name, alias, version = ModelSpec.parse(uri).registered
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     try:
@@ -101,6 +101,8 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except mlflow.exceptions.MlflowException as error:
         raise UserError(_not_found(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
+
+    # The student lies among MLflow's own files, at a place that depends on how it was logged.
     descriptions = sorted(folder.rglob(MODEL_FILE))
     if not descriptions:
         raise UserError(f"{uri} is not a student of alignet_ray: it holds no {MODEL_FILE}")
@@ -108,6 +110,7 @@ def fetch(uri: str, tracking_uri: str | None = None) -> Path:
 
 
 def _mlflow(uri: str) -> Any:
+    # A student's folder loads where MLflow is not installed, so it is imported where it is needed.
     try:
         import mlflow
     except ImportError as error:
@@ -118,7 +121,8 @@ def _mlflow(uri: str) -> Any:
 @contextlib.contextmanager
 def _tracking_server(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
     """Make a server MLflow's default: a version's source is an address that MLflow looks up at the default server."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")  # set_tracking_uri writes it
+    # set_tracking_uri writes this variable, which the processes started later inherit.
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     if tracking_uri:
         mlflow.set_tracking_uri(tracking_uri)
     try:

@@ -65,6 +65,7 @@ class ImageIndex:
     def nearest(self, embedding: Float[np.ndarray, " d"], k: int = 5) -> list[Neighbour]:
         """The `k` pictures whose embeddings have the largest cosine with this one, the nearest first."""
         cosines = unit_rows(self.embeddings) @ unit_rows(embedding[None])[0]
+        # A stable sort keeps equal pictures in the order of the index, so answers repeat.
         order = np.argsort(-cosines, kind="stable")[:k]
         return [Neighbour(self.names[row], float(cosines[row])) for row in order]
 
@@ -76,6 +77,7 @@ class ImageIndex:
 
     def save(self, file: str | Path) -> None:
         """Write a .npz file with the arrays `names` and `embeddings`."""
+        # As an array of fixed-width text: an array of Python strings would be pickled.
         np.savez(file, names=np.array(self.names, dtype=np.str_), embeddings=self.embeddings)
 
     @classmethod
@@ -131,7 +133,9 @@ class ImageModel:
     @property
     def layer(self) -> Layer:
         """The layer that describes an image unless another one is named: the head where there is one."""
-        return "pre_logits" if self.network.head is None else "head"
+        if self.network.head is None:
+            return "pre_logits"
+        return "head"
 
     def preprocess(self, picture: Picture) -> Float[Tensor, "3 s s"]:
         """Any picture as the network takes it: resized, cropped, normalised.
@@ -159,7 +163,10 @@ class ImageModel:
             UserError: a picture cannot be read (the message names it), or the model has no such layer.
         """
         embeddings = self.index(pictures, layer, batch, progress).embeddings
-        return embeddings[0] if is_single(pictures) else embeddings
+        if is_single(pictures):
+            only_one: np.ndarray = embeddings[0]
+            return only_one
+        return embeddings
 
     def index(
         self,
@@ -180,12 +187,17 @@ class ImageModel:
         """
         layer = self._checked_layer(layer)
         sources = list_pictures(pictures)
+
         # Decoding takes longer than a small network's pass, so threads read ahead.
         jobs = [partial(self._prepare, source) for source in sources]
         prepared = prefetch(jobs, 2 * batch, os.cpu_count() or 1)
+
+        # A few pictures are done before a bar could be read.
         if progress is None:
             progress = len(sources) >= PROGRESS_FROM
-        bar = _progress(len(sources)) if progress else None
+        bar = None
+        if progress:
+            bar = _progress(len(sources))
 
         names: list[str] = []
         rows: list[np.ndarray] = []
@@ -200,6 +212,7 @@ class ImageModel:
                 names.append(source.name)
                 waiting.append(image)
 
+            # Unreadable pictures leave no gap in a batch, so that batches are full until the last one.
             is_last = position == len(sources)
             if waiting and (len(waiting) == batch or is_last):
                 rows.append(self._forward(waiting, layer))
@@ -226,7 +239,9 @@ class ImageModel:
         """
         first, second = self._side_by_side(layer, a, b)
         distances: np.ndarray = 1 - (unit_rows(first) * unit_rows(second)).sum(-1)
-        return float(distances[0]) if is_single(a) and is_single(b) else distances
+        if is_single(a) and is_single(b):
+            return float(distances[0])
+        return distances
 
     def odd_one_out(self, a: Pictures, b: Pictures, c: Pictures) -> Float[np.ndarray, "*n 3"]:
         """Probability that a, b or c is the odd one out.
@@ -241,14 +256,18 @@ class ImageModel:
         """
         layer = self.layer
         sides = self._side_by_side(layer, a, b, c)
+        # The head was trained on dot products; features were not, and their lengths mean nothing to a choice.
         if layer == "pre_logits":
             sides = [unit_rows(embeddings) for embeddings in sides]
         vectors = torch.from_numpy(np.stack(sides, axis=1))
         similarities = pair_similarities(vectors) / self.network.tau
+
         # Choosing the pair (0, 1) makes 2 the odd one, and so on: the order of the pairs is reversed.
         probabilities: np.ndarray = choice_probabilities(similarities).flip(-1).numpy()
-        are_single = is_single(a) and is_single(b) and is_single(c)
-        return probabilities[0] if are_single else probabilities
+        if is_single(a) and is_single(b) and is_single(c):
+            only_one: np.ndarray = probabilities[0]
+            return only_one
+        return probabilities
 
     def nearest(
         self, query: Picture, among: Pictures | ImageIndex, k: int = 5, layer: Layer | None = None
@@ -261,16 +280,20 @@ class ImageModel:
             k: how many.
             layer: as for `embed`; an index must have been made from the same one.
         """
-        index = among if isinstance(among, ImageIndex) else self.index(among, layer)
-        return index.nearest(self.embed(query, layer), k)
+        if not isinstance(among, ImageIndex):
+            among = self.index(among, layer)
+        return among.nearest(self.embed(query, layer), k)
 
     def _side_by_side(self, layer: Layer | None, *sides: Pictures) -> list[Float[np.ndarray, "n d"]]:
         """Embeddings of several arguments as arrays of equal length; a single picture is repeated."""
         embeddings = [np.atleast_2d(self.embed(side, layer)) for side in sides]
-        count = max(len(rows) for rows in embeddings)
-        for rows in embeddings:
-            if len(rows) not in (1, count):
-                raise UserError(f"lists of {', '.join(str(len(rows)) for rows in embeddings)} pictures do not match")
+        lengths = [len(rows) for rows in embeddings]
+        count = max(lengths)
+
+        # A list of one picture is repeated as a single picture is; any other length has no partner for each row.
+        if not set(lengths) <= {1, count}:
+            listed = ", ".join(map(str, lengths))
+            raise UserError(f"lists of {listed} pictures do not match")
         return [np.broadcast_to(rows, (count, rows.shape[1])) for rows in embeddings]
 
     def _checked_layer(self, layer: Layer | None) -> Layer:
@@ -283,8 +306,11 @@ class ImageModel:
 
     def _prepare(self, source: NamedPicture) -> Tensor | UserError:
         """A picture as the network takes it, or why it cannot be read."""
+        # A float tensor is what `preprocess` returns: it goes to the network as it is.
         if isinstance(source.picture, Tensor) and source.picture.is_floating_point():
             return source.picture
+
+        # The reason is returned, not raised: this runs in a thread, and the caller may want to leave the picture out.
         try:
             return self.network.preprocess(source.open())
         except UserError as error:
@@ -293,7 +319,9 @@ class ImageModel:
     @torch.no_grad()
     def _forward(self, images: list[Tensor], layer: Layer) -> Float[np.ndarray, "b d"]:
         output = self(torch.stack(images).to(self.device))
-        chosen = output.triplet_logits if layer == "head" else output.embedding
+        chosen: Tensor | None = output.embedding
+        if layer == "head":
+            chosen = output.triplet_logits
         assert chosen is not None, "a missing head is refused before"
         vectors: np.ndarray = chosen.float().cpu().numpy()
         return vectors

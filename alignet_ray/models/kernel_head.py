@@ -54,6 +54,7 @@ class KernelHead(nn.Module):
         temperature: Float[Tensor, ""],
     ) -> None:
         super().__init__()
+        # Buffers are saved and moved with the network, and no optimiser finds them.
         self.register_buffer("centre", centre)
         self.register_buffer("metric", metric)
         self.register_buffer("keys", keys)
@@ -92,6 +93,7 @@ class KernelHead(nn.Module):
             values: human dimensions of these objects.
             metric: G.
         """
+        # An object with many images would otherwise draw all predictions to itself.
         _, object_rows, counts = np.unique(objects, return_inverse=True, return_counts=True)
         shares = torch.from_numpy(1 / counts[object_rows].astype(np.float32)).to(features.device)
 
@@ -123,6 +125,7 @@ class KernelHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Human dimensions of images, from their features."""
+        # Queries times keys would be too large a matrix for all images of a corpus at once.
         predictions = []
         for queries in torch.split(self.directions(features), CHUNK_ROWS):
             logits = queries @ self.keys.T / self.temperature
@@ -135,6 +138,7 @@ class KernelHead(nn.Module):
         This imitates a new object: none of the images that it is compared with shows it.
         """
         queries = self.directions(features)
+        # One image an object: the image itself is all that would give the answer away, and shares are equal.
         is_same = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
         logits = queries @ queries.T / self.temperature
         return weighted_mean(logits, values, torch.ones_like(queries[:, 0]), is_same)
@@ -150,6 +154,8 @@ class KernelHead(nn.Module):
         """
         # Images of the same object are excluded as well: a new object has none among the keys.
         object_numbers = torch.from_numpy(objects).to(self.keys.device)
+
+        # For one parameter a grid is enough, and it has no learning rate to choose.
         losses = []
         for temperature in TEMPERATURES:
             predictions = []
@@ -159,6 +165,7 @@ class KernelHead(nn.Module):
                 logits = queries @ self.keys.T / temperature
                 predictions.append(weighted_mean(logits, self.values, self.shares, is_same_object))
             losses.append(loss(torch.cat(predictions)))
+
         self.temperature = torch.tensor(TEMPERATURES[int(np.argmin(losses))], device=self.keys.device)
 
 
@@ -196,6 +203,7 @@ def class_metric(weights: Float[Tensor, "c d"]) -> Float[Tensor, "d r"]:
     centred = (weights - weights.mean(dim=0)).double()
     # The square root of W^T W by its eigenvectors: at most d columns, however many classes there are.
     eigenvalues, axes = torch.linalg.eigh(centred.T @ centred)
+    # Directions that tell no classes apart have eigenvalues of rounding errors, which may even be negative.
     kept = eigenvalues > eigenvalues.max() * 1e-9
     metric: Tensor = (axes[:, kept] * eigenvalues[kept].sqrt()).float()
     return metric
@@ -203,5 +211,10 @@ def class_metric(weights: Float[Tensor, "c d"]) -> Float[Tensor, "d r"]:
 
 def group_positions(groups: Sequence[Int64[np.ndarray, " _"]]) -> list[Int64[np.ndarray, " _"]]:
     """Positions 0, 1, 2, ... of the groups' members once the groups are concatenated, split into groups again."""
-    ends = np.cumsum([len(group) for group in groups])
-    return [np.arange(end - len(group), end) for group, end in zip(groups, ends, strict=True)]
+    positions = []
+    start = 0
+    for group in groups:
+        end = start + len(group)
+        positions.append(np.arange(start, end))
+        start = end
+    return positions

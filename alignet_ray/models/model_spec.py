@@ -74,6 +74,7 @@ class ModelSpec:
             return cls(name, ModelKind.PACKAGE)
         if name.startswith(RANDOM):
             return cls(name, ModelKind.RANDOM, name.removeprefix(RANDOM))
+
         # What exists under this very name is meant, whatever characters its path has.
         if _is_student_folder(Path(name).expanduser()):
             return cls(name, ModelKind.STUDENT)
@@ -100,7 +101,9 @@ class ModelSpec:
         A registered name can move to another version: `hub.identity` asks the registry which one it means now.
         """
         if self.kind is ModelKind.CHECKPOINT and self.file:
-            key = f"#{self.weights_key}" if self.weights_key else ""
+            key = ""
+            if self.weights_key:
+                key = f"#{self.weights_key}"
             return f"{self.architecture}@{self.path.name}{key}"
         return self.name
 
@@ -112,8 +115,9 @@ class ModelSpec:
         if self.kind is ModelKind.STORED:
             from alignet_ray.data import stored
 
-            is_id = self.name.startswith(stored.STAGE)
-            return self.name if is_id else self.path.name
+            # An artifact's id is short, and its last part alone would be a number without a meaning.
+            if not self.name.startswith(stored.STAGE):
+                return self.path.name
         return self.name
 
     @property
@@ -126,6 +130,7 @@ class ModelSpec:
         if self.kind is ModelKind.CHECKPOINT and self.file:
             return [self.file]
         if self.kind is ModelKind.STUDENT:
+            # Files alone, which have an ending: folders in it are checkpoints of its training.
             return [str(file) for file in sorted(self.path.glob("*.*"))]
         if self.kind is ModelKind.STORED:
             from alignet_ray.data import stored
@@ -145,6 +150,7 @@ class ModelSpec:
         Raises:
             UserError: it names no model, or neither an alias nor a version.
         """
+        # A version is a number without slashes, so a model's name may hold them.
         rest = self.name.removeprefix(REGISTRY)
         if "@" in rest:
             model, _, alias = rest.partition("@")
@@ -173,6 +179,7 @@ def _is_student_folder(folder: Path) -> bool:
     if folder.resolve().parent.name != "embed":
         return True
 
+    # A student may lie in a folder that happens to be called `embed`.
     from alignet_ray.store import MANIFEST
 
     is_artifact = (folder / MANIFEST).is_file()

@@ -28,7 +28,12 @@ BATCH = 64
 
 def requirements() -> list[str]:
     """pip requirements of the served model, at the versions that are installed here."""
-    return [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    pins = []
+    for name in REQUIREMENTS:
+        # A local version such as 2.8.0+cu128 is on no package index.
+        public_version = version(name).partition("+")[0]
+        pins.append(f"{name}=={public_version}")
+    return pins
 
 
 class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -37,6 +42,7 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Load the student from its folder."""
         self.student = load_network(context.artifacts["student"])
+        # A model that was logged without a configuration takes tensors.
         self.takes = (context.model_config or {}).get("takes", "tensors")
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> dict[str, np.ndarray]:
@@ -50,16 +56,19 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         else:
             images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
 
+        # A request may hold more images than memory takes at once.
         columns: dict[str, list[Tensor]] = {}
         with torch.inference_mode():
             for part in torch.split(images, BATCH):
                 for name, values in self.student(part)._asdict().items():
                     if values is not None:
                         columns.setdefault(name, []).append(values)
+
         return {name: torch.cat(parts).float().numpy() for name, parts in columns.items()}
 
 
 def _decode_and_preprocess(files: list[bytes], preprocess: Preprocess) -> Tensor:
+    # A server of tensors needs no decoder.
     from alignet_ray.images.decode import decode
 
     images = []

@@ -29,6 +29,7 @@ def read_weights(file: Path, key: str = "") -> dict[str, Tensor]:
     Raises:
         UserError: missing or unreadable file, no weights in it, or several networks and no key.
     """
+    # Reading a named pipe would wait for a writer for ever.
     require_regular(file)
     if not file.is_file():
         raise UserError(f"weights file {file} does not exist")
@@ -42,10 +43,15 @@ def read_weights(file: Path, key: str = "") -> dict[str, Tensor]:
     except Exception as error:  # both libraries raise errors of many types on damaged files
         raise UserError(f"{file} is not a readable weights file: {_why_unreadable(error)}") from error
 
-    state_dict = _unwrapped(content, file, key)
-    weights = {str(name): value for name, value in state_dict.items() if isinstance(value, Tensor)}
+    # Among the weights may stand counters and settings, which are no tensors.
+    weights: dict[str, Tensor] = {}
+    for name, value in _unwrapped(content, file, key).items():
+        if isinstance(value, Tensor):
+            weights[str(name)] = value
     if not weights:
         raise UserError(f"{file} holds no weights: it is a {type(content).__name__} without tensors by name")
+
+    # A diverged training is told here, where its file is known, and not by embeddings that are all refused.
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise UserError(f"{file}: {name} is not finite (NaN or infinity): did the training diverge?")
@@ -67,17 +73,26 @@ def select_network(weights: dict[str, Tensor], expected: Collection[str], name: 
     if not expected or expected <= weights.keys():
         return weights
 
+    # Every prefix that fits stands before each of the names, so any one of them finds all candidates.
     probe = min(expected)
-    prefixes = [key.removesuffix(probe) for key in weights if key.endswith(f".{probe}")]
-    fitting = [prefix for prefix in prefixes if expected <= _below(weights, prefix).keys()]
+    fitting: dict[str, dict[str, Tensor]] = {}
+    for key in weights:
+        if not key.endswith(f".{probe}"):
+            continue
+        prefix = key.removesuffix(probe)
+        candidate = _below(weights, prefix)
+        if expected <= candidate.keys():
+            fitting[prefix.rstrip(".")] = candidate
+
     if len(fitting) > 1:
-        raise UserError(_which(name, [prefix.rstrip(".") for prefix in fitting]))
+        raise UserError(_which(name, list(fitting)))
     if not fitting:
         return weights
-    return _below(weights, fitting[0])
+    return next(iter(fitting.values()))
 
 
 def _why_unreadable(error: Exception) -> str:
+    # torch's own advice at these errors is to switch the protection off.
     for sign in ("Weights only load failed", "TorchScript"):
         if sign in str(error):
             return "it holds code or Python objects, which are not loaded: save the network's state_dict()"
@@ -90,15 +105,17 @@ def _unwrapped(content: Any, file: Path, key: str) -> Mapping[Any, Any]:
         below = _below(content, f"{key}.")
         if key not in content and not below:
             known = [str(name) for name in content if isinstance(content[name], Mapping)]
-            raise UserError(f"{file} has no network {key!r}: it holds {', '.join(known[:MAX_NAMES]) or 'one network'}")
+            listed = ", ".join(known[:MAX_NAMES]) or "one network"
+            raise UserError(f"{file} has no network {key!r}: it holds {listed}")
         content = content.get(key, below)
 
+    # Wrappers may lie in each other, as in {"model": {"state_dict": ...}}.
     while isinstance(content, Mapping):
         wrapped = [name for name, value in content.items() if _holds_weights(value)]
         if set(wrapped) == set(AVERAGED):
             wrapped = list(AVERAGED[:1])
         if len(wrapped) > 1:
-            raise UserError(_which(str(file), [str(name) for name in wrapped]))
+            raise UserError(_which(str(file), list(map(str, wrapped))))
         if not wrapped:
             return content
         content = content[wrapped[0]]
@@ -114,6 +131,7 @@ def _holds_weights(value: Any) -> bool:
 
 def _without_common_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes that all names share, one inside the other."""
+    # The order is not known ("module.model." or "model.module."), and each removed one may uncover another.
     for _ in PREFIXES:
         for prefix in PREFIXES:
             if all(name.startswith(prefix) for name in weights):

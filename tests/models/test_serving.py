@@ -9,7 +9,7 @@ import torch
 import alignet_ray
 from alignet_ray.errors import UserError
 from alignet_ray.models.embedding_network import make_network, save_network
-from alignet_ray.models.hub import identity, load
+from alignet_ray.models.hub import load
 
 
 @pytest.fixture
@@ -52,16 +52,6 @@ def test_pyfunc_folder_and_registry_give_equal_numbers(registry: tuple[Path, str
         assert np.array_equal(getattr(expected, name).numpy(), served[name])
     with pytest.raises(UserError, match="not in the registry"):
         load("models:/unknown@champion", tracking_uri=uri)
-
-
-def test_an_alias_is_pinned_to_its_version(registry: tuple[Path, str]):
-    uri = registry[1]
-    pinned = identity("models:/s@champion", uri)
-    assert pinned.startswith("models:/s/1 of ")
-    assert identity("models:/s/1", uri) == pinned
-    for wrong, says in (("models:/s@nobody", "not in the registry"), ("models:/s", "NAME@ALIAS")):
-        with pytest.raises(UserError, match=says):
-            identity(wrong, uri)
 
 
 def test_a_folder_needs_neither_ray_nor_mlflow(tmp_path: Path):
