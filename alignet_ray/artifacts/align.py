@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from alignet_ray.artifacts import transforms
-from alignet_ray.artifacts.base import ArtifactView, read_json_lines, write_json_lines
+from alignet_ray.artifacts.base import ArtifactView, from_rows, read_json_lines, to_rows, write_json_lines
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.store import JsonObject
 
@@ -20,8 +20,15 @@ SPLITS = ("validation", "test")
 SPACES = ("base", "features", "aligned")
 
 FOLD_SCHEMA = pa.schema(
-    [("fold", pa.int64()), ("objects", pa.list_(pa.int64())), ("step", pa.int64())]
-    + [(name, pa.float64()) for name in ("base", "accuracy", "cross_entropy", "ceiling")]
+    [
+        ("fold", pa.int64()),
+        ("objects", pa.list_(pa.int64())),
+        ("step", pa.int64()),
+        ("base", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("cross_entropy", pa.float64()),
+        ("ceiling", pa.float64()),
+    ]
 )
 
 
@@ -128,6 +135,8 @@ class AlignReport:
         figures = {"step": float(self.step), "neighbours_kept": self.neighbours_kept}
         if self.aligned_neighbours_kept is not None:
             figures["aligned_neighbours_kept"] = self.aligned_neighbours_kept
+
+        # Flat names: a tracking server draws one chart for each of them.
         for split, agreement in self.splits.items():
             figures[f"{split}_ceiling"] = agreement.ceiling
             for space, values in agreement.spaces.items():
@@ -144,20 +153,23 @@ class AlignReport:
                 stored[entry.name] = value
 
         # Scores are flat on disk, under the same names as on the tracking server.
-        stored["folds"] = [asdict(fold) for fold in self.folds]
-        stored["curve"] = [asdict(point) for point in self.curve]
+        stored["folds"] = to_rows(self.folds)
+        stored["curve"] = to_rows(self.curve)
         return stored | self.figures()
 
     @classmethod
     def from_json(cls, stored: JsonObject) -> "AlignReport":
         """Inverse of `to_json`."""
         plain = {entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored}
+
+        # A map that was taken over has no figures, so a split may be missing.
         plain["splits"] = {}
         for split in SPLITS:
             if f"{split}_ceiling" in stored:
                 plain["splits"][split] = _split_agreement(split, stored)
-        plain["folds"] = [FoldResult(**fold) for fold in stored.get("folds", [])]
-        plain["curve"] = [InterpolationPoint(**point) for point in stored.get("curve", [])]
+
+        plain["folds"] = from_rows(FoldResult, stored.get("folds", []))
+        plain["curve"] = from_rows(InterpolationPoint, stored.get("curve", []))
         return cls(**plain)
 
 
@@ -172,12 +184,17 @@ def split_agreement(figures: Mapping[str, Mapping[str, float]], ceiling: float) 
 
 
 def _split_agreement(split: str, stored: Mapping[str, Any]) -> SplitAgreement:
-    names = [entry.name for entry in fields(Agreement)]
     spaces = {}
     for space in SPACES:
-        if f"{split}_{space}_accuracy" in stored:
-            values = {name: stored[f"{split}_{space}_{name}"] for name in names}
-            spaces[space] = Agreement(**values)
+        # Maps have no space `features`: theirs are those of the base.
+        prefix = f"{split}_{space}_"
+        if f"{prefix}accuracy" not in stored:
+            continue
+
+        values = {}
+        for entry in fields(Agreement):
+            values[entry.name] = stored[prefix + entry.name]
+        spaces[space] = Agreement(**values)
     return SplitAgreement(spaces, stored[f"{split}_ceiling"])
 
 
@@ -202,6 +219,7 @@ class AlignArtifact(ArtifactView):
 
     def write_transform(self, transform: AffineTransform, provenance: JsonObject) -> None:
         """Write the map in both formats, with what it was fitted on."""
+        # gLocal and thingsvision read the first; programs in other languages read the second.
         for name in (transforms.TRANSFORM, transforms.TRANSFORM_TENSORS):
             self.draft.write_bytes(name, transforms.dump_transform(Path(name).suffix, transform, provenance))
 
@@ -220,8 +238,9 @@ class AlignArtifact(ArtifactView):
     def write_report(self, report: AlignReport) -> None:
         """Write the report, and its folds as a table."""
         self.draft.write_json(REPORT, report.to_json())
-        rows = [asdict(fold) for fold in report.folds]
-        self.draft.write_table(FOLDS, pa.Table.from_pylist(rows, schema=FOLD_SCHEMA))
+        # Folds are in report.json too; as a table, a notebook reads them in one line.
+        folds = pa.Table.from_pylist(to_rows(report.folds), schema=FOLD_SCHEMA)
+        self.draft.write_table(FOLDS, folds)
 
     def metrics(self) -> list[dict[str, float]]:
         """Figures of every validation of a network teacher, while it is trained and after."""

@@ -1,9 +1,16 @@
 """What all typed views share: the files of one artifact, finished or being written."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from alignet_ray.store import Artifact, Draft
+from alignet_ray.store import Artifact, Draft, JsonObject
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,11 @@ class ArtifactView:
 
 def part_name(number: int, folder: str = "") -> str:
     """File name of one part of a table: `part-00007.parquet`, in a folder where the artifact holds several tables."""
+    # Leading zeros make the order of names, in which parts are listed, that of the numbers.
     name = f"part-{number:05d}.parquet"
-    return f"{folder}/{name}" if folder else name
+    if folder:
+        return f"{folder}/{name}"
+    return name
 
 
 def part_number(name: str) -> int:
@@ -39,15 +49,27 @@ def part_number(name: str) -> int:
     return int(name.rpartition("part-")[2].removesuffix(".parquet"))
 
 
+def to_rows(records: "Iterable[DataclassInstance]") -> list[JsonObject]:
+    """Dataclasses as dictionaries, for JSON and for tables."""
+    return [asdict(record) for record in records]
+
+
+def from_rows(kind: type[Record], rows: Iterable[Mapping[str, Any]]) -> list[Record]:
+    """Inverse of `to_rows`; `kind` may be a named tuple as well."""
+    return [kind(**row) for row in rows]
+
+
 def write_json_lines(draft: Draft, name: str, rows: list[dict[str, float]]) -> None:
     """Write one JSON object a line."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    draft.write_bytes(name, text.encode())
+    lines = [json.dumps(row) + "\n" for row in rows]
+    draft.write_bytes(name, "".join(lines).encode())
 
 
 def read_json_lines(files: Artifact, name: str) -> list[dict[str, float]]:
     """Read one JSON object a line; an empty list where the file is not there."""
     if not files.has(name):
         return []
+
+    # An empty line is what an editor leaves at the end of a file.
     lines = files.read_bytes(name).decode().splitlines()
     return [json.loads(line) for line in lines if line.strip()]

@@ -9,7 +9,7 @@ import safetensors.numpy
 from jaxtyping import Float32, Int
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, part_name
+from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, to_rows
 
 CENTROIDS = "centroids.safetensors"
 HISTORY = "history.json"
@@ -69,6 +69,7 @@ class ClusterArtifact(ArtifactView):
 
     def labels(self) -> ClusterLabels:
         """Cluster of every image."""
+        # Sorted by id, the labels match other tables of the same images row by row.
         table = self.files.read_parts().sort_by("image_id")
         return ClusterLabels(table["image_id"].to_numpy(), table["cluster"].to_numpy())
 
@@ -99,7 +100,9 @@ class ClusterArtifact(ArtifactView):
 
     def fit_state(self) -> bytes | None:
         """State of an interrupted fit; None if there is none."""
-        return self.files.read_bytes(FIT_STATE) if self.files.has(FIT_STATE) else None
+        if not self.files.has(FIT_STATE):
+            return None
+        return self.files.read_bytes(FIT_STATE)
 
     def write_fit_state(self, state: bytes) -> None:
         """Keep the state of an unfinished fit."""
@@ -109,18 +112,22 @@ class ClusterArtifact(ArtifactView):
         """Candidates for the number of clusters that were tried; None before any was."""
         if not self.files.has(CURVE):
             return None
-        return [CurvePoint(**point) for point in self.files.read_json(CURVE)]
+        return from_rows(CurvePoint, self.files.read_json(CURVE))
 
     def write_curve(self, points: list[CurvePoint]) -> None:
         """Write the candidates for the number of clusters."""
-        self.draft.write_json(CURVE, [asdict(point) for point in points])
+        self.draft.write_json(CURVE, to_rows(points))
 
     def stats(self) -> ClusterStats:
         """Statistics of the clustering."""
         stored = self.files.read_json(STATISTICS)
-        curve = [CurvePoint(**point) for point in stored["curve"]]
-        # JSON has no tuples.
-        classes = [list(map(tuple, cluster)) for cluster in stored["classes"]]
+        curve = from_rows(CurvePoint, stored["curve"])
+
+        # JSON has no tuples: a class and its count come back as a list.
+        classes = []
+        for cluster in stored["classes"]:
+            pairs = map(tuple, cluster)
+            classes.append(list(pairs))
         return ClusterStats(**stored | {"curve": curve, "classes": classes})
 
     def write_stats(self, stats: ClusterStats) -> None:

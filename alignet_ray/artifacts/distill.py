@@ -30,6 +30,7 @@ class DistillArtifact(ArtifactView):
 
     def write_student(self, folder: Path) -> None:
         """Copy the files of a student's local folder."""
+        # One by one, since the draft may lie in an object store.
         for file in sorted(folder.iterdir()):
             self.draft.write_bytes(file.name, file.read_bytes())
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, part_name, part_number
+from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, part_number
 from alignet_ray.artifacts.student_files import DataConfig
 from alignet_ray.store import JsonObject
 
@@ -79,6 +79,7 @@ class EmbedArtifact(ArtifactView):
 
     def unit_images(self, unit: int) -> list[ImageRow]:
         """Rows of the image table that belong to one unit, without reading the others."""
+        # Row groups follow the units, so a worker reads a few kilobytes of a table of millions of rows.
         filesystem, path = self.files.where(IMAGES)
         table = pq.ParquetFile(path, filesystem=filesystem).read_row_group(unit)
         columns = [table[name].to_pylist() for name in schemas.IMAGES.names]
@@ -132,6 +133,7 @@ class EmbedArtifact(ArtifactView):
             quarantined: images of the unit without an embedding.
             cosines: of fast-decoded to exact embeddings, where they were compared.
         """
+        # In the file's own metadata: a second file could be lost between the two writes.
         notes = {ERRORS_KEY: json.dumps([image._asdict() for image in quarantined])}
         if cosines is not None:
             notes[COSINES_KEY] = json.dumps(list(cosines))
@@ -140,11 +142,12 @@ class EmbedArtifact(ArtifactView):
     def quarantined(self, unit: int) -> list[QuarantinedImage]:
         """Images of a finished unit that have no embedding."""
         notes = self._part_metadata(unit)
-        return [QuarantinedImage(**image) for image in json.loads(notes[ERRORS_KEY])]
+        return from_rows(QuarantinedImage, json.loads(notes[ERRORS_KEY]))
 
     def fast_cosines(self) -> list[float]:
         """Cosines of fast-decoded embeddings to exact ones; empty where all images were decoded exactly."""
-        return list(json.loads(self._part_metadata(0).get(COSINES_KEY, b"[]")))
+        stored = self._part_metadata(0).get(COSINES_KEY, b"[]")
+        return list(json.loads(stored))
 
     def width(self) -> int:
         """Width of the stored embeddings."""
@@ -177,6 +180,7 @@ class EmbedArtifact(ArtifactView):
         ids: list[np.ndarray] = []
         vectors: list[np.ndarray] = []
         for block in self.blocks(column):
+            # Chosen part by part, so that the others never lie in memory together.
             keep: slice | np.ndarray = slice(None)
             if only is not None:
                 keep = np.isin(block.ids, only)
@@ -190,13 +194,16 @@ class EmbedArtifact(ArtifactView):
 
     def embedded_ids(self) -> Int[np.ndarray, " n"]:
         """image_ids that have an embedding, ascending."""
+        # Parquet reads columns by themselves, so this costs none of the vectors.
         blocks = [table["image_id"].to_numpy() for table in self.files.iter_parts(columns=["image_id"])]
         return np.sort(np.concatenate(blocks))
 
     def _part_metadata(self, unit: int) -> dict[bytes, bytes]:
+        # The footer of the file alone is read, not its vectors.
         filesystem, path = self.files.where(part_name(unit))
         return dict(pq.read_metadata(path, filesystem=filesystem).metadata or {})
 
     def _part_schema(self) -> pa.Schema:
+        # All parts have one schema, so any of them answers.
         filesystem, path = self.files.where(self.files.parts()[0])
         return pq.read_schema(path, filesystem=filesystem)

@@ -1,13 +1,13 @@
 """The evaluate artifact: tidy scores of all models and the report."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView
+from alignet_ray.artifacts.base import ArtifactView, to_rows
 from alignet_ray.core.scores import Score
 
 SCORES = "scores.parquet"
@@ -43,13 +43,17 @@ class EvaluateArtifact(ArtifactView):
 
     def write_scores(self, scores: Sequence[Score]) -> None:
         """Write the scores."""
-        table = pa.Table.from_pylist([asdict(score) for score in scores], schema=schemas.SCORES)
+        table = pa.Table.from_pylist(to_rows(scores), schema=schemas.SCORES)
         self.draft.write_table(SCORES, schemas.check(table, schemas.SCORES))
 
     def facts(self) -> EvaluateFacts:
         """What artifact.json says of the evaluation."""
-        facts = self.files.read_manifest().facts
-        return EvaluateFacts(**{entry.name: facts[entry.name] for entry in fields(EvaluateFacts)})
+        # artifact.json may hold facts that later versions add; only the known ones are taken.
+        stored = self.files.read_manifest().facts
+        known = {}
+        for entry in fields(EvaluateFacts):
+            known[entry.name] = stored[entry.name]
+        return EvaluateFacts(**known)
 
     def report_uri(self) -> str:
         """Path or URL of the report."""

@@ -77,9 +77,9 @@ class LabelStats:
 
     def to_json(self) -> JsonObject:
         """The statistics as JSON, without what is unknown."""
-        stored = {name: value for name, value in asdict(self).items() if value is not None}
+        stored = _known(asdict(self))
         for subset in SUBSETS:
-            stored[subset] = {name: value for name, value in stored[subset].items() if value is not None}
+            stored[subset] = _known(stored[subset])
         return stored
 
     @classmethod
@@ -89,6 +89,11 @@ class LabelStats:
         for subset in SUBSETS:
             values[subset] = SubsetStats(**stored[subset])
         return cls(**values)
+
+
+def _known(values: JsonObject) -> JsonObject:
+    """Values without those that are None: their fields have None as default."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ class LabelArtifact(ArtifactView):
         self, name: str, triplets: Int64[np.ndarray, "n 3"], similarities: Float32[np.ndarray, "n 3"]
     ) -> None:
         """Write labelled triplets (image_ids, odd one last; similarities 01, 02, 12) as one part."""
+        # Three columns each: readers that need the triplets alone leave half of the file unread.
         table = pa.table([*triplets.T, *similarities.T], schema=schemas.TRIPLETS)
         self.draft.write_table(name, schemas.check(table, schemas.TRIPLETS))
 

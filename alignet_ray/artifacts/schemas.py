@@ -86,6 +86,7 @@ def embeddings(width: int, dtype: str, logits: int = 0) -> pa.Schema:
         pa.field("image_id", pa.int64()),
         pa.field("embedding", pa.fixed_shape_tensor(value_type, [width])),
     ]
+    # Without a head there is nothing to store, and a column of nulls is refused by `check`.
     if logits:
         fields.append(pa.field("triplet_logits", pa.fixed_shape_tensor(value_type, [logits])))
     return pa.schema(fields)
@@ -93,6 +94,7 @@ def embeddings(width: int, dtype: str, logits: int = 0) -> pa.Schema:
 
 def tensors(values: np.ndarray) -> pa.ExtensionArray:
     """Rows of vectors (n, width), n may be 0, as the Arrow column of `embeddings`."""
+    # The width is named, since zero rows do not show it.
     width = values.shape[1]
     lists = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
     return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(lists.type.value_type, [width]), lists)
@@ -103,6 +105,8 @@ def check(table: pa.Table, schema: pa.Schema) -> pa.Table:
     assert table.schema.names == schema.names, f"columns {table.schema.names}, expected {schema.names}"
     assert table.schema.types == schema.types, f"types {table.schema.types}, expected {schema.types}"
     assert not any(column.null_count for column in table.columns), "null values"
+
+    # The order of the three images is the label: the odd one is the last.
     if schema is TRIPLETS and len(table):
         for other in ("s02", "s12"):
             is_largest = pc.greater_equal(table["s01"], table[other])
@@ -112,6 +116,7 @@ def check(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def positions_of(ids: Int[np.ndarray, " n"], wanted: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     """Position of every wanted image_id in `ids`, which ascend; an AssertionError where one is missing."""
+    # Past the end, `searchsorted` gives a position that does not exist.
     positions = np.searchsorted(ids, wanted)
     nearest = np.minimum(positions, len(ids) - 1)
     assert np.array_equal(ids[nearest], wanted), "image_ids that are not embedded"

@@ -44,6 +44,7 @@ class SoftenArtifact(ArtifactView):
 
     def annotated_image_ids(self) -> Int64[np.ndarray, " n"]:
         """image_ids of all images that show an annotated object, ascending."""
+        # An image may show several objects, and counts once.
         ids: set[int] = set()
         for image_ids in self.objects(["image_ids"])["image_ids"].to_pylist():
             ids.update(image_ids)
@@ -68,18 +69,21 @@ class SoftenArtifact(ArtifactView):
 
     def write_posterior(self, posterior: Posterior) -> None:
         """Write the model of human choices."""
-        # safetensors writes memory as it lies, so rows must come first
+        # safetensors writes memory as it lies, so rows must come first.
         arrays = {name: np.ascontiguousarray(array) for name, array in posterior._asdict().items()}
         self.draft.write_bytes(POSTERIOR, safetensors.numpy.save(arrays))
 
     def responses(self) -> Int64[np.ndarray, "n 3"]:
         """The responses as people gave them: objects (pair, pair, odd)."""
+        # The probabilities lie in the same table and are not read.
         table = self.files.read_parts(columns=["i", "j", "k"])
-        return np.stack([table[column].to_numpy() for column in ("i", "j", "k")], axis=1)
+        columns = [table[name].to_numpy() for name in ("i", "j", "k")]
+        return np.stack(columns, axis=1)
 
     def write_soft_responses(
         self, part: int, responses: Int64[np.ndarray, "n 3"], probabilities: Float32[np.ndarray, "n 3"]
     ) -> None:
         """Write some responses with the probabilities of their pairs 01, 02, 12 as one part of the table SOFT."""
+        # Arrow wants columns whose values lie one after the other, hence the copies.
         table = pa.table([*responses.T.copy(), *probabilities.T.copy()], schema=schemas.SOFT)
         self.draft.write_table(part_name(part), schemas.check(table, schemas.SOFT))

@@ -115,6 +115,7 @@ class StudentDescription:
         Raises:
             UserError: it is missing or is not one.
         """
+        # Folders come from strangers too, so anything may stand in this file.
         file = folder / MODEL_FILE
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -159,6 +160,7 @@ class StudentDescription:
 def _head_shape(head: Mapping[str, Any] | None) -> HeadShape | None:
     if not head:
         return None
+    # model.json does not name the kind of head; this key is the kernel head's alone.
     if "neighbours" in head:
         return KernelHeadShape(head["width"], head["neighbours"], head["rank"])
     return LinearHeadShape(head["width"], head["bias"])

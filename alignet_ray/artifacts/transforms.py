@@ -7,7 +7,7 @@ y = ((x - mean) / std) @ weights + bias. Published files do not say which model 
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,15 @@ def dump_transform(suffix: str, transform: AffineTransform, provenance: JsonObje
     """
     if suffix not in SUFFIXES:
         raise UserError(f"a transform is written as .npz or .safetensors, not {suffix or 'without an ending'}")
+
+    # Both formats write memory as it lies, so rows must come first.
     arrays: dict[str, Any] = {
         "weights": np.ascontiguousarray(transform.weights),
         "bias": np.ascontiguousarray(transform.bias),
         "mean": np.array(transform.mean, dtype=np.float32),
         "std": np.array(transform.std, dtype=np.float32),
     }
+
     # Text as one more array: gLocal and thingsvision read the arrays that they know and leave it alone.
     text = json.dumps(provenance or {}, sort_keys=True)
     if suffix == ".safetensors":
@@ -98,11 +101,14 @@ def locate(name: str, root: str) -> str:
     Raises:
         UserError: a folder without a transform.
     """
+    # A folder as the user wrote it comes before an id, which may be the name of one.
     for folder in (Path(name).expanduser(), Path(root).expanduser() / "align" / name):
         if not folder.is_dir():
             continue
         if (folder / TRANSFORM).is_file():
             return str(folder / TRANSFORM)
+
+        # A network teacher has no transform: the fine-tuned network itself takes its place.
         hint = ""
         if (folder / MODEL_FILE).is_file():
             hint = "; it holds a network: use it as --embed.model"
@@ -127,23 +133,32 @@ def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any
             f"{path} maps features of width {stored.transform.width}, embed.model gives {width}: "
             "it was fitted for another model"
         )
+
+    # Files of other projects have no provenance; a warning, since their width is all that can be compared.
     teacher = stored.provenance.get("teacher", {})
     if not teacher:
         return f"{path} does not say which model it was fitted for; its width fits"
+
+    # Checksums, not names: the same name may stand for other weights.
     fitted_for = teacher.get("members", [])
     used = model.get("members", [])
-    if [network["checksum"] for network in fitted_for] != [network["checksum"] for network in used]:
+    if _checksums(fitted_for) != _checksums(used):
         names = ", ".join(network["model"] for network in fitted_for)
         return f"{path} was fitted for other weights ({names}) than embed.model's"
     return None
 
 
+def _checksums(networks: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [network["checksum"] for network in networks]
+
+
 def _parse_npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
+    # An array of Python objects would be unpickled, and a pickle runs code.
     file = np.load(io.BytesIO(data), allow_pickle=False)
     if isinstance(file, np.ndarray):
         raise ValueError("it is a single array, not an .npz archive")
     with file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = dict(file)
     return arrays, str(arrays.pop("provenance", "{}"))
 
 
@@ -174,6 +189,8 @@ def _checked_transform(arrays: Mapping[str, np.ndarray], path: str) -> AffineTra
         raise UserError(f"{path}: mean and std must be one number each")
     mean = float(arrays["mean"].reshape(()))
     std = float(arrays["std"].reshape(()))
+
+    # One NaN would make every embedding one, long after its file is forgotten.
     if not all(np.isfinite(values).all() for values in (weights, bias, mean, std)):
         raise UserError(f"{path}: the transform holds values that are not finite (NaN or infinity)")
     if std <= 0:
