@@ -36,7 +36,9 @@ class Figure:
     @property
     def mark(self) -> str:
         """`measured, SOURCE` or `assumed`."""
-        return f"measured, {self.source}" if self.source else "assumed"
+        if self.source:
+            return f"measured, {self.source}"
+        return "assumed"
 
 
 H100 = "one H100 80 GB, 16 cores"
@@ -159,9 +161,11 @@ def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
         ("--distill.cache-pixels False, since few of the images are drawn", without_cache, {}),
         ("--distill.control False", cfg.replace(distill__control=False), {}),
     ]
+    # One change at a time, so that its gain is its own.
     plans = []
     for name, changed_cfg, changes in variants:
-        plans.append((name, plan(changed_cfg, on.model_copy(update=changes))))
+        changed_on = on.model_copy(update=changes)
+        plans.append((name, plan(changed_cfg, changed_on)))
     return sorted(plans, key=lambda named: named[1].seconds)
 
 
@@ -176,8 +180,11 @@ def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
         seconds_per_image += 1 / figure.value
         width += model_width
         teachers.append(figure)
-    all_measured = all(figure.source for figure in teachers)
-    source = teachers[0].source if all_measured else ""
+
+    # A sum with one assumption in it is an assumption.
+    source = ""
+    if all(figure.source for figure in teachers):
+        source = teachers[0].source
 
     student, _ = _model_figure(cfg.distill.model)
     figures = FIGURES | {
@@ -191,6 +198,8 @@ def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
         given = getattr(on, name)
         if given:
             figures[name] = replace(figures[name], value=given, source="given on the command line")
+
+    # The command line knows one rate of decoding, which is meant for both decoders.
     if on.decode:
         figures["turbo"] = figures["decode"]
     return figures
@@ -207,7 +216,9 @@ def _model_figure(model: str) -> tuple[Figure, int]:
 
 def _training_figure(model: str) -> Figure:
     """Training rate of a student; unknown models are assumed to be like a ViT-B/16."""
-    return TRAINING if model.startswith(VIT_B) else _as_vit_b(TRAINING)
+    if model.startswith(VIT_B):
+        return TRAINING
+    return _as_vit_b(TRAINING)
 
 
 def _as_vit_b(figure: Figure) -> Figure:
@@ -241,6 +252,7 @@ class _Estimator:
 
     def driver(self, node: Node) -> Row:
         """A step that the driver does alone."""
+        # What is given is copied and checked, which takes about as long as registering.
         is_given = {"soften": self.cfg.human.embedding, "align": self.cfg.align.from_}
         if is_given.get(node.stage):
             return Row(node.name, "given", self["register"], 0, "driver", 0)
@@ -249,9 +261,15 @@ class _Estimator:
     def embed(self, node: Node) -> Row:
         """Reading, decoding and forward passes overlap, so the slowest of them sets the pace."""
         job = find_job(self.cfg, node.role)
-        images = self.on.images if job.images == "corpus" else self.on.annotated
-        forward = self["forward"] if job.is_teacher else self["student"]
-        rates = self.image_rates(forward, "turbo")  # GPUs resize, so the cores only decode
+        images = self.on.annotated
+        if job.images == "corpus":
+            images = self.on.images
+        forward = self["student"]
+        if job.is_teacher:
+            forward = self["forward"]
+
+        # GPUs resize, so the cores only decode.
+        rates = self.image_rates(forward, "turbo")
 
         # Whole units go to GPUs, so the busiest GPU decides.
         units_per_gpu = math.ceil(math.ceil(images / UNIT) / self.on.gpus)
@@ -287,12 +305,16 @@ class _Estimator:
         """k-means passes over shards that stay in memory, or are read again in every pass."""
         section = self.cfg.cluster
         passes = section.iterations * section.restarts
+
         # Every pass multiplies all rows with all centroids; all GPUs share the rows.
         compute = self["pass"] * self.on.images * self["width"] * section.k / self.on.gpus
         reading = self.matrix_gb * 1e3 / self.on.read
         fits = self.matrix_gb < USABLE_MEMORY * self.on.memory * self.on.gpus
 
-        per_pass = compute if fits else max(compute, reading)
+        # What does not fit is read again in every pass, while the pass before is computed.
+        per_pass = compute
+        if not fits:
+            per_pass = max(compute, reading)
         seconds = self["start"] + reading + passes * per_pass
         if not fits and reading > compute:
             limit = "memory"
@@ -317,14 +339,22 @@ class _Estimator:
         # Every node reads the whole matrix, or one page for each row of each triplet.
         fits = self.matrix_gb < USABLE_MEMORY * self.on.memory
         page_bytes = max(4096, self["width"] * 2)
-        megabytes = self.matrix_gb * 1e3 if fits else 3 * triplets * page_bytes / 1e6
+        megabytes = self.matrix_gb * 1e3
+        if not fits:
+            megabytes = 3 * triplets * page_bytes / 1e6
         reading = megabytes / self.on.read
+
         if compute > reading:
             limit = "compute"
+        elif fits:
+            limit = "read"
         else:
-            limit = "read" if fits else "memory"
+            limit = "memory"
 
-        cache = self.matrix_gb if node.role == "aligned" else 0
+        # Only the aligned teacher's matrix is written; the raw teacher's is the embeddings themselves.
+        cache: Real = 0
+        if node.role == "aligned":
+            cache = self.matrix_gb
         return Row(
             node=node.name,
             work=f"{triplets:,} triplets",
@@ -336,6 +366,7 @@ class _Estimator:
 
     def fine_tuning(self, node: Node) -> Row:
         """A teacher network is fine-tuned on the annotated images; a training step takes three forward passes."""
+        # A backward pass takes about twice the time of the forward pass, hence three in all.
         images = self.on.annotated * 3
         seconds = self["start"] + images * 3 / self["forward"]
         return Row(node.name, f"{images:,} images", seconds, self["forward"] / 3, "forward", NETWORK_GB)
@@ -346,7 +377,9 @@ class _Estimator:
         The student's run caches the pixels of all images first, which the control's run then reuses.
         """
         section = self.cfg.distill
-        images_per_example = 1 if section.batching == "in_batch" else 3
+        images_per_example = 3
+        if section.batching == "in_batch":
+            images_per_example = 1
         batch = section.batch_size * images_per_example
         rates = self.image_rates(self["forward"])
 
@@ -359,14 +392,17 @@ class _Estimator:
                 per_update = feed[slowest_feed]
                 limit = slowest_feed
 
+        # The pixels are cached once, before the first update.
         caching = 0.0
         if section.cache_pixels and node.role == "student":
             caching = max(self.on.images / rates["read"], self.on.images / rates["decode"])
         if caching > section.steps * per_update:
-            limit = "decode" if rates["decode"] < rates["read"] else "read"
+            limit = min(("read", "decode"), key=lambda name: rates[name])
 
-        side = section.size or 224
-        cache_gb = self.on.images * 3 * side**2 / 1e9 if caching else 0
+        cache_gb = 0.0
+        if caching:
+            side = section.size or 224
+            cache_gb = self.on.images * 3 * side**2 / 1e9
         return Row(
             node=node.name,
             work=f"{section.steps:,} updates of {batch:,}",
@@ -381,8 +417,13 @@ class _Estimator:
         # The GPU with the most images decides, as the others wait for it in the all-reduce.
         images_per_gpu = math.ceil(batch / self.on.gpus)
         step = images_per_gpu / self["step"]
-        synchronisation = self["sync"] if self.on.gpus > 1 else 0.0
-        limit = "step" if step >= synchronisation else "synchronisation"
+        synchronisation: Real = 0.0
+        if self.on.gpus > 1:
+            synchronisation = self["sync"]
+
+        limit = "step"
+        if synchronisation > step:
+            limit = "synchronisation"
         return step + synchronisation, limit
 
 
@@ -394,10 +435,14 @@ def describe(result: Plan) -> list[TableRow]:
 
 
 def _table_row(result: Plan, row: Row, paid: Real) -> TableRow:
+    # A step of the driver alone has no rate.
+    rate = ""
+    if row.rate:
+        rate = f"{row.rate:,.0f}"
     return {
         "node": row.node,
         "work": row.work,
-        "rate/s": f"{row.rate:,.0f}" if row.rate else "",
+        "rate/s": rate,
         "hours": f"{row.seconds / 3600:.2f}",
         "GPU hours": f"{paid:,.1f}",
         "GB": f"{row.gigabytes:,.2f}",
@@ -413,6 +458,7 @@ def verdict(cfg: Config, result: Plan) -> list[str]:
     share = slowest.seconds / result.seconds
     lines = [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
 
+    # More than three would be a list to choose from, and not advice.
     for name, better in remedies(cfg, on)[:3]:
         saved = 1 - better.seconds / result.seconds
         if saved > HELPFUL_SAVING:
@@ -420,6 +466,8 @@ def verdict(cfg: Config, result: Plan) -> list[str]:
             lines.append(f"would help: {name} (saves {saved:.0%} of the time, {change:+,.0f} $ with storage)")
 
     lines.append("rests on:")
-    lines += [f"  {figure.value:.4g} {figure.what} ({figure.mark})" for figure in result.figures.values()]
+    for figure in result.figures.values():
+        number = f"{figure.value:.4g}"
+        lines.append(f"  {number} {figure.what} ({figure.mark})")
     prices = f"{on.gpu_hour:g} $ a GPU hour, {on.gb_month:g} $ a GB and month, {on.read:g} MB/s"
     return [*lines, f"  {prices} (assumed unless given with --on.)"]

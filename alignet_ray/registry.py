@@ -58,11 +58,18 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
 
 def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:
     """Tags of a new version: its artifacts by node, the root that they lie under, its scores by name."""
-    tags = {NODE + node.replace("@", "."): artifact.id for node, artifact in artifacts.items()}
-    roots = {artifact.root for artifact in artifacts.values()}
+    tags: dict[str, str] = {}
+    roots: set[str] = set()
+    for node, artifact in artifacts.items():
+        # Names of tags must not hold an @; `lineage` puts it back.
+        tags[NODE + node.replace("@", ".")] = artifact.id
+        roots.add(artifact.root)
+
+    # Addresses may hold a password, and the registry is read by others.
     assert len(roots) == 1, roots
     tags[STORE] = tracking.hide(roots.pop())
-    tags |= {SCORE + name: value for name, value in scores.items()}
+    for name, value in scores.items():
+        tags[SCORE + name] = value
     return tags
 
 
@@ -77,6 +84,7 @@ def promote(uri: str, name: str, version: str) -> None:
         # A champion that was set by hand is not in the history yet.
         if current not in (None, version) and past[-1:] != [current]:
             past.append(str(current))
+
         mlflow.set_registered_model_alias(name, CHAMPION, version)
         mlflow.set_registered_model_tag(name, HISTORY, ",".join([*past, version]))
 
@@ -173,6 +181,7 @@ def describe(uri: str, spec: str) -> VersionDescription:
     Raises:
         UserError: it is not in the registry.
     """
+    # An alias or a number: MLflow has a call of its own for each.
     name, has_alias, which = spec.removeprefix("models:/").partition("@")
     if not has_alias:
         name, _, which = name.partition("/")
@@ -192,6 +201,8 @@ def describe(uri: str, spec: str) -> VersionDescription:
     facts["run"] = version.run_id
     facts["takes images"] = version.tags.get(tracking.IMAGES)
     facts["store"] = version.tags.get(STORE)
+
+    # Versions of earlier releases lack some tags, and a run without a gate has no verdict.
     known = {key: str(value) for key, value in facts.items() if value}
     return VersionDescription(known, lineage(version.tags), version.description or "")
 
@@ -202,7 +213,10 @@ def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
     Args:
         tags: the version's.
     """
-    store = Store.open(tags[STORE]) if STORE in tags else None
+    store = None
+    if STORE in tags:
+        store = Store.open(tags[STORE])
+
     queue: list[tuple[str, str]] = []
     for key, id in tags.items():
         if key.startswith(NODE):
@@ -216,21 +230,29 @@ def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
         node, id = queue.pop(0)
         if node in rows:
             continue
+
+        # Without a root the artifact has a name, but no place.
         stage = node.split("@")[0]
-        artifact = store.artifact(stage, id) if store else None
+        artifact = None
+        place = f"{stage}/{id}"
+        if store is not None:
+            artifact = store.artifact(stage, id)
+            place = artifact.uri
+
+        # An artifact that was deleted, or lies on another machine, ends the way back.
         parents = _parents(artifact)
-        rows[node] = {
-            "node": node,
-            "artifact": artifact.uri if artifact else f"{stage}/{id}",
-            "state": "not here" if parents is None else "finished",
-            "made of": " ".join(parents or {}),
-        }
-        queue += (parents or {}).items()
+        state = "finished"
+        if parents is None:
+            state = "not here"
+            parents = {}
+        rows[node] = {"node": node, "artifact": place, "state": state, "made of": " ".join(parents)}
+        queue += parents.items()
     return list(rows.values())
 
 
 def _parents(artifact: Artifact | None) -> dict[str, str] | None:
     """Node -> id of what an artifact was made of; None where it cannot be read."""
+    # A root that cannot be opened is no reason to show nothing of the version.
     with contextlib.suppress(OSError, UserError):
         if artifact and artifact.finished:
             return artifact.read_manifest().recipe.parents
@@ -239,6 +261,7 @@ def _parents(artifact: Artifact | None) -> dict[str, str] | None:
 
 def _row(version: Any, model: Any) -> TableRow:
     """What a list says about a version."""
+    # MLflow writes numbers of versions as text in one place and as numbers in the other.
     aliases = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
     row: TableRow = {"name": version.name, "version": version.version, "aliases": " ".join(sorted(aliases))}
     for score in ("base", "student", "head", "gate"):
@@ -250,7 +273,9 @@ def _row(version: Any, model: Any) -> TableRow:
 def _champion(model: Any) -> str | None:
     """The champion's version; None if there is none."""
     version = model.aliases.get(CHAMPION)
-    return None if version is None else str(version)
+    if version is None:
+        return None
+    return str(version)
 
 
 def _history(model: Any) -> list[str]:

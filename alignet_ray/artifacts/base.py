@@ -31,6 +31,7 @@ class ArtifactView:
     @property
     def draft(self) -> Draft:
         """The folder to write to; only a stage that makes the artifact has one."""
+        # Only a mistake of ours leads here: finished artifacts never change.
         assert isinstance(self.files, Draft), f"{self.files.uri} is finished and cannot be written to"
         return self.files
 

@@ -85,6 +85,7 @@ class LabelStats:
     @classmethod
     def from_json(cls, stored: JsonObject) -> "LabelStats":
         """Inverse of `to_json`."""
+        # The figures of the two tables are dataclasses of their own.
         values = dict(stored)
         for subset in SUBSETS:
             values[subset] = SubsetStats(**stored[subset])

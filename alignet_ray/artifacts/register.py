@@ -42,5 +42,6 @@ class RegisterArtifact(ArtifactView):
 
     def write_card(self, text: str) -> Path:
         """Write the model card; its local path."""
+        # MLflow logs a file, so the card is wanted as one.
         self.draft.write_bytes(CARD, text.encode())
         return self.draft.local(CARD)

@@ -86,6 +86,7 @@ def read_transform(path: str | Path) -> StoredTransform:
             arrays, provenance = _parse_safetensors(data)
         return StoredTransform(_checked_transform(arrays, str(path)), json.loads(provenance))
     except UserError:
+        # It says already what is wrong with the file.
         raise
     except Exception as error:  # zip, zlib, NumPy and safetensors raise errors of many types on damaged bytes
         raise UserError(f"{path} is not a transform: {first_line(error)}") from error
@@ -163,7 +164,7 @@ def _parse_npz(data: bytes) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str]:
-    # The library reads metadata from files only: the header is JSON after its length in eight bytes.
+    # The library reads metadata from files only. In bytes, the header is JSON after its length in eight bytes.
     header_size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_size])
     return safetensors.numpy.load(data), header.get("__metadata__", {}).get("provenance", "{}")

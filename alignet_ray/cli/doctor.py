@@ -14,12 +14,15 @@ def doctor(options: DoctorOptions) -> None:
     place = surroundings.Place(options.store.root, options.tracking.uri)
     lines = surroundings.examine(place)
     wrong = [line for line in lines if line.fix]
+
     if options.json:
         print(json.dumps([line._asdict() for line in lines], indent=1))
     else:
         rows = []
         for line in lines:
-            verdict = "FIX" if line.fix else "ok"
+            verdict = "ok"
+            if line.fix:
+                verdict = "FIX"
             rows.append({"": verdict, "what": line.name, "found": line.value, "fix": line.fix})
         print_table(rows)
         print()
@@ -29,5 +32,7 @@ def doctor(options: DoctorOptions) -> None:
             print("all in order")
 
     # Scripts read the exit code.
-    exit_code = 1 if wrong else 0
+    exit_code = 0
+    if wrong:
+        exit_code = 1
     sys.exit(exit_code)

@@ -83,9 +83,12 @@ usage: alignet-ray COMMAND [OPTIONS]
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Exit codes: 0 success, 2 a mistake of the user, 1 an internal error, 130 stopped."""
+    # Only the real command line may start Python again; a caller's list of arguments is not in sys.argv.
     if argv is None:
         _require_utf8()
-    args = sys.argv[1:] if argv is None else list(argv)
+        argv = sys.argv[1:]
+
+    args = list(argv)
     debug = "--debug" in args
     try:
         dispatch(args)
@@ -109,6 +112,7 @@ def _require_utf8() -> None:
     """
     if sys.flags.utf8_mode or locale.getpreferredencoding(False).upper().replace("-", "") == "UTF8":
         return
+    # The variable is for the processes of Ray, which do not inherit Python's own options.
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
@@ -122,6 +126,7 @@ def report_error(error: Exception, debug: bool) -> int:
 
     # With --debug the traceback has been printed already.
     if not debug:
+        # Ray puts the remote traceback before the message, which is the last line.
         lines = str(error).strip().splitlines() or [""]
         print(
             f"alignet-ray: internal error: {type(error).__name__}: {lines[-1][:500]}\n"
@@ -134,11 +139,15 @@ def report_error(error: Exception, debug: bool) -> int:
 def user_message(error: BaseException) -> str | None:
     """The message of the UserError (or full disk) inside an error, which workers wrap several times; None without."""
     for inner in _causes(error):
+        # Ray's copy of a UserError has the worker's traceback in its text; the plain one is deeper inside.
         if isinstance(inner, UserError) and "\n" not in str(inner).strip():
             return str(inner)
         if isinstance(inner, OSError) and inner.errno in (errno.ENOSPC, errno.EDQUOT):
-            place = f" while writing {inner.filename}" if inner.filename else ""
+            place = ""
+            if inner.filename:
+                place = f" while writing {inner.filename}"
             return f"the disk is full{place}: free some room (alignet-ray gc) and run it again"
+        # Libraries in C++ (Arrow, SQLite) put the system's text into errors of their own, without its number.
         if "No space left on device" in str(inner):
             return "the disk is full: free some room (alignet-ray gc) and run it again"
         if isinstance(inner, OSError) and inner.errno in UNWRITABLE and inner.filename:
@@ -157,7 +166,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(inner))
         yield inner
         failures = getattr(inner, "worker_failures", None) or {}
-        queue += [getattr(inner, "cause", None), inner.__cause__, inner.__context__, *failures.values()]
+        queue += [getattr(inner, "cause", None), inner.__cause__, inner.__context__]
+        queue += failures.values()
 
 
 def dispatch(args: list[str]) -> None:
@@ -181,10 +191,12 @@ def dispatch(args: list[str]) -> None:
         raise UserError(unknown("command", name, (*COMMANDS, "--help", "--version")))
     command = COMMANDS[name]
 
+    # tyro and pydantic take a second, which the overview and wrong commands need not wait for.
     from alignet_ray.cli import options, parse
 
     chosen = parse.read(getattr(options, command.options), name, rest)
     module, _, function = command.function.partition(":")
+
     call = getattr(importlib.import_module(f"alignet_ray.cli.{module}"), function)
     if command.group == "stages":
         call(chosen, name)
@@ -206,6 +218,7 @@ def overview() -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist: the nearest one that does, or all of them."""
+    # A near name is almost always the one that was meant, so the others are left out.
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     if close:

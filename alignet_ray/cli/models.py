@@ -27,6 +27,7 @@ def export(options: ExportOptions) -> None:
     """
     from alignet_ray.models import formats
 
+    # Files of two exports in one folder would look like one model.
     folder = options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: name another")
@@ -45,6 +46,10 @@ def registry_address(model: str, root: str, uri: str | None) -> str | None:
     Raises:
         UserError: there is no registry.
     """
+    if not model.startswith("models:/"):
+        return None
+
+    # Imported late: folders and backbones are used without the tracking settings.
     from alignet_ray import tracking
 
-    return tracking.registry_uri(root, uri) if model.startswith("models:/") else None
+    return tracking.registry_uri(root, uri)

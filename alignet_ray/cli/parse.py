@@ -43,6 +43,8 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
     args = list(args)
     default: Any = tyro.MISSING_NONPROP
     options_class: type = kind
+
+    # A preset or file is read before tyro runs, which shows its values as the defaults.
     if issubclass(kind, RunOptions):
         default = kind(settings=starting_point(command, args))
         if "--help-all" in args:
@@ -67,6 +69,7 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
             )
         except ValidationError as error:  # of a field that stands in no section
             raise UserError(_refused_value(error)) from error
+
     # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
     return dataclasses.replace(chosen, given=given)
@@ -113,7 +116,9 @@ def _short(kind: type[RunOptions], settings: Config) -> type:
     fields: list[Any] = [("settings", Annotated[Config, tyro.conf.Suppress], settings)]
     for name in ESSENTIAL:
         section, _, field = name.rpartition(".")
-        owner: Any = Config.model_fields[section].annotation if section else Config
+        owner: Any = Config
+        if section:
+            owner = Config.model_fields[section].annotation
         # The description in the config is the help text: it stands once.
         info = owner.model_fields[field]
         marker = tyro.conf.arg(name=name, help=info.description)
@@ -133,7 +138,11 @@ def option_names(kind: type) -> list[str]:
     """All long options of an options class, with the `no-` forms of switches, for did-you-mean."""
     dotted: list[str] = []
     for field in dataclasses.fields(kind):
-        annotation = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+        annotation = field.type
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+
+        # Only the configuration's own sections stand without a name before theirs.
         if annotation is Config:
             dotted += Config().flat()
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -143,10 +152,12 @@ def option_names(kind: type) -> list[str]:
         else:
             dotted.append(field.name)
 
+    # Which fields are switches is not looked up: a form too many does no harm among the suggestions.
     flags: list[str] = []
     for name in dotted:
         section, dot, leaf = name.rpartition(".")
-        flags += [f"--{section}{dot}{leaf}".replace("_", "-"), f"--{section}{dot}no-{leaf}".replace("_", "-")]
+        flags.append(f"--{section}{dot}{leaf}".replace("_", "-"))
+        flags.append(f"--{section}{dot}no-{leaf}".replace("_", "-"))
     return flags
 
 
@@ -166,6 +177,7 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
             if placed in known:
                 return f"unknown option {flag!r}: did you mean {placed!r}?"
             return unknown("option", flag, known)
+
     explained = f"`{event.prog} --help` explains"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
         return f"unexpected argument {event.tokens[0]!r}: {explained}"
@@ -173,16 +185,24 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
         missing = ", ".join(context.arg.display_name() for context in event.missing_arguments)
         return f"{event.prog} needs {missing}: {explained}"
     if isinstance(event, tyro_errors.BadValue):
-        name = event.argument.display_name()
-        if event.argument.is_positional():
-            return f"{event.prog} needs {name}: {explained}"
-        return f"{name} takes no value" if event.reason == "fixed" else f"{name} needs a value"
+        return _describe_bad_value(event, explained)
     if isinstance(event, tyro_errors.InvalidChoice):
-        choices = " or ".join(sorted(choice for choice in event.choices if choice != "None"))
+        # An optional setting can be None, but nobody types that.
+        choices = " or ".join(sorted(set(event.choices) - {"None"}))
         return f"{event.argument.display_name()} {event.value}: choose {choices}"
     if isinstance(event, tyro_errors.InstantiationFailure):
         return _describe_value(event, args)
     return f"{event.prog}: the options cannot be read: {explained}"
+
+
+def _describe_bad_value(event: tyro_errors.BadValue, explained: str) -> str:
+    """An argument without its value, or a switch with one."""
+    name = event.argument.display_name()
+    if event.argument.is_positional():
+        return f"{event.prog} needs {name}: {explained}"
+    if event.reason == "fixed":
+        return f"{name} takes no value"
+    return f"{name} needs a value"
 
 
 def _negation_in_place(flag: str) -> str:
@@ -196,13 +216,16 @@ def _negation_in_place(flag: str) -> str:
 def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]) -> str:
     """A value of the wrong type, or one that a section's own validation refuses."""
     if event.argument is not None:
+        # `{None}|` in tyro's text means that the setting has no value by default, which is no help here.
         flag = event.argument.display_name()
         expected = str(event.argument.lowered.metavar).replace("{None}|", "")
         return f"{flag} {_given_value(flag, args)}: expected {expected}"
 
     # tyro reports only the text of pydantic's error; the error itself is what tyro's exception was raised from.
     raised = sys.exc_info()[1]
-    cause = raised.__context__ if raised is not None else None
+    cause = None
+    if raised is not None:
+        cause = raised.__context__
     if not isinstance(cause, ValidationError):
         return event.message.splitlines()[0]
     return _refused_value(cause, str(getattr(raised, "arg", "")).removeprefix("settings").strip("."))
@@ -210,6 +233,7 @@ def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]
 
 def _refused_value(error: ValidationError, section: str = "") -> str:
     """The option and value that a section's own validation refuses, and why."""
+    # One mistake is told at a time: the later ones often follow from the first.
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     flag = "--" + ".".join(filter(None, (section, field))).replace("_", "-")
@@ -221,6 +245,10 @@ def _given_value(flag: str, args: Sequence[str]) -> str:
     """What stands behind an option on the command line."""
     for position, arg in enumerate(args):
         name, equals, value = arg.partition("=")
-        if name.replace("_", "-") == flag:
-            return value if equals else " ".join(args[position + 1 : position + 2])
+        if name.replace("_", "-") != flag:
+            continue
+        if equals:
+            return value
+        # At the end of the line nothing follows; a slice is empty there.
+        return " ".join(args[position + 1 : position + 2])
     return ""

@@ -74,6 +74,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `from_yaml` reads back exactly."""
+        # In the order of the fields, which is that of the pipeline.
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     @classmethod
@@ -83,7 +84,10 @@ class Config(Section):
         Raises:
             UserError: naming the file and the first wrong key or value.
         """
+        # Reading a named pipe would wait for a writer for ever.
         require_regular(path)
+
+        # Editors on Windows put a byte order mark before the text, which this encoding skips.
         try:
             tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
@@ -93,6 +97,7 @@ class Config(Section):
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"--config {path} is not YAML: {first_line(error)}") from error
 
+        # An empty file is None in YAML, and means the defaults.
         try:
             return cls.model_validate(tree or {})
         except ValidationError as error:
@@ -101,13 +106,16 @@ class Config(Section):
     @classmethod
     def _first_problem(cls, error: ValidationError) -> str:
         """The first wrong field and what is wrong with it; for an unknown one also the nearest known one."""
+        # pydantic's own message has three lines for each problem, and a link.
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         if first["type"] != "extra_forbidden":
             return f"{name}: {first['msg'].removeprefix('Value error, ')}"
 
         nearest = difflib.get_close_matches(name, cls().flat(), n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        hint = ""
+        if nearest:
+            hint = f"; did you mean {nearest[0]}?"
         return f"{name}: no such field{hint}"
 
     def flat(self) -> dict[str, Any]:
@@ -123,10 +131,12 @@ class Config(Section):
         tree = self.model_dump(by_alias=False)
         for key, value in changes.items():
             *sections, field = key.split("__")
+            # An unknown section is made here, and refused with its name by the validation.
             branch = tree
             for section in sections:
                 branch = branch.setdefault(section, {})
             branch[field] = value
+
         # pydantic's own model_copy would not check the values.
         try:
             return type(self).model_validate(tree)

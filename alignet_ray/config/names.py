@@ -12,9 +12,11 @@ def check_run_name(name: str) -> str:
     Raises:
         ValueError: it is empty, begins with a dot, is too long, or would lead to another folder.
     """
+    # Whatever an operating system's file name may hold, a run's name must not lead out of its folder.
     is_file_name = name.isprintable() and not re.search(r"[/\\]", name)
     if not name.strip() or name.startswith(".") or not is_file_name or not _is_encodable(name):
         raise ValueError(f"a run's name is a file's name: not empty, without / and not beginning with a dot ({name!r})")
+    # File systems count bytes, not characters.
     if len(name.encode()) > MAX_BYTES:
         raise ValueError(f"a run's name has at most {MAX_BYTES} bytes, this has {len(name.encode())}")
     return name
@@ -26,6 +28,7 @@ def check_model_name(name: str) -> str:
     Raises:
         ValueError: it is empty, or has a character with a meaning of its own.
     """
+    # These characters have a meaning in the address `models:/NAME@ALIAS`, or in the URLs of MLflow's pages.
     if not name.strip() or name != name.strip() or re.search(r"[/:@\\%?#'\"]", name) or name in (".", ".."):
         raise ValueError(f"the name of a registered model is not empty and has none of / : @ \\ % ? # ' \" ({name!r})")
     return name
@@ -39,6 +42,7 @@ def check_alias(alias: str) -> str:
     """
     if not re.fullmatch(r"[\w-]{1,255}", alias):
         raise ValueError(f"an alias has letters, digits, _ and - only ({alias!r})")
+    # MLflow reads these as the newest version and as version numbers.
     if alias.lower() == "latest" or re.fullmatch(r"v\d+", alias, re.IGNORECASE):
         raise ValueError(f"the alias {alias!r} is MLflow's own: choose another")
     return alias

@@ -42,6 +42,7 @@ class Section(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Say in the help text of every runtime field that it is one."""
         super().__pydantic_init_subclass__(**kwargs)
+        # A subclass inherits fields that have the note already.
         for field in cls.model_fields.values():
             description = field.description or ""
             if Marker.RUNTIME in field.metadata and not description.endswith(RUNTIME_NOTE):
@@ -49,6 +50,7 @@ class Section(BaseModel):
 
     def result_fields(self) -> dict[str, Any]:
         """The fields that change a result, as JSON-able values: what a stage hashes into its artifact's id."""
+        # As JSON: a tuple from the command line and a list from YAML must have one hash.
         values = self.model_dump(mode="json", by_alias=False)
         result: dict[str, Any] = {}
 
@@ -56,6 +58,8 @@ class Section(BaseModel):
             value = getattr(self, name)
             if Marker.RUNTIME in field.metadata:
                 continue
+
+            # Whether an input is given changes what a stage does; where it lies does not.
             if Marker.INPUT in field.metadata:
                 result[name] = bool(value)
             elif isinstance(value, Section):
@@ -73,8 +77,12 @@ class Section(BaseModel):
             others: values of fields that the section does not have, or that are to differ from it.
         """
         assert dataclasses.is_dataclass(kind)
-        shared = {field.name for field in dataclasses.fields(kind)} & type(self).model_fields.keys()
-        return kind(**{name: getattr(self, name) for name in shared} | others)
+        # By name, so that a default stands in the section alone.
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(kind):
+            if field.name in type(self).model_fields:
+                values[field.name] = getattr(self, field.name)
+        return kind(**values | others)
 
 
 class Corpus(Section):

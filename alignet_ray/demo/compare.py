@@ -54,6 +54,7 @@ class ModelView(NamedTuple):
     def nearest(self, query: "ModelView", count: int) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
         """Rows nearest to one image by cosine, and the cosines; the image itself (cosine 1) is left out."""
         cosines = self.embedding @ query.embedding[0]
+        # One more than is wanted, for the image itself, which may be among the rows.
         order = np.argsort(-cosines)[: count + 1]
         order = order[cosines[order] < 1 - 1e-5][:count]
         return order, cosines[order]
@@ -123,6 +124,8 @@ class ModelComparison:
             if folder is None:
                 raise UserError(f"{name} is not a student's folder: name the network to compare it with, --base NAME")
             base = StudentDescription.read(folder).model
+
+        # At the student's size: the two must see the same pixels.
         try:
             base_backbone = load_backbone(base, student.backbone.size)
         except UserError as error:
@@ -143,11 +146,14 @@ class ModelComparison:
     def encode(self, images: Sequence[Callable[[], Image]], batch: int = 32, readers: int = 1) -> EncodedImages:
         """Both models' vectors for many images, which `readers` threads open."""
         encoded = self.encoder.encode(images, batch, readers)
+
+        # The encoder puts the members' features side by side.
         embeddings = encoded.columns["embedding"]
         base_width = self.base.backbone.width
         base_rows = unit_rows(embeddings[:, :base_width])
         student_rows = unit_rows(embeddings[:, base_width:])
 
+        # The root of the temperature in both factors of a dot product divides it by the temperature.
         triplet_logits = encoded.columns.get("triplet_logits")
         if triplet_logits is None:
             choice = student_rows / TEMPERATURE**0.5
@@ -158,7 +164,8 @@ class ModelComparison:
             "base": _view_at(base_rows, self.temperature),
             "aligned": ModelView(student_rows, choice.astype(np.float32)),
         }
-        return EncodedImages(encoded.kept, views, [reason for _, reason in encoded.errors])
+        reasons = [reason for _, reason in encoded.errors]
+        return EncodedImages(encoded.kept, views, reasons)
 
     def match_confidence(self, views: ModelViews, seed: int = 0) -> ModelViews:
         """Set the base's temperature so that it is on average as sure as the student on random triplets.
@@ -172,6 +179,7 @@ class ModelComparison:
         def gap(temperature: float) -> float:
             return abs(_mean_confidence(_view_at(base_rows, temperature), triplets) - student_confidence)
 
+        # Confidence falls as the temperature rises, so a grid finds where the two meet.
         self.temperature = min(TEMPERATURES, key=gap)
         return views | {"base": _view_at(base_rows, self.temperature)}
 
@@ -187,6 +195,7 @@ def _mean_confidence(view: ModelView, triplets: Int[np.ndarray, "t 3"]) -> float
 
 def random_triplets(images: int, count: int, seed: int) -> Int[np.ndarray, "t 3"]:
     """At most `count` random triplets of different rows; repeats are possible."""
+    # Drawn with repetition at once; the few triplets that hold a row twice are dropped.
     triplets = np.random.default_rng(seed).integers(0, images, (count, 3))
     first, second, third = triplets.T
     is_distinct = (first != second) & (first != third) & (second != third)

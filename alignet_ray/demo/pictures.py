@@ -55,7 +55,8 @@ class Pictures:
         self.comparison = comparison
         self.folder = folder
         self.uploads: OrderedDict[str, Upload] = OrderedDict()
-        self.lock = Lock()  # one image at a time: a large one takes half a gigabyte
+        # One image at a time: a large one takes half a gigabyte while it is decoded.
+        self.lock = Lock()
 
     def add(self, data: bytes) -> str:
         """Take an uploaded image and return its name.
@@ -63,11 +64,14 @@ class Pictures:
         Raises:
             ValueError: with the reason why the bytes are not a usable image.
         """
+        # A name from the content: the same picture dropped twice is one upload.
         name = "u" + hashlib.sha256(data).hexdigest()[:16]
         with self.lock:
             if name not in self.uploads:
                 image = decode(data)
                 self.uploads[name] = Upload(preview(image), self.comparison.encode_image(image))
+
+            # The picture used longest ago is forgotten first.
             self.uploads.move_to_end(name)
             while len(self.uploads) > MAX_UPLOADS:
                 self.uploads.popitem(last=False)
@@ -82,7 +86,12 @@ class Pictures:
         if name.startswith("u"):
             return self.uploads[name].views
         folder, row = self._folder_row(name)
-        return {model: view.take(slice(row, row + 1)) for model, view in folder.views.items()}
+
+        # A slice, not a number: a single image keeps the shape of several.
+        views = {}
+        for model, view in folder.views.items():
+            views[model] = view.take(slice(row, row + 1))
+        return views
 
     def jpeg(self, name: str) -> bytes:
         """A preview of an image.
@@ -114,6 +123,7 @@ class Pictures:
         return [f"f{row}" for row in triplets[seed % len(triplets)]]
 
     def _folder_row(self, name: str) -> tuple[ImageFolder, int]:
+        # Names come from requests, so anything may stand in them.
         row = name.removeprefix("f")
         if self.folder is None or not row.isdecimal() or int(row) >= len(self.folder.paths):
             raise KeyError(name)
@@ -136,16 +146,17 @@ def encode_folder(comparison: ModelComparison, uri: str, max_images: int, screen
     """
     listing = list_images(uri)
     count = min(max_images, len(listing))
+    # Spread over the listing, which goes folder by folder: its beginning would show one class.
     rows = np.unique(np.linspace(0, len(listing) - 1, count).astype(int))
     selected = listing.take(rows)
     paths = selected["path"].to_pylist()
-    labels = selected["label"].to_pylist()
 
     kept: list[int] = []
     parts: list[ModelViews] = []
     with screen.progress(len(paths), "pictures") as progress:
         for start in range(0, len(paths), CHUNK):
-            jobs = [partial(_open, uri, path) for path in paths[start : start + CHUNK]]
+            chunk = paths[start : start + CHUNK]
+            jobs = [partial(_open, uri, path) for path in chunk]
             encoded = comparison.encode(jobs, readers=os.cpu_count() or 1)
             kept += [start + position for position in encoded.kept]
             parts.append(encoded.views)
@@ -154,8 +165,10 @@ def encode_folder(comparison: ModelComparison, uri: str, max_images: int, screen
     if len(kept) < 3:
         raise UserError(f"{uri} holds {len(kept)} usable pictures: three or more are needed")
     screen.line(f"{len(kept)} pictures of {uri}, {len(paths) - len(kept)} could not be used")
+
     views = comparison.match_confidence(concatenate(parts))
-    return ImageFolder(uri, [paths[row] for row in kept], [labels[row] for row in kept], views)
+    usable = selected.take(kept)
+    return ImageFolder(uri, usable["path"].to_pylist(), usable["label"].to_pylist(), views)
 
 
 def _open(uri: str, path: str) -> Image.Image:

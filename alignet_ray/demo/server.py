@@ -60,9 +60,12 @@ def serve(
     listener = _listen(port)
     screen = Screen()
     comparison = ModelComparison.open(model, base, tracking_uri)
-    folder = encode_folder(comparison, images, most, screen) if images else None
+    folder = None
+    if images:
+        folder = encode_folder(comparison, images, most, screen)
 
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
+    # uvicorn would print its own start and stop around the line with the address.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
     try:
@@ -123,6 +126,7 @@ class _Page:
     def html(self, request: "Request") -> "Response":
         from starlette.responses import HTMLResponse
 
+        # Read anew for each request, so that a change to the page shows at a reload.
         text = files("alignet_ray.demo").joinpath("page.html").read_text(encoding="utf-8")
         return HTMLResponse(
             text, headers={"Content-Security-Policy": CONTENT_POLICY, "X-Content-Type-Options": "nosniff"}
@@ -149,6 +153,7 @@ class _Page:
     async def add(self, request: "Request") -> "Response":
         from starlette.concurrency import run_in_threadpool
 
+        # Forms of other sites cannot send this type, see `application`.
         if request.headers.get("content-type") != "application/octet-stream":
             return _error("send the picture's bytes as application/octet-stream", 415)
 
@@ -192,7 +197,11 @@ class _Page:
             verdicts = verdict(self.pictures, names)
         except KeyError:
             return _error(FORGOTTEN, 404)
-        return _json({model: asdict(answer) for model, answer in verdicts.items()})
+
+        answers = {}
+        for model, model_verdict in verdicts.items():
+            answers[model] = asdict(model_verdict)
+        return _json(answers)
 
 
 @dataclass(frozen=True)
@@ -223,6 +232,7 @@ def verdict(pictures: Pictures, names: list[str]) -> dict[str, Verdict]:
     Raises:
         KeyError: one of the images is not known.
     """
+    # All three are looked up before any work, so that a forgotten one costs nothing.
     three = [pictures.views(name) for name in names]
     together = concatenate(three)
     verdicts = {}
@@ -230,6 +240,8 @@ def verdict(pictures: Pictures, names: list[str]) -> dict[str, Verdict]:
         neighbours = []
         if pictures.folder is not None:
             neighbours = [_neighbours(pictures.folder, model, views[model]) for views in three]
+
+        # A table of one triplet: the three images stand in the order of their names.
         odd = together[model].odd_probabilities(np.array([[0, 1, 2]]))[0]
         verdicts[model] = Verdict(odd.tolist(), neighbours)
     return verdicts
