@@ -252,7 +252,7 @@ class _Estimator:
 
     def driver(self, node: Node) -> Row:
         """A step that the driver does alone."""
-        # What is given is copied and checked, which takes about as long as registering.
+        # What is given is only read and checked: reckoned like `register`, a minute.
         is_given = {"soften": self.cfg.human.embedding, "align": self.cfg.align.from_}
         if is_given.get(node.stage):
             return Row(node.name, "given", self["register"], 0, "driver", 0)
@@ -351,7 +351,7 @@ class _Estimator:
         else:
             limit = "memory"
 
-        # Only the aligned teacher's matrix is written; the raw teacher's is the embeddings themselves.
+        # The cached matrix of the aligned teacher is counted, the raw teacher's is not.
         cache: Real = 0
         if node.role == "aligned":
             cache = self.matrix_gb

@@ -69,12 +69,18 @@ class Recipe:
 
     def to_json(self) -> JsonObject:
         """The recipe as it is hashed and stored."""
+        # Not `asdict`, which would copy the sources; they are hashed as they are.
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     @classmethod
     def from_json(cls, stored: JsonObject) -> "Recipe":
         """Inverse of `to_json`."""
-        return cls(**{entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored})
+        return cls(**_known_fields(cls, stored))
+
+
+def _known_fields(kind: type, stored: JsonObject) -> JsonObject:
+    """The entries of a stored object that are fields of a dataclass."""
+    return {entry.name: stored[entry.name] for entry in fields(kind) if entry.name in stored}
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class Manifest:
     @classmethod
     def from_json(cls, stored: JsonObject) -> "Manifest":
         """Inverse of `to_json`; keys of other schemas are ignored, missing ones have their defaults."""
-        values = {entry.name: stored[entry.name] for entry in fields(cls) if entry.name in stored}
+        values = _known_fields(cls, stored)
         values["recipe"] = Recipe.from_json(stored.get("recipe", {}))
         return cls(**values)
 
@@ -155,8 +161,10 @@ def read_bytes(path: str) -> bytes:
         UserError: there is no such file, it may not be read, or it is no file.
     """
     fs, name = filesystem(path)
+    # Reading a named pipe would wait for a writer for ever.
     if isinstance(fs, pafs.LocalFileSystem):
         require_regular(name)
+
     try:
         with fs.open_input_stream(name) as stream:
             return bytes(stream.read())
@@ -188,6 +196,7 @@ class Artifact:
 
     def where(self, name: str = "") -> tuple[pafs.FileSystem, str]:
         """Filesystem and path of a member."""
+        # An artifact has a stage and an id; the folder of references has no id.
         fs, base = filesystem(self.root)
         return fs, "/".join(filter(None, (base, self.stage, self.id, name)))
 
@@ -207,8 +216,14 @@ class Artifact:
         fs, path = self.where()
         base = f"{path}/{folder}".rstrip("/")
         infos = fs.get_file_info(pafs.FileSelector(base, recursive=deep, allow_not_found=True))
-        names = [info.path[len(path) + 1 :] for info in infos if info.type == pafs.FileType.File]
-        return sorted(name for name in names if name.endswith(suffix) and not Path(name).name.startswith("."))
+
+        names = []
+        for info in infos:
+            name = info.path[len(path) + 1 :]
+            is_temporary = Path(name).name.startswith(".")
+            if info.type == pafs.FileType.File and name.endswith(suffix) and not is_temporary:
+                names.append(name)
+        return sorted(names)
 
     def parts(self, folder: str = "") -> list[str]:
         """The Parquet parts `part-*.parquet` of a table, in order."""
@@ -227,11 +242,14 @@ class Artifact:
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One Parquet member."""
+        # A local file is mapped: what is not read of it takes no memory.
         fs, path = self.where(name)
-        return pq.read_table(path, columns=columns, filesystem=fs, memory_map=isinstance(fs, pafs.LocalFileSystem))
+        is_local = isinstance(fs, pafs.LocalFileSystem)
+        return pq.read_table(path, columns=columns, filesystem=fs, memory_map=is_local)
 
     def read_parts(self, folder: str = "", columns: list[str] | None = None) -> pa.Table:
         """All parts of a table, concatenated in order."""
+        # A finished artifact without parts is a mistake of the stage that wrote it.
         names = self.parts(folder)
         assert names, f"{self.uri}/{folder} holds no parts"
         return pa.concat_tables([self.read_table(name, columns) for name in names])
@@ -246,6 +264,7 @@ class Artifact:
         fs, path = self.where(name)
         if isinstance(fs, pafs.LocalFileSystem):
             return Path(path)
+
         target = Path(tempfile.mkdtemp(prefix="alignet-")) / (name or self.id)
         pafs.copy_files(path, str(target), source_filesystem=fs)
         return target
@@ -283,6 +302,7 @@ class Draft(Artifact):
     def write_table(self, name: str, table: pa.Table, **options: Any) -> None:
         """Write one Parquet member (zstd, no dictionary)."""
         # Written to memory first, so that the file takes the same atomic way as all others.
+        # Numbers hardly repeat, so a dictionary of them would only add to the file.
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": False} | options)
         self.write_bytes(name, sink.getvalue())
@@ -293,6 +313,7 @@ class Draft(Artifact):
 
     def remove_folder(self, name: str) -> None:
         """Delete a member folder with all that is in it, if it is there."""
+        # Another run may have removed it already.
         fs, path = self.where(name)
         if fs.get_file_info(path).type != pafs.FileType.NotFound:
             fs.delete_dir(path)
@@ -305,11 +326,15 @@ class Draft(Artifact):
 
     def finish(self, manifest: JsonObject) -> Artifact:
         """Write artifact.json with every member's size, then `_SUCCESS`; from here on the artifact is immutable."""
+        # A resumed artifact may hold the manifest of an earlier attempt, which does not count itself.
         names = [name for name in self.files(deep=True) if name not in (MANIFEST, SUCCESS)]
         fs, base = self.where()
         infos = fs.get_file_info([f"{base}/{name}" for name in names])
-        sizes = {name: info.size for name, info in zip(names, infos, strict=True)}
+        sizes: dict[str, int] = {}
+        for name, info in zip(names, infos, strict=True):
+            sizes[name] = info.size
         self.write_json(MANIFEST, manifest | {"files": sizes, "bytes": sum(sizes.values())})
+
         # The marker comes last: a crash before it leaves a folder that is resumed, never read.
         self.write_bytes(SUCCESS, b"")
         return Artifact(self.root, self.stage, self.id)
@@ -325,8 +350,13 @@ class _Atomic:
         self.is_local = isinstance(fs, pafs.LocalFileSystem)
 
         # A rename is atomic only within a file system, so a local temporary lies beside its member.
-        folder = Path(self.path).parent if self.is_local else Path(tempfile.mkdtemp(prefix="alignet-"))
+        if self.is_local:
+            folder = Path(self.path).parent
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="alignet-"))
         folder.mkdir(parents=True, exist_ok=True)
+
+        # Two workers may write the same part at once, so the name is random; with a dot it is never listed.
         self.temporary = folder / f".{Path(name).name}.{uuid.uuid4().hex[:8]}"
 
     def __enter__(self) -> Path:
@@ -351,6 +381,7 @@ class Store:
     @classmethod
     def open(cls, root: str) -> "Store":
         """Open a root; a local one becomes absolute."""
+        # Workers run in other folders, where a relative path would be another root.
         if "://" in root:
             return cls(root.rstrip("/"))
         _, path = filesystem(root)
@@ -385,8 +416,8 @@ class Store:
         artifacts = []
         for stage in stages:
             infos = fs.get_file_info(pafs.FileSelector(f"{base}/{stage}", allow_not_found=True))
-            ids = sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
-            artifacts += [self.artifact(stage, id) for id in ids]
+            folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+            artifacts += [self.artifact(stage, id) for id in sorted(folders)]
         return artifacts
 
     def write_ref(self, name: str, value: JsonObject) -> None:
@@ -401,10 +432,15 @@ class Store:
 
     def read_ref(self, name: str) -> JsonObject | None:
         """What a human name points at; None if it is not known."""
-        ref = Artifact(self.root, "refs", "")
         if not _stays_inside(name):
             return None
-        return ref.read_json(f"{name}.json") if ref.has(f"{name}.json") else None
+
+        references = Artifact(self.root, "refs", "")
+        file = f"{name}.json"
+        if not references.has(file):
+            return None
+        reference: JsonObject = references.read_json(file)
+        return reference
 
     def delete_ref(self, name: str) -> None:
         """Forget a human name; its artifacts stay."""
@@ -417,12 +453,18 @@ class Store:
         fs, base = filesystem(f"{self.root}/refs")
         base = base.rstrip("/")
         infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-        paths = [info.path[len(base) + 1 :] for info in infos if info.type == pafs.FileType.File]
-        return sorted(path.removesuffix(".json") for path in paths if path.endswith(".json"))
+
+        names = []
+        for info in infos:
+            path = info.path[len(base) + 1 :]
+            if info.type == pafs.FileType.File and path.endswith(".json"):
+                names.append(path.removesuffix(".json"))
+        return sorted(names)
 
 
 def is_root(names: Collection[str]) -> bool:
     """Whether a folder that holds these names (folders with a slash at the end) is the root of a store."""
+    # Several signs at once: a folder of images may well have one named `embed` or `logs`.
     has_state = RUN_LOCK in names and ("refs/" in names or "logs/" in names)
     has_artifacts = "refs/" in names and "embed/" in names
     return has_state or has_artifacts

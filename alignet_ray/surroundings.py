@@ -95,12 +95,15 @@ def _libraries(place: Place) -> Line:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
-    fix = f"pip install {' '.join(missing)}" if missing else ""
+    fix = ""
+    if missing:
+        fix = f"pip install {' '.join(missing)}"
     return Line("libraries", ", ".join(found), fix)
 
 
 def _torch_and_torchvision(place: Place) -> Line:
     """Whether the two fit each other: torchvision's compiled operators need the torch that they were built for."""
+    # The operators are registered at import, which fails where they were built for another torch.
     try:
         importlib.import_module("torchvision")
     except Exception as error:
@@ -113,7 +116,10 @@ def _platform(place: Place) -> Line:
 
 
 def _cores(place: Place) -> Line:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A container or a batch system may give a process fewer cores than the machine has; macOS does not tell.
+    usable = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
     return Line("cores", f"{usable} usable of {os.cpu_count()}")
 
 
@@ -126,6 +132,7 @@ def _memory(place: Place) -> Line:
 
 
 def _shared_memory(place: Place) -> Line:
+    # Docker gives containers 64 MB of it, in which Ray's object store does not fit.
     folder = Path("/dev/shm")
     if not folder.is_dir():
         return Line("shared memory", "no /dev/shm on this system")
@@ -142,6 +149,8 @@ def _gpu(place: Place) -> Line:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return Line("GPU", ", ".join(names))
+
+    # The driver lists its cards, whether or not torch can use them.
     cards = list(Path("/proc/driver/nvidia/gpus").glob("*"))
     if cards:
         fix = "install a torch that is built for your driver (pytorch.org/get-started), or update the driver"
@@ -163,9 +172,14 @@ def _file_system(place: Place) -> Line:
     if "://" in place.root:
         return Line("file system", "remote")
     folder = _existing(Path(place.root))
-    # The mount point that is nearest above the folder.
+
+    # Mount points lie in each other: the longest path above the folder is the one that holds it.
     mounts = [mount for mount in psutil.disk_partitions(all=True) if folder.is_relative_to(mount.mountpoint)]
-    kind = max(mounts, key=lambda mount: len(mount.mountpoint)).fstype if mounts else "unknown"
+    kind = "unknown"
+    if mounts:
+        kind = max(mounts, key=lambda mount: len(mount.mountpoint)).fstype
+
+    # With a server of its own the tracking has no database under the root.
     fix = ""
     if kind.startswith(NETWORK_FILE_SYSTEMS) and place.tracking_uri is None:
         fix = "SQLite's locks may fail there: name an MLflow server with --tracking.uri, or a local --state-dir"
@@ -176,11 +190,14 @@ def _disk(place: Place) -> Line:
     if "://" in place.root:
         return Line("disk", "remote")
     free = shutil.disk_usage(_existing(Path(place.root))).free
-    fix = "free some room: alignet-ray gc deletes what no run uses" if free < MIN_DISK else ""
+    fix = ""
+    if free < MIN_DISK:
+        fix = "free some room: alignet-ray gc deletes what no run uses"
     return Line("disk", f"{free / GB:.1f} GB free", fix)
 
 
 def _open_files(place: Place) -> Line:
+    # An unlimited number is written as -1.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fix = ""
     if 0 <= soft < MIN_OPEN_FILES:
@@ -206,6 +223,7 @@ def _locale(place: Place) -> Line:
 
 def _current_folder(place: Place) -> Line:
     """Scripts in the current folder that have the name of a library: Python would import them in its place."""
+    # Packages are named with a dash, and imported with an underscore.
     names = {name.replace("-", "_") for name in runtime.LIBRARIES} | {"alignet_ray"}
     shadowing = sorted(path.name for path in Path.cwd().glob("*.py") if path.stem in names)
     if shadowing:
@@ -227,6 +245,7 @@ def _ray(place: Place) -> Line:
 
 def _mlflow(place: Place) -> Line:
     uri = place.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    # A database is a file, and its folder is examined as the root.
     if not uri.startswith(("http://", "https://")):
         return Line("MLflow", tracking.hide(uri) or f"a database under {place.root}")
     if problem := _unreachable(uri):
@@ -277,9 +296,13 @@ def _existing(folder: Path) -> Path:
 def _unreachable(uri: str) -> str:
     """Why nothing takes a connection at a URL; empty if something does."""
     parsed = urlparse(uri)
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    default_port = 80
+    if parsed.scheme == "https":
+        default_port = 443
+
+    address = (parsed.hostname or "", parsed.port or default_port)
     try:
-        socket.create_connection((parsed.hostname or "", port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
     except OSError as error:
         return error.strerror or first_line(error)
     return ""

@@ -83,6 +83,7 @@ class Tracker:
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics at a step; numbers only. What a server does not take is kept, and never stops the work."""
         if self.uri:
+            # Numbers of NumPy and torch are no JSON, and the row may have to wait in a file.
             numbers = {name: float(value) for name, value in metrics.items()}
             self._send({"metrics": numbers, "step": step, "time": _milliseconds()})
 
@@ -148,7 +149,9 @@ def _deliver(uri: str, run_id: str, rows: list[SpoolRow]) -> None:
         for name, value in row.get("metrics", {}).items():
             metrics.append(Metric(name, value, row["time"], row["step"]))
     for start in range(0, len(metrics), METRICS_PER_REQUEST):
-        client(uri).log_batch(run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
+        request = metrics[start : start + METRICS_PER_REQUEST]
+        client(uri).log_batch(run_id, metrics=request)
+
     for row in rows:
         if "end" in row:
             client(uri).set_terminated(run_id, row["end"], end_time=row["time"])
@@ -173,6 +176,8 @@ def resolve_uri(cfg: Config, state: Path) -> str:
     uri = cfg.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
+
+    # A database is a file with locks, which an object store does not have.
     if "://" in cfg.store.root:
         raise UserError(f"--store.root {cfg.store.root} is remote: name a tracking server with --tracking.uri")
     return database_uri(state)
@@ -199,6 +204,7 @@ def registry_uri(root: str, uri: str | None = None) -> str:
     Raises:
         UserError: there is no database, or the root is remote and no server is named.
     """
+    # A command on results has no whole configuration, so one is made of the two fields that matter here.
     folder = Path(root).expanduser().resolve()
     address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
     if _is_missing(address):
@@ -264,10 +270,13 @@ class Session:
             experiment = client(uri).get_experiment_by_name(name)
             if experiment is None:
                 # Without a place of its own an embedded experiment writes artifacts to the working directory.
-                place = (state / "mlflow-artifacts").as_uri() if uri.startswith("sqlite") else None
+                place = None
+                if uri.startswith("sqlite"):
+                    place = (state / "mlflow-artifacts").as_uri()
                 return cls(uri, client(uri).create_experiment(name, artifact_location=place), spool)
         except Exception as error:
             raise UserError(_why_unavailable(uri, error)) from error
+
         # MLflow takes no run of an experiment that was deleted in its UI, so its metrics would wait for ever.
         if experiment.lifecycle_stage == "deleted":
             raise UserError(
@@ -290,6 +299,7 @@ class Session:
             tags: its tags.
             parent: id of the run that it is a child of.
         """
+        # MLflow takes 500 characters of a parameter; lists of models and paths can be longer.
         params: dict[str, str] = {}
         if cfg is not None:
             params = {key: hide(value)[:500] for key, value in cfg.flat().items()}
@@ -306,6 +316,8 @@ class Session:
                 log.warning("MLflow did not take run %s, it is kept: %s", name, hide(error))
         if not self.spool:
             return Tracker()
+
+        # The server gives a run its id; until then it has one of ours, which sorts by time.
         tracker = Tracker(self.uri, f"{PENDING}{time.time_ns():x}-{uuid.uuid4().hex[:8]}", self.spool)
         tracker.keep(row)
         return tracker
@@ -336,7 +348,9 @@ class Session:
         """Deliver all that waits in the spool, the oldest run first; what the server does not take stays."""
         if not self.spool:
             return
-        waiting = {file: _read(file) for file in Path(self.spool).glob("*.jsonl")}
+        waiting: dict[Path, list[SpoolRow]] = {}
+        for file in Path(self.spool).glob("*.jsonl"):
+            waiting[file] = _read(file)
         oldest_first = sorted(waiting, key=lambda file: (_started(waiting[file]), file.name))
 
         # Names of pending runs -> ids that the server gave them; parents come before their children.
@@ -344,6 +358,7 @@ class Session:
         for file in oldest_first:
             rows = waiting[file]
             try:
+                # A run that the server knew has its id for a name; any other has to be begun first.
                 run_id = file.stem
                 if run_id.startswith(PENDING):
                     tags = rows[0]["tags"]
@@ -363,6 +378,7 @@ class Session:
         """Record the artifacts that a run read, by `log_inputs` (digest = artifact id)."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        # A source may be any text to MLflow; this one leads back to the folder.
         rows = []
         for artifact in artifacts:
             source = json.dumps({"uri": hide(artifact.uri)})
@@ -376,6 +392,7 @@ class Session:
         """Keep files with a run."""
         if not tracker.uri:
             return
+        # Each by itself: a file that is too large for the server does not take the others with it.
         for path in paths:
             with _survive(str(path)):
                 client(self.uri).log_artifact(tracker.run_id, str(path))
@@ -393,6 +410,7 @@ class Session:
 
 def _why_unavailable(uri: str, error: Exception) -> str:
     """One line about a server or database that cannot be used, with the fix."""
+    # MLflow raises one kind of error for everything; its text alone tells this case apart.
     if "out-of-date database schema" in str(error):
         return f"{hide(uri)} was made by another version of MLflow: run `mlflow db upgrade {shlex.quote(hide(uri))}`"
     return f"no MLflow at {hide(uri)} ({first_line(error)}): start it, or leave out --tracking.uri"
@@ -408,7 +426,10 @@ def _survive(what: str) -> Iterator[None]:
 
 
 def _started(rows: list[SpoolRow]) -> int:
-    return int(rows[0]["time"]) if rows else 0
+    # A file whose only line was cut short has no rows.
+    if not rows:
+        return 0
+    return int(rows[0]["time"])
 
 
 @dataclass(frozen=True)
@@ -468,6 +489,8 @@ def _log_models(student: LoggedStudent, name: str) -> tuple[str, str]:
     size = student.size
     float32 = np.dtype("float32")
     outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])
+
+    # Both models carry the package's code, so that a server needs no installation of it.
     shared = {
         "python_model": str(student.code),
         "artifacts": {"student": str(student.folder)},
