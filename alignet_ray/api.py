@@ -1,6 +1,7 @@
 """The commands as Python functions, for notebooks and scripts; their results show themselves in a notebook."""
 
 import html
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -319,11 +320,24 @@ def embed(
 @contextmanager
 def _screen(quiet: bool) -> Iterator[Screen]:
     """What a run prints to: the notebook's cell or the terminal, or nothing."""
-    if not quiet:
-        yield Screen()
-        return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        yield Screen(nowhere)
+    with _without_hints():
+        if not quiet:
+            yield Screen()
+            return
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            yield Screen(nowhere)
+
+
+@contextmanager
+def _without_hints() -> Iterator[None]:
+    """Ray advises every notebook to install widgets, which nothing here uses."""
+    logger = logging.getLogger("ray.widgets.util")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _settings(config: Config | str, changes: Mapping[str, Any]) -> Config:

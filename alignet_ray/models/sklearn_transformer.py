@@ -62,7 +62,8 @@ class EmbeddingTransformer(TransformerMixin, BaseEstimator):  # type: ignore[mis
         # scikit-learn cuts data sets into arrays of paths, which would otherwise count as the pixels of one picture.
         if isinstance(pictures, Iterable) and not isinstance(pictures, str):
             pictures = list(pictures)
-        return np.atleast_2d(self.model_.embed(pictures, self.layer, self.batch))
+        # Cross-validation calls this many times: a progress line for each would bury its results.
+        return np.atleast_2d(self.model_.embed(pictures, self.layer, self.batch, progress=False))
 
     def get_feature_names_out(self, names: Any = None) -> np.ndarray:
         """Names of the columns, `embedding0` and on, for `set_output` and data frames."""
