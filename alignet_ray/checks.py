@@ -538,6 +538,6 @@ def _check_transform(place: Path, findings: Findings) -> None:
     findings.add("singular values", f"{singular[0]:.3g} to {singular[-1]:.3g}")
     findings.add("mean, std", f"{transform.mean:.4g}, {transform.std:.4g}")
 
-    model = stored.provenance.get("teacher", {}).get("model") or stored.provenance.get("model")
+    model = stored.provenance.get("model") or transforms.names_of_networks(stored.provenance.get("teacher", {}))
     note = "the file does not say which model it belongs to"
     findings.check("model", model or "unknown", bool(model), note, WARNING)

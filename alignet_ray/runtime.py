@@ -204,6 +204,9 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
         wanted |= ALONE
     # What the user has set stays; Ray reads these variables when it is imported.
     env = {key: os.environ.setdefault(key, value) for key, value in wanted.items()}
+    # A shell's background job ignores Ctrl-C. Ray Tune would take it all the same, and end a sweep that nobody meant.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     import ray
 
     if ray.is_initialized():

@@ -277,7 +277,7 @@ TESTED_ELSEWHERE = {
     "stages/training_jobs.py": "stages/test_distill.py",
     "training/student_worker.py": "stages/test_distill.py",
     "training/teacher_job.py": "training/test_teacher_worker.py",
-    "training/teacher_report.py": "training/test_teacher_worker.py",
+    "training/teacher_result.py": "training/test_teacher_worker.py",
     "training/teacher_validation.py": "training/test_teacher_worker.py",
     # A student's folder is written and loaded as one.
     "artifacts/student_files.py": "models/test_embedding_network.py",

@@ -17,6 +17,7 @@ from alignet_ray.cli.parse import ESSENTIAL, read_config
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
+from alignet_ray.models import formats
 from alignet_ray.models.hub import load
 from alignet_ray.stages import STAGES
 from alignet_ray.store import Store
@@ -205,4 +206,27 @@ def test_a_user_error_is_found_inside_wrapped_errors() -> None:
     outer.__cause__ = UserError("fix it like this")
     assert user_message(outer) == "fix it like this"
     assert "disk is full" in (user_message(OSError(28, "No space left on device", "/x/y")) or "")
+    of_arrow = PermissionError(13, "Cannot delete file '/r/x'. Detail: [errno 13] Permission denied")
+    assert user_message(of_arrow) == "Cannot delete file '/r/x': Permission denied"
     assert user_message(KeyError("a bug")) is None
+
+
+def test_half_an_export_is_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(name: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
+        (folder / "parts").mkdir(parents=True)
+        (folder / "weights").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(formats.FORMATS, "timm", fill_the_disk)
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        assert "the disk is full" in fails(capsys, "export", "random:test_vit", "--to", "timm", str(tmp_path / name))
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_file_that_a_bench_cannot_write_is_refused_before_it_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "cannot write" in fails(capsys, "bench", "label", "--json", str(tmp_path / "nowhere" / "x.json"))

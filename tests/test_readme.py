@@ -117,7 +117,7 @@ def test_the_demo_page_opens(command: str, folder: Path) -> None:
         with urllib.request.urlopen(address.group(), timeout=60) as page:
             assert b"<html" in page.read().lower()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGTERM)  # Ctrl-C is ignored where the tests run in the background
         server.wait(timeout=60)
 
 

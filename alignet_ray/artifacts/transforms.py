@@ -117,6 +117,11 @@ def locate(name: str, root: str) -> str:
     return name
 
 
+def names_of_networks(features: Mapping[str, Any]) -> str:
+    """Names of the networks behind some features, as their model.json says; empty if it does not."""
+    return ", ".join(network["model"] for network in features.get("members", []))
+
+
 def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any]) -> str | None:
     """A warning where a stored transform may not belong to a model's features; None where it does.
 
@@ -144,8 +149,7 @@ def mismatch_warning(stored: StoredTransform, path: str, model: Mapping[str, Any
     fitted_for = teacher.get("members", [])
     used = model.get("members", [])
     if _checksums(fitted_for) != _checksums(used):
-        names = ", ".join(network["model"] for network in fitted_for)
-        return f"{path} was fitted for other weights ({names}) than embed.model's"
+        return f"{path} was fitted for other weights ({names_of_networks(teacher)}) than embed.model's"
     return None
 
 

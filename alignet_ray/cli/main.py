@@ -152,6 +152,9 @@ def user_message(error: BaseException) -> str | None:
             return "the disk is full: free some room (alignet-ray gc) and run it again"
         if isinstance(inner, OSError) and inner.errno in UNWRITABLE and inner.filename:
             return f"cannot use {inner.filename}: {inner.strerror}"
+        # Arrow's errors have a number, and the file in their text.
+        if isinstance(inner, OSError) and inner.errno in UNWRITABLE and "Detail:" in str(inner.strerror):
+            return f"{str(inner.strerror).partition('. Detail:')[0]}: {os.strerror(inner.errno)}"
     return None
 
 

@@ -1,5 +1,8 @@
 """Commands that use a finished model: demo, export."""
 
+import shutil
+from pathlib import Path
+
 from alignet_ray.cli.options import DemoOptions, ExportOptions
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -34,10 +37,29 @@ def export(options: ExportOptions) -> None:
 
     root = options.store.root
     address = registry_address(options.model, root or Config().store.root, options.tracking.uri)
-    usage = formats.FORMATS[options.to](options.model, folder, root, address)
+    created = not folder.exists()
+    try:
+        usage = formats.FORMATS[options.to](options.model, folder, root, address)
+    except BaseException:
+        # Half an export would be taken for a whole one, and would refuse the next try as "not an empty folder".
+        _empty(folder, created)
+        raise
     for file in sorted(folder.iterdir()):
         print(f"wrote  {file}")
     print(f"use    {usage}")
+
+
+def _empty(folder: Path, created: bool) -> None:
+    """Delete what an export that failed has written: all that is in the folder, which was empty, or not there."""
+    if not folder.is_dir():
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    if created:
+        folder.rmdir()
 
 
 def registry_address(model: str, root: str, uri: str | None) -> str | None:

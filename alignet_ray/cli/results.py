@@ -1,6 +1,7 @@
 """Commands on existing runs: show, ls, rm, gc, compare, rollback; and bench."""
 
 import json
+import os
 import runpy
 import sys
 import time
@@ -258,5 +259,8 @@ def bench(options: BenchOptions) -> None:
         raise UserError("bench runs from a checkout: python jobs/bench.py in the repository")
     sys.argv = [str(script), *options.names, "--sizes", options.sizes]
     if options.json:
+        # Refused now and not after minutes of measuring.
+        if not os.access(options.json.parent, os.W_OK):
+            raise UserError(f"cannot write {options.json}: choose another file for --json")
         sys.argv += ["--json", str(options.json)]
     runpy.run_path(str(script), run_name="__main__")

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import signal
 import socket
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -68,6 +69,10 @@ def serve(
     # uvicorn would print its own start and stop around the line with the address.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = uvicorn.Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
+    # A shell starts background jobs with Ctrl-C ignored, so that it stops what runs in front alone; uvicorn would take
+    # it all the same.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -15,8 +15,8 @@ from alignet_ray.data.embeddings import SharedFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact, JsonObject
 
-HELD_OUT_TRIPLETS = 60_000
-"""Largest number of triplets among held-out objects that a score is computed on."""
+SCORED_TRIPLETS = 60_000
+"""Largest number of triplets that a score is computed on; drawn at random where objects have more."""
 
 MIN_OBJECTS = 3
 """Objects with readable images that each split needs: a triplet has three."""
@@ -116,7 +116,7 @@ class AlignmentDataset:
         """The human responses, rows (pair, pair, odd)."""
         return SoftenArtifact(self.soften).responses()
 
-    def soft_triplets(self, objects: Sequence[int], limit: int = HELD_OUT_TRIPLETS) -> triplet_set.TripletSet:
+    def soft_triplets(self, objects: Sequence[int], limit: int = SCORED_TRIPLETS) -> triplet_set.TripletSet:
         """At most `limit` triplets among these objects, with the human model's choice probabilities."""
         return triplet_set.soft_targets(objects, self.image_rows, self.human, limit)
 

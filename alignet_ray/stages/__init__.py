@@ -1,21 +1,24 @@
 """The pipeline's graph: which nodes there are, and which artifacts each of them reads.
 
-A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a run in order, and what they read:
+A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a run, and the nodes that each reads:
 
-    soften            files of human responses
-    embed@objects     images of the annotated objects, by the teacher
-    embed@corpus      images of the corpus, by the teacher
+    soften            -                    (files of human responses)
+    embed@objects     -                    (images of the annotated objects; network: the teacher)
+    embed@corpus      -                    (images of the corpus; network: the teacher)
     align             soften, embed@objects
-    cluster           embed@corpus, align; soften for the held-out objects
+    cluster           embed@corpus, align, soften (images of held-out objects stay out of the clusters)
     label@aligned     embed@corpus, align, cluster, soften
     distill@student   label@aligned and all that it reads
-    label@raw, distill@control      the same triplets by the teacher without its alignment
-    embed@base, embed@student, ...  images of the annotated objects, by every model to be scored
+    label@raw         label@aligned (its triplets), embed@corpus, align (the width of its features)
+    distill@control   label@raw and all that it reads
+    embed@base, embed@student, ...         (images of the annotated objects; network: every model to be scored)
     evaluate          all of these
     register          distill@student, evaluate
 
-With `align.map network` the teacher itself is fine-tuned, so that `align` comes before its embeddings. Without human
-data a stored transform labels the corpus, and nothing is evaluated. Each stage's module offers
+The control is a student whose teacher is not aligned: what it lacks is what alignment brings. With `align.map network`
+the teacher itself is fine-tuned: `align` then reads soften alone, embed@objects and embed@corpus read `align`, and
+embed@raw (the corpus by the teacher before that) takes the place of embed@corpus for the control. Without human data
+`align` is a stored transform, there is no control, and nothing is evaluated. Each stage's module offers
 
     VERSION                        raised by hand when its results change
     inputs(cfg, role) -> dict      the values that change the result, for the artifact's id
@@ -100,9 +103,10 @@ class Work:
 
 
 def expects_human_data(cfg: Config) -> bool:
-    """Whether the run needs human judgements: it does unless a stored transform (`align.from`) labels the corpus.
+    """Whether `soften` and `evaluate` are part of the run.
 
-    Where neither is given, judgements are what is missing: `soften` then says so.
+    They are if human judgements are given. Without any, a stored transform (`align.from`) can still label the corpus;
+    without that either, `soften` stays in the run, and asks for the judgements.
     """
     return bool(cfg.human.triplets or cfg.human.embedding or not cfg.align.from_)
 
@@ -120,15 +124,16 @@ def teacher_nodes(cfg: Config) -> list[Node]:
     """The human model, the teacher's embeddings and map, and the clusters of the corpus."""
     expects_human = expects_human_data(cfg)
     human = _human_parents(cfg)
-    jobs = [_embed_node(job) for job in embed_jobs.teacher_jobs(cfg, with_objects=expects_human)]
+    embed_nodes = [_embed_node(job) for job in embed_jobs.teacher_jobs(cfg, with_objects=expects_human)]
 
     # A fine-tuned teacher network comes out of `align` and embeds afterwards; a map is fitted on embeddings.
     if embed_jobs.tunes_network(cfg):
-        nodes = [Node("align", "", human), *jobs]
+        nodes = [Node("align", "", human), *embed_nodes]
     elif expects_human:
-        nodes = [*jobs, Node("align", "", (*human, "embed@objects"))]
+        nodes = [*embed_nodes, Node("align", "", (*human, "embed@objects"))]
     else:
-        nodes = [*jobs, Node("align", "", ("embed@corpus",))]
+        # A stored transform is checked against the width and the networks of the embeddings that it will map.
+        nodes = [*embed_nodes, Node("align", "", ("embed@corpus",))]
 
     soften = []
     if expects_human:
@@ -143,11 +148,12 @@ def student_nodes(cfg: Config) -> list[Node]:
         Node("label", "aligned", ("embed@corpus", "align", *human, "cluster")),
         Node("distill", "student", ("label@aligned", "embed@corpus", "align", "cluster", *human)),
     ]
-    if not cfg.distill.control:
+    # Without human data nobody scores a control.
+    if not (cfg.distill.control and expects_human_data(cfg)):
         return nodes
 
-    # The control learns the same triplets, labelled by the teacher without its human alignment.
-    # Leaving a map out leaves the embeddings that it is applied to; an untuned network has to embed the corpus again.
+    # The control learns the same triplets, labelled by the teacher before its alignment: by the embeddings without the
+    # map, or, where the network itself was fine-tuned, by embeddings of the network before that.
     raw = "embed@corpus"
     if embed_jobs.tunes_network(cfg):
         raw = "embed@raw"
@@ -167,7 +173,11 @@ def evaluation_nodes(cfg: Config) -> list[Node]:
         labels.append("label@raw")
 
     parents = (
-        *("soften", "align", "cluster", "embed@objects", "embed@corpus"),
+        "soften",
+        "align",
+        "cluster",
+        "embed@objects",
+        "embed@corpus",
         *labels,
         *(f"distill@{role}" for role in roles),
         *(job.node for job in jobs),

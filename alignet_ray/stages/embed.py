@@ -38,11 +38,11 @@ MAX_UNIT = 256
 """Bounds of the images in a unit, which is the grain of resuming, progress and load balancing."""
 
 UNITS = 8
-"""Units that a small image set is cut into."""
+"""Units that an image set is cut into, as far as the bounds allow."""
 
 GPU_BATCH = 256
 CPU_BATCH = 32
-"""Default images per forward pass."""
+"""Default images per forward pass; a pass never spans two units, so more than `MAX_UNIT` has no effect."""
 
 ACTOR_START_SECONDS = 600
 """Time within which all actors must have loaded their models."""
@@ -67,6 +67,10 @@ class EmbedFacts:
     actors: list[int]
     fast_cosine: float | None = None
     fast_cosine_min: float | None = None
+
+
+TELLING_JOBS = ("corpus", "ood-base")
+"""Jobs that say what a folder holds besides its images."""
 
 
 class Resources(NamedTuple):
@@ -124,7 +128,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse unknown models and sizes before anything starts; a registered one was found when the run was planned."""
+    """Refuse unknown models and sizes before anything starts; the plan has looked registered ones up already."""
     from alignet_ray.models import backbone
 
     job = embed_jobs.find_job(cfg, role)
@@ -146,7 +150,7 @@ def run(work: Work) -> None:
     units = range(math.ceil(total / unit_size))
     finished = _finished_units(work, artifact, len(units))
 
-    # Unusable images of finished parts count towards the tolerated share, and images of these towards the progress.
+    # Finished parts count as well: their unusable images towards the tolerated share, all others towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
     for unit in finished:
@@ -181,8 +185,9 @@ def _list_images(work: Work, job: EmbedJob) -> pa.Table:
     """The job's images; what their folder holds besides is told once."""
     left_out = LeftOut()
     table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
-    # The jobs of the annotated objects look at a part of a folder, several of them at the same one.
-    if job.images != "objects" and not job.trained_by:
+    # Several jobs list the same folder: the first one on the corpus tells, and the first one on the folder of
+    # out-of-distribution images. Jobs of annotated objects look at a part of a folder only.
+    if job.name in TELLING_JOBS:
         work.tell_left_out(left_out)
         without_class = listing.unlabelled(table)
         if without_class:
@@ -221,7 +226,7 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
         work: the stage's work.
         job: the images and the model.
         units: units to embed.
-        images: images in them.
+        images: number of images in these units.
 
     Yields:
         The result of each unit, in the order in which they finish.
@@ -249,8 +254,8 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
             compute=TaskPoolStrategy(size=pool.readers),
         )
 
-    # Two tasks in flight: the next unit's pixels are fetched while an actor computes.
     gpus_per_actor = min(1.0, resources.gpus / pool.actors)
+    # Two tasks in flight: the next unit's pixels are fetched while an actor computes.
     answers = data.map_batches(
         Embedder,
         fn_constructor_args=(task,),
@@ -286,12 +291,13 @@ def pool_size(cfg: Config, resources: Resources) -> Pool:
     """
     embed = cfg.embed
     may_have_readers = embed.readers is None and resources.gpus > 0
-    # One CPU is kept back for them: readers and actors without any would wait for each other for ever.
+    # One CPU is kept back for readers: actors on all of them would wait for ever for images that nobody can open.
     most_actors = resources.cpus
     if embed.readers or may_have_readers:
         most_actors -= 1
     most_actors = max(1, most_actors)
     actors = min(most_actors, embed.actors or 2 * resources.gpus or max(2, resources.cores // 2))
+    actors = _spread_over_gpus(actors, resources.gpus, embed.actors)
 
     free = resources.cpus - actors
     readers = embed.readers
@@ -310,8 +316,24 @@ def pool_size(cfg: Config, resources: Resources) -> Pool:
     return Pool(actors, readers)
 
 
+def _spread_over_gpus(actors: int, gpus: int, wanted: int | None) -> int:
+    """As many actors on every GPU: Ray gives an actor a share of one GPU, and 3 shares of 2/3 do not fit on 2 GPUs.
+
+    Raises:
+        UserError: the number of actors that the user asked for cannot be spread.
+    """
+    if not gpus or actors <= gpus or actors % gpus == 0:
+        return actors
+    fitting = actors // gpus * gpus
+    if wanted:
+        raise UserError(
+            f"--embed.actors {wanted} cannot be spread evenly over {gpus} GPUs: use {fitting} or {fitting + gpus}"
+        )
+    return fitting
+
+
 def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Resources) -> "ActorTask":
-    """What every process of the pool is told."""
+    """What every process of the pool needs to know."""
     from alignet_ray.stages.embed_actor import ActorTask
 
     cfg = work.cfg
@@ -320,7 +342,7 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
     if job.trained_by:
         models = (str(work.parents[job.trained_by].local()),)
 
-    # Actors may run on machines without the environment that names the MLflow server, so they are told.
+    # Actors may run on machines whose environment does not name the MLflow server: the task brings its address.
     registry = ""
     if any(ModelSpec.parse(model).kind is ModelKind.REGISTERED for model in models):
         registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg))

@@ -15,7 +15,7 @@ from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
 
-VERSION = 5
+VERSION = 6
 
 CARD = """# {name}
 
@@ -133,10 +133,10 @@ def _card(work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | No
     return CARD.format(
         name=cfg.register.name,
         alias=cfg.register.alias,
-        backbone=description.model,
+        backbone=ModelSpec.parse(description.model).identity,  # a card is for others: no folders of this machine
         size=description.preprocessing["input_size"][1],
         head=head_width,
-        teacher=" + ".join(cfg.embed.model),
+        teacher=" + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model),
         map=cfg.align.map,
         id=student.id,
         seed=cfg.seed,

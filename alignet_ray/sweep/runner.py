@@ -4,6 +4,7 @@ Every trial makes ordinary artifacts, named by what went into them. A sweep that
 what it has, and the winner's full run reuses its trial. What belongs to the sweep itself lies in `<root>/sweep/<id>/`.
 """
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -279,7 +280,7 @@ class SweepRunner:
         return (cpus - 1) // workers
 
     def conclude(self) -> None:
-        """Select the winner and store its config, run it, delete what stopped trials left, and write the report."""
+        """Select the winner, make what is missing of it, delete what stopped trials left, and write the report."""
         trials = self.ledger.all()
         ranking = self._ranking(trials)
         best = ranking[0]
@@ -294,7 +295,8 @@ class SweepRunner:
         test_lines = self._test_lines(artifacts)
         self._write_report(trials, ranking, test_lines)
         self.screen.line(f"report   {self.draft.uri}/sweep.html")
-        self.screen.line(f"again    alignet-ray run --config {self.draft.uri}/winner.yaml   ({clock(self._elapsed())})")
+        self.screen.line(f"again    alignet-ray run --config {shlex.quote(f'{self.draft.uri}/winner.yaml')}")
+        self.screen.line(f"done in {clock(self._elapsed())}")
 
     def _ranking(self, trials: Sequence[Trial]) -> list[Finalist]:
         """The finalists, the winner first."""
@@ -307,10 +309,11 @@ class SweepRunner:
         return ranking
 
     def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> dict[str, Artifact]:
-        """Make what is missing of the winner and name it in the store.
+        """Give the winner a run's name in the store, delete what stopped trials left, and make what is missing of it.
 
         Returns:
-            Its artifacts by node: of the whole pipeline up to `evaluate` with `sweep.full`, else what its trial made.
+            The winner's artifacts by node. With `sweep.full` these are the whole pipeline up to `evaluate`; without it
+            those that its trial made.
         """
         artifacts = {}
         nodes = dict(self.setup.pinned)
@@ -319,7 +322,8 @@ class SweepRunner:
             artifacts[step.node.name] = step.artifact
             nodes[step.node.name] = step.artifact.id
 
-        # The reference comes first: from here on gc keeps the winner and all trials.
+        # The name comes first: `alignet-ray gc` keeps what a run's name refers to, so from here on it spares the winner
+        # and the finished artifacts of all trials.
         self.store.write_ref(winner.name, {"nodes": nodes | self._trial_nodes(trials), "config": winner.to_yaml()})
         self._delete_stopped(trials)
 

@@ -170,12 +170,18 @@ class Training:
     # --- Loss and gradients ---
 
     def backward(self, network: ForwardPass, images: Float[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
-        """Put the gradients of the loss over the whole batch into `.grad`; returns the figures of the step."""
-        # Triplets span the whole batch, so plain gradient accumulation would lose those across chunks.
+        """Add the gradients of the loss over the whole batch to `.grad`; returns the figures of the step.
+
+        Args:
+            network: the model, compiled or wrapped for several processes.
+            images: this process's share of the batch.
+            batch: of all processes.
+        """
         chunks = torch.split(images, self.recipe.micro_batch or len(images))
         reference = self.reference_embeddings(chunks)
         if len(chunks) == 1:
             return self._single_pass(network, images, batch, reference)
+        # Triplets join images of different chunks: plain accumulation, a loss for each chunk, would lose them.
         return self._cached_pass(network, chunks, batch, reference)
 
     def _single_pass(
@@ -184,25 +190,29 @@ class Training:
         """All images of this process in one forward and one backward pass."""
         loss, figures = self.loss(self.forward(network, images), batch, reference)
 
-        # DDP averages gradients over the processes, of which each holds its part of their sum.
+        # The gradient is the sum of what the processes find for their own images. DDP takes the mean instead, so the
+        # loss is multiplied by their number.
         torch.autograd.backward(loss * world_size())
         return figures
 
     def _cached_pass(
         self, network: ForwardPass, chunks: Sequence[Tensor], batch: Batch, reference: Tensor | None
     ) -> dict[str, float]:
-        """GradCache: the gradient of a loss over all pairs of a batch, with the memory of one chunk.
+        """GradCache: the gradient of a loss over the whole batch, with the activations of one chunk in memory.
 
-        Gao et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
+        Both forward passes of a chunk must give the same outputs. They do: timm's networks have no dropout unless it
+        is asked for, and BatchNorm in training mode is the exception that `_too_many_images` tells of. Gao et al.,
+        "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
         """
-        # First pass, without a graph: the outputs of all chunks, and the loss' gradient with respect to them.
+        # First pass, without activations: the outputs of all chunks. The loss on them gives its gradient with respect
+        # to each output, which stays in their `.grad`.
         with torch.no_grad():
             outputs = concatenate([self.forward(network, chunk) for chunk in chunks])
         cached = map_output(lambda rows: rows.requires_grad_(), outputs)
         loss, figures = self.loss(cached, batch, reference)
         torch.autograd.backward(loss * world_size())
 
-        # Second pass, with a graph: every chunk carries its part of that gradient into the weights (the chain rule).
+        # Second pass, with activations: every chunk carries its part of that gradient into the weights (chain rule).
         start = 0
         for number, chunk in enumerate(chunks, start=1):
             stop = start + len(chunk)

@@ -10,7 +10,7 @@ from torch import Tensor
 from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Network
 from alignet_ray.core import scores, triplet_set
-from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
+from alignet_ray.human.dataset import SCORED_TRIPLETS
 from alignet_ray.images.cache import DecodedImages
 from alignet_ray.store import Draft
 from alignet_ray.training.batches import Batch
@@ -119,4 +119,4 @@ class TeacherJob:
     def triplet_set(self, split: str) -> triplet_set.TripletSet:
         """All triplets among the objects of a split, with human choice probabilities."""
         members = self.split[split]
-        return triplet_set.soft_targets(list(members), members, self.human, HELD_OUT_TRIPLETS)
+        return triplet_set.soft_targets(list(members), members, self.human, SCORED_TRIPLETS)

@@ -1,13 +1,16 @@
 """One process of a network teacher's training: the network is fine-tuned on human choice probabilities (no Ray).
 
 The teacher predicts an image's human dimensions by kernel regression over the nearest annotated images
-(models/kernel_head.py). Every update takes one image each of some training objects, predicts each from the *others*, as
-for a new object, and compares all triplets among them with the model of human choices. The loop is that of
-`training/loop.py`: this loss and the same on unit-length embeddings, with decay to the pretrained weights. Validation
-objects choose the update that is kept.
+(models/kernel_head.py). An update takes some training objects, one image of each. Every image's dimensions are
+predicted from the *other* images of the batch, as those of a new object will be. The loss compares the choices that
+follow from these predictions with those of the human model, for all triplets of the batch.
 
-The head has nothing to train, so the first gradients already change the features themselves in a useful direction
-(compare Kumar et al., "Fine-tuning can distort pretrained features", ICLR 2022).
+The loop is `training/loop.py`. It adds the same loss on the embeddings themselves, so that the features learn as well
+as the predictions made from them, and decay towards the pretrained weights. The update that is best on validation
+objects is kept.
+
+The head has no weights. A linear head would start at random, and its first gradients would distort the features (Kumar
+et al., "Fine-tuning can distort pretrained features", ICLR 2022).
 """
 
 import copy
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
-from alignet_ray.human.dataset import HELD_OUT_TRIPLETS
+from alignet_ray.human.dataset import SCORED_TRIPLETS
 from alignet_ray.models.backbone import classifier_weights, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
@@ -29,7 +32,7 @@ from alignet_ray.training.distributed import is_main_process, world_size
 from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.recipe import teacher_recipe
 from alignet_ray.training.teacher_job import AnnotatedBatch, TeacherJob
-from alignet_ray.training.teacher_report import TeacherReport
+from alignet_ray.training.teacher_result import TeacherResult
 from alignet_ray.training.teacher_validation import TeacherValidator, extract_features
 
 
@@ -37,7 +40,8 @@ class TeacherTraining(Training):
     """The loop, with every image's human dimensions predicted from the other images of its batch.
 
     Attributes:
-        kernel_head: how they are predicted (the images that it holds do not matter here); set before training.
+        kernel_head: its metric, centre and temperature are used; the images that it holds are those of inference, and
+            are not. Set before training.
     """
 
     kernel_head: KernelHead
@@ -51,24 +55,27 @@ class TeacherTraining(Training):
 
 
 class TeacherWorker:
-    """One training process. All processes see the same validation figures, so they agree on the best update.
+    """One training process. All processes compute the same validation figures, so they agree on the best update.
 
-    `report` is called with a dictionary, equally often in all processes: with a row of metrics for each validation
-    (empty except in the main process), then with the last step.
+    Attributes:
+        send_report: hands a dictionary to whoever watches the training, equally often in all processes: the metrics of
+            each validation (an empty one except in the main process), and at the end the number of updates.
+        pretrained_features: of all annotated objects' images, by the network before training.
     """
 
     def __init__(self, job: TeacherJob, device: str, report: Report) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
-        self.report = report
+        self.send_report = report
         backbone = load_backbone(job.model, job.size, job.seed).requires_grad_(True)
         recipe = teacher_recipe(job.settings, job.seed)
         self.training = TeacherTraining(EmbeddingNetwork(backbone, None), recipe, device)
 
         # Features before training fix the head's centre and temperature, and are what the report compares with.
-        self.all_rows = np.arange(len(job.images.ids))
-        self.pretrained = extract_features(self.training, job.images, self.all_rows)
-        self.head = make_head(job, self.pretrained)
+        # (Validation and report fill the head with features of the weights that they look at.)
+        all_rows = np.arange(len(job.images.ids))
+        self.pretrained_features = extract_features(self.training, job.images, all_rows)
+        self.head = make_head(job, self.pretrained_features)
         # The loop's copy lies on the device; that of validation and report stays on the CPU.
         self.training.kernel_head = copy.deepcopy(self.head).to(device)
         self.validator = TeacherValidator(job, self.training, self.head)
@@ -82,12 +89,12 @@ class TeacherWorker:
         self.validate({})
         self.training.run(batches, self.job.images, self.on_update)
 
-        # Early stopping after the fact: the update that was best on validation objects is the teacher.
+        # All updates were made; the one that was best on validation objects is the teacher.
         self.training.model.load_state_dict(self.validator.best.weights)
         if is_main_process():
-            report = TeacherReport(self.job, self.training, self.head, self.pretrained, self.validator)
-            report.write()
-        self.report({"step": self.training.recipe.steps})
+            result = TeacherResult(self.job, self.training, self.head, self.pretrained_features, self.validator)
+            result.write()
+        self.send_report({"step": self.training.recipe.steps})
 
     def on_update(self, training: Training, figures: dict[str, float]) -> None:
         """Validate every few updates, and after the last one."""
@@ -100,17 +107,21 @@ class TeacherWorker:
         # Ray Train waits until all processes have reported, so the others report as well.
         if is_main_process():
             AlignArtifact(self.job.out).write_metrics(self.validator.history)
-            self.report(row)
+            self.send_report(row)
         else:
-            self.report({})
+            self.send_report({})
 
     def _batch_size(self) -> int:
-        """Objects a step: as many as the settings say and the training objects allow, split evenly."""
+        """Objects of an update, over all processes: as many as the settings say and the training objects allow."""
         # Every process takes an equal share, so a remainder is left out; a loss over triplets needs three objects.
-        largest = min(self.job.settings.batch_size, len(self.job.split["train"]))
+        available = len(self.job.split["train"])
+        largest = min(self.job.settings.batch_size, available)
         batch_size = largest // world_size() * world_size()
         if batch_size < 3:
-            raise UserError(f"align.network.batch_size: {batch_size} objects a step; at least 3 are needed")
+            raise UserError(
+                f"--align.network.batch-size {self.job.settings.batch_size}, {available} training objects and "
+                f"{world_size()} processes leave {batch_size} objects an update; at least 3 are needed"
+            )
         return batch_size
 
 
@@ -121,22 +132,22 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
         job: what the teacher is trained on.
         features: of all annotated objects' images, by the network before training.
     """
-    # Validation and test objects are no keys of the head: their images must be predicted from other objects.
+    # The head looks up images of training objects alone: validation and test objects must be predicted from others.
     members = job.split["train"]
     objects = np.repeat(list(members), [len(rows) for rows in members.values()])
     dimensions = torch.from_numpy(job.human.dimensions()[objects])
     metric = None
     if job.settings.metric == "classes":
-        metric = _class_metric(job.model, features.shape[1])
+        metric = _metric_of_classifier(job.model, features.shape[1])
     head = KernelHead.from_images(features[job.train_rows], objects, dimensions, metric)
     if job.settings.temperature is not None:
         head.temperature = torch.tensor(job.settings.temperature)
         return head
 
-    # The temperature at which the training objects predict each other best. The head's keys are their images alone, so
-    # triplets count positions among these and not among all images.
+    # Choose the temperature at which training objects predict each other best. The head holds their images alone, so
+    # the triplets' rows are counted among these, and not among all images.
     rows = dict(zip(members, group_positions(list(members.values())), strict=True))
-    triplets = triplet_set.soft_targets(list(rows), rows, job.human, HELD_OUT_TRIPLETS)
+    triplets = triplet_set.soft_targets(list(rows), rows, job.human, SCORED_TRIPLETS)
 
     def cross_entropy(predicted: Float[Tensor, "n k"]) -> float:
         return triplet_set.score(predicted, triplets, draws=2).cross_entropy
@@ -145,8 +156,8 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
     return head
 
 
-def _class_metric(model: str, width: int) -> Float[Tensor, "d r"] | None:
-    """How the network's own classifier weighs features; None where its weights came without one."""
+def _metric_of_classifier(model: str, width: int) -> Float[Tensor, "d r"] | None:
+    """How the network's own classifier weighs features; None where the network came without a classifier."""
     weights = classifier_weights(model, width)
     if weights is None:
         return None

@@ -1,8 +1,12 @@
 """The demo as a browser meets it: uploads, verdicts, neighbours, mistakes, and the page in headless Chromium."""
 
 import json
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -222,3 +226,28 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
             page.screenshot(path=tmp_path / f"demo-{width}.png", full_page=True)
         assert not errors
         browser.close()
+
+
+def test_a_demo_in_the_background_ignores_ctrl_c_as_a_run_does(place: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alignet_ray", "demo", str(place / "student"), "--port", "0"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not (address := re.search(r"http://127\.0\.0\.1:\d+", (tmp_path / "log").read_text())):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with urllib.request.urlopen(address.group(), timeout=60):
+            pass
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        with urllib.request.urlopen(address.group(), timeout=60) as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()

@@ -14,7 +14,7 @@ from alignet_ray.stages import embed
         ({}, 0, 32, (16, 0)),
         ({}, 1, 16, (2, 14)),
         ({}, 8, 128, (16, 112)),
-        ({}, 4, 6, (5, 1)),
+        ({}, 4, 6, (4, 2)),
         ({"readers": 0}, 1, 16, (2, 0)),
         ({"readers": 3, "actors": 1}, 0, 4, (1, 3)),
         ({"readers": 1}, 0, 2, (1, 1)),
@@ -49,3 +49,15 @@ def test_resizing_on_the_device_needs_readers() -> None:
 def test_a_model_that_cannot_be_is_refused_before_the_start(model: str, mend: str) -> None:
     with pytest.raises(UserError, match=mend):
         embed.refuse(Config().replace(corpus__path="x", embed__model=(model,)), "corpus")
+
+
+@pytest.mark.parametrize(("gpus", "cpus", "expected"), [(4, 8, 4), (2, 4, 2), (2, 16, 4), (3, 8, 6), (1, 4, 2)])
+def test_actors_share_gpus_evenly(gpus: int, cpus: int, expected: int) -> None:
+    pool = embed.pool_size(Config(), embed.Resources(gpus, cpus, cpus))
+    assert pool.actors == expected
+    assert pool.actors <= gpus or pool.actors % gpus == 0
+
+
+def test_a_number_of_actors_that_gpus_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--embed\.actors 3 cannot be spread evenly over 2 GPUs: use 2 or 4"):
+        embed.pool_size(Config().replace(embed__actors=3), embed.Resources(2, 16, 16))

@@ -131,7 +131,7 @@ def test_validation_with_few_keys_compares_with_the_right_images(
     worker.validate({})
     validator = worker.validator
     assert len(validator.key_rows) == 10
-    features = worker.pretrained
+    features = worker.pretrained_features
     head = worker.head.subset(validator.keys)
     torch.testing.assert_close(head.keys, worker.head.directions(features[validator.key_rows]))
     expected = triplet_set.score(head(features), validator.triplets, draws=2).accuracy

@@ -28,14 +28,14 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Points between the pretrained weights (0) and the fine-tuned ones (1) at which the teacher is scored."""
 
 
-class TeacherReport:
+class TeacherResult:
     """Writes the teacher; `training` holds the best update's weights by then.
 
     Args:
         job: what the teacher was trained on.
         training: holds the network.
         head: the kernel head over pretrained features.
-        pretrained: features of all annotated objects' images by the network before training.
+        pretrained_features: of all annotated objects' images by the network before training.
         validator: its history and best update.
     """
 
@@ -44,13 +44,13 @@ class TeacherReport:
         job: TeacherJob,
         training: Training,
         head: KernelHead,
-        pretrained: Float[Tensor, "n d"],
+        pretrained_features: Float[Tensor, "n d"],
         validator: TeacherValidator,
     ) -> None:
         self.job = job
         self.training = training
         self.head = head
-        self.pretrained = pretrained
+        self.pretrained_features = pretrained_features
         self.validator = validator
 
     def write(self) -> None:
@@ -87,7 +87,7 @@ class TeacherReport:
                 interpolation=share,
                 accuracy=triplet_set.score(predicted, triplets).accuracy,
                 features=triplet_set.score(cosine_features, triplets).accuracy,
-                kept=teacher_metrics.overlap(self.pretrained.numpy(), features.numpy()),
+                kept=teacher_metrics.overlap(self.pretrained_features.numpy(), features.numpy()),
             )
             curve.append(point)
         return curve
@@ -98,7 +98,7 @@ class TeacherReport:
         return extract_features(self.training, images, np.arange(len(images.ids)))
 
     def _report(self, features: Float[Tensor, "n d"], head: KernelHead, curve: list[InterpolationPoint]) -> AlignReport:
-        pretrained = self.pretrained.numpy()
+        pretrained = self.pretrained_features.numpy()
         predicted = head(features).numpy()
         spaces = {
             "base": unit_rows(pretrained),
