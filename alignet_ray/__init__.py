@@ -41,9 +41,13 @@ def __getattr__(name: str) -> Any:
     """Import a public name at its first use."""
     if name not in _SOURCES:
         raise AttributeError(f"module 'alignet_ray' has no attribute {name!r}")
+
+    # A module that is imported already is only looked up, so a second use costs nothing.
     module_name, attribute = _SOURCES[name]
     module = importlib.import_module(module_name)
-    return getattr(module, attribute) if attribute else module
+    if attribute is None:
+        return module
+    return getattr(module, attribute)
 
 
 def __dir__() -> list[str]:

@@ -2,7 +2,6 @@
 
 import html
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -14,7 +13,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
-from alignet_ray.screen import Screen
+from alignet_ray.screen import open_screen
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Store
 
@@ -92,6 +91,7 @@ class RunResult(Mapping[str, Artifact]):
         Raises:
             UserError: the run was not evaluated.
         """
+        # The table that a run ends with: the level "" is all triplets, any other a kind of them.
         scores = self.scores
         is_headline = (scores.dataset == "objects") & (scores.metric == "odd_one_out") & (scores.level == "")
         return scores[is_headline].set_index(["model", "layer"])[["value", "low", "high", "n"]]
@@ -121,6 +121,7 @@ class RunResult(Mapping[str, Artifact]):
 
     @property
     def _evaluation(self) -> EvaluateArtifact:
+        # A run up to an earlier stage is a result as well.
         if "evaluate" not in self.artifacts:
             raise UserError(f"run {self.name!r} was not evaluated: it has no human data, or stopped before")
         return EvaluateArtifact(self.artifacts["evaluate"])
@@ -165,8 +166,9 @@ def run(config: Config | str, quiet: bool = False, until: str | None = None, **c
     settings = _settings(config, changes)
     if until is not None and until not in STAGES:
         raise UserError(f"there is no stage {until!r}: use {', '.join(STAGES)}")
+
     names = pipeline.targets(settings, until)
-    with _screen(quiet) as screen:
+    with _without_hints(), open_screen(quiet) as screen:
         return RunResult(settings.name, pipeline.run(settings, screen, names))
 
 
@@ -185,7 +187,7 @@ def run_sweep(config: Config | str, quiet: bool = False, **changes: Any) -> RunR
     from alignet_ray.sweep import runner
 
     settings = _settings(config, changes)
-    with _screen(quiet) as screen:
+    with _without_hints(), open_screen(quiet) as screen:
         runner.run(settings, screen)
     return open_run(runner.winner_name(settings), settings.store.root)
 
@@ -221,6 +223,7 @@ def open_run(name: str, root: str = "runs") -> RunResult:
         known = ", ".join(store.refs()) or "none"
         raise UserError(f"there is no run {name!r} under {store.root}: known runs: {known}")
 
+    # A result without some of its parts would fail later, far from the reason.
     artifacts: dict[str, Artifact] = {}
     for node, id in ref["nodes"].items():
         artifact = store.artifact(node.partition("@")[0], id)
@@ -238,6 +241,7 @@ def list_runs(root: str = "runs") -> "pd.DataFrame":
     """
     import pandas as pd
 
+    # Unfinished runs are listed, too: after a crash they are the ones to go on with.
     store = Store.open(root)
     rows = []
     for name in store.refs():
@@ -262,10 +266,14 @@ def compare(*names: str, root: str = "runs") -> "pd.DataFrame":
 
     if not names:
         raise UserError("name the runs to compare: `list_runs` lists them")
+    # pandas puts the columns together by model and layer, which runs need not share.
     columns = {}
     for name in names:
         summary = open_run(name, root).summary
-        texts = [f"{row.value:.1%} [{row.low:.1%}, {row.high:.1%}]" for row in summary.itertuples()]
+        texts = []
+        for row in summary.itertuples():
+            interval = f"[{row.low:.1%}, {row.high:.1%}]"
+            texts.append(f"{row.value:.1%} {interval}")
         columns[name] = pd.Series(texts, index=summary.index)
     return pd.DataFrame(columns)
 
@@ -285,10 +293,12 @@ def verify(path: str | Path, **references: Any) -> FileCheck:
 
     from alignet_ray.checks import References, examine
 
+    # Python's own error would name a class that nobody has heard of.
     known = [entry.name for entry in fields(References)]
     for name in references:
         if name not in known:
             raise UserError(f"there is no reference {name!r}: use {', '.join(known)}")
+
     kind, findings = examine(str(path), References(**references))
     return FileCheck(str(path), kind, findings.ok, pd.DataFrame(findings.rows))
 
@@ -312,20 +322,10 @@ def embed(
     """
     from alignet_ray.models.hub import load
 
+    # A loaded model saves the loading where several folders follow each other.
     if isinstance(model, str | Path):
         model = load(model)
     return model.index(pictures, layer, batch, progress, skip_unreadable)
-
-
-@contextmanager
-def _screen(quiet: bool) -> Iterator[Screen]:
-    """What a run prints to: the notebook's cell or the terminal, or nothing."""
-    with _without_hints():
-        if not quiet:
-            yield Screen()
-            return
-        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-            yield Screen(nowhere)
 
 
 @contextmanager
@@ -341,6 +341,7 @@ def _without_hints() -> Iterator[None]:
 
 
 def _settings(config: Config | str, changes: Mapping[str, Any]) -> Config:
+    # A Config is validated already; changes are validated by `replace`.
     if isinstance(config, str):
         if config not in PRESETS:
             raise UserError(f"there is no preset {config!r}: use {', '.join(PRESETS)}, or a Config")

@@ -120,6 +120,7 @@ class Plan:
 
     def paid(self, row: Row) -> Real:
         """GPU hours of one step: all GPUs are paid for, unless the cluster is elastic and only the driver works."""
+        # Workers that have nothing to do leave an elastic cluster; a fixed one is paid for while the driver works.
         if self.on.elastic and row.limit == "driver":
             return 0.0
         return row.seconds / 3600 * self.on.gpus
@@ -142,6 +143,7 @@ class Plan:
 
 def plan(cfg: Config, on: ClusterSpec) -> Plan:
     """The plan of a whole run on a cluster."""
+    # The nodes are those of the pipeline itself, so a stage that a configuration skips is not counted.
     estimator = _Estimator(cfg, on, _figures(cfg, on))
     rows = [estimator.row(node) for node in graph(cfg)]
     return Plan(on, rows, estimator.figures)
@@ -207,6 +209,7 @@ def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
 
 def _model_figure(model: str) -> tuple[Figure, int]:
     """Forward rate and width of a model; unknown models are assumed to be like a ViT-B/16."""
+    # A beginning is enough: the rest of a timm name is about weights, not about the network.
     for known, figure_and_width in TEACHERS.items():
         if model.startswith(known):
             return figure_and_width
@@ -273,6 +276,7 @@ class _Estimator:
 
         # Whole units go to GPUs, so the busiest GPU decides.
         units_per_gpu = math.ceil(math.ceil(images / UNIT) / self.on.gpus)
+
         times = {
             "read": images / rates["read"],
             "decode": images / rates["decode"],
@@ -429,6 +433,7 @@ class _Estimator:
 
 def describe(result: Plan) -> list[TableRow]:
     """The plan as rows of a table, with their sum."""
+    # The sum has no rate and no bottleneck of its own.
     rows = [_table_row(result, row, result.paid(row)) for row in result.rows]
     total = Row("all", f"{result.on.gpus} GPUs", result.seconds, 0, "", result.gigabytes)
     return [*rows, _table_row(result, total, result.gpu_hours)]

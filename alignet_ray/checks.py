@@ -128,6 +128,7 @@ def text(path: str, kind: str, findings: Findings) -> str:
     """The checks as a table with a verdict."""
     wrong = findings.count(WRONG)
     warnings = findings.count(WARNING)
+    # Warnings are counted, but only what is wrong makes a file fail.
     verdict = "no problems found"
     if wrong:
         verdict = f"{wrong} checks failed"
@@ -144,6 +145,8 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
     require_regular(place)
     if place.is_dir():
         return _check_folder(place, references, findings)
+
+    # From the most specific to the least: a release and a transform are both .npz, and responses may be any text.
     if place.suffix == ".parquet":
         if not _holds_triplets(place):
             columns = ", ".join(pq.read_schema(place).names)
@@ -166,6 +169,7 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
 
 def _refuse_unused(references: References, used: Sequence[str], kind: str) -> None:
     """Refuse a reference that says nothing about this kind of file: ignored in silence, it would seem to be checked."""
+    # By name: the options of the command line are called like the fields.
     for entry in fields(references):
         if getattr(references, entry.name) is not None and entry.name not in used:
             raise UserError(f"--{entry.name} says nothing about {kind}: leave it out")
@@ -188,6 +192,7 @@ def _check_folder(place: Path, references: References, findings: Findings) -> st
         if files and _holds_triplets(files[0]):
             findings.add(f"[{name}]", f"{len(files)} files")
             keys[name] = _check_labels(files, references, findings)
+
     if not keys:
         raise UserError(f"{place}: neither labelled triplets (train/*.parquet) nor transform.npz in that folder")
 
@@ -199,6 +204,7 @@ def _check_folder(place: Path, references: References, findings: Findings) -> st
 
 
 def _holds_triplets(file: Path) -> bool:
+    # Other columns beside these do no harm.
     with _told(file):
         return set(schemas.TRIPLETS.names) <= set(pq.read_schema(file).names)
 
@@ -244,7 +250,10 @@ def _check_responses(path: str, references: References, findings: Findings) -> N
     responses = read_responses(path)
     if responses.unread_times:
         findings.add("response times", "some cannot be read", WARNING, responses.unread_times)
-    reference = triplets.read_embedding(references.reference) if references.reference else None
+
+    reference = None
+    if references.reference:
+        reference = triplets.read_embedding(references.reference)
     file = ResponseFile(responses, references, reference, responses.triplets)
 
     # Later checks make no sense on rows that an earlier one refused, and may crash on them.
@@ -279,8 +288,14 @@ def _require_object_ids(file: ResponseFile, findings: Findings) -> bool:
     """Turn the file's numbers into 0-based object ids; returns whether all of them are known objects."""
     lowest = int(file.rows.min())
     highest = int(file.rows.max())
-    stated = file.references.base if file.references.base is not None else file.responses.base
-    base = triplets.detect_base(lowest, highest, file.objects) if stated is None else stated
+
+    # The option comes before what the file itself says, and both before what its numbers suggest.
+    stated = file.references.base
+    if stated is None:
+        stated = file.responses.base
+    base = stated
+    if base is None:
+        base = triplets.detect_base(lowest, highest, file.objects)
 
     is_unstated_one = base == 1 and stated is None
     note = "read it with --human.base 1, or subtract 1 from every number"
@@ -297,6 +312,7 @@ def _require_object_ids(file: ResponseFile, findings: Findings) -> bool:
     if not inside:
         return False
 
+    # From here on ids are those of the human data, whatever the file counts from.
     file.rows = file.rows - base
     if file.references.order:
         file.rows = triplets.read_order(file.references.order)[file.rows]
@@ -323,6 +339,7 @@ def _check_shared_triplets(file: ResponseFile, findings: Findings) -> None:
 
 def _count_responses(file: ResponseFile, findings: Findings) -> None:
     """Objects, and responses about each of them."""
+    # Objects without a response are not in the file, and would pull the figures down.
     counts = np.bincount(file.rows.reshape(-1))
     counts = counts[counts > 0]
     spread = f"{counts.min():,} to {counts.max():,}, median {int(np.median(counts)):,}"
@@ -332,6 +349,7 @@ def _count_responses(file: ResponseFile, findings: Findings) -> None:
 
 def _check_odd_position(file: ResponseFile, findings: Findings) -> None:
     """Whether the last column is the odd one, judging by the responses alone."""
+    # Each response is predicted from all the others, once for each place where the odd one may stand.
     found = consistency.odd_position(file.rows)
     shares = []
     for position, share in zip(consistency.ODD_POSITIONS, found.shares, strict=True):
@@ -352,6 +370,7 @@ def _check_reference(file: ResponseFile, findings: Findings) -> None:
     """Whether the reference embedding predicts the responses as well as it should."""
     if file.reference is None:
         return
+    # Where the agreement is too low, other readings of the file are tried for the note.
     found = triplets.plausibility(file.rows, file.reference)
     note = ""
     if not found.good:
@@ -400,6 +419,7 @@ class SimilarityCounts:
 
     def add(self, similarities: Float[np.ndarray, "n 3"]) -> None:
         """Count one block."""
+        # Columns are the pairs 01, 02, 12; the first must be the most similar, so that the third image is the odd one.
         largest_other = similarities[:, 1:].max(axis=1)
         self.rows += len(similarities)
         self.not_finite += int((~np.isfinite(similarities)).any(axis=1).sum())
@@ -418,6 +438,7 @@ class SimilarityCounts:
 
 def _check_labels(files: Sequence[Path], references: References, findings: Findings) -> Int64[np.ndarray, " n"]:
     """Labelled image triplets; returns the keys of all triplets, to compare files with each other."""
+    # Similarities are only counted, file by file; the image ids of all files are compared with each other.
     counts = SimilarityCounts()
     blocks = [np.empty((0, 3), np.int64)]
     for file in files:
@@ -433,6 +454,7 @@ def _check_labels(files: Sequence[Path], references: References, findings: Findi
     if counts.rows == 0:
         return np.empty(0, np.int64)
 
+    # How evenly images are used says whether the draw was balanced.
     _, uses = np.unique(image_ids, return_counts=True)
     findings.add("images used", f"{len(uses):,}, each {uses.min():,} to {uses.max():,} times")
     _check_duplicates(image_ids, findings)
@@ -450,6 +472,7 @@ def _stacked(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
 
 def _check_duplicates(rows: Int64[np.ndarray, "n 3"], findings: Findings) -> None:
     """Repeated sets of three, beyond what chance gives."""
+    # Few objects and many responses repeat triplets by chance alone, so the bare number says nothing.
     found = consistency.duplicates(rows)
     share = found.found / max(len(rows), 1)
     value = f"{found.found:,} ({share:.2%}; {found.expected:,.0f} by chance)"
@@ -459,12 +482,14 @@ def _check_duplicates(rows: Int64[np.ndarray, "n 3"], findings: Findings) -> Non
 
 def _check_image_ids(image_ids: Int64[np.ndarray, "n 3"], folder: str, findings: Findings) -> None:
     """Whether every id is an image of the folder, and how the classes are used."""
+    # An id is a rank in the listing, so every number below its length is an image.
     listed = listing.list_images(folder)
     lowest = int(image_ids.min())
     highest = int(image_ids.max())
     inside = lowest >= 0 and highest < len(listed)
     findings.check("image ids", f"{lowest} to {highest}", inside, f"the folder has {len(listed):,} images")
 
+    # One class that is drawn much more than others teaches the student little else.
     labels = np.array(listed["label"].to_pylist())
     if inside and len(set(labels.tolist())) > 1:
         _, uses = np.unique(labels[image_ids.reshape(-1)], return_counts=True)
@@ -474,6 +499,7 @@ def _check_image_ids(image_ids: Int64[np.ndarray, "n 3"], folder: str, findings:
 
 def _check_similarities(table: pa.Table, folder: str, transform: str | None, findings: Findings) -> None:
     """Whether stored similarities are those of these embeddings, on a sample."""
+    # A sample is enough: a wrong transform changes every similarity.
     place = Path(folder).expanduser().resolve()
     artifact = EmbedArtifact(Artifact(str(place.parent.parent), place.parent.name, place.name))
     table = table.slice(0, RECOMPUTED)
@@ -490,6 +516,8 @@ def _check_similarities(table: pa.Table, folder: str, transform: str | None, fin
     if transform:
         features = transforms.load_transform(transform)(embedded.vectors)
     recomputed = labelling.similarities(features, np.searchsorted(embedded.ids, image_ids))
+
+    # Relative to their size, which depends on the teacher's width and scale.
     stored = _stacked(table, SIMILARITY_COLUMNS)
     size = max(float(np.abs(stored).mean()), 1e-12)
     difference = float(np.abs(recomputed - stored).mean()) / size
@@ -499,6 +527,7 @@ def _check_similarities(table: pa.Table, folder: str, transform: str | None, fin
 
 def _check_release(place: Path, references: References, findings: Findings) -> None:
     """DeepMind's .npz: order and ties of its similarities, and its file names."""
+    # Block by block: a release has millions of rows, and their names take more memory than their numbers.
     counts = SimilarityCounts()
     names: set[str] = set()
     for rows in deepmind.blocks(place):
@@ -514,10 +543,13 @@ def _check_release(place: Path, references: References, findings: Findings) -> N
 
 def _check_file_names(names: set[str], folder: str, findings: Findings) -> None:
     """Whether every name is that of an image in the folder, by base name."""
+    # Releases name files below folders of their own.
     paths = listing.list_images(folder)["path"].to_pylist()
     known = {Path(path).name for path in paths}
     missing = sorted(name for name in names if Path(name).name not in known)
-    note = f"for example {missing[0]!r}" if missing else ""
+    note = ""
+    if missing:
+        note = f"for example {missing[0]!r}"
     findings.check("names without an image", f"{len(missing):,}", not missing, note)
 
 
@@ -532,12 +564,14 @@ def _check_transform(place: Path, findings: Findings) -> None:
     findings.add("weights", f"{rows} x {columns}")
     findings.check("square", rows == columns, rows == columns, "it is not")
 
+    # Relative to the largest singular value: below that, float32 holds only rounding errors.
     singular = np.linalg.svd(transform.weights, compute_uv=False)
     rank = int((singular > singular[0] * 1e-5).sum())
     findings.check("rank", rank, rank > 0, "the weights are zero: every similarity would be the same")
     findings.add("singular values", f"{singular[0]:.3g} to {singular[-1]:.3g}")
     findings.add("mean, std", f"{transform.mean:.4g}, {transform.std:.4g}")
 
+    # Transforms of other projects name no model, which is no fault of the file.
     model = stored.provenance.get("model") or transforms.names_of_networks(stored.provenance.get("teacher", {}))
     note = "the file does not say which model it belongs to"
     findings.check("model", model or "unknown", bool(model), note, WARNING)

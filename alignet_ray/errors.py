@@ -28,6 +28,7 @@ def require_regular(path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: it is neither a file nor a folder.
     """
+    # A name that no file system can hold (a null byte in it) is a ValueError.
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):

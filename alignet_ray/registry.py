@@ -49,6 +49,7 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
 
     # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
+    # The description is what MLflow's page of the version shows.
     mlflow.update_model_version(name, version, description=registration.card.read_text(encoding="utf-8"))
     for key, value in (registration.tags | {tracking.IMAGES: images}).items():
         mlflow.set_model_version_tag(name, version, key, value)
@@ -137,6 +138,7 @@ def versions(uri: str) -> list[TableRow]:
             registered = mlflow.search_model_versions(f"name='{model.name}'")
             # A server may be shared: what other programs registered has none of this package's tags.
             ours = [version for version in registered if _is_ours(version)]
+            # Numbers come as text, in which 10 would come before 9.
             newest_first = sorted(ours, key=lambda version: -int(version.version))
             rows += [_row(version, model) for version in newest_first]
     return rows
@@ -163,6 +165,7 @@ class VersionDescription:
 
     def as_text(self) -> str:
         """For a terminal."""
+        # The card comes last: it is long, and the facts are what is looked for.
         head = "\n".join(f"{key:<16} {value}" for key, value in self.facts.items())
         return f"{head}\n\n{table(self.lineage)}\n\n{self.card}"
 
@@ -285,6 +288,7 @@ def _history(model: Any) -> list[str]:
 
 def _without_end(past: list[str], version: str | None) -> list[str]:
     """A history without the version at its end."""
+    # It stands there several times where it was made champion by hand in between.
     while past and past[-1] == version:
         past = past[:-1]
     return past

@@ -88,6 +88,7 @@ def state_path(cfg: Config) -> Path:
             working directory is thrown away.
     """
     folder = cfg.state_dir or cfg.store.root
+    # Ray unpacks a job's working directory into a folder of its own, and deletes it with the job.
     if JOB in os.environ:
         for given in (cfg.store.root, folder):
             if "://" not in given and not Path(given).expanduser().is_absolute():
@@ -143,8 +144,11 @@ def removed_if_refused(created: Sequence[Path]) -> Iterator[None]:
 
 def _holds_results(root: Path) -> bool:
     """Whether anything but the run's lock and logs lies under a root."""
-    files = [path.relative_to(root) for path in root.rglob("*") if not path.is_dir()]
-    return any(file.parts[0] not in (RUN_LOCK, OWNER, LOGS) for file in files)
+    for path in root.rglob("*"):
+        top = path.relative_to(root).parts[0]
+        if not path.is_dir() and top not in (RUN_LOCK, OWNER, LOGS):
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -159,7 +163,10 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=0)
     except Timeout as error:
-        holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else ""
+        # The holder writes who it is after it has the lock, so there may be nothing to read yet.
+        holder = ""
+        if owner.exists():
+            holder = owner.read_text(encoding="utf-8").strip()
         raise UserError(
             f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
             "or choose another --store.root"
@@ -199,21 +206,21 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     require_answer(address)
     if is_local and cfg.ray.object_store_mb:
         _require_memory(cfg.ray.object_store_mb)
-    wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
-    if is_local:
-        wanted |= ALONE
-    # What the user has set stays; Ray reads these variables when it is imported.
-    env = {key: os.environ.setdefault(key, value) for key, value in wanted.items()}
-    # A shell's background job ignores Ctrl-C. Ray Tune would take it all the same, and end a sweep that nobody meant.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+
+    # Ray reads its variables when it is imported.
+    env = _set_environment(is_local)
     import ray
 
     if ray.is_initialized():
         return None
 
     dashboard = dashboard or cfg.ray.dashboard
-    options = _local_options(cfg, dashboard) if is_local else {}
+    options: dict[str, Any] = {}
+    scheduling: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if is_local:
+        options = _local_options(cfg, dashboard)
+        # Ray's processes inherit the scheduling class of the one that starts them.
+        scheduling = batch_scheduling()
     if is_local and dashboard:
         # Workers would find the dashboard by process names, and give up if another Ray runs on this machine.
         env["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{options['dashboard_port']}"
@@ -223,8 +230,7 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
-        # Ray's processes inherit the scheduling class of the one that starts them.
-        with batch_scheduling() if is_local else contextlib.nullcontext():
+        with scheduling:
             context: Any = ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -235,12 +241,39 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
             )
     except ConnectionError as error:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
+
     # ray.init installs a handler of its own, under which a stop would not look like one.
     signal.signal(signal.SIGTERM, sigterm_handler)
-    url = ""
+    return _places(context)
+
+
+def _places(context: Any) -> RayPlaces:
+    """Where to look at the Ray that `ray.init` gave this context of."""
+    logs = Path(context.address_info["session_dir"]) / "logs"
+    dashboard = ""
     if context.dashboard_url:
-        url = f"http://{context.dashboard_url}"
-    return RayPlaces(str(Path(context.address_info["session_dir"]) / "logs"), url)
+        dashboard = f"http://{context.dashboard_url}"
+    return RayPlaces(str(logs), dashboard)
+
+
+def _set_environment(is_local: bool) -> dict[str, str]:
+    """Set the variables of this process and return them for the workers; what the user has set stays."""
+    # A shell's background job ignores Ctrl-C. Ray Tune would take it all the same, and end a sweep that nobody meant.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+
+    wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
+    if is_local:
+        wanted |= ALONE
+
+    values: dict[str, str] = {}
+    for key, value in wanted.items():
+        values[key] = os.environ.setdefault(key, value)
+
+    # A shell's background job ignores Ctrl-C. Ray Tune would take it all the same, and end a sweep that nobody meant.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    return values
 
 
 def _local_options(cfg: Config, dashboard: bool) -> dict[str, Any]:
@@ -339,9 +372,12 @@ def session_folder() -> str:
 
 def _package_path() -> str:
     """PYTHONPATH for workers where the package is not installed but imported from a folder; else empty."""
+    # An installed package is found by every Python of the environment.
     folder = str(Path(__file__).resolve().parent.parent)
     if folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         return ""
+
+    # What the user has put there is for the user's own modules, and stays behind the package.
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != folder]
     return os.pathsep.join([folder, *others])
 
@@ -371,6 +407,7 @@ class ClusterNodes:
         Raises:
             UserError: nothing came in time, or a node misses a folder or the package.
         """
+        # GPUs first: their nodes bring CPUs with them.
         for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
             if _offered(kind) < count:
                 self._wait(kind, count)
@@ -428,7 +465,7 @@ def cluster_resources() -> ClusterResources:
 
 def _offered(kind: str) -> int:
     offered = cluster_resources()
-    return offered.gpus if kind == "GPU" else offered.cpus
+    return {"GPU": offered.gpus, "CPU": offered.cpus}[kind]
 
 
 def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
@@ -486,6 +523,7 @@ def _check_answer(address: str, answer: Any) -> None:
     except ray.exceptions.RayError:
         return
     if missing:
+        # The probe's name says nothing to the user, its folder does.
         folder = missing[0]
         if ".shared-" in folder:
             folder = os.path.dirname(folder)
@@ -496,6 +534,7 @@ def _check_answer(address: str, answer: Any) -> None:
 
 def stop() -> None:
     """Stop Ray if this process started it."""
+    # A command that never started Ray does not pay for its import here.
     if "ray" in sys.modules:
         import ray
 
@@ -506,6 +545,7 @@ def stop() -> None:
 def terminable() -> Iterator[None]:
     """Within it, SIGTERM stops the run the way Ctrl-C does."""
 
+    # Batch systems and `docker stop` send SIGTERM, at which Python would end without closing anything.
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -527,7 +567,10 @@ def tags() -> dict[str, str]:
         "gpus": str(len(gpus)),
         "platform": platform.platform(),
     }
-    described |= {f"version.{name}": value for name, value in code.versions.items()}
+    for name, value in code.versions.items():
+        described[f"version.{name}"] = value
+
+    # A server may be shared with other programs, whose tags have names of their own.
     return {f"alignet.{name}": value for name, value in described.items()}
 
 
@@ -541,6 +584,7 @@ class Provenance(NamedTuple):
 
 def provenance() -> Provenance:
     """The running code's provenance."""
+    # An installed package has no checkout, and a container often no git.
     commit = None
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):

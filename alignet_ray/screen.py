@@ -1,9 +1,12 @@
 """What a user sees during a run: headings, a progress line with rate and time left, and tables, drawn by rich."""
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from rich.box import Box
@@ -26,6 +29,7 @@ RULE_UNDER_HEAD = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=
 
 def clock(seconds: float) -> str:
     """`42 s`, `3 min 05 s`, `2 h 10 min`."""
+    # Rounded first, or 59.6 s would be "60 s".
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -65,6 +69,7 @@ class Screen:
 
     def line(self, text: str = "", moves: bool = True) -> None:
         """Print one line, however wide; with `moves` it counts as progress."""
+        # A warning that nothing moves must not count as a move.
         if moves:
             self.moved = time.monotonic()
         self._keep(text)
@@ -80,6 +85,7 @@ class Screen:
         self._show(Text("\n").append(title, style="bold"))
 
     def _keep(self, text: str) -> None:
+        # Written out at once: a log is read while the run goes on, and after it was killed.
         if self.transcript is not None and text:
             print(text, file=self.transcript, flush=True)
 
@@ -88,6 +94,8 @@ class Screen:
         if not self.live:
             self._show(content)
             return
+
+        # A line that wraps could not be replaced: the terminal counts rows.
         if isinstance(content, str):
             content = Text(content, no_wrap=True, overflow="ellipsis")
         with self._lock:
@@ -98,6 +106,7 @@ class Screen:
 
     def _show(self, content: RenderableType) -> None:
         """Print below what is there, in place of a line that was only drawn."""
+        # Lines come from several threads: Ray's watchdog speaks while a stage works.
         with self._lock:
             if self._drawing is not None:
                 self._drawing.stop()
@@ -126,7 +135,10 @@ class Progress:
         # State at the first count.
         self.counted = 0
         self.began = 0.0
-        self.shown = 0.0 if screen.live else self.start
+        # A terminal shows the line at the first count; a log gets none for work that is soon done.
+        self.shown = self.start
+        if screen.live:
+            self.shown = 0.0
 
     def __enter__(self) -> "Progress":
         return self
@@ -140,11 +152,14 @@ class Progress:
         self.done += n
         now = time.monotonic()
         self.screen.moved = now
+        # What was counted first took the start of processes with it, so the rate is taken from there on.
         if not self.began:
             self.counted = self.done
             self.began = now
 
-        pause = REDRAW_SECONDS if self.screen.live else self.screen.every
+        pause = self.screen.every
+        if self.screen.live:
+            pause = REDRAW_SECONDS
         if now - self.shown >= pause:
             self.shown = now
             if self.screen.live:
@@ -155,6 +170,7 @@ class Progress:
     @property
     def rate(self) -> float:
         """Units per second: since the first count while there is more to do, else since the start."""
+        # At the end the whole time counts, so that the last line agrees with the clock beside it.
         now = time.monotonic()
         if self.began and self.counted < self.done < self.total:
             return (self.done - self.counted) / max(now - self.began, 1e-9)
@@ -178,9 +194,22 @@ class Progress:
     def _figures(self, note: str = "", final: bool = False) -> str:
         elapsed = time.monotonic() - self.start
         figures = f"{self.done:,}/{self.total:,} {self.unit}, {self.rate:,.1f}/s, {clock(elapsed)}"
+        # Nothing is left at the end, and nothing can be said before the first count.
         if self.rate and not final:
             figures += f", {clock((self.total - self.done) / self.rate)} left"
-        return f"{figures}  {note}" if note else figures
+        if note:
+            figures += f"  {note}"
+        return figures
+
+
+@contextmanager
+def open_screen(quiet: bool) -> Iterator[Screen]:
+    """What a command shows while it works: the terminal or the notebook's cell; nothing where it is to be quiet."""
+    if not quiet:
+        yield Screen()
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        yield Screen(nowhere)
 
 
 def _console(stream: Any) -> Console:
@@ -190,6 +219,7 @@ def _console(stream: Any) -> Console:
 
 def print_table(rows: Sequence[Mapping[str, Cell]]) -> None:
     """Print rows as a table: within the terminal's width, or unwrapped where there is no terminal."""
+    # Other programs read a table line by line, so a row must not be broken for them.
     console = _console(sys.stdout)
     if not sys.stdout.isatty() or not rows:
         print(table(rows))
@@ -201,6 +231,7 @@ def print_table(rows: Sequence[Mapping[str, Cell]]) -> None:
             drawn.add_column(head, justify="right", overflow="fold")
         else:
             drawn.add_column(head, overflow="fold")
+
     for row in rows:
         drawn.add_row(*(_cell(row, head) for head in rows[0]))
     console.print(drawn)
@@ -210,6 +241,7 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> str:
     """Rows as plain text of any width, numbers to the right."""
     if not rows:
         return "(nothing)"
+
     heads = list(rows[0])
     columns = []
     rules = []
@@ -222,13 +254,16 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> str:
         else:
             columns.append([cell.ljust(width) for cell in cells])
 
+    # Columns back to rows; spaces at the end of a line would only wrap it.
     first, *others = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
     return "\n".join([first, "  ".join(rules), *others])
 
 
 def _cell(row: Mapping[str, Cell], head: str) -> str:
     value = row.get(head)
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    return str(value)
 
 
 def _is_numeric(rows: Sequence[Mapping[str, Cell]], head: str) -> bool:

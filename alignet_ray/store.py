@@ -40,6 +40,7 @@ SCHEMA = 2
 
 def digest(value: Any, length: int = 12) -> str:
     """Hash of a JSON-able value, the same on every machine (hex, `length` characters)."""
+    # One text for one value: no order of keys, no spaces, no escapes that a library may choose.
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -405,6 +406,7 @@ class Store:
 
     def delete(self, artifact: Artifact) -> None:
         """Remove an artifact: `_SUCCESS` first, so that a half-deleted folder is never read."""
+        # A folder without the marker is unfinished to every reader.
         fs, path = artifact.where()
         if artifact.finished:
             fs.delete_file(f"{path}/{SUCCESS}")
@@ -450,6 +452,7 @@ class Store:
 
     def refs(self) -> list[str]:
         """All human names, also those that are not given any more: in folders, or beginning with a dot."""
+        # All of them, however they are named: gc must not delete what one of them points at.
         fs, base = filesystem(f"{self.root}/refs")
         base = base.rstrip("/")
         infos = fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
@@ -472,5 +475,6 @@ def is_root(names: Collection[str]) -> bool:
 
 def _stays_inside(name: str) -> bool:
     """Whether the name of a reference leads to no other folder than that of references."""
+    # Names come from the command line, and end up in a path.
     parts = PurePosixPath(name).parts
     return bool(name) and not name.startswith("/") and ".." not in parts

@@ -88,6 +88,7 @@ def _python(place: Place) -> Line:
 
 
 def _libraries(place: Place) -> Line:
+    # Metadata alone: importing all of them would take half a minute, and one may be what is broken.
     found: list[str] = []
     missing: list[str] = []
     for name in runtime.LIBRARIES:
@@ -124,6 +125,7 @@ def _cores(place: Place) -> Line:
 
 
 def _memory(place: Place) -> Line:
+    # What is available, not what is free: the system gives its file cache back at once.
     memory = psutil.virtual_memory()
     fix = ""
     if memory.available < MIN_MEMORY:
@@ -189,6 +191,7 @@ def _file_system(place: Place) -> Line:
 def _disk(place: Place) -> Line:
     if "://" in place.root:
         return Line("disk", "remote")
+
     free = shutil.disk_usage(_existing(Path(place.root))).free
     fix = ""
     if free < MIN_DISK:
@@ -233,6 +236,7 @@ def _current_folder(place: Place) -> Line:
 
 
 def _ray(place: Place) -> Line:
+    # Joining a cluster to find out would leave a job in its list.
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Line("Ray", "starts on this machine")

@@ -89,6 +89,7 @@ class Tracker:
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
+        # The time of now: a row that waits is delivered long after the run's end.
         if self.uri:
             self._send({"end": status, "time": _milliseconds()})
 
@@ -120,6 +121,7 @@ class Tracker:
 
     @property
     def _file(self) -> Path:
+        # One file a run, so that runs never wait for each other's locks.
         return Path(self.spool) / f"{self.run_id}.jsonl"
 
 
@@ -133,6 +135,7 @@ def _read(file: Path) -> list[SpoolRow]:
     rows: list[SpoolRow] = []
     if not file.is_file():
         return rows
+
     for line in file.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
@@ -235,6 +238,7 @@ def system_metrics(tracker: Tracker) -> Iterator[None]:
     if not tracker.run_id or tracker.run_id.startswith(PENDING):
         yield
         return
+
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(tracker.run_id, tracking_uri=tracker.uri)  # type: ignore[no-untyped-call]
@@ -325,6 +329,7 @@ class Session:
     def _create(self, row: SpoolRow) -> str:
         from mlflow.entities import Param
 
+        # The time of the row and not of the call: a run from the spool began earlier.
         mlflow_client = client(self.uri)
         run = mlflow_client.create_run(self.experiment, start_time=row["time"], tags=row["tags"], run_name=row["name"])
         run_id = str(run.info.run_id)
@@ -335,6 +340,7 @@ class Session:
 
     def kill_orphans(self, state: str) -> None:
         """Mark runs of dead processes as KILLED: those of this state folder, whose lock the caller holds."""
+        # A killed process cannot say that it ended, so its runs would be shown as running for ever.
         with _survive("the end of killed runs"):
             mlflow_client = client(self.uri)
             # Only a parent has the tag; its children are found through it, so it is closed after them.
@@ -516,6 +522,7 @@ def _log_models(student: LoggedStudent, name: str) -> tuple[str, str]:
 
 def _grey_png(size: int) -> bytes:
     """The file of a grey picture."""
+    # MLflow calls a model with its example when it is logged, so the example has to be a picture.
     from PIL import Image
 
     stream = io.BytesIO()

@@ -87,6 +87,7 @@ class EmbedArtifact(ArtifactView):
 
     def write_images(self, table: pa.Table, unit_size: int) -> None:
         """Write the table IMAGES, one row group a unit."""
+        # The last row group may be smaller, as the last unit is.
         self.draft.write_table(IMAGES, schemas.check(table, schemas.IMAGES), row_group_size=unit_size)
 
     def write_quarantine(self, table: pa.Table) -> None:

@@ -154,6 +154,7 @@ class StudentDescription:
 
     def to_json(self) -> dict[str, object]:
         """Content of model.json."""
+        # The format comes first, for people who open the file.
         return {"format": FORMAT, **asdict(self)}
 
 

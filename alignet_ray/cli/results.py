@@ -54,7 +54,9 @@ def find(store: Store, name: str) -> Artifact:
     # Only stages are folders of artifacts: `rm ../other/ID` must not reach what lies elsewhere.
     if stage and stage not in STAGES:
         raise UserError(f"no artifacts are called {name!r}: an artifact is STAGE/ID, `alignet-ray ls` lists them")
-    stages = [stage] if stage else list(STAGES)
+    stages = list(STAGES)
+    if stage:
+        stages = [stage]
     matches = [artifact for artifact in store.all(stages) if artifact.id.startswith(id)]
     if len(matches) != 1:
         raise UserError(f"{len(matches) or 'no'} artifacts are called {name!r}: `alignet-ray ls` lists them")
@@ -89,12 +91,15 @@ def show(options: ShowOptions) -> None:
         else:
             _print_run(Store.open(cfg.store.root), ref)
         return
+
+    # Without a run of that name, settings mean a configuration that is only written down.
     if not name or name in PRESETS or "--config" in changes:
         if options.json:
             print(json.dumps(cfg.model_dump(mode="json"), indent=1))
         else:
             print(cfg.to_yaml().rstrip())
         return
+    # An artifact has no settings to change, so the name was meant for a preset.
     if changes:
         raise UserError(unknown("preset", name, PRESETS))
 
@@ -107,6 +112,8 @@ def show(options: ShowOptions) -> None:
 def _print_run(store: Store, ref: JsonObject) -> None:
     """A run's configuration as YAML, and the table that it ended with as a comment, so that the whole stays YAML."""
     print(ref["config"].rstrip())
+
+    # A run without human data, or one that was stopped, has no scores.
     id = ref["nodes"].get("evaluate")
     if id is None or not store.artifact("evaluate", id).finished:
         return
@@ -121,7 +128,9 @@ def rollback(options: RollbackOptions) -> None:
     """Give the alias `champion` back to the previous champion."""
     address = tracking.registry_uri(options.store.root, options.tracking.uri)
     before, now = registry.rollback(address, options.name, options.to)
-    change = f" (was {before})" if before else ""
+    change = ""
+    if before:
+        change = f" (was {before})"
     print(f"champion of {options.name}: version {now}{change}")
 
 
@@ -140,6 +149,8 @@ def ls(options: ListOptions) -> None:
     for name in store.refs():
         ref = store.read_ref(name) or {}
         runs.append({"run": name, "nodes": len(ref.get("nodes", {}))})
+
+    # What no run uses is what gc would delete.
     used = pipeline.reachable(store)
     artifacts = [artifact_row(artifact, used) for artifact in store.all(list(STAGES))]
     if options.json:
@@ -165,7 +176,10 @@ def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> TableRow:
         row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.finished))
     else:
         row |= {"node": "?", "MB": None, "when": "unfinished"}
-    row["in a run"] = "yes" if (artifact.stage, artifact.id) in used else "no"
+
+    row["in a run"] = "no"
+    if (artifact.stage, artifact.id) in used:
+        row["in a run"] = "yes"
     return row
 
 
@@ -175,6 +189,7 @@ def rm(options: RemoveOptions) -> None:
         raise UserError("alignet-ray rm needs names of runs or artifacts: `alignet-ray ls` lists them")
     store = open_store(options.store.root)
     for name in options.names:
+        # A run's name alone goes: other runs may use the same artifacts.
         if name in store.refs():
             if _confirmed(options.yes, f"forget the run {name!r}"):
                 store.delete_ref(name)
@@ -193,8 +208,14 @@ def gc(options: CollectOptions) -> None:
         used = pipeline.reachable(store)
         if note := pipeline.outdated_note(store):
             print(note)
+
+        # Artifacts of an earlier release are not read any more, but they are kept until somebody deletes them by name.
         spared = used | pipeline.outdated(store)
-        unused = [artifact for artifact in store.all(list(STAGES)) if (artifact.stage, artifact.id) not in spared]
+        unused = []
+        for artifact in store.all(list(STAGES)):
+            key = (artifact.stage, artifact.id)
+            if key not in spared:
+                unused.append(artifact)
         cached = [path for path in (state / "cache").glob("*") if path.is_file()]
         if not unused and not cached:
             print("nothing to delete: every artifact belongs to a run")
@@ -218,6 +239,7 @@ def _confirmed(yes: bool, action: str) -> bool:
     """
     if yes:
         return True
+    # A script that is asked would wait for ever.
     if not sys.stdin.isatty():
         raise UserError(f"will not {action} unasked: add --yes")
     return input(f"{action}? [y/N] ").strip().lower() in ("y", "yes")
@@ -229,6 +251,7 @@ def compare(options: CompareOptions) -> None:
 
     if not options.runs:
         raise UserError("alignet-ray compare needs runs: `alignet-ray ls` lists them")
+    # A run has one evaluation; an evaluation may also be named by its id, without a run.
     store = open_store(options.store.root)
     tables = {}
     for name in options.runs:
@@ -257,6 +280,8 @@ def bench(options: BenchOptions) -> None:
     script = Path(__file__).parents[2] / "jobs" / "bench.py"
     if not script.exists():
         raise UserError("bench runs from a checkout: python jobs/bench.py in the repository")
+
+    # The script has a command line of its own, and parses sys.argv.
     sys.argv = [str(script), *options.names, "--sizes", options.sizes]
     if options.json:
         # Refused now and not after minutes of measuring.

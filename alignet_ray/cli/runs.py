@@ -1,21 +1,19 @@
 """Commands that make something: run, the stages, plan, sweep."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from alignet_ray.cli.options import EmbedOptions, LabelOptions, PlanOptions, RunOptions
-from alignet_ray.screen import Screen, print_table
+from alignet_ray.screen import Screen, open_screen, print_table
 
 
 def run(options: RunOptions) -> None:
     """Run the whole pipeline."""
     from alignet_ray.stages import pipeline
 
+    # The table and the report's address are the result: they are printed with --quiet as well.
     screen = Screen()
-    with progress_screen(options) as shown:
+    with open_screen(options.quiet) as shown:
         artifacts = pipeline.run(options.settings, shown)
     screen.line()
     pipeline.farewell(options.settings, artifacts, screen)
@@ -29,11 +27,12 @@ def stage(options: RunOptions, name: str) -> None:
 
     cfg = options.settings
     screen = Screen()
-    with progress_screen(options) as shown:
+    with open_screen(options.quiet) as shown:
         artifacts = pipeline.run(cfg, shown, pipeline.targets(cfg, name))
     screen.line()
     pipeline.farewell(cfg, artifacts, screen)
 
+    # A copy for other programs is no artifact, so it lies beside them.
     folder = runtime.state_dir(cfg) / "exports"
     files: list[Path] = []
     if isinstance(options, EmbedOptions) and options.export:
@@ -56,9 +55,10 @@ def plan(options: PlanOptions) -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
+
     print_table(rows)
-    todo = sum(row["state"] != "finished" for row in rows)
     print()
+    todo = sum(row["state"] != "finished" for row in rows)
     if todo:
         print(f"{todo} of {len(rows)} steps to do")
     else:
@@ -83,15 +83,5 @@ def sweep(options: RunOptions) -> None:
     """Tune the settings of a stage."""
     from alignet_ray.sweep import runner
 
-    with progress_screen(options) as screen:
+    with open_screen(options.quiet) as screen:
         runner.run(options.settings, screen)
-
-
-@contextlib.contextmanager
-def progress_screen(options: RunOptions) -> Iterator[Screen]:
-    """The screen of a command while it works: the terminal, or none with `--quiet`."""
-    if not options.quiet:
-        yield Screen()
-        return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        yield Screen(nowhere)

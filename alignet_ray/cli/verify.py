@@ -34,5 +34,7 @@ def verify(options: VerifyOptions) -> None:
         print(checks.text(path, kind, findings))
 
     # Scripts read the exit code.
-    exit_code = 0 if findings.ok else 1
+    exit_code = 1
+    if findings.ok:
+        exit_code = 0
     sys.exit(exit_code)

@@ -16,6 +16,14 @@ PERCENT_METRICS = ("odd_one_out", "neighbours", "knn", "probe", "few_shot", "shi
 """Beginnings of the metrics that read best as percentages; the others stay plain numbers."""
 
 
+HEADLINES = ("odd_one_out", "two_afc", "rsa")
+"""Beginnings of the metrics that say how far a model agrees with people; they come first."""
+
+LOWER_IS_BETTER = ("calibration_error", "cross_entropy", "kl_to_people", "odd_one_out_ties", "ties")
+NEITHER_IS_BETTER = ("temperature",)
+"""Of all other metrics more is better."""
+
+
 class ScoreKey(NamedTuple):
     """What two runs must share for their scores to be compared."""
 
@@ -51,8 +59,8 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
         notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items"
 
     lines = []
-    for key in sorted(keys, key=lambda key: (key.dataset, key.metric, key.level)):
-        line: TableRow = {"metric": key.metric, "model": key.model, "layer": key.layer}
+    for key in sorted(keys, key=_rank):
+        line: TableRow = {"metric": key.metric, "better": _better(key.metric), "model": key.model, "layer": key.layer}
         if levels:
             line["level"] = key.level
         for name, scores in runs.items():
@@ -61,9 +69,26 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
             line["difference"] = differences[key]
         lines.append(line)
 
-    datasets = sorted({f"{key.dataset} ({key.split})" for key in keys})
-    about = f"{', '.join(datasets)}; shares in %, [95 % intervals]"
+    datasets = ", ".join(sorted({key.dataset for key in keys}))
+    about = f"Scores on test data of: {datasets}. Shares in %, [95 % intervals]"
     return f"{about}\n{table(lines)}{notes}"
+
+
+def _rank(key: ScoreKey) -> tuple[str, int, str, str]:
+    """Order of the rows: agreement with people first, everything else by name."""
+    place = len(HEADLINES)
+    for number, beginning in enumerate(HEADLINES):
+        if key.metric.startswith(beginning):
+            place = number
+    return key.dataset, place, key.metric, key.level
+
+
+def _better(metric: str) -> str:
+    if metric in NEITHER_IS_BETTER:
+        return ""
+    if metric in LOWER_IS_BETTER:
+        return "lower"
+    return "higher"
 
 
 def _by_key(scores: pa.Table) -> dict[ScoreKey, Score]:

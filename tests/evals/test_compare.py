@@ -25,9 +25,10 @@ SECOND = scores(
 
 def test_runs_stand_side_by_side_with_their_difference() -> None:
     lines = compare.text({"one": FIRST, "two": SECOND}).splitlines()
-    assert lines[1].split() == ["metric", "model", "layer", "one", "two", "difference"]
+    assert lines[1].split() == ["metric", "better", "model", "layer", "one", "two", "difference"]
     assert lines[3].split() == [
         "odd_one_out",
+        "higher",
         "base",
         "pre_logits",
         "37.0",
@@ -39,7 +40,7 @@ def test_runs_stand_side_by_side_with_their_difference() -> None:
         "+1.0",
     ]
     assert lines[4].endswith("+10.0 *")
-    assert lines[5].split() == ["rsa_spearman", "student", "pre_logits", "0.250", "-"]
+    assert lines[5].split() == ["rsa_spearman", "higher", "student", "pre_logits", "0.250", "-"]
     assert lines[6].startswith("* differs at 5 %")
     assert len(lines) == 7
 
@@ -58,3 +59,15 @@ def test_marks_are_corrected_for_all_rows_and_say_where_items_differ() -> None:
 def test_levels_on_demand_and_any_number_of_runs() -> None:
     assert "margin:high" in compare.text({"one": FIRST}, levels=True)
     assert "difference" not in compare.text({"one": FIRST, "two": SECOND, "three": SECOND})
+
+
+def test_agreement_with_people_comes_first_and_every_row_says_what_is_better() -> None:
+    rows = [
+        ("student", "head", metric, 0.5, NAN, NAN, "") for metric in ("anomaly_auroc", "temperature", "cross_entropy")
+    ]
+    lines = compare.text({"one": FIRST, "two": scores(*rows)}).splitlines()
+    assert lines[0] == "Scores on test data of: objects. Shares in %, [95 % intervals]"
+    metrics = [line.split()[0] for line in lines[3:-1]]
+    assert metrics == ["odd_one_out", "odd_one_out", "rsa_spearman", "anomaly_auroc", "cross_entropy", "temperature"]
+    better = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
+    assert (better["anomaly_auroc"], better["cross_entropy"], better["temperature"]) == ("higher", "lower", "student")
