@@ -258,10 +258,6 @@ def _places(context: Any) -> RayPlaces:
 
 def _set_environment(is_local: bool) -> dict[str, str]:
     """Set the variables of this process and return them for the workers; what the user has set stays."""
-    # A shell's background job ignores Ctrl-C. Ray Tune would take it all the same, and end a sweep that nobody meant.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-
     wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
     if is_local:
         wanted |= ALONE

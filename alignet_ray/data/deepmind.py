@@ -107,6 +107,7 @@ class _MemberReader(NamedTuple):
 
     def read(self, count: int) -> np.ndarray:
         """The next `count` rows, (count, 3)."""
+        # Read as bytes and only then given a type: no copy of the whole member is ever made.
         size = count * 3 * self.dtype.itemsize
         data = self.stream.read(size)
         if len(data) != size:
@@ -157,6 +158,7 @@ def most_similar_pair_first(
     ids: Int64[np.ndarray, "n 3"], similarities: Float32[np.ndarray, "n 3"]
 ) -> tuple[Int64[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
     """Images and similarities permuted together, so that pair 01 is the most similar one; and which rows were moved."""
+    # The most similar pair leaves the third image as the odd one.
     best = similarities.argmax(axis=1)
     moved_similarities = np.take_along_axis(similarities, PAIR_ORDER[best], axis=1)
     return odd_last(ids, best), moved_similarities, best != 0
@@ -209,6 +211,7 @@ def _stacked(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
 
 def _unique_names(paths: list[str]) -> np.ndarray:
     """Base names, or the paths where two images share a base name."""
+    # The release uses base names, so files that can be read like it do the same.
     base_names = [Path(path).name for path in paths]
     if len(set(base_names)) == len(base_names):
         return np.array(base_names)

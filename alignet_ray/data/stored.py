@@ -101,6 +101,7 @@ def _find_artifact(spec: str, root: str) -> Artifact:
         folder = Path(spec).expanduser().resolve()
         return Artifact(str(folder.parent.parent), folder.parent.name, folder.name)
 
+    # The beginning of an id is enough, as in git; more than one match is refused.
     prefix = spec.removeprefix(STAGE)
     artifacts = Store.open(root).all(["embed"])
     matches = [artifact for artifact in artifacts if artifact.id.startswith(prefix) and artifact.finished]

@@ -62,6 +62,7 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
+    # Names are numbered by the reader; here they are paths, whose numbers become image ids.
     responses = read_responses(path, column_names(columns))
     if not responses.object_names:
         raise UserError(f"{path}: image0, image1 and image2 must be paths of images, these are numbers")

@@ -54,6 +54,7 @@ def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, di
     Raises:
         UserError: a split has fewer than three objects.
     """
+    # Images that could not be read have no embedding, and so no position.
     position_of = {int(image_id): position for position, image_id in enumerate(ids)}
     artifact = SoftenArtifact(soften)
     held_out = set(artifact.held_out_image_ids().tolist())

@@ -144,6 +144,7 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
                 f"objects.table names object {number}, but the human data has {count} objects (0 to {count - 1})"
             )
 
+    # Names may be missing for the last objects; the split depends on seed and number alone, so it never moves.
     numbers = range(count)
     unnamed = [Concept()] * max(0, count - len(concepts))
     named = [*concepts[:count], *unnamed]
@@ -162,6 +163,7 @@ def _object_rows(table: str) -> list[FileRow]:
     rows = read_rows(table)
     if not rows:
         raise UserError(f"{table} has no rows: expected columns label (or path) and object")
+    # One of the two keys is enough: a class folder for many images, a path for one.
     header = rows[0].cells
     if "object" not in header or not {"label", "path"} & set(header):
         raise UserError(f"{table}: expected columns label (or path) and object, found {', '.join(header)}")

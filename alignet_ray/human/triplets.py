@@ -61,6 +61,7 @@ def to_object_ids(
     order: Int64[np.ndarray, " m"] | None = None,
 ) -> Int64[np.ndarray, "n 3"]:
     """The responses with 0-based object ids; arguments and errors as in `read_triplets`."""
+    # Every check below would pass on no rows at all.
     numbers = responses.triplets
     if len(numbers) == 0:
         raise UserError(f"{path} holds no triplets")
@@ -76,6 +77,7 @@ def to_object_ids(
         base = detect_base(int(numbers.min()), int(numbers.max()), objects)
 
     _require_in_range(numbers, base, objects, path, responses.lines)
+    # A choice among two different objects says nothing about similarity; such rows are mistakes of an export.
     rows = numbers - base
     _require_distinct(rows, path, responses.lines)
 

@@ -50,6 +50,7 @@ def inputs(cfg: Config, role: str) -> JsonObject:
     if cfg.align.from_:
         return {}
 
+    # Settings of the form of map that is not chosen must not change the id.
     fields = cfg.align.result_fields()
     network = fields.pop("network")
     if tunes_network(cfg):
@@ -102,6 +103,7 @@ def _fit_map(work: Work) -> None:
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     dataset = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)
     settings = cfg.align.settings(alignment.FitSettings, kind=cfg.align.map)
+    # Folds are of training objects alone: validation objects stop the fit, and test objects decide nothing.
     held_out = _held_out_folds(work, dataset)
     fold_data = _fold_data(work, dataset, held_out)
 
@@ -162,6 +164,7 @@ def _agreement(
     work: Work, dataset: AlignmentDataset, transform: alignment.AffineTransform
 ) -> dict[str, SplitAgreement]:
     """Human agreement before and after the map, on validation and test objects."""
+    # Cosines without a map, dot products behind it: the similarities that each is used with.
     spaces = {"base": similarity.unit_rows(dataset.features), "aligned": transform(dataset.features)}
     splits = {}
     for split in ("validation", "test"):
@@ -198,6 +201,7 @@ def _held_out_folds(work: Work, dataset: AlignmentDataset) -> list[list[int]]:
 def _fold_data(work: Work, dataset: AlignmentDataset, held_out: list[list[int]]) -> list[Fold]:
     """For each fold the triplets to learn from and the triplets of its held-out objects."""
     fold_data = []
+    # Triplets lie within the fold or outside of it; one that crosses its border would show held-out objects to the fit.
     for objects in held_out:
         others: list[int] = []
         for other in held_out:
@@ -279,6 +283,7 @@ def _take_over(work: Work) -> None:
     if warning := transforms.mismatch_warning(stored, path, features_model(embed)):
         work.warn(warning)
 
+    # Nothing was fitted here, so there are no figures: only the file's form is known.
     width = stored.transform.width
     report = AlignReport(map="stored", width=width)
     artifact = AlignArtifact(work.out)

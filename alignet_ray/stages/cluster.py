@@ -76,6 +76,7 @@ def run(work: Work) -> None:
     rows = allowed_rows(matrix, soften)
     section = _choose_k(work, artifact, features, rows)
 
+    # Centroids of an interrupted run are as good as new ones: the fit depends on the seed alone.
     pool = ShardPool(features, soften, len(rows), section.spherical)
     if not artifact.has_centroids():
         KMeansFit(work, artifact, section, pool, matrix, rows).run()
@@ -135,6 +136,7 @@ def _check_k(section: Cluster, images: int) -> None:
 
 def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarray, seed: int) -> list[CurvePoint]:
     """One fit for each candidate, as Ray tasks."""
+    # Candidates are compared on a sample, each in one task; only the chosen one is fitted to all images.
     task = ray.remote(num_cpus=1)(curve_point)
     shared = ray.put(rows)
     pending = []
@@ -188,6 +190,7 @@ class ShardWorker:
 
     def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
         """Partial sums of one shard, and the cluster of each of its rows."""
+        # Sums and counts travel back, never the rows: they add up over shards to the next centroids.
         on_device = torch.tensor(centroids, device=self.device)
         partial, labels = kmeans.step(self._shard(shard), on_device, self.spherical, FAR_ROWS)
         return partial, labels.cpu().numpy().astype(np.int32)
@@ -215,6 +218,7 @@ class ShardPool:
     def __init__(self, features: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
         offered = runtime.cluster_resources()
         self.shards = math.ceil(rows / SHARD)
+        # One actor a GPU; on CPUs half of the slots, as each actor's matrix product uses several cores.
         size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))
         gpus_per_actor = min(1, offered.gpus)
         actor = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=-1, max_task_retries=-1)(ShardWorker)

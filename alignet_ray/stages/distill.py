@@ -56,6 +56,7 @@ class DistillFacts:
 
 def inputs(cfg: Config, role: str) -> JsonObject:
     """Config fields that change the student."""
+    # A checkpoint's folder does not change the student; its content has a fingerprint among the sources.
     fields = cfg.distill.result_fields()
     fields["model"] = ModelSpec.parse(cfg.distill.model).identity
     fields["seed"] = cfg.seed
@@ -119,6 +120,7 @@ def worker_count(settings: Distill) -> int:
     default = 1
     if settings.batch_size % 2 == 0:
         default = 2
+    # A process a GPU, unless the user says otherwise.
     workers = settings.workers or runtime.cluster_resources().gpus or default
     fewest = settings.min_workers or workers
     if fewest > workers:
@@ -210,6 +212,7 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
 
 def _scaling(settings: Distill, workers: int) -> ScalingConfig:
     """Processes and their resources; a range of processes where fewer may go on."""
+    # The processes decode images in threads of their own, which need no slots: Ray only counts, it does not limit.
     use_gpu = runtime.cluster_resources().gpus > 0
     resources = {"CPU": 1.0}
     if use_gpu:
@@ -238,6 +241,7 @@ def _explain_failure(work: Work, failure: BaseException) -> UserError | None:
 
 def _progress_note(row: MetricsRow) -> str:
     """A row of metrics in words, for the progress line."""
+    # A row holds what was due at its step: training figures, validation, or both.
     notes = []
     if "loss" in row:
         notes.append(f"loss {row['loss']:.4f}, agreement {row['agreement']:.1%}")
@@ -255,6 +259,7 @@ def _progress_note(row: MetricsRow) -> str:
 
 def _warn_if_nothing_learned(work: Work, figures: MetricsRow) -> None:
     """Warn of a student at chance, or of a collapsed head."""
+    # Three pairs to choose from: chance is 1/3, and a little above it is no learning either.
     if figures["valid_agreement"] < 0.36:
         work.warn(
             "on held-out images the student agrees with the teacher no more than chance (1/3): raise --distill.lr or "

@@ -90,6 +90,7 @@ class Pool(NamedTuple):
 
 def inputs(cfg: Config, role: str) -> JsonObject:
     """The job's value and the number formats."""
+    # Number formats and decoding change the last digits of embeddings; batch size and number of actors do not.
     job = embed_jobs.find_job(cfg, role)
     models = [_identity(cfg, model) for model in job.models]
     formats = {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute, "decode": cfg.embed.decode}
@@ -275,6 +276,7 @@ def available_resources() -> Resources:
     """What the cluster offers; a local Ray may have more CPU slots than the machine has cores."""
     import ray
 
+    # Ray's slots may be more than cores (`_local_options`): threads are counted by the cores.
     offered = runtime.cluster_resources()
     cores = len(ray.nodes()) * (os.cpu_count() or 1)  # type: ignore[no-untyped-call]
     return Resources(offered.gpus, offered.cpus, min(offered.cpus, cores))

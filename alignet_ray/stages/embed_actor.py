@@ -160,6 +160,7 @@ class Embedder:
 
     def _embed(self, unit: int, batch: dict[str, np.ndarray]) -> UnitResult:
         """Embed one unit and write its part."""
+        # The time covers reading as well: where that is the bottleneck, compiling would save nothing.
         rows = self.task.artifact.unit_images(unit)
         start = time.perf_counter()
         dark: list[str] = []
@@ -199,6 +200,7 @@ class Embedder:
 
     def _table(self, ids: list[int], encoded: Encoded) -> pa.Table:
         """The part's table, in the stored number format."""
+        # Fixed-shape tensors: a reader maps the column as one matrix, without copying row by row.
         dtype = self.task.dtype
         widths = self.encoder.widths
         schema = schemas.embeddings(widths["embedding"], dtype, widths.get("triplet_logits", 0))
@@ -273,6 +275,7 @@ def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
+    # Fast decoding may shrink an image, but never below the side that the largest network needs.
     data = read_bytes(task.image_root, path)
     smallest_side = 0
     if task.fast:
@@ -294,6 +297,7 @@ def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:
     Raises:
         UserError: they exceed its range.
     """
+    # float16 ends at 65,504; a silent infinity would spoil every similarity of its image.
     largest = float(np.abs(values).max(initial=0))
     if largest > float(np.finfo(dtype).max):
         raise UserError(f"embeddings reach {largest:.3g}, too much for {dtype}: use --embed.dtype float32")

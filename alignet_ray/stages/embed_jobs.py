@@ -96,6 +96,7 @@ def student_job(role: str) -> EmbedJob:
 
 def extra_job(model: str) -> EmbedJob:
     """A model of `evaluate.models`, on the objects' images; its name depends on nothing but the model's name."""
+    # Two models may have the same readable name, hence the hash; the whole is also a folder's name.
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(model).name).strip("-")
     head: HeadUse = "none"
     if ModelSpec.parse(model).may_have_head:
@@ -123,6 +124,7 @@ def student_roles(cfg: Config) -> tuple[str, ...]:
 
 def evaluation_jobs(cfg: Config) -> list[EmbedJob]:
     """Jobs of the models to be scored: base, students, further models; then the same on out-of-distribution images."""
+    # The base comes first: tables and the report compare everything with it.
     jobs = [base_job(cfg), *(student_job(role) for role in student_roles(cfg))]
     jobs += [extra_job(model) for model in extra_models(cfg)]
     if cfg.evaluate.ood:

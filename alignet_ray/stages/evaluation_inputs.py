@@ -28,6 +28,7 @@ def stored_models(cfg: Config) -> list[str]:
 
 def check_names(cfg: Config) -> None:
     """Raise a UserError if two models would have the same name in tables."""
+    # Tables and files know models by name alone: a second `student` would be mixed with the run's own.
     models = {title: title for title in MODEL_TITLES}
     for model in cfg.evaluate.models:
         label = ModelSpec.parse(model).label
@@ -70,6 +71,7 @@ def _layers(model: str, job: EmbedJob, parents: Parents) -> list[EmbeddingSpace]
         job: its embedding job; without an artifact of it there are no spaces.
         parents: artifacts by node name.
     """
+    # Without a control, or with stored embeddings only, some jobs were not part of the run.
     if job.node not in parents:
         return []
     artifact = EmbedArtifact(parents[job.node])

@@ -163,6 +163,7 @@ def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatur
     pool = ImagePool.of(work.parents["cluster"], features.embed, label.held_out, seed)
     artifact.write_held_out(pool.ids[pool.held_out])
 
+    # The config names a share for every kind of triplet, and the kinds are the names of those fields.
     weights = label.model_dump(include=set(TRIPLET_KINDS))
     counts: dict[Subset, int] = {"train": label.train, "valid": label.valid}
     drawn: dict[Subset, SampledTriplets] = {}
@@ -190,6 +191,7 @@ def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatur
 
 def _relabel(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> LabelStats:
     """Relabel the aligned teacher's triplets, with the same mean choice entropy."""
+    # Same triplets, same held-out images: student and control then differ in nothing but the teacher.
     aligned = LabelArtifact(work.parents["label@aligned"])
     held_out = aligned.held_out()
     artifact.write_held_out(held_out)
@@ -253,6 +255,7 @@ def _import_subset(
     """Write the triplets of allowed images, one part for each table that has any; their sums part by part."""
     sums: list[labelling.LabelSums] = []
     for table in tables:
+        # A triplet with one image of the other subset would leak it, so all three must be allowed.
         is_allowed = np.isin(columns(table, IMAGE_COLUMNS), allowed).all(axis=1)
         kept = table.filter(pa.array(is_allowed))
         if len(kept):
@@ -330,6 +333,7 @@ def _label_parts(
             sums_by_part[pending.pop(ready[0]).name] = ray.get(ready[0])
             bar.add(1)
 
+    # Added in the order of the parts and not in that of their ends, so that rounding is the same in every run.
     sums: dict[Subset, labelling.LabelSums] = {}
     for subset in SUBSETS:
         sums[subset] = _total([sums_by_part[part.name] for part in parts if part.subset == subset])

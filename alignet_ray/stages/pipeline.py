@@ -408,6 +408,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
         if started.dashboard:
             screen.line(f"Ray's dashboard at {started.dashboard}")
 
+    # Distributed steps wait for the nodes that the config asks for; others start at once.
     cluster_nodes = runtime.ClusterNodes(cfg, screen.line)
     artifacts = {step.node.name: step.artifact for step in steps}
     runner = Runner(cfg, store, session, screen)
@@ -456,6 +457,7 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
 
 def _manifest(work: Work, recipe: Recipe, seconds: float) -> Manifest:
     """Content of artifact.json, except for the sizes that `Draft.finish` adds."""
+    # What made the artifact: a difference between two machines can be looked up years later.
     code = runtime.provenance()
     return Manifest(
         node=work.node.name,

@@ -90,6 +90,7 @@ def run_training(
     """
     from ray.train.torch import TorchTrainer
 
+    # Ray Train's own result has the last report only; the screen needs each one while training goes on.
     queue = make_metrics_queue()
     # Checkpoints are written by the workers, not by Ray: a name of its own each time keeps Ray from resuming.
     run_config = RunConfig(

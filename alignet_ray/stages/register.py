@@ -88,6 +88,7 @@ def run(work: Work) -> None:
         facts = evaluated.facts()
     card = artifact.write_card(_card(work, student, evaluated))
 
+    # The signature tells servers and other programs the shape of every output.
     widths = {"embedding": description.width}
     if description.head:
         widths["triplet_logits"] = description.head.width
@@ -169,6 +170,7 @@ def _licence(architecture: str, model: str) -> str:
     """What timm knows about the licence of its weights; the owner of a file knows that of others."""
     if ModelSpec.parse(model).kind is ModelKind.CHECKPOINT:
         return ": ask the owner of that file"
+    # Weights have licences of their own, often stricter than their code's.
     from timm.models import get_pretrained_cfg
 
     known = get_pretrained_cfg(architecture, allow_unregistered=True)

@@ -26,6 +26,7 @@ THUMBNAIL = (160, 160)
 
 def image_reader(embed: EmbedArtifact, folder: str) -> Callable[[int], Image.Image | None]:
     """A function from image_id to thumbnail; None for images that are gone, which the report shows as grey squares."""
+    # The same few images appear in several sections, as triplets and as neighbours.
     paths = embed.image_paths()
 
     @lru_cache(maxsize=256)

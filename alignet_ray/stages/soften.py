@@ -109,6 +109,7 @@ def sources(cfg: Config, role: str) -> list[str]:
             "a CSV with columns label (or path) and object"
         )
 
+    # The folder of images is a source too: which objects have images decides the split's sizes.
     files = (human.triplets, human.validation, human.embedding, human.reference, human.order)
     tables = (cfg.objects.table, cfg.objects.concepts)
     return [*filter(None, files), *filter(None, tables), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
@@ -273,6 +274,7 @@ def _fit_seeds(
     """Fits from several seeds: the one with the lowest final cross-entropy, and how far the others agree with it."""
     import ray
 
+    # The base seed is among them, so that one seed and several start alike.
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
     gpus = runtime.cluster_resources().gpus
     device = "cpu"
