@@ -264,8 +264,6 @@ class Distill(Section):
     """Decode and resize every image once into a memory-mapped file; otherwise decode images whenever they are drawn."""
     locality: float = Field(0.0, ge=0)
     """Weight of gLocal's local term, which preserves each image's neighbours (costs a forward pass of the base)."""
-    overfit_batch: bool = False
-    """Sanity check: train on one fixed batch, on which the loss must fall towards 0."""
     valid: RuntimeOnly[int] = Field(500, ge=1)
     """Validation triplets used during training."""
     valid_every: RuntimeOnly[int] = Field(100, ge=1)

@@ -2,8 +2,9 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypedDict, TypeVar
@@ -233,15 +234,16 @@ class Encoder:
 
         # Two batches ahead: one that waits for the network, and one that is being read meanwhile.
         jobs = [partial(open_image, image, self._transform_image) for image in images]
-        for position, opened in enumerate(prefetch(jobs, 2 * batch, readers)):
-            if isinstance(opened, str):
-                errors.append((position, opened))
-                continue
-            kept.append(position)
-            waiting.append(opened)
-            if len(waiting) == batch:
-                outputs.append(self._forward_images(waiting))
-                waiting = []
+        with closing(prefetch(jobs, 2 * batch, readers)) as prepared:
+            for position, opened in enumerate(prepared):
+                if isinstance(opened, str):
+                    errors.append((position, opened))
+                    continue
+                kept.append(position)
+                waiting.append(opened)
+                if len(waiting) == batch:
+                    outputs.append(self._forward_images(waiting))
+                    waiting = []
 
         # The last batch may be a smaller one.
         if waiting:
@@ -325,16 +327,25 @@ def open_image(open_file: Callable[[], DecodedImage], convert: Callable[[Decoded
         return text.split("\n")[0][:200]
 
 
-def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> Iterator[Result]:
-    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat."""
+def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> Generator[Result]:
+    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat.
+
+    To be used with `contextlib.closing`. A generator that an error leaves behind would be ended by the garbage
+    collector in any thread, even in one of its own, for whose end it would then wait for ever.
+    """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) > ahead:
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            # After an error nobody asks for the rest.
+            for future in waiting:
+                future.cancel()
 
 
 def _backbone_of(member: Backbone | EmbeddingNetwork) -> Backbone:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -187,18 +188,31 @@ class ImageModel:
         """
         layer = self._checked_layer(layer)
         sources = list_pictures(pictures)
-
-        # Decoding takes longer than a small network's pass, so threads read ahead.
-        jobs = [partial(self._prepare, source) for source in sources]
-        prepared = prefetch(jobs, 2 * batch, os.cpu_count() or 1)
-
-        # A few pictures are done before a bar could be read.
         if progress is None:
-            progress = len(sources) >= PROGRESS_FROM
+            progress = len(sources) >= PROGRESS_FROM  # a few pictures are done before a bar could be read
         bar = None
         if progress:
             bar = _progress(len(sources))
 
+        # Decoding takes longer than a small network's pass, so threads read ahead.
+        jobs = [partial(self._prepare, source) for source in sources]
+        with closing(prefetch(jobs, 2 * batch, os.cpu_count() or 1)) as prepared:
+            index = self._embed_prepared(sources, prepared, layer, batch, skip_unreadable, bar)
+
+        if bar:
+            bar.screen.line(bar.text(final=True))
+        return index
+
+    def _embed_prepared(
+        self,
+        sources: list[NamedPicture],
+        prepared: Iterator[Tensor | UserError],
+        layer: Layer,
+        batch: int,
+        skip_unreadable: bool,
+        bar: "Progress | None",
+    ) -> ImageIndex:
+        """As `index`, of pictures that are prepared one after the other."""
         names: list[str] = []
         rows: list[np.ndarray] = []
         unreadable: list[tuple[str, str]] = []
@@ -220,8 +234,6 @@ class ImageModel:
             if bar:
                 bar.add()
 
-        if bar:
-            bar.screen.line(bar.text(final=True))
         if not names:
             raise UserError(f"none of {len(sources)} pictures can be read; the first: {unreadable[0][1]}")
         return ImageIndex(names, np.concatenate(rows), unreadable)

@@ -169,11 +169,6 @@ class InBatchTriplets:
         return np.concatenate([drawn, fill])
 
 
-def repeat(batch: Batch) -> Batches:
-    """The same batch at every step."""
-    return lambda step: batch
-
-
 def draw_triplets(rng: np.random.Generator, size: int, count: int) -> Int[Tensor, "t 3"]:
     """Draw `count` triplets of distinct positions below `size`, uniformly."""
     first = rng.integers(0, size, count)

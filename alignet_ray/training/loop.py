@@ -7,7 +7,7 @@ gradient and schedule are then the same for any number of processes, and all of 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import TypedDict
 
 import numpy as np
@@ -124,29 +124,35 @@ class Training:
         """
         # The wrapped network shares the model's weights, so the model is up to date at every step.
         network = self.parallel_network()
-        for batch, pixels, waited in prefetch(batches, images, self.step, self.recipe.steps):
-            self.set_train_mode()
-            self.optimizer.zero_grad(set_to_none=True)
-            # An out-of-memory error is told as what to do about it, since a smaller `micro_batch` changes no result.
-            try:
-                figures = self.backward(network, self.preprocess(pixels), batch)
-            except torch.OutOfMemoryError as error:
-                raise self._too_many_images(len(pixels)) from error
+        with closing(prefetch(batches, images, self.step, self.recipe.steps)) as loaded_batches:
+            for batch, pixels, waited in loaded_batches:
+                figures = self._update(network, pixels, batch)
+                figures["stall"] = waited
+                on_update(self, figures)
 
-            # L2-SP is a part of the loss, so clipping sees its gradient, too; without a limit it is measured only.
-            l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
-            lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
-            self.optimizer_step(lr)
-            if self.ema:
-                update_ema(self.ema, self.parameters, self.recipe.ema_decay)
-            self.step += 1
+    def _update(self, network: ForwardPass, pixels: UInt8[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
+        """One update of the weights; returns its figures."""
+        self.set_train_mode()
+        self.optimizer.zero_grad(set_to_none=True)
+        # An out-of-memory error is told as what to do about it.
+        try:
+            figures = self.backward(network, self.preprocess(pixels), batch)
+        except torch.OutOfMemoryError as error:
+            raise self._too_many_images(len(pixels)) from error
 
-            figures["lr"] = lr
-            figures["gradient"] = float(norm)
-            figures["images"] = float(len(batch.image_ids))
-            figures["stall"] = waited
-            on_update(self, figures)
+        # L2-SP is a part of the loss, so clipping sees its gradient, too; without a limit it is measured only.
+        l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.grad_clip or math.inf)
+        lr = warmup_cosine(self.step, self.recipe.steps, self.recipe.warmup_steps, self.recipe.lr)
+        self.optimizer_step(lr)
+        if self.ema:
+            update_ema(self.ema, self.parameters, self.recipe.ema_decay)
+        self.step += 1
+
+        figures["lr"] = lr
+        figures["gradient"] = float(norm)
+        figures["images"] = float(len(batch.image_ids))
+        return figures
 
     def optimizer_step(self, lr: float) -> None:
         """Adam's step with the decoupled decay to the initial weights, at each layer group's learning rate."""

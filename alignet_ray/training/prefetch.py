@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -35,8 +35,11 @@ class LoadedBatch(NamedTuple):
     waited: float
 
 
-def prefetch(batches: Batches, images: ImageReader, start: int, stop: int) -> Iterator[LoadedBatch]:
-    """Batches of the steps from `start` to `stop`, read two steps ahead in a thread."""
+def prefetch(batches: Batches, images: ImageReader, start: int, stop: int) -> Generator[LoadedBatch]:
+    """Batches of the steps from `start` to `stop`, read two steps ahead in a thread.
+
+    To be used with `contextlib.closing`, as the one in models/features.py.
+    """
 
     def read(step: int) -> tuple[Batch, Tensor]:
         batch = batches(step)

@@ -22,7 +22,6 @@ from alignet_ray.training.batches import (
     InBatchTriplets,
     cluster_members,
     labelled_batches,
-    repeat,
     validation_batch,
 )
 from alignet_ray.training.distributed import is_main_process
@@ -112,10 +111,6 @@ class StudentWorker:
         """Train to the end, then write the student and its metrics."""
         self.report({"pid": os.getpid(), "step": self.training.step})
         batches = self.job.batches()
-
-        # A check of the loop: a student that cannot learn one batch by heart has a bug.
-        if self.job.settings.overfit_batch:
-            batches = repeat(batches(0))
 
         if self.training.step == 0:
             self.training.calibrate(batches, self.job.images)

@@ -1,5 +1,6 @@
 """A loaded model takes pictures as people have them, and always gives what its network gives for them."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,14 @@ def test_what_is_no_picture_is_refused_in_one_line(model: ImageModel, picture: A
     with pytest.raises(UserError, match=message) as caught:
         model.embed(picture)
     assert "\n" not in str(caught.value)
+
+
+def test_an_error_leaves_no_reading_threads_behind(model: ImageModel, folder: Path, tmp_path: Path) -> None:
+    """The garbage collector would end them in any thread, perhaps in one of their own, which would wait for itself."""
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    pictures = [tmp_path / "broken.png", *[folder / "class0" / "0.png"] * 300]
+    with pytest.raises(UserError) as caught:
+        model.index(pictures)
+    reading = [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert caught.value.__traceback__ is not None, "it holds on to the frames, and so to what they read with"
+    assert reading == []

@@ -17,7 +17,7 @@ from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
 from alignet_ray.errors import UserError
 from alignet_ray.models.embedding_network import EmbeddingNetwork, make_network
-from alignet_ray.training.batches import Batch, InBatchTriplets, LabelledBatches, repeat
+from alignet_ray.training.batches import Batch, Batches, InBatchTriplets, LabelledBatches
 from alignet_ray.training.loop import NonFiniteLoss, Training
 from alignet_ray.training.objective import spread, triplet_similarities
 
@@ -27,6 +27,11 @@ RNG = np.random.default_rng(0)
 TINTS = np.array([[c & 1, c >> 1 & 1, c >> 2 & 1] for c in range(COLOURS)]) * 150 + 50
 PIXELS = np.clip(np.repeat(TINTS, 8, 0)[:, None, None] + RNG.normal(0, 25, (48, 32, 32, 3)), 0, 255).astype(np.uint8)
 TEACHER = (2 * np.eye(COLOURS)[np.repeat(np.arange(COLOURS), 8)]).astype(np.float32)
+
+
+def repeat(batch: Batch) -> Batches:
+    """The same batch at every step."""
+    return lambda step: batch
 
 
 def images(ids: np.ndarray) -> torch.Tensor:
