@@ -164,10 +164,12 @@ def run(config: Config | str, quiet: bool = False, until: str | None = None, **c
         UserError: something that the user can fix; steps finished before it are kept.
     """
     settings = _settings(config, changes)
-    if until is not None and until not in STAGES:
-        raise UserError(f"there is no stage {until!r}: use {', '.join(STAGES)}")
+    names = None
+    if until is not None:
+        if until not in STAGES:
+            raise UserError(f"there is no stage {until!r}: use {', '.join(STAGES)}")
+        names = pipeline.targets(settings, until)
 
-    names = pipeline.targets(settings, until)
     with _without_hints(), open_screen(quiet) as screen:
         return RunResult(settings.name, pipeline.run(settings, screen, names))
 
@@ -217,7 +219,7 @@ def open_run(name: str, root: str = "runs") -> RunResult:
     Raises:
         UserError: there is no such run, or it is unfinished.
     """
-    store = Store.open(root)
+    store = Store.existing(root)
     ref = store.read_ref(name)
     if ref is None:
         known = ", ".join(store.refs()) or "none"
@@ -238,11 +240,14 @@ def list_runs(root: str = "runs") -> "pd.DataFrame":
 
     Args:
         root: folder or URL that holds all artifacts.
+
+    Raises:
+        UserError: there is no such folder.
     """
     import pandas as pd
 
     # Unfinished runs are listed, too: after a crash they are the ones to go on with.
-    store = Store.open(root)
+    store = Store.existing(root)
     rows = []
     for name in store.refs():
         nodes = (store.read_ref(name) or {}).get("nodes", {})

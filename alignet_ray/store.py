@@ -388,6 +388,17 @@ class Store:
         _, path = filesystem(root)
         return cls(path)
 
+    @classmethod
+    def existing(cls, root: str) -> "Store":
+        """The store under a root that is there; nothing is created.
+
+        Raises:
+            UserError: a local root that is no folder.
+        """
+        if "://" not in root and not Path(root).expanduser().is_dir():
+            raise UserError(f"{root} is not a folder: name the root with --store.root DIR")
+        return cls.open(root)
+
     @property
     def is_local(self) -> bool:
         """Whether the root is a folder of this machine."""

@@ -111,8 +111,8 @@ def test_a_run_may_end_at_a_stage(smoke: SmokeRun, monkeypatch: pytest.MonkeyPat
     assert "evaluate" not in part
     with pytest.raises(UserError, match="there is no stage 'labels': use embed"):
         alignet_ray.run("smoke", until="labels")
-    # The run's name is that of the whole run again.
-    alignet_ray.run("smoke", quiet=True)
+    # The name still means the whole run, with the student that an earlier call has finished.
+    assert alignet_ray.open_run("smoke")["evaluate"].finished
 
 
 def test_runs_are_listed_and_compared(result: RunResult, smoke: SmokeRun) -> None:
@@ -121,6 +121,8 @@ def test_runs_are_listed_and_compared(result: RunResult, smoke: SmokeRun) -> Non
     table = alignet_ray.compare("smoke", "smoke", root=str(smoke.root))
     value = smoke.score("student", "head")
     assert table.loc[("student", "head"), "smoke"].startswith(f"{value:.1%} [")
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        alignet_ray.list_runs("nowhere")
     with pytest.raises(UserError, match="name the runs"):
         alignet_ray.compare(root=str(smoke.root))
 

@@ -33,17 +33,6 @@ from alignet_ray.store import Artifact, JsonObject, Store
 LOOKUP = {"--store.root", "--tracking.uri", "--json", "--debug"}
 
 
-def open_store(root: str) -> Store:
-    """The store under a root that exists; nothing is created.
-
-    Raises:
-        UserError: a local root that is no folder.
-    """
-    if "://" not in root and not Path(root).expanduser().is_dir():
-        raise UserError(f"{root} is not a folder: name the root with --store.root DIR")
-    return Store.open(root)
-
-
 def find(store: Store, name: str) -> Artifact:
     """An artifact by id, the beginning of an id, or `stage/id`.
 
@@ -103,7 +92,7 @@ def show(options: ShowOptions) -> None:
     if changes:
         raise UserError(unknown("preset", name, PRESETS))
 
-    artifact = find(open_store(cfg.store.root), name)
+    artifact = find(Store.existing(cfg.store.root), name)
     if not artifact.finished:
         raise UserError(f"{artifact.uri} is unfinished: run its pipeline again to finish it")
     print(json.dumps(artifact.manifest, indent=1))
@@ -144,7 +133,7 @@ def ls(options: ListOptions) -> None:
             print_table(versions)
         return
 
-    store = open_store(options.store.root)
+    store = Store.existing(options.store.root)
     runs: list[TableRow] = []
     for name in store.refs():
         ref = store.read_ref(name) or {}
@@ -187,7 +176,7 @@ def rm(options: RemoveOptions) -> None:
     """Delete artifacts by id, or a run's name (its artifacts stay until gc)."""
     if not options.names:
         raise UserError("alignet-ray rm needs names of runs or artifacts: `alignet-ray ls` lists them")
-    store = open_store(options.store.root)
+    store = Store.existing(options.store.root)
     for name in options.names:
         # A run's name alone goes: other runs may use the same artifacts.
         if name in store.refs():
@@ -201,7 +190,7 @@ def rm(options: RemoveOptions) -> None:
 
 def gc(options: CollectOptions) -> None:
     """Delete every artifact that no run uses, and the cache, while no run is going on."""
-    store = open_store(options.store.root)
+    store = Store.existing(options.store.root)
     state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
     # A run in progress holds this lock, so nothing that it is making can be deleted.
     with runtime.lock(state):
@@ -252,7 +241,7 @@ def compare(options: CompareOptions) -> None:
     if not options.runs:
         raise UserError("alignet-ray compare needs runs: `alignet-ray ls` lists them")
     # A run has one evaluation; an evaluation may also be named by its id, without a run.
-    store = open_store(options.store.root)
+    store = Store.existing(options.store.root)
     tables = {}
     for name in options.runs:
         ref = store.read_ref(name)

@@ -4,6 +4,8 @@ import logging
 import secrets
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -68,11 +70,18 @@ def serve(
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
     # uvicorn would print its own start and stop around the line with the address.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
-    # A shell starts background jobs with Ctrl-C ignored, so that it stops what runs in front alone; uvicorn would take
-    # it all the same.
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            # A shell starts background jobs with Ctrl-C ignored; uvicorn would take it all the same.
+            in_background = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            with super().capture_signals():
+                if in_background:
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                yield
+
+    server = Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

@@ -321,6 +321,8 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
 
         # Written before any work, so that `gc` never takes an unfinished artifact of this run for garbage.
         ids = {step.node.name: step.artifact.id for step in steps}
+        if names is not None:
+            ids = _finished_before(resolved, store) | ids
         store.write_ref(cfg.name, {"nodes": ids, "config": cfg.to_yaml()})
 
         if unfinished:
@@ -332,6 +334,18 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
 
         return {step.node.name: step.artifact for step in steps}
+
+
+def _finished_before(cfg: Config, store: Store) -> dict[str, str]:
+    """Ids of the whole run's nodes that are finished with these settings.
+
+    After `alignet-ray run`, `alignet-ray label` still speaks of the same run, whose student `gc` must not take.
+    """
+    try:
+        steps = plan(cfg, store)
+    except UserError:  # an input of a later stage is not there yet, so that stage was never made
+        return {}
+    return {step.node.name: step.artifact.id for step in steps if step.finished}
 
 
 def log_file(cfg: Config, state: Path) -> Path:

@@ -243,7 +243,8 @@ def test_a_demo_in_the_background_ignores_ctrl_c_as_a_run_does(place: Path, tmp_
         with urllib.request.urlopen(address.group(), timeout=60):
             pass
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
         with urllib.request.urlopen(address.group(), timeout=60) as page:
             assert page.status == 200
         process.send_signal(signal.SIGTERM)
