@@ -38,6 +38,12 @@ QUIET = {
 }
 """Environment of driver and workers: no usage reports, no progress bars of other libraries."""
 
+SAME_FOLDER = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
+"""Environment in which trials and training processes work in the folder where the command was called.
+
+Ray would give each a folder of its own, where relative paths (a root, images, weights) mean something else.
+"""
+
 MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -258,7 +264,7 @@ def _places(context: Any) -> RayPlaces:
 
 def _set_environment(is_local: bool) -> dict[str, str]:
     """Set the variables of this process and return them for the workers; what the user has set stays."""
-    wanted = QUIET | MEMORY | {"PYTHONUTF8": "1"}
+    wanted = QUIET | SAME_FOLDER | MEMORY | {"PYTHONUTF8": "1"}
     if is_local:
         wanted |= ALONE
 

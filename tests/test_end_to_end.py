@@ -1,6 +1,7 @@
 """The preset `smoke` as a user runs it: a generated world whose answer is known, run once, then checked."""
 
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -248,3 +249,13 @@ def test_a_quiet_run_says_only_how_it_ended(smoke: SmokeRun) -> None:
     assert "nothing to do" not in printed
     assert "aligned student" in printed
     assert "report   " in printed
+
+
+def test_a_sweep_finds_a_root_that_is_relative(smoke: SmokeRun, tmp_path: Path) -> None:
+    """Trials are Ray's processes, which would work in folders of their own."""
+    shutil.copytree(smoke.root, tmp_path / "runs")
+    options = ["--sweep.space", "align.lr=loguniform(1e-3,1e-1)", "--sweep.trials", "2", "--sweep.no-full"]
+    printed = alignet("sweep", "smoke", *options, cwd=tmp_path).stdout
+    assert "winner: trial" in printed
+    assert (tmp_path / "runs" / "refs" / "smoke-sweep.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]

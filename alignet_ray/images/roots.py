@@ -9,13 +9,6 @@ import pyarrow.fs as pafs
 from alignet_ray.store import filesystem
 
 
-def absolute(uri: str) -> str:
-    """The same root for a process that works in another folder, as training processes do; URLs stay as they are."""
-    if "://" in uri:
-        return uri
-    return str(Path(uri).expanduser().absolute())
-
-
 @lru_cache(maxsize=8)
 def local_root(uri: str) -> Path:
     """The folder that paths are relative to: of a root that is one file, the folder where it lies."""

@@ -18,7 +18,6 @@ from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
 from alignet_ray.human.objects import images_folder
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
-from alignet_ray.images.roots import absolute
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
@@ -128,7 +127,7 @@ def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTran
     listed = EmbedArtifact(embed).images(["image_id", "path"]).sort_by("image_id")
     rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
     paths = listed["path"].take(pa.array(rows)).to_pylist()
-    return DecodedImages(absolute(str(work.cfg.corpus.path)), ids, tuple(paths), view, threads)
+    return DecodedImages(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
 
 
 def _packed(decoder: DecodedImages, embed: Artifact, cache: Path, pack: Callable[[CacheWriter], None]) -> CachedImages:

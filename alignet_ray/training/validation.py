@@ -10,7 +10,6 @@ from alignet_ray.core import triplet_set
 from alignet_ray.human.dataset import split_images
 from alignet_ray.images.cache import DecodedImages
 from alignet_ray.images.listing import list_images
-from alignet_ray.images.roots import absolute
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.store import Artifact
 from alignet_ray.training.batches import Batch
@@ -73,4 +72,4 @@ def object_images(soften: Artifact, uri: str, view: PixelTransform) -> DecodedIm
     listed = list_images(uri)["path"]
     paths = tuple(listed[int(image_id)].as_py() for image_id in ids)  # an image's id is its row
     threads = max(1, (os.cpu_count() or 2) // 2)
-    return DecodedImages(absolute(uri), ids, paths, view, threads)
+    return DecodedImages(uri, ids, paths, view, threads)

@@ -7,7 +7,7 @@ from support.image_files import labels_of, write_tar
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import fingerprint, list_images, read_bytes
-from alignet_ray.images.roots import absolute, is_file, read_start
+from alignet_ray.images.roots import is_file, read_start
 
 
 def test_a_root_may_be_one_file(tmp_path: Path) -> None:
@@ -37,14 +37,3 @@ def test_the_start_of_a_file_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert read_start(str(tmp_path), "b.jpg", 4) == b""
     assert is_file(str(tmp_path), "a.jpg")
     assert not is_file(str(tmp_path), "b.jpg")
-
-
-def test_a_relative_root_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "IMAGES").mkdir()
-    (tmp_path / "IMAGES" / "a.png").write_bytes(b"x")
-    monkeypatch.chdir(tmp_path)
-    root = absolute("IMAGES")
-    monkeypatch.chdir("/")
-    assert read_bytes(root, "a.png") == b"x"
-    assert absolute("s3://bucket/images") == "s3://bucket/images"
-    assert "~" not in absolute("~/images")
