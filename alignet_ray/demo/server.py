@@ -67,6 +67,8 @@ def serve(
     if images:
         folder = encode_folder(comparison, images, most, screen)
 
+    # Whoever is quicker than uvicorn's start waits in the queue, and is not refused.
+    listener.listen()
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
     # uvicorn would print its own start and stop around the line with the address.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
