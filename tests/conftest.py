@@ -80,10 +80,16 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def make_work(store: Store) -> Callable[..., Work]:
-    """make_work(cfg, "label@aligned", {"cluster": artifact, ...}) -> Work with an empty draft."""
+    """make_work(cfg, "label@aligned", {"cluster": artifact, ...}) -> Work with an empty draft.
 
-    def make(cfg: Config, name: str, parents: dict[str, Artifact] | None = None, id: str = "test") -> Work:
+    All work goes to Ray's processes, though it is small; `force=False` leaves it to the stage.
+    """
+
+    def make(
+        cfg: Config, name: str, parents: dict[str, Artifact] | None = None, id: str = "test", force: bool = True
+    ) -> Work:
         stage, _, role = name.partition("@")
+        cfg = cfg.replace(ray__force=force)
         if cfg.store.root == Config().store.root:
             cfg = cfg.replace(store__root=str(Path(store.root)))
         draft = store.draft(stage, f"{role}{id}")

@@ -41,6 +41,7 @@ TINY = [
     *("--distill.no-control", "--distill.steps", "40", "--distill.checkpoint-every", "0.2", "--name", "job"),
     *("--label.train", "6000", "--label.valid", "4", "--soften.steps", "100", "--align.folds", "0"),
     *("--distill.batch-size", "48", "--evaluate.bootstrap", "50", "--cluster.k", "4"),
+    "--ray.force",  # both nodes are to take part, though there is little work
 ]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and network namespaces need root")
 

@@ -18,6 +18,7 @@ import pytest
 from alignet_ray.store import Store
 
 TINY = [
+    "--ray.force",  # faults are of Ray's processes, which so little work would not need
     *("--corpus.path", "synthetic:tiny", "--embed.model", "synthetic:tiny", "--distill.model", "synthetic:tiny"),
     *("--distill.no-control", "--name", "kill", "--cluster.k", "4", "--label.train", "6000", "--label.valid", "4"),
     *(

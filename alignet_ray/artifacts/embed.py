@@ -21,6 +21,8 @@ NETWORKS = "model.json"
 
 ERRORS_KEY = b"alignet.errors"
 """Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
+DARK_KEY = b"alignet.dark"
+"""Parquet metadata of a part: paths of its images that came out nearly black."""
 COSINES_KEY = b"alignet.cosines"
 """Parquet metadata of the first part, where JPEGs are decoded fast: cosines to the exact embeddings."""
 
@@ -124,18 +126,23 @@ class EmbedArtifact(ArtifactView):
         unit: int,
         table: pa.Table,
         quarantined: Sequence[QuarantinedImage],
+        dark: Sequence[str],
         cosines: Sequence[float] | None = None,
     ) -> None:
-        """Write the embeddings of one unit, with its quarantined images, as one atomic file.
+        """Write the embeddings of one unit, with what is to be said of its images, as one atomic file.
 
         Args:
             unit: number of the unit.
             table: columns of `schemas.embeddings`.
             quarantined: images of the unit without an embedding.
+            dark: paths of those that came out nearly black.
             cosines: of fast-decoded to exact embeddings, where they were compared.
         """
         # In the file's own metadata: a second file could be lost between the two writes.
-        notes = {ERRORS_KEY: json.dumps([image._asdict() for image in quarantined])}
+        notes = {
+            ERRORS_KEY: json.dumps([image._asdict() for image in quarantined]),
+            DARK_KEY: json.dumps(list(dark)),
+        }
         if cosines is not None:
             notes[COSINES_KEY] = json.dumps(list(cosines))
         self.draft.write_table(part_name(unit), table.replace_schema_metadata(notes))
@@ -144,6 +151,10 @@ class EmbedArtifact(ArtifactView):
         """Images of a finished unit that have no embedding."""
         notes = self._part_metadata(unit)
         return from_rows(QuarantinedImage, json.loads(notes[ERRORS_KEY]))
+
+    def dark_images(self, unit: int) -> list[str]:
+        """Paths of a finished unit's images that came out nearly black."""
+        return list(json.loads(self._part_metadata(unit).get(DARK_KEY, b"[]")))
 
     def fast_cosines(self) -> list[float]:
         """Cosines of fast-decoded embeddings to exact ones; empty where all images were decoded exactly."""

@@ -144,6 +144,9 @@ class RaySection(Section):
     """Shared memory of a local Ray in MB. Default: chosen by Ray."""
     dashboard: RuntimeOnly[bool] = False
     """Start Ray's dashboard on this machine; the run says where it is. (A cluster has one of its own.)"""
+    force: RuntimeOnly[bool] = False
+    """Spread all work over Ray's processes. Default: what takes a few seconds stays in the calling process, with the
+    same results, because starting processes would take longer."""
     gpus: RuntimeOnly[int] = Field(0, ge=0)
     """GPUs to request from the cluster and to wait for before each distributed stage."""
     cpus: RuntimeOnly[int] = Field(0, ge=0)

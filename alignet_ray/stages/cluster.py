@@ -1,12 +1,12 @@
 """cluster: k-means over the corpus' embeddings, without the images of validation and test objects.
 
 In each Lloyd iteration the actors assign their shards to centroids, and the driver merges the partial sums in shard
-order. Shards have a fixed size, so the result does not depend on the number of actors. The state is saved after every
-iteration, from which an interrupted run continues.
+order. Shards have a fixed size, so the result does not depend on the number of actors; what takes seconds needs none.
+The state is saved after every iteration, from which an interrupted run continues.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.data.triplet_sampling import class_numbers
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import Artifact, JsonObject
 
 VERSION = 2
@@ -33,6 +34,9 @@ SHARD = 1 << 16
 
 FAR_ROWS = 64
 """Rows that a shard offers to empty clusters: those furthest from their centroids."""
+
+MULTIPLICATIONS_PER_SECOND = 5e9
+"""What one core does at least, with memory in between; to decide where rows are assigned."""
 
 MIN_CANDIDATES = 3
 """Numbers of clusters that make a curve with an elbow."""
@@ -77,10 +81,21 @@ def run(work: Work) -> None:
     section = _choose_k(work, artifact, features, rows)
 
     # Centroids of an interrupted run are as good as new ones: the fit depends on the seed alone.
-    pool = ShardPool(features, soften, len(rows), section.spherical)
+    pool: ShardPool | ShardsHere
+    if stays_here(work.cfg, _seconds(section, matrix, rows)):
+        pool = ShardsHere(ShardWorker(features, soften, section.spherical, SHARD), len(rows))
+    else:
+        pool = ShardPool(features, soften, len(rows), section.spherical)
     if not artifact.has_centroids():
         KMeansFit(work, artifact, section, pool, matrix, rows).run()
     _write_clusters(work, artifact, section.k, pool, matrix.ids[rows])
+
+
+def _seconds(section: Cluster, matrix: FeatureMatrix, rows: np.ndarray) -> float:
+    """What all passes take at most on one core."""
+    passes = section.iterations * section.restarts
+    width = int(matrix.features.shape[1])
+    return len(rows) * width * section.k * passes / MULTIPLICATIONS_PER_SECOND
 
 
 def allowed_rows(matrix: FeatureMatrix, soften: Artifact | None) -> Int[np.ndarray, " n"]:
@@ -135,7 +150,7 @@ def _check_k(section: Cluster, images: int) -> None:
 
 
 def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarray, seed: int) -> list[CurvePoint]:
-    """One fit for each candidate, as Ray tasks."""
+    """One fit for each candidate, in Ray's tasks."""
     # Candidates are compared on a sample, each in one task; only the chosen one is fitted to all images.
     task = ray.remote(num_cpus=1)(curve_point)
     shared = ray.put(rows)
@@ -172,7 +187,7 @@ def _sample(
 
 
 class ShardWorker:
-    """An actor that assigns rows of the shared matrix.
+    """Assigns rows of the shared matrix; an actor, or for few rows an object of this process.
 
     What it returns depends on its arguments alone, so Ray may restart it at any time.
     """
@@ -207,6 +222,18 @@ class ShardWorker:
         return features
 
 
+class ShardsHere:
+    """All shards in this process, for few rows; the same results as of a `ShardPool`."""
+
+    def __init__(self, worker: ShardWorker, rows: int) -> None:
+        self.worker = worker
+        self.shards = math.ceil(rows / SHARD)
+
+    def assign(self, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
+        """One assignment of all rows: the merged sums, and the cluster of every row."""
+        return _merged([self.worker.assign(shard, centroids) for shard in range(self.shards)])
+
+
 class ShardPool:
     """The actors; shards are dealt out in turn, so that each actor always gets the same ones.
 
@@ -233,11 +260,17 @@ class ShardPool:
             actor = self.actors[shard % len(self.actors)]
             pending.append(actor.assign.remote(shard, shared))
 
-        # Sums of floats depend on their order: merged by shard, they are the same on any number of actors.
-        results = ray.get(pending)
-        partials = [partial for partial, _ in results]
-        labels = [shard_labels for _, shard_labels in results]
-        return kmeans.merge(partials), np.concatenate(labels)
+        return _merged(ray.get(pending))
+
+
+def _merged(
+    results: Sequence[tuple[kmeans.Partial, Int[np.ndarray, " _"]]],
+) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
+    """Sums and labels of all shards, in their order."""
+    # Sums of floats depend on their order: merged by shard, they are the same on any number of actors.
+    partials = [partial for partial, _ in results]
+    labels = [shard_labels for _, shard_labels in results]
+    return kmeans.merge(partials), np.concatenate(labels)
 
 
 # The fit
@@ -250,7 +283,7 @@ class KMeansFit:
     work: Work
     artifact: ClusterArtifact
     section: Cluster
-    pool: ShardPool
+    pool: ShardPool | ShardsHere
     matrix: FeatureMatrix
     rows: Int[np.ndarray, " n"]
 
@@ -335,7 +368,9 @@ class KMeansFit:
 # The result
 
 
-def _write_clusters(work: Work, artifact: ClusterArtifact, k: int, pool: ShardPool, ids: np.ndarray) -> None:
+def _write_clusters(
+    work: Work, artifact: ClusterArtifact, k: int, pool: ShardPool | ShardsHere, ids: np.ndarray
+) -> None:
     """Clusters of all images, one part per shard, and the statistics."""
     merged, labels = pool.assign(artifact.centroids())
     for shard in range(pool.shards):

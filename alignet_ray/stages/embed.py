@@ -1,4 +1,4 @@
-"""embed: images -> embeddings, by Ray Data with a pool of actors that each hold the model.
+"""embed: images -> embeddings, by Ray Data with a pool of actors that each hold the model (a few images: without).
 
 Images are processed in units: runs of consecutive images, cut without regard to the number of actors. Readers open the
 images of a unit, an actor embeds them and writes them as one part, the unit's Parquet file, in one atomic step. So an
@@ -8,6 +8,8 @@ here one row, a unit's number, to which readers add the unit's pixels.)
 
 import math
 import os
+import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +28,7 @@ from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
+from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ UNITS = 8
 GPU_BATCH = 256
 CPU_BATCH = 32
 """Default images per forward pass; a pass never spans two units, so more than `MAX_UNIT` has no effect."""
+
+FEW_IMAGES = 2_000
+"""Images that this process may begin with, to see how long they take."""
 
 ACTOR_START_SECONDS = 600
 """Time within which all actors must have loaded their models."""
@@ -154,13 +160,14 @@ def run(work: Work) -> None:
     # Finished parts count as well: their unusable images towards the tolerated share, all others towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
+    dark: list[str] = []
     for unit in finished:
         quarantine.add(artifact.quarantined(unit))
+        dark += artifact.dark_images(unit)
         done += min(unit_size, total - unit * unit_size)
 
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
-    dark: list[str] = []
     with work.screen.progress(total, "images", done=done) as bar:
         for result in embed_units(work, job, todo, total - done):
             if result.problem:
@@ -221,7 +228,7 @@ def _compare_fast_decoding(work: Work, artifact: EmbedArtifact) -> None:
 
 
 def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator["UnitResult"]:
-    """Embed units on a pool of actors.
+    """Embed units: in this process while that takes seconds, the others on a pool of actors.
 
     Args:
         work: the stage's work.
@@ -234,12 +241,62 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
     """
     if not units:
         return
+    resources = available_resources()
+    remaining = units
+    if _may_start_here(work.cfg, resources, images):
+        remaining = []
+        for result, rest in _embed_here(work, job, units, images, resources):
+            yield result
+            remaining = rest
+    if remaining:
+        yield from _embed_on_actors(work, job, remaining, images, resources)
+
+
+def _may_start_here(cfg: Config, resources: Resources, images: int) -> bool:
+    """Whether so few images are worth a try without actors; these share GPUs, which the driver would keep."""
+    asks_for_processes = cfg.embed.actors or cfg.embed.readers
+    return images <= FEW_IMAGES and not resources.gpus and not asks_for_processes and stays_here(cfg, 0)
+
+
+def _embed_here(
+    work: Work, job: EmbedJob, units: list[int], images: int, resources: Resources
+) -> Iterator[tuple["UnitResult", list[int]]]:
+    """Embed units in this process until the rest of them would take longer than to start actors.
+
+    Yields:
+        The result of each unit, and the units that are left.
+    """
+    import torch
+
+    from alignet_ray.stages.embed_actor import Embedder
+
+    threads_before = torch.get_num_threads()
+    # An actor's settings of warnings and threads are its own; this process belongs to whoever called.
+    with warnings.catch_warnings():
+        embedder = Embedder(actor_task(work, job, images, Pool(actors=1, readers=0), resources))
+        try:
+            for position, unit in enumerate(units, start=1):
+                start = time.perf_counter()
+                result = embedder.embed(unit)
+                left = units[position:]
+                yield result, left
+
+                seconds = time.perf_counter() - start
+                if not stays_here(work.cfg, seconds * len(left)):
+                    return
+        finally:
+            torch.set_num_threads(threads_before)
+
+
+def _embed_on_actors(
+    work: Work, job: EmbedJob, units: list[int], images: int, resources: Resources
+) -> Iterator["UnitResult"]:
+    """Embed units on a pool of actors; the result of each, in the order in which they finish."""
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
 
-    resources = available_resources()
     pool = pool_size(work.cfg, resources)
     task = actor_task(work, job, images, pool, resources)
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -150,22 +151,29 @@ class Embedder:
         Returns:
             The columns of a `UnitResult`.
         """
-        result = UnitResult(os.getpid(), self.problem)
-        if not self.problem:
-            try:
-                result = self._embed(int(batch["unit"][0]), batch)
-            except UserError as error:
-                result = UnitResult(os.getpid(), str(error))
-        return result.to_columns()
+        return self.embed(int(batch["unit"][0]), batch).to_columns()
 
-    def _embed(self, unit: int, batch: dict[str, np.ndarray]) -> UnitResult:
-        """Embed one unit and write its part."""
+    def embed(self, unit: int, sent: Mapping[str, np.ndarray] = MappingProxyType({})) -> UnitResult:
+        """Embed one unit and write its part.
+
+        Args:
+            unit: its number.
+            sent: `pixels` and `opened`, where a reader has read its images.
+        """
+        if self.problem:
+            return UnitResult(os.getpid(), self.problem)
+        try:
+            return self._embed(unit, sent)
+        except UserError as error:
+            return UnitResult(os.getpid(), str(error))
+
+    def _embed(self, unit: int, sent: Mapping[str, np.ndarray]) -> UnitResult:
         # The time covers reading as well: where that is the bottleneck, compiling would save nothing.
         rows = self.task.artifact.unit_images(unit)
         start = time.perf_counter()
         dark: list[str] = []
-        if "opened" in batch:
-            encoded = self._encode_sent(batch, dark)
+        if "opened" in sent:
+            encoded = self._encode_sent(sent, dark)
         else:
             encoded = self._encode_files(rows, dark)
         self._maybe_compile(len(rows), time.perf_counter() - start)
@@ -180,8 +188,9 @@ class Embedder:
         for position, reason in encoded.errors:
             quarantined.append(QuarantinedImage(rows[position].image_id, rows[position].path, reason))
         ids = [rows[position].image_id for position in encoded.kept]
-        self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, cosines)
-        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined), dark=tuple(sorted(dark)))
+        dark.sort()
+        self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, dark, cosines)
+        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined), dark=tuple(dark))
 
     def _encode_files(self, rows: Sequence[ImageRow], dark: list[str]) -> Encoded:
         """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
@@ -189,11 +198,11 @@ class Embedder:
         files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
         return self.encoder.encode(files, self.task.batch_size, self.task.threads)
 
-    def _encode_sent(self, batch: dict[str, np.ndarray], dark: list[str]) -> Encoded:
+    def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
         """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
-        opened = json.loads(batch["opened"][0])
+        opened = json.loads(sent["opened"][0])
         dark += opened["dark"]
-        packed = PackedImages(batch["pixels"][0], opened["groups"], len(opened["kept"]))
+        packed = PackedImages(sent["pixels"][0], opened["groups"], len(opened["kept"]))
         errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
         pixels = packed.unpack(self.encoder.transforms, self.encoder.device)
         return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.task.batch_size)

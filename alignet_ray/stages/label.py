@@ -7,7 +7,7 @@ relabels the triplets of label@aligned, part by part, by the teacher without its
 import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -36,12 +36,16 @@ from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
 VERSION = 2
 
 MATCHED_TRIPLETS = 65_536
 """Triplets over which the control's choice entropy is matched to the aligned teacher's."""
+
+TRIPLETS_PER_SECOND = 70_000
+"""Triplets that one core labels in a second, where features are wide; to decide where they are labelled."""
 
 BYTES_PER_TRIPLET = 26
 """Size of a stored triplet, for the plan."""
@@ -175,7 +179,7 @@ def _draw_and_label(work: Work, artifact: LabelArtifact, features: TeacherFeatur
     parts: list[PartTask] = []
     for subset in SUBSETS:
         parts += _split_into_parts(subset, drawn[subset].triplets)
-    sums = _label_parts(work, artifact, parts, Teacher(features), pool=pool)
+    sums = _label_parts(work, artifact, parts, sum(counts.values()), Teacher(features), pool=pool)
 
     stats: dict[Subset, SubsetStats] = {}
     for subset in SUBSETS:
@@ -200,7 +204,9 @@ def _relabel(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> 
     for subset in SUBSETS:
         parts += [PartTask(name, subset) for name in aligned.part_names(subset)]
     teacher = Teacher(features, _matched_scale(aligned, features))
-    sums = _label_parts(work, artifact, parts, teacher, aligned=aligned)
+    stats = aligned.stats()
+    triplets = stats.train.triplets + stats.valid.triplets
+    sums = _label_parts(work, artifact, parts, triplets, teacher, aligned=aligned)
 
     return LabelStats(
         scale=teacher.scale,
@@ -300,11 +306,12 @@ def _label_parts(
     work: Work,
     artifact: LabelArtifact,
     parts: Sequence[PartTask],
+    triplets: int,
     teacher: Teacher,
     pool: ImagePool | None = None,
     aligned: LabelArtifact | None = None,
 ) -> dict[Subset, labelling.LabelSums]:
-    """Run a task for every part, a limited number at a time.
+    """Label every part and add up what they say: here if that takes seconds, otherwise in Ray's tasks.
 
     Returns:
         The sums over each subset.
@@ -313,6 +320,32 @@ def _label_parts(
     if finished:
         work.screen.line(f"   {finished} of {len(parts)} parts are there from an interrupted run and reused")
 
+    sums_by_part: dict[str, labelling.LabelSums] = {}
+    with work.screen.progress(len(parts), "parts") as bar:
+        if stays_here(work.cfg, triplets / TRIPLETS_PER_SECOND):
+            for part in parts:
+                sums_by_part[part.name] = label_part(teacher, artifact, part, pool, aligned)
+                bar.add(1)
+        else:
+            for part, part_sums in _label_in_tasks(artifact, parts, teacher, pool, aligned):
+                sums_by_part[part.name] = part_sums
+                bar.add(1)
+
+    # Added in the order of the parts and not in that of their ends, so that rounding is the same in every run.
+    sums: dict[Subset, labelling.LabelSums] = {}
+    for subset in SUBSETS:
+        sums[subset] = _total([sums_by_part[part.name] for part in parts if part.subset == subset])
+    return sums
+
+
+def _label_in_tasks(
+    artifact: LabelArtifact,
+    parts: Sequence[PartTask],
+    teacher: Teacher,
+    pool: ImagePool | None,
+    aligned: LabelArtifact | None,
+) -> Iterator[tuple[PartTask, labelling.LabelSums]]:
+    """Run a task for every part, a limited number at a time; each part with its sums, in the order of their ends."""
     offered = runtime.cluster_resources()
     gpus_per_task = min(1, offered.gpus)
     task = ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3)(label_part)
@@ -323,27 +356,18 @@ def _label_parts(
 
     waiting = list(parts)
     pending: dict[Any, PartTask] = {}
-    sums_by_part: dict[str, labelling.LabelSums] = {}
-    with work.screen.progress(len(parts), "parts") as bar:
-        while waiting or pending:
-            while waiting and len(pending) < max_pending:
-                part = waiting.pop(0)
-                pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
-            ready, _ = ray.wait(list(pending), num_returns=1)
-            sums_by_part[pending.pop(ready[0]).name] = ray.get(ready[0])
-            bar.add(1)
-
-    # Added in the order of the parts and not in that of their ends, so that rounding is the same in every run.
-    sums: dict[Subset, labelling.LabelSums] = {}
-    for subset in SUBSETS:
-        sums[subset] = _total([sums_by_part[part.name] for part in parts if part.subset == subset])
-    return sums
+    while waiting or pending:
+        while waiting and len(pending) < max_pending:
+            part = waiting.pop(0)
+            pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
+        ready, _ = ray.wait(list(pending), num_returns=1)
+        yield pending.pop(ready[0]), ray.get(ready[0])
 
 
 def label_part(
     teacher: Teacher, artifact: LabelArtifact, part: PartTask, pool: ImagePool | None, aligned: LabelArtifact | None
 ) -> labelling.LabelSums:
-    """Ray task: label one part unless it is finished.
+    """Label one part unless it is finished; also a Ray task.
 
     Args:
         teacher: whose similarities label the triplets.

@@ -19,8 +19,10 @@ def test_embeddings_come_back_by_image_id_with_their_quarantine(store: Store) ->
     images = pa.table([[0, 1, 2], ["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["a", "a", "b"], [9, 9, 9]], schema=schemas.IMAGES)
     view.write_images(images, unit_size=2)
     broken = QuarantinedImage(1, "a/1.jpg", "truncated")
-    view.write_part(1, embedding_rows([2]), [])
-    view.write_part(0, embedding_rows([0]), [broken], cosines=[0.5])
+    view.write_part(1, embedding_rows([2]), [], [])
+    view.write_part(0, embedding_rows([0]), [broken], ["a.png"], cosines=[0.5])
+    assert view.dark_images(0) == ["a.png"]
+    assert view.dark_images(1) == []
 
     assert view.image_paths() == {0: "a/0.jpg", 1: "a/1.jpg", 2: "b/2.jpg"}
     assert view.image_labels() == {0: "a", 1: "a", 2: "b"}

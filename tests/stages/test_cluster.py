@@ -88,6 +88,17 @@ def test_one_two_and_seven_shards(
         assert np.allclose(centroids, found[0][1], atol=1e-6)
 
 
+def test_few_images_are_clustered_here_with_the_same_result(
+    corpus: SmallCorpus, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = clustered(corpus, make_work, "spread").out
+    monkeypatch.setattr(cluster, "ShardPool", None)  # would raise
+    work = make_work(corpus.config(), "cluster", corpus.parents, "here", force=False)
+    cluster.run(work)
+    assert work.out.read_parts().equals(spread.read_parts())
+    assert work.out.read_bytes("centroids.safetensors") == spread.read_bytes("centroids.safetensors")
+
+
 def test_k_by_the_bend_of_the_curve(corpus: SmallCorpus, make_work: Callable[..., Work]) -> None:
     work = clustered(corpus, make_work, "k", cluster__candidates=(3, 9, 27))
     curve = work.out.read_json("stats.json")["curve"]

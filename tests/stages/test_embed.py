@@ -71,7 +71,7 @@ def whole(ray_session: None, folder: Path, tmp_path_factory: pytest.TempPathFact
     from alignet_ray.tracking import Tracker
 
     draft = Store.open(str(tmp_path_factory.mktemp("whole"))).draft("embed", "whole")
-    work = Work(config(folder), Node("embed", "corpus"), {}, draft, Tracker(), Screen())
+    work = Work(config(folder, ray__force=True), Node("embed", "corpus"), {}, draft, Tracker(), Screen())
     embed.run(work)
     return work
 
@@ -187,6 +187,34 @@ def test_one_process_with_more_threads_gives_the_same_to_rounding(
 ) -> None:
     work = make_work(config(folder), "embed@corpus")
     embed.run(work)
+    found = vectors(work.out)
+    for image, x in vectors(whole.out).items():
+        np.testing.assert_allclose(found[image], x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("units_here", [9, 2])
+def test_few_images_are_embedded_here_while_that_takes_seconds(
+    whole: Work, folder: Path, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch, units_here: int
+) -> None:
+    """Here alone, or actors go on after two units because these took long: rows as by actors alone."""
+    monkeypatch.setattr(embed, "stays_here", lambda cfg, seconds: len(seen) < units_here)
+    seen: list[int] = []
+    plain = Embedder.embed
+
+    def counted(actor: Embedder, unit: int) -> UnitResult:
+        seen.append(unit)
+        return plain(actor, unit)
+
+    monkeypatch.setattr(Embedder, "embed", counted)
+    threads = torch.get_num_threads()
+    work = make_work(config(folder), "embed@corpus", id=str(units_here), force=False)
+    embed.run(work)
+    assert seen == list(range(min(units_here, len(whole.out.parts()))))
+    assert torch.get_num_threads() == threads
+    assert os.getpid() in work.facts.actors
+    assert (len(work.facts.actors) == 1) == (units_here == 9)
+    assert work.facts.rows == whole.facts.rows
+    assert work.out.read_table("errors.parquet").equals(whole.out.read_table("errors.parquet"))
     found = vectors(work.out)
     for image, x in vectors(whole.out).items():
         np.testing.assert_allclose(found[image], x, rtol=1e-3, atol=1e-3)
@@ -425,6 +453,13 @@ def test_what_is_left_out_or_comes_out_dark_is_counted_with_the_first(
     left_out, dark = work.warnings
     assert left_out == "1 files are no images and left out: 1 .heic (first: 'd.heic')"
     assert dark.startswith("2 pictures (first: 'a12.png'): 16 bits of which a sixteenth of the range or less is used")
+
+    # Interrupted after its only part, the run goes on with the same count.
+    again = make_work(config(pictures), "embed@corpus", id="again")
+    for name in ("model.json", "part-00000.parquet"):
+        again.out.write_bytes(name, work.out.read_bytes(name))
+    embed.run(again)
+    assert again.warnings == work.warnings
 
     # A reader in another process tells the same.
     task = embed.actor_task(work, find_job(work.cfg, "corpus"), 3, embed.Pool(1, 1), embed.Resources(0, 2, 2))

@@ -106,6 +106,21 @@ def test_workers_and_part_size_do_not_change_a_row(
     assert np.array_equal(rows[0], rows[2])
 
 
+def test_few_triplets_are_labelled_here_with_the_same_rows(
+    corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spread = labelled(corpus, clustered, make_work, "spread").out
+    monkeypatch.setattr(label, "_label_in_tasks", None)  # would raise
+    parents = corpus.parents | {"cluster": clustered}
+    here = make_work(corpus.config(), "label@aligned", parents, "here", force=False)
+    label.run(here)
+    names = [name for name in spread.files() if name.endswith(".parquet")]
+    assert len(names) >= 3
+    for name in names:
+        assert here.out.read_table(name).equals(spread.read_table(name)), name
+    assert here.out.read_json("stats.json") == spread.read_json("stats.json")
+
+
 def test_kinds_by_class_and_mixtures(corpus: SmallCorpus, clustered: Artifact, make_work: Callable[..., Work]) -> None:
     kinds = {"cluster_border": 1.0, "class_border": 2.0, "within_class": 1.0, "between_class": 2.0}
     work = labelled(corpus, clustered, make_work, **{f"label__{k}": v for k, v in kinds.items()})
