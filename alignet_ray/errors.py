@@ -1,7 +1,9 @@
-"""UserError: an error that the user can fix, shown as its message alone."""
+"""UserError: an error that the user can fix, shown as its message alone; and what such messages are made of."""
 
+import difflib
 import os
 import stat
+from collections.abc import Sequence
 
 MAX_CHARACTERS = 200
 """Characters that a message takes over from another library's."""
@@ -18,6 +20,17 @@ def first_line(error: Exception) -> str:
     """The first line of an error's message, for messages of one line; damaged files may make it long."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0][:MAX_CHARACTERS]
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that was probably meant; None where none is near."""
+    # Of `--section.field` the field says what is meant: equal sections alone would make any two of their fields alike.
+    section, _, field = name.rpartition(".")
+    if section:
+        same_field = [other for other in known if difflib.get_close_matches(field, [other.rpartition(".")[2]], 1, 0.7)]
+        if same_field:
+            return max(same_field, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+    return next(iter(difflib.get_close_matches(name, known, 1)), None)
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:

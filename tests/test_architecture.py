@@ -25,7 +25,7 @@ ROOMS = {
     "human": GROUND | {"core", "data", "artifacts"},
     "synthetic": GROUND | {"core", "data"},
     "models": GROUND | {"core", "data", "artifacts", "images", "tracking"},
-    "training": GROUND | {"core", "data", "artifacts", "images", "human", "models"},
+    "training": GROUND | {"core", "data", "artifacts", "images", "human", "models", "evals"},
     "evals": GROUND | {"core", "data", "artifacts", "human"},
     "report": GROUND | {"core", "data", "artifacts", "evals"},
     "demo": GROUND | {"core", "data", "artifacts", "images", "models"},
@@ -266,7 +266,6 @@ TESTED_ELSEWHERE = {
     # The whole evaluation and its report.
     "artifacts/evaluate.py": "stages/test_evaluate.py",
     "evals/suite.py": "stages/test_evaluate.py",
-    "report/build.py": "stages/test_evaluate.py",
     "report/image_sections.py": "stages/test_evaluate.py",
     "stages/evaluation_inputs.py": "stages/test_evaluate.py",
     # What a stage hands to its processes, and the processes.

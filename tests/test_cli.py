@@ -53,6 +53,7 @@ def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         (("show", "models:/x@y"), "no model registry"),
         (("run", "smok"), "did you mean 'smoke'"),
         (("run", "smoke", "--embed.modle", "x"), "did you mean '--embed.model'"),
+        (("run", "smoke", "--tracking.alias-to", "x"), "did you mean '--register.alias'"),
         (("run", "smoke", "--embed.batch-size", "x"), "--embed.batch-size x: expected INT"),
         (("run", "smoke", "--distill.lr=-1"), "--distill.lr -1.0: input should be greater than 0\n"),
         (("run", "--align.network.decay-to-init=-2"), "--align.network.decay-to-init -2.0: input should be"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, require_regular
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, nearest, require_regular
 
 
 def test_the_first_line_is_the_message_up_to_its_end() -> None:
@@ -42,3 +42,17 @@ def test_files_folders_and_what_is_not_there_pass_and_pipes_and_devices_do_not(t
     for path in (pipe, Path(os.devnull)):
         with pytest.raises(UserError, match="is a pipe or a device"):
             require_regular(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("distil.lr", "distill.lr"),
+        ("distill.lrr", "distill.lr"),
+        ("tracking.alias", "register.alias"),
+        ("rnu", "run"),
+        ("nothing.like.it", None),
+    ],
+)
+def test_of_a_dotted_name_the_field_says_what_was_meant(name: str, meant: str | None) -> None:
+    assert nearest(name, ["run", "distill.lr", "align.lr", "register.alias", "tracking.uri"]) == meant

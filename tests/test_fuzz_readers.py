@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import scipy.io
+import torch
 import yaml
 from PIL import Image
 
@@ -26,10 +27,10 @@ from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import read_transform
 from alignet_ray.checks import verify
 from alignet_ray.config import Config
-from alignet_ray.data import deepmind
+from alignet_ray.data import deepmind, stored
 from alignet_ray.data.files import read_rows
 from alignet_ray.errors import UserError
-from alignet_ray.human.benchmarks import read_choices
+from alignet_ray.human.benchmarks import read_choices, read_image_responses
 from alignet_ray.human.matrices import read_matrix
 from alignet_ray.human.objects import read_concepts
 from alignet_ray.human.responses import read_responses
@@ -130,6 +131,38 @@ def read_choices_file(path: Path) -> None:
     read_choices(str(path), {"a.jpg": 0, "b.jpg": 1, "c.jpg": 2})
 
 
+def read_answers_on_images(path: Path) -> None:
+    read_image_responses(str(path), {"a.jpg": 0, "b.jpg": 1, "c.jpg": 2})
+
+
+def read_stored(path: Path) -> None:
+    """Stored embeddings, whose rows a whole CSV beside them names."""
+    path.with_suffix(".csv").write_text("path\na.jpg\nb.jpg\nc.jpg\nd.jpg\n", encoding="utf-8")
+    stored.read(str(path), "", {f"{name}.jpg": number for number, name in enumerate("abcd")})
+
+
+def read_stored_rows(path: Path) -> None:
+    """Whole embeddings beside a damaged CSV."""
+    features = path.with_suffix(".npy")
+    features.write_bytes(npy(SQUARE))
+    stored.read(str(features), "", {"a.jpg": 0})
+
+
+def list_with_classes(path: Path) -> None:
+    """A folder of validation images whose classes a file tells."""
+    folder = path.parent / "flat"
+    folder.mkdir(exist_ok=True)
+    (folder / "ILSVRC2012_val_00000001.png").write_bytes(picture("PNG"))
+    (folder / "LOC_val_solution.csv").write_bytes(path.read_bytes())
+    list_images(str(folder))
+
+
+def pickled(content: object) -> bytes:
+    sink = io.BytesIO()
+    torch.save(content, sink)
+    return sink.getvalue()
+
+
 READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
     "responses as text": (lambda path: read_responses(str(path)), ".csv", [TEXT, TABLE]),
     "responses as array": (lambda path: read_responses(str(path)), ".npy", [npy(ROWS), npy(ROWS.astype(float))]),
@@ -157,6 +190,28 @@ READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
         [safetensors.numpy.save({"weights": SQUARE, "bias": np.ones(4)}, {"provenance": "{}"})],
     ),
     "weights as safetensors": (read_weights, ".safetensors", [safetensors.numpy.save({"conv.weight": SQUARE})]),
+    "weights of torch": (
+        read_weights,
+        ".pth",
+        [pickled({"conv.weight": torch.eye(4)}), pickled({"state_dict": {"module.fc.bias": torch.ones(3)}})],
+    ),
+    "answers on images": (
+        read_answers_on_images,
+        ".csv",
+        [b"image0,image1,image2,choice,level\na.jpg,b.jpg,c.jpg,3,border\nb.jpg,c.jpg,a.jpg,1,within\n"],
+    ),
+    "stored embeddings as array": (read_stored, ".npy", [npy(SQUARE)]),
+    "stored embeddings as safetensors": (
+        read_stored,
+        ".safetensors",
+        [safetensors.numpy.save({"embedding": SQUARE})],
+    ),
+    "rows of stored embeddings": (read_stored_rows, ".csv", [b"path,row\na.jpg,0\nb.jpg,2\nc.jpg,1\nd.jpg,3\n"]),
+    "classes of validation images": (
+        list_with_classes,
+        ".csv",
+        [b"ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n"],
+    ),
     "labelled triplets": (lambda path: verify(str(path)), ".parquet", [arrow(LABELS)]),
     "released triplets": (lambda path: verify(str(path)), ".npz", [release()]),
     "released triplets, read": (lambda path: list(deepmind.blocks(path)), ".npz", [release()]),
@@ -213,6 +268,7 @@ def test_a_damaged_file_is_one_line_and_no_traceback(name: str, tmp_path: Path) 
 
     assert seen >= DAMAGED
     assert not [message for message in messages if "\n" in message or len(message) > 700]
-    # A picture's faults are ValueErrors, for the quarantine; damage in a tar is mostly that of its pictures.
-    if name not in ("picture", "images in tar"):
+    # A picture's faults are ValueErrors, for the quarantine; damage in a tar is mostly that of its pictures. A file of
+    # classes that names none leaves its images without class, which listing tells.
+    if name not in ("picture", "images in tar", "classes of validation images"):
         assert len(messages) > 20, "hardly any damage was refused: the reader checks nothing"

@@ -59,7 +59,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     found = (("base", "pre_logits", 0.41), ("student", "pre_logits", 0.5), ("student", "head", 0.55))
     rows = [{"model": model, "layer": layer, "value": value} | SCORE for model, layer, value in found]
     store.draft("evaluate", "e" * 12).write_table("scores.parquet", pa.Table.from_pylist(rows))
-    facts = EvaluateFacts(table=[], test_objects=12, champion=True, reasons=[], scores={})
+    facts = EvaluateFacts(table=[], test_objects=12, verdict="yes", reasons=[], scores={})
     evaluated = artifact(store, "evaluate", "e" * 12, {"distill@student": student, "align": align}, asdict(facts))
     cfg = Config().replace(store__root=store.root)
     session = Session.open(cfg, Path(store.root))
@@ -94,7 +94,7 @@ def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
     uri, store = registered
     listed = run(capsys, "ls", "--models", "--store.root", store.root).splitlines()
     assert len(listed) == 3  # heads, a rule, and version 1
-    for word in (NAME, "candidate champion", "41.0 (40.0-60.0)", "50.0 (", "55.0 (", "passed"):
+    for word in (NAME, "candidate champion", "41.0 (40.0-60.0)", "50.0 (", "55.0 (", "yes"):
         assert word in listed[2]
     shown = run(capsys, "show", f"models:/{NAME}@champion", "--store.root", store.root)
     assert f"# {NAME}" in shown  # the card

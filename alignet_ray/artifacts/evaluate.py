@@ -21,14 +21,14 @@ class EvaluateFacts:
     Attributes:
         table: lines of the table of scores that a run ends with.
         test_objects: objects that the scores are about.
-        champion: whether the student may become the champion.
-        reasons: why, or why not.
+        verdict: whether the student may become the champion: yes, no, or cannot tell.
+        reasons: why, a sentence for each criterion.
         scores: overall scores by `METRIC_MODEL_LAYER`.
     """
 
     table: list[str]
     test_objects: int
-    champion: bool
+    verdict: str
     reasons: list[str]
     scores: dict[str, float]
 

@@ -67,14 +67,18 @@ class KernelHeadShape:
     """Shape of a network teacher's kernel head.
 
     Attributes:
-        width: number of human dimensions.
+        dimensions: number of human dimensions.
         neighbours: annotated images that it compares with.
         rank: columns of its metric; None without one.
+        own_direction: whether an image's own direction stands beside its dimensions.
+        width: number of outputs.
     """
 
-    width: int
+    dimensions: int
     neighbours: int
     rank: int | None
+    own_direction: bool
+    width: int
 
 
 HeadShape = LinearHeadShape | KernelHeadShape
@@ -163,5 +167,8 @@ def _head_shape(head: Mapping[str, Any] | None) -> HeadShape | None:
         return None
     # model.json does not name the kind of head; this key is the kernel head's alone.
     if "neighbours" in head:
-        return KernelHeadShape(head["width"], head["neighbours"], head["rank"])
+        # Heads of before had human dimensions alone.
+        dimensions = head.get("dimensions", head["width"])
+        own_direction = head.get("own_direction", False)
+        return KernelHeadShape(dimensions, head["neighbours"], head["rank"], own_direction, head["width"])
     return LinearHeadShape(head["width"], head["bias"])

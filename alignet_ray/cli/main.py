@@ -4,7 +4,6 @@ Importing this module is cheap, so that `--help` answers at once: a command's op
 is called.
 """
 
-import difflib
 import errno
 import importlib
 import locale
@@ -14,7 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -223,9 +222,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The message for a name that does not exist: the nearest one that does, or all of them."""
     # A near name is almost always the one that was meant, so the others are left out.
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
+    close = nearest(name, known)
     if close:
-        return f"unknown {kind} {name!r}: did you mean {close[0]!r}?"
+        return f"unknown {kind} {name!r}: did you mean {close!r}?"
     if len(known) > SHORT_LIST:
         return f"unknown {kind} {name!r}: --help lists them"
     return f"unknown {kind} {name!r}: there are {', '.join(known)}"

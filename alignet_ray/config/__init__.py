@@ -1,6 +1,5 @@
 """Typed configuration of a whole run, to and from YAML. Its sections are in `sections.py` and `stages.py`."""
 
-import difflib
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from alignet_ray.config.sections import (
     Tracking,
 )
 from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
-from alignet_ray.errors import UserError, first_line, require_regular
+from alignet_ray.errors import UserError, first_line, nearest, require_regular
 
 __all__ = [
     "Align",
@@ -112,10 +111,10 @@ class Config(Section):
         if first["type"] != "extra_forbidden":
             return f"{name}: {first['msg'].removeprefix('Value error, ')}"
 
-        nearest = difflib.get_close_matches(name, cls().flat(), n=1)
+        meant = nearest(name, list(cls().flat()))
         hint = ""
-        if nearest:
-            hint = f"; did you mean {nearest[0]}?"
+        if meant:
+            hint = f"; did you mean {meant}?"
         return f"{name}: no such field{hint}"
 
     def flat(self) -> dict[str, Any]:

@@ -78,7 +78,8 @@ def paper() -> Config:
 
     Source: the configuration released with Muttenthaler et al., Nature 2025 (google-deepmind/alignet): JSD at tau 100
     without normalisation, Dense(1024) on pre_logits, Adam at 3e-5 with 5,000 steps of warm-up in a cosine over 100,000,
-    decay to the initial weights of strength 1, whole images squashed to 224 px with values in [0, 1]. k = 500 clusters
+    decay to the initial weights of strength 1, whole images squashed to 224 px with values in [0, 1]; the weights as
+    trained, without interpolation. k = 500 clusters
     and 10 M + 10 k triplets: the article.
     """
     return Config(
@@ -101,6 +102,7 @@ def paper() -> Config:
             lr=3e-5,
             warmup=5_000,
             decay_to_init=1.0,
+            interpolation=1.0,
         ),
     )
 

@@ -77,6 +77,9 @@ class Network(Section):
     temperature: float | None = Field(None, gt=0)
     """Temperature of the kernel regression over annotated images (on cosines). Default: chosen so that training objects
     predict each other best."""
+    own_weight: float = Field(0.0, ge=0)
+    """Weight of an image's own direction beside its predicted human dimensions, which keeps images apart that people find
+    alike. 0: dimensions alone."""
     steps: int = Field(30, ge=0)
     """Updates; validation objects choose the best one. 0: keep the pretrained network and only fit the kernel
     regression."""
@@ -247,6 +250,10 @@ class Distill(Section):
     """Largest norm of the gradient. Default: no clipping."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """EMA decay of the weights; 0 disables it."""
+    interpolation: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """The finished student's place between its pretrained weights (0) and its trained ones (1); the head stays as
+    trained. `auto`: as near to people as possible while telling objects apart loses one point at most, on validation
+    objects; the report shows the trade-off. 1: as published."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Keep the pretrained statistics of BatchNorm layers, or update them (each worker from its own images)."""
     trainable: Literal["all", "head"] | int = "all"

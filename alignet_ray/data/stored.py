@@ -157,6 +157,9 @@ def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
         raise UserError(f"{path} holds no embeddings: it is empty") from error
     except Exception as error:  # damaged bytes raise errors of many types in both libraries
         raise UserError(f"{path} holds no embeddings: {first_line(error)}") from error
+    # A zip with several arrays opens under any name.
+    if not isinstance(vectors, np.ndarray):
+        raise UserError(f"{path} holds no embeddings: it is a zip of arrays; save the one that is meant")
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(
             f"{path}: embeddings are rows of decimal numbers (n, d), these are {vectors.dtype} {vectors.shape}"

@@ -12,7 +12,18 @@ from alignet_ray.screen import TableRow, table
 
 SIGNIFICANCE = 0.05
 
-PERCENT_METRICS = ("odd_one_out", "neighbours", "knn", "probe", "few_shot", "shift", "anomaly", "ood", "two_afc")
+PERCENT_METRICS = (
+    "odd_one_out",
+    "neighbours",
+    "knn",
+    "probe",
+    "few_shot",
+    "same_object",
+    "shift",
+    "anomaly",
+    "ood",
+    "two_afc",
+)
 """Beginnings of the metrics that read best as percentages; the others stay plain numbers."""
 
 

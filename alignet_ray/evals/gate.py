@@ -1,73 +1,148 @@
-"""Whether a student may become the champion: closer to people by a margin, and no worse at anything else."""
+"""Whether a student may become the champion: closer to people by a margin, and no worse at anything else.
+
+Decided on validation objects, by 95 % intervals of differences to the base on the same items. An interval that does not
+settle a question is no verdict: with few objects it is often wider than what is asked.
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from enum import StrEnum
+from math import hypot, isnan
 
 from alignet_ray.core.scores import Score
 
-GENERALISATION = ("knn_category", "few_shot_1", "few_shot_5", "shift_source", "shift_target", "anomaly_auroc")
+GENERALISATION = (
+    "knn_category",
+    "few_shot_1",
+    "few_shot_5",
+    "same_object",
+    "shift_source",
+    "shift_target",
+    "anomaly_auroc",
+)
 """Scores (fractions) in which a student must not fall behind its base."""
 
+TITLES = {
+    "odd_one_out": "agreement with people",
+    "knn_category": "category by nearest images",
+    "few_shot_1": "objects learned from 1 image",
+    "few_shot_5": "objects learned from 5 images",
+    "same_object": "object of the nearest image",
+    "shift_source": "category of new images",
+    "shift_target": "category of new objects",
+    "anomaly_auroc": "spotting another category",
+}
+"""What each score is called in a reason."""
 
-class Decision(NamedTuple):
-    """Whether the student passed, and why: one sentence for each criterion."""
+LAYER = "pre_logits"
+"""The layer that users take; base and student have it both."""
 
-    champion: bool
+
+class Verdict(StrEnum):
+    """Answer to a question about the student."""
+
+    YES = "yes"
+    NO = "no"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Change:
+    """The student's difference to its base (fraction) with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the student passed, and why.
+
+    Attributes:
+        verdict: whether it may become the champion.
+        nearer: whether it is nearer to people.
+        kept: whether it is no worse at anything else.
+        reasons: one sentence for each criterion.
+    """
+
+    verdict: Verdict
+    nearer: Verdict
+    kept: Verdict
     reasons: list[str]
 
 
-class Check(NamedTuple):
-    """Whether one criterion is met, and the sentence about it."""
-
-    passed: bool
-    reason: str
-
-
-def decide(
-    scores: Iterable[Score], margin: float = 0.02, tolerance: float = 0.01, layer: str = "pre_logits"
-) -> Decision:
-    """Compare student and base on the annotated objects.
+def decide(scores: Iterable[Score], margin: float = 0.02, tolerance: float = 0.01) -> Decision:
+    """Compare student and base on annotated objects.
 
     Args:
-        scores: the scores table.
-        margin: minimum gain of the student over the base in odd-one-out agreement (fraction).
-        tolerance: maximum loss against the base in any generalisation score (fraction).
-        layer: the layer that users take.
+        scores: of the validation objects.
+        margin: least gain of the student over the base in odd-one-out agreement (fraction).
+        tolerance: largest loss against the base in any generalisation score (fraction).
     """
     # Without a level: parts of the data are for the report, the decision is about all of it.
-    values = {}
+    found = {}
     for score in scores:
-        if score.dataset == "objects" and score.layer == layer and not score.level:
-            values[score.model, score.metric] = score.value
+        if score.dataset == "objects" and score.layer == LAYER and score.level in ("", "over:base"):
+            found[score.model, score.metric] = score
 
-    champion, reason = _check(values, "odd_one_out", margin, "human agreement")
-    reasons = [reason]
+    nearer = Verdict.CANNOT_TELL
+    reasons = [f"{TITLES['odd_one_out']}: not scored"]
+    change = _change(found, "odd_one_out")
+    if change is not None:
+        nearer = _at_least(change, margin)
+        reasons = [_reason("odd_one_out", nearer, change, f"at least {100 * margin:+.1f}")]
+
+    # What the base was not scored on is missing for all models.
+    verdicts = []
     for metric in GENERALISATION:
-        # What the base was not scored on is missing for all models; a student without its score does fail.
-        if ("base", metric) in values:
-            passed, reason = _check(values, metric, -tolerance, metric)
-            champion &= passed
-            reasons.append(reason)
-
-    if len(reasons) == 1:
+        change = _change(found, metric)
+        if change is not None:
+            verdicts.append(_at_least(change, -tolerance))
+            reasons.append(_reason(metric, verdicts[-1], change, f"at least {-100 * tolerance:+.1f}"))
+    if not verdicts:
         reasons.append("generalisation was not scored: the objects have no categories, or too few images")
-    return Decision(champion, reasons)
+
+    kept = _all(verdicts)
+    return Decision(_all([nearer, kept]), nearer, kept, reasons)
 
 
-def _check(values: Mapping[tuple[str, str], float], metric: str, min_change: float, title: str) -> Check:
-    for model in ("base", "student"):
-        if (model, metric) not in values:
-            return Check(False, f"{title}: not scored for the {model}")
+def _change(found: Mapping[tuple[str, str], Score], metric: str) -> Change | None:
+    """The student's difference to its base; None where one of them was not scored."""
+    if ("base", metric) not in found or ("student", metric) not in found:
+        return None
 
-    base = values["base", metric]
-    student = values["student", metric]
-    change = student - base
-    passed = change >= min_change
-    verdict = "failed"
-    if passed:
-        verdict = "passed"
-    required = "no loss"
-    if min_change:
-        required = f"at least {100 * min_change:+.1f} points"
-    scored = f"{100 * base:.1f} -> {100 * student:.1f} %"
-    return Check(passed, f"{title}: {verdict}, {scored} ({100 * change:+.1f}; {required} asked)")
+    # A paired difference is much narrower than that of two scores by themselves, which some metrics only have.
+    gain = found.get(("student", f"{metric}_gain"))
+    if gain is not None:
+        return Change(gain.value, gain.low, gain.high)
+    base = found["base", metric]
+    student = found["student", metric]
+    value = student.value - base.value
+    half_width = hypot((base.high - base.low) / 2, (student.high - student.low) / 2)
+    return Change(value, value - half_width, value + half_width)
+
+
+def _at_least(change: Change, least: float) -> Verdict:
+    # Scores of very few items have no interval.
+    if isnan(change.low) or isnan(change.high):
+        return Verdict.CANNOT_TELL
+    if change.low >= least:
+        return Verdict.YES
+    if change.high < least:
+        return Verdict.NO
+    return Verdict.CANNOT_TELL
+
+
+def _all(verdicts: list[Verdict]) -> Verdict:
+    """Yes if all are; no if one is; nothing asked is nothing known."""
+    if Verdict.NO in verdicts:
+        return Verdict.NO
+    if verdicts and all(verdict is Verdict.YES for verdict in verdicts):
+        return Verdict.YES
+    return Verdict.CANNOT_TELL
+
+
+def _reason(metric: str, verdict: Verdict, change: Change, asked: str) -> str:
+    interval = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
+    return f"{TITLES[metric]}: {verdict}, {100 * change.value:+.1f} {interval} points ({asked} asked)"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import classify, similarity
 from alignet_ray.core.scores import Score
@@ -56,17 +56,18 @@ def evaluate(
 
     few_shot_k: logistic regression from k images of every object to its other images, mean over draws of the images and
     over objects; the L2 penalty is the best one on the validation objects. knn_category: the vote of the five nearest
-    images of *other* objects on an image's category. Few-shot scores are left out with fewer than five objects that
-    have enough images, the other one with fewer than two categories.
+    images of *other* objects on an image's category. same_object: whether the nearest other image shows the same
+    object. Few-shot scores are left out with fewer than five objects that have enough images, knn_category with fewer
+    than two categories, same_object where every object has one image.
     """
     rows: list[Score] = []
     for images_per_object in shots:
-        task = draw_few_shot_task(test, images_per_object, draws, seed)
+        task = draw_few_shot_task(test.images, images_per_object, draws, seed)
         if task is None:
             continue
 
         # On other objects than those that are scored, or the penalty would be fitted to the test.
-        validation_task = draw_few_shot_task(validation, images_per_object, draws, seed)
+        validation_task = draw_few_shot_task(validation.images, images_per_object, draws, seed)
         accuracy = {}
         # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
         for space in spaces:
@@ -74,28 +75,37 @@ def evaluate(
             correct = classify_few_shot(space, task, [penalty])[0]
             accuracy[space.name] = paired.mean_by_object(correct.ravel(), task.test_labels.ravel())
         rows += paired.rows(accuracy, "objects", f"few_shot_{images_per_object}", seed)
-    return rows + knn_category(spaces, test, seed)
+    return rows + knn_category(spaces, test, seed) + same_object(spaces, test, seed)
 
 
-def draw_few_shot_task(annotated: AnnotatedObjects, shots: int, draws: int, seed: int) -> FewShotTask | None:
+def draw_few_shot_task(
+    images: Sequence[Int[np.ndarray, " _"]], shots: int, draws: int, seed: int
+) -> FewShotTask | None:
     """Draw `shots` training images of every object that has more than that; None with fewer than five such objects.
 
     Every object gives the same number of test images, so that no object with many images outweighs the others.
+
+    Args:
+        images: image_ids of every object.
+        shots: training images of each object.
+        draws: number of draws.
+        seed: of these.
     """
-    image_counts = np.array([len(image_ids) for image_ids in annotated.images], dtype=np.int64)
+    image_counts = np.array([len(image_ids) for image_ids in images], dtype=np.int64)
     classes = np.flatnonzero(image_counts > shots)
     if len(classes) < MIN_CLASSES:
         return None
     test_images = min(int(image_counts[classes].min()) - shots, MAX_TEST_IMAGES)
 
     # Training images come first in the last axis, test images after them.
-    image_ids, owner = annotated.all_images()
+    image_ids = np.concatenate(images)
+    owner = np.repeat(np.arange(len(images)), image_counts)
     rng = np.random.default_rng([seed, shots])
     chosen = np.empty((draws, len(classes), shots + test_images), np.int64)
     for draw in range(draws):
         for label, row in enumerate(classes):
-            images = np.flatnonzero(owner == row)
-            chosen[draw, label] = rng.permutation(images)[: shots + test_images]
+            own = np.flatnonzero(owner == row)
+            chosen[draw, label] = rng.permutation(own)[: shots + test_images]
     labels = np.broadcast_to(np.arange(len(classes))[None, :, None], chosen.shape)
 
     return FewShotTask(
@@ -155,3 +165,34 @@ def knn_category(spaces: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, 
         predicted = classify.knn_predictions(similarities, truth, NEIGHBOURS)
         accuracy[space.name] = paired.mean_by_object(predicted == truth, owner)
     return paired.rows(accuracy, "objects", "knn_category", seed)
+
+
+def same_object(spaces: Sequence[EmbeddingSpace], annotated: AnnotatedObjects, seed: int) -> list[Score]:
+    """Share of images whose nearest other image shows the same object, mean over objects with several images."""
+    accuracy = {}
+    for space in spaces:
+        accuracy[space.name] = same_object_hits(space, annotated.images)
+    if not all(len(values) for values in accuracy.values()):
+        return []
+    return paired.rows(accuracy, "objects", "same_object", seed)
+
+
+def same_object_hits(space: EmbeddingSpace, images: Sequence[Int[np.ndarray, " _"]]) -> Float[np.ndarray, " o"]:
+    """For every object with several images, the share of them whose nearest other image shows it, too.
+
+    Args:
+        space: holds all images.
+        images: image_ids of every object; those of objects with one image are candidates as well.
+    """
+    # An image may show two objects; twice in the list it would be its own nearest neighbour.
+    image_ids = np.unique(np.concatenate([np.empty(0, np.int64), *images]))
+    similarities = similarity.similarity_matrix(space.features(image_ids), "dot")
+    np.fill_diagonal(similarities, -np.inf)
+    nearest = similarities.argmax(axis=1)
+
+    hits = []
+    for members in images:
+        if len(members) > 1:
+            own = np.searchsorted(image_ids, members)
+            hits.append(float(np.isin(nearest[own], own).mean()))
+    return np.array(hits)

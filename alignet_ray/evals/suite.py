@@ -8,10 +8,13 @@ from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
 from alignet_ray.core.scores import Score
-from alignet_ray.evals import odd_one_out, probe, representation_drift, rsa, shift, uncertainty
+from alignet_ray.evals import gate, odd_one_out, probe, representation_drift, rsa, shift, uncertainty
 from alignet_ray.evals.annotated_objects import MIN_OBJECTS, AnnotatedObjects, TripletTrials
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.evals.uncertainty import ImageTrials, ReliabilityCurve
+
+GATE_TRIPLETS = 100_000
+"""Triplets of validation objects, at most: intervals are over objects, and more triplets of them add little."""
 
 FEW_SHOT_DRAWS = 10
 """Draws of images in few-shot tasks, at most."""
@@ -108,3 +111,27 @@ def evaluate(
         scores += calibrated.scores
         curves = calibrated.curves
     return SuiteResults(scores, trials, image_draws, chosen, curves)
+
+
+def validate(spaces: list[EmbeddingSpace], objects: SplitObjects, options: SuiteOptions) -> list[Score]:
+    """Scores of base and student that the gate decides by, on validation objects; none with fewer than three of them.
+
+    Training objects take the place that validation objects have for test objects: penalties are chosen on them.
+    """
+    validation = objects.validation
+    if len(validation) < MIN_OBJECTS:
+        return []
+    compared = [space for space in spaces if space.layer == gate.LAYER and space.model in ("base", "student")]
+    seed = options.seed
+
+    triplets = min(options.triplets, GATE_TRIPLETS)
+    trials = TripletTrials.of(validation, triplets, options.posterior_draws, seed)
+    chosen = odd_one_out.respond_all(compared, validation.draw_images(options.image_draws, seed), trials)
+    found = odd_one_out.evaluate(chosen, trials, validation, options.bootstrap, seed)
+
+    nobody = validation.take(np.empty(0, np.int64))
+    with threadpool_limits(1, "blas"):
+        few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
+        found += probe.evaluate(compared, validation, objects.train, options.shots, few_shot_draws, seed)
+        found += shift.evaluate(compared, objects.train, nobody, validation, seed)
+    return found

@@ -174,7 +174,8 @@ def _head_shape(head: nn.Linear | KernelHead | None) -> HeadShape | None:
     rank = None
     if head.metric is not None:
         rank = head.metric.shape[1]
-    return KernelHeadShape(head.out_features, len(head.keys), rank)
+    dimensions = head.values.shape[1]
+    return KernelHeadShape(dimensions, len(head.keys), rank, head.has_own_direction, head.out_features)
 
 
 def load_network(folder: str | Path) -> EmbeddingNetwork:
@@ -195,7 +196,10 @@ def load_network(folder: str | Path) -> EmbeddingNetwork:
     if head is not None:
         # safetensors hold tensors alone, so loading a stranger's folder cannot run code as a pickle could.
         try:
-            head.load_state_dict(load_file(folder / HEAD_FILE))
+            weights = load_file(folder / HEAD_FILE)
+            if isinstance(head, KernelHead):
+                weights.setdefault("own_weight", torch.zeros(()))  # heads of before had dimensions alone
+            head.load_state_dict(weights)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"{folder / HEAD_FILE} is not this network's head: {str(error).splitlines()[0]}") from error
     return EmbeddingNetwork(backbone, head, description.tau).eval().requires_grad_(False)
@@ -206,5 +210,5 @@ def _empty_head(width: int, shape: HeadShape | None) -> nn.Linear | KernelHead |
     if shape is None:
         return None
     if isinstance(shape, KernelHeadShape):
-        return KernelHead.empty(width, shape.width, shape.neighbours, shape.rank)
+        return KernelHead.empty(width, shape.dimensions, shape.neighbours, shape.rank, shape.own_direction)
     return nn.Linear(width, shape.width, bias=shape.bias)

@@ -3,7 +3,9 @@
     y(z) = sum_j a_j m_j,    a = softmax_j( cos((z - c) G, (z_j - c) G) / T + log w_j )
 
 z_j are features of annotated images, m_j the human dimensions of the objects they show (dot products of dimensions are
-logits of choices), w_j weights that make every object count the same. It is the kernel regression of Nadaraya and
+logits of choices), w_j weights that make every object count the same. Where objects of a kind have much the same
+dimensions, images of all of them do: an image's own direction, times the square root of a small weight, can stand
+beside its dimensions and tell them apart. It is the kernel regression of Nadaraya and
 Watson (1964), or one layer of attention with annotated images as keys. G weighs features as the network's own
 classifier does, where its weights came with one: this does for human dimensions what convex combination of semantic
 embeddings does for words (Norouzi et al., ICLR 2014). An average of objects stays in the space that the annotated
@@ -35,6 +37,7 @@ class KernelHead(nn.Module):
         shares: 1 / (images of the same object), (n,).
         values: human dimensions of the annotated images' objects, (n, k).
         temperature: T, ().
+        own_weight: weight of an image's own direction beside its dimensions, (); 0: dimensions alone.
     """
 
     centre: Tensor
@@ -43,6 +46,7 @@ class KernelHead(nn.Module):
     shares: Tensor
     values: Tensor
     temperature: Tensor
+    own_weight: Tensor
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class KernelHead(nn.Module):
         shares: Float[Tensor, " n"],
         values: Float[Tensor, "n k"],
         temperature: Float[Tensor, ""],
+        own_weight: Float[Tensor, ""],
     ) -> None:
         super().__init__()
         # Buffers are saved and moved with the network, and no optimiser finds them.
@@ -61,9 +66,11 @@ class KernelHead(nn.Module):
         self.register_buffer("shares", shares)
         self.register_buffer("values", values)
         self.register_buffer("temperature", temperature)
+        self.register_buffer("own_weight", own_weight)
+        self.has_own_direction = bool(own_weight > 0)
 
     @classmethod
-    def empty(cls, width: int, outputs: int, keys: int, rank: int | None) -> "KernelHead":
+    def empty(cls, width: int, dimensions: int, keys: int, rank: int | None, own_direction: bool) -> "KernelHead":
         """A head of this shape, to load a state dict into; `rank` None: without a metric."""
         metric = None
         if rank is not None:
@@ -73,8 +80,9 @@ class KernelHead(nn.Module):
             metric=metric,
             keys=torch.zeros(keys, rank or width),
             shares=torch.ones(keys),
-            values=torch.zeros(keys, outputs),
+            values=torch.zeros(keys, dimensions),
             temperature=torch.ones(()),
+            own_weight=torch.tensor(float(own_direction)),
         )
 
     @classmethod
@@ -84,6 +92,7 @@ class KernelHead(nn.Module):
         objects: Int64[np.ndarray, " n"],
         values: Float[Tensor, "n k"],
         metric: Float[Tensor, "d r"] | None,
+        own_weight: float = 0.0,
     ) -> "KernelHead":
         """A head over annotated images with temperature 1.
 
@@ -92,6 +101,7 @@ class KernelHead(nn.Module):
             objects: number of the object that each image shows.
             values: human dimensions of these objects.
             metric: G.
+            own_weight: of an image's own direction beside its dimensions.
         """
         # An object with many images would otherwise draw all predictions to itself.
         _, object_rows, counts = np.unique(objects, return_inverse=True, return_counts=True)
@@ -100,23 +110,35 @@ class KernelHead(nn.Module):
         # Features of a network share a large mean; without it their cosines tell images apart better.
         centre = features.mean(0)
         keys = directions(features, centre, metric)
-        return cls(centre, metric, keys, shares, values, torch.ones((), device=features.device))
+        device = features.device
+        temperature = torch.ones((), device=device)
+        return cls(centre, metric, keys, shares, values, temperature, torch.tensor(own_weight, device=device))
 
     @property
     def out_features(self) -> int:
-        """Number of human dimensions."""
+        """Number of human dimensions, and of the columns of the own direction."""
+        if self.has_own_direction:
+            return self.values.shape[1] + self.keys.shape[1]
         return self.values.shape[1]
 
     def with_features(self, features: Float[Tensor, "n d"]) -> "KernelHead":
         """The same head over new features of its images, after the network has changed."""
         keys = self.directions(features)
-        return KernelHead(self.centre, self.metric, keys, self.shares, self.values, self.temperature)
+        return KernelHead(
+            self.centre, self.metric, keys, self.shares, self.values, self.temperature, self.own_weight
+        )
 
     def subset(self, rows: Int64[np.ndarray, " m"]) -> "KernelHead":
         """The same head over some of its images."""
         kept = torch.from_numpy(rows).to(self.keys.device)
         return KernelHead(
-            self.centre, self.metric, self.keys[kept], self.shares[kept], self.values[kept], self.temperature
+            self.centre,
+            self.metric,
+            self.keys[kept],
+            self.shares[kept],
+            self.values[kept],
+            self.temperature,
+            self.own_weight,
         )
 
     def directions(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b r"]:
@@ -124,12 +146,15 @@ class KernelHead(nn.Module):
         return directions(features.float(), self.centre, self.metric)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """Human dimensions of images, from their features."""
+        """Human dimensions of images, from their features, and their own direction where that has a weight."""
         # Queries times keys would be too large a matrix for all images of a corpus at once.
         predictions = []
         for queries in torch.split(self.directions(features), CHUNK_ROWS):
             logits = queries @ self.keys.T / self.temperature
-            predictions.append(weighted_mean(logits, self.values, self.shares))
+            predicted = weighted_mean(logits, self.values, self.shares)
+            if self.has_own_direction:
+                predicted = torch.cat([predicted, self.own_weight.sqrt() * queries], dim=1)
+            predictions.append(predicted)
         return torch.cat(predictions)
 
     def leave_one_out(self, features: Float[Tensor, "b d"], values: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:

@@ -1,5 +1,6 @@
 """The report: one self-contained HTML page that a newcomer reads without a manual."""
 
+from alignet_ray.report.about import About, use
 from alignet_ray.report.build import build
 from alignet_ray.report.contents import (
     LossCurve,
@@ -8,4 +9,4 @@ from alignet_ray.report.contents import (
     TripletExample,
 )
 
-__all__ = ["LossCurve", "NeighbourQuery", "ReportContents", "TripletExample", "build"]
+__all__ = ["About", "LossCurve", "NeighbourQuery", "ReportContents", "TripletExample", "build", "use"]

@@ -1,29 +1,44 @@
 """Puts the report together: what each section shows, in the order in which a person asks."""
 
-from alignet_ray.report import image_sections, label_section, table_sections, teacher_section
+from alignet_ray.report import (
+    image_sections,
+    interpolation_section,
+    label_section,
+    map_section,
+    table_sections,
+    teacher_section,
+)
 from alignet_ray.report.contents import ReportContents
 from alignet_ray.report.rendering import render
 
 
 def build(contents: ReportContents) -> str:
     """The whole page as HTML text. A section without anything to show is None and left out."""
+    sections = {
+        "agreement": table_sections.agreement(contents),
+        "levels": table_sections.levels(contents),
+        "external": table_sections.external(contents),
+        "generalisation": table_sections.generalisation(contents),
+        "interpolation": interpolation_section.interpolation(contents),
+        "examples": image_sections.examples(contents),
+        "matrices": image_sections.matrices(contents),
+        "maps": map_section.maps(contents),
+        "neighbours": contents.queries,
+        "calibration": image_sections.calibration(contents),
+        "drift": table_sections.drift(contents),
+        "training": image_sections.training(contents),
+        "clusters": image_sections.clusters(contents),
+        "teacher": teacher_section.teacher(contents),
+        "labels": label_section.labels(contents),
+        "use": contents.use,
+        "provenance": contents.provenance,
+    }
     return render(
         "report.html",
         title=contents.title,
+        about=contents.about,
+        people=contents.people,
         summary=table_sections.summary(contents),
-        agreement=table_sections.agreement(contents),
-        levels=table_sections.levels(contents),
-        external=table_sections.external(contents),
-        generalisation=table_sections.generalisation(contents),
-        examples=image_sections.examples(contents),
-        matrices=image_sections.matrices(contents),
-        maps=image_sections.maps(contents),
-        neighbours=contents.queries,
-        calibration=image_sections.calibration(contents),
-        drift=table_sections.drift(contents),
-        training=image_sections.training(contents),
-        clusters=image_sections.clusters(contents),
-        teacher=teacher_section.teacher(contents),
-        labels=label_section.labels(contents),
-        provenance=contents.provenance,
+        sections=sections,
+        **sections,
     )

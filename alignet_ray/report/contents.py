@@ -10,10 +10,12 @@ from PIL import Image
 
 from alignet_ray.artifacts.align import AlignReport
 from alignet_ray.artifacts.cluster import CurvePoint
+from alignet_ray.artifacts.distill import Interpolation
 from alignet_ray.artifacts.label import LabelStats
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.spaces import MODEL_TITLES
+from alignet_ray.report.about import About, Use
 
 Row = dict[str, str]
 """A table row: column heading -> text."""
@@ -37,12 +39,38 @@ class TripletExample:
 
 
 @dataclass(frozen=True)
-class NeighbourQuery:
-    """An image and its nearest neighbours in each space: model -> [(image, whether it is of the same group)]."""
+class Neighbour:
+    """An image among the nearest of another one, and whether both are of one group."""
 
     image: Image.Image | None
     name: str
-    neighbours: dict[str, list[tuple[Image.Image | None, bool]]]
+    is_same_group: bool
+
+
+@dataclass(frozen=True)
+class NeighbourQuery:
+    """An image, and by model its nearest neighbours, the nearest first."""
+
+    image: Image.Image | None
+    name: str
+    neighbours: dict[str, list[Neighbour]]
+
+
+@dataclass(frozen=True)
+class Disagreements:
+    """Triplets on which exactly one of student and base agrees with people.
+
+    Attributes:
+        gained, lost: how many there are on which the student agrees, and on which the base does.
+        triplets: all that both were asked.
+        gains, regressions: the clearest ones of both kinds.
+    """
+
+    gained: int
+    lost: int
+    triplets: int
+    gains: list[TripletExample]
+    regressions: list[TripletExample]
 
 
 @dataclass(frozen=True)
@@ -68,6 +96,9 @@ class ReportContents:
 
     Attributes:
         title: heading of the page.
+        people: whose choices "people" are, as they stand in a sentence.
+        about: date, machine and versions.
+        use: how to go on with the student; None where it is not registered.
         provenance: what the run was made of, for the end of the page.
         summary: rows of the table that the command line prints.
         scores: the scores table.
@@ -75,14 +106,15 @@ class ReportContents:
         matrices: similarity matrices of the test objects, already in display order.
         groups: group of every row of `matrices`.
         maps: two-dimensional maps of the test objects, space -> points.
-        map_groups, map_names: group and name of every point of `maps`.
+        map_groups, map_names, map_pictures: group, name and picture of every point of `maps`.
         map_method: how the maps were made (pca, umap).
-        gains, regressions: triplets on which the student agrees with people and the base does not, and the reverse.
+        disagreements: triplets on which student and base differ; None where one of them was not scored.
         queries: nearest neighbours in base and student.
         clusters: contact sheets of clusters, name -> images.
         cluster_candidates: numbers of clusters that were tried.
         labels: statistics of the labels by teacher (aligned, raw).
         teacher: the report of `align`; None without one.
+        interpolation: where the student is between its pretrained weights and its trained ones; None if unknown.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
     """
@@ -91,20 +123,24 @@ class ReportContents:
     provenance: dict[str, str]
     summary: list[Row]
     scores: list[Score]
+    people: str = "people"
+    about: About = field(default_factory=lambda: About("", {}))
+    use: Use | None = None
     losses: list[LossCurve] = field(default_factory=list)
     matrices: dict[str, Float[np.ndarray, "m m"]] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
     maps: dict[str, Float[np.ndarray, "n 2"]] = field(default_factory=dict)
     map_groups: list[str] = field(default_factory=list)
     map_names: list[str] = field(default_factory=list)
+    map_pictures: list[Image.Image | None] = field(default_factory=list)
     map_method: str = "pca"
-    gains: list[TripletExample] = field(default_factory=list)
-    regressions: list[TripletExample] = field(default_factory=list)
+    disagreements: Disagreements | None = None
     queries: list[NeighbourQuery] = field(default_factory=list)
     clusters: dict[str, list[Image.Image | None]] = field(default_factory=dict)
     cluster_candidates: Sequence[CurvePoint] = field(default_factory=list)
     labels: Mapping[str, LabelStats] = field(default_factory=dict)
     teacher: AlignReport | None = None
+    interpolation: Interpolation | None = None
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
 

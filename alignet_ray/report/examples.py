@@ -13,7 +13,7 @@ from alignet_ray.evals.odd_one_out import HeldOutResponses
 from alignet_ray.evals.rsa import object_similarity
 from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace
 from alignet_ray.report import figures
-from alignet_ray.report.contents import NeighbourQuery, TripletExample
+from alignet_ray.report.contents import Disagreements, Neighbour, NeighbourQuery, TripletExample
 
 ImageReader = Callable[[int], Image.Image | None]
 """image_id -> the image, None where it cannot be read."""
@@ -34,9 +34,7 @@ def object_groups(annotated: AnnotatedObjects, human: Float[np.ndarray, "m m"], 
         within = human[np.ix_(members, members)]
         medoid = members[within.sum(axis=1).argmax()]
         name = annotated.names[medoid]
-        titles[cluster] = f"group {cluster + 1}"
-        if name:
-            titles[cluster] = f"like {name}"
+        titles[cluster] = f"like {name}"
     return [titles[cluster] for cluster in clusters]
 
 
@@ -84,8 +82,9 @@ def triplet_examples(
     image_of_object: Int[np.ndarray, " m"],
     read_image: ImageReader,
     count: int = 6,
-) -> tuple[list[TripletExample], list[TripletExample]]:
-    """Triplets on which exactly one of student and base agrees with people: gains of the student, and regressions.
+    regressions: int = 3,
+) -> Disagreements | None:
+    """Triplets on which exactly one of student and base agrees with people; None where one of them is missing.
 
     The clearest cases come first; an object appears at most once in each list.
 
@@ -95,7 +94,7 @@ def triplet_examples(
         annotated: the objects of the triplets.
         image_of_object: the image_id that stands for each object.
         read_image: opens an image.
-        count: length of each list, at most.
+        count, regressions: lengths of both lists, at most.
     """
     # Each model by one embedding: the backbone's, or the teacher's aligned space; a head would be a second vote.
     columns = {}
@@ -103,10 +102,7 @@ def triplet_examples(
         if layer in ("pre_logits", "aligned"):
             columns[model] = column
     if "base" not in columns or "student" not in columns:
-        return [], []
-
-    def name(row: int) -> str:
-        return annotated.names[row] or f"object {annotated.objects[row]}"
+        return None
 
     def image(row: int) -> Image.Image | None:
         return read_image(int(image_of_object[row]))
@@ -116,20 +112,26 @@ def triplet_examples(
         p01, p02, p12 = trials.probabilities[trial].tolist()
         return TripletExample(
             images=(image(first), image(second), image(third)),
-            names=(name(first), name(second), name(third)),
+            names=(annotated.names[first], annotated.names[second], annotated.names[third]),
             probabilities=(p01, p02, p12),
             choices={model: int(responses.choice[trial, column]) for model, column in columns.items()},
         )
 
     # Both lists, gains and losses: a page with the gains alone would flatter the student.
-    gains = _disagreements(responses, trials, columns["student"], columns["base"], count)
-    regressions = _disagreements(responses, trials, columns["base"], columns["student"], count)
-    return [example(trial) for trial in gains], [example(trial) for trial in regressions]
+    gained = _disagreements(responses, trials, columns["student"], columns["base"])
+    lost = _disagreements(responses, trials, columns["base"], columns["student"])
+    return Disagreements(
+        gained=len(gained),
+        lost=len(lost),
+        triplets=len(trials),
+        gains=[example(trial) for trial in _without_repeats(gained, trials.triplets, count)],
+        regressions=[example(trial) for trial in _without_repeats(lost, trials.triplets, regressions)],
+    )
 
 
 def _disagreements(
-    responses: HeldOutResponses, trials: TripletTrials, winner: int, loser: int, count: int
-) -> list[int]:
+    responses: HeldOutResponses, trials: TripletTrials, winner: int, loser: int
+) -> Int[np.ndarray, " c"]:
     """Trials in which column `winner` makes the human choice and `loser` does not, the clearest first."""
     human = trials.probabilities.argmax(axis=1)
     won = (responses.choice[:, winner] == human) & (responses.choice[:, loser] != human)
@@ -137,8 +139,7 @@ def _disagreements(
 
     # A triplet is clear where people nearly always choose the same pair
     clarity = trials.probabilities[candidates].max(axis=1)
-    candidates = candidates[np.argsort(-clarity, kind="stable")]
-    return _without_repeats(candidates, trials.triplets, count)
+    return candidates[np.argsort(-clarity, kind="stable")]
 
 
 def _without_repeats(candidates: Int[np.ndarray, " c"], triplets: Int[np.ndarray, "t 3"], count: int) -> list[int]:
@@ -182,11 +183,13 @@ def neighbour_queries(
     for group in largest:
         is_member = np.array(groups)[owner] == group
         query = int(np.flatnonzero(is_member)[0])
-        found = {}
+        found: dict[str, list[Neighbour]] = {}
         for model, rows in nearest.items():
-            found[model] = [(read_image(int(image_ids[row])), bool(is_member[row])) for row in rows[query]]
-        name = annotated.names[owner[query]] or group
-        queries.append(NeighbourQuery(read_image(int(image_ids[query])), name, found))
+            found[model] = []
+            for row in rows[query]:
+                name = annotated.names[owner[row]]
+                found[model].append(Neighbour(read_image(int(image_ids[row])), name, bool(is_member[row])))
+        queries.append(NeighbourQuery(read_image(int(image_ids[query])), annotated.names[owner[query]], found))
     return queries
 
 

@@ -19,6 +19,20 @@ Points = Float[np.ndarray, "n 2"]
 PALETTE = ("#3b6fb6", "#e07b39", "#3f9b5f", "#b3476b", "#8064a8", "#8c6d46", "#d9a520", "#4aa6b5", "#d16ba5", "#7f8c3b")
 """Colours of groups and of alternatives, the most frequent first."""
 
+SHAPES = (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",  # disc
+    "M-3.6,-3.6h7.2v7.2h-7.2z",  # square
+    "M0,-4.8L4.6,3.4H-4.6z",  # triangle
+    "M0,-5L5,0L0,5L-5,0z",  # diamond
+    "M0,4.8L4.6,-3.4H-4.6z",  # triangle on its tip
+    "M-1.5,-4.6h3v3.1h3.1v3h-3.1v3.1h-3v-3.1h-3.1v-3h3.1z",  # plus
+    "M-4.8,0L-2.4,-4.2H2.4L4.8,0L2.4,4.2H-2.4z",  # hexagon
+    "M-4.4,-2.2h8.8v4.4h-8.8z",  # bar
+    "M-2.2,-4.4h4.4v8.8h-4.4z",  # upright bar
+    "M-4.2,-2.6L-2.6,-4.2L0,-1.6L2.6,-4.2L4.2,-2.6L1.6,0L4.2,2.6L2.6,4.2L0,1.6L-2.6,4.2L-4.2,2.6L-1.6,0z",  # cross
+)
+"""Outlines of marks as SVG paths, one for each colour of the palette: groups are told apart without colours, too."""
+
 OTHER = "#c3c9d1"
 """Colour of models and groups that have none of their own."""
 
@@ -165,39 +179,6 @@ def _long_runs(groups: Sequence[str]) -> Int[np.ndarray, "r 2"]:
     return runs[ends - starts >= max(2, size / 22)]
 
 
-def scatter(points: Points, colours: Sequence[str], labels: Sequence[str]) -> bytes:
-    """A two-dimensional map of objects, with as many of their `labels` as fit without overlap."""
-    figure, axes = empty(4.8, 4.6)
-    axes.scatter(points[:, 0], points[:, 1], c=list(colours), s=46, alpha=0.9, edgecolors="white", linewidths=0.6)
-    for row in _rows_with_room(points):
-        position = (points[row, 0], points[row, 1])
-        axes.annotate(
-            shorten(labels[row]), position, xytext=(4, 4), textcoords="offset points", fontsize=9, color="#444c58"
-        )
-
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("#dde2e8")
-    axes.margins(0.08)
-    return png(figure)
-
-
-def _rows_with_room(points: Points, width: float = 0.26, height: float = 0.06) -> list[int]:
-    """Rows whose labels, `width` x `height` of the map each, do not cover each other or go over the right edge."""
-    # The floor keeps points on one line from a division by 0.
-    span = np.maximum(np.ptp(points, axis=0), 1e-12)
-    places = (points - points.min(axis=0)) / span
-
-    # Greedy, first come first served: the best choice is a hard problem, and no label matters more than another.
-    kept: list[int] = []
-    for row, place in enumerate(places):
-        gaps = np.abs(places[kept] - place)
-        is_covered = ((gaps[:, 0] < width) & (gaps[:, 1] < height)).any()
-        if place[0] < 1 - width / 2 and not is_covered:
-            kept.append(row)
-    return kept
-
-
 def reliability(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> bytes:
     """Reliability curves: how sure a model is (x) against how often people agree (y); the diagonal is perfect."""
     figure, axes = empty(4.8, 4.2)
@@ -222,16 +203,29 @@ def shorten(text: str, length: int = 16) -> str:
     return text[: length - 1] + "…"
 
 
-def group_colours(groups: Sequence[str]) -> dict[str, str]:
-    """A colour for each of the most frequent groups; all others share one, under the name "other"."""
+class Mark(NamedTuple):
+    """Colour of a group, and the outline of its mark as an SVG path."""
+
+    colour: str
+    path: str
+
+
+OTHER_MARK = Mark(OTHER, "M-2.5,0a2.5,2.5 0 1,0 5,0a2.5,2.5 0 1,0 -5,0z")
+"""A small disc for objects without a group of their own."""
+
+
+def group_marks(groups: Sequence[str]) -> dict[str, Mark]:
+    """A mark for each of the most frequent groups; all others share one, under the name "other"."""
     sizes = Counter(groups)
     del sizes[NO_GROUP]
     most_frequent = sorted(sizes, key=lambda group: (-sizes[group], group))[: len(PALETTE)]
 
-    colours = dict(zip(most_frequent, PALETTE, strict=False))
-    if set(groups) - set(colours):
-        colours["other"] = OTHER
-    return colours
+    marks = {}
+    for group, colour, path in zip(most_frequent, PALETTE, SHAPES, strict=False):
+        marks[group] = Mark(colour, path)
+    if set(groups) - set(marks):
+        marks["other"] = OTHER_MARK
+    return marks
 
 
 def principal_plane(embeddings: Float[np.ndarray, "n d"]) -> Points:

@@ -14,11 +14,6 @@ from alignet_ray.report.contents import Illustration, ReportContents, TripletExa
 ODD = (2, 1, 0)
 """The odd image of each pair (01, 02, 12): choosing the pair (0, 1) leaves image 2."""
 
-MAP_METHODS = {
-    "pca": "on the first two principal components of each space",
-    "umap": "in two dimensions that keep neighbours together (UMAP)",
-}
-
 
 @dataclass(frozen=True)
 class TripletImage:
@@ -50,19 +45,31 @@ class ExampleCard:
 
 @dataclass(frozen=True)
 class Examples:
-    """Triplets on which the student agrees with people and the base does not, and the reverse."""
+    """Triplets on which the student agrees with people and the base does not, and the reverse.
 
+    Attributes:
+        gained, lost, triplets: how many there are of both kinds, out of how many.
+        gains, regressions: the clearest ones.
+    """
+
+    gained: int
+    lost: int
+    triplets: int
     gains: list[ExampleCard]
     regressions: list[ExampleCard]
 
 
 def examples(contents: ReportContents) -> Examples | None:
     """Triplets: who chose what."""
-    if not contents.gains and not contents.regressions:
+    found = contents.disagreements
+    if found is None or not (found.gains or found.regressions):
         return None
     return Examples(
-        gains=[_example_card(example) for example in contents.gains],
-        regressions=[_example_card(example) for example in contents.regressions],
+        gained=found.gained,
+        lost=found.lost,
+        triplets=found.triplets,
+        gains=[_example_card(example) for example in found.gains],
+        regressions=[_example_card(example) for example in found.regressions],
     )
 
 
@@ -93,30 +100,6 @@ def matrices(contents: ReportContents) -> list[Illustration]:
     for name, values in contents.matrices.items():
         illustrations.append(Illustration(figures.matrix(values, contents.groups), name))
     return illustrations
-
-
-@dataclass(frozen=True)
-class ObjectMaps:
-    """Maps of the test objects: how they were made, the colour of each group, and one figure for each space."""
-
-    method: str
-    colours: dict[str, str]
-    figures: list[Illustration]
-
-
-def maps(contents: ReportContents) -> ObjectMaps | None:
-    """Two-dimensional maps of the test objects, coloured by group."""
-    if not contents.maps:
-        return None
-
-    # One colour per group in all maps, so that they can be compared by eye.
-    colours = figures.group_colours(contents.map_groups)
-    dots = [colours.get(group, figures.OTHER) for group in contents.map_groups]
-
-    illustrations = []
-    for name, points in contents.maps.items():
-        illustrations.append(Illustration(figures.scatter(points, dots, contents.map_names), name))
-    return ObjectMaps(MAP_METHODS[contents.map_method], colours, illustrations)
 
 
 def calibration(contents: ReportContents) -> Illustration | None:

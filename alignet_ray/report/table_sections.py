@@ -8,6 +8,7 @@ from alignet_ray.core.scores import CHANCE, Score
 from alignet_ray.evals import ood
 from alignet_ray.evals.compare import PERCENT_METRICS
 from alignet_ray.evals.gate import Decision
+from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row, find_score, score_title, select_scores
@@ -29,6 +30,7 @@ GENERALISATION_TITLES = {
     "knn_category": "category, by the 5 nearest images of other objects",
     "few_shot_1": "object, learned from 1 image",
     "few_shot_5": "object, learned from 5 images",
+    "same_object": "object of the nearest other image",
     "shift_source": "category, new images of known objects",
     "shift_target": "category, objects never seen",
     "anomaly_auroc": "spotting images of another category (AUROC)",
@@ -50,12 +52,13 @@ EXTERNAL_TITLES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The headline (agreement of base and student as fractions, and their difference in points), and the table."""
+    """The headline (agreement of base and student as fractions, their difference in points), table and verdict."""
 
     base: float | None
     student: float | None
     points: float
     rows: list[Row]
+    decision: Decision | None
 
 
 def summary(contents: ReportContents) -> Summary:
@@ -66,8 +69,8 @@ def summary(contents: ReportContents) -> Summary:
     base = find_score(contents.scores, "odd_one_out", "base", "pre_logits")
     student = find_score(contents.scores, "odd_one_out", "student", "pre_logits")
     if base is None or student is None:
-        return Summary(None, None, 0.0, rows)
-    return Summary(base.value, student.value, 100 * (student.value - base.value), rows)
+        return Summary(None, None, 0.0, rows, contents.decision)
+    return Summary(base.value, student.value, 100 * (student.value - base.value), rows, contents.decision)
 
 
 def _models_as_rows(rows: Sequence[Row]) -> list[Row]:
@@ -252,11 +255,10 @@ def _same_columns(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Generalisation:
-    """Scores that have nothing to do with human judgements, and whether the student may replace its base."""
+    """Scores that have nothing to do with human judgements."""
 
     rows: list[Row]
     minor: list[str]
-    decision: Decision | None
 
 
 def generalisation(contents: ReportContents) -> Generalisation | None:
@@ -269,7 +271,7 @@ def generalisation(contents: ReportContents) -> Generalisation | None:
     if not rows:
         return None
     rows = _same_columns(rows)
-    return Generalisation(rows, _minor_columns(rows), contents.decision)
+    return Generalisation(rows, _minor_columns(rows))
 
 
 def _generalisation_row(scores: Sequence[Score], metric: str, title: str) -> Row | None:
@@ -307,9 +309,13 @@ def drift(contents: ReportContents) -> ScoreTable | None:
     cka_to_base = _by_space(select_scores(contents.scores, "cka_to_base"))
     rsa_to_people = _by_space(select_scores(contents.scores, "rsa_spearman"))
 
+    kept = select_scores(contents.scores, "neighbours_kept")
+    if not kept:
+        return None
+
     # CKA and the correlation are not computed for every space that has neighbours: their cells may stay empty.
-    rows = []
-    for score in select_scores(contents.scores, "neighbours_kept"):
+    rows = [_base_row(rsa_to_people)]
+    for score in kept:
         space = (score.model, score.layer)
         rows.append(
             {
@@ -319,9 +325,27 @@ def drift(contents: ReportContents) -> ScoreTable | None:
                 "rank correlation with people": _three_digits(rsa_to_people.get(space)),
             }
         )
-    if not rows:
-        return None
+    # Of n - 1 other images, any ten are an image's nearest by chance alone.
+    by_chance = NEIGHBOURS / (kept[0].n - 1)
+    rows.append(
+        {
+            "model": "by chance",
+            "neighbours kept": f"{100 * by_chance:.1f} %",
+            "CKA to the base": "-",
+            "rank correlation with people": _three_digits(0.0),
+        }
+    )
     return ScoreTable(rows, [])
+
+
+def _base_row(rsa_to_people: Mapping[tuple[str, str], float]) -> Row:
+    """The network before training keeps all of itself."""
+    return {
+        "model": MODEL_TITLES["base"],
+        "neighbours kept": "100.0 %",
+        "CKA to the base": _three_digits(1.0),
+        "rank correlation with people": _three_digits(rsa_to_people.get(("base", "pre_logits"))),
+    }
 
 
 def _by_space(scores: Sequence[Score]) -> Mapping[tuple[str, str], float]:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from alignet_ray.artifacts.align import SPLITS, AlignReport
+from alignet_ray.artifacts.align import AlignReport
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row
 
 SPACES = {"base": "the network as it was", "features": "fine-tuned, its features", "aligned": "the teacher"}
+HEADING = "agreement with people, validation objects"
 METRICS = {"classes": "as its classifier weighs features", "plain": "by the cosine of features"}
 
 
@@ -36,7 +37,7 @@ class TeacherSection:
         network: how a fine-tuned network describes images; None for a map.
         neighbours_kept: share of the ten nearest neighbours that the map (or a network's features) keep.
         aligned_neighbours_kept: the same for the predictions of a network's head.
-        rows: agreement with people, a row a space, a column a split.
+        rows: agreement with people on validation objects, a row a space.
         interpolation: None where no weights between were evaluated.
     """
 
@@ -71,25 +72,21 @@ def teacher(contents: ReportContents) -> TeacherSection | None:
 
 
 def _rows(report: AlignReport) -> list[Row]:
+    # On test objects the teacher is scored beside all other models: a second figure here would only puzzle.
+    validation = report.splits["validation"]
     rows = []
     for space, title in SPACES.items():
         # Only a fine-tuned network has features of its own between the base and the teacher.
-        if space not in report.splits["test"].spaces:
+        if space not in validation.spaces:
             continue
 
-        row = {"space": title}
-        for split in SPLITS:
-            agreement = report.splits[split].spaces[space]
-            low = 100 * agreement.accuracy_low
-            high = 100 * agreement.accuracy_high
-            row[f"{split} objects"] = f"{100 * agreement.accuracy:.1f} % [{low:.1f}, {high:.1f}]"
-        rows.append(row)
+        agreement = validation.spaces[space]
+        low = 100 * agreement.accuracy_low
+        high = 100 * agreement.accuracy_high
+        rows.append({"space": title, HEADING: f"{100 * agreement.accuracy:.1f} % [{low:.1f}, {high:.1f}]"})
 
     # People do not always agree with each other: no model can be expected to score higher than this.
-    ceiling = {"space": "ceiling"}
-    for split in SPLITS:
-        ceiling[f"{split} objects"] = f"{100 * report.splits[split].ceiling:.1f} %"
-    return [*rows, ceiling]
+    return [*rows, {"space": "ceiling", HEADING: f"{100 * validation.ceiling:.1f} %"}]
 
 
 def _interpolation(report: AlignReport) -> InterpolationCurve | None:

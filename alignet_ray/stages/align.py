@@ -21,7 +21,7 @@ from alignet_ray.stages.embed_jobs import tunes_network
 from alignet_ray.stages.hparam_search import Fold
 from alignet_ray.store import JsonObject
 
-VERSION = 6
+VERSION = 7
 
 MIN_FOLD_OBJECTS = 3
 """Objects that a fold needs at least: fewer make no triplet."""

@@ -26,7 +26,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.images.cache import CacheWriter
 
-VERSION = 3
+VERSION = 4
 
 SHOWN_STALL = 0.05
 """Share of the time above which the progress line says that training waits for images."""
@@ -106,6 +106,7 @@ def run(work: Work) -> None:
     for row in DistillArtifact(work.out).metrics():
         facts.figures |= row
     facts.figures |= last
+    _tell_interpolation(work, facts)
     _warn_if_nothing_learned(work, facts.figures)
     del facts.figures["step"]
 
@@ -255,6 +256,14 @@ def _progress_note(row: MetricsRow) -> str:
     if row["stall"] > SHOWN_STALL:
         notes.append(f"waits for images {row['stall']:.0%}")
     return ", ".join(notes)
+
+
+def _tell_interpolation(work: Work, facts: DistillFacts) -> None:
+    """Say where the student is between its pretrained weights and its trained ones."""
+    interpolation = DistillArtifact(work.out).interpolation()
+    facts.figures["interpolation"] = interpolation.chosen
+    if interpolation.chosen < 1:
+        work.screen.line(f"   drawn back to {interpolation.chosen:.0%} of the way: {interpolation.reason}")
 
 
 def _warn_if_nothing_learned(work: Work, figures: MetricsRow) -> None:

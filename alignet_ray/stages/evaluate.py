@@ -24,10 +24,7 @@ from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, evaluation_inputs, report_inputs
 from alignet_ray.store import JsonObject
 
-VERSION = 4
-
-MAX_REGRESSIONS = 3
-"""Triplets in the report on which the base agrees with people and the student does not."""
+VERSION = 5
 
 
 def inputs(cfg: Config, role: str) -> JsonObject:
@@ -74,9 +71,9 @@ def run(work: Work) -> None:
 
     # Scores use images that all spaces hold.
     spaces = evaluation_inputs.embedding_spaces(cfg, work.parents)
-    test = evaluation_inputs.annotated_objects(soften, "test").enough_embedded_in(spaces)
-    train = evaluation_inputs.annotated_objects(soften, "train").embedded_in(spaces)
-    validation = evaluation_inputs.annotated_objects(soften, "validation").embedded_in(spaces)
+    test = evaluation_inputs.annotated_objects(soften, images, "test").enough_embedded_in(spaces)
+    train = evaluation_inputs.annotated_objects(soften, images, "train").embedded_in(spaces)
+    validation = evaluation_inputs.annotated_objects(soften, images, "validation").embedded_in(spaces)
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
 
     options = suite.SuiteOptions(
@@ -94,14 +91,14 @@ def run(work: Work) -> None:
     results = replace(results, scores=results.scores + external_results + ood_results)
     artifact.write_scores(results.scores)
 
-    # The champion gate compares student and base only; further models are for the table.
+    # Test objects decide nothing: the gate looks at validation objects.
+    decision = gate.decide(suite.validate(spaces, splits, options), evaluate.margin, evaluate.tolerance)
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
-    decision = gate.decide(results.scores, evaluate.margin, evaluate.tolerance)
     artifact.write_report(build_report(work, spaces, test, results, rows, decision))
     work.facts = EvaluateFacts(
         table=summary.lines(rows, len(results.trials), len(test)),
         test_objects=len(test),
-        champion=decision.champion,
+        verdict=decision.verdict,
         reasons=decision.reasons,
         scores=_scores_by_name(results.scores),
     )
@@ -172,12 +169,12 @@ def build_report(
     groups = examples.object_groups(test, human)
     order = similarity.category_order(human, groups)
     compared = [space for space in spaces if space.layer == "pre_logits" and space.model in ("base", "student")]
+    # The teacher has a space of its own, in which the student is to see: it belongs beside both.
+    with_teacher = compared + [space for space in spaces if space.model == "teacher"]
 
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
     read_image = report_inputs.image_reader(EmbedArtifact(parents["embed@objects"]), folder)
-    gains, regressions = examples.triplet_examples(
-        results.responses, results.trials, test, results.image_draws[0], read_image
-    )
+    image_of_object = results.image_draws[0]
     calibration = {}
     for (model, layer), curve in results.curves.items():
         if layer in ("pre_logits", "aligned"):
@@ -185,24 +182,28 @@ def build_report(
 
     contents = report.ReportContents(
         title=f"alignet_ray: {cfg.name}",
+        people=report_inputs.people(cfg, SoftenArtifact(parents["soften"])),
+        about=report_inputs.about(parents),
+        use=report.use(cfg.register.name, cfg.register.alias),
         provenance=report_inputs.provenance(cfg, parents),
         summary=rows,
         scores=results.scores,
         losses=report_inputs.loss_curves(parents),
-        matrices=examples.similarity_matrices(compared, test, human, order),
+        matrices=examples.similarity_matrices(with_teacher, test, human, order),
         groups=[groups[row] for row in order],
-        maps=examples.object_maps(compared, test, cfg.evaluate.maps, cfg.seed),
+        maps=examples.object_maps(with_teacher, test, cfg.evaluate.maps, cfg.seed),
         map_method=cfg.evaluate.maps,
         map_groups=groups,
         map_names=test.names,
+        map_pictures=[read_image(int(image_id)) for image_id in image_of_object],
         decision=decision,
-        gains=gains,
-        regressions=regressions[:MAX_REGRESSIONS],
+        disagreements=examples.triplet_examples(results.responses, results.trials, test, image_of_object, read_image),
         queries=examples.neighbour_queries(compared, test, groups, read_image),
         clusters=report_inputs.cluster_sheets(cfg, parents),
         cluster_candidates=report_inputs.cluster_candidates(parents),
         labels=report_inputs.label_statistics(parents),
         teacher=report_inputs.teacher_report(parents),
+        interpolation=report_inputs.student_interpolation(parents),
         calibration=calibration,
     )
     return report.build(contents)

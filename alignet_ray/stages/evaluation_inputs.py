@@ -1,6 +1,7 @@
 """Inputs of the evaluations, read from artifacts and files: the models' embedding spaces and the annotated objects."""
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -97,12 +98,26 @@ def ood_folder(cfg: Config, parents: Parents) -> OodFolder | None:
     return OodFolder({space.name: space for space in spaces}, labels)
 
 
-def annotated_objects(soften: SoftenArtifact, split: str) -> AnnotatedObjects:
-    """The objects of one split, with images or without."""
+def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact, split: str) -> AnnotatedObjects:
+    """The objects of one split, with images or without.
+
+    Args:
+        soften: the objects.
+        images: of these objects; their folders name objects that have no name.
+        split: train, validation or test.
+    """
     table = soften.objects()
     posterior = soften.posterior()
-    # Names of THINGS such as `bat1` are numbered where a word has several meanings.
-    names = [name.replace("_", " ").rstrip("0123456789") for name in table["name"].to_pylist()]
+    labels = images.image_labels()
+    paths = images.image_paths()
+    names = []
+    for row in table.select(["object", "name", "image_ids"]).to_pylist():
+        shown = [image_id for image_id in row["image_ids"] if image_id in paths]
+        # Names of THINGS such as `bat1` are numbered where a word has several meanings.
+        name = row["name"].replace("_", " ").rstrip("0123456789")
+        if not name and shown:
+            name = _name_by_images({labels[image_id] for image_id in shown}, paths[shown[0]])
+        names.append(name or f"object {row['object']}")
 
     objects = AnnotatedObjects(
         table["object"].to_numpy(),
@@ -114,3 +129,12 @@ def annotated_objects(soften: SoftenArtifact, split: str) -> AnnotatedObjects:
     )
     in_split = np.array(table["split"].to_pylist()) == split
     return objects.take(np.flatnonzero(in_split))
+
+
+def _name_by_images(labels: set[str], first_path: str) -> str:
+    """What an object without a name is called: the class folder of its images if they share one, else a file's name."""
+    if len(labels) == 1:
+        label = labels.pop()
+        if label:
+            return label
+    return PurePosixPath(first_path).stem

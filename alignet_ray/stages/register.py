@@ -11,11 +11,12 @@ from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
+from alignet_ray.evals import gate
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
 
-VERSION = 6
+VERSION = 7
 
 CARD = """# {name}
 
@@ -114,7 +115,7 @@ def run(work: Work) -> None:
         )
         registered = registry.register(work.tracker, logged, registration)
 
-    if facts and facts.champion:
+    if facts and facts.verdict == gate.Verdict.YES:
         registry.promote(work.tracker.uri, registered.name, registered.version)
     artifact.write_version(registered)
     work.facts = RegisterFacts(registered.version)
@@ -158,12 +159,13 @@ def _card_scores(evaluated: EvaluateArtifact | None) -> str:
 
 
 def _gate_decision(facts: EvaluateFacts) -> str:
-    """The champion gate's decision and its reasons."""
-    decision = "not passed: a candidate only"
-    if facts.champion:
-        decision = "passed: this version is the champion"
+    """The gate's verdict and its reasons."""
+    consequence = "a candidate only"
+    if facts.verdict == gate.Verdict.YES:
+        consequence = "this version is the champion"
     reasons = "".join(f"* {reason}\n" for reason in facts.reasons)
-    return f"\nGate {decision}\n{reasons}"
+    question = "Nearer to people and no worse at anything else, on validation objects"
+    return f"\n{question}: {facts.verdict} ({consequence})\n{reasons}"
 
 
 def _licence(architecture: str, model: str) -> str:
@@ -189,7 +191,5 @@ def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:
         name = AGREEMENT_NAMES.get((row["model"], row["layer"]))
         if name and row["metric"] == "odd_one_out" and not row["level"]:
             tags[name] = f"{100 * row['value']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
-    tags["gate"] = "not passed"
-    if evaluated.facts().champion:
-        tags["gate"] = "passed"
+    tags["gate"] = evaluated.facts().verdict
     return tags

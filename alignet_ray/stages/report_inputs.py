@@ -1,22 +1,29 @@
 """Contents of the report besides scores, read from the run's artifacts: images, loss curves, clusters and labels."""
 
+import os
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from alignet_ray.artifacts.align import AlignArtifact, AlignReport
 from alignet_ray.artifacts.cluster import ClusterArtifact, CurvePoint
-from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.distill import DistillArtifact, Interpolation
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.images import listing
 from alignet_ray.images.decode import decode
-from alignet_ray.report import examples
+from alignet_ray.models.model_spec import ModelSpec
+from alignet_ray.report import About, examples
 from alignet_ray.report.contents import LossCurve
+from alignet_ray.screen import clock
 from alignet_ray.store import Artifact
+from alignet_ray.synthetic.world import INFO as WORLD_INFO
 
 Parents = Mapping[str, Artifact]
 
@@ -89,15 +96,45 @@ def teacher_report(parents: Parents) -> AlignReport | None:
     return artifact.report()
 
 
+def student_interpolation(parents: Parents) -> Interpolation:
+    """Where the student is between its pretrained weights and its trained ones."""
+    return DistillArtifact(parents["distill@student"]).interpolation()
+
+
+def people(cfg: Config, soften: SoftenArtifact) -> str:
+    """Whose choices "people" are in the report, as they stand in a sentence."""
+    triplets = cfg.human.triplets
+    if triplets and (Path(triplets).parent / WORLD_INFO).is_file():
+        return "simulated people, as a model of their answers predicts them,"
+    if cfg.human.embedding:
+        return f"people, as the published embedding {Path(cfg.human.embedding).name} predicts them,"
+    return f"people, as a model of {len(soften.responses()):,} of their answers predicts them,"
+
+
+def about(parents: Parents) -> About:
+    """When and on what the run was made; no folders of this machine, since reports are sent to others."""
+    manifests = [artifact.read_manifest() for artifact in parents.values()]
+    newest = max(manifests, key=lambda manifest: manifest.finished)
+    seconds = sum(manifest.seconds for manifest in manifests)
+    cores = newest.host.get("cpus", os.cpu_count())
+    date = datetime.fromtimestamp(newest.finished, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    details = {f"{library} version": version for library, version in newest.versions.items()}
+    details["Python version"] = newest.python
+    if newest.commit:
+        details["commit"] = newest.commit
+    return About(f"{date}; {clock(seconds)} of computing before the evaluation, on {cores} CPU cores", details)
+
+
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
     """What the run was made of: its main settings, and the artifact of every node."""
     clusters = ClusterArtifact(parents["cluster"]).labels().clusters
     settings = {
-        "teacher": " + ".join(cfg.embed.model),
+        "teacher": " + ".join(ModelSpec.parse(model).label for model in cfg.embed.model),
         "map to human similarity": cfg.align.from_ or cfg.align.map,
-        "student": cfg.distill.model,
-        "corpus": str(cfg.corpus.path),
-        "human data": cfg.human.embedding or str(cfg.human.triplets),
+        "student": ModelSpec.parse(cfg.distill.model).label,
+        "corpus": Path(str(cfg.corpus.path)).name,
+        "human data": Path(cfg.human.embedding or str(cfg.human.triplets)).name,
         "clusters": str(int(clusters.max()) + 1),
         "seed": str(cfg.seed),
     }

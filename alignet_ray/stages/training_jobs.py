@@ -26,6 +26,9 @@ from alignet_ray.training.student_worker import StudentJob
 from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
 
+IMAGES_PER_OBJECT = 8
+"""Images of each validation object that the trained student is scored on: few-shot tasks need more than five."""
+
 
 def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[CacheWriter], None]) -> StudentJob:
     """The job of a student or of the control, whose teacher is the unaligned one.
@@ -61,7 +64,8 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
         clusters=clustered.clusters[in_training],
         images=images,
         threads=threads,
-        human_validation=_student_validation(work, view),
+        human_validation=_student_validation(work, view, 1),
+        interpolation_objects=_student_validation(work, view, IMAGES_PER_OBJECT),
         provenance=_provenance(work, work.role),
     )
 
@@ -112,13 +116,14 @@ def _provenance(work: Work, role: str) -> Provenance:
     return {"role": role, "artifact": work.out.id, "parents": parents}
 
 
-def _student_validation(work: Work, view: PixelTransform) -> HumanValidation | None:
+def _student_validation(work: Work, view: PixelTransform, images_per_object: int) -> HumanValidation | None:
     """Annotated objects to validate a student on; None without human responses."""
     if "soften" not in work.parents:
         return None
     soften = work.parents["soften"]
     images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
-    return human_validation(soften, human_model(soften, work.cfg.soften.num_samples, work.cfg.seed), images)
+    human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
+    return human_validation(soften, human, images, images_per_object)
 
 
 def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTransform, threads: int) -> DecodedImages:

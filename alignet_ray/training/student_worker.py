@@ -9,10 +9,11 @@ import psutil
 import torch
 from jaxtyping import Int, Int64
 
-from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.distill import DistillArtifact, Interpolation
 from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.evals import retention
 from alignet_ray.images.cache import CachedImages, DecodedImages
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact, Draft
@@ -25,6 +26,7 @@ from alignet_ray.training.batches import (
     validation_batch,
 )
 from alignet_ray.training.distributed import is_main_process
+from alignet_ray.training.interpolation import StudentInterpolation
 from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.outputs import write_network
 from alignet_ray.training.recipe import student_recipe
@@ -47,6 +49,7 @@ class StudentJob:
         images: pixels of all images.
         threads: CPU threads of each process.
         human_validation: annotated objects to validate the student on; None without human responses.
+        interpolation_objects: the same objects with several images each, to choose `distill.interpolation` on.
         provenance: what model.json says of the student's origin.
     """
 
@@ -61,6 +64,7 @@ class StudentJob:
     images: CachedImages | DecodedImages
     threads: int
     human_validation: HumanValidation | None
+    interpolation_objects: HumanValidation | None
     provenance: Provenance
 
     def batches(self) -> Batches:
@@ -120,10 +124,31 @@ class StudentWorker:
         # The last checkpoint lets a run that is killed while it writes the student end without training.
         if is_main_process():
             checkpoints.save(self.job.out, self.training, self.metrics)
-            with self.training.use_ema():
+        with self.training.use_ema():
+            interpolation = self.interpolate()
+            if is_main_process():
+                artifact = DistillArtifact(self.job.out)
                 write_network(self.job.out, self.training.model.eval(), self.job.provenance)
-            DistillArtifact(self.job.out).write_metrics(self.metrics.rows)
+                artifact.write_interpolation(interpolation)
+                artifact.write_metrics(self.metrics.rows)
         self.report({"step": self.training.recipe.steps})
+
+    def interpolate(self) -> Interpolation:
+        """Draw the trained student back towards its pretrained weights, as far as the settings say."""
+        settings = self.job.settings
+        if settings.trainable == "head":
+            return Interpolation(1.0, "only the head was trained", [])
+
+        # The student as it was before training is loaded anew: a copy from then on would take memory all the time.
+        student = make_network(settings.model, settings.size, settings.head, self.job.seed, settings.squash)
+        interpolation = StudentInterpolation(self.training, student.backbone)
+        if settings.interpolation != "auto":
+            interpolation.move_to(settings.interpolation)
+            return Interpolation(settings.interpolation, "as the settings say", [])
+        if self.job.interpolation_objects is None:
+            interpolation.move_to(retention.SAFE_SHARE)
+            return Interpolation(retention.SAFE_SHARE, "cannot tell what more would lose (no annotated objects)", [])
+        return interpolation.choose(self.job.interpolation_objects, self.job.seed)
 
     def on_update(self, training: Training, figures: dict[str, float]) -> None:
         """Log every few updates; save a checkpoint after the first update and then every few seconds."""

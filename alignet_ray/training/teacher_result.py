@@ -19,6 +19,7 @@ from alignet_ray.core import teacher_metrics, triplet_set
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.models.embedding_network import EmbeddingNetwork
 from alignet_ray.models.kernel_head import KernelHead
+from alignet_ray.training.interpolation import interpolate
 from alignet_ray.training.loop import Training
 from alignet_ray.training.outputs import write_network
 from alignet_ray.training.teacher_job import TeacherJob
@@ -60,7 +61,7 @@ class TeacherResult:
         if self.validator.best.row["step"]:
             fine_tuned = [parameter.detach().clone() for parameter in self.training.parameters]
             curve = self.interpolation_curve(fine_tuned)
-            interpolate(self.training, fine_tuned, self.job.settings.interpolation)
+            self._interpolate(fine_tuned, self.job.settings.interpolation)
 
         # The head is rebuilt over features of the final weights: keys of other weights would be compared with them.
         features = self._features()
@@ -79,7 +80,7 @@ class TeacherResult:
         triplets = self.validator.triplets
         curve = []
         for share in SHARES:
-            interpolate(self.training, fine_tuned, share)
+            self._interpolate(fine_tuned, share)
             features = self._features()
             predicted = self.head.with_features(features[self.job.train_rows])(features)
             cosine_features = torch.from_numpy(unit_rows(features.numpy()))
@@ -91,6 +92,9 @@ class TeacherResult:
             )
             curve.append(point)
         return curve
+
+    def _interpolate(self, fine_tuned: list[Tensor], share: float) -> None:
+        interpolate(self.training.parameters, self.training.initial, fine_tuned, share)
 
     def _features(self) -> Float[Tensor, "n d"]:
         """Features of all annotated objects' images as the network is now."""
@@ -127,10 +131,3 @@ class TeacherResult:
         # No model can agree more often than with the likeliest choice of each triplet.
         ceiling = float(triplets.targets.max(dim=1).values.mean())
         return split_agreement(figures, ceiling)
-
-
-@torch.no_grad()
-def interpolate(training: Training, fine_tuned: list[Tensor], share: float) -> None:
-    """Put the weights on the line from the pretrained ones (0) to the fine-tuned ones (1)."""
-    for parameter, start, end in zip(training.parameters, training.initial, fine_tuned, strict=True):
-        parameter.copy_(torch.lerp(start, end, share))

@@ -139,7 +139,7 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
     metric = None
     if job.settings.metric == "classes":
         metric = _metric_of_classifier(job.model, features.shape[1])
-    head = KernelHead.from_images(features[job.train_rows], objects, dimensions, metric)
+    head = KernelHead.from_images(features[job.train_rows], objects, dimensions, metric, job.settings.own_weight)
     if job.settings.temperature is not None:
         head.temperature = torch.tensor(job.settings.temperature)
         return head

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Int64
 
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
@@ -21,15 +22,21 @@ MAX_TRIPLETS = 20_000
 
 @dataclass(frozen=True)
 class HumanValidation:
-    """Validation objects, one image each, and what people say about their triplets.
+    """Validation objects with their images, and what people say about their triplets.
 
     Attributes:
         images: the objects' images, as the student sees them.
-        triplets: rows are positions in `images.ids`.
+        rows: positions in `images.ids` of every object's images.
+        triplets: its `rows` are the same, padded.
     """
 
     images: DecodedImages
+    rows: list[Int64[np.ndarray, " _"]]
     triplets: triplet_set.TripletSet
+
+    def image_ids(self) -> list[Int64[np.ndarray, " _"]]:
+        """image_ids of every object."""
+        return [self.images.ids[rows] for rows in self.rows]
 
     def agreement(self, training: Training) -> float:
         """Expected share of human choices that the cosines of the embeddings make; the same in all processes."""
@@ -39,25 +46,28 @@ class HumanValidation:
         return triplet_set.score(embeddings.cpu(), self.triplets).accuracy
 
 
-def human_validation(soften: Artifact, human: triplet_set.HumanModel, images: DecodedImages) -> HumanValidation:
-    """One image of each validation object, with all triplets among these objects.
+def human_validation(
+    soften: Artifact, human: triplet_set.HumanModel, images: DecodedImages, images_per_object: int = 1
+) -> HumanValidation:
+    """Images of each validation object, with all triplets among these objects.
 
     Args:
         soften: the split of the objects.
         human: the model of human choices.
         images: of all annotated objects.
+        images_per_object: the first ones of each object; one is enough for triplets, which are of objects.
     """
-    # One image an object: validation runs often, and its triplets are of objects.
     split = split_images(soften, images.ids)
-    first_rows = {number: int(rows[0]) for number, rows in split["validation"].items()}
+    first_rows = {number: rows[:images_per_object] for number, rows in split["validation"].items()}
 
     # An image may show several objects; a decoder wants each id once, ascending.
-    kept = np.unique(list(first_rows.values()))
+    kept = np.unique(np.concatenate(list(first_rows.values())))
     paths = tuple(images.paths[row] for row in kept)
     shown = replace(images, ids=images.ids[kept], paths=paths)
 
-    rows = {number: np.searchsorted(kept, [row]) for number, row in first_rows.items()}
-    return HumanValidation(shown, triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS))
+    rows = {number: np.searchsorted(kept, own) for number, own in first_rows.items()}
+    triplets = triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS)
+    return HumanValidation(shown, list(rows.values()), triplets)
 
 
 def object_images(soften: Artifact, uri: str, view: PixelTransform) -> DecodedImages:

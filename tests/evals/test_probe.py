@@ -11,7 +11,7 @@ from alignet_ray.evals.spaces import EmbeddingSpace
 
 def test_few_shot_tasks_are_balanced_and_disjoint(make_annotated: Callable[..., AnnotatedObjects]) -> None:
     annotated = make_annotated(objects=7, images=4)
-    task = probe.draw_few_shot_task(annotated, 1, draws=5, seed=0)
+    task = probe.draw_few_shot_task(annotated.images, 1, draws=5, seed=0)
     assert task is not None
     assert task.train.shape == (5, 7)
     assert task.test.shape == (5, 21)
@@ -20,8 +20,8 @@ def test_few_shot_tasks_are_balanced_and_disjoint(make_annotated: Callable[..., 
         assert not set(train) & set(test)
         assert owner[train].tolist() == labels.tolist()
         assert np.bincount(owner[test]).tolist() == [3] * 7
-    assert probe.draw_few_shot_task(annotated, 4, 5, 0) is None  # no image would be left to test on
-    assert probe.draw_few_shot_task(make_annotated(objects=4), 1, 5, 0) is None  # too few classes
+    assert probe.draw_few_shot_task(annotated.images, 4, 5, 0) is None  # no image would be left to test on
+    assert probe.draw_few_shot_task(make_annotated(objects=4).images, 1, 5, 0) is None  # too few classes
 
 
 def test_accuracy_follows_what_the_space_knows(
@@ -36,6 +36,21 @@ def test_accuracy_follows_what_the_space_knows(
     assert found["student", "knn_category"].value == 1
     assert found["base", "knn_category"].value == pytest.approx(0.25, abs=0.15)
     assert probe.evaluate(spaces, test, valid, (9,), 4, 0)[0].metric == "knn_category"
+    assert found["student", "same_object"].value > found["base", "same_object"].value
+
+
+def test_the_nearest_other_image_of_an_object() -> None:
+    """Worked by hand: object 0's images are each other's nearest, object 1's second one is nearer to object 2."""
+    points = np.array([[0, 0], [1, 0], [10, 0], [20, 0], [19, 0]], dtype=np.float32)
+    unit = np.stack([np.cos(points[:, 0] / 20), np.sin(points[:, 0] / 20)], axis=1).astype(np.float32)
+    space = EmbeddingSpace("base", "pre_logits", np.arange(5), unit)
+    images = [np.array([0, 1]), np.array([2, 3]), np.array([4])]
+    assert probe.same_object_hits(space, images).tolist() == [1.0, 0.0]
+
+    # Image 1 shows both objects; its nearest one shows the first of them alone.
+    shared = [np.array([0, 1]), np.array([1, 2])]
+    assert probe.same_object_hits(space, shared).tolist() == [1.0, 0.5]
+    assert probe.same_object_hits(space, [np.array([0])]).tolist() == []
 
 
 def test_neighbours_of_the_same_object_do_not_count(

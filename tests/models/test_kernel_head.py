@@ -15,13 +15,15 @@ from alignet_ray.models.kernel_head import KernelHead, class_metric, group_posit
 OBJECTS = np.array([4, 4, 4, 7, 9, 9])
 
 
-def make_head(metric: bool = True, seed: int = 0) -> tuple[KernelHead, torch.Tensor, torch.Tensor]:
+def make_head(
+    metric: bool = True, seed: int = 0, own_weight: float = 0.0
+) -> tuple[KernelHead, torch.Tensor, torch.Tensor]:
     """A head over six images of three objects; their features, and human dimensions."""
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(6, 5, generator=rng)
     values = torch.rand(10, 2, generator=rng)[torch.from_numpy(OBJECTS)]
     g = torch.randn(5, 3, generator=rng) if metric else None
-    head = KernelHead.from_images(z, OBJECTS, values, g)
+    head = KernelHead.from_images(z, OBJECTS, values, g, own_weight)
     head.temperature = torch.tensor(0.3)
     return head, z, values
 
@@ -41,6 +43,22 @@ def test_predictions_are_the_weighted_means_of_the_formula(metric: bool) -> None
             weights.append(np.exp(cosine / 0.3) / (thing == OBJECTS).sum())
         expected[row] = np.array(weights) / sum(weights) @ values.double().numpy()
     np.testing.assert_allclose(head(x).numpy(), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_own_directions_add_their_cosine_to_the_similarity_of_two_images(metric: bool) -> None:
+    plain, _, _ = make_head(metric)
+    head, _, _ = make_head(metric, own_weight=2.0)
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+    own = plain.directions(x)
+    expected = plain(x) @ plain(x).T + 2.0 * (own @ own.T)
+    torch.testing.assert_close(head(x) @ head(x).T, expected)
+    assert head(x).shape[1] == head.out_features == plain.out_features + own.shape[1]
+    # Training predicts dimensions alone.
+    values = torch.rand(4, 2)
+    torch.testing.assert_close(head.leave_one_out(x, values), plain.leave_one_out(x, values))
+    for made in (head.with_features(torch.randn(6, 5)), head.subset(np.arange(3))):
+        assert made.out_features == head.out_features
 
 
 def test_copies_of_an_objects_images_change_nothing() -> None:
@@ -104,20 +122,20 @@ def test_positions_number_the_rows_group_by_group() -> None:
     assert [g.tolist() for g in groups] == [[0, 1], [2], [3, 4, 5]]
 
 
-@pytest.mark.parametrize("metric", [True, False])
-def test_a_student_with_this_head_comes_back_from_its_folder(tmp_path: Path, metric: bool) -> None:
+@pytest.mark.parametrize(("metric", "own_weight"), [(True, 0.0), (False, 0.0), (True, 2.0), (False, 2.0)])
+def test_a_student_with_this_head_comes_back_from_its_folder(tmp_path: Path, metric: bool, own_weight: float) -> None:
     backbone = load_backbone("random:test_efficientnet_ln", 32)
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     z = backbone(torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     g = class_metric(torch.randn(9, backbone.width)) if metric else None
-    head = KernelHead.from_images(z, OBJECTS, torch.rand(6, 2), g)
+    head = KernelHead.from_images(z, OBJECTS, torch.rand(6, 2), g, own_weight)
     head.temperature = torch.tensor(0.07)
     student = EmbeddingNetwork(backbone, head).eval()
     save_network(tmp_path, student, {})
     again = load_network(tmp_path)
     torch.testing.assert_close(again(x).triplet_logits, student(x).triplet_logits, rtol=0, atol=0)
     encoder = Encoder.load([str(tmp_path)], head="instead")
-    assert encoder.widths == {"embedding": 2}
+    assert encoder.widths == {"embedding": head.out_features}
     encoder.to_bfloat16()
     member = encoder.members[0]
     assert isinstance(member, EmbeddingNetwork)

@@ -47,30 +47,28 @@ TRIALS = TripletTrials(TRIPLETS, PROBABILITIES)
 
 
 def test_gains_and_regressions_are_where_exactly_one_agrees_with_people() -> None:
-    gains, regressions = examples.triplet_examples(RESPONSES, TRIALS, objects(), 10 * np.arange(6), read_image)
+    found = examples.triplet_examples(RESPONSES, TRIALS, objects(), 10 * np.arange(6), read_image)
+    assert found is not None
     # The student alone is right on trials 2, 1, 0 by clarity; 1 shares objects 3 and 4 with 2.
-    assert [example.names for example in gains] == [("n3", "n4", "n5"), ("n0", "n1", "n2")]
-    assert [example.names for example in regressions] == [("n0", "n1", "n5")]
-    first = gains[0]
+    assert [example.names for example in found.gains] == [("n3", "n4", "n5"), ("n0", "n1", "n2")]
+    assert [example.names for example in found.regressions] == [("n0", "n1", "n5")]
+    assert (found.gained, found.lost, found.triplets) == (3, 1, 4)
+    first = found.gains[0]
     assert [shown(image) for image in first.images] == [30, 40, 50]
     assert first.probabilities == pytest.approx((0.1, 0.0, 0.9))
     assert first.choices == {"base": 0, "student": 2}, "the backbones' choices, not the head's"
 
 
 def test_at_most_the_wanted_number_of_examples() -> None:
-    gains, _ = examples.triplet_examples(RESPONSES, TRIALS, objects(), 10 * np.arange(6), read_image, count=1)
-    assert len(gains) == 1
+    found = examples.triplet_examples(RESPONSES, TRIALS, objects(), 10 * np.arange(6), read_image, count=1)
+    assert found is not None
+    assert len(found.gains) == 1
+    assert found.gained == 3
 
 
 def test_without_base_and_student_there_are_no_examples() -> None:
     alone = HeldOutResponses(RESPONSES.names[2:], np.zeros((4, 2)), np.zeros(2), RESPONSES.choice[:, 2:])
-    assert examples.triplet_examples(alone, TRIALS, objects(), 10 * np.arange(6), read_image) == ([], [])
-
-
-def test_objects_without_a_name_are_numbered() -> None:
-    unnamed = objects(names=[""] * 6)
-    gains, _ = examples.triplet_examples(RESPONSES, TRIALS, unnamed, 10 * np.arange(6), read_image)
-    assert gains[0].names == ("object 3", "object 4", "object 5")
+    assert examples.triplet_examples(alone, TRIALS, objects(), 10 * np.arange(6), read_image) is None
 
 
 @given(st.lists(st.permutations(range(7)), min_size=1, max_size=20), st.integers(1, 5))
@@ -128,7 +126,7 @@ def test_neighbours_are_the_nearest_other_images_and_say_whether_they_are_of_the
     groups = ["a", "a", "b", "b", "b", figures.NO_GROUP]
     queries = examples.neighbour_queries([space("base", embeddings)], objects(), groups, read_image, 6, 2)
     assert [query.name for query in queries] == ["n2", "n0"], "the first of each group, the largest group first"
-    of_b, of_a = ([(shown(image), same) for image, same in query.neighbours["base"]] for query in queries)
+    of_b, of_a = ([(shown(near.image), near.is_same_group) for near in query.neighbours["base"]] for query in queries)
     assert of_a == [(10, True), (20, False)]
     assert of_b == [(10, False), (0, False)]
 

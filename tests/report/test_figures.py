@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from scipy.stats import rankdata
 
@@ -25,17 +24,18 @@ def test_a_label_has_at_most_sixteen_characters(text: str, expected: str) -> Non
     assert figures.shorten(text) == expected
 
 
-def test_the_most_frequent_groups_have_colours_and_ties_go_by_name() -> None:
-    colours = figures.group_colours(["b", "a", "c", "c", figures.NO_GROUP, figures.NO_GROUP, figures.NO_GROUP])
-    assert list(colours) == ["c", "a", "b", "other"]
-    assert list(colours.values()) == [*figures.PALETTE[:3], figures.OTHER]
+def test_the_most_frequent_groups_have_marks_and_ties_go_by_name() -> None:
+    marks = figures.group_marks(["b", "a", "c", "c", figures.NO_GROUP, figures.NO_GROUP, figures.NO_GROUP])
+    assert list(marks) == ["c", "a", "b", "other"]
+    assert [mark.colour for mark in marks.values()] == [*figures.PALETTE[:3], figures.OTHER]
 
 
-def test_groups_beyond_the_palette_share_one_colour() -> None:
+def test_groups_are_told_apart_by_shape_as_well_as_by_colour() -> None:
     names = [f"g{number:02d}" for number in range(12)]
-    colours = figures.group_colours(names)
-    assert list(colours) == [*names[:10], "other"]
-    assert "other" not in figures.group_colours(names[:10])
+    marks = figures.group_marks(names)
+    assert list(marks) == [*names[:10], "other"]
+    assert "other" not in figures.group_marks(names[:10])
+    assert len({mark.path for mark in marks.values()}) == len({mark.colour for mark in marks.values()}) == 11
 
 
 def test_shades_are_the_ranks_of_the_pairs() -> None:
@@ -58,23 +58,6 @@ def test_shades_are_those_of_scipys_ranks(count: int, seed: int) -> None:
 def test_runs_of_two_are_named_beside_a_small_matrix_and_single_rows_are_not() -> None:
     assert figures._long_runs(["a", "a", "b", "c", "c", "c"]).tolist() == [[0, 2], [3, 6]]
     assert figures._long_runs(["a"] * 88 + ["b"] * 3 + ["c"] * 5).tolist() == [[0, 88], [91, 96]]
-
-
-def test_labels_do_not_cover_each_other_and_the_first_has_priority() -> None:
-    points = np.array([[0.0, 0.0], [0.1, 0.01], [0.1, 0.5], [1.0, 1.0]])
-    # The second would cover the first, the last would go over the right edge.
-    assert figures._rows_with_room(points) == [0, 2]
-
-
-@given(arrays(np.float64, st.tuples(st.integers(1, 12), st.just(2)), elements=st.floats(-100, 100)))
-def test_labels_that_are_kept_have_room(points: np.ndarray) -> None:
-    kept = figures._rows_with_room(points)
-    assert kept == sorted(set(kept))
-    span = np.maximum(np.ptp(points, axis=0), 1e-12)
-    places = (points[kept] - points.min(axis=0)) / span
-    for row, place in enumerate(places):
-        gaps = np.abs(places[:row] - place)
-        assert ((gaps[:, 0] >= 0.26) | (gaps[:, 1] >= 0.06)).all()
 
 
 def test_the_principal_plane_of_points_on_a_line_is_that_line() -> None:
@@ -109,7 +92,6 @@ def test_every_figure_is_a_png_of_its_size() -> None:
     assert size(figures.curves([line], "loss", mark=5)) == (960, 525)
     assert size(figures.histogram({"raw": [0.5, 0.5]}, {}, 1.1, "entropy")) == (720, 480)
     assert size(figures.matrix(np.eye(4), ["a", "a", "b", "b"])) == (750, 555)
-    assert size(figures.scatter(np.eye(2), ["#000000"] * 2, ["one", "two"])) == (720, 690)
     assert size(figures.reliability({"base": ([0.4, 0.8], [0.4, 0.7])}, figures.COLOURS)) == (720, 630)
 
 

@@ -1,9 +1,11 @@
 import pytest
 
 from alignet_ray.core.scores import Score
-from alignet_ray.evals.gate import Decision
+from alignet_ray.evals.gate import Decision, Verdict
 from alignet_ray.report import table_sections
+from alignet_ray.report.about import About
 from alignet_ray.report.contents import ReportContents
+from alignet_ray.report.rendering import render
 
 
 def score(model: str, metric: str, value: float, **more: object) -> Score:
@@ -53,13 +55,12 @@ def test_levels_show_the_gain_and_the_largest_categories() -> None:
     assert found.minor == ["number"]
 
 
-def test_generalisation_shows_the_change_with_its_interval_and_the_decision() -> None:
+def test_generalisation_shows_the_change_with_its_interval() -> None:
     scores = [score("base", "knn_category", 0.5), score("student", "knn_category", 0.55)]
     scores.append(score("student", "knn_category_gain", 0.05, low=-0.01, high=0.11, level="over:base"))
-    found = table_sections.generalisation(contents(*scores, decision=Decision(True, ["good"])))
+    found = table_sections.generalisation(contents(*scores))
     assert found is not None
     assert found.rows[0]["change"] == "+5.0 [-1.0,\u00a0+11.0]"
-    assert found.decision == Decision(True, ["good"])
     assert table_sections.generalisation(contents(scores[1])) is None
 
 
@@ -73,3 +74,25 @@ def test_external_judgements_are_shares_or_correlations() -> None:
     assert found is not None
     assert [row["base"] for row in found.rows] == ["80.0", "0.123"]
     assert [row["ceiling"] for row in found.rows] == ["90.0", "-"]
+
+
+def test_the_verdict_comes_with_the_summary() -> None:
+    decision = Decision(Verdict.CANNOT_TELL, Verdict.YES, Verdict.CANNOT_TELL, ["because"])
+    summary = table_sections.summary(contents(*AGREEMENT, decision=decision))
+    page = " ".join(
+        render("sections/summary.html", title="t", about=About("today", {}), people="P", summary=summary).split()
+    )
+    assert "Nearer to people: <b>yes</b>" in page
+    assert "No worse at anything else: <b>cannot tell</b>" in page
+    assert "odd one out as P in 50.0 % of cases" in page
+    assert "<li>because</li>" in page
+
+
+def test_what_was_kept_stands_between_the_base_and_chance() -> None:
+    kept = score("student", "neighbours_kept", 0.61)
+    found = table_sections.drift(contents(kept, score("base", "rsa_spearman", 0.2)))
+    assert found is not None
+    assert [row["model"] for row in found.rows] == ["base", "aligned student", "by chance"]
+    assert [row["neighbours kept"] for row in found.rows] == ["100.0 %", "61.0 %", f"{1000 / 39:.1f} %"]
+    assert found.rows[0]["rank correlation with people"] == "0.200"
+    assert table_sections.drift(contents()) is None

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from support.transforms import save_transform
 
 from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.distill import DistillArtifact, InterpolatedStudent, Interpolation, ScoreChange
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
@@ -88,6 +89,10 @@ class World:
         draft = self.draft("distill", role)
         lines = "".join(json.dumps({"step": s, "loss": 1 / (s + 1)}) + "\n" for s in range(20))
         draft.write_bytes("metrics.jsonl", lines.encode())
+        change = ScoreChange(0.5, 0.01, -0.02, 0.04)
+        kept = {"few_shot_1": change}
+        points = [InterpolatedStudent(share, 0.4 + share / 9, 0.5, 0.9, kept, change) for share in (0.0, 1.0)]
+        DistillArtifact(draft).write_interpolation(Interpolation(1.0, "nearest to people", points))
         return draft.finish({})
 
     def label(self, role: str) -> Artifact:
@@ -176,7 +181,13 @@ def test_scores_facts_and_report(world: World, cfg: Config, make_work: Callable[
     assert "http" not in html
     assert "<script" not in html
     assert 'name="viewport"' in html
-    for heading in ("Who chose what", "A map of the objects", "How training went", "similarity matrix"):
+    for heading in (
+        "Who chose what",
+        "A map of the objects",
+        "How training went",
+        "similarity matrix",
+        "What alignment",
+    ):
         assert heading in html
     for fact in ("Numbers of clusters that were tried", "80.0 %", "64.0 %", "9 (3 to 31)", "17 of 18"):
         assert fact in html
@@ -309,7 +320,8 @@ def test_a_run_without_control_or_categories(world: World, cfg: Config, make_wor
     evaluate.run(work)
     assert not any(model == "control" for model, *_ in scores(work))
     assert not any(metric.startswith(("shift", "knn")) for _, _, metric, _ in scores(work))
-    assert "group 1" in work.out.read_bytes("report.html").decode()
+    html = work.out.read_bytes("report.html").decode()
+    assert re.search(r"<title>\d+</title>", html), "objects are named by the files of their images"
 
 
 def test_too_few_test_objects_is_a_clear_error(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:

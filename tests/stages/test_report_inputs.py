@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -11,10 +12,11 @@ from alignet_ray.artifacts.cluster import ClusterArtifact, CurvePoint
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.report.contents import LossCurve
 from alignet_ray.stages import report_inputs
-from alignet_ray.store import Artifact, Store
+from alignet_ray.store import Artifact, Manifest, Store
 
 
 def test_losses_of_training_and_of_validation_are_curves_of_their_own(store: Store) -> None:
@@ -94,3 +96,34 @@ def test_provenance_names_settings_and_artifacts(parents: dict[str, Artifact]) -
     published = cfg.replace(human__embedding="mu.npy", human__triplets=None, align__from_="map.npz")
     found = report_inputs.provenance(published, parents)
     assert (found["human data"], found["map to human similarity"]) == ("mu.npy", "map.npz")
+
+
+def test_whose_choices_people_are(store: Store, tmp_path: Path) -> None:
+    draft = store.draft("soften", "s")
+    view = SoftenArtifact(draft)
+    view.write_soft_responses(0, np.array([[0, 1, 2], [1, 2, 0]]), np.full((2, 3), 1 / 3, np.float32))
+    given = Config().replace(human__triplets=str(tmp_path / "answers.txt"))
+    assert report_inputs.people(given, view) == "people, as a model of 2 of their answers predicts them,"
+    published = given.replace(human__embedding="/data/mu.npy")
+    assert report_inputs.people(published, view) == "people, as the published embedding mu.npy predicts them,"
+    (tmp_path / "world.json").write_text("{}", encoding="utf-8")
+    assert report_inputs.people(given, view).startswith("simulated people")
+
+
+def test_about_has_no_folder_of_this_machine(store: Store) -> None:
+    made = []
+    for number in (1, 2):
+        draft = store.draft("embed", str(number))
+        manifest = Manifest(
+            finished=86_400.0 * number, seconds=70.0, versions={"torch": "2.9"}, python="3.11", host={"cpus": 4}
+        )
+        made.append(draft.finish(manifest.to_json()))
+    about = report_inputs.about({"a": made[0], "b": made[1]})
+    assert about.line == "1970-01-03 00:00 UTC; 2 min 20 s of computing before the evaluation, on 4 CPU cores"
+    assert about.details == {"torch version": "2.9", "Python version": "3.11"}
+    cfg = Config().replace(corpus__path="/data/IMAGES", human__triplets="/x/answers.txt", distill__model="net@/y/w.pth")
+    parents = {"cluster": store.draft("cluster", "k")}
+    table = pa.table([pa.array([0], pa.int64()), pa.array([0], pa.int32())], schema=schemas.CLUSTERS)
+    parents["cluster"].write_table("part-00000.parquet", table)
+    found = report_inputs.provenance(cfg, parents)
+    assert (found["corpus"], found["human data"], found["student"]) == ("IMAGES", "answers.txt", "net@w.pth")

@@ -1,0 +1,94 @@
+"""The section of the report about the student's place between its pretrained weights and its trained ones."""
+
+from dataclasses import dataclass
+
+from alignet_ray.artifacts.distill import InterpolatedStudent, ScoreChange
+from alignet_ray.report import figures
+from alignet_ray.report.contents import ReportContents, Row
+from alignet_ray.report.table_sections import GENERALISATION_TITLES
+
+X_TITLE = "share of the way from the pretrained weights, %"
+
+
+@dataclass(frozen=True)
+class InterpolationSection:
+    """What the section shows.
+
+    Attributes:
+        chosen: share of the way from the pretrained weights to the trained ones.
+        reason: why this one.
+        agreement: figure: agreement with people at every point.
+        kept: figure: scores of telling objects apart at every point, as differences to the pretrained network.
+        rows: a row for every point.
+    """
+
+    chosen: float
+    reason: str
+    agreement: bytes
+    kept: bytes
+    rows: list[Row]
+
+
+def interpolation(contents: ReportContents) -> InterpolationSection | None:
+    """Agreement against what is kept, between both weights; None where no points between them were scored."""
+    found = contents.interpolation
+    if found is None or not found.points:
+        return None
+
+    rows = [_row(point, is_chosen=point.interpolation == found.chosen) for point in found.points]
+    return InterpolationSection(
+        chosen=found.chosen,
+        reason=found.reason,
+        agreement=_agreement_figure(found.points, found.chosen),
+        kept=_kept_figure(found.points, found.chosen),
+        rows=rows,
+    )
+
+
+def _row(point: InterpolatedStudent, is_chosen: bool) -> Row:
+    share = f"{point.interpolation:.0%}"
+    if is_chosen:
+        share += " (chosen)"
+    row = {"share of the way": share, "embedding agrees": f"{100 * point.agreement:.1f} %"}
+    if point.head_agreement is not None:
+        row["head agrees"] = f"{100 * point.head_agreement:.1f} %"
+    row["neighbours kept"] = f"{100 * point.neighbours_kept:.0f} %"
+    if point.mean_change is not None:
+        row["mean of the following"] = _change_text(point.mean_change)
+    for name, change in point.kept.items():
+        row[GENERALISATION_TITLES[name]] = _change_text(change)
+    return row
+
+
+def _change_text(change: ScoreChange) -> str:
+    """Value in percent, difference to the pretrained network in points, and its interval."""
+    low = 100 * change.low
+    high = 100 * change.high
+    return f"{100 * change.value:.1f}, {100 * change.change:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _agreement_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
+    shares = [100 * point.interpolation for point in points]
+    lines = [
+        figures.Line("embedding", shares, [100 * point.agreement for point in points], figures.COLOURS["student"]),
+    ]
+    head = [100 * point.head_agreement for point in points if point.head_agreement is not None]
+    if head:
+        lines.append(figures.Line("head", shares, head, figures.COLOURS["teacher"]))
+    return figures.curves(lines, "agrees with people, %", X_TITLE, mark=100 * chosen, bottom=None)
+
+
+def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
+    shares = [100 * point.interpolation for point in points]
+    lines = []
+    for number, name in enumerate(points[0].kept):
+        changes = [100 * point.kept[name].change for point in points]
+        lines.append(figures.Line(GENERALISATION_TITLES[name], shares, changes, figures.PALETTE[number], width=1))
+    means = [100 * point.mean_change.change for point in points if point.mean_change is not None]
+    if means:
+        lines.append(figures.Line("mean of these", shares, means, figures.COLOURS["student"]))
+    if not lines:
+        kept = [100 * point.neighbours_kept for point in points]
+        lines = [figures.Line("neighbours kept", shares, kept, figures.COLOURS["base"])]
+        return figures.curves(lines, "neighbours kept, %", X_TITLE, mark=100 * chosen)
+    return figures.curves(lines, "change of the score, points", X_TITLE, mark=100 * chosen, bottom=None)
