@@ -78,7 +78,7 @@ class Network(Section):
     """Temperature of the kernel regression over annotated images (on cosines). Default: chosen so that training objects
     predict each other best."""
     own_weight: float = Field(0.0, ge=0)
-    """Weight of an image's own direction beside its predicted human dimensions, which keeps images apart that people find
+    """Weight of an image's own direction beside its predicted human dimensions: it keeps images apart that people find
     alike. 0: dimensions alone."""
     steps: int = Field(30, ge=0)
     """Updates; validation objects choose the best one. 0: keep the pretrained network and only fit the kernel

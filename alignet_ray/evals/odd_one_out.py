@@ -19,6 +19,9 @@ NAN = float("nan")
 MIN_TRIALS = 20
 """Trials below which a part of them is not scored."""
 
+MIN_RESPONSES = 100
+"""Single responses, or triplets that several people saw, below which no share of them is given: it would be noise."""
+
 LEVEL_DRAWS = 300
 """Resamplings behind the intervals of parts of the trials, at most."""
 
@@ -229,13 +232,15 @@ def _category_levels(triplets: Int[np.ndarray, "t 3"], categories: list[str]) ->
 
 
 def noise_ceilings(responses: Int[np.ndarray, "n 3"], seed: int) -> list[Score]:
-    """Both noise ceilings of all human responses (pair, pair, odd), where several people saw the same triplet.
+    """Both noise ceilings of all human responses (pair, pair, odd), where several people saw the same triplets.
 
     odd_one_out_raw_ceiling: how well other people predict a response; _modal: how well the most frequent one does.
     """
     if not noise_ceiling.repeated(responses):
         return []
     ceilings = noise_ceiling.noise_ceilings(responses)
+    if ceilings["modal"].triplets < MIN_RESPONSES:
+        return []
     rows = []
     for kind, metric in (("leave_one_out", "odd_one_out_raw_ceiling"), ("modal", "odd_one_out_raw_ceiling_modal")):
         top = ceilings[kind]
@@ -253,10 +258,10 @@ def evaluate_raw(
 ) -> list[Score]:
     """Agreement with single human responses (pair, pair, odd) whose objects are all among the annotated ones.
 
-    `human` is the agreement of the human model's most likely choice.
+    Not of the human model: it was fitted to these very responses.
     """
     known = np.isin(responses, annotated.objects).all(axis=1)
-    if not known.any():
+    if known.sum() < MIN_RESPONSES:
         return []
 
     # From object numbers to rows of the annotated objects, which need not be in ascending order.
@@ -267,13 +272,9 @@ def evaluate_raw(
     certain = np.tile(np.array([1.0, 0.0, 0.0], np.float32), (len(triplets), 1))
     chosen = respond_all(spaces, image_draws, TripletTrials(triplets, certain))
 
-    # Beside them the ceiling of single responses: here the human model has to predict people, too.
-    human_choice = choices(gram_similarities(annotated.human_similarity(), triplets))
-    chosen.agreement[:, -1] = expected_agreement(human_choice, certain)
-
     resampled = scores.object_bootstrap(chosen.agreement, triplets, len(annotated), draws, seed)
     rows = []
-    for column, (model, layer) in enumerate(chosen.names):
+    for column, (model, layer) in enumerate(chosen.names[:-1]):
         low, high = scores.interval(resampled[:, column])
         value = float(chosen.agreement[:, column].mean())
         rows.append(Score(model, layer, DATASET, "odd_one_out_raw", value, low, high, len(triplets), seed=seed))

@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core import similarity
 
+Kind = Literal["cosine", "dot"]
+"""Similarity of the embeddings of a space."""
+
 MODEL_TITLES = {
     "base": "base",
     "teacher": "teacher",
@@ -34,7 +37,7 @@ class EmbeddingSpace:
     layer: str
     ids: Int[np.ndarray, " n"]
     embeddings: Float[np.ndarray, "n d"]
-    kind: Literal["cosine", "dot"] = "cosine"
+    kind: Kind = "cosine"
 
     @property
     def name(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from alignet_ray.data import stored
 from alignet_ray.errors import UserError
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
-from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace
+from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace, Kind
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
@@ -40,9 +40,13 @@ def check_names(cfg: Config) -> None:
 
 def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     """Every layer of every model: the base first, the teacher last."""
+    # A head is scored by the similarity that it was trained with and answers by.
+    head_similarity: Kind = "dot"
+    if cfg.distill.normalize:
+        head_similarity = "cosine"
     spaces = _layers("base", embed_jobs.base_job(cfg), parents)
     for role in embed_jobs.student_roles(cfg):
-        spaces += _layers(role, embed_jobs.student_job(role), parents)
+        spaces += _layers(role, embed_jobs.student_job(role), parents, head_similarity)
 
     objects = EmbedArtifact(parents["embed@objects"])
     embedded = objects.embeddings()
@@ -64,13 +68,14 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     return [*spaces, EmbeddingSpace("teacher", "aligned", embedded.ids, vectors, "dot")]
 
 
-def _layers(model: str, job: EmbedJob, parents: Parents) -> list[EmbeddingSpace]:
+def _layers(model: str, job: EmbedJob, parents: Parents, head_similarity: Kind = "dot") -> list[EmbeddingSpace]:
     """The spaces of one embedding job: the backbone's, and that of the head if there is one.
 
     Args:
         model: name of the model in tables.
         job: its embedding job; without an artifact of it there are no spaces.
         parents: artifacts by node name.
+        head_similarity: of the head's outputs.
     """
     # Without a control, or with stored embeddings only, some jobs were not part of the run.
     if job.node not in parents:
@@ -78,7 +83,7 @@ def _layers(model: str, job: EmbedJob, parents: Parents) -> list[EmbeddingSpace]
     artifact = EmbedArtifact(parents[job.node])
     spaces = [EmbeddingSpace(model, "pre_logits", *artifact.embeddings())]
     if artifact.has_triplet_logits():
-        spaces.append(EmbeddingSpace(model, "head", *artifact.embeddings("triplet_logits")))
+        spaces.append(EmbeddingSpace(model, "head", *artifact.embeddings("triplet_logits"), head_similarity))
     return spaces
 
 

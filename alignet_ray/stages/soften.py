@@ -242,6 +242,9 @@ def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Po
         fitted = _fit_here(work, triplets, count, schedule, prior)
         facts = FitFacts(fitted.history, fitted.stable)
 
+    if not facts.stable:
+        work.warn("the number of dimensions still changed at the end of the fit: raise --soften.steps")
+
     # With too strong a prior VICE prunes nearly all dimensions.
     dims = fitted.mu.shape[1]
     if dims < 4 <= soften.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
