@@ -50,6 +50,42 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os._exit(config.stash[ENDED])
 
 
+SMOKE_TESTS = ("tests/test_readme.py", "tests/test_api.py", "tests/test_end_to_end.py", "tests/test_example.py")
+"""Files whose tests share the one smoke run."""
+
+LONGEST = ("tests/test_cluster.py", "tests/stages/", "tests/sweep/", "tests/training/", "tests/test_field.py")
+"""Where the longest of the other tests are."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first, so that two test processes end at about the same time."""
+
+    def place(item: pytest.Item) -> int:
+        if item.nodeid.startswith(SMOKE_TESTS):
+            return 0
+        for position, start in enumerate(LONGEST, start=1):
+            if item.nodeid.startswith(start):
+                return position
+        return len(LONGEST) + 1
+
+    items.sort(key=place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Divide the tests over test processes by file; those of the smoke run stay together."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            if file in SMOKE_TESTS:
+                return "smoke"
+            return file
+
+    return ByFile(config, log)
+
+
 @pytest.fixture(scope="session")
 def ray_ended() -> Iterator[None]:
     import ray

@@ -41,8 +41,8 @@ class FitSettings:
             products do not change under a rotation, so of an orthogonal map only scale and offset are fitted.
         rank: principal dimensions of low_rank.
         identity_penalty: weight of R_eye (on the core in the principal basis for low_rank; none for orthogonal), for
-            features of unit mean square norm, so that a value suits any width. gLocal's lambda is this over that norm's
-            square.
+            features of unit mean square norm, so that a value suits any width. gLocal's lambda is this times the mean
+            square norm of the features as they are.
         alpha, tau: weight and temperature of the local term.
         lr: Adam's step size, for features of unit mean square norm.
         batch_size: triplets per step.

@@ -46,13 +46,20 @@ def features_model(embed: Artifact) -> JsonObject:
     return networks | {"width": artifact.width()}
 
 
-def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
+def split_images(
+    soften: Artifact, ids: Int64[np.ndarray, " n"], needed: Sequence[str] = ("train", "validation", "test")
+) -> dict[str, dict[int, Int64[np.ndarray, " _"]]]:
     """Per split, the objects that have readable images: object -> positions of its images in `ids`.
 
     An image that shows both a training object and a held-out one is not used for training.
 
+    Args:
+        soften: the objects and their split.
+        ids: of the images.
+        needed: splits that must have three objects.
+
     Raises:
-        UserError: a split has fewer than three objects.
+        UserError: one of them has fewer.
     """
     # Images that could not be read have no embedding, and so no position.
     position_of = {int(image_id): position for position, image_id in enumerate(ids)}
@@ -68,7 +75,8 @@ def split_images(soften: Artifact, ids: Int64[np.ndarray, " n"]) -> dict[str, di
         if image_ids:
             splits[row["split"]][row["object"]] = np.array([position_of[image_id] for image_id in image_ids])
 
-    for split, members in splits.items():
+    for split in needed:
+        members = splits[split]
         if len(members) < MIN_OBJECTS:
             raise UserError(f"{len(members)} {split} objects have readable images; at least {MIN_OBJECTS} are needed")
     return splits

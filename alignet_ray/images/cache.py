@@ -7,7 +7,7 @@ of a machine share them, and reading one costs no more than copying it.
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +47,21 @@ class DecodedImages:
     def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         """Pixels of images, channels last in memory."""
         return channels_first(self.rows(positions_of(self.ids, ids)))
+
+    def readable(self) -> "tuple[DecodedImages, list[str]]":
+        """The same images without those that cannot be decoded, and the paths of the latter."""
+
+        def is_readable(path: str) -> bool:
+            try:
+                jpeg.decode(read_bytes(self.uri, path))
+            except (ValueError, OSError):
+                return False
+            return True
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            kept = np.array(list(pool.map(is_readable, self.paths)), dtype=bool)
+        paths = np.array(self.paths, dtype=object)
+        return replace(self, ids=self.ids[kept], paths=tuple(paths[kept])), list(paths[~kept])
 
     def rows(self, positions: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b s s 3"]:
         """Pixels of the images at these positions in `ids`."""

@@ -124,9 +124,7 @@ class KernelHead(nn.Module):
     def with_features(self, features: Float[Tensor, "n d"]) -> "KernelHead":
         """The same head over new features of its images, after the network has changed."""
         keys = self.directions(features)
-        return KernelHead(
-            self.centre, self.metric, keys, self.shares, self.values, self.temperature, self.own_weight
-        )
+        return KernelHead(self.centre, self.metric, keys, self.shares, self.values, self.temperature, self.own_weight)
 
     def subset(self, rows: Int64[np.ndarray, " m"]) -> "KernelHead":
         """The same head over some of its images."""

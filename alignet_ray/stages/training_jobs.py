@@ -53,6 +53,10 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
     if settings.cache_pixels:
         images = _packed(decoder, embed, cache, pack)
 
+    validation = _student_validation(work, view)
+    one_image_each = None
+    if validation is not None:
+        one_image_each = validation.one_image_each()
     return StudentJob(
         settings=settings,
         seed=work.cfg.seed,
@@ -64,8 +68,8 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
         clusters=clustered.clusters[in_training],
         images=images,
         threads=threads,
-        human_validation=_student_validation(work, view, 1),
-        interpolation_objects=_student_validation(work, view, IMAGES_PER_OBJECT),
+        human_validation=one_image_each,
+        interpolation_objects=validation,
         provenance=_provenance(work, work.role),
     )
 
@@ -86,7 +90,11 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
 
     soften = work.parents["soften"]
     view = load_backbone(models[0], work.cfg.embed.size).pixel_transform
-    images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
+    images, unreadable = object_images(
+        soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view
+    ).readable()
+    if unreadable:
+        work.warn(f"{len(unreadable):,} images of annotated objects cannot be read and are left out: {unreadable[0]!r}")
     return TeacherJob(
         settings=work.cfg.align.network,
         model=models[0],
@@ -116,14 +124,14 @@ def _provenance(work: Work, role: str) -> Provenance:
     return {"role": role, "artifact": work.out.id, "parents": parents}
 
 
-def _student_validation(work: Work, view: PixelTransform, images_per_object: int) -> HumanValidation | None:
+def _student_validation(work: Work, view: PixelTransform) -> HumanValidation | None:
     """Annotated objects to validate a student on; None without human responses."""
     if "soften" not in work.parents:
         return None
     soften = work.parents["soften"]
     images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
     human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
-    return human_validation(soften, human, images, images_per_object)
+    return human_validation(soften, human, images, IMAGES_PER_OBJECT)
 
 
 def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTransform, threads: int) -> DecodedImages:

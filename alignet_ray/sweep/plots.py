@@ -9,19 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignet_ray.report.figures import PALETTE, empty, png
-from alignet_ray.sweep.search_space import Domain, Space, short_name
+from alignet_ray.sweep.search_space import Domain, Space, format_value, short_name
 from alignet_ray.sweep.selection import COST_SIGN, Mode
 
 WINNER = PALETTE[1]
 TRIAL = PALETTE[0]
 GRID = "#eef1f4"
 
-
-def format_value(value: Any) -> str:
-    """A value in few characters."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+MOST_DIGITS = 8
+"""Digits that labels may get beyond the wanted ones."""
 
 
 def score_by_setting(
@@ -73,7 +69,17 @@ def _log_ticks(axes: Axes, positions: Sequence[float]) -> None:
     ticks: list[float] = []
     if min(positions) > 0:
         ticks = np.geomspace(min(positions), max(positions), 4).tolist()
-    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.set_xticks(ticks, distinct_labels(ticks, 2))
+
+
+def distinct_labels(numbers: Sequence[float], digits: int) -> list[str]:
+    """Numbers with this many digits, or as many more as it takes to tell them apart."""
+    labels: list[str] = []
+    for more in range(MOST_DIGITS):
+        labels = [f"{number:.{digits + more}g}" for number in numbers]
+        if len(set(labels)) == len(set(numbers)):
+            break
+    return labels
 
 
 def _labels(values: Sequence[Any], domain: Domain) -> list[str]:
@@ -122,7 +128,7 @@ def parallel_coordinates(
     columns = []
     for position, domain in enumerate(space.values()):
         columns.append(_setting_column([values[position] for values in settings], domain))
-    columns.append(_scaled_column(np.array(scores, dtype=float), "{:.4g}"))
+    columns.append(_scaled_column(np.array(scores, dtype=float)))
 
     # Colours by rank: one very bad score would leave all others in the same shade.
     ranks = np.argsort(np.argsort(-COST_SIGN[mode] * np.array(scores)))
@@ -171,25 +177,22 @@ def _setting_column(values: Sequence[Any], domain: Domain) -> _Column:
 
     numbers = np.array(values, dtype=float)
     if not domain.is_log or numbers.min() <= 0:
-        return _scaled_column(numbers, "{:.3g}")
+        return _scaled_column(numbers)
 
     # Heights follow the logarithm, but a reader wants the value itself at the ends of the axis.
-    logarithms = _scaled_column(np.log(numbers), "{:.3g}")
-    ticks = []
-    for height, label in logarithms.ticks:
-        number = np.exp(float(label))
-        ticks.append((height, format_value(float(f"{number:.3g}"))))
-    return _Column(logarithms.heights, ticks)
+    logarithms = _scaled_column(np.log(numbers))
+    low, high = distinct_labels([float(numbers.min()), float(numbers.max())], 3)
+    return _Column(logarithms.heights, [(0.0, low), (1.0, high)])
 
 
-def _scaled_column(numbers: Float[np.ndarray, " n"], label_format: str) -> _Column:
+def _scaled_column(numbers: Float[np.ndarray, " n"]) -> _Column:
     """Numbers from their minimum (0) to their maximum (1)."""
     low = float(numbers.min())
     high = float(numbers.max())
     # Equal numbers all stand at the bottom.
     span = (high - low) or 1.0
-    ticks = [(0.0, label_format.format(low)), (1.0, label_format.format(high))]
-    return _Column((numbers - low) / span, ticks)
+    bottom, top = distinct_labels([low, high], 3)
+    return _Column((numbers - low) / span, [(0.0, bottom), (1.0, top)])
 
 
 def pareto_plot(points: Sequence[tuple[float, float]], numbers: Sequence[int], front: Sequence[int]) -> bytes:

@@ -10,8 +10,7 @@ from alignet_ray.screen import clock
 from alignet_ray.sweep import plots, selection
 from alignet_ray.sweep.efficiency import sample_efficiency
 from alignet_ray.sweep.learning_curves import LearningCurve
-from alignet_ray.sweep.plots import format_value
-from alignet_ray.sweep.search_space import Space, short_name
+from alignet_ray.sweep.search_space import Space, format_value, short_name
 from alignet_ray.sweep.selection import Finalist, Mode, Trial, ValidationFigures
 
 

@@ -92,6 +92,13 @@ def short_name(field: str) -> str:
     return field.partition(".")[2]
 
 
+def format_value(value: Any) -> str:
+    """A setting or a score in few characters."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
 def parse(texts: Sequence[str]) -> dict[str, Domain]:
     """Read `FIELD=KIND(VALUE,...)`, one text per field.
 

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.store import Draft
-from alignet_ray.sweep.search_space import Domain, Space, short_name
+from alignet_ray.sweep.search_space import Domain, Space, format_value, short_name
 from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, TrialConfig, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
 
@@ -267,13 +267,6 @@ def table_row(trial: Trial, fields: Sequence[str]) -> str:
     else:
         results = [f"{trial.problem or trial.status:>26}"]
     return "  ".join([f"{trial.number:5}", *values, *results, f"{clock(trial.seconds):>8}", f"{trial.seed:5}"])
-
-
-def format_value(value: Any) -> str:
-    """A parameter in few characters."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return str(value)
 
 
 @dataclass(frozen=True)

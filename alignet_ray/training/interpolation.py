@@ -15,7 +15,7 @@ from alignet_ray.training.loop import Training
 from alignet_ray.training.prefetch import ImageReader
 from alignet_ray.training.validation import HumanValidation
 
-SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SHARES = (0.0, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
 """Points between the pretrained weights (0) and the trained ones (1) at which the student is scored."""
 
 

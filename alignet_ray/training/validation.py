@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
 
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
@@ -38,6 +39,26 @@ class HumanValidation:
         """image_ids of every object."""
         return [self.images.ids[rows] for rows in self.rows]
 
+    def one_image_each(self) -> "HumanValidation":
+        """The same objects and triplets with the first image of each object alone."""
+        rows = [own[:1] for own in self.rows]
+        return HumanValidation.of(self.images, rows, self.triplets.triplets, self.triplets.targets)
+
+    @classmethod
+    def of(
+        cls,
+        images: DecodedImages,
+        rows: list[Int64[np.ndarray, " _"]],
+        triplets: Int[Tensor, "t 3"],
+        targets: Float[Tensor, "t 3"],
+    ) -> "HumanValidation":
+        """Of these rows of `images` alone."""
+        # An image may show several objects; a decoder wants each id once, ascending.
+        kept = np.unique(np.concatenate(rows))
+        shown = replace(images, ids=images.ids[kept], paths=tuple(images.paths[row] for row in kept))
+        places = [np.searchsorted(kept, own) for own in rows]
+        return cls(shown, places, triplet_set.TripletSet.of(places, triplets.numpy(), targets.numpy()))
+
     def agreement(self, training: Training) -> float:
         """Expected share of human choices that the cosines of the embeddings make; the same in all processes."""
         batch = Batch(self.images.ids, self.triplets.triplets, self.triplets.targets)
@@ -55,19 +76,19 @@ def human_validation(
         soften: the split of the objects.
         human: the model of human choices.
         images: of all annotated objects.
-        images_per_object: the first ones of each object; one is enough for triplets, which are of objects.
+        images_per_object: the first ones of each object, without those that cannot be read.
+
+    Raises:
+        UserError: fewer than three objects have images that can be read.
     """
     split = split_images(soften, images.ids)
-    first_rows = {number: rows[:images_per_object] for number, rows in split["validation"].items()}
+    first = np.unique(np.concatenate([rows[:images_per_object] for rows in split["validation"].values()]))
+    chosen = replace(images, ids=images.ids[first], paths=tuple(images.paths[row] for row in first))
+    shown, _ = chosen.readable()
 
-    # An image may show several objects; a decoder wants each id once, ascending.
-    kept = np.unique(np.concatenate(list(first_rows.values())))
-    paths = tuple(images.paths[row] for row in kept)
-    shown = replace(images, ids=images.ids[kept], paths=paths)
-
-    rows = {number: np.searchsorted(kept, own) for number, own in first_rows.items()}
+    rows = split_images(soften, shown.ids, ("validation",))["validation"]
     triplets = triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS)
-    return HumanValidation(shown, list(rows.values()), triplets)
+    return HumanValidation.of(shown, list(rows.values()), triplets.triplets, triplets.targets)
 
 
 def object_images(soften: Artifact, uri: str, view: PixelTransform) -> DecodedImages:

@@ -114,7 +114,7 @@ def test_few_triplets_are_labelled_here_with_the_same_rows(
     parents = corpus.parents | {"cluster": clustered}
     here = make_work(corpus.config(), "label@aligned", parents, "here", force=False)
     label.run(here)
-    names = [name for name in spread.files() if name.endswith(".parquet")]
+    names = spread.files(suffix=".parquet", deep=True)
     assert len(names) >= 3
     for name in names:
         assert here.out.read_table(name).equals(spread.read_table(name)), name

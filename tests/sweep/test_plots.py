@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alignet_ray.sweep import plots
-from alignet_ray.sweep.search_space import Domain, parse
+from alignet_ray.sweep.search_space import Domain, format_value, parse
 
 RANGE = Domain("uniform", (0.0, 10.0))
 LOG = Domain("loguniform", (1e-4, 1e-1))
@@ -37,7 +37,7 @@ def test_names_keep_the_order_of_the_list() -> None:
 
 
 def test_values_take_few_characters() -> None:
-    assert [plots.format_value(v) for v in (0.000123456, 3, "affine", None)] == ["0.0001235", "3", "affine", "None"]
+    assert [format_value(v) for v in (0.000123456, 3, "affine", None)] == ["0.0001235", "3", "affine", "None"]
 
 
 def test_a_column_runs_from_the_lowest_to_the_highest_number() -> None:
@@ -65,7 +65,7 @@ def test_a_list_has_its_values_at_equal_distances() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
 def test_heights_lie_between_nought_and_one_for_any_numbers(numbers: list[float]) -> None:
-    heights = plots._scaled_column(np.array(numbers), "{:.3g}").heights
+    heights = plots._scaled_column(np.array(numbers)).heights
     assert heights.min() == 0
     assert heights.max() in (0, pytest.approx(1))
     assert np.array_equal(np.array(numbers).argmin(), heights.argmin())
@@ -109,3 +109,16 @@ def test_less_or_more_changes_who_is_dark() -> None:
         plots.parallel_coordinates(space, [[0.1], [0.9]], [1.0, 2.0], mode, [False, False]) for mode in ("min", "max")
     ]
     assert pictures[0] != pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "labels"),
+    [
+        ([0.00191, 0.00193], ["0.00191", "0.00193"]),
+        ([1e-5, 1e-2], ["1e-05", "0.01"]),
+        ([0.5, 0.5], ["0.5", "0.5"]),
+        ([1.0000001, 1.0000002], ["1.0000001", "1.0000002"]),
+    ],
+)
+def test_labels_have_as_many_digits_as_it_takes(numbers: list[float], labels: list[str]) -> None:
+    assert plots.distinct_labels(numbers, 2) == labels

@@ -95,7 +95,7 @@ def test_the_student_is_left_at_the_chosen_point(
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, written[name]), name
     chosen = next(point for point in found.points if point.interpolation == found.chosen)
-    rows = [rows[:1] for rows in validation.rows]
+    rows = [own[:1] for own in validation.rows]
     one_image = human_validation_agreement(again, validation, rows)
     assert chosen.agreement == pytest.approx(one_image, abs=0.15)
 

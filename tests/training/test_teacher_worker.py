@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_one_process_fine_tunes_keeps_the_best_and_reports_its_agreement(
     assert 0 <= report["aligned_neighbours_kept"] <= report["neighbours_kept"] <= 1
     for split in ("validation", "test"):
         assert {f"{split}_{space}_accuracy" for space in ("base", "features", "aligned")} < set(report)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted(cfg: Config, soften: Artifact, make_work: Make) -> None:
+    broken = sorted(Path(str(cfg.corpus.path)).rglob("1.png"))[:2]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:60])
+    work = make_work(cfg, "align", {"soften": soften})
+    job = make_teacher_job(work, workers=1)
+    assert len(job.images.ids) == 2 * len(job.human.mu) - 2
+    assert work.warnings == ["2 images of annotated objects cannot be read and are left out: 'o00/1.png'"]
+    TeacherWorker(job, "cpu", lambda _: None).train()
 
 
 def test_interpolation_takes_a_point_of_the_reported_curve(cfg: Config, soften: Artifact, make_work: Make) -> None:

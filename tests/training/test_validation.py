@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from support.training import make_recipe
@@ -17,7 +19,10 @@ def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, s
     student = make_network("random:test_efficientnet_ln", 32, 8, 0, squash)
     view = student.backbone.pixel_transform
     images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
-    validation = human_validation(soften, human_model(soften, cfg.soften.num_samples, cfg.seed), images)
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    several = human_validation(soften, human, images, 8)
+    assert all(len(ids) == 2 for ids in several.image_ids())
+    validation = several.one_image_each()
     table = soften.read_table("objects.parquet").to_pylist()
     held_out = {row["object"]: row["image_ids"] for row in table if row["split"] == "validation"}
     shown = validation.images.ids
@@ -37,3 +42,24 @@ def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, s
     chosen = torch.stack([gram[i, j], gram[i, k], gram[j, k]], dim=1).argmax(dim=1)
     expected = validation.triplets.targets.gather(1, chosen[:, None]).mean()
     assert agreement == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_images_that_cannot_be_read_are_left_out(cfg: Config, soften: Artifact) -> None:
+    """The first image of one object is cut off, and both of another one are no images."""
+    view = make_network("random:test_efficientnet_ln", 32, 8, 0, False).backbone.pixel_transform
+    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
+    human = human_model(soften, cfg.soften.num_samples, cfg.seed)
+    whole = human_validation(soften, human, images, 8)
+    folder = Path(str(cfg.corpus.path))
+    path_of = dict(zip(images.ids.tolist(), images.paths, strict=True))
+    cut, *gone = (ids.tolist() for ids in whole.image_ids()[:2])
+    cut_file = folder / path_of[cut[0]]
+    cut_file.write_bytes(cut_file.read_bytes()[:60])
+    for image_id in gone[0]:
+        (folder / path_of[image_id]).write_text("<html>", encoding="utf-8")
+
+    found = human_validation(soften, human, images, 8)
+    assert len(found.rows) == len(whole.rows) - 1
+    assert found.image_ids()[0].tolist() == cut[1:]
+    assert found.one_image_each().image_ids()[0].tolist() == cut[1:]
+    assert images.readable()[1] == sorted([path_of[cut[0]], *(path_of[image_id] for image_id in gone[0])])
