@@ -9,4 +9,10 @@ source jobs/environment.sh test
 ruff check .
 ruff format --check .
 mypy alignet_ray
-if [ "${1:-}" = "--all" ]; then shift; python -m pytest "$@"; else python -m pytest -m "not slow" "$@"; fi
+# Two test processes divide the default tests by file. Slow ones stop processes and fill disks, so they run alone.
+if [ "${1:-}" = "--all" ]; then
+  shift
+  python -m pytest "$@"
+else
+  python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadscope --no-loadscope-reorder "$@"
+fi

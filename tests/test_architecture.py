@@ -265,7 +265,6 @@ TESTED_ELSEWHERE = {
     "demo/server.py": "demo/test_demo.py",
     # The whole evaluation and its report.
     "artifacts/evaluate.py": "stages/test_evaluate.py",
-    "evals/suite.py": "stages/test_evaluate.py",
     "report/image_sections.py": "stages/test_evaluate.py",
     "stages/evaluation_inputs.py": "stages/test_evaluate.py",
     # What a stage hands to its processes, and the processes.

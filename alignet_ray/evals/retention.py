@@ -116,7 +116,8 @@ def _change(base: Float[np.ndarray, " o"], point: Float[np.ndarray, " o"], seed:
 def choose(points: Sequence[InterpolatedStudent]) -> Choice:
     """As near to people as possible while telling objects apart loses `TOLERANCE` at most on average.
 
-    Every single score has too few objects to decide by, so their mean does. `MIN_NEIGHBOURS` are kept as well.
+    Every single score has too few objects to decide by, so their mean does. `MIN_NEIGHBOURS` are kept as well, but for
+    a student that surely tells objects apart better than before: its new neighbours are no loss.
 
     Args:
         points: in ascending order; the first one is the pretrained network.
@@ -129,7 +130,9 @@ def choose(points: Sequence[InterpolatedStudent]) -> Choice:
     if keeping:
         best = max(keeping, key=_agreement)
         reason = "nearest to people of those that lose no more"
-    reason += f" than {100 * TOLERANCE:.0f} point and keep {MIN_NEIGHBOURS:.0%} of the neighbours"
+    reason += f" than {100 * TOLERANCE:.0f} point of telling objects apart and keep {MIN_NEIGHBOURS:.0%} of neighbours"
+    if _surely_gains(best):
+        reason = "nearest to people, and better at telling objects apart"
 
     doubt = _doubt(best)
     if not doubt:
@@ -140,9 +143,16 @@ def choose(points: Sequence[InterpolatedStudent]) -> Choice:
 
 
 def _keeps(point: InterpolatedStudent) -> bool:
+    if _surely_gains(point):
+        return True
     if point.neighbours_kept < MIN_NEIGHBOURS:
         return False
     return point.mean_change is None or point.mean_change.change >= -TOLERANCE
+
+
+def _surely_gains(point: InterpolatedStudent) -> bool:
+    """Whether the interval of its scores' mean change lies above zero."""
+    return point.mean_change is not None and point.mean_change.low > 0
 
 
 def _agreement(point: InterpolatedStudent) -> float:
@@ -154,6 +164,8 @@ def _agreement(point: InterpolatedStudent) -> float:
 
 def _doubt(point: InterpolatedStudent) -> str:
     """Why the loss at a point cannot be judged; empty if it can."""
+    if _surely_gains(point):
+        return ""
     change = point.mean_change
     if change is None:
         return f"fewer than {MIN_OBJECTS} validation objects have several images"

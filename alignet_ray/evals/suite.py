@@ -116,7 +116,7 @@ def evaluate(
 def validate(spaces: list[EmbeddingSpace], objects: SplitObjects, options: SuiteOptions) -> list[Score]:
     """Scores of base and student that the gate decides by, on validation objects; none with fewer than three of them.
 
-    Training objects take the place that validation objects have for test objects: penalties are chosen on them.
+    Few-shot classifiers have the default penalty: there is no third kind of objects to choose one on.
     """
     validation = objects.validation
     if len(validation) < MIN_OBJECTS:
@@ -132,6 +132,6 @@ def validate(spaces: list[EmbeddingSpace], objects: SplitObjects, options: Suite
     nobody = validation.take(np.empty(0, np.int64))
     with threadpool_limits(1, "blas"):
         few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
-        found += probe.evaluate(compared, validation, objects.train, options.shots, few_shot_draws, seed)
+        found += probe.evaluate(compared, validation, nobody, options.shots, few_shot_draws, seed)
         found += shift.evaluate(compared, objects.train, nobody, validation, seed)
     return found

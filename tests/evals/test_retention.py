@@ -39,6 +39,12 @@ def test_most_neighbours_must_be_kept() -> None:
     points = [START, point(0.3, 0.42, 0), replace(point(0.6, 0.46, 0), neighbours_kept=0.59)]
     assert retention.choose(points).interpolation == 0.3
 
+    # New neighbours are no loss where objects are surely told apart better.
+    better = replace(point(0.6, 0.46, -0.1, half_width=0.09), neighbours_kept=0.2)
+    choice = retention.choose([*points[:2], better])
+    assert choice.interpolation == 0.6
+    assert choice.reason == "nearest to people, and better at telling objects apart"
+
 
 @pytest.mark.parametrize("change", [None, ScoreChange(0.5, 0.0, -0.2, 0.2)])
 def test_a_loss_that_cannot_be_judged_keeps_the_safer_half(change: ScoreChange | None) -> None:
