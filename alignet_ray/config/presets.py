@@ -29,7 +29,7 @@ def smoke() -> Config:
 
 
 def sample() -> Config:
-    """A few hundred real images and real pretrained weights at 128 px: a quarter of an hour on two cores.
+    """A few hundred real images and real pretrained weights at 128 px: some twenty minutes on two cores.
 
     The teacher network is fine-tuned on human choice probabilities. `--align.map low_rank` fits a linear map instead,
     which takes seconds and improves agreement less.
