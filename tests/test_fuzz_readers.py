@@ -22,6 +22,7 @@ import torch
 import yaml
 from PIL import Image
 
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import read_transform
@@ -38,7 +39,10 @@ from alignet_ray.human.triplets import read_embedding, read_order
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
+from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.weights_file import read_weights
+from alignet_ray.stages.embed_actor import ActorTask, read_unit
+from alignet_ray.store import Store
 
 DAMAGED = 300
 """Damaged files per reader."""
@@ -272,3 +276,34 @@ def test_a_damaged_file_is_one_line_and_no_traceback(name: str, tmp_path: Path) 
     # classes that names none leaves its images without class, which listing tells.
     if name not in ("picture", "images in tar", "classes of validation images"):
         assert len(messages) > 20, "hardly any damage was refused: the reader checks nothing"
+
+
+def test_a_reader_in_a_worker_quarantines_damaged_pictures(tmp_path: Path) -> None:
+    """Units of damaged pictures, read as a process beside a GPU actor reads them: each is opened, or has its reason."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    valid = [picture(kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")]
+    contents = list(damaged(valid, seed=1))
+    for number, content in enumerate(contents):
+        (pictures / f"{number:04}.jpg").write_bytes(content)
+
+    backbone = load_backbone("random:test_vit", 32)
+    artifact = EmbedArtifact(Store.open(str(tmp_path / "root")).draft("embed", "e"))
+    listed = list_images(str(pictures))
+    artifact.write_images(listed, unit_size=100)
+    artifact.write_networks({"members": [backbone.describe()], "head": "none", "widths": {}})
+    settings = {"models": (), "registry": "", "size": 32, "head": "none", "layer": "pre_logits", "bfloat16": False}
+    settings |= {"fast": False, "dtype": "float16", "batch_size": 8, "threads": 1, "resize_on_device": False}
+    task = ActorTask(artifact, str(pictures), compile="off", images_per_actor=1, **settings)  # type: ignore[arg-type]
+
+    opened = 0
+    reasons: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
+        for unit in range(-(-len(contents) // 100)):
+            notes = json.loads(read_unit({"unit": np.array([unit])}, task)["opened"][0])
+            opened += len(notes["kept"])
+            reasons += [reason for _, reason in notes["errors"]]
+    assert opened + len(reasons) == len(contents) >= DAMAGED
+    assert min(opened, len(reasons)) > 50
+    assert not [reason for reason in reasons if "\n" in reason or len(reason) > 700]

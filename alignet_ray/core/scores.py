@@ -9,6 +9,21 @@ from jaxtyping import Float, Int
 CHANCE = 1 / 3
 """Agreement of blind guessing among three pairs."""
 
+METRIC_TITLES = {
+    "odd_one_out": "agreement with people",
+    "knn_category": "category, by the 5 nearest images of other objects",
+    "few_shot_1": "object, learned from 1 image",
+    "few_shot_5": "object, learned from 5 images",
+    "same_object": "object of the nearest other image",
+    "shift_source": "category, new images of known objects",
+    "shift_target": "category, objects never seen",
+    "anomaly_auroc": "spotting images of another category (AUROC)",
+    "ood_auroc": "spotting images from the other folder (AUROC)",
+    "ood_knn": "class of the other folder's images, by the 5 nearest known images",
+    "ood_probe": "class of the other folder's images, learned from known images",
+}
+"""Metrics of the scores table -> what people read."""
+
 NORMAL_LIMIT = 10_000
 """Items above which a resampled mean is drawn from its normal limit: the same to three digits, and fast."""
 

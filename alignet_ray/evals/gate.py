@@ -5,11 +5,11 @@ settle a question is no verdict: with few objects it is often wider than what is
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import hypot, isnan
 
-from alignet_ray.core.scores import Score
+from alignet_ray.core.scores import METRIC_TITLES, Score
 
 GENERALISATION = (
     "knn_category",
@@ -22,18 +22,6 @@ GENERALISATION = (
 )
 """Scores (fractions) in which a student must not fall behind its base."""
 
-TITLES = {
-    "odd_one_out": "agreement with people",
-    "knn_category": "category by nearest images",
-    "few_shot_1": "objects learned from 1 image",
-    "few_shot_5": "objects learned from 5 images",
-    "same_object": "object of the nearest image",
-    "shift_source": "category of new images",
-    "shift_target": "category of new objects",
-    "anomaly_auroc": "spotting another category",
-}
-"""What each score is called in a reason."""
-
 LAYER = "pre_logits"
 """The layer that users take; base and student have it both."""
 
@@ -44,15 +32,6 @@ class Verdict(StrEnum):
     YES = "yes"
     NO = "no"
     CANNOT_TELL = "cannot tell"
-
-
-@dataclass(frozen=True)
-class Change:
-    """The student's difference to its base (fraction) with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +66,7 @@ def decide(scores: Iterable[Score], margin: float = 0.02, tolerance: float = 0.0
             found[score.model, score.metric] = score
 
     nearer = Verdict.CANNOT_TELL
-    reasons = [f"{TITLES['odd_one_out']}: not scored"]
+    reasons = [f"{METRIC_TITLES['odd_one_out']}: not scored"]
     change = _change(found, "odd_one_out")
     if change is not None:
         nearer = _at_least(change, margin)
@@ -107,23 +86,23 @@ def decide(scores: Iterable[Score], margin: float = 0.02, tolerance: float = 0.0
     return Decision(_all([nearer, kept]), nearer, kept, reasons)
 
 
-def _change(found: Mapping[tuple[str, str], Score], metric: str) -> Change | None:
-    """The student's difference to its base; None where one of them was not scored."""
+def _change(found: Mapping[tuple[str, str], Score], metric: str) -> Score | None:
+    """The student's difference to its base with its interval; None where one of them was not scored."""
     if ("base", metric) not in found or ("student", metric) not in found:
         return None
 
     # A paired difference is much narrower than that of two scores by themselves, which some metrics only have.
     gain = found.get(("student", f"{metric}_gain"))
     if gain is not None:
-        return Change(gain.value, gain.low, gain.high)
+        return gain
     base = found["base", metric]
     student = found["student", metric]
     value = student.value - base.value
     half_width = hypot((base.high - base.low) / 2, (student.high - student.low) / 2)
-    return Change(value, value - half_width, value + half_width)
+    return replace(student, metric=f"{metric}_gain", value=value, low=value - half_width, high=value + half_width)
 
 
-def _at_least(change: Change, least: float) -> Verdict:
+def _at_least(change: Score, least: float) -> Verdict:
     # Scores of very few items have no interval.
     if isnan(change.low) or isnan(change.high):
         return Verdict.CANNOT_TELL
@@ -143,6 +122,6 @@ def _all(verdicts: list[Verdict]) -> Verdict:
     return Verdict.CANNOT_TELL
 
 
-def _reason(metric: str, verdict: Verdict, change: Change, asked: str) -> str:
+def _reason(metric: str, verdict: Verdict, change: Score, asked: str) -> str:
     interval = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-    return f"{TITLES[metric]}: {verdict}, {100 * change.value:+.1f} {interval} points ({asked} asked)"
+    return f"{METRIC_TITLES[metric]}: {verdict}, {100 * change.value:+.1f} {interval} points ({asked} asked)"

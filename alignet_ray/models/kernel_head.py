@@ -3,13 +3,16 @@
     y(z) = sum_j a_j m_j,    a = softmax_j( cos((z - c) G, (z_j - c) G) / T + log w_j )
 
 z_j are features of annotated images, m_j the human dimensions of the objects they show (dot products of dimensions are
-logits of choices), w_j weights that make every object count the same. Where objects of a kind have much the same
-dimensions, images of all of them do: an image's own direction, times the square root of a small weight, can stand
-beside its dimensions and tell them apart. It is the kernel regression of Nadaraya and
+logits of choices), w_j weights that make every object count the same. It is the kernel regression of Nadaraya and
 Watson (1964), or one layer of attention with annotated images as keys. G weighs features as the network's own
 classifier does, where its weights came with one: this does for human dimensions what convex combination of semantic
 embeddings does for words (Norouzi et al., ICLR 2014). An average of objects stays in the space that the annotated
 objects span.
+
+Such averages of similar images are much the same, and single images are told apart badly. The own direction of an
+image, (z - c) G at the length sqrt(b), can stand beside its dimensions:
+
+    y'(z) . y'(x) = y(z) . y(x) + b cos((z - c) G, (x - c) G)
 """
 
 from collections.abc import Callable, Sequence

@@ -112,8 +112,6 @@ class ModelSpec:
         """The name in tables: files and folders by their last part."""
         if self.kind is ModelKind.STUDENT:
             return self.path.name
-        if self.kind is ModelKind.CHECKPOINT:
-            return self.identity
         if self.kind is ModelKind.STORED:
             from alignet_ray.data import stored
 

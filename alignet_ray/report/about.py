@@ -1,4 +1,4 @@
-"""What the report says of its run besides scores: whose judgements, when, on what, and how to use the student."""
+"""What the report says of its run besides scores: when and on what it was made, and how to use the student."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from alignet_ray.artifacts.distill import InterpolatedStudent, ScoreChange
+from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row
-from alignet_ray.report.table_sections import GENERALISATION_TITLES
 
 X_TITLE = "share of the way from the pretrained weights, %"
 
@@ -56,7 +56,7 @@ def _row(point: InterpolatedStudent, is_chosen: bool) -> Row:
     if point.mean_change is not None:
         row["mean of the following"] = _change_text(point.mean_change)
     for name, change in point.kept.items():
-        row[GENERALISATION_TITLES[name]] = _change_text(change)
+        row[METRIC_TITLES[name]] = _change_text(change)
     return row
 
 
@@ -83,7 +83,7 @@ def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
     lines = []
     for number, name in enumerate(points[0].kept):
         changes = [100 * point.kept[name].change for point in points]
-        lines.append(figures.Line(GENERALISATION_TITLES[name], shares, changes, figures.PALETTE[number], width=1))
+        lines.append(figures.Line(METRIC_TITLES[name], shares, changes, figures.PALETTE[number], width=1))
     means = [100 * point.mean_change.change for point in points if point.mean_change is not None]
     if means:
         lines.append(figures.Line("mean of these", shares, means, figures.COLOURS["student"]))

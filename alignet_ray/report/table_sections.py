@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-from alignet_ray.core.scores import CHANCE, Score
-from alignet_ray.evals import ood
+from alignet_ray.core.scores import CHANCE, METRIC_TITLES, Score
+from alignet_ray.evals import gate, ood
 from alignet_ray.evals.compare import PERCENT_METRICS
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.representation_drift import NEIGHBOURS
@@ -26,18 +26,7 @@ LEVEL_TITLES = {
 }
 """Parts of the triplets in the order of the table; single categories follow."""
 
-GENERALISATION_TITLES = {
-    "knn_category": "category, by the 5 nearest images of other objects",
-    "few_shot_1": "object, learned from 1 image",
-    "few_shot_5": "object, learned from 5 images",
-    "same_object": "object of the nearest other image",
-    "shift_source": "category, new images of known objects",
-    "shift_target": "category, objects never seen",
-    "anomaly_auroc": "spotting images of another category (AUROC)",
-    "ood_auroc": "spotting images from the other folder (AUROC)",
-    "ood_knn": "class of the other folder's images, by the 5 nearest known images",
-    "ood_probe": "class of the other folder's images, learned from known images",
-}
+GENERALISATION = (*gate.GENERALISATION, "ood_auroc", "ood_knn", "ood_probe")
 """Generalisation scores in the order of the table."""
 
 EXTERNAL_TITLES = {
@@ -264,8 +253,8 @@ class Generalisation:
 def generalisation(contents: ReportContents) -> Generalisation | None:
     """What simple classifiers on frozen features reach, percent, and how the student differs from the base."""
     rows = []
-    for metric, title in GENERALISATION_TITLES.items():
-        row = _generalisation_row(contents.scores, metric, title)
+    for metric in GENERALISATION:
+        row = _generalisation_row(contents.scores, metric, METRIC_TITLES[metric])
         if row:
             rows.append(row)
     if not rows:

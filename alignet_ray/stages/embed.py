@@ -10,7 +10,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -168,8 +169,12 @@ def run(work: Work) -> None:
 
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
-    with work.screen.progress(total, "images", done=done) as bar:
-        for result in embed_units(work, job, todo, total - done):
+    # Closed where it is used: an error must not leave this process with an actor's model and threads.
+    with (
+        work.screen.progress(total, "images", done=done) as bar,
+        closing(embed_units(work, job, todo, total - done)) as results,
+    ):
+        for result in results:
             if result.problem:
                 raise UserError(result.problem)
             quarantine.add(result.quarantined)
@@ -227,7 +232,7 @@ def _compare_fast_decoding(work: Work, artifact: EmbedArtifact) -> None:
     )
 
 
-def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Iterator["UnitResult"]:
+def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Generator["UnitResult"]:
     """Embed units: in this process while that takes seconds, the others on a pool of actors.
 
     Args:
@@ -244,10 +249,10 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Ite
     resources = available_resources()
     remaining = units
     if _may_start_here(work.cfg, resources, images):
-        remaining = []
-        for result, rest in _embed_here(work, job, units, images, resources):
-            yield result
-            remaining = rest
+        with closing(_embed_here(work, job, units, images, resources)) as here:
+            for result, left in here:
+                yield result
+                remaining = left
     if remaining:
         yield from _embed_on_actors(work, job, remaining, images, resources)
 
@@ -260,7 +265,7 @@ def _may_start_here(cfg: Config, resources: Resources, images: int) -> bool:
 
 def _embed_here(
     work: Work, job: EmbedJob, units: list[int], images: int, resources: Resources
-) -> Iterator[tuple["UnitResult", list[int]]]:
+) -> Generator[tuple["UnitResult", list[int]]]:
     """Embed units in this process until the rest of them would take longer than to start actors.
 
     Yields:
@@ -290,7 +295,7 @@ def _embed_here(
 
 def _embed_on_actors(
     work: Work, job: EmbedJob, units: list[int], images: int, resources: Resources
-) -> Iterator["UnitResult"]:
+) -> Generator["UnitResult"]:
     """Embed units on a pool of actors; the result of each, in the order in which they finish."""
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy

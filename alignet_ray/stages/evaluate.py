@@ -71,9 +71,9 @@ def run(work: Work) -> None:
 
     # Scores use images that all spaces hold.
     spaces = evaluation_inputs.embedding_spaces(cfg, work.parents)
-    test = evaluation_inputs.annotated_objects(soften, images, "test").enough_embedded_in(spaces)
-    train = evaluation_inputs.annotated_objects(soften, images, "train").embedded_in(spaces)
-    validation = evaluation_inputs.annotated_objects(soften, images, "validation").embedded_in(spaces)
+    listed = evaluation_inputs.annotated_objects(soften, images)
+    test = listed.test.enough_embedded_in(spaces)
+    splits = suite.SplitObjects(listed.train.embedded_in(spaces), listed.validation.embedded_in(spaces), test)
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
 
     options = suite.SuiteOptions(
@@ -84,7 +84,6 @@ def run(work: Work) -> None:
         shots=evaluate.shots,
         seed=cfg.seed,
     )
-    splits = suite.SplitObjects(train, validation, test)
     results = suite.evaluate(spaces, splits, soften.responses(), options)
     external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)

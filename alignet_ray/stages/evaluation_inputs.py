@@ -14,6 +14,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
 from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace, Kind
+from alignet_ray.evals.suite import SplitObjects
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
@@ -103,13 +104,12 @@ def ood_folder(cfg: Config, parents: Parents) -> OodFolder | None:
     return OodFolder({space.name: space for space in spaces}, labels)
 
 
-def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact, split: str) -> AnnotatedObjects:
-    """The objects of one split, with images or without.
+def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact) -> SplitObjects:
+    """The objects of every split, with images or without.
 
     Args:
         soften: the objects.
         images: of these objects; their folders name objects that have no name.
-        split: train, validation or test.
     """
     table = soften.objects()
     posterior = soften.posterior()
@@ -132,8 +132,12 @@ def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact, split: str)
         posterior.mu,
         posterior.sigma,
     )
-    in_split = np.array(table["split"].to_pylist()) == split
-    return objects.take(np.flatnonzero(in_split))
+    split = np.array(table["split"].to_pylist())
+    return SplitObjects(
+        train=objects.take(np.flatnonzero(split == "train")),
+        validation=objects.take(np.flatnonzero(split == "validation")),
+        test=objects.take(np.flatnonzero(split == "test")),
+    )
 
 
 def _name_by_images(labels: set[str], first_path: str) -> str:

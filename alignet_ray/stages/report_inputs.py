@@ -130,9 +130,9 @@ def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
     """What the run was made of: its main settings, and the artifact of every node."""
     clusters = ClusterArtifact(parents["cluster"]).labels().clusters
     settings = {
-        "teacher": " + ".join(ModelSpec.parse(model).label for model in cfg.embed.model),
+        "teacher": " + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model),
         "map to human similarity": cfg.align.from_ or cfg.align.map,
-        "student": ModelSpec.parse(cfg.distill.model).label,
+        "student": ModelSpec.parse(cfg.distill.model).identity,
         "corpus": Path(str(cfg.corpus.path)).name,
         "human data": Path(cfg.human.embedding or str(cfg.human.triplets)).name,
         "clusters": str(int(clusters.max()) + 1),

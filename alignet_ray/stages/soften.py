@@ -243,7 +243,7 @@ def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Po
         facts = FitFacts(fitted.history, fitted.stable)
 
     if not facts.stable:
-        work.warn("the number of dimensions still changed at the end of the fit: raise --soften.steps")
+        work.warn("the fit may not have converged, as its last counts of dimensions differ: raise --soften.steps")
 
     # With too strong a prior VICE prunes nearly all dimensions.
     dims = fitted.mu.shape[1]

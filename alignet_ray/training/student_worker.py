@@ -138,6 +138,8 @@ class StudentWorker:
         settings = self.job.settings
         if settings.trainable == "head":
             return Interpolation(1.0, "only the head was trained", [])
+        if settings.interpolation == 1:
+            return Interpolation(1.0, "as the settings say", [])
 
         # The student as it was before training is loaded anew: a copy from then on would take memory all the time.
         student = make_network(settings.model, settings.size, settings.head, self.job.seed, settings.squash)

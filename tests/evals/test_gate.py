@@ -22,7 +22,7 @@ def test_nearer_to_people_and_no_worse() -> None:
     assert (found.verdict, found.nearer, found.kept) == (Verdict.YES, Verdict.YES, Verdict.YES)
     assert found.reasons == [
         "agreement with people: yes, +9.0 [+7.0, +11.0] points (at least +2.0 asked)",
-        "category of new objects: yes, +2.0 [-0.5, +5.0] points (at least -1.0 asked)",
+        "category, objects never seen: yes, +2.0 [-0.5, +5.0] points (at least -1.0 asked)",
     ]
 
 
@@ -51,7 +51,7 @@ def test_one_loss_decides() -> None:
         rows(odd_one_out=(0.2, 0.1, 0.3), knn_category=(0.02, 0.01, 0.03), few_shot_1=(-0.05, -0.08, -0.02))
     )
     assert found.verdict is Verdict.NO
-    assert [reason.split(":")[0] for reason in found.reasons if ": no," in reason] == ["objects learned from 1 image"]
+    assert [reason.split(":")[0] for reason in found.reasons if ": no," in reason] == ["object, learned from 1 image"]
 
 
 def test_without_paired_differences_both_intervals_count() -> None:
@@ -60,7 +60,7 @@ def test_without_paired_differences_both_intervals_count() -> None:
     scores.append(Score("base", "pre_logits", "objects", "anomaly_auroc", 0.7, 0.67, 0.73))
     scores.append(Score("student", "pre_logits", "objects", "anomaly_auroc", 0.8, 0.76, 0.84))
     assert gate.decide(scores).reasons[-1] == (
-        "spotting another category: yes, +10.0 [+5.0, +15.0] points (at least -1.0 asked)"
+        "spotting images of another category (AUROC): yes, +10.0 [+5.0, +15.0] points (at least -1.0 asked)"
     )
 
 

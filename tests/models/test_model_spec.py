@@ -53,7 +53,7 @@ def test_folders_are_told_apart_by_what_lies_in_them(student: Path, embedded: Pa
     ("name", "identity", "label"),
     [
         ("resnet18.a1_in1k", "resnet18.a1_in1k", "resnet18.a1_in1k"),
-        ("resnet18@/data/weights@2.pth", "resnet18@weights@2.pth", "resnet18@weights@2.pth"),
+        ("resnet18@/data/weights@2.pth", "resnet18@weights@2.pth", "resnet18@/data/weights@2.pth"),
         ("random:test_vit", "random:test_vit", "random:test_vit"),
         ("models:/student/3", "models:/student/3", "models:/student/3"),
         ("embed/0123abcd", "embed/0123abcd", "embed/0123abcd"),

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from alignet_ray.artifacts.distill import DistillArtifact, Interpolation
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.artifacts.schemas import CLUSTERS, TRIPLETS, embeddings
 from alignet_ray.config import Config
@@ -22,7 +23,7 @@ from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
 from alignet_ray.images.cache import CacheWriter
-from alignet_ray.models.embedding_network import load_network
+from alignet_ray.models.embedding_network import load_network, make_network
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
 from alignet_ray.store import Artifact, Store
@@ -143,6 +144,40 @@ def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(
     assert cut.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
     assert len(cut.out.files("checkpoints")) == 2
     check_student(whole)
+
+
+def test_the_student_stands_where_the_settings_say(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    """A quarter of the way is a quarter in every weight of the backbone, and none in those of the head."""
+    works = {}
+    for share in (1.0, 0.25):
+        works[share] = make_work(config(pictures, store, interpolation=share), "distill@student", parents, f"s{share}")
+        alone(works[share]).train()
+        assert DistillArtifact(works[share].out).interpolation() == Interpolation(share, "as the settings say", [])
+
+    settings = config(pictures, store).distill
+    initial = make_network(settings.model, settings.size, settings.head, 0, settings.squash).backbone.net.state_dict()
+    whole = weights(works[1.0])
+    for name, tensor in weights(works[0.25]).items():
+        file, _, key = name.partition(":")
+        expected = whole[name]
+        if file == "backbone.safetensors" and expected.is_floating_point():
+            expected = 0.75 * initial[key] + 0.25 * whole[name]
+        torch.testing.assert_close(tensor, expected, msg=name)
+
+
+def test_without_annotated_objects_the_safer_half_is_taken_unless_the_backbone_did_not_train(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    assert not any(name.startswith("soften") for name in parents)
+    for trainable, chosen, reason in (("all", 0.5, "no annotated objects"), ("head", 1.0, "only the head")):
+        cfg = config(pictures, store, interpolation="auto", trainable=trainable)
+        work = make_work(cfg, "distill@student", parents, trainable)
+        alone(work).train()
+        found = DistillArtifact(work.out).interpolation()
+        assert found.chosen == chosen
+        assert reason in found.reason
 
 
 def test_student_and_control_share_pixels_and_differ_in_the_teacher(

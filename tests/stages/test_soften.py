@@ -95,3 +95,12 @@ def test_what_is_missing_is_named(world: Config) -> None:
     with pytest.raises(UserError, match=r"--human\.triplets"):
         soften.sources(world.replace(human__triplets=None), "")
     assert len(soften.sources(world, "")) == 3
+
+
+@pytest.mark.parametrize(("steps", "warnings"), [(100, 1), (1000, 0)])
+def test_a_fit_that_has_not_converged_is_said(
+    world: Config, make_work: Callable[..., Work], steps: int, warnings: int
+) -> None:
+    work = make_work(world.replace(soften__steps=steps), "soften")
+    soften.run(work)
+    assert sum("may not have converged" in warning for warning in work.warnings) == warnings
