@@ -32,15 +32,18 @@ def alignet(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "RAY_"))}
     environment |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TMPDIR": str(temporary)}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
-    # Not `python -m`, which would put the current folder on the import path of the command itself.
-    code = "import sys; sys.path.remove(''); from alignet_ray.cli import main; main()"
-    command = [sys.executable, "-c", code, *args]
+    command = [sys.executable, "-m", "alignet_ray", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=300, encoding="utf-8")
 
 
 def test_a_stage_runs_whatever_the_folder_locale_and_scripts_around_it_are_called(workplace: Path) -> None:
     options = ["--embed.model", "random:test_vit", "--embed.size", "64", "--corpus.path", "pictures"]
     done = alignet(workplace, "embed", "--config", "utf8.yaml", *options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+    # Once in the command's own process, and once in Ray's.
+    other = ("--embed.size", "80", "--ray.force", "--store.root", str(workplace.parent / "other"))
+    done = alignet(workplace, "embed", *options, *other)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     runs = workplace / "runs"
     assert (runs / "mlflow.db").is_file()

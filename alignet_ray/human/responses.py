@@ -179,7 +179,7 @@ def _read_plain(data: bytes, header: str, path: str, lines: LineNumbers) -> Resp
         numbers = np.stack([column.to_numpy() for column in table.columns], axis=1)
     except (pa.ArrowException, ValueError):
         # Arrow is fast but takes one space for one delimiter; numpy reads runs of spaces and names a wrong line.
-        numbers = _read_slowly(data, separator, path)
+        numbers = _read_slowly(data, separator, path, lines)
 
     if numbers.shape[1] < 3:
         raise UserError(f"{path}: a triplet file has three columns, this has {numbers.shape[1]}")
@@ -189,11 +189,29 @@ def _read_plain(data: bytes, header: str, path: str, lines: LineNumbers) -> Resp
     return ResponseTable(_response_table(_odd_last(rows[:, :3], rows[:, 3], path, lines)), 1, lines=lines)
 
 
-def _read_slowly(data: bytes, separator: str | None, path: str) -> np.ndarray:
+def _read_slowly(data: bytes, separator: str | None, path: str, lines: LineNumbers) -> np.ndarray:
     try:
         return np.loadtxt(io.BytesIO(data), delimiter=separator, ndmin=2)
     except ValueError as error:
-        raise UserError(f"{path} is not a triplet file: {first_line(error)}") from error
+        reason = _wrong_line(data.decode(), separator, lines) or first_line(error)
+        raise UserError(f"{path} is not a triplet file: {reason}") from error
+
+
+def _wrong_line(text: str, separator: str | None, lines: LineNumbers) -> str:
+    """What is wrong in the first line that does not fit, by its number in the file; empty where none is found."""
+    rows = [line.partition("#")[0].split(separator) for line in text.splitlines()]
+    for row, cells in enumerate(rows):
+        where = f"line {lines.first_of(np.arange(len(rows)) == row)}"
+        if len(cells) != len(rows[0]):
+            return f"{where} has {len(cells)} columns, the first one has {len(rows[0])}"
+        for cell in cells:
+            if not cell.strip():
+                return f"{where} has an empty column (a separator at its end?)"
+            try:
+                float(cell)
+            except ValueError:
+                return f"{where}: {cell.strip()[:40]!r} is not a number"
+    return ""
 
 
 def _read_with_header(
