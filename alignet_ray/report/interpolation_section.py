@@ -20,6 +20,7 @@ class InterpolationSection:
         agreement: figure: agreement with people at every point.
         kept: figure: scores of telling objects apart at every point, as differences to the pretrained network.
         rows: a row for every point.
+        minor: columns that a phone leaves out: the single scores, whose mean stays.
     """
 
     chosen: float
@@ -27,6 +28,7 @@ class InterpolationSection:
     agreement: bytes
     kept: bytes
     rows: list[Row]
+    minor: list[str]
 
 
 def interpolation(contents: ReportContents) -> InterpolationSection | None:
@@ -42,6 +44,7 @@ def interpolation(contents: ReportContents) -> InterpolationSection | None:
         agreement=_agreement_figure(found.points, found.chosen),
         kept=_kept_figure(found.points, found.chosen),
         rows=rows,
+        minor=[METRIC_TITLES[name] for name in found.points[0].kept],
     )
 
 

@@ -23,6 +23,7 @@ def test_every_point_has_a_row_and_the_chosen_one_is_named() -> None:
     assert "<td>50% (chosen)</td><td>45.0 %</td><td>50.0 %</td><td>75 %</td><td>45.0, -5.0 [-6.0, +1.0]</td>" in page
     assert page.count("45.0, -5.0 [-6.0, +1.0]") == 2, "of the mean and of its only score"
     assert page.count("(chosen)") == 1
+    assert page.count('class="minor"') == 4, "a phone shows the mean of the scores alone"
     assert page.count("<tr>") == 4
     assert page.count("<img") == 2
 
