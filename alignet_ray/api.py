@@ -15,7 +15,7 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import open_screen
 from alignet_ray.stages import STAGES, pipeline
-from alignet_ray.store import Artifact, Store
+from alignet_ray.store import Artifact, Reference, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -220,14 +220,14 @@ def open_run(name: str, root: str = "runs") -> RunResult:
         UserError: there is no such run, or it is unfinished.
     """
     store = Store.existing(root)
-    ref = store.read_ref(name)
-    if ref is None:
+    reference = store.read_ref(name)
+    if reference is None:
         known = ", ".join(store.refs()) or "none"
         raise UserError(f"there is no run {name!r} under {store.root}: known runs: {known}")
 
     # A result without some of its parts would fail later, far from the reason.
     artifacts: dict[str, Artifact] = {}
-    for node, id in ref["nodes"].items():
+    for node, id in reference.nodes.items():
         artifact = store.artifact(node.partition("@")[0], id)
         if not artifact.finished:
             raise UserError(f"run {name!r} is unfinished at {node}: run it again to finish it")
@@ -250,7 +250,7 @@ def list_runs(root: str = "runs") -> "pd.DataFrame":
     store = Store.existing(root)
     rows = []
     for name in store.refs():
-        nodes = (store.read_ref(name) or {}).get("nodes", {})
+        nodes = (store.read_ref(name) or Reference()).nodes
         artifacts = [store.artifact(node.partition("@")[0], id) for node, id in nodes.items()]
         finished = sum(artifact.finished for artifact in artifacts)
         rows.append({"run": name, "artifacts": len(artifacts), "finished": finished})

@@ -15,7 +15,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -133,6 +133,46 @@ class Manifest:
         values = _known_fields(cls, stored)
         values["recipe"] = Recipe.from_json(stored.get("recipe", {}))
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the name of a run stands for: the ids of its artifacts, and its settings.
+
+    Attributes:
+        nodes: the artifact's id by node.
+        config: the settings as YAML.
+        before: what the name stood for when its last whole run was finished, while a run with other settings is not:
+            until then `gc` must spare the earlier results.
+    """
+
+    nodes: dict[str, str] = field(default_factory=dict)
+    config: str = ""
+    before: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> set[tuple[str, str]]:
+        """(stage, id) of every artifact that the name keeps, those of before included."""
+        named = [*self.nodes.items(), *self.before.items()]
+        return {(node.partition("@")[0], id) for node, id in named}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> "Reference":
+        """What `<root>/refs/<name>.json` holds.
+
+        Raises:
+            ValueError: it is no reference.
+        """
+        if not isinstance(stored, dict) or not isinstance(stored.get("nodes"), dict):
+            raise ValueError("it names no artifacts")
+        return cls(**_known_fields(cls, stored))
+
+    def follows(self, earlier: "Reference | None") -> "Reference":
+        """The same reference of an unfinished run that keeps what the name stood for before."""
+        if earlier is None:
+            return self
+        # One unfinished run after the other: the last finished one is still the one to keep.
+        return replace(self, before=earlier.before or earlier.nodes)
 
 
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -433,18 +473,22 @@ class Store:
             artifacts += [self.artifact(stage, id) for id in sorted(folders)]
         return artifacts
 
-    def write_ref(self, name: str, value: JsonObject) -> None:
-        """Point a human name at ids.
+    def write_ref(self, name: str, reference: Reference) -> None:
+        """Point a human name at artifacts.
 
         Raises:
             UserError: the name would lead to another folder.
         """
         if not _stays_inside(name):
             raise UserError(f"{name!r} is no name of a run: it leads to another folder")
-        Draft(self.root, "refs", "").write_json(f"{name}.json", value)
+        Draft(self.root, "refs", "").write_json(f"{name}.json", asdict(reference))
 
-    def read_ref(self, name: str) -> JsonObject | None:
-        """What a human name points at; None if it is not known."""
+    def read_ref(self, name: str) -> Reference | None:
+        """What a human name points at; None if it is not known.
+
+        Raises:
+            UserError: the file of the name is damaged.
+        """
         if not _stays_inside(name):
             return None
 
@@ -452,8 +496,13 @@ class Store:
         file = f"{name}.json"
         if not references.has(file):
             return None
-        reference: JsonObject = references.read_json(file)
-        return reference
+        # Not skipped: `gc` would delete what a name that cannot be read points at.
+        try:
+            return Reference.from_json(references.read_json(file))
+        except ValueError as error:
+            file = f"{self.root}/refs/{name}.json"
+            problem = f"{file} is damaged ({first_line(error)})"
+            raise UserError(f"{problem}: `alignet-ray rm {name}`, then run it again") from error
 
     def delete_ref(self, name: str) -> None:
         """Forget a human name; its artifacts stay."""

@@ -20,7 +20,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.models import formats
 from alignet_ray.models.hub import load
 from alignet_ray.stages import STAGES
-from alignet_ray.store import Store
+from alignet_ray.store import Reference, Store
 
 
 def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -116,7 +116,7 @@ def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     draft.finish({"node": "evaluate", "finished": 0.0})
     draft.write_bytes("triplets.txt", b"0 1 2\n" * 10)
     text = Config(name="night").to_yaml()
-    Store.open(str(tmp_path)).write_ref("night", {"nodes": {"evaluate": "e" * 12}, "config": text})
+    Store.open(str(tmp_path)).write_ref("night", Reference({"evaluate": "e" * 12}, text))
 
     listed = json.loads(printed(capsys, "ls", "--json", *root))
     assert listed["runs"] == [{"run": "night", "nodes": 1}]
@@ -138,7 +138,7 @@ def test_a_run_of_a_presets_name_is_shown_before_the_preset(tmp_path: Path, caps
     root = ("--store.root", str(tmp_path))
     assert "seed: 0" in printed(capsys, "show", "smoke", *root)
     ran = PRESETS["smoke"]().replace(seed=5)
-    Store.open(str(tmp_path)).write_ref("smoke", {"nodes": {}, "config": ran.to_yaml()})
+    Store.open(str(tmp_path)).write_ref("smoke", Reference(config=ran.to_yaml()))
     assert "seed: 5" in printed(capsys, "show", "smoke", *root)
     assert "seed: 1" in printed(capsys, "show", "smoke", "--seed", "1", *root)
 

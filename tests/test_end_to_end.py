@@ -186,9 +186,9 @@ def test_shuffled_responses_teach_nothing(smoke: SmokeRun, tmp_path: Path) -> No
     root = ("--store.root", str(smoke.root))
     options = ["--name", "shuffled", "--objects.table", str(table), "--distill.no-control", *ONE_PROCESS]
     alignet("evaluate", "smoke", *options, *root)
-    ref = smoke.store.read_ref("shuffled")
-    assert ref is not None
-    scores = smoke.store.artifact("evaluate", ref["nodes"]["evaluate"]).read_table("scores.parquet").to_pylist()
+    reference = smoke.store.read_ref("shuffled")
+    assert reference is not None
+    scores = smoke.store.artifact("evaluate", reference.nodes["evaluate"]).read_table("scores.parquet").to_pylist()
     for row in scores:
         if row["model"] == "student" and row["metric"] == "odd_one_out" and row["level"] == "":
             assert abs(row["value"] - 1 / 3) < 0.06, row
@@ -207,9 +207,9 @@ def test_a_stored_transform_labels_images_without_human_responses(smoke: SmokeRu
     for absent in ("soften", "evaluate", "embed@objects"):
         assert f"== {absent}" not in printed
     assert "is version" in printed.split("== register")[1]
-    ref = smoke.store.read_ref("own")
-    assert ref is not None
-    assert smoke.store.artifact("distill", ref["nodes"]["distill@student"]).has("backbone.safetensors")
+    reference = smoke.store.read_ref("own")
+    assert reference is not None
+    assert smoke.store.artifact("distill", reference.nodes["distill@student"]).has("backbone.safetensors")
 
 
 def test_annotated_objects_may_have_separate_images(smoke: SmokeRun, tmp_path: Path) -> None:
@@ -228,9 +228,9 @@ def test_annotated_objects_may_have_separate_images(smoke: SmokeRun, tmp_path: P
     printed = alignet("label", "smoke", *options).stdout
 
     assert "-- embed@objects " in printed  # the same images and model: reused
-    ref = smoke.store.read_ref("separate")
-    assert ref is not None
-    clustered = smoke.store.artifact("cluster", ref["nodes"]["cluster"])
+    reference = smoke.store.read_ref("separate")
+    assert reference is not None
+    clustered = smoke.store.artifact("cluster", reference.nodes["cluster"])
     assert sum(len(table) for table in clustered.iter_parts()) == 60
 
 

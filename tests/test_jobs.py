@@ -70,9 +70,9 @@ def actors(cluster: LocalCluster) -> list[dict[str, Any]]:
 
 
 def artifact(root: Path, node: str) -> Path:
-    ref = Store.open(str(root)).read_ref("job")
-    assert ref is not None
-    return root / node.split("@")[0] / ref["nodes"][node]
+    reference = Store.open(str(root)).read_ref("job")
+    assert reference is not None
+    return root / node.split("@")[0] / reference.nodes[node]
 
 
 def content(root: Path, node: str) -> dict[str, str]:
@@ -328,10 +328,10 @@ def test_results_may_lie_in_a_bucket(whole: tuple[Path, Done], tmp_path: Path, m
         done = made.job("python", "jobs/pipeline.py", *TINY, "--store.root", "s3://results/root", *state)
         assert done.code == 0, done.text[-4000:]
         store = Store.open("s3://results/root")
-        ref = store.read_ref("job")
-        assert ref is not None
+        reference = store.read_ref("job")
+        assert reference is not None
         for node in ("embed@corpus", "label@aligned", "distill@student"):
-            there = store.artifact(node.split("@")[0], ref["nodes"][node])
+            there = store.artifact(node.split("@")[0], reference.nodes[node])
             assert there.finished
             for name, checksum in content(whole[0], node).items():
                 assert hashlib.sha256(there.read_bytes(name)).hexdigest() == checksum, f"{node}: {name}"

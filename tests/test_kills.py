@@ -39,9 +39,9 @@ def command(root: Path, *more: str) -> list[str]:
 
 
 def node(root: Path, name: str) -> Path:
-    ref = Store.open(str(root)).read_ref("kill")
-    assert ref is not None
-    return root / name.split("@")[0] / ref["nodes"][name]
+    reference = Store.open(str(root)).read_ref("kill")
+    assert reference is not None
+    return root / name.split("@")[0] / reference.nodes[name]
 
 
 def content(folder: Path, keep: Callable[[str], bool]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignet_ray.errors import UserError
 from alignet_ray.stages.pipeline import reachable
-from alignet_ray.store import SUCCESS, Artifact, Store, digest
+from alignet_ray.store import SUCCESS, Artifact, Reference, Store, digest
 
 
 def test_an_artifact_is_finished_only_with_success(store: Store) -> None:
@@ -79,12 +79,21 @@ def test_delete_takes_success_first(store: Store) -> None:
 
 
 def test_refs(store: Store) -> None:
-    store.write_ref("night", {"nodes": {"soften": "1"}})
+    reference = Reference({"soften": "1"}, "seed: 0")
+    store.write_ref("night", reference)
     assert store.refs() == ["night"]
-    assert store.read_ref("night") == {"nodes": {"soften": "1"}}
+    assert store.read_ref("night") == reference
     assert store.read_ref("day") is None
     store.delete_ref("night")
     assert store.refs() == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"'])
+def test_a_damaged_name_is_told_before_gc_deletes_what_it_names(store: Store, content: str) -> None:
+    store.write_ref("night", Reference({"soften": "1"}))
+    (Path(store.root) / "refs" / "night.json").write_text(content)
+    with pytest.raises(UserError, match=r"refs/night\.json is damaged.*alignet-ray rm night"):
+        reachable(store)
 
 
 def test_unknown_schemes_are_a_users_mistake() -> None:
@@ -111,7 +120,7 @@ def test_a_name_never_leads_out_of_the_root(store: Store, tmp_path: Path) -> Non
     outside.write_text("{}")
     for name in ("../../outside", "/tmp/x", "", "a/../../../outside"):
         with pytest.raises(UserError, match=r"is no name of a run"):
-            store.write_ref(name, {})
+            store.write_ref(name, Reference())
         with pytest.raises(UserError, match="there is no run"):
             store.delete_ref(name)
         assert store.read_ref(name) is None
@@ -121,7 +130,7 @@ def test_a_name_never_leads_out_of_the_root(store: Store, tmp_path: Path) -> Non
 def test_runs_of_earlier_versions_keep_their_names(store: Store) -> None:
     """Names with a slash or a leading dot are not given any more, but what they name must not count as unused."""
     for name in ("exp/1", ".v2", "plain", "v1.2"):
-        store.write_ref(name, {"nodes": {"align": name}})
+        store.write_ref(name, Reference({"align": name}))
     (Path(store.root) / "refs" / ".plain.json.0123abcd").write_text("half written")
     assert store.refs() == [".v2", "exp/1", "plain", "v1.2"]
     assert reachable(store) == {("align", name) for name in store.refs()}

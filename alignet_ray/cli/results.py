@@ -27,7 +27,7 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow, print_table
 from alignet_ray.stages import STAGES, pipeline
-from alignet_ray.store import Artifact, JsonObject, Store
+from alignet_ray.store import Artifact, Reference, Store
 
 # Options of `show` that say where to look or how to print; all others change settings.
 LOOKUP = {"--store.root", "--tracking.uri", "--json", "--debug"}
@@ -71,14 +71,14 @@ def show(options: ShowOptions) -> None:
         return
 
     # The run comes first: after `run smoke`, `show smoke` is about that run.
-    ref = None
+    reference = None
     if name and not changes and ("://" in cfg.store.root or Path(cfg.store.root).expanduser().is_dir()):
-        ref = Store.open(cfg.store.root).read_ref(name)
-    if ref is not None:
+        reference = Store.open(cfg.store.root).read_ref(name)
+    if reference is not None:
         if options.json:
-            print(json.dumps(yaml.safe_load(ref["config"]), indent=1))
+            print(json.dumps(yaml.safe_load(reference.config), indent=1))
         else:
-            _print_run(Store.open(cfg.store.root), ref)
+            _print_run(Store.open(cfg.store.root), reference)
         return
 
     # Without a run of that name, settings mean a configuration that is only written down.
@@ -98,12 +98,12 @@ def show(options: ShowOptions) -> None:
     print(json.dumps(artifact.manifest, indent=1))
 
 
-def _print_run(store: Store, ref: JsonObject) -> None:
+def _print_run(store: Store, reference: Reference) -> None:
     """A run's configuration as YAML, and the table that it ended with as a comment, so that the whole stays YAML."""
-    print(ref["config"].rstrip())
+    print(reference.config.rstrip())
 
     # A run without human data, or one that was stopped, has no scores.
-    id = ref["nodes"].get("evaluate")
+    id = reference.nodes.get("evaluate")
     if id is None or not store.artifact("evaluate", id).finished:
         return
     evaluation = EvaluateArtifact(store.artifact("evaluate", id))
@@ -136,8 +136,8 @@ def ls(options: ListOptions) -> None:
     store = Store.existing(options.store.root)
     runs: list[TableRow] = []
     for name in store.refs():
-        ref = store.read_ref(name) or {}
-        runs.append({"run": name, "nodes": len(ref.get("nodes", {}))})
+        reference = store.read_ref(name) or Reference()
+        runs.append({"run": name, "nodes": len(reference.nodes)})
 
     # What no run uses is what gc would delete.
     used = pipeline.reachable(store)
@@ -244,11 +244,11 @@ def compare(options: CompareOptions) -> None:
     store = Store.existing(options.store.root)
     tables = {}
     for name in options.runs:
-        ref = store.read_ref(name)
-        if ref and "evaluate" not in ref["nodes"]:
+        reference = store.read_ref(name)
+        if reference and "evaluate" not in reference.nodes:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
-        if ref:
-            artifact = store.artifact("evaluate", ref["nodes"]["evaluate"])
+        if reference:
+            artifact = store.artifact("evaluate", reference.nodes["evaluate"])
         else:
             artifact = find(store, f"evaluate/{name}")
         if not artifact.finished:

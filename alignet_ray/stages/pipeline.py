@@ -22,7 +22,7 @@ from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import STAGES, Node, Work, graph
 from alignet_ray.stages.watchdog import watched
-from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Store, digest
+from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
 DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
@@ -323,7 +323,8 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         ids = {step.node.name: step.artifact.id for step in steps}
         if names is not None:
             ids = _finished_before(resolved, store) | ids
-        store.write_ref(cfg.name, {"nodes": ids, "config": cfg.to_yaml()})
+        reference = Reference(ids, cfg.to_yaml())
+        store.write_ref(cfg.name, reference.follows(store.read_ref(cfg.name)))
 
         if unfinished:
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
@@ -333,6 +334,9 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         else:
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
 
+        # From here on the name stands for these results alone; single stages do not replace a finished run.
+        if names is None:
+            store.write_ref(cfg.name, reference)
         return {step.node.name: step.artifact for step in steps}
 
 
@@ -562,8 +566,9 @@ def reachable(store: Store) -> set[tuple[str, str]]:
     """(stage, id) of every artifact that a run's name refers to."""
     artifacts = set()
     for name in store.refs():
-        nodes = (store.read_ref(name) or {}).get("nodes", {})
-        artifacts |= {(node.partition("@")[0], id) for node, id in nodes.items()}
+        reference = store.read_ref(name)
+        if reference is not None:
+            artifacts |= reference.artifacts
     return artifacts
 
 

@@ -16,7 +16,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import pipeline
-from alignet_ray.store import Artifact, Draft, Store, digest
+from alignet_ray.store import Artifact, Draft, Reference, Store, digest
 from alignet_ray.sweep import report, selection
 from alignet_ray.sweep.search_space import Space, grid_size, sample_points
 from alignet_ray.sweep.selection import Finalist, Trial
@@ -324,11 +324,13 @@ class SweepRunner:
 
         # The name comes first: `alignet-ray gc` keeps what a run's name refers to, so from here on it spares the winner
         # and the finished artifacts of all trials.
-        self.store.write_ref(winner.name, {"nodes": nodes | self._trial_nodes(trials), "config": winner.to_yaml()})
+        reference = Reference(nodes | self._trial_nodes(trials), winner.to_yaml())
+        self.store.write_ref(winner.name, reference.follows(self.store.read_ref(winner.name)))
         self._delete_stopped(trials)
 
         # Its trial made some of these artifacts already, under the same ids: they are found finished.
         pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
+        self.store.write_ref(winner.name, reference)
         return artifacts
 
     def _test_lines(self, artifacts: Mapping[str, Artifact]) -> list[str]:

@@ -10,7 +10,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.stages import STAGES, Work, graph, pipeline
-from alignet_ray.store import SCHEMA, Store
+from alignet_ray.store import SCHEMA, Reference, Store
 
 
 @pytest.fixture
@@ -126,8 +126,43 @@ def test_a_missing_input_is_found_by_the_plan(small: Config, store: Store) -> No
 def test_what_no_run_names_is_not_reachable(store: Store) -> None:
     store.draft("embed", "aaa").finish({})
     store.draft("embed", "bbb").finish({})
-    store.write_ref("run", {"nodes": {"embed@corpus": "aaa"}})
+    store.write_ref("run", Reference({"embed@corpus": "aaa"}))
     assert pipeline.reachable(store) == {("embed", "aaa")}
+
+
+def test_a_run_that_fails_does_not_take_the_name_from_the_finished_one(
+    small: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other settings under the same name that come to nothing: `gc` must spare the results that the name had."""
+
+    def finish(cfg: Config, store: Store, steps: list[pipeline.Step], *_: object) -> None:
+        for step in steps:
+            store.draft(step.node.stage, step.artifact.id).finish({"node": step.node.name})
+
+    def fail(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    small = small.replace(store__root=store.root)
+    monkeypatch.setattr(pipeline, "summarise", lambda *_: None)
+    monkeypatch.setattr(pipeline, "carry_out", finish)
+    results = {(artifact.stage, artifact.id) for artifact in pipeline.run(small).values()}
+    assert pipeline.reachable(store) == results
+
+    monkeypatch.setattr(pipeline, "carry_out", fail)
+    for seed in (5, 6):
+        with pytest.raises(UserError, match="the disk is full"):
+            pipeline.run(small.replace(seed=seed))
+        assert results < pipeline.reachable(store)
+    # One stage alone makes no run either.
+    with pytest.raises(UserError, match="the disk is full"):
+        pipeline.run(small.replace(seed=7), names=["soften"])
+    assert results < pipeline.reachable(store)
+
+    # A whole run takes the name.
+    monkeypatch.setattr(pipeline, "carry_out", finish)
+    others = {(artifact.stage, artifact.id) for artifact in pipeline.run(small.replace(seed=6)).values()}
+    assert pipeline.reachable(store) == others
+    assert others != results
 
 
 def test_artifacts_of_an_earlier_schema_are_named_and_not_reused(small: Config, store: Store) -> None:

@@ -39,9 +39,9 @@ class SmokeRun:
 
     def __getitem__(self, node: str) -> Artifact:
         """The artifact of a node such as `embed@corpus`."""
-        ref = self.store.read_ref("smoke")
-        assert ref is not None
-        return self.store.artifact(node.split("@")[0], ref["nodes"][node])
+        reference = self.store.read_ref("smoke")
+        assert reference is not None
+        return self.store.artifact(node.split("@")[0], reference.nodes[node])
 
     @property
     def world(self) -> Path:

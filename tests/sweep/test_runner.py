@@ -84,8 +84,8 @@ def test_a_killed_sweep_continues_with_what_it_has(
     assert winner.align.identity_penalty == best.params["align.identity_penalty"] < 100
     assert f"number {best.number} did best" in again.draft.read_bytes("sweep.html").decode()
     assert "trial  identity_penalty" in (tmp_path / "screen.txt").read_text()
-    ref = store.read_ref("tiny-sweep")
-    assert ref is not None
+    reference = store.read_ref("tiny-sweep")
+    assert reference is not None
     assert {("align", a.id) for a in store.all(["align"])} <= pipeline.reachable(store), "gc would delete a trial"
     runs = client(again.setup.session.uri).search_runs([again.setup.session.experiment])
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == again.setup.parent.run_id]
