@@ -4,10 +4,10 @@
     model = alignet_ray.load("runs/distill/<id>")        # or "models:/alignet-student@candidate"
     model.embed("dog.jpg"), model.odd_one_out("dog.jpg", "cat.jpg", "car.jpg")
 
-`run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do, and
-`run_sweep` tunes its settings. `list_runs`, `open_run` and `compare` look at what ran before, `verify` checks a file of
-human judgements, and `embed` embeds a folder. `EmbeddingTransformer` is `embed` for scikit-learn. `presets` holds the
-named configurations.
+`run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do,
+`run_study` runs it on every fold of the objects, and `run_sweep` tunes its settings. `list_runs`, `open_run` and
+`compare` look at what ran before, `verify` checks a file of human judgements, and `embed` embeds a folder.
+`EmbeddingTransformer` is `embed` for scikit-learn. `presets` holds the named configurations.
 Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.
 """
 
@@ -30,6 +30,7 @@ _SOURCES = {
     "plan": ("alignet_ray.api", "plan"),
     "presets": ("alignet_ray.config.presets", None),
     "run": ("alignet_ray.api", "run"),
+    "run_study": ("alignet_ray.api", "run_study"),
     "run_sweep": ("alignet_ray.api", "run_sweep"),
     "verify": ("alignet_ray.api", "verify"),
 }

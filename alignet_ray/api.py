@@ -128,6 +128,28 @@ class RunResult(Mapping[str, Artifact]):
 
 
 @dataclass(frozen=True)
+class StudyResult:
+    """A finished study: its pooled scores and its page.
+
+    Attributes:
+        uri: its folder, which also holds its tables in Markdown and LaTeX.
+        report: its page.
+        scores: one row a score: model, layer, dataset, metric, level, value, low, high, p_value (corrected, of gains),
+            runs, n, lowest, highest (of single runs).
+    """
+
+    uri: str
+    report: Report
+    scores: "pd.DataFrame"
+
+    def __repr__(self) -> str:
+        return f"StudyResult({self.uri}: {len(self.scores)} scores)"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+@dataclass(frozen=True)
 class FileCheck:
     """What `verify` found out about a file.
 
@@ -192,6 +214,26 @@ def run_sweep(config: Config | str, quiet: bool = False, **changes: Any) -> RunR
     with _without_hints(), open_screen(quiet) as screen:
         runner.run(settings, screen)
     return open_run(runner.winner_name(settings), settings.store.root)
+
+
+def run_study(config: Config | str, quiet: bool = False, **changes: Any) -> StudyResult:
+    """Run the same settings on every fold of the objects, and pool their scores; finished runs are reused.
+
+    Args:
+        config, quiet, changes: as for `run`; the section `study` says how many folds and seeds.
+
+    Raises:
+        UserError: something that the user can fix; finished runs stay.
+    """
+    import pandas as pd
+
+    from alignet_ray.study import runner
+
+    settings = _settings(config, changes)
+    with _without_hints(), open_screen(quiet) as screen:
+        folder = runner.run(settings, screen)
+    page = Report(folder.page_uri(), folder.page_file().read_text(encoding="utf-8"))
+    return StudyResult(folder.draft.uri, page, pd.DataFrame([vars(score) for score in folder.scores()]))
 
 
 def plan(config: Config | str, **changes: Any) -> "pd.DataFrame":

@@ -33,6 +33,7 @@ ROOMS = {
 MACHINERY = {"runtime", "run_log", "tracking", "registry"}
 ROOMS["stages"] = set(ROOMS) - {"demo"} | GROUND | MACHINERY
 ROOMS["sweep"] = ROOMS["stages"] | {"stages"}
+ROOMS["study"] = ROOMS["stages"] | {"stages"}
 RAY = ("stages/", "sweep/", "runtime.py")
 """Where Ray may be imported."""
 

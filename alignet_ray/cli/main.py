@@ -39,6 +39,7 @@ COMMANDS = {
         "whole runs", "what `run` would do and why; --on.gpus N: time and cost", "PlanOptions", "runs:plan"
     ),
     "sweep": Command("whole runs", "tune align or distill, then run the best setting", "RunOptions", "runs:sweep"),
+    "study": Command("whole runs", "the same settings on every fold of the objects", "RunOptions", "runs:study"),
     "embed": Command("stages", "images -> embeddings of the teacher network", "EmbedOptions", "runs:stage"),
     "soften": Command("stages", "human responses -> a model of human choices", "RunOptions", "runs:stage"),
     "align": Command("stages", "teacher network -> teacher aligned with human choices", "RunOptions", "runs:stage"),

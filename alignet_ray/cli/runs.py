@@ -1,4 +1,4 @@
-"""Commands that make something: run, the stages, plan, sweep."""
+"""Commands that make something: run, the stages, plan, study, sweep."""
 
 import json
 from pathlib import Path
@@ -77,6 +77,18 @@ def _plan_cluster(options: PlanOptions) -> None:
         return
     print_table(rows)
     print("\n" + "\n".join(verdict))
+
+
+def study(options: RunOptions) -> None:
+    """Run the same settings on every fold of the objects, and pool their scores."""
+    from alignet_ray.study import runner
+
+    screen = Screen()
+    with open_screen(options.quiet) as shown:
+        folder = runner.run(options.settings, shown)
+    screen.line()
+    for line in runner.lines(folder):
+        screen.line(line)
 
 
 def sweep(options: RunOptions) -> None:

@@ -18,7 +18,19 @@ from alignet_ray.config.sections import (
     StoreSection,
     Tracking,
 )
-from alignet_ray.config.stages import Align, Cluster, Distill, Embed, Evaluate, Label, Network, Register, Soften, Sweep
+from alignet_ray.config.stages import (
+    Align,
+    Cluster,
+    Distill,
+    Embed,
+    Evaluate,
+    Label,
+    Network,
+    Register,
+    Soften,
+    Study,
+    Sweep,
+)
 from alignet_ray.errors import UserError, first_line, nearest, require_regular
 
 __all__ = [
@@ -38,6 +50,7 @@ __all__ = [
     "Section",
     "Soften",
     "StoreSection",
+    "Study",
     "Sweep",
     "Tracking",
 ]
@@ -67,6 +80,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     register: Register = Register()
     sweep: Sweep = Sweep()
+    study: Study = Study()
     store: StoreSection = StoreSection()
     ray: RaySection = RaySection()
     tracking: Tracking = Tracking()

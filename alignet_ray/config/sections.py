@@ -8,7 +8,7 @@ import dataclasses
 from enum import Enum
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
 
@@ -103,6 +103,17 @@ class Objects(Section):
     concepts: InputPath[str | None] = None
     """Optional CSV with one row per object, in order: `name` or `uniqueID`, and `category` where known. Used by the
     report."""
+    fold: int | None = Field(None, ge=0)
+    """Fold whose objects are the test objects (from 0); the next fold has the validation objects, and the rest is for
+    training. Default: no folds; 60 % of the objects are for training, 20 % for validation, 20 % for the test."""
+    folds: int = Field(5, ge=3)
+    """Number of folds that `objects.fold` counts in."""
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "Objects":
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: folds are counted from 0 to {self.folds - 1}")
+        return self
 
 
 class Human(Section):

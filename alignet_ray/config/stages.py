@@ -1,4 +1,4 @@
-"""Sections of the stages, in pipeline order, and of sweeps."""
+"""Sections of the stages, in pipeline order, of studies and of sweeps."""
 
 from typing import Annotated, Literal
 
@@ -337,6 +337,17 @@ class Register(Section):
     """Name of the registered model."""
     alias: Annotated[str, AfterValidator(check_alias)] = "candidate"
     """Alias of the new version."""
+
+
+class Study(Section):
+    """study: the same settings on every fold of the objects, with several seeds."""
+
+    folds: RuntimeOnly[int] = Field(5, ge=3)
+    """Folds of the objects: in each run one of them is tested, so that every object is a test object once."""
+    seeds: RuntimeOnly[int] = Field(1, ge=1)
+    """Seeds, counted up from `seed`; each divides the objects anew and trains anew."""
+    chosen: RuntimeOnly[str] = ""
+    """How these settings were chosen, in a sentence for the page: on which objects, with which seeds, of how many."""
 
 
 class Sweep(Section):

@@ -1,18 +1,41 @@
-"""Splits and folds of the objects. An object's split depends on the seed and on its own number alone."""
+"""Splits and folds of the objects. An object's split depends on the seed, the fold and its own number alone."""
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Split = Literal["train", "validation", "test"]
 
 
-def split_of(seed: int, item: int) -> Split:
-    """train (60 %), validation (20 %) or test (20 %), by the SHA-256 hash of "seed:object"."""
+class Fold(NamedTuple):
+    """Fold `number` (from 0) of `folds`: over all numbers, every object is a test object once."""
+
+    number: int
+    folds: int
+
+
+def split_of(seed: int, item: int, fold: Fold | None = None) -> Split:
+    """The split of an object, by the SHA-256 hash of "seed:object".
+
+    Args:
+        seed: of the split.
+        item: the object's number.
+        fold: test objects are those whose hash falls into this fold, validation objects those of the next one, and the
+            rest is for training. None: train (60 %), validation (20 %), test (20 %).
+    """
     digest = hashlib.sha256(f"{seed}:{item}".encode()).digest()
     fraction = int.from_bytes(digest[:8], "big") / 2**64
+    if fold is not None:
+        own_fold = int(fraction * fold.folds)
+        if own_fold == fold.number:
+            return "test"
+        # The fold after the last one is the first.
+        if own_fold == (fold.number + 1) % fold.folds:
+            return "validation"
+        return "train"
+
     if fraction < 0.6:
         return "train"
     if fraction < 0.8:

@@ -131,7 +131,7 @@ def _differences(keys: Sequence[ScoreKey], first: RunScores, second: RunScores) 
     significant = _significant(pairs)
     cells = dict.fromkeys(keys, "")
     for key, (before, after) in pairs.items():
-        cell = _number(key.metric, after.value - before.value, sign=True)
+        cell = format_number(key.metric, after.value - before.value, sign=True)
         if key in significant:
             cell += " *"
         if before.n != after.n:
@@ -163,15 +163,19 @@ def _standard_error(score: Score) -> float:
 def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
-
-    # Some scores, such as a temperature, have no interval.
-    value = _number(score.metric, score.value)
-    if np.isnan(score.low):
-        return value
-    return f"{value} [{_number(score.metric, score.low)}, {_number(score.metric, score.high)}]"
+    return format_interval(score.metric, score.value, score.low, score.high)
 
 
-def _number(metric: str, value: float, sign: bool = False) -> str:
+def format_interval(metric: str, value: float, low: float, high: float, sign: bool = False) -> str:
+    """A score with its 95 % interval, if it has one (some, such as a temperature, have none)."""
+    text = format_number(metric, value, sign)
+    if np.isnan(low):
+        return text
+    return f"{text} [{format_number(metric, low, sign)}, {format_number(metric, high, sign)}]"
+
+
+def format_number(metric: str, value: float, sign: bool = False) -> str:
+    """A value of a metric as text: shares in percent, all others with three decimals."""
     plus = ""
     if sign:
         plus = "+"

@@ -147,7 +147,7 @@ def gains(responses: HeldOutResponses, resampled: Float[np.ndarray, "draws s"], 
     rows: list[Score] = []
     p_values: list[float] = []
     for (model, layer), column in columns.items():
-        if model in ("base", "teacher", "human"):
+        if model in ("base", "human"):
             continue
 
         for other in (("base", "pre_logits"), ("control", layer)):

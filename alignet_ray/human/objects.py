@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from alignet_ray.artifacts.schemas import OBJECTS, check
-from alignet_ray.core.splits import split_of
+from alignet_ray.core.splits import Fold, split_of
 from alignet_ray.data.files import FileRow, comparable_path, read_rows
 from alignet_ray.errors import UserError
 
@@ -126,7 +126,13 @@ def read_concepts(path: str) -> list[Concept]:
     return [Concept(row.cells[name], row.cells[category]) for row in rows]
 
 
-def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids: Mapping[int, list[int]]) -> pa.Table:
+def objects_table(
+    seed: int,
+    count: int,
+    concepts: Sequence[Concept],
+    image_ids: Mapping[int, list[int]],
+    fold: Fold | None = None,
+) -> pa.Table:
     """The table OBJECTS of all objects 0..count-1.
 
     Args:
@@ -134,6 +140,7 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
         count: number of objects in the human data.
         concepts: names and categories, in order; there may be fewer than objects.
         image_ids: of every object that has images.
+        fold: of the split, as `split_of`.
 
     Raises:
         UserError: the objects' table names an object that the human data does not have.
@@ -144,7 +151,7 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
                 f"objects.table names object {number}, but the human data has {count} objects (0 to {count - 1})"
             )
 
-    # Names may be missing for the last objects; the split depends on seed and number alone, so it never moves.
+    # Names may be missing for the last objects; the split depends on seed, fold and number alone, so it never moves.
     numbers = range(count)
     unnamed = [Concept()] * max(0, count - len(concepts))
     named = [*concepts[:count], *unnamed]
@@ -152,7 +159,7 @@ def objects_table(seed: int, count: int, concepts: Sequence[Concept], image_ids:
         "object": list(numbers),
         "name": [concept.name for concept in named],
         "category": [concept.category for concept in named],
-        "split": [split_of(seed, number) for number in numbers],
+        "split": [split_of(seed, number, fold) for number in numbers],
         "image_ids": [image_ids.get(number, []) for number in numbers],
     }
     return check(pa.table(columns, schema=OBJECTS), OBJECTS)

@@ -13,6 +13,7 @@ from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifac
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
+from alignet_ray.core.splits import Fold
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets
@@ -86,16 +87,21 @@ class HeldOutFacts:
 
 
 def inputs(cfg: Config, role: str) -> JsonObject:
-    """The seed, and how human files are read and modelled."""
+    """The seed, the fold, and how human files are read and modelled."""
     fit: JsonObject = {}
     if not cfg.human.embedding:
         fit = cfg.soften.result_fields()
-    return {
+    fields: JsonObject = {
         "seed": cfg.seed,
         "human": cfg.human.result_fields(),
         "in_corpus": cfg.objects.path is None,
         "fit": fit,
     }
+    # Only where there are folds: how many there would be changes nothing.
+    fold = _fold(cfg)
+    if fold is not None:
+        fields["fold"] = fold._asdict()
+    return fields
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -148,7 +154,7 @@ def run(work: Work) -> None:
         count = len(published)
     else:
         count = max(len(concepts), int(triplets.max()) + 1)
-    table = objects.objects_table(cfg.seed, count, concepts, shown.image_ids)
+    table = objects.objects_table(cfg.seed, count, concepts, shown.image_ids, _fold(cfg))
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 
@@ -180,6 +186,13 @@ def run(work: Work) -> None:
     )
     counts = ", ".join(f"{with_images[split]} {split}" for split in SPLITS)
     work.screen.line(f"   {count:,} objects, {len(triplets):,} responses, {dims} dimensions; with images: {counts}")
+
+
+def _fold(cfg: Config) -> Fold | None:
+    """The fold that decides the split of objects, if one does."""
+    if cfg.objects.fold is None:
+        return None
+    return Fold(cfg.objects.fold, cfg.objects.folds)
 
 
 def _read_responses(
@@ -226,8 +239,8 @@ def _require_objects(with_images: dict[str, int]) -> None:
     for split in SPLITS:
         if with_images[split] < MIN_OBJECTS:
             raise UserError(
-                f"only {with_images[split]} {split} objects have images, at least {MIN_OBJECTS} are needed: annotated "
-                f"objects with images ({sum(with_images.values())} now) are split 60/20/20; give more of them"
+                f"only {with_images[split]} {split} objects have images, at least {MIN_OBJECTS} are needed: give more "
+                f"annotated objects with images ({sum(with_images.values())} now), of which each split gets its share"
             )
 
 

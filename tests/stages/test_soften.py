@@ -54,6 +54,23 @@ def test_a_fit_recovers_the_known_choices(world: Config, make_work: Callable[...
     assert all(len(o["image_ids"]) == 1 for o in objects)
 
 
+def test_a_fold_decides_which_objects_are_tested(world: Config, make_work: Callable[..., Work], tmp_path: Path) -> None:
+    world = world.replace(human__embedding=str(tmp_path / "truth.npy"))
+    tested: list[int] = []
+    for fold in range(3):
+        cfg = world.replace(objects__fold=fold, objects__folds=3)
+        assert soften.inputs(cfg, "")["fold"] == {"number": fold, "folds": 3}
+        work = make_work(cfg, f"soften-{fold}")
+        soften.run(work)
+        rows = work.out.read_table("objects.parquet").to_pylist()
+        tested += [row["object"] for row in rows if row["split"] == "test"]
+    assert sorted(tested) == list(range(30))
+
+    assert "fold" not in soften.inputs(world, "")
+    with pytest.raises(UserError, match="fold 3 of 3: folds are counted from 0 to 2"):
+        world.replace(objects__fold=3, objects__folds=3)
+
+
 def test_a_published_embedding_stands_in_for_the_fit(
     world: Config, make_work: Callable[..., Work], tmp_path: Path
 ) -> None:

@@ -1,0 +1,127 @@
+"""Runs a study: the pipeline once for every fold and seed, then the page; what is finished is reused."""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from alignet_ray.artifacts.distill import DistillArtifact
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
+from alignet_ray.artifacts.soften import SoftenArtifact
+from alignet_ray.config import Config
+from alignet_ray.core.scores import Score
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen, clock, table
+from alignet_ray.stages import pipeline, report_inputs
+from alignet_ray.store import Artifact, Store, digest
+from alignet_ray.study import report
+from alignet_ray.study.folder import StudyFolder
+from alignet_ray.study.pooling import FoldScores, pool
+
+
+class FoldPlan(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+        seed, fold: which it is.
+        cfg: its settings.
+    """
+
+    seed: int
+    fold: int
+    cfg: Config
+
+    @property
+    def nodes(self) -> list[str]:
+        """What it makes: all but the registered model, since a study is no candidate for use."""
+        return [name for name in pipeline.targets(self.cfg, None) if not name.startswith("register")]
+
+
+def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
+    """Run every fold with every seed, and write the page anew after each.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        UserError: something that the user can fix; finished runs stay.
+    """
+    screen = screen or Screen()
+    plans = list(fold_plans(cfg))
+    if "evaluate" not in plans[0].nodes:
+        raise UserError("a study scores models on annotated objects: give --human.triplets and --objects.table")
+
+    # A generated world is drawn by the first run that opens it, and only then has the study's inputs their ids.
+    with pipeline.opened(plans[0].cfg, screen) as (resolved, store, _):
+        folder = _open_folder(resolved, store)
+    frozen = folder.freeze(cfg)
+    began = time.monotonic()
+
+    finished: list[report.FoldRun] = []
+    for number, plan in enumerate(plans, 1):
+        screen.heading("study", f"run {number} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
+        artifacts = pipeline.run(plan.cfg, screen, plan.nodes)
+        finished.append(_read_run(plan, artifacts))
+
+        people = report_inputs.people(resolved, SoftenArtifact(artifacts["soften"]))
+        study = _study(cfg, frozen, finished, people)
+        folder.write(study.scores, report.build(study), report.markdown(study), report.latex(study))
+        left = (time.monotonic() - began) / number * (len(plans) - number)
+        if left:
+            screen.line(f"   {number} of {len(plans)} runs are finished, about {clock(left)} left: {folder.page_uri()}")
+    return folder
+
+
+def fold_plans(cfg: Config) -> Iterator[FoldPlan]:
+    """All runs of a study, seed by seed; the folds of one seed share what no fold changes."""
+    for seed in range(cfg.seed, cfg.seed + cfg.study.seeds):
+        for fold in range(cfg.study.folds):
+            name = f"{cfg.name}-study-seed{seed}-fold{fold}"
+            settings = cfg.replace(name=name, seed=seed, objects__fold=fold, objects__folds=cfg.study.folds)
+            yield FoldPlan(seed, fold, settings)
+
+
+def lines(folder: StudyFolder) -> list[str]:
+    """What a study ends with on the screen: the table of agreement, and where the page is."""
+    # The kinds of triplets would make the table wider than a terminal.
+    shown = []
+    for row in report.agreement_rows(folder.scores()):
+        narrow = {column: row[column] for column in ("model", "all triplets", "gain over base", "p")}
+        shown.append(narrow)
+    about = "odd-one-out agreement with people, %, over all finished runs"
+    return [about, *table(shown).splitlines(), "", f"study    {folder.page_uri()}"]
+
+
+def _open_folder(cfg: Config, store: Store) -> StudyFolder:
+    """The study's folder, named by what its scores depend on."""
+    scored = []
+    for plan in fold_plans(cfg):
+        steps = pipeline.plan(plan.cfg, store, plan.nodes)
+        scored += [step.artifact.id for step in steps if step.node.name == "evaluate"]
+    return StudyFolder(store.draft("study", digest(scored)))
+
+
+def _read_run(plan: FoldPlan, artifacts: dict[str, Artifact]) -> report.FoldRun:
+    evaluation = EvaluateArtifact(artifacts["evaluate"])
+    scores = [Score(**row) for row in evaluation.scores().to_pylist()]
+    seconds = {name: artifact.read_manifest().seconds for name, artifact in artifacts.items()}
+    return report.FoldRun(
+        result=FoldScores(plan.seed, plan.fold, scores),
+        name=plan.cfg.name,
+        test_objects=evaluation.facts().test_objects,
+        interpolation=DistillArtifact(artifacts["distill@student"]).interpolation().chosen,
+        seconds=seconds,
+    )
+
+
+def _study(cfg: Config, frozen: str, finished: list[report.FoldRun], people: str) -> report.Study:
+    return report.Study(
+        title=f"{cfg.name}: {cfg.study.folds} folds of the objects, {cfg.study.seeds} seeds",
+        people=people,
+        frozen=frozen,
+        chosen=cfg.study.chosen,
+        folds=cfg.study.folds,
+        seeds=cfg.study.seeds,
+        runs=finished,
+        scores=pool([run.result for run in finished]),
+        settings=cfg.to_yaml(),
+    )

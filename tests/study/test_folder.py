@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from alignet_ray.config import Config
+from alignet_ray.store import Store
+from alignet_ray.study.folder import StudyFolder
+from alignet_ray.study.pooling import PooledScore
+
+
+@pytest.fixture
+def folder(store: Store) -> StudyFolder:
+    return StudyFolder(store.draft("study", "abc"))
+
+
+def test_settings_are_frozen_once(folder: StudyFolder) -> None:
+    written = folder.freeze(Config(seed=3))
+    assert len(written) == len("2026-01-02 03:04")
+    file = Path(folder.draft.uri) / "settings.yaml"
+    before = file.read_text()
+    # The rest is a configuration that `--config` reads.
+    assert Config.from_yaml(file).seed == 3
+    assert folder.freeze(Config(seed=4)) == written
+    assert file.read_text() == before
+
+
+def test_results_are_written_again_after_every_fold(folder: StudyFolder) -> None:
+    row = PooledScore("base", "pre_logits", "objects", "few_shot_1", "", 0.5, 0.4, 0.6, float("nan"), 3, 60, 0.45, 0.55)
+    folder.write([row], "<p>first</p>", "| first |", "first")
+    folder.write([row, row], "<p>second</p>", "| second |", "second")
+    assert [score.key for score in folder.scores()] == [row.key, row.key]
+    assert folder.page_file().read_text() == "<p>second</p>"
+    assert {path.name for path in Path(folder.draft.uri).iterdir()} == {
+        "study.parquet",
+        "study.html",
+        "study.md",
+        "study.tex",
+    }

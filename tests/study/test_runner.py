@@ -1,0 +1,123 @@
+"""The order and the names of a study's runs on finished artifacts; a real study is a slow test."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import alignet_ray
+from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
+from alignet_ray.errors import UserError
+from alignet_ray.screen import Screen
+from alignet_ray.stages import pipeline
+from alignet_ray.store import Artifact
+from alignet_ray.study import runner
+from alignet_ray.study.folder import StudyFolder
+from tests.support.smoke_run import SmokeRun, alignet
+
+
+@pytest.fixture
+def cfg(smoke: SmokeRun, tmp_path: Path) -> Config:
+    return PRESETS["smoke"]().replace(store__root=str(tmp_path), study__folds=3, study__chosen="by hand")
+
+
+@pytest.fixture
+def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Settings of the runs that a study asked for; each of them gets the artifacts of the smoke run."""
+    called: list[Config] = []
+
+    def run(cfg: Config, screen: Screen, names: Iterable[str]) -> dict[str, Artifact]:
+        called.append(cfg)
+        return {name: smoke[name] for name in names}
+
+    def opened(cfg: Config, screen: Screen) -> "pipeline.contextlib.nullcontext":
+        resolved = pipeline.resolve(cfg.replace(store__root=str(smoke.root)), smoke.root, screen)
+        return pipeline.contextlib.nullcontext((resolved, pipeline.Store.open(cfg.store.root), smoke.root))
+
+    monkeypatch.setattr(pipeline, "run", run)
+    monkeypatch.setattr(pipeline, "opened", opened)
+    return called
+
+
+def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(cfg: Config, ran: list[Config]) -> None:
+    folder = runner.run(cfg.replace(study__seeds=2, seed=4))
+    assert [(run.seed, run.objects.fold, run.objects.folds) for run in ran] == [
+        (seed, fold, 3) for seed in (4, 5) for fold in range(3)
+    ]
+    assert len({run.name for run in ran}) == 6
+    assert all("register" not in plan.nodes for plan in runner.fold_plans(cfg))
+
+    headline = next(row for row in folder.scores() if row.key == ("base", "pre_logits", "odd_one_out", ""))
+    assert headline.runs == 6
+    assert headline.lowest == headline.highest == headline.value
+    # From Python: what is finished is read again.
+    result = alignet_ray.run_study(cfg.replace(study__seeds=2, seed=4), quiet=True)
+    assert result.uri == folder.draft.uri
+    assert result.scores.query("model == 'base' and metric == 'odd_one_out' and level == ''").runs.tolist() == [6]
+    assert "<iframe" in result._repr_html_()
+
+    page = folder.page_file().read_text()
+    assert "simulated people" in page
+    assert "by hand" in page
+    assert any("aligned student head" in line for line in runner.lines(folder))
+    assert runner.lines(folder)[-1].endswith("study.html")
+
+
+def test_settings_are_written_before_the_first_run_and_never_again(
+    cfg: Config, ran: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = pipeline.run
+
+    def stop(settings: Config, screen: Screen, names: Iterable[str]) -> dict[str, Artifact]:
+        if settings.objects.fold == 1:
+            raise UserError("the disk is full")
+        return finished(settings, screen, names)
+
+    monkeypatch.setattr(pipeline, "run", stop)
+    with pytest.raises(UserError, match="the disk is full"):
+        runner.run(cfg)
+    (folder,) = [
+        StudyFolder(dataclasses.replace(pipeline.Store.open(cfg.store.root).draft("study", "x"), id=path.name))
+        for path in (Path(cfg.store.root) / "study").iterdir()
+        if path.name != "x"
+    ]
+    assert "1 of 3 runs are finished" in folder.page_file().read_text()
+    before = (Path(folder.draft.uri) / "settings.yaml").read_text()
+    assert before.startswith("# frozen ")
+    assert yaml.safe_load(before)["distill"]["steps"] == 120
+
+    monkeypatch.setattr(pipeline, "run", finished)
+    again = runner.run(cfg.replace(study__chosen="otherwise"))
+    assert again.draft.id == folder.draft.id
+    assert (Path(again.draft.uri) / "settings.yaml").read_text() == before
+    assert "runs are finished" not in again.page_file().read_text()
+    # Other settings are another study.
+    assert runner.run(cfg.replace(distill__steps=121)).draft.id != again.draft.id
+
+
+def test_a_study_needs_human_data() -> None:
+    without = Config().replace(corpus__path="images", align__from_="map.npz")
+    with pytest.raises(UserError, match=r"give --human\.triplets and --objects\.table"):
+        runner.run(without)
+
+
+@pytest.mark.slow
+def test_a_study_by_the_command_line(tmp_path: Path) -> None:
+    quick = ("--soften.steps", "200", "--distill.steps", "20", "--align.steps", "200", "--label.train", "2000")
+    command = ("study", "smoke", "--study.folds", "3", *quick)
+    printed = alignet(*command, cwd=tmp_path).stdout
+    assert "aligned student features" in printed
+    (page,) = (tmp_path / "runs" / "study").glob("*/study.html")
+    text = page.read_text()
+    assert "runs are finished" not in text
+
+    # Every object that has images was a test object once; what the folds share was made once.
+    listed = json.loads(alignet("ls", "--json", cwd=tmp_path).stdout)
+    nodes = [artifact["node"] for artifact in listed["artifacts"]]
+    assert (nodes.count("embed@objects"), nodes.count("soften"), nodes.count("evaluate")) == (1, 3, 3)
+    assert "study    " in alignet(*command, cwd=tmp_path).stdout
+    assert page.read_text().count("<table") == text.count("<table")
