@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, part_number
-from alignet_ray.artifacts.student_files import DataConfig
-from alignet_ray.store import JsonObject
+from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
 
 IMAGES = "images.parquet"
 ERRORS = "errors.parquet"
@@ -102,18 +101,18 @@ class EmbedArtifact(ArtifactView):
         """Whether the description of the networks is written: no part is older than it."""
         return self.files.has(NETWORKS)
 
-    def networks(self) -> JsonObject:
-        """Description of the networks: members with checksum and preprocessing, use of the head, widths."""
-        description: JsonObject = self.files.read_json(NETWORKS)
-        return description
+    def networks(self) -> EmbeddingSource:
+        """Where the embeddings come from."""
+        source: EmbeddingSource = self.files.read_json(NETWORKS)
+        return source
 
     def preprocessing(self) -> list[DataConfig]:
         """Preprocessing of every network (timm's data configuration)."""
         return [member["preprocessing"] for member in self.networks()["members"]]
 
-    def write_networks(self, description: JsonObject) -> None:
-        """Write the description of the networks, before any part."""
-        self.draft.write_json(NETWORKS, description)
+    def write_networks(self, source: EmbeddingSource) -> None:
+        """Write where the embeddings come from, before any part."""
+        self.draft.write_json(NETWORKS, source)
 
     # The embeddings
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from alignet_ray.errors import UserError
 
@@ -21,6 +21,11 @@ FORMAT = "alignet_ray student 1"
 
 REQUIRED = ("architecture", "preprocessing", "head", "tau")
 """Keys of model.json without which a student cannot be loaded."""
+
+
+HeadUse = Literal["none", "beside", "instead"]
+"""What becomes of a student's triplet head: it is left out; its outputs stand in a column `triplet_logits` beside the
+embedding; or they are the embedding, divided by sqrt(tau), so that plain dot products are choice logits."""
 
 
 class DataConfig(TypedDict):
@@ -44,6 +49,25 @@ class NetworkDescription(TypedDict):
     width: int
     size: int
     layer: str
+
+
+class EmbeddingSource(TypedDict, total=False):
+    """Where embeddings come from: the networks that made them, or a file of stored features.
+
+    Keys:
+        members: every network, with checksum and preprocessing.
+        head: use of the networks' heads.
+        widths: of every column.
+        compute, decode: number format of the forward pass, and how images were decoded.
+        features: name of the file of stored features, which have no networks.
+    """
+
+    members: list[NetworkDescription]
+    head: HeadUse
+    widths: dict[str, int]
+    compute: str
+    decode: str
+    features: str
 
 
 class Provenance(TypedDict, total=False):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, ValidationError, model_validator
 
 from alignet_ray.config.names import check_run_name
 from alignet_ray.config.sections import (
@@ -84,6 +84,12 @@ class Config(Section):
     store: StoreSection = StoreSection()
     ray: RaySection = RaySection()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _features_are_not_fine_tuned(self) -> "Config":
+        if self.embed.from_ and self.align.map == "network" and not self.align.from_:
+            raise ValueError("align.map network fine-tunes a network, and embed.from gives features: take affine")
+        return self
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `from_yaml` reads back exactly."""

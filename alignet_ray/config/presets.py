@@ -63,6 +63,16 @@ def sample_224() -> Config:
     return sample().replace(name="sample_224", embed__size=224, distill__size=224)
 
 
+def features() -> Config:
+    """Features that somebody else computed, in place of images: the teacher alone, in a minute.
+
+    alignet-ray run features --embed.from FILE --human.triplets FILE
+
+    One row for each object of the human data; rows with names need --objects.table as well.
+    """
+    return Config(name="features", align=Align(map="affine"))
+
+
 def imagenet() -> Config:
     """ImageNet as corpus, separate images of the annotated objects (THINGS), in-batch distillation; needs GPUs.
 
@@ -122,5 +132,5 @@ def paper() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    preset.__name__: preset for preset in (smoke, sample, sample_224, imagenet, paper)
+    preset.__name__: preset for preset in (smoke, sample, sample_224, features, imagenet, paper)
 }

@@ -12,6 +12,10 @@ from alignet_ray.config.sections import InputPath, RuntimeOnly, Section
 class Embed(Section):
     """embed: images -> embeddings of the frozen teacher."""
 
+    from_: Annotated[InputPath[str | None], tyro.conf.arg(name="from")] = Field(None, alias="from")
+    """Stored features in place of the teacher: .npy, .npz, .safetensors or .parquet, or a folder by thingsvision. With
+    names (a CSV beside it, or names inside) rows are matched to images by path; without names there is one row for each
+    object. Without `corpus.path` nothing but these features is read, and no student is trained."""
     model: tuple[str, ...] = ("vit_so400m_patch14_siglip_384.webli",)
     """The teacher: a timm name (pretrained weights), `NAME@FILE` (local checkpoint), `pip:efficientnet-lite0`,
     `random:NAME`, or a folder written by `distill`. Embeddings of several models are concatenated."""

@@ -47,7 +47,7 @@ def files(spec: str) -> list[str]:
         return []
     path = Path(spec).expanduser()
     if spec.endswith(SUFFIXES):
-        return [str(path), str(_rows_file(path))]
+        return [str(path), str(_require_rows_file(path))]
     return [str(path / MANIFEST)]
 
 
@@ -119,28 +119,44 @@ def _read_artifact(artifact: Artifact) -> tuple[list[str], Float[np.ndarray, "n 
 
 
 def _read_file(path: Path) -> tuple[list[str], Float[np.ndarray, "n d"]]:
-    vectors = _read_vectors(path)
-    rows_file = _rows_file(path)
-    lines = read_rows(str(rows_file))
+    vectors = read_vectors(path)
+    return read_paths(path, len(vectors)), vectors
+
+
+def read_paths(path: Path, count: int) -> list[str]:
+    """The image of every row of a file of features, as the CSV beside it says.
+
+    Args:
+        path: the file of features.
+        count: of its rows.
+
+    Raises:
+        UserError: no CSV, or one that does not fit.
+    """
+    beside = _require_rows_file(path)
+    lines = read_rows(str(beside))
     if not lines or "path" not in lines[0].cells:
-        raise UserError(f"{rows_file}: no column path, which says the image of every row of {path.name}")
-    if len(lines) != len(vectors):
-        raise UserError(
-            f"{rows_file} has {len(lines)} lines, {path.name} has {len(vectors)} rows: one line a row is needed"
-        )
+        raise UserError(f"{beside}: no column path, which says the image of every row of {path.name}")
+    if len(lines) != count:
+        raise UserError(f"{beside} has {len(lines)} lines, {path.name} has {count} rows: one line a row is needed")
     paths = [line.cells["path"] for line in lines]
     if ROW_COLUMN not in lines[0].cells:
-        return paths, vectors
+        return paths
 
     # The CSV says itself which row is whose: a spreadsheet may have sorted its lines.
     path_of = {line.cells[ROW_COLUMN]: line.cells["path"] for line in lines}
     numbers = list(map(str, range(len(lines))))
     if path_of.keys() != set(numbers):
-        raise UserError(f"{rows_file}: column {ROW_COLUMN} must hold every number from 0 to {len(lines) - 1:,} once")
-    return [path_of[number] for number in numbers], vectors
+        raise UserError(f"{beside}: column {ROW_COLUMN} must hold every number from 0 to {len(lines) - 1:,} once")
+    return [path_of[number] for number in numbers]
 
 
-def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
+def read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
+    """Rows of decimal numbers in a .npy or .safetensors file.
+
+    Raises:
+        UserError: damaged, of another form, or empty.
+    """
     from safetensors.numpy import load_file
 
     try:
@@ -167,11 +183,18 @@ def _read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
     return np.asarray(vectors)
 
 
-def _rows_file(path: Path) -> Path:
-    """The CSV that says which image each row is."""
+def rows_file(path: Path) -> Path | None:
+    """The CSV that says which image each row is; None if there is none."""
     stem = path.stem.removeprefix("embeddings-")
-    candidates = (path.with_suffix(".csv"), path.with_name(f"images-{stem}.csv"))
-    for candidate in candidates:
+    for candidate in (path.with_suffix(".csv"), path.with_name(f"images-{stem}.csv")):
         if candidate.is_file():
             return candidate
-    raise UserError(f"{path}: which image is each row? Put {candidates[0].name} beside it, with a column path")
+    return None
+
+
+def _require_rows_file(path: Path) -> Path:
+    found = rows_file(path)
+    if found is None:
+        name = path.with_suffix(".csv").name
+        raise UserError(f"{path}: which image is each row? Put {name} beside it, with a column path")
+    return found

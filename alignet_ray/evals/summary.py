@@ -17,11 +17,16 @@ def rows(scores: Sequence[Score], other_models: Sequence[str] = ()) -> list[dict
         if (score.dataset, score.metric, score.level) == ("objects", "odd_one_out", ""):
             agreement[score.model, score.layer] = score
 
-    # EmbeddingNetwork and control are not listed: they have both layers, and a row for each.
+    # Student and control are not listed: they have both layers, and a row for each.
     only_layer = {"base": "pre_logits", "teacher": "aligned", "human": ""} | dict.fromkeys(other_models, "pre_logits")
     titles = MODEL_TITLES | dict(zip(other_models, other_models, strict=True))
+    layers = ["pre_logits", "head"]
+    if not any(model == "student" for model, _ in agreement):
+        # A run on stored features has no student: its table is one row, without columns of dashes.
+        titles = {model: title for model, title in titles.items() if model not in ("student", "control")}
+        layers = ["pre_logits"]
     result = []
-    for layer in ("pre_logits", "head"):
+    for layer in layers:
         row = {"layer": layer}
         for model, title in titles.items():
             scored_layer = only_layer.get(model, layer)

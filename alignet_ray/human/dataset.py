@@ -39,11 +39,11 @@ def human_model(soften: Artifact, draws: int, seed: int) -> triplet_set.HumanMod
 def features_model(embed: Artifact) -> JsonObject:
     """The networks behind an embed artifact, with the width that its table really has."""
     artifact = EmbedArtifact(embed)
-    networks: JsonObject = {}
+    source: JsonObject = {}
     # Stored embeddings of somebody else come without networks.
     if artifact.has_networks():
-        networks = artifact.networks()
-    return networks | {"width": artifact.width()}
+        source |= artifact.networks()
+    return source | {"width": artifact.width()}
 
 
 def split_images(

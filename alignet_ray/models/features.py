@@ -7,20 +7,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from alignet_ray.artifacts.student_files import NetworkDescription
+from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
 from alignet_ray.errors import UserError
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, default_device, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
 from alignet_ray.models.kernel_head import KernelHead
-from alignet_ray.models.model_spec import HeadUse
 
 Result = TypeVar("Result")
 
@@ -42,14 +41,6 @@ class Encoded(NamedTuple):
     kept: list[int]
     columns: dict[str, Float[np.ndarray, "n d"]]
     errors: list[tuple[int, str]]
-
-
-class EncoderDescription(TypedDict):
-    """An encoder's part of an embed artifact's `model.json`: its networks, the use of their heads, and the columns."""
-
-    members: list[NetworkDescription]
-    head: HeadUse
-    widths: dict[str, int]
 
 
 @dataclass
@@ -295,7 +286,7 @@ class Encoder:
         finite_columns = {name: values[is_finite] for name, values in columns.items()}
         return Encoded(positions[is_finite].tolist(), finite_columns, sorted(errors + failed))
 
-    def describe(self) -> EncoderDescription:
+    def describe(self) -> EmbeddingSource:
         """An embed artifact's `model.json`: every network with its checksum and preprocessing, head's use, widths."""
         return {
             "members": [_backbone_of(member).describe() for member in self.members],

@@ -13,7 +13,7 @@ embed/ID, FILE.npy, ...             no model, but stored embeddings (see `data.s
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.errors import UserError
@@ -21,10 +21,6 @@ from alignet_ray.errors import UserError
 PACKAGE = "pip:"
 RANDOM = "random:"
 REGISTRY = "models:/"
-
-HeadUse = Literal["none", "beside", "instead"]
-"""What becomes of a student's triplet head: it is left out; its outputs stand in a column `triplet_logits` beside the
-embedding; or they are the embedding, divided by sqrt(tau), so that plain dot products are choice logits."""
 
 
 class ModelKind(StrEnum):

@@ -18,7 +18,8 @@ A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a 
 The control is a student whose teacher is not aligned: what it lacks is what alignment brings. With `align.map network`
 the teacher itself is fine-tuned: `align` then reads soften alone, embed@objects and embed@corpus read `align`, and
 embed@raw (the corpus by the teacher before that) takes the place of embed@corpus for the control. Without human data
-`align` is a stored transform, there is no control, and nothing is evaluated. Each stage's module offers
+`align` is a stored transform, there is no control, and nothing is evaluated. Of stored features without images there
+are soften, embed@objects, align and evaluate alone. Each stage's module offers
 
     VERSION                        raised by hand when its results change
     inputs(cfg, role) -> dict      the values that change the result, for the artifact's id
@@ -113,11 +114,20 @@ def expects_human_data(cfg: Config) -> bool:
 
 def graph(cfg: Config) -> list[Node]:
     """All nodes of a run, each after its parents."""
+    if embed_jobs.has_no_images(cfg):
+        return feature_nodes(cfg)
     nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
     if expects_human_data(cfg):
         return [*nodes, *evaluation_nodes(cfg)]
     # Without human data there is nothing to agree with, so the student is registered unscored.
     return [*nodes, Node("register", "", ("distill@student",))]
+
+
+def feature_nodes(cfg: Config) -> list[Node]:
+    """A run on stored features of the annotated objects: the teacher, and its scores beside the features' own."""
+    objects = _embed_node(embed_jobs.teacher_job(cfg, "objects"))
+    parents = ("soften", objects.name)
+    return [Node("soften"), objects, Node("align", "", parents), Node("evaluate", "", (*parents, "align"))]
 
 
 def teacher_nodes(cfg: Config) -> list[Node]:

@@ -13,13 +13,16 @@ import warnings
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
 from alignet_ray import runtime, tracking
+from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
+from alignet_ray.data import feature_files
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
 from alignet_ray.images.decode import DARK_HELP
@@ -100,6 +103,8 @@ def inputs(cfg: Config, role: str) -> JsonObject:
     # Number formats and decoding change the last digits of embeddings; batch size and number of actors do not.
     job = embed_jobs.find_job(cfg, role)
     models = [_identity(cfg, model) for model in job.models]
+    if job.features:
+        return job.value()
     formats = {"dtype": cfg.embed.dtype, "compute": cfg.embed.compute, "decode": cfg.embed.decode}
     return job.value() | {"models": models} | formats
 
@@ -115,9 +120,13 @@ def _identity(cfg: Config, model: str) -> str:
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weight files."""
     job = embed_jobs.find_job(cfg, role)
+    if job.features and embed_jobs.has_no_images(cfg):
+        return feature_files.files(job.features)
     files = [embed_jobs.image_root(cfg, job.images)]
     if job.images == "objects" and cfg.objects.table:
         files.append(cfg.objects.table)
+    if job.features:
+        files += feature_files.files(job.features)
     for model in job.models:
         files += ModelSpec.parse(model).local_files
     return files
@@ -140,6 +149,8 @@ def refuse(cfg: Config, role: str) -> None:
     from alignet_ray.models import backbone
 
     job = embed_jobs.find_job(cfg, role)
+    if job.features:
+        feature_files.read(job.features)
     for model in job.models:
         if ModelSpec.parse(model).kind is not ModelKind.REGISTERED:
             backbone.check_model(model, job.size)
@@ -149,6 +160,9 @@ def run(work: Work) -> None:
     """Embed the images of the job."""
     artifact = EmbedArtifact(work.out)
     job = embed_jobs.find_job(work.cfg, work.role)
+    if job.features:
+        take_features(work, job, artifact)
+        return
     table = _list_images(work, job)
     total = len(table)
 
@@ -192,6 +206,36 @@ def run(work: Work) -> None:
         actors=sorted(actors),
     )
     _compare_fast_decoding(work, artifact)
+
+
+def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
+    """Take over stored features: those of the job's images, or, without images, all rows.
+
+    Raises:
+        UserError: as `feature_files.read`; images that have no row.
+    """
+    assert job.features is not None, "a job of stored features"
+    rows = feature_files.read(job.features)
+    if embed_jobs.has_no_images(work.cfg):
+        table = feature_files.image_table(rows)
+        vectors = rows.vectors
+    else:
+        table = _list_images(work, job)
+        vectors = feature_files.rows_of_images(job.features, rows, table["path"].to_pylist())
+
+    # The same layout as embeddings of a network: readers need not know where they come from.
+    artifact.write_images(table, MAX_UNIT)
+    width = vectors.shape[1]
+    name = Path(job.features).name
+    artifact.write_networks({"members": [], "head": "none", "widths": {"embedding": width}, "features": name})
+    schema = schemas.embeddings(width, str(vectors.dtype))
+    for unit, start in enumerate(range(0, len(table), MAX_UNIT)):
+        ids = table["image_id"][start : start + MAX_UNIT].combine_chunks()
+        part = pa.table([ids, schemas.tensors(vectors[start : start + MAX_UNIT])], schema=schema)
+        artifact.write_part(unit, part, quarantined=[], dark=[])
+    artifact.write_quarantine(Quarantine(len(table), work.cfg.embed.max_bad).table())
+    work.facts = EmbedFacts(rows=len(table), quarantined=0, reused_parts=0, actors=[])
+    work.screen.line(f"   {len(table):,} rows of {width} features from {name}")
 
 
 def _list_images(work: Work, job: EmbedJob) -> pa.Table:

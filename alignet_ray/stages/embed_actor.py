@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
+from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import DARK, decode
@@ -25,7 +26,6 @@ from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image
-from alignet_ray.models.model_spec import HeadUse
 
 COMPARED = 64
 """Images that are decoded both ways to compare fast decoding with exact decoding."""
@@ -131,7 +131,7 @@ class Embedder:
 
         # Before the weights are converted, so that the checksum is that of the model as it was published.
         if not task.artifact.has_networks():
-            numbers = {"compute": "float32", "decode": "exact"}
+            numbers: EmbeddingSource = {"compute": "float32", "decode": "exact"}
             if task.bfloat16:
                 numbers["compute"] = "bfloat16"
             if task.fast:

@@ -7,12 +7,13 @@ from typing import Literal
 
 import pyarrow as pa
 
+from alignet_ray.artifacts.student_files import HeadUse
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
 from alignet_ray.images.file_kinds import LeftOut
-from alignet_ray.models.model_spec import HeadUse, ModelKind, ModelSpec
+from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.store import JsonObject, digest
 
 ImageSet = Literal["corpus", "objects", "ood"]
@@ -31,6 +32,7 @@ class EmbedJob:
         size: side of the input in pixels; None for the model's own.
         layer: layer that the embedding is taken from.
         head: what becomes of a student's triplet head.
+        features: file of stored features in place of a model.
     """
 
     name: str
@@ -40,6 +42,7 @@ class EmbedJob:
     size: int | None = None
     layer: str = "pre_logits"
     head: HeadUse = "none"
+    features: str | None = None
 
     @property
     def node(self) -> str:
@@ -64,6 +67,8 @@ class EmbedJob:
 
     def value(self) -> JsonObject:
         """All that decides the embeddings besides model names, which a stage writes in its own way."""
+        if self.features:
+            return {"images": self.images, "features": True}
         return {"images": self.images, "size": self.size, "layer": self.layer, "head": self.head}
 
 
@@ -72,8 +77,15 @@ def tunes_network(cfg: Config) -> bool:
     return cfg.align.map == "network" and not cfg.align.from_
 
 
+def has_no_images(cfg: Config) -> bool:
+    """Whether a run reads stored features alone, and so ends with the teacher."""
+    return bool(cfg.embed.from_) and not (cfg.corpus.path or cfg.objects.path)
+
+
 def teacher_job(cfg: Config, images: ImageSet) -> EmbedJob:
     """The teacher on the corpus or on the objects' images; a fine-tuned one gives its head's outputs."""
+    if cfg.embed.from_:
+        return EmbedJob(images, images, features=cfg.embed.from_)
     if tunes_network(cfg):
         return EmbedJob(images, images, trained_by="align", layer=cfg.embed.layer, head="instead")
     return EmbedJob(images, images, cfg.embed.model, size=cfg.embed.size, layer=cfg.embed.layer)

@@ -21,7 +21,7 @@ from alignet_ray.human.matrices import read_participants
 from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.report import examples, figures
-from alignet_ray.stages import Work, evaluation_inputs, report_inputs
+from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, report_inputs
 from alignet_ray.store import JsonObject
 
 VERSION = 6
@@ -50,6 +50,8 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def refuse(cfg: Config, role: str) -> None:
     """Refuse models of one name, maps without their package, and unreadable files before anything starts."""
     evaluation_inputs.check_names(cfg)
+    if embed_jobs.has_no_images(cfg) and (cfg.evaluate.ood or embed_jobs.extra_models(cfg)):
+        raise UserError("evaluate.ood and evaluate.models embed images, and there are none: give --corpus.path as well")
     figures.check_map_method(cfg.evaluate.maps)
     # Their images are looked up when all is embedded, hours later; their form can be checked now.
     evaluate = cfg.evaluate
@@ -90,15 +92,21 @@ def run(work: Work) -> None:
     results = replace(results, scores=results.scores + external_results + ood_results)
     artifact.write_scores(results.scores)
 
-    # Test objects decide nothing: the gate looks at validation objects.
-    decision = gate.decide(suite.validate(spaces, splits, options), evaluate.margin, evaluate.tolerance)
+    # Test objects decide nothing: the gate looks at validation objects. Without a student there is nothing to decide.
+    decision = None
+    verdict = ""
+    reasons: list[str] = []
+    if not embed_jobs.has_no_images(cfg):
+        decision = gate.decide(suite.validate(spaces, splits, options), evaluate.margin, evaluate.tolerance)
+        verdict = decision.verdict
+        reasons = decision.reasons
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
     artifact.write_report(build_report(work, spaces, test, results, rows, decision))
     work.facts = EvaluateFacts(
         table=summary.lines(rows, len(results.trials), len(test)),
         test_objects=len(test),
-        verdict=decision.verdict,
-        reasons=decision.reasons,
+        verdict=verdict,
+        reasons=reasons,
         scores=_scores_by_name(results.scores),
     )
 
@@ -159,7 +167,7 @@ def build_report(
     test: AnnotatedObjects,
     results: suite.SuiteResults,
     rows: list[dict[str, str]],
-    decision: gate.Decision,
+    decision: gate.Decision | None,
 ) -> str:
     """Gather the contents of the report, and render it."""
     cfg = work.cfg
@@ -171,8 +179,6 @@ def build_report(
     # The teacher has a space of its own, in which the student is to see: it belongs beside both.
     with_teacher = compared + [space for space in spaces if space.model == "teacher"]
 
-    folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
-    read_image = report_inputs.image_reader(EmbedArtifact(parents["embed@objects"]), folder)
     image_of_object = results.image_draws[0]
     calibration = {}
     for (model, layer), curve in results.curves.items():
@@ -183,7 +189,6 @@ def build_report(
         title=f"alignet_ray: {cfg.name}",
         people=report_inputs.people(cfg, SoftenArtifact(parents["soften"])),
         about=report_inputs.about(parents),
-        use=report.use(cfg.register.name, cfg.register.alias),
         provenance=report_inputs.provenance(cfg, parents),
         summary=rows,
         scores=results.scores,
@@ -194,15 +199,25 @@ def build_report(
         map_method=cfg.evaluate.maps,
         map_groups=groups,
         map_names=test.names,
-        map_pictures=[read_image(int(image_id)) for image_id in image_of_object],
         decision=decision,
+        labels=report_inputs.label_statistics(parents),
+        teacher=report_inputs.teacher_report(parents),
+        calibration=calibration,
+    )
+    # Stored features come without pictures, and end with the teacher.
+    if embed_jobs.has_no_images(cfg):
+        return report.build(contents)
+
+    folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
+    read_image = report_inputs.image_reader(EmbedArtifact(parents["embed@objects"]), folder)
+    with_pictures = replace(
+        contents,
+        use=report.use(cfg.register.name, cfg.register.alias),
+        map_pictures=[read_image(int(image_id)) for image_id in image_of_object],
         disagreements=examples.triplet_examples(results.responses, results.trials, test, image_of_object, read_image),
         queries=examples.neighbour_queries(compared, test, groups, read_image),
         clusters=report_inputs.cluster_sheets(cfg, parents),
         cluster_candidates=report_inputs.cluster_candidates(parents),
-        labels=report_inputs.label_statistics(parents),
-        teacher=report_inputs.teacher_report(parents),
         interpolation=report_inputs.student_interpolation(parents),
-        calibration=calibration,
     )
-    return report.build(contents)
+    return report.build(with_pictures)

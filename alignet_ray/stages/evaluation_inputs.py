@@ -45,7 +45,11 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     head_similarity: Kind = "dot"
     if cfg.distill.normalize:
         head_similarity = "cosine"
-    spaces = _layers("base", embed_jobs.base_job(cfg), parents)
+    base = embed_jobs.base_job(cfg)
+    if embed_jobs.has_no_images(cfg):
+        # No student is trained, so the teacher's features themselves are what its map is compared with.
+        base = embed_jobs.teacher_job(cfg, "objects")
+    spaces = _layers("base", base, parents)
     for role in embed_jobs.student_roles(cfg):
         spaces += _layers(role, embed_jobs.student_job(role), parents, head_similarity)
 

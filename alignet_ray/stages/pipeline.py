@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from alignet_ray import runtime, tracking
+from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
@@ -20,7 +21,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import STAGES, Node, Work, graph
+from alignet_ray.stages import STAGES, Node, Work, embed_jobs, graph
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -81,10 +82,10 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
     if stage is None:
         return names
     if stage == "embed":
-        names = ["embed@corpus"]
-        if cfg.objects.table:
-            names.append("embed@objects")
-        return names
+        wanted = ["embed@corpus"]
+        if cfg.objects.table or embed_jobs.has_no_images(cfg):
+            wanted.append("embed@objects")
+        return [name for name in wanted if name in names]
     return [name for name in names if name.partition("@")[0] == stage]
 
 
@@ -552,8 +553,11 @@ def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> Non
 
     uri = tracking.hide(tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
     screen.line(f"mlflow   mlflow ui --backend-store-uri {shlex.quote(uri)}")
-    student = DistillArtifact(artifacts["distill@student"])
-    screen.line(f"model    model = alignet_ray.load({student.files.uri!r})")
+    if "distill@student" in artifacts:
+        student = DistillArtifact(artifacts["distill@student"])
+        screen.line(f"model    model = alignet_ray.load({student.files.uri!r})")
+    else:
+        screen.line(f"map      {AlignArtifact(artifacts['align']).files.uri}")
     if "register" in artifacts:
         version = RegisterArtifact(artifacts["register"]).version()
         screen.line(f"         or alignet_ray.load({version.model!r}) with MLFLOW_TRACKING_URI={shlex.quote(uri)}")

@@ -128,14 +128,15 @@ def about(parents: Parents) -> About:
 
 def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
     """What the run was made of: its main settings, and the artifact of every node."""
-    clusters = ClusterArtifact(parents["cluster"]).labels().clusters
-    settings = {
-        "teacher": " + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model),
-        "map to human similarity": cfg.align.from_ or cfg.align.map,
-        "student": ModelSpec.parse(cfg.distill.model).identity,
-        "corpus": Path(str(cfg.corpus.path)).name,
-        "human data": Path(cfg.human.embedding or str(cfg.human.triplets)).name,
-        "clusters": str(int(clusters.max()) + 1),
-        "seed": str(cfg.seed),
-    }
+    teacher = " + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model)
+    if cfg.embed.from_:
+        teacher = f"features of {Path(cfg.embed.from_).name}"
+    settings = {"teacher": teacher, "map to human similarity": cfg.align.from_ or cfg.align.map}
+    if "cluster" in parents:
+        clusters = ClusterArtifact(parents["cluster"]).labels().clusters
+        settings["student"] = ModelSpec.parse(cfg.distill.model).identity
+        settings["corpus"] = Path(str(cfg.corpus.path)).name
+        settings["clusters"] = str(int(clusters.max()) + 1)
+    settings["human data"] = Path(cfg.human.embedding or str(cfg.human.triplets)).name
+    settings["seed"] = str(cfg.seed)
     return settings | {name: artifact.id for name, artifact in parents.items()}

@@ -14,12 +14,14 @@ from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
 from alignet_ray.core.splits import Fold
+from alignet_ray.data import feature_files
 from alignet_ray.errors import UserError
 from alignet_ray.human import objects
 from alignet_ray.human import triplets as human_triplets
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work
+from alignet_ray.stages.embed_jobs import has_no_images
 from alignet_ray.store import JsonObject
 
 VERSION = 3
@@ -109,6 +111,10 @@ def sources(cfg: Config, role: str) -> list[str]:
     human = cfg.human
     if not human.triplets and not human.embedding:
         raise UserError("no human judgements: give --human.triplets (odd-one-out responses) or --human.embedding")
+    files = (human.triplets, human.validation, human.embedding, human.reference, human.order)
+    tables = (cfg.objects.table, cfg.objects.concepts)
+    if cfg.embed.from_ and has_no_images(cfg):
+        return [*filter(None, files), *filter(None, tables), *feature_files.files(cfg.embed.from_)]
     if not cfg.objects.table:
         raise UserError(
             "which images show the annotated objects? Give --objects.table, "
@@ -116,8 +122,6 @@ def sources(cfg: Config, role: str) -> list[str]:
         )
 
     # The folder of images is a source too: which objects have images decides the split's sizes.
-    files = (human.triplets, human.validation, human.embedding, human.reference, human.order)
-    tables = (cfg.objects.table, cfg.objects.concepts)
     return [*filter(None, files), *filter(None, tables), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
 
 
@@ -139,14 +143,7 @@ def run(work: Work) -> None:
     if cfg.objects.concepts:
         concepts = objects.read_concepts(cfg.objects.concepts)
 
-    folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
-    left_out = LeftOut()
-    shown = objects.read_object_images(cfg.objects.table, list_images(folder, left_out), folder)
-    # Files of the corpus are counted where all of it is embedded.
-    if cfg.objects.path:
-        work.tell_left_out(left_out)
-    if shown.unmatched:
-        work.warn(shown.unmatched)
+    shown = _object_images(work)
 
     # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
     triplets = _read_responses(cfg, cfg.human.triplets, published, len(concepts) or None)
@@ -154,7 +151,9 @@ def run(work: Work) -> None:
         count = len(published)
     else:
         count = max(len(concepts), int(triplets.max()) + 1)
-    table = objects.objects_table(cfg.seed, count, concepts, shown.image_ids, _fold(cfg))
+    if shown is None:
+        shown = _rows_as_images(cfg, count)
+    table = objects.objects_table(cfg.seed, count, concepts, shown, _fold(cfg))
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 
@@ -186,6 +185,43 @@ def run(work: Work) -> None:
     )
     counts = ", ".join(f"{with_images[split]} {split}" for split in SPLITS)
     work.screen.line(f"   {count:,} objects, {len(triplets):,} responses, {dims} dimensions; with images: {counts}")
+
+
+def _object_images(work: Work) -> dict[int, list[int]] | None:
+    """Images of every object that has some; None where every object has one row of features."""
+    cfg = work.cfg
+    if cfg.embed.from_ and has_no_images(cfg):
+        features = feature_files.read(cfg.embed.from_)
+        if features.names is None:
+            return None
+        # Rows that have names are in an order of their own, which only a table can bring to the objects'.
+        shown = objects.read_object_images(cfg.objects.table, feature_files.image_table(features), cfg.embed.from_)
+    else:
+        folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
+        left_out = LeftOut()
+        shown = objects.read_object_images(cfg.objects.table, list_images(folder, left_out), folder)
+        # Files of the corpus are counted where all of it is embedded.
+        if cfg.objects.path:
+            work.tell_left_out(left_out)
+    if shown.unmatched:
+        work.warn(shown.unmatched)
+    return shown.image_ids
+
+
+def _rows_as_images(cfg: Config, count: int) -> dict[int, list[int]]:
+    """Row i of the features is the one image of object i.
+
+    Raises:
+        UserError: not as many rows as objects.
+    """
+    assert cfg.embed.from_ is not None, "there are features"
+    rows = len(feature_files.read(cfg.embed.from_).vectors)
+    if rows != count:
+        raise UserError(
+            f"{cfg.embed.from_} has {rows:,} rows without names, the human data has {count:,} objects: give one row "
+            "for each object, or rows with names and --objects.table"
+        )
+    return {number: [number] for number in range(count)}
 
 
 def _fold(cfg: Config) -> Fold | None:

@@ -29,14 +29,15 @@ class FoldRun:
         result: its scores.
         name: of the run.
         test_objects: objects that its scores are about.
-        interpolation: the student's place between its pretrained weights (0) and its trained ones (1).
+        interpolation: the student's place between its pretrained weights (0) and its trained ones (1); None without a
+            student.
         seconds: of computing by stage, with what other folds share counted in the fold that made it.
     """
 
     result: FoldScores
     name: str
     test_objects: int
-    interpolation: float
+    interpolation: float | None
     seconds: Mapping[str, float]
 
 
@@ -92,7 +93,7 @@ def build(study: Study) -> str:
             _lead(study),
             section("Agreement with people", paragraph(_agreement_note(study)), table(agreement_rows(study.scores))),
             _by_fold(study),
-            section("What the student kept", paragraph(_kept_note()), table(kept_rows(study.scores))),
+            section("What it kept", paragraph(_kept_note()), table(kept_rows(study.scores))),
             section("Runs", table(run_rows(study.runs), minor=("time",))),
             _protocol(study),
         ],
@@ -141,6 +142,7 @@ def kept_rows(scores: Sequence[PooledScore]) -> list[Row]:
     """A row for each score of what a network knew before: the base's, and the change of student and control."""
     lookup = _Lookup(scores)
     compared = [("student", "pre_logits"), ("student", "head"), ("control", "pre_logits"), ("teacher", "aligned")]
+    compared = [name for name in compared if name in lookup.models()]
     rows = []
     for metric in gate.GENERALISATION:
         base = lookup.find("base", "pre_logits", metric)
@@ -165,7 +167,8 @@ def run_rows(runs: Sequence[FoldRun]) -> list[Row]:
     for run in runs:
         row = {"run": run.name, "fold": str(run.result.fold), "seed": str(run.result.seed)}
         row["test objects"] = str(run.test_objects)
-        row["student at"] = f"{run.interpolation:.2f}"
+        if run.interpolation is not None:
+            row["student at"] = f"{run.interpolation:.2f}"
         row["time"] = clock(sum(run.seconds.values()))
         rows.append(row)
     return rows
@@ -179,14 +182,17 @@ def title_of(model: str, layer: str) -> str:
 def _lead(study: Study) -> str:
     lookup = _Lookup(study.scores)
     base = lookup.find("base", "pre_logits", "odd_one_out")
-    student = lookup.find("student", "pre_logits", "odd_one_out")
-    gain = lookup.find("student", "pre_logits", "odd_one_out_gain", "over:base")
-    if base is None or student is None or gain is None:
-        return paragraph("No student was scored.", "lead")
+    # Stored features have no student: then the study is about the teacher.
+    aligned = ("teacher", "aligned")
+    if ("student", "pre_logits") in lookup.models():
+        aligned = ("student", "pre_logits")
+    score = lookup.find(*aligned, "odd_one_out")
+    gain = lookup.find(*aligned, "odd_one_out_gain", "over:base")
+    if base is None or score is None or gain is None:
+        return paragraph("Nothing was scored.", "lead")
     text = (
-        f"On objects that no training saw, features of the aligned student agree with people in "
-        f"{_format_score(student)} % of the triplets, those of its base in {_format_score(base)} %: a gain of "
-        f"{_format_gain(gain)} points."
+        f"On objects that no training saw, {title_of(*aligned)} agrees with people in {_format_score(score)} % of the "
+        f"triplets, the base in {_format_score(base)} %: a gain of {_format_gain(gain)} points."
     )
     return paragraph(text, "lead") + paragraph(f"Here people are {study.people.rstrip(',')}.") + _unfinished(study)
 

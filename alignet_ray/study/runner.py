@@ -102,13 +102,16 @@ def _open_folder(cfg: Config, store: Store) -> StudyFolder:
 
 def _read_run(plan: FoldPlan, artifacts: dict[str, Artifact]) -> report.FoldRun:
     evaluation = EvaluateArtifact(artifacts["evaluate"])
+    interpolation = None
+    if "distill@student" in artifacts:
+        interpolation = DistillArtifact(artifacts["distill@student"]).interpolation().chosen
     scores = [Score(**row) for row in evaluation.scores().to_pylist()]
     seconds = {name: artifact.read_manifest().seconds for name, artifact in artifacts.items()}
     return report.FoldRun(
         result=FoldScores(plan.seed, plan.fold, scores),
         name=plan.cfg.name,
         test_objects=evaluation.facts().test_objects,
-        interpolation=DistillArtifact(artifacts["distill@student"]).interpolation().chosen,
+        interpolation=interpolation,
         seconds=seconds,
     )
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from alignet_ray.core.scores import Score
@@ -59,16 +61,13 @@ def test_rows_of_what_was_kept(study: report.Study) -> None:
         "score": "object, learned from 1 image",
         "base": "46.0 [44.6, 47.4]",
         "aligned student features": "-1.0 [-2.4, +0.4]",
-        "aligned student head": "-",
-        "unaligned control features": "-",
-        "teacher": "-",
     }
     assert neighbours["aligned student features"] == "60.0 [58.6, 61.4]"
 
 
 def test_the_page_says_what_was_done_and_what_is_missing(study: report.Study) -> None:
     page = report.build(study)
-    assert "agree with people in 49.0 [47.6, 50.4] % of the triplets" in page
+    assert "aligned student features agrees with people in 49.0 [47.6, 50.4] % of the triplets" in page
     assert "2 of 3 runs are finished" in page
     assert "41 objects were test objects once each" in page
     assert "2026-01-02 03:04" in page
@@ -77,9 +76,20 @@ def test_the_page_says_what_was_done_and_what_is_missing(study: report.Study) ->
     assert "data:image/png" in page
 
 
-def test_a_study_without_a_student_says_so(study: report.Study) -> None:
-    lone = report.Study(**vars(study) | {"scores": [row for row in study.scores if row.model != "student"]})
-    assert "No student was scored" in report.build(lone)
+def test_a_study_of_features_is_about_the_teacher(study: report.Study) -> None:
+    def rename(text: str) -> str:
+        return {"student": "teacher", "pre_logits": "aligned"}.get(text, text)
+
+    renamed = []
+    for row in study.scores:
+        if row.model == "student":
+            row = replace(row, model=rename(row.model), layer=rename(row.layer))
+        renamed.append(row)
+    runs = [replace(run, interpolation=None) for run in study.runs]
+    page = report.build(replace(study, scores=renamed, runs=runs))
+    assert "teacher agrees with people in 49.0 [47.6, 50.4] % of the triplets, the base in 41.0" in page
+    assert "aligned student head" not in page
+    assert "student at" not in page
 
 
 def test_tables_for_papers(study: report.Study) -> None:
