@@ -169,6 +169,13 @@ def find_score(scores: Sequence[Score], metric: str, model: str, layer: str) -> 
     return None
 
 
+def subject(scores: Sequence[Score]) -> tuple[str, str]:
+    """(model, layer) that the report is about: the student, or, on stored features, which have none, the teacher."""
+    if any(score.model == "student" for score in scores):
+        return "student", "pre_logits"
+    return "teacher", "aligned"
+
+
 def score_title(score: Score) -> str:
     """The model and layer of a score, as the report calls them."""
     title = MODEL_TITLES.get(score.model, score.model)

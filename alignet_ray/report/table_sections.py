@@ -11,7 +11,7 @@ from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report import figures
-from alignet_ray.report.contents import ReportContents, Row, find_score, score_title, select_scores
+from alignet_ray.report.contents import ReportContents, Row, find_score, score_title, select_scores, subject
 
 LARGEST_CATEGORIES = 8
 """Single categories that the table of parts shows."""
@@ -41,10 +41,19 @@ EXTERNAL_TITLES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The headline (agreement of base and student as fractions, their difference in points), table and verdict."""
+    """The headline, table and verdict.
+
+    Attributes:
+        base, aligned: agreement before and after, as fractions; None where one of them was not scored.
+        is_student: whether `aligned` is a student; otherwise it is the teacher's map of stored features.
+        points: their difference.
+        rows: of the table.
+        decision: whether the student may become the champion.
+    """
 
     base: float | None
-    student: float | None
+    aligned: float | None
+    is_student: bool
     points: float
     rows: list[Row]
     decision: Decision | None
@@ -56,10 +65,12 @@ def summary(contents: ReportContents) -> Summary:
 
     # The backbone's embedding, not the head: base and student have it both.
     base = find_score(contents.scores, "odd_one_out", "base", "pre_logits")
-    student = find_score(contents.scores, "odd_one_out", "student", "pre_logits")
-    if base is None or student is None:
-        return Summary(None, None, 0.0, rows, contents.decision)
-    return Summary(base.value, student.value, 100 * (student.value - base.value), rows, contents.decision)
+    model, layer = subject(contents.scores)
+    aligned = find_score(contents.scores, "odd_one_out", model, layer)
+    if base is None or aligned is None:
+        return Summary(None, None, False, 0.0, rows, contents.decision)
+    points = 100 * (aligned.value - base.value)
+    return Summary(base.value, aligned.value, model == "student", points, rows, contents.decision)
 
 
 def _models_as_rows(rows: Sequence[Row]) -> list[Row]:
@@ -160,7 +171,8 @@ def levels(contents: ReportContents) -> ScoreTable | None:
         del by_level[level]
     if not by_level:
         return None
-    rows = [_level_row(level, scores) for level, scores in by_level.items()]
+    model, _ = subject(contents.scores)
+    rows = [_level_row(level, scores, model) for level, scores in by_level.items()]
     return ScoreTable(rows, _minor_columns(rows))
 
 
@@ -177,20 +189,21 @@ def _level_position(level: str) -> tuple[int, str]:
     return len(known), level
 
 
-def _level_row(level: str, scores: Sequence[Score]) -> Row:
+def _level_row(level: str, scores: Sequence[Score], model: str) -> Row:
+    """A part of the triplets: agreement of all models, and the gain of the one that the report is about."""
     row = {"triplets": LEVEL_TITLES.get(level, level.removeprefix("category:"))}
     base_value = None
     for score in scores:
-        # The teacher has a section of its own.
-        if score.model == "teacher":
+        # Beside a student the teacher has a section of its own.
+        if score.model == "teacher" and model != "teacher":
             continue
 
         title = score_title(score)
         row[_without_alignment(title)] = f"{100 * score.value:.1f}"
-        # The base comes first, so that the gain can stand beside the student.
+        # The base comes first, so that the gain can stand beside the aligned model.
         if title == MODEL_TITLES["base"]:
             base_value = score.value
-        if title == MODEL_TITLES["student"] and base_value is not None:
+        if title == MODEL_TITLES[model] and base_value is not None:
             row["gain"] = f"{100 * (score.value - base_value):+.1f}"
     row["number"] = f"{scores[0].n:,}"
     return row
@@ -254,7 +267,7 @@ def generalisation(contents: ReportContents) -> Generalisation | None:
     """What simple classifiers on frozen features reach, percent, and how the student differs from the base."""
     rows = []
     for metric in GENERALISATION:
-        row = _generalisation_row(contents.scores, metric, METRIC_TITLES[metric])
+        row = _generalisation_row(contents.scores, metric, METRIC_TITLES[metric], subject(contents.scores))
         if row:
             rows.append(row)
     if not rows:
@@ -263,8 +276,8 @@ def generalisation(contents: ReportContents) -> Generalisation | None:
     return Generalisation(rows, _minor_columns(rows))
 
 
-def _generalisation_row(scores: Sequence[Score], metric: str, title: str) -> Row | None:
-    """One score of all models; None where the base has none."""
+def _generalisation_row(scores: Sequence[Score], metric: str, title: str, aligned: tuple[str, str]) -> Row | None:
+    """One score of all models, and the change of the aligned one; None where the base has none."""
     dataset = "objects"
     if metric.startswith("ood_"):
         dataset = ood.DATASET
@@ -279,16 +292,17 @@ def _generalisation_row(scores: Sequence[Score], metric: str, title: str) -> Row
     row = {"score": title}
     for model, value in values.items():
         row[_without_alignment(MODEL_TITLES.get(model, model))] = f"{100 * value:.1f}"
-    if "student" in values:
-        change = f"{100 * (values['student'] - values['base']):+.1f}"
-        row["change"] = change + _gain_interval(scores, metric, dataset)
+    model, _ = aligned
+    if model in values:
+        change = f"{100 * (values[model] - values['base']):+.1f}"
+        row["change"] = change + _gain_interval(scores, metric, dataset, aligned)
     return row
 
 
-def _gain_interval(scores: Sequence[Score], metric: str, dataset: str) -> str:
-    """The interval of the student's gain over the base, in points; empty where it was not computed."""
+def _gain_interval(scores: Sequence[Score], metric: str, dataset: str, aligned: tuple[str, str]) -> str:
+    """The interval of a model's gain over the base, in points; empty where it was not computed."""
     for gain in select_scores(scores, f"{metric}_gain", "over:base", dataset):
-        if (gain.model, gain.layer) == ("student", "pre_logits"):
+        if (gain.model, gain.layer) == aligned:
             return f" [{100 * gain.low:+.1f},\u00a0{100 * gain.high:+.1f}]"
     return ""
 

@@ -21,8 +21,8 @@ def agreement_by_fold(folds: Sequence[Mapping[str, float]], colours: Mapping[str
         for position, title in enumerate(titles):
             axes.scatter(position, percent[position], s=55, color=colours[title], edgecolors="white", zorder=2)
 
-    # Titles of two words stand below each other: side by side they would overlap.
-    axes.set_xticks(range(len(titles)), [title.replace(" ", "\n", 1) for title in titles], fontsize=10)
+    # Words stand below each other: side by side they would overlap.
+    axes.set_xticks(range(len(titles)), [title.replace(" ", "\n") for title in titles], fontsize=10)
     axes.set_ylabel("agreement with people, %", fontsize=12)
     axes.grid(axis="y", color=GRID)
     axes.margins(x=0.08)

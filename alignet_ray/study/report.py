@@ -16,7 +16,7 @@ from alignet_ray.study import plots
 from alignet_ray.study.pooling import FoldScores, PooledScore
 
 LAYERS = {"pre_logits": "features", "head": "head", "aligned": "", "": ""}
-"""Layers of the scores table -> what people read behind the model's title."""
+"""Layers of the scores table -> what people read behind the model's name."""
 
 Row = dict[str, str]
 
@@ -175,8 +175,10 @@ def run_rows(runs: Sequence[FoldRun]) -> list[Row]:
 
 
 def title_of(model: str, layer: str) -> str:
-    """What people read of a model and its layer."""
-    return f"{MODEL_TITLES.get(model, model)} {LAYERS.get(layer, layer)}".strip()
+    """What people read of a model and its layer; short, since it stands above columns."""
+    if model == "human":
+        return MODEL_TITLES[model]
+    return f"{model} {LAYERS.get(layer, layer)}".strip()
 
 
 def _lead(study: Study) -> str:
@@ -191,10 +193,11 @@ def _lead(study: Study) -> str:
     if base is None or score is None or gain is None:
         return paragraph("Nothing was scored.", "lead")
     text = (
-        f"On objects that no training saw, {title_of(*aligned)} agrees with people in {_format_score(score)} % of the "
-        f"triplets, the base in {_format_score(base)} %: a gain of {_format_gain(gain)} points."
+        f"On objects that no training saw, the {MODEL_TITLES[aligned[0]]} agrees with people in {_format_score(score)} "
+        f"% of the triplets, the base in {_format_score(base)} %: a gain of {_format_gain(gain)} points."
     )
-    return paragraph(text, "lead") + paragraph(f"Here people are {study.people.rstrip(',')}.") + _unfinished(study)
+    whose = f"Whose choices these are: {study.people.rstrip(',')}."
+    return paragraph(text, "lead") + paragraph(whose) + _unfinished(study)
 
 
 def _unfinished(study: Study) -> str:
@@ -205,12 +208,17 @@ def _unfinished(study: Study) -> str:
 
 
 def _agreement_note(study: Study) -> str:
-    runs = len(study.runs)
     objects = sum(run.test_objects for run in study.runs if run.result.seed == study.runs[0].result.seed)
     return (
-        f"Odd-one-out agreement in %: means over {runs} runs, in which {objects} objects were test objects once each "
-        f"(for every seed), with 95 % intervals over objects and seeds. p: corrected for all gains (Holm)."
+        f"Odd-one-out agreement in %: means over folds{_seeds_note(study)}, in which {objects} objects were test "
+        "objects once each, with 95 % intervals over objects. p: corrected for all gains (Holm)."
     )
+
+
+def _seeds_note(study: Study) -> str:
+    if study.seeds == 1:
+        return ""
+    return f" and {study.seeds} seeds"
 
 
 def _kept_note() -> str:

@@ -116,9 +116,16 @@ def _read_run(plan: FoldPlan, artifacts: dict[str, Artifact]) -> report.FoldRun:
     )
 
 
+def _seeds(count: int) -> str:
+    """Their number, where there are several."""
+    if count == 1:
+        return ""
+    return f", {count} seeds"
+
+
 def _study(cfg: Config, frozen: str, finished: list[report.FoldRun], people: str) -> report.Study:
     return report.Study(
-        title=f"{cfg.name}: {cfg.study.folds} folds of the objects, {cfg.study.seeds} seeds",
+        title=f"{cfg.name}: {cfg.study.folds} folds of the objects" + _seeds(cfg.study.seeds),
         people=people,
         frozen=frozen,
         chosen=cfg.study.chosen,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from alignet_ray.core.scores import Score
@@ -25,8 +27,28 @@ AGREEMENT = (
 
 def test_the_headline_compares_student_and_base() -> None:
     summary = table_sections.summary(contents(*AGREEMENT))
-    assert (summary.base, summary.student, summary.points) == (0.4, 0.5, pytest.approx(10))
-    assert table_sections.summary(contents(AGREEMENT[0])).student is None
+    assert (summary.base, summary.aligned, summary.points) == (0.4, 0.5, pytest.approx(10))
+    assert summary.is_student
+    assert table_sections.summary(contents(AGREEMENT[0])).aligned is None
+
+
+def test_without_a_student_the_report_is_about_the_teacher() -> None:
+    def aligned(metric: str, value: float, level: str = "") -> Score:
+        return replace(score("teacher", metric, value, level=level), layer="aligned")
+
+    scores = [score("base", "odd_one_out", 0.4), aligned("odd_one_out", 0.55)]
+    scores += [score("base", "odd_one_out", 0.4, level="margin:low")]
+    scores += [aligned("odd_one_out", 0.5, "margin:low")]
+    scores += [score("base", "knn_category", 0.5), aligned("knn_category", 0.6)]
+    shown = contents(*scores)
+    summary = table_sections.summary(shown)
+    assert (summary.aligned, summary.is_student, summary.points) == (0.55, False, pytest.approx(15))
+    levels = table_sections.levels(shown)
+    assert levels is not None
+    assert (levels.rows[0]["teacher"], levels.rows[0]["gain"]) == ("50.0", "+10.0")
+    generalisation = table_sections.generalisation(shown)
+    assert generalisation is not None
+    assert generalisation.rows[0]["change"] == "+10.0"
 
 
 def test_bars_are_in_the_usual_order_with_chance_and_ceiling() -> None:

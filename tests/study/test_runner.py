@@ -63,7 +63,7 @@ def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(cfg: Config
     page = folder.page_file().read_text()
     assert "simulated people" in page
     assert "by hand" in page
-    assert any("aligned student head" in line for line in runner.lines(folder))
+    assert any("student head" in line for line in runner.lines(folder))
     assert runner.lines(folder)[-1].endswith("study.html")
 
 
@@ -110,7 +110,7 @@ def test_a_study_by_the_command_line(tmp_path: Path) -> None:
     quick = ("--soften.steps", "200", "--distill.steps", "20", "--align.steps", "200", "--label.train", "2000")
     command = ("study", "smoke", "--study.folds", "3", *quick)
     printed = alignet(*command, cwd=tmp_path).stdout
-    assert "aligned student features" in printed
+    assert "student features" in printed
     (page,) = (tmp_path / "runs" / "study").glob("*/study.html")
     text = page.read_text()
     assert "runs are finished" not in text
