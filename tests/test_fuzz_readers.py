@@ -28,7 +28,7 @@ from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import read_transform
 from alignet_ray.checks import verify
 from alignet_ray.config import Config
-from alignet_ray.data import deepmind, stored
+from alignet_ray.data import deepmind, feature_files, stored
 from alignet_ray.data.files import read_rows
 from alignet_ray.errors import UserError
 from alignet_ray.human.benchmarks import read_choices, read_image_responses
@@ -152,6 +152,19 @@ def read_stored_rows(path: Path) -> None:
     stored.read(str(features), "", {"a.jpg": 0})
 
 
+def read_features(path: Path) -> None:
+    feature_files.read(str(path))
+
+
+def read_feature_names(path: Path) -> None:
+    """A whole array in thingsvision's folder, with damaged names."""
+    folder = path.parent / "features"
+    folder.mkdir(exist_ok=True)
+    (folder / "features.npy").write_bytes(npy(SQUARE))
+    (folder / "file_names.txt").write_bytes(path.read_bytes())
+    feature_files.read(str(folder))
+
+
 def list_with_classes(path: Path) -> None:
     """A folder of validation images whose classes a file tells."""
     folder = path.parent / "flat"
@@ -211,6 +224,16 @@ READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
         [safetensors.numpy.save({"embedding": SQUARE})],
     ),
     "rows of stored embeddings": (read_stored_rows, ".csv", [b"path,row\na.jpg,0\nb.jpg,2\nc.jpg,1\nd.jpg,3\n"]),
+    "features as npz": (read_features, ".npz", [npz(x=SQUARE, names=np.array(list("abcd"))), npz(x=SQUARE)]),
+    "features as Parquet": (
+        read_features,
+        ".parquet",
+        [
+            arrow(pa.table({"path": list("abcd"), "x": SQUARE.tolist()})),
+            arrow(pa.table({"path": list("abcd"), "x": SQUARE[:, 0], "y": SQUARE[:, 1]})),
+        ],
+    ),
+    "names of features": (read_feature_names, ".txt", [b"a.jpg\nb.jpg\nc.jpg\nd.jpg\n"]),
     "classes of validation images": (
         list_with_classes,
         ".csv",

@@ -166,10 +166,12 @@ def _read_npz(path: Path) -> FeatureRows:
     try:
         # An array of Python objects would be unpickled, and a pickle runs code.
         with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
+            loaded = dict(archive)
     except Exception as error:  # damaged bytes raise errors of many types
         raise UserError(f"{path} holds no features: {first_line(error)}") from error
 
+    # A zip may hold anything; what is no array comes as bytes.
+    arrays = {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
     tables = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind == "f"]
     if len(tables) != 1:
         shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items()) or "nothing"
@@ -185,17 +187,24 @@ def _read_npz(path: Path) -> FeatureRows:
 def _read_parquet(path: Path) -> FeatureRows:
     try:
         table = pq.read_table(path)
-    except Exception as error:  # damaged bytes raise errors of many types
+        return FeatureRows(_parquet_vectors(path, table), _parquet_names(path, table))
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # damaged bytes raise errors of many types, texts that are no UTF-8 only when they are used
         raise UserError(f"{path} holds no features: {first_line(error)}") from error
 
-    names = None
-    if PATH_COLUMN in table.column_names:
-        if not pa.types.is_string(table[PATH_COLUMN].type):
-            raise UserError(f"{path}: column {PATH_COLUMN} holds {table[PATH_COLUMN].type}, not text")
-        names = table[PATH_COLUMN].to_pylist()
-        if None in names:
-            raise UserError(f"{path}: column {PATH_COLUMN} has empty cells")
-    return FeatureRows(_parquet_vectors(path, table), names)
+
+def _parquet_names(path: Path, table: pa.Table) -> list[str] | None:
+    if PATH_COLUMN not in table.column_names:
+        return None
+    column = table[PATH_COLUMN]
+    if not pa.types.is_string(column.type):
+        raise UserError(f"{path}: column {PATH_COLUMN} holds {column.type}, not text")
+    if column.null_count:
+        raise UserError(f"{path}: column {PATH_COLUMN} has empty cells")
+    return list(column.to_pylist())
 
 
 def _parquet_vectors(path: Path, table: pa.Table) -> Float[np.ndarray, "n d"]:
@@ -206,17 +215,18 @@ def _parquet_vectors(path: Path, table: pa.Table) -> Float[np.ndarray, "n d"]:
         raise UserError(
             f"{path} needs one column of lists, or columns of decimal numbers; it has {', '.join(table.column_names)}"
         )
+    if not lists:
+        return np.stack([column.to_numpy() for column in numbers], axis=1)
+
+    column = lists[0].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    # Rows of different lengths have no shape, and numpy says so.
     try:
-        if not lists:
-            return np.stack([column.to_numpy() for column in numbers], axis=1)
-        column = lists[0].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks)
-        if isinstance(column, pa.ExtensionArray):
-            column = column.storage
-        # Rows of different lengths have no shape, and numpy says so.
         return np.array(column.to_pylist(), dtype=np.float32)
-    except (ValueError, TypeError, pa.ArrowInvalid) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: the rows are not all numbers of one length ({first_line(error)})") from error
 
 
