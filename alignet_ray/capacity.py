@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from alignet_ray.config import Config
 from alignet_ray.config.cluster_spec import ClusterSpec
+from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow
 from alignet_ray.stages import Node, graph
 from alignet_ray.stages.embed_jobs import find_job, tunes_network
@@ -142,7 +143,13 @@ class Plan:
 
 
 def plan(cfg: Config, on: ClusterSpec) -> Plan:
-    """The plan of a whole run on a cluster."""
+    """The plan of a whole run on a cluster.
+
+    Raises:
+        UserError: a run that needs none.
+    """
+    if cfg.embed.from_:
+        raise UserError("--on plans networks on images; with --embed.from there is nothing for a cluster")
     # The nodes are those of the pipeline itself, so a stage that a configuration skips is not counted.
     estimator = _Estimator(cfg, on, _figures(cfg, on))
     rows = [estimator.row(node) for node in graph(cfg)]

@@ -238,6 +238,9 @@ def _refused_value(error: ValidationError, section: str = "") -> str:
     field = ".".join(str(part) for part in first["loc"])
     flag = "--" + ".".join(filter(None, (section, field))).replace("_", "-")
     problem = first["msg"].removeprefix("Value error, ")
+    # Fields that do not go together: the message names them, and the input is the whole section.
+    if isinstance(first["input"], dict):
+        return problem
     return f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}"
 
 

@@ -128,8 +128,12 @@ class Config(Section):
         # pydantic's own message has three lines for each problem, and a link.
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        problem = first["msg"].removeprefix("Value error, ")
+        # Fields that do not go together: the message names them, and the input is their whole section.
+        if isinstance(first["input"], dict) and first["type"] == "value_error":
+            return str(problem)
         if first["type"] != "extra_forbidden":
-            return f"{name}: {first['msg'].removeprefix('Value error, ')}"
+            return f"{name}: {problem}"
 
         meant = nearest(name, list(cls().flat()))
         hint = ""

@@ -112,7 +112,7 @@ class Objects(Section):
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> "Objects":
         if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds}: folds are counted from 0 to {self.folds - 1}")
+            raise ValueError(f"objects.fold {self.fold}: {self.folds} folds are counted from 0 to {self.folds - 1}")
         return self
 
 

@@ -77,7 +77,11 @@ def module(stage: str) -> ModuleType:
 
 
 def targets(cfg: Config, stage: str | None) -> list[str]:
-    """Node names that a command asks for: all, or those of one stage; `embed` means the teacher's embeddings."""
+    """Node names that a command asks for: all, or those of one stage; `embed` means the teacher's embeddings.
+
+    Raises:
+        UserError: the run has no such stage.
+    """
     names = [node.name for node in graph(cfg)]
     if stage is None:
         return names
@@ -86,7 +90,11 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
         if cfg.objects.table or embed_jobs.has_no_images(cfg):
             wanted.append("embed@objects")
         return [name for name in wanted if name in names]
-    return [name for name in names if name.partition("@")[0] == stage]
+    wanted = [name for name in names if name.partition("@")[0] == stage]
+    if not wanted:
+        stages = ", ".join(dict.fromkeys(name.partition("@")[0] for name in names))
+        raise UserError(f"with these settings there is no stage {stage}: a run has {stages}")
+    return wanted
 
 
 def needed(cfg: Config, names: Iterable[str]) -> list[Node]:

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import alignet_ray
+from alignet_ray import capacity
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
+from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
@@ -126,10 +128,14 @@ def test_features_take_the_place_of_the_teacher_on_images(world: Path, tmp_path:
 
 def test_what_does_not_go_together_is_refused(world: Path, tmp_path: Path) -> None:
     cfg = settings(world, tmp_path)
-    with pytest.raises(UserError, match=r"align\.map network fine-tunes a network, and embed\.from gives features"):
+    with pytest.raises(UserError, match=r"^align\.map network fine-tunes a network, and embed\.from gives features"):
         cfg.replace(align__map="network")
     with pytest.raises(UserError, match=r"give --corpus\.path as well"):
         alignet_ray.run(cfg.replace(evaluate__models=("random:resnet18",)), quiet=True)
+    with pytest.raises(UserError, match=r"no stage distill: a run has soften, embed, align, evaluate"):
+        pipeline.targets(cfg, "distill")
+    with pytest.raises(UserError, match="nothing for a cluster"):
+        capacity.plan(cfg, ClusterSpec(gpus=2))
     np.save(tmp_path / "few.npy", np.load(world / "features.npy")[:50])
     with pytest.raises(UserError, match="50 rows without names, the human data has 60 objects"):
         alignet_ray.run(cfg.replace(embed__from_=str(tmp_path / "few.npy")), quiet=True)

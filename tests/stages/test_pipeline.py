@@ -123,6 +123,13 @@ def test_a_missing_input_is_found_by_the_plan(small: Config, store: Store) -> No
         pipeline.plan(small.replace(human__triplets="/nowhere"), store)
 
 
+def test_a_stage_that_a_run_does_not_have_is_refused_and_not_everything_run() -> None:
+    without_people = Config().replace(corpus__path="images", align__from_="map.npz")
+    for stage in ("soften", "evaluate"):
+        with pytest.raises(UserError, match=f"no stage {stage}: a run has embed, align, cluster, label, distill, reg"):
+            pipeline.targets(without_people, stage)
+
+
 def test_what_no_run_names_is_not_reachable(store: Store) -> None:
     store.draft("embed", "aaa").finish({})
     store.draft("embed", "bbb").finish({})

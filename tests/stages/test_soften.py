@@ -67,7 +67,7 @@ def test_a_fold_decides_which_objects_are_tested(world: Config, make_work: Calla
     assert sorted(tested) == list(range(30))
 
     assert "fold" not in soften.inputs(world, "")
-    with pytest.raises(UserError, match="fold 3 of 3: folds are counted from 0 to 2"):
+    with pytest.raises(UserError, match=r"^objects\.fold 3: 3 folds are counted from 0 to 2$"):
         world.replace(objects__fold=3, objects__folds=3)
 
 
