@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignet_ray.errors import UserError
-from alignet_ray.stages.pipeline import reachable
+from alignet_ray.stages.kept import reachable
 from alignet_ray.store import SUCCESS, Artifact, Reference, Store, digest
 
 

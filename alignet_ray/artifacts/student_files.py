@@ -11,6 +11,9 @@ from alignet_ray.errors import UserError
 BACKBONE_FILE = "backbone.safetensors"
 """The backbone's weights; timm loads them strictly with `num_classes=0`."""
 
+TIMM_WEIGHTS = "model.safetensors"
+"""The same weights under the name that timm gives them, in a folder made for a model hub."""
+
 HEAD_FILE = "head.safetensors"
 """The triplet head's weights; missing where there is no head."""
 

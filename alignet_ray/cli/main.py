@@ -61,7 +61,9 @@ COMMANDS = {
     "rm": Command("results", "delete artifacts, or the name of a run", "RemoveOptions", "results:rm"),
     "gc": Command("results", "delete artifacts that no run uses, and the cache", "CollectOptions", "results:gc"),
     "demo": Command("use a model", "local web page: base against aligned student", "DemoOptions", "models:demo"),
-    "export": Command("use a model", "write a model for timm, ONNX or thingsvision", "ExportOptions", "models:export"),
+    "export": Command(
+        "use a model", "write a model for timm, ONNX, thingsvision or a hub", "ExportOptions", "models:export"
+    ),
     "bench": Command("measure", "time this package against plain loops", "BenchOptions", "results:bench"),
 }
 

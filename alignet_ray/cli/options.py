@@ -223,11 +223,11 @@ class TeacherRoot:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """Write a model as a timm checkpoint, as ONNX, or its teacher's transform for thingsvision."""
+    """Write a model as a timm checkpoint, as ONNX, for a model hub, or its teacher's transform for thingsvision."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """A student's folder, models:/NAME@ALIAS, or (thingsvision) an align artifact."""
-    to: Literal["timm", "onnx", "thingsvision"]
+    """A student's folder, models:/NAME@ALIAS, hf://OWNER/NAME, or (thingsvision) an align artifact."""
+    to: Literal["timm", "onnx", "hub", "thingsvision"]
     """Format."""
     folder: Annotated[Path, tyro.conf.Positional]
     """Where the files go: a new or empty folder."""

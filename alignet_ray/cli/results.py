@@ -26,7 +26,7 @@ from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow, print_table
-from alignet_ray.stages import STAGES, pipeline
+from alignet_ray.stages import STAGES, kept
 from alignet_ray.store import Artifact, Reference, Store
 
 # Options of `show` that say where to look or how to print; all others change settings.
@@ -140,7 +140,7 @@ def ls(options: ListOptions) -> None:
         runs.append({"run": name, "nodes": len(reference.nodes)})
 
     # What no run uses is what gc would delete.
-    used = pipeline.reachable(store)
+    used = kept.reachable(store)
     artifacts = [artifact_row(artifact, used) for artifact in store.all(list(STAGES))]
     if options.json:
         print(json.dumps({"runs": runs, "artifacts": artifacts}, indent=1))
@@ -194,12 +194,12 @@ def gc(options: CollectOptions) -> None:
     state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
     # A run in progress holds this lock, so nothing that it is making can be deleted.
     with runtime.lock(state):
-        used = pipeline.reachable(store)
-        if note := pipeline.outdated_note(store):
+        used = kept.reachable(store)
+        if note := kept.outdated_note(store):
             print(note)
 
         # Artifacts of an earlier release are not read any more, but they are kept until somebody deletes them by name.
-        spared = used | pipeline.outdated(store)
+        spared = used | kept.outdated(store)
         unused = []
         for artifact in store.all(list(STAGES)):
             key = (artifact.stage, artifact.id)

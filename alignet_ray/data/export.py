@@ -12,7 +12,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import SUBSETS
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data.deepmind import export_triplets
-from alignet_ray.data.files import replacing
+from alignet_ray.data.files import as_new_files_are, replacing
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
@@ -92,6 +92,7 @@ def _convert_to_safetensors(file: Path, ids: Int64[np.ndarray, " n"]) -> None:
 
     columns = {"embedding": np.load(file, allow_pickle=False), "image_id": ids}
     save_file(columns, file)
+    as_new_files_are(file)
 
 
 def _write_rows(embed: Artifact, ids: Int64[np.ndarray, " n"], target: Path) -> None:

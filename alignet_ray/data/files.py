@@ -176,6 +176,14 @@ def require_rows(data: bytes) -> None:
     raise ValueError("it is empty")
 
 
+def as_new_files_are(file: Path) -> None:
+    """Give a file the permissions of new files: safetensors writes its files for their owner's eyes alone."""
+    # The mask can only be read by setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
+
+
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` that becomes `target` on success and is deleted on failure.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from alignet_ray.artifacts.student_files import (
     BACKBONE_FILE,
     MODEL_FILE,
+    TIMM_WEIGHTS,
     DataConfig,
     NetworkDescription,
     StudentDescription,
@@ -290,6 +291,8 @@ def _check_name(name: str) -> None:
             raise UserError(f"weights file {spec.file} does not exist")
     elif spec.kind is ModelKind.REGISTERED:
         raise UserError(f"model {name}: a registered model cannot be used here; name a student's folder")
+    elif spec.kind is ModelKind.HUB:
+        raise UserError(f"model {name}: a hub's model cannot be used here; `alignet-ray export {name} --to hub FOLDER`")
     elif spec.kind is not ModelKind.STUDENT:
         _check_pretrained(name)
 
@@ -449,7 +452,11 @@ def _from_student_folder(folder: Path, size: int | None) -> Backbone:
     data_config = description.preprocessing
     stored_size = data_config["input_size"][-1]
     net = create(architecture, stored_size)
-    _load_strictly(net, read_weights(folder / BACKBONE_FILE), str(folder))
+    # A folder for a model hub has the same weights under timm's name.
+    weights = folder / BACKBONE_FILE
+    if not weights.is_file() and (folder / TIMM_WEIGHTS).is_file():
+        weights = folder / TIMM_WEIGHTS
+    _load_strictly(net, read_weights(weights), str(folder))
 
     # Weights fit a network of the stored size strictly; timm then resamples position embeddings to the new one.
     if size and size != stored_size:

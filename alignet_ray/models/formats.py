@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignet_ray.artifacts.student_files import StudentDescription
+from alignet_ray.artifacts.student_files import TIMM_WEIGHTS, StudentDescription
 from alignet_ray.artifacts.transforms import TRANSFORM, dump_transform, locate, read_transform
+from alignet_ray.data.files import as_new_files_are
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.models.embedding_network import EmbeddingNetwork
+from alignet_ray.models.model_hub import write_folder
 from alignet_ray.store import Store
 
 TOLERANCE = 1e-4
@@ -36,6 +38,7 @@ def to_timm(name: str, folder: Path, root: str | None = None, tracking_uri: str 
     config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
     folder.mkdir(parents=True, exist_ok=True)
     save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
+    as_new_files_are(folder / TIMM_WEIGHTS)
     return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
 
@@ -156,5 +159,10 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
     return f"on features of {features}: ((x - mean) / std) @ weights + bias, arrays of transform.npz"
 
 
-FORMATS: dict[str, Callable[..., str]] = {"timm": to_timm, "onnx": to_onnx, "thingsvision": to_thingsvision}
+FORMATS: dict[str, Callable[..., str]] = {
+    "timm": to_timm,
+    "onnx": to_onnx,
+    "thingsvision": to_thingsvision,
+    "hub": write_folder,
+}
 """What `--to` takes: (model, folder, store root, tracking server) -> how the other program reads it."""

@@ -20,8 +20,8 @@ def load(
     """Load a model for use, frozen and in evaluation mode.
 
     Args:
-        name: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry; or a
-            backbone as in `model_spec` (it has no triplet head).
+        name: a folder that `distill` wrote; `models:/NAME@ALIAS` or `models:/NAME/VERSION` in MLflow's registry;
+            `hf://OWNER/NAME` on the Hugging Face hub; or a backbone as in `model_spec` (it has no triplet head).
         device: where it runs. Default: the GPU if there is one.
         tracking_uri: MLflow server of a `models:/` name; None: MLFLOW_TRACKING_URI, and without it the
             database under `root`.
@@ -55,14 +55,18 @@ def load(
 
 
 def locate(name: str | Path, tracking_uri: str | None = None) -> Path | None:
-    """The student's folder that a name means, fetched from the registry if need be; None where it means a backbone.
+    """The student's folder that a name means, fetched if need be; None where it means a backbone.
 
     Raises:
-        UserError: as `fetch`.
+        UserError: as `fetch` and `model_hub.download`.
     """
     spec = ModelSpec.parse(str(name))
     if spec.kind is ModelKind.REGISTERED:
         return fetch(spec.name, tracking_uri)
+    if spec.kind is ModelKind.HUB:
+        from alignet_ray.models.model_hub import download
+
+        return download(spec.name)
     if spec.kind is ModelKind.STUDENT:
         return spec.path
     return None

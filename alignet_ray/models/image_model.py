@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -130,6 +131,25 @@ class ImageModel:
         return (
             f"ImageModel({self.name}: {backbone.architecture} at {backbone.size} px, {backbone.width} features, {head})"
         )
+
+    def push_to_hub(self, repository: str, private: bool = True) -> str:
+        """Upload the model to the Hugging Face hub, with a model card; the token comes from HF_TOKEN.
+
+        Args:
+            repository: OWNER/NAME; made if it is not there.
+            private: whether a new repository is for its owner alone.
+
+        Returns:
+            The name to load it by, `hf://OWNER/NAME`.
+
+        Raises:
+            UserError: the model is a backbone without a head, or the hub refuses it.
+        """
+        from alignet_ray.models import model_hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            model_hub.write_folder(self.name, Path(folder))
+            return model_hub.upload(Path(folder), repository, private)
 
     @property
     def layer(self) -> Layer:

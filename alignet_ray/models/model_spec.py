@@ -7,6 +7,7 @@ pip:efficientnet-lite0              weights that a package ships (lite0, lite1, 
 random:NAME                         a timm architecture with seeded random weights
 FOLDER                              a student's folder (model.json + backbone.safetensors)
 models:/NAME@ALIAS                  a student in MLflow's registry; or models:/NAME/VERSION
+hf://OWNER/NAME                     a student on the Hugging Face hub, for `load`, `demo` and `export`
 embed/ID, FILE.npy, ...             no model, but stored embeddings (see `data.stored`)
 """
 
@@ -21,6 +22,7 @@ from alignet_ray.errors import UserError
 PACKAGE = "pip:"
 RANDOM = "random:"
 REGISTRY = "models:/"
+HUB = "hf://"
 
 
 class ModelKind(StrEnum):
@@ -32,6 +34,7 @@ class ModelKind(StrEnum):
     RANDOM = "random"
     STUDENT = "student"
     REGISTERED = "registered"
+    HUB = "hub"
     STORED = "stored"
 
 
@@ -66,6 +69,8 @@ class ModelSpec:
         """Tell the kinds of names apart. What does not exist is not refused here, see `backbone.check`."""
         if name.startswith(REGISTRY):
             return cls(name, ModelKind.REGISTERED)
+        if name.startswith(HUB):
+            return cls(name, ModelKind.HUB)
         if name.startswith(PACKAGE):
             return cls(name, ModelKind.PACKAGE)
         if name.startswith(RANDOM):

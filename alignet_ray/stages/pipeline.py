@@ -21,7 +21,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import STAGES, Node, Work, embed_jobs, graph
+from alignet_ray.stages import Node, Work, embed_jobs, graph, kept
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -129,7 +129,7 @@ def plan(
     pinned = dict(pinned or {})
     ids = dict(pinned)
     fingerprints: JsonObject = {}
-    earlier = [manifest for manifest in _manifests(store) if not manifest.is_outdated]
+    earlier = [manifest for manifest in kept.manifests(store) if not manifest.is_outdated]
 
     # A recipe holds the ids of its parents, which hash theirs (a Merkle tree): a change anywhere upstream gives every
     # artifact below it another id. Parents come first in the graph, so their ids are known here.
@@ -320,7 +320,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
     """
     screen = screen or Screen()
     with opened(cfg, screen) as (resolved, store, state):
-        if note := outdated_note(store):
+        if note := kept.outdated_note(store):
             screen.line(note)
 
         steps = plan(resolved, store, names)
@@ -569,35 +569,3 @@ def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> Non
     if "register" in artifacts:
         version = RegisterArtifact(artifacts["register"]).version()
         screen.line(f"         or alignet_ray.load({version.model!r}) with MLFLOW_TRACKING_URI={shlex.quote(uri)}")
-
-
-# Finding artifacts
-
-
-def reachable(store: Store) -> set[tuple[str, str]]:
-    """(stage, id) of every artifact that a run's name refers to."""
-    artifacts = set()
-    for name in store.refs():
-        reference = store.read_ref(name)
-        if reference is not None:
-            artifacts |= reference.artifacts
-    return artifacts
-
-
-def outdated(store: Store) -> set[tuple[str, str]]:
-    """(stage, id) of every finished artifact of an earlier schema."""
-    finished = [artifact for artifact in store.all(list(STAGES)) if artifact.finished]
-    return {(artifact.stage, artifact.id) for artifact in finished if artifact.read_manifest().is_outdated}
-
-
-def outdated_note(store: Store) -> str:
-    """One line about artifacts of an earlier schema; empty if there are none."""
-    count = len(outdated(store))
-    if not count:
-        return ""
-    return f"{count} artifacts under {store.root} were made before version 0.2 and are not reused; nothing deletes them"
-
-
-def _manifests(store: Store) -> list[Manifest]:
-    """artifact.json of every finished artifact under the root."""
-    return [artifact.read_manifest() for artifact in store.all(list(STAGES)) if artifact.finished]

@@ -12,6 +12,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
 from alignet_ray.evals import gate
+from alignet_ray.models.model_hub import licence
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
@@ -169,16 +170,13 @@ def _gate_decision(facts: EvaluateFacts) -> str:
 
 
 def _licence(architecture: str, model: str) -> str:
-    """What timm knows about the licence of its weights; the owner of a file knows that of others."""
+    """What follows "keep their own licence" in the card."""
     if ModelSpec.parse(model).kind is ModelKind.CHECKPOINT:
         return ": ask the owner of that file"
-    # Weights have licences of their own, often stricter than their code's.
-    from timm.models import get_pretrained_cfg
-
-    known = get_pretrained_cfg(architecture, allow_unregistered=True)
-    if known is None or not known.license:
+    known = licence(architecture, model)
+    if not known:
         return ""
-    return f": {known.license}"
+    return f": {known}"
 
 
 def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from scipy.special import softmax
 
 from alignet_ray.core.triplets import gram_similarities, odd_last
+from alignet_ray.data.files import as_new_files_are
 from alignet_ray.synthetic.pretrain import BaseRecipe, train_base
 from alignet_ray.synthetic.render import TRAITS, Appearance, render, sample_appearance
 
@@ -271,6 +272,7 @@ def _write_base(file: Path, world: World, on_progress: Callable[[int, int], None
 
     weights = train_base(world.base, world.size, world.seed, lambda step: on_progress(step, world.base.steps))
     save_file(weights, file)
+    as_new_files_are(file)
 
 
 def _write_csv(file: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:

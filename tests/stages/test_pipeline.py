@@ -9,8 +9,8 @@ from PIL import Image
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import STAGES, Work, graph, pipeline
-from alignet_ray.store import SCHEMA, Reference, Store
+from alignet_ray.stages import STAGES, Work, graph, kept, pipeline
+from alignet_ray.store import SCHEMA, Store
 
 
 @pytest.fixture
@@ -130,13 +130,6 @@ def test_a_stage_that_a_run_does_not_have_is_refused_and_not_everything_run() ->
             pipeline.targets(without_people, stage)
 
 
-def test_what_no_run_names_is_not_reachable(store: Store) -> None:
-    store.draft("embed", "aaa").finish({})
-    store.draft("embed", "bbb").finish({})
-    store.write_ref("run", Reference({"embed@corpus": "aaa"}))
-    assert pipeline.reachable(store) == {("embed", "aaa")}
-
-
 def test_a_run_that_fails_does_not_take_the_name_from_the_finished_one(
     small: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,32 +146,32 @@ def test_a_run_that_fails_does_not_take_the_name_from_the_finished_one(
     monkeypatch.setattr(pipeline, "summarise", lambda *_: None)
     monkeypatch.setattr(pipeline, "carry_out", finish)
     results = {(artifact.stage, artifact.id) for artifact in pipeline.run(small).values()}
-    assert pipeline.reachable(store) == results
+    assert kept.reachable(store) == results
 
     monkeypatch.setattr(pipeline, "carry_out", fail)
     for seed in (5, 6):
         with pytest.raises(UserError, match="the disk is full"):
             pipeline.run(small.replace(seed=seed))
-        assert results < pipeline.reachable(store)
+        assert results < kept.reachable(store)
     # One stage alone makes no run either.
     with pytest.raises(UserError, match="the disk is full"):
         pipeline.run(small.replace(seed=7), names=["soften"])
-    assert results < pipeline.reachable(store)
+    assert results < kept.reachable(store)
 
     # A whole run takes the name.
     monkeypatch.setattr(pipeline, "carry_out", finish)
     others = {(artifact.stage, artifact.id) for artifact in pipeline.run(small.replace(seed=6)).values()}
-    assert pipeline.reachable(store) == others
+    assert kept.reachable(store) == others
     assert others != results
 
 
 def test_artifacts_of_an_earlier_schema_are_named_and_not_reused(small: Config, store: Store) -> None:
-    assert pipeline.outdated_note(store) == ""
+    assert kept.outdated_note(store) == ""
     store.draft("cluster", "old").finish({"schema": 1, "node": "cluster", "recipe": {}, "finished": 0.0})
     store.draft("cluster", "new").finish({"schema": SCHEMA})
-    assert pipeline.outdated(store) == {("cluster", "old")}
-    assert pipeline.outdated_note(store).startswith("1 artifacts under ")
-    assert "nothing deletes them" in pipeline.outdated_note(store)
+    assert kept.outdated(store) == {("cluster", "old")}
+    assert kept.outdated_note(store).startswith("1 artifacts under ")
+    assert "nothing deletes them" in kept.outdated_note(store)
     reasons = {step.node.name: step.why for step in pipeline.plan(small, store)}
     assert reasons["cluster"] == "never made under this root"
 

@@ -9,7 +9,7 @@ import pytest
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import pipeline
+from alignet_ray.stages import kept, pipeline
 from alignet_ray.store import Artifact, Store
 from alignet_ray.sweep import runner, selection, trial
 from alignet_ray.tracking import Session, client
@@ -86,7 +86,7 @@ def test_a_killed_sweep_continues_with_what_it_has(
     assert "trial  identity_penalty" in (tmp_path / "screen.txt").read_text()
     reference = store.read_ref("tiny-sweep")
     assert reference is not None
-    assert {("align", a.id) for a in store.all(["align"])} <= pipeline.reachable(store), "gc would delete a trial"
+    assert {("align", a.id) for a in store.all(["align"])} <= kept.reachable(store), "gc would delete a trial"
     runs = client(again.setup.session.uri).search_runs([again.setup.session.experiment])
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == again.setup.parent.run_id]
     assert {r.info.status for r in children} == {"FINISHED"}
