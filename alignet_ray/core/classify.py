@@ -7,20 +7,35 @@ from scipy.special import log_softmax
 from scipy.stats import rankdata
 
 
-def coordinates(features: Float[np.ndarray, "n d"], max_dims: int = 256) -> Float[np.ndarray, "n r"]:
-    """Standardised features in their principal axes, at a mean squared length of 1.
+def coordinates(
+    features: Float[np.ndarray, "n d"], fitted: Int[np.ndarray, " k"] | None = None, max_dims: int = 256
+) -> Float[np.ndarray, "n r"]:
+    """Standardised features in principal axes, at a mean squared length of 1.
 
     Linear classifiers with an L2 penalty give the same answers there as on the standardised features, only faster.
     Dimensions beyond the `max_dims` largest principal ones are left out.
+
+    Args:
+        features: of images.
+        fitted: rows that mean, standard deviation and axes are taken from, those that a classifier will be fitted on;
+            None: all rows.
+        max_dims: number of axes, at most.
     """
-    centred = (features - features.mean(axis=0)).astype(np.float64)
-    centred /= np.maximum(centred.std(axis=0), 1e-6)
-    centred /= max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-12)
+    known = features
+    if fitted is not None:
+        known = features[fitted]
+    mean = known.mean(axis=0)
+    deviation = np.maximum((known - mean).astype(np.float64).std(axis=0), 1e-6)
+    standardised = (features - mean).astype(np.float64) / deviation
+    known = standardised
+    if fitted is not None:
+        known = standardised[fitted]
+    length = max(float(np.sqrt((known**2).sum(axis=1).mean())), 1e-12)
 
     # Rotation changes neither scores nor the L2 norm of weights, and directions without variance get no weight.
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    _, singular, axes = np.linalg.svd(known / length, full_matrices=False)
     spanned = singular > 1e-6 * max(singular.max(), 1e-12)
-    return np.asarray((left * singular)[:, spanned][:, :max_dims], dtype=np.float32)
+    return np.asarray((standardised / length) @ axes[spanned][:max_dims].T, dtype=np.float32)
 
 
 def fit_logistic(

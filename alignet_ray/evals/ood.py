@@ -160,8 +160,8 @@ def _probe_predictions(
     seed: int,
 ) -> Int[np.ndarray, " k"]:
     """Classes of `ood` by a logistic regression whose L2 penalty is the best one on held-out known images."""
-    # Both together, or their coordinates would be of different bases. Labels of the folder are not used.
-    coordinates = classify.coordinates(np.concatenate([known, ood]))
+    # In the axes of the known images: a probe in use would not have seen the folder's either.
+    coordinates = classify.coordinates(np.concatenate([known, ood]), np.arange(len(known)))
     known_coordinates = coordinates[: len(known)]
     ood_coordinates = coordinates[len(known) :]
     train = np.flatnonzero(~held_out)[:MAX_PROBE_IMAGES]

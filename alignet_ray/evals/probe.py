@@ -1,6 +1,7 @@
 """Generalisation of frozen features to objects that no training saw: few-shot classification and nearest neighbours."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from alignet_ray.core import classify, similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
-from alignet_ray.evals.spaces import EmbeddingSpace
+from alignet_ray.evals.spaces import EmbeddingSpace, each_space
 
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """L2 penalties of logistic regression to choose from."""
@@ -68,14 +69,20 @@ def evaluate(
 
         # On other objects than those that are scored, or the penalty would be fitted to the test.
         validation_task = draw_few_shot_task(validation.images, images_per_object, draws, seed)
-        accuracy = {}
-        # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
-        for space in spaces:
-            penalty = _best_penalty(space, validation_task)
-            correct = classify_few_shot(space, task, [penalty])[0]
-            accuracy[space.name] = paired.mean_by_object(correct.ravel(), task.test_labels.ravel())
+        by_object = each_space(partial(_few_shot_accuracy, task=task, validation_task=validation_task), spaces)
+        accuracy = dict(zip([space.name for space in spaces], by_object, strict=True))
         rows += paired.rows(accuracy, "objects", f"few_shot_{images_per_object}", seed)
     return rows + knn_category(spaces, test, seed) + same_object(spaces, test, seed)
+
+
+def _few_shot_accuracy(
+    space: EmbeddingSpace, task: FewShotTask, validation_task: FewShotTask | None
+) -> Float[np.ndarray, " o"]:
+    """The share of each object's test images that are recognised."""
+    # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
+    penalty = _best_penalty(space, validation_task)
+    correct = classify_few_shot(space, task, [penalty])[0]
+    return paired.mean_by_object(correct.ravel(), task.test_labels.ravel())
 
 
 def draw_few_shot_task(

@@ -17,7 +17,7 @@ from alignet_ray.core.scores import Score
 from alignet_ray.evals import paired
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.probe import NEIGHBOURS, PENALTIES
-from alignet_ray.evals.spaces import EmbeddingSpace
+from alignet_ray.evals.spaces import EmbeddingSpace, each_space
 
 MAX_PROBE_IMAGES = 4000
 """Images that a probe is fitted on, at most; larger sets are sampled."""
@@ -72,8 +72,9 @@ def evaluate(
 
     # Metric -> space -> accuracy: what is paired are the spaces within a metric.
     accuracy: dict[str, dict[tuple[str, str], Float[np.ndarray, " o"]]] = {"shift_source": {}, "shift_target": {}}
-    for space in spaces:
-        for metric, by_object in _probe_accuracy(space, data, seed).items():
+    found = each_space(lambda space: _probe_accuracy(space, data, seed), spaces)
+    for space, by_metric in zip(spaces, found, strict=True):
+        for metric, by_object in by_metric.items():
             accuracy[metric][space.name] = by_object
 
     rows: list[Score] = []
@@ -115,11 +116,12 @@ def _probe_accuracy(space: EmbeddingSpace, data: ShiftData, seed: int) -> dict[s
     """Accuracy of a linear probe that is fitted on source images: metric -> share of correct images of every object."""
     image_ids, owner, label = _joined(data.source, data.target)
     is_source = np.arange(len(image_ids)) < len(data.source.ids)
-    features = classify.coordinates(space.features(image_ids))
 
     # Held-out images of source objects measure the category on known objects, target objects on new ones.
     held_out = _hold_out(owner, is_source, seed)
     fitted = _sample(is_source & ~held_out, seed)
+    # Target images have no part in how features are scaled: a probe in use would not have seen them either.
+    features = classify.coordinates(space.features(image_ids), fitted)
     penalty = _best_penalty(features[fitted], label[fitted], owner[fitted], seed)
     predicted = classify.logistic_predictions(features[fitted], label[fitted], features, penalty)
 

@@ -24,7 +24,7 @@ from alignet_ray.report import examples, figures
 from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, report_inputs
 from alignet_ray.store import JsonObject
 
-VERSION = 6
+VERSION = 7
 
 
 def inputs(cfg: Config, role: str) -> JsonObject:

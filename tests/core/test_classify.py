@@ -54,6 +54,22 @@ def test_coordinates_keep_all_standardised_distances() -> None:
     assert np.isfinite(classify.coordinates(np.ones((5, 3), np.float32))).all()
 
 
+def test_coordinates_of_other_rows_are_those_of_the_fitted_ones() -> None:
+    """Rows that a classifier is not fitted on change nothing: a probe must not be scaled by what it is tested on."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(3, 2, (30, 6)).astype(np.float32)
+    moved = x.copy()
+    moved[20:] = 100 * moved[20:] + 7
+    fitted = np.arange(20)
+    np.testing.assert_allclose(classify.coordinates(moved, fitted)[:20], classify.coordinates(x, fitted)[:20])
+
+    scaler = StandardScaler().fit(x[:20])
+    length = np.sqrt((scaler.transform(x[:20]) ** 2).sum(1).mean())
+    expected = scaler.transform(x) / length
+    z = classify.coordinates(x, fitted)
+    assert z @ z.T == pytest.approx(expected @ expected.T, abs=1e-4)
+
+
 def test_nearest_neighbours_equal_sklearn() -> None:
     x, y = blobs(5, n=90)
     train, test = x[:60], x[60:]
