@@ -22,8 +22,14 @@ DEFAULT_PENALTY = 1e-5
 NEIGHBOURS = 5
 """Neighbours that vote."""
 
+MIN_BACKGROUND = 50
+"""Images of training objects that say how features are scaled; with fewer, a task is scaled by its own images."""
+
 MIN_CLASSES = 5
 """Objects that a few-shot task needs."""
+
+MAX_BACKGROUND = 500
+"""Images of training objects, at most, by which features are scaled."""
 
 MAX_TEST_IMAGES = 20
 """Test images of each object in a few-shot task, at most."""
@@ -49,6 +55,7 @@ def evaluate(
     spaces: Sequence[EmbeddingSpace],
     test: AnnotatedObjects,
     validation: AnnotatedObjects,
+    train: AnnotatedObjects,
     shots: Sequence[int],
     draws: int,
     seed: int,
@@ -56,12 +63,14 @@ def evaluate(
     """Few-shot accuracy over objects, and nearest-neighbour accuracy over categories.
 
     few_shot_k: logistic regression from k images of every object to its other images, mean over draws of the images and
-    over objects; the L2 penalty is the best one on the validation objects. knn_category: the vote of the five nearest
+    over objects; the L2 penalty is the best one on the validation objects, and features are standardised by images of
+    the training objects, so that no test image has a part in it. knn_category: the vote of the five nearest
     images of *other* objects on an image's category. same_object: whether the nearest other image shows the same
     object. Few-shot scores are left out with fewer than five objects that have enough images, knn_category with fewer
     than two categories, same_object where every object has one image.
     """
     rows: list[Score] = []
+    background = _background(train, seed)
     for images_per_object in shots:
         task = draw_few_shot_task(test.images, images_per_object, draws, seed)
         if task is None:
@@ -69,19 +78,32 @@ def evaluate(
 
         # On other objects than those that are scored, or the penalty would be fitted to the test.
         validation_task = draw_few_shot_task(validation.images, images_per_object, draws, seed)
-        by_object = each_space(partial(_few_shot_accuracy, task=task, validation_task=validation_task), spaces)
+        by_object = each_space(
+            partial(_few_shot_accuracy, task=task, validation_task=validation_task, background=background), spaces
+        )
         accuracy = dict(zip([space.name for space in spaces], by_object, strict=True))
         rows += paired.rows(accuracy, "objects", f"few_shot_{images_per_object}", seed)
     return rows + knn_category(spaces, test, seed) + same_object(spaces, test, seed)
 
 
+def _background(train: AnnotatedObjects, seed: int) -> Int[np.ndarray, " k"] | None:
+    """Images of training objects to scale features by; None where there are hardly any."""
+    image_ids = np.unique(np.concatenate([*train.images, np.empty(0, np.int64)]))
+    if len(image_ids) < MIN_BACKGROUND:
+        return None
+    return np.random.default_rng(seed).permutation(image_ids)[:MAX_BACKGROUND]
+
+
 def _few_shot_accuracy(
-    space: EmbeddingSpace, task: FewShotTask, validation_task: FewShotTask | None
+    space: EmbeddingSpace,
+    task: FewShotTask,
+    validation_task: FewShotTask | None,
+    background: Int[np.ndarray, " k"] | None,
 ) -> Float[np.ndarray, " o"]:
     """The share of each object's test images that are recognised."""
     # The penalty is chosen for each space by itself, or a comparison would favour the spaces whose scale fits it.
-    penalty = _best_penalty(space, validation_task)
-    correct = classify_few_shot(space, task, [penalty])[0]
+    penalty = _best_penalty(space, validation_task, background)
+    correct = classify_few_shot(space, task, [penalty], background)[0]
     return paired.mean_by_object(correct.ravel(), task.test_labels.ravel())
 
 
@@ -125,11 +147,27 @@ def draw_few_shot_task(
 
 
 def classify_few_shot(
-    space: EmbeddingSpace, task: FewShotTask, penalties: Sequence[float]
+    space: EmbeddingSpace,
+    task: FewShotTask,
+    penalties: Sequence[float],
+    background: Int[np.ndarray, " k"] | None = None,
 ) -> Bool[np.ndarray, "p b q"]:
-    """Whether each test image is recognised, for each penalty and draw; all of them are fitted at once."""
+    """Whether each test image is recognised, for each penalty and draw; all of them are fitted at once.
+
+    Args:
+        space: to be evaluated.
+        task: which images are learned from, and which are to be recognised.
+        penalties: of logistic regression.
+        background: images that features are standardised by; None: those of the task itself.
+    """
+    scaled_by = None
+    image_ids = task.ids
+    if background is not None:
+        image_ids = np.concatenate([task.ids, background])
+        scaled_by = np.arange(len(task.ids), len(image_ids))
+    features = classify.coordinates(space.features(image_ids), scaled_by)[: len(task.ids)]
+
     # Every combination of penalty and draw is a problem of its own.
-    features = classify.coordinates(space.features(task.ids))
     draws = len(task.train)
     train = np.tile(task.train, (len(penalties), 1))
     train_labels = np.tile(task.train_labels, (len(penalties), 1))
@@ -141,12 +179,14 @@ def classify_few_shot(
     return np.asarray(predicted.reshape(len(penalties), draws, -1) == task.test_labels)
 
 
-def _best_penalty(space: EmbeddingSpace, validation_task: FewShotTask | None) -> float:
+def _best_penalty(
+    space: EmbeddingSpace, validation_task: FewShotTask | None, background: Int[np.ndarray, " k"] | None
+) -> float:
     if validation_task is None:
         return DEFAULT_PENALTY
 
     # Every test object of every draw counts alike: a task has the same number of images for each.
-    accuracy = classify_few_shot(space, validation_task, PENALTIES).mean(axis=(1, 2))
+    accuracy = classify_few_shot(space, validation_task, PENALTIES, background).mean(axis=(1, 2))
     return PENALTIES[int(accuracy.argmax())]
 
 

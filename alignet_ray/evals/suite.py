@@ -97,7 +97,7 @@ def evaluate(
     # Many small problems: threads of the linear algebra would only wait for each other.
     with threadpool_limits(1, "blas"):
         few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
-        scores += probe.evaluate(spaces, test, objects.validation, options.shots, few_shot_draws, seed)
+        scores += probe.evaluate(spaces, test, objects.validation, objects.train, options.shots, few_shot_draws, seed)
         scores += shift.evaluate(spaces, objects.train, objects.validation, test, seed)
 
     # A temperature that was fitted on the test objects would make every model look calibrated.
@@ -132,6 +132,6 @@ def validate(spaces: list[EmbeddingSpace], objects: SplitObjects, options: Suite
     nobody = validation.take(np.empty(0, np.int64))
     with threadpool_limits(1, "blas"):
         few_shot_draws = min(options.image_draws, FEW_SHOT_DRAWS)
-        found += probe.evaluate(compared, validation, nobody, options.shots, few_shot_draws, seed)
+        found += probe.evaluate(compared, validation, nobody, objects.train, options.shots, few_shot_draws, seed)
         found += shift.evaluate(compared, objects.train, nobody, validation, seed)
     return found

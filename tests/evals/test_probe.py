@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,14 +29,15 @@ def test_accuracy_follows_what_the_space_knows(
     make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
     test, valid = make_annotated(images=4), make_annotated(first=24, images=4)
-    spaces = [make_space([test, valid], m, 0.3, name) for name, m in (("base", 0.0), ("student", 2.0))]
-    found = {(s.model, s.metric): s for s in probe.evaluate(spaces, test, valid, (1, 3), 4, 0)}
+    train = make_annotated(first=48, images=4)
+    spaces = [make_space([test, valid, train], m, 0.3, name) for name, m in (("base", 0.0), ("student", 2.0))]
+    found = {(s.model, s.metric): s for s in probe.evaluate(spaces, test, valid, train, (1, 3), 4, 0)}
     assert found["base", "few_shot_1"].value == pytest.approx(1 / 24, abs=0.06)
     assert found["student", "few_shot_1"].value > 0.2
     assert found["student", "few_shot_3"].value > found["student", "few_shot_1"].value
     assert found["student", "knn_category"].value == 1
     assert found["base", "knn_category"].value == pytest.approx(0.25, abs=0.15)
-    assert probe.evaluate(spaces, test, valid, (9,), 4, 0)[0].metric == "knn_category"
+    assert probe.evaluate(spaces, test, valid, train, (9,), 4, 0)[0].metric == "knn_category"
     assert found["student", "same_object"].value > found["base", "same_object"].value
 
 
@@ -75,4 +77,23 @@ def test_without_categories_there_is_nothing_to_score(
 ) -> None:
     annotated = make_annotated(objects=4, images=1)
     annotated.categories[:] = [""] * 4
-    assert probe.evaluate([make_space([annotated], 1, 1)], annotated, annotated, (1,), 2, 0) == []
+    assert probe.evaluate([make_space([annotated], 1, 1)], annotated, annotated, annotated, (1,), 2, 0) == []
+
+
+def test_features_are_scaled_by_images_that_no_task_has(
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
+) -> None:
+    test, train = make_annotated(images=4), make_annotated(first=48, images=4)
+    space = make_space([test, train], 2.0, 0.3, "student")
+    task = probe.draw_few_shot_task(test.images, 1, 4, 0)
+    assert task is not None
+    background, _ = train.all_images()
+    alone = probe.classify_few_shot(space, task, [1e-3], background)
+
+    # The test images that are not learned from may be anything: what is learned stays the same.
+    asked = np.setdiff1d(task.test[0], task.train[0])[0]
+    embeddings = space.embeddings.copy()
+    embeddings[np.searchsorted(space.ids, task.ids[asked])] = 1e3
+    changed = probe.classify_few_shot(replace(space, embeddings=embeddings), task, [1e-3], background)
+    differs = alone[0, 0] != changed[0, 0]
+    assert set(task.test[0][differs].tolist()) <= {int(asked)}

@@ -21,7 +21,9 @@ def test_rows_are_found_by_image_id(
 
 def test_every_space_is_evaluated_in_its_place() -> None:
     ids = np.arange(3)
-    spaces = [EmbeddingSpace(f"model{number}", "pre_logits", ids, np.full((3, 2), float(number))) for number in range(7)]
+    spaces = [
+        EmbeddingSpace(f"model{number}", "pre_logits", ids, np.full((3, 2), float(number))) for number in range(7)
+    ]
     assert each_space(lambda space: float(space.embeddings[0, 0]), spaces) == list(range(7))
 
     def fail(space: EmbeddingSpace) -> float:
