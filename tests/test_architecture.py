@@ -251,39 +251,24 @@ TESTED_ELSEWHERE = {
     "cli/doctor.py": "test_surroundings.py",
     "cli/main.py": "test_cli.py",
     "cli/models.py": "test_registry.py",
-    "cli/options.py": "test_cli.py",
-    "cli/parse.py": "test_cli.py",
     "cli/results.py": "test_cli.py",
     "cli/runs.py": "test_cli.py",
     "cli/verify.py": "test_checks.py",
     # Fields of the config are tested together, section by section.
-    "config/cluster_spec.py": "test_cluster.py",
-    "config/presets.py": "test_cli.py",
     "config/stages.py": "config/test_sections.py",
     # The server, its pictures and its verdicts answer one request together.
-    "demo/compare.py": "demo/test_demo.py",
-    "demo/pictures.py": "demo/test_demo.py",
     "demo/server.py": "demo/test_demo.py",
-    # The whole evaluation and its report.
-    "artifacts/evaluate.py": "stages/test_evaluate.py",
-    "report/image_sections.py": "stages/test_evaluate.py",
-    "stages/evaluation_inputs.py": "stages/test_evaluate.py",
     # What a stage hands to its processes, and the processes.
     "stages/embed_actor.py": "stages/test_embed.py",
     "stages/finetune_teacher.py": "training/test_teacher_worker.py",
     "stages/ray_train.py": "stages/test_distill.py",
     "stages/register.py": "test_registry.py",
-    "stages/training_jobs.py": "stages/test_distill.py",
     "training/student_worker.py": "stages/test_distill.py",
     "training/teacher_job.py": "training/test_teacher_worker.py",
     "training/teacher_result.py": "training/test_teacher_worker.py",
     "training/teacher_validation.py": "training/test_teacher_worker.py",
-    # A student's folder is written and loaded as one.
-    "artifacts/student_files.py": "models/test_embedding_network.py",
-    "training/outputs.py": "stages/test_distill.py",
     # A generated world is drawn, and its base trained, once for all its tests.
     "synthetic/pretrain.py": "synthetic/test_world.py",
-    "synthetic/render.py": "synthetic/test_world.py",
 }
 """Modules without a test file of their own -> the file under tests/ that tests them. The list may only shrink."""
 
