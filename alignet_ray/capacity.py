@@ -167,8 +167,8 @@ def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
         ("a smaller teacher, at twice the rate", cfg, {"forward": 2 * figures["forward"].value}),
         ("a compiled or smaller student, at twice the rate", cfg, {"step": 2 * figures["step"].value}),
         ("--human.embedding, a published model of human choices", cfg.replace(human__embedding="given"), {}),
-        ("--distill.cache-pixels False, since few of the images are drawn", without_cache, {}),
-        ("--distill.control False", cfg.replace(distill__control=False), {}),
+        ("--distill.no-cache-pixels, since few of the images are drawn", without_cache, {}),
+        ("--distill.no-control", cfg.replace(distill__control=False), {}),
     ]
     # One change at a time, so that its gain is its own.
     plans = []

@@ -307,6 +307,9 @@ class Artifact:
             return Path(path)
 
         target = Path(tempfile.mkdtemp(prefix="alignet-")) / (name or self.id)
+        # Arrow makes folders inside the target, and not the target itself.
+        if fs.get_file_info(path).type == pafs.FileType.Directory:
+            target.mkdir()
         pafs.copy_files(path, str(target), source_filesystem=fs)
         return target
 

@@ -66,6 +66,14 @@ def test_readers_never_see_half_a_file(store: Store) -> None:
         thread.join()
 
 
+def test_a_folder_without_folders_is_fetched_from_a_remote_root() -> None:
+    draft = Store.open("memory://flat").draft("embed", "abc")
+    draft.write_bytes("model.json", b"{}")
+    folder = draft.local()
+    assert [file.name for file in folder.iterdir()] == ["model.json"]
+    assert draft.local("model.json").read_bytes() == b"{}"
+
+
 def test_artifacts_travel(store: Store) -> None:
     artifact = store.artifact("embed", "abc")
     assert pickle.loads(pickle.dumps(artifact)) == artifact

@@ -150,12 +150,12 @@ class StudentDescription:
         file = folder / MODEL_FILE
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{folder} is not a student's folder: {MODEL_FILE} cannot be read ({error})") from error
         return cls.from_json(content, str(file))
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], source: str = MODEL_FILE) -> "StudentDescription":
+    def from_json(cls, content: Any, source: str = MODEL_FILE) -> "StudentDescription":
         """The description that `to_json` gave.
 
         Args:
@@ -163,11 +163,17 @@ class StudentDescription:
             source: its path, for messages.
 
         Raises:
-            UserError: it lacks a key of `REQUIRED`.
+            UserError: it is no object, lacks a key of `REQUIRED`, or describes no head.
         """
+        if not isinstance(content, Mapping):
+            raise UserError(f"{source} holds {type(content).__name__}, not an object: not written by `distill`")
         missing = [key for key in REQUIRED if key not in content]
         if missing:
             raise UserError(f"{source} lacks {', '.join(missing)}: not written by `distill`")
+        try:
+            head = _head_shape(content["head"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{source}: {content['head']!r} describes no head: not written by `distill`") from error
 
         # The other keys inform; a student loads without them.
         return cls(
@@ -178,7 +184,7 @@ class StudentDescription:
             width=content.get("width", 0),
             size=content.get("size", 0),
             layer=content.get("layer", ""),
-            head=_head_shape(content["head"]),
+            head=head,
             tau=content["tau"],
             provenance=content.get("provenance", {}),
         )
@@ -195,7 +201,10 @@ def _head_shape(head: Mapping[str, Any] | None) -> HeadShape | None:
     # model.json does not name the kind of head; this key is the kernel head's alone.
     if "neighbours" in head:
         # Heads of before had human dimensions alone.
-        dimensions = head.get("dimensions", head["width"])
-        own_direction = head.get("own_direction", False)
-        return KernelHeadShape(dimensions, head["neighbours"], head["rank"], own_direction, head["width"])
-    return LinearHeadShape(head["width"], head["bias"])
+        dimensions = int(head.get("dimensions", head["width"]))
+        own_direction = bool(head.get("own_direction", False))
+        rank = head["rank"]
+        if rank is not None:
+            rank = int(rank)
+        return KernelHeadShape(dimensions, int(head["neighbours"]), rank, own_direction, int(head["width"]))
+    return LinearHeadShape(int(head["width"]), bool(head["bias"]))

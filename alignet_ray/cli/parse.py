@@ -12,7 +12,7 @@ from tyro import _errors as tyro_errors
 
 from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import Options, RunOptions
-from alignet_ray.config import Config
+from alignet_ray.config import Config, field_name
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 
@@ -69,6 +69,8 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
             )
         except ValidationError as error:  # of a field that stands in no section
             raise UserError(_refused_value(error)) from error
+    if isinstance(chosen, RunOptions):
+        _require_preset_first(command, chosen.preset, args)
 
     # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
@@ -109,6 +111,32 @@ def starting_point(command: str, args: list[str]) -> Config:
         # It may be the name of a run or an artifact.
         return Config()
     raise UserError(unknown("preset", args[0], PRESETS))
+
+
+def _require_preset_first(command: str, preset: str | None, args: Sequence[str]) -> None:
+    """Refuse a preset that stands behind options: they would change the defaults, and not the preset.
+
+    Raises:
+        UserError: saying where it belongs; or that it is no preset, such as the value of a switch, which takes none.
+    """
+    if preset is None:
+        return
+    if args[0] == preset:
+        if preset in PRESETS and any(arg.partition("=")[0] == "--config" for arg in args):
+            raise UserError(f"{preset} and --config: give a preset or a file to start from, not both")
+        return
+    if preset in PRESETS:
+        raise UserError(f"the preset comes first: alignet-ray {command} {preset} ...")
+    # For `show` it is the name of a run or an artifact, which may stand anywhere.
+    if command != "show":
+        raise UserError(_unexpected(preset, f"alignet-ray {command}"))
+
+
+def _unexpected(argument: str, program: str) -> str:
+    """What to say of an argument that belongs to no option."""
+    if argument.lower() in ("true", "false"):
+        return f"unexpected argument {argument!r}: switches take no value, --section.no-field turns one off"
+    return f"unexpected argument {argument!r}: `{program} --help` explains"
 
 
 def _short(kind: type[RunOptions], settings: Config) -> type:
@@ -180,7 +208,7 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
 
     explained = f"`{event.prog} --help` explains"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
-        return f"unexpected argument {event.tokens[0]!r}: {explained}"
+        return _unexpected(event.tokens[0], event.prog)
     if isinstance(event, tyro_errors.MissingArgs):
         missing = ", ".join(context.arg.display_name() for context in event.missing_arguments)
         return f"{event.prog} needs {missing}: {explained}"
@@ -235,13 +263,13 @@ def _refused_value(error: ValidationError, section: str = "") -> str:
     """The option and value that a section's own validation refuses, and why."""
     # One mistake is told at a time: the later ones often follow from the first.
     first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    flag = "--" + ".".join(filter(None, (section, field))).replace("_", "-")
+    flag = "--" + ".".join(filter(None, (section, field_name(first["loc"])))).replace("_", "-")
     problem = first["msg"].removeprefix("Value error, ")
     # Fields that do not go together: the message names them, and the input is the whole section.
     if isinstance(first["input"], dict):
         return problem
-    return f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}"
+    # A value may hold a line break, and a message is one line.
+    return " ".join(f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}".split())
 
 
 def _given_value(flag: str, args: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Typed configuration of a whole run, to and from YAML. Its sections are in `sections.py` and `stages.py`."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,11 @@ __all__ = [
     "Study",
     "Sweep",
     "Tracking",
+    "field_name",
 ]
+
+KINDS = ("float", "int", "str", "bool", "none")
+"""Names of types at the end of a validation error's location."""
 
 # A section is named after its stage, and `register` is also a method of abstract base classes.
 warnings.filterwarnings("ignore", message='Field name "register" in "Config" shadows')
@@ -127,7 +132,7 @@ class Config(Section):
         """The first wrong field and what is wrong with it; for an unknown one also the nearest known one."""
         # pydantic's own message has three lines for each problem, and a link.
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name = field_name(first["loc"])
         problem = first["msg"].removeprefix("Value error, ")
         # Fields that do not go together: the message names them, and the input is their whole section.
         if isinstance(first["input"], dict) and first["type"] == "value_error":
@@ -165,6 +170,15 @@ class Config(Section):
             return type(self).model_validate(tree)
         except ValidationError as error:
             raise UserError(self._first_problem(error)) from error
+
+
+def field_name(location: Sequence[int | str]) -> str:
+    """`section.field` of a validation error, without the kind of value that pydantic adds where several are allowed."""
+    parts = [str(part) for part in location]
+    # Such kinds are `float`, `constrained-float` or `literal['auto']`; no field is called like the first.
+    while len(parts) > 1 and (not parts[-1].isidentifier() or parts[-1] in KINDS) and not parts[-1].isdecimal():
+        parts.pop()
+    return ".".join(parts)
 
 
 def _flatten(tree: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -28,9 +28,9 @@ class ClusterSpec(Section):
     """Price of a GB of storage for a month, dollars."""
     elastic: bool = False
     """Workers come and go with the work (autoscaling): steps of the driver alone cost no GPU hours."""
-    decode: float | None = None
+    decode: float | None = Field(None, gt=0)
     """Images that one core decodes and resizes in a second; default: the figure that the plan rests on."""
-    forward: float | None = None
+    forward: float | None = Field(None, gt=0)
     """Images that the teacher embeds in a second on one GPU; default: the figure that the plan rests on."""
-    step: float | None = None
+    step: float | None = Field(None, gt=0)
     """Images that the student is trained on in a second on one GPU; default: the figure that the plan rests on."""

@@ -17,6 +17,9 @@ from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.screen import Screen
 
+MAX_DIGITS = 9
+"""Digits of a row's number in an image's name, at most."""
+
 MAX_UPLOADS = 300
 """Uploads that are remembered; each takes about 50 kB."""
 
@@ -125,16 +128,19 @@ class Pictures:
     def _folder_row(self, name: str) -> tuple[ImageFolder, int]:
         # Names come from requests, so anything may stand in them.
         row = name.removeprefix("f")
-        if self.folder is None or not row.isdecimal() or int(row) >= len(self.folder.paths):
+        is_number = name.startswith("f") and row.isascii() and row.isdecimal() and len(row) <= MAX_DIGITS
+        if self.folder is None or not is_number or int(row) >= len(self.folder.paths):
             raise KeyError(name)
         return self.folder, int(row)
 
 
 def preview(image: Image.Image) -> bytes:
     """A JPEG whose longer side is at most PREVIEW_SIDE pixels."""
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    # A copy: the image itself is still to be embedded, at its own size.
+    small = image.copy()
+    small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
+    small.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 

@@ -123,7 +123,8 @@ def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact) -> SplitObj
     for row in table.select(["object", "name", "image_ids"]).to_pylist():
         shown = [image_id for image_id in row["image_ids"] if image_id in paths]
         # Names of THINGS such as `bat1` are numbered where a word has several meanings.
-        name = row["name"].replace("_", " ").rstrip("0123456789")
+        spaced = row["name"].replace("_", " ").strip()
+        name = spaced.rstrip("0123456789").strip() or spaced
         if not name and shown:
             name = _name_by_images({labels[image_id] for image_id in shown}, paths[shown[0]])
         names.append(name or f"object {row['object']}")

@@ -41,7 +41,7 @@ class Appearance:
     Attributes:
         colour: RGB in [0, 1].
         texture: number below TEXTURES.
-        frequency: of the texture, half waves across the image.
+        frequency: of the texture, waves across the image.
         angle: of the texture, radians.
         phase: of the texture along and across, radians.
         depth: contrast of the texture.

@@ -98,6 +98,23 @@ def test_an_empty_head_is_none(head: object) -> None:
     assert StudentDescription.from_json(STUDENT.to_json() | {"head": head}).head is None
 
 
+@pytest.mark.parametrize(
+    "head",
+    [{"bias": True}, {"neighbours": 3}, "x", [1], 5, {"width": "wide", "bias": True}],
+)
+def test_a_head_that_is_none_is_refused(head: object) -> None:
+    with pytest.raises(UserError, match=r"^model\.json: .* describes no head: not written by `distill`$"):
+        StudentDescription.from_json(STUDENT.to_json() | {"head": head})
+
+
+@pytest.mark.parametrize("content", [b"null", b"5", b"[]", b'"text"', b"[" * 100_000])
+def test_json_that_is_no_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / MODEL_FILE).write_bytes(content)
+    with pytest.raises(UserError, match=r"not written by `distill`|cannot be read") as refused:
+        StudentDescription.read(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("key", REQUIRED)
 def test_a_missing_key_is_named_with_its_file(tmp_path: Path, key: str) -> None:
     stored = STUDENT.to_json()

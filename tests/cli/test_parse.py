@@ -217,3 +217,26 @@ def test_any_line_is_read_or_refused_in_one_line(args: list[str]) -> None:
     told = refused(args)
     if told is not None:
         assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--quiet", "smoke"], r"^the preset comes first: alignet-ray run smoke \.\.\.$"),
+        (["--seed", "1", "smoke"], "^the preset comes first"),
+        (["--seed", "1", "nonsense"], "^unexpected argument 'nonsense': `alignet-ray run --help` explains$"),
+        (["--distill.control", "False"], "^unexpected argument 'False': switches take no value"),
+        (["smoke", "--distill.control", "False"], "^unexpected argument 'False': switches take no value"),
+        (["smoke", "--distill.interpolation", "2"], r"^--distill\.interpolation 2\.0: input should be less than"),
+        (["smoke", "--distill.lr", "1e400"], r"^--distill\.lr inf: input should be a finite number$"),
+    ],
+)
+def test_what_would_be_ignored_in_silence_is_refused(args: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(RunOptions, "run", args)
+
+
+def test_a_value_with_a_line_break_is_told_in_one_line() -> None:
+    with pytest.raises(UserError, match="--name") as refused:
+        read(RunOptions, "run", ["smoke", "--name", "a\nb/c"])
+    assert "\n" not in str(refused.value)

@@ -61,6 +61,13 @@ def test_what_no_cluster_can_be_is_refused_with_its_option(name: str, value: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["decode", "forward", "step"])
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_rate_is_a_number_above_zero(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^--on\.{name} "):
+        given(f"--on.{name}={value}")
+
+
 @pytest.mark.parametrize("value", ["eight", "1.5", ""])
 def test_a_number_of_gpus_is_a_whole_number(value: str) -> None:
     with pytest.raises(UserError, match=r"^--on\.gpus .*: expected INT$"):

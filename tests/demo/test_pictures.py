@@ -202,3 +202,19 @@ def test_fewer_than_three_usable_pictures_are_refused(comparison: ModelCompariso
         (tmp_path / f"{number}.png").write_bytes(picture(number) if number < 2 else b"")
     with pytest.raises(UserError, match=r"holds 2 usable pictures: three or more are needed$"):
         encode_folder(comparison, str(tmp_path), 100, Screen())
+
+
+def test_a_large_upload_has_the_vectors_of_the_same_picture_in_the_folder(comparison: ModelComparison) -> None:
+    """The preview is smaller than the picture, which must be embedded at its own size."""
+    pictures = Pictures(comparison, None)
+    data = picture(3, 3 * PREVIEW_SIDE, 2 * PREVIEW_SIDE)
+    found = pictures.views(pictures.add(data))
+    expected = comparison.encode_image(decode(data))
+    for model in MODELS:
+        np.testing.assert_array_equal(found[model].embedding, expected[model].embedding)
+
+
+@pytest.mark.parametrize("name", ["0", "f" + 5000 * "1", "f\u0661", "f-1", "f", "", "f1.0"])
+def test_names_that_requests_make_up_are_unknown(comparison: ModelComparison, name: str) -> None:
+    with pytest.raises(KeyError):
+        shown(comparison, KEY, OTHER).views(name)
