@@ -446,13 +446,13 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
 
     cfg = work.cfg
     # A model that this run trained is read from its artifact's folder.
-    models = job.models
+    trained = None
     if job.trained_by:
-        models = (str(work.parents[job.trained_by].local()),)
+        trained = work.parents[job.trained_by]
 
     # Actors may run on machines whose environment does not name the MLflow server: the task brings its address.
     registry = ""
-    if any(ModelSpec.parse(model).kind is ModelKind.REGISTERED for model in models):
+    if any(ModelSpec.parse(model).kind is ModelKind.REGISTERED for model in job.models):
         registry = tracking.resolve_uri(cfg, runtime.state_dir(cfg))
 
     has_gpu = resources.gpus > 0
@@ -462,7 +462,8 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
     return ActorTask(
         artifact=EmbedArtifact(work.out),
         image_root=embed_jobs.image_root(cfg, job.images),
-        models=models,
+        models=job.models,
+        trained=trained,
         registry=registry,
         size=job.size,
         head=job.head,

@@ -26,6 +26,7 @@ from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoded, Encoder, open_image
+from alignet_ray.store import Artifact
 
 COMPARED = 64
 """Images that are decoded both ways to compare fast decoding with exact decoding."""
@@ -53,6 +54,7 @@ class ActorTask:
         resize_on_device: readers send images as they are decoded, and actors resize them.
         compile: whether to compile the networks; auto: on a GPU, once that saves time on the remaining images.
         images_per_actor: images that an actor has to expect.
+        trained: artifact whose folder holds the model instead, where the run itself trained it.
     """
 
     artifact: EmbedArtifact
@@ -70,6 +72,7 @@ class ActorTask:
     resize_on_device: bool
     compile: Literal["auto", "on", "off"]
     images_per_actor: int
+    trained: Artifact | None = None
 
 
 class UnitResult(NamedTuple):
@@ -124,6 +127,9 @@ class Embedder:
         # Ray would restart an actor that fails to start, so the driver is told by the first answer.
         try:
             models = [str(hub.locate(model, task.registry or None) or model) for model in task.models]
+            # Fetched here and not by the driver, whose temporary folder is on another machine.
+            if task.trained is not None:
+                models = [str(task.trained.local())]
             self.encoder = Encoder.load(models, task.size, task.head, task.layer, task.fast)
         except UserError as error:
             self.problem = str(error)
