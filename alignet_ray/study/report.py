@@ -141,7 +141,7 @@ def agreement_rows(scores: Sequence[PooledScore]) -> list[Row]:
 def kept_rows(scores: Sequence[PooledScore]) -> list[Row]:
     """A row for each score of what a network knew before: the base's, and the change of student and control."""
     lookup = _Lookup(scores)
-    compared = [("student", "pre_logits"), ("student", "head"), ("control", "pre_logits"), ("teacher", "aligned")]
+    compared = [("student", "pre_logits"), ("control", "pre_logits"), ("teacher", "aligned")]
     compared = [name for name in compared if name in lookup.models()]
     rows = []
     for metric in gate.GENERALISATION:
