@@ -166,6 +166,9 @@ def option_names(kind: type) -> list[str]:
     """All long options of an options class, with the `no-` forms of switches, for did-you-mean."""
     dotted: list[str] = []
     for field in dataclasses.fields(kind):
+        # What was typed is no option itself.
+        if field.name == "given":
+            continue
         annotation = field.type
         if get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
