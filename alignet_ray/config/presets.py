@@ -64,7 +64,7 @@ def sample_224() -> Config:
 
 
 def features() -> Config:
-    """Features that somebody else computed, in place of images: the teacher alone, in a minute.
+    """Features that somebody else computed, in place of images: the teacher alone.
 
     alignet-ray run features --embed.from FILE --human.triplets FILE
 

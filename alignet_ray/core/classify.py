@@ -21,21 +21,19 @@ def coordinates(
             None: all rows.
         max_dims: number of axes, at most.
     """
-    known = features
+    rows: slice | Int[np.ndarray, " k"] = slice(None)
     if fitted is not None:
-        known = features[fitted]
-    mean = known.mean(axis=0)
-    deviation = np.maximum((known - mean).astype(np.float64).std(axis=0), 1e-6)
-    standardised = (features - mean).astype(np.float64) / deviation
-    known = standardised
-    if fitted is not None:
-        known = standardised[fitted]
-    length = max(float(np.sqrt((known**2).sum(axis=1).mean())), 1e-12)
+        rows = fitted
+
+    # The floors keep constant features, which tell nothing, from a division by 0.
+    centred = (features - features[rows].mean(axis=0)).astype(np.float64)
+    standardised = centred / np.maximum(centred[rows].std(axis=0), 1e-6)
+    scaled = standardised / max(float(np.sqrt((standardised[rows] ** 2).sum(axis=1).mean())), 1e-12)
 
     # Rotation changes neither scores nor the L2 norm of weights, and directions without variance get no weight.
-    _, singular, axes = np.linalg.svd(known / length, full_matrices=False)
+    _, singular, axes = np.linalg.svd(scaled[rows], full_matrices=False)
     spanned = singular > 1e-6 * max(singular.max(), 1e-12)
-    return np.asarray((standardised / length) @ axes[spanned][:max_dims].T, dtype=np.float32)
+    return np.asarray(scaled @ axes[spanned][:max_dims].T, dtype=np.float32)
 
 
 def fit_logistic(

@@ -21,8 +21,6 @@ from alignet_ray.data import stored
 from alignet_ray.data.files import comparable_path
 from alignet_ray.errors import UserError, first_line, require_regular
 
-PATH_COLUMN = "path"
-
 THINGSVISION_FEATURES = "features.npy"
 THINGSVISION_NAMES = "file_names.txt"
 
@@ -190,20 +188,18 @@ def _read_parquet(path: Path) -> FeatureRows:
         return FeatureRows(_parquet_vectors(path, table), _parquet_names(path, table))
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # damaged bytes raise errors of many types, texts that are no UTF-8 only when they are used
+    except Exception as error:  # of many types: damaged bytes here, texts that are no UTF-8 once they are used
         raise UserError(f"{path} holds no features: {first_line(error)}") from error
 
 
 def _parquet_names(path: Path, table: pa.Table) -> list[str] | None:
-    if PATH_COLUMN not in table.column_names:
+    if stored.PATH_COLUMN not in table.column_names:
         return None
-    column = table[PATH_COLUMN]
+    column = table[stored.PATH_COLUMN]
     if not pa.types.is_string(column.type):
-        raise UserError(f"{path}: column {PATH_COLUMN} holds {column.type}, not text")
+        raise UserError(f"{path}: column {stored.PATH_COLUMN} holds {column.type}, not text")
     if column.null_count:
-        raise UserError(f"{path}: column {PATH_COLUMN} has empty cells")
+        raise UserError(f"{path}: column {stored.PATH_COLUMN} has empty cells")
     return list(column.to_pylist())
 
 

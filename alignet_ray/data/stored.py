@@ -23,6 +23,9 @@ from alignet_ray.store import MANIFEST, Artifact, Store
 SUFFIXES = (".npy", ".safetensors")
 STAGE = "embed/"
 
+PATH_COLUMN = "path"
+"""Column that says the image of a row."""
+
 ROW_COLUMN = "row"
 """Column of the CSV that numbers the rows of the features, where it has one."""
 
@@ -135,16 +138,16 @@ def read_paths(path: Path, count: int) -> list[str]:
     """
     beside = _require_rows_file(path)
     lines = read_rows(str(beside))
-    if not lines or "path" not in lines[0].cells:
-        raise UserError(f"{beside}: no column path, which says the image of every row of {path.name}")
+    if not lines or PATH_COLUMN not in lines[0].cells:
+        raise UserError(f"{beside}: no column {PATH_COLUMN}, which says the image of every row of {path.name}")
     if len(lines) != count:
         raise UserError(f"{beside} has {len(lines)} lines, {path.name} has {count} rows: one line a row is needed")
-    paths = [line.cells["path"] for line in lines]
+    paths = [line.cells[PATH_COLUMN] for line in lines]
     if ROW_COLUMN not in lines[0].cells:
         return paths
 
     # The CSV says itself which row is whose: a spreadsheet may have sorted its lines.
-    path_of = {line.cells[ROW_COLUMN]: line.cells["path"] for line in lines}
+    path_of = {line.cells[ROW_COLUMN]: line.cells[PATH_COLUMN] for line in lines}
     numbers = list(map(str, range(len(lines))))
     if path_of.keys() != set(numbers):
         raise UserError(f"{beside}: column {ROW_COLUMN} must hold every number from 0 to {len(lines) - 1:,} once")

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from alignet_ray.artifacts.student_files import TIMM_WEIGHTS, StudentDescription
+from alignet_ray.artifacts.student_files import StudentDescription
 from alignet_ray.artifacts.transforms import TRANSFORM, dump_transform, locate, read_transform
-from alignet_ray.data.files import as_new_files_are
 from alignet_ray.errors import UserError
 from alignet_ray.models import hub
 from alignet_ray.models.embedding_network import EmbeddingNetwork
-from alignet_ray.models.model_hub import write_folder
+from alignet_ray.models.model_hub import save_backbone, write_folder
 from alignet_ray.store import Store
 
 TOLERANCE = 1e-4
@@ -30,15 +29,8 @@ def to_timm(name: str, folder: Path, root: str | None = None, tracking_uri: str 
 
     Its weights load with `checkpoint_path` too; the triplet head, which timm cannot hold, is left out.
     """
-    from timm.models import save_for_hf
-
     student, _ = hub.load(name, tracking_uri=tracking_uri)
-    backbone = student.backbone
-    # Without a number of classes timm would build its own classifier, for which there are no weights.
-    config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
-    as_new_files_are(folder / TIMM_WEIGHTS)
+    save_backbone(student.backbone, folder)
     return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
 

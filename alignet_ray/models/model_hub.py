@@ -17,6 +17,7 @@ from alignet_ray.artifacts.student_files import HEAD_FILE, MODEL_FILE, TIMM_WEIG
 from alignet_ray.data.files import as_new_files_are
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.models import hub
+from alignet_ray.models.backbone import Backbone
 from alignet_ray.models.model_spec import HUB, ModelKind, ModelSpec
 from alignet_ray.store import Store
 
@@ -69,27 +70,33 @@ def write_folder(name: str, folder: Path, root: str | None = None, tracking_uri:
     Raises:
         UserError: `name` is no student.
     """
-    from timm.models import save_for_hf
-
     source = hub.locate(name, tracking_uri)
     if source is None:
         raise UserError(f"{name} is a backbone without a head: --to timm writes it")
     student, _ = hub.load(source)
     description = StudentDescription.read(source)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Without a number of classes timm would build its own classifier, for which there are no weights.
-    config = {"pretrained_cfg": {**student.backbone.data_config, "num_classes": 0}}
-    save_for_hf(student.backbone.net, str(folder), model_config=config, safe_serialization=True)
-    as_new_files_are(folder / TIMM_WEIGHTS)
+    save_backbone(student.backbone, folder)
 
     if (source / HEAD_FILE).is_file():
         shutil.copyfile(source / HEAD_FILE, folder / HEAD_FILE)
     # A hub is public: a checkpoint of this machine is named without its folder.
     public = replace(description, model=ModelSpec.parse(description.model).identity)
     (folder / MODEL_FILE).write_text(json.dumps(public.to_json(), indent=1), encoding="utf-8")
+
     evaluated = _evaluation(public, root or str(source.resolve().parent.parent))
     (folder / CARD_FILE).write_text(card(public, evaluated), encoding="utf-8")
     return f'alignet_ray.load("{folder}")'
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """A backbone as timm's own folder: TIMM_WEIGHTS and config.json (preprocessing included)."""
+    from timm.models import save_for_hf
+
+    # Without a number of classes timm would build its own classifier, for which there are no weights.
+    config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
+    as_new_files_are(folder / TIMM_WEIGHTS)
 
 
 def card(description: StudentDescription, evaluated: EvaluateArtifact | None) -> str:

@@ -1,8 +1,8 @@
 """The order and the names of a study's runs on finished artifacts; a real study is a slow test."""
 
-import dataclasses
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,8 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.stages import pipeline
-from alignet_ray.store import Artifact
+from alignet_ray.store import Artifact, Store
 from alignet_ray.study import runner
-from alignet_ray.study.folder import StudyFolder
 from tests.support.smoke_run import SmokeRun, alignet
 
 
@@ -34,9 +33,10 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         called.append(cfg)
         return {name: smoke[name] for name in names}
 
-    def opened(cfg: Config, screen: Screen) -> "pipeline.contextlib.nullcontext":
+    def opened(cfg: Config, screen: Screen) -> nullcontext[tuple[Config, Store, Path]]:
+        # The world of the smoke run: a new one would be drawn in minutes.
         resolved = pipeline.resolve(cfg.replace(store__root=str(smoke.root)), smoke.root, screen)
-        return pipeline.contextlib.nullcontext((resolved, pipeline.Store.open(cfg.store.root), smoke.root))
+        return nullcontext((resolved, Store.open(cfg.store.root), smoke.root))
 
     monkeypatch.setattr(pipeline, "run", run)
     monkeypatch.setattr(pipeline, "opened", opened)
@@ -54,6 +54,7 @@ def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(cfg: Config
     headline = next(row for row in folder.scores() if row.key == ("base", "pre_logits", "odd_one_out", ""))
     assert headline.runs == 6
     assert headline.lowest == headline.highest == headline.value
+
     # From Python: what is finished is read again.
     result = alignet_ray.run_study(cfg.replace(study__seeds=2, seed=4), quiet=True)
     assert result.uri == folder.draft.uri
@@ -80,20 +81,16 @@ def test_settings_are_written_before_the_first_run_and_never_again(
     monkeypatch.setattr(pipeline, "run", stop)
     with pytest.raises(UserError, match="the disk is full"):
         runner.run(cfg)
-    (folder,) = [
-        StudyFolder(dataclasses.replace(pipeline.Store.open(cfg.store.root).draft("study", "x"), id=path.name))
-        for path in (Path(cfg.store.root) / "study").iterdir()
-        if path.name != "x"
-    ]
-    assert "1 of 3 runs are finished" in folder.page_file().read_text()
-    before = (Path(folder.draft.uri) / "settings.yaml").read_text()
+    (written,) = (Path(cfg.store.root) / "study").iterdir()
+    assert "1 of 3 runs are finished" in (written / "study.html").read_text()
+    before = (written / "settings.yaml").read_text()
     assert before.startswith("# frozen ")
     assert yaml.safe_load(before)["distill"]["steps"] == 120
 
     monkeypatch.setattr(pipeline, "run", finished)
     again = runner.run(cfg.replace(study__chosen="otherwise"))
-    assert again.draft.id == folder.draft.id
-    assert (Path(again.draft.uri) / "settings.yaml").read_text() == before
+    assert again.draft.id == written.name
+    assert (written / "settings.yaml").read_text() == before
     assert "runs are finished" not in again.page_file().read_text()
     # Other settings are another study.
     assert runner.run(cfg.replace(distill__steps=121)).draft.id != again.draft.id
