@@ -17,6 +17,7 @@ from alignet_ray.evals import external, gate, ood, suite, summary
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human import benchmarks, objects
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.matrices import read_participants
 from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
@@ -58,7 +59,7 @@ def refuse(cfg: Config, role: str) -> None:
     if evaluate.answers:
         read_responses(evaluate.answers, benchmarks.column_names(evaluate.columns))
     if evaluate.choices:
-        benchmarks.read_choice_table(evaluate.choices)
+        read_table(evaluate.choices)
     if evaluate.matrix:
         read_participants(evaluate.matrix, evaluate.matrix_kind)
 
@@ -86,7 +87,7 @@ def run(work: Work) -> None:
         shots=evaluate.shots,
         seed=cfg.seed,
     )
-    results = suite.evaluate(spaces, splits, soften.responses(), options)
+    results = suite.evaluate(spaces, splits, soften.responses(), options, soften.comparisons())
     external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)
     results = replace(results, scores=results.scores + external_results + ood_results)
