@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data.files import plain_text
@@ -186,7 +186,7 @@ def _counted_votes(columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
             f"{path}: {int(is_negative.sum()):,} rows have negative votes (first: line {lines.first_of(is_negative)})"
         )
     total = votes.sum(axis=1)
-    is_empty = np.asarray(~(np.isfinite(total) & (total > 0)))
+    is_empty: Bool[np.ndarray, " n"] = np.logical_not(np.isfinite(total) & (total > 0))
     if is_empty.any():
         raise UserError(
             f"{path}: {int(is_empty.sum()):,} rows have no votes (first: line {lines.first_of(is_empty)}): "

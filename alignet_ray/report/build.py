@@ -1,6 +1,7 @@
 """Puts the report together: what each section shows, in the order in which a person asks."""
 
 from alignet_ray.report import (
+    comparisons_section,
     image_sections,
     interpolation_section,
     label_section,
@@ -17,6 +18,7 @@ def build(contents: ReportContents) -> str:
     sections = {
         "agreement": table_sections.agreement(contents),
         "levels": table_sections.levels(contents),
+        "comparisons": comparisons_section.comparisons(contents),
         "external": table_sections.external(contents),
         "generalisation": table_sections.generalisation(contents),
         "interpolation": interpolation_section.interpolation(contents),

@@ -104,7 +104,7 @@ def run(work: Work) -> None:
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
     artifact.write_report(build_report(work, spaces, test, results, rows, decision))
     work.facts = EvaluateFacts(
-        table=summary.lines(rows, len(results.trials), len(test)),
+        table=summary.lines(rows, len(results.trials), len(test), summary.comparison_line(results.scores)),
         test_objects=len(test),
         verdict=verdict,
         reasons=reasons,
