@@ -2,21 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import comparisons, scores, similarity
 from alignet_ray.core.comparisons import CANDIDATES, Comparisons
 from alignet_ray.core.scores import Score
 from alignet_ray.core.triplets import gram_similarities
-from alignet_ray.evals.annotated_objects import AnnotatedObjects
+from alignet_ray.evals.annotated_objects import AnnotatedObjects, joined
 from alignet_ray.evals.paired import BASE
 from alignet_ray.evals.spaces import EmbeddingSpace, each_space
 
 DATASET = "objects"
 VOTES = "comparison_votes"
 MAJORITY = "comparison_majority"
+KNOWN = "_known"
+"""End of the metrics of questions whose reference alone is a test object."""
+
 HUMAN = ("human", "")
 NAN = float("nan")
 
@@ -24,55 +28,99 @@ MIN_QUESTIONS = 20
 """Comparisons below which no share of them is given: it would be noise."""
 
 
+class Questions(NamedTuple):
+    """Questions about objects with images.
+
+    Attributes:
+        rows: row of the reference and of both candidates among the objects.
+        votes: of people, for each candidate.
+    """
+
+    rows: Int[np.ndarray, "n 3"]
+    votes: Float[np.ndarray, "n 2"]
+
+    def where(self, selected: Bool[np.ndarray, " n"]) -> "Questions":
+        """Some of the questions."""
+        return Questions(self.rows[selected], self.votes[selected])
+
+
 def evaluate(
     spaces: Sequence[EmbeddingSpace],
-    image_draws: Int[np.ndarray, "draws m"],
-    annotated: AnnotatedObjects,
+    test: AnnotatedObjects,
+    others: Sequence[AnnotatedObjects],
     asked: Comparisons,
+    image_draws: int,
     draws: int,
     seed: int,
 ) -> list[Score]:
-    """Agreement with people's own comparisons, all three objects of which are among the annotated ones.
+    """Agreement with people's own comparisons of test objects.
 
     `comparison_votes`: share of the votes for the object that a space chooses, a mean over questions. `human` is the
     share of the side with more votes, which no model can exceed. `comparison_majority`: share of the questions in which
     a space chooses the side with more votes; questions that people left undecided are not counted. `human` is how well
-    the other people's majority predicts a vote, where questions have several. Ties are wrong. Intervals resample
-    objects; `_gain` is the difference to the base in the same resamplings, `_gain_p` its p value after Holm's
-    correction.
+    the other people's majority predicts a vote, where questions have several. Both are about questions whose three
+    objects are test objects; with `_known` behind them, about those whose reference is one: a new object among known
+    ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the same resamplings,
+    `_gain_p` its p value after Holm's correction.
 
     Args:
         spaces: to be evaluated.
-        image_draws: a random image_id of every object in every draw.
-        annotated: the objects.
+        test: the test objects.
+        others: all other objects, whose images training may have seen.
         asked: people's comparisons of objects, by their numbers.
+        image_draws: random images for each object.
         draws: resamplings of the objects.
-        seed: of these.
+        seed: of both.
     """
-    known = asked.among(annotated.objects)
-    if len(known.rows) < MIN_QUESTIONS:
-        return []
+    annotated = joined([test, *others])
+    questions = _about(annotated, asked)
+    is_test = questions.rows < len(test)
+    parts = {"": questions.where(is_test.all(axis=1)), KNOWN: questions.where(is_test[:, 0])}
 
-    # From object numbers to rows of the annotated objects, which need not be in ascending order.
+    found: list[Score] = []
+    images = annotated.draw_images(image_draws, seed)
+    for part, asked_here in parts.items():
+        if len(asked_here.rows) >= MIN_QUESTIONS:
+            found += _scores(part, spaces, images, asked_here, draws, seed)
+    return found
+
+
+def _about(annotated: AnnotatedObjects, asked: Comparisons) -> Questions:
+    """The questions whose objects all have images, with rows of the objects in place of their numbers."""
+    known = asked.among(annotated.objects)
+    # The objects need not be in ascending order.
     ascending = np.argsort(annotated.objects)
     rows = ascending[np.searchsorted(annotated.objects, known.rows, sorter=ascending)]
+    return Questions(rows.reshape(-1, 3), known.votes)
+
+
+def _scores(
+    part: str,
+    spaces: Sequence[EmbeddingSpace],
+    images: Int[np.ndarray, "draws m"],
+    asked: Questions,
+    draws: int,
+    seed: int,
+) -> list[Score]:
+    """Both metrics of one part of the questions, with the ceiling of each."""
 
     def agreement(space: EmbeddingSpace) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        return _agreement(space, image_draws, rows, known.votes)
+        return _agreement(space, images, asked.rows, asked.votes)
 
     agreements = each_space(agreement, spaces)
     names = [space.name for space in spaces]
     with_votes = [votes for votes, _ in agreements]
     with_majority = [majority for _, majority in agreements]
+    objects = images.shape[1]
 
     # The best possible answer knows the votes; a fair prediction of a vote knows the others alone.
-    with_votes.append(comparisons.majority_share(known.votes))
-    found = _rows(VOTES, [*names, HUMAN], np.stack(with_votes, axis=1), rows, len(annotated), draws, seed)
-    decided = comparisons.has_majority(known.votes)
+    with_votes.append(comparisons.majority_share(asked.votes))
+    found = _rows(VOTES + part, [*names, HUMAN], np.stack(with_votes, axis=1), asked.rows, objects, draws, seed)
+    decided = comparisons.has_majority(asked.votes)
     if decided.sum() >= MIN_QUESTIONS:
         values = np.stack(with_majority, axis=1)[decided]
-        found += _rows(MAJORITY, names, values, rows[decided], len(annotated), draws, seed)
-        found += _ceiling(known, rows, len(annotated), draws, seed)
+        found += _rows(MAJORITY + part, names, values, asked.rows[decided], objects, draws, seed)
+        found += _ceiling(MAJORITY + part, asked, objects, draws, seed)
     return found
 
 
@@ -134,10 +182,10 @@ def _rows(
     return found
 
 
-def _ceiling(known: Comparisons, rows: Int[np.ndarray, "n 3"], objects: int, draws: int, seed: int) -> list[Score]:
+def _ceiling(metric: str, asked: Questions, objects: int, draws: int, seed: int) -> list[Score]:
     """How well the majority of the other people predicts a vote, where questions were asked several times."""
-    repeated = known.votes.sum(axis=1) >= 2
-    if repeated.sum() < MIN_QUESTIONS:
+    repeated = asked.where(asked.votes.sum(axis=1) >= 2)
+    if len(repeated.rows) < MIN_QUESTIONS:
         return []
-    values = comparisons.predicted_by_others(known.votes[repeated])
-    return _rows(MAJORITY, [HUMAN], values[:, None], rows[repeated], objects, draws, seed)
+    values = comparisons.predicted_by_others(repeated.votes)
+    return _rows(metric, [HUMAN], values[:, None], repeated.rows, objects, draws, seed)

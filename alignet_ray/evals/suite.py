@@ -107,7 +107,8 @@ def evaluate(
     scores += odd_one_out.evaluate_raw(spaces, image_draws, test, responses, draws, seed)
     scores += odd_one_out.noise_ceilings(responses, seed)
     if asked is not None:
-        scores += reference_comparisons.evaluate(spaces, image_draws, test, asked, draws, seed)
+        others = (objects.train, objects.validation)
+        scores += reference_comparisons.evaluate(spaces, test, others, asked, options.image_draws, draws, seed)
     scores += rsa.evaluate(spaces, test, draws, seed)
     scores += representation_drift.evaluate(spaces[0], spaces[1:], test, draws, seed)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from alignet_ray.evals.compare import format_interval
-from alignet_ray.evals.reference_comparisons import MAJORITY, VOTES
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, VOTES
 from alignet_ray.report.contents import ReportContents, Row, score_title, select_scores
 
 
@@ -30,9 +30,8 @@ def comparisons(contents: ReportContents) -> ComparisonTable | None:
     for score in select_scores(contents.scores, f"{VOTES}_gain", "over:base"):
         text = format_interval(score.metric, score.value, score.low, score.high, sign=True)
         gains[score.model, score.layer] = text
-    majority = {}
-    for score in select_scores(contents.scores, MAJORITY):
-        majority[score.model, score.layer] = format_interval(score.metric, score.value, score.low, score.high)
+    majority = _texts(contents, MAJORITY)
+    known = _texts(contents, VOTES + KNOWN)
 
     rows = []
     for score in found:
@@ -41,5 +40,14 @@ def comparisons(contents: ReportContents) -> ComparisonTable | None:
         row["votes"] = format_interval(score.metric, score.value, score.low, score.high)
         row["gain over base"] = gains.get(name, "-")
         row["most people"] = majority.get(name, "-")
+        row["votes, a new object among known ones"] = known.get(name, "-")
         rows.append(row)
     return ComparisonTable(rows, found[0].n)
+
+
+def _texts(contents: ReportContents, metric: str) -> dict[tuple[str, str], str]:
+    """A score of every model and layer, as it stands in a table."""
+    texts = {}
+    for score in select_scores(contents.scores, metric):
+        texts[score.model, score.layer] = format_interval(score.metric, score.value, score.low, score.high)
+    return texts

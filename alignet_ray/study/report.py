@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.evals import gate
 from alignet_ray.evals.compare import format_interval
-from alignet_ray.evals.reference_comparisons import MAJORITY, VOTES
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, VOTES
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report.elements import figure, page, paragraph, preformatted, section, table
@@ -154,6 +154,8 @@ def comparison_rows(scores: Sequence[PooledScore]) -> list[Row]:
         row = {"model": title_of(model, layer), "votes": _format_score(votes)}
         row |= {"gain over base": _format_gain(gain), "p": _format_p(gain)}
         row["most people"] = _format_score(lookup.find(model, layer, MAJORITY))
+        row["votes, new among known"] = _format_score(lookup.find(model, layer, VOTES + KNOWN))
+        row["its gain"] = _format_gain(lookup.find(model, layer, f"{VOTES}{KNOWN}_gain", "over:base"))
         rows.append(row)
     return rows
 
@@ -246,7 +248,8 @@ def _comparisons_note(study: Study) -> str:
     return (
         f"People's own answers, which of two objects is more like a third, to {questions:,} questions about test "
         "objects alone: share of the votes that agree, and of the questions in which most people do, in % (guessing: "
-        "50 %). The ceiling of votes is that of the best answer; of most people, how well the others predict a vote."
+        "50 %). The ceiling of votes is that of the best answer; of most people, how well the others predict a vote. "
+        "New among known: only the reference is a test object; its two candidates may have been trained on."
     )
 
 

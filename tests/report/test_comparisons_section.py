@@ -22,6 +22,7 @@ def test_a_row_for_each_model_with_its_gain() -> None:
         "votes": "70.0 [65.0, 75.0]",
         "gain over base": "-",
         "most people": "80.0 [70.0, 90.0]",
+        "votes, a new object among known ones": "-",
     }
     assert found.rows[1]["gain over base"] == "+6.0 [+2.0, +10.0]"
 
