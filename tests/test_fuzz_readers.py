@@ -32,6 +32,7 @@ from alignet_ray.data import deepmind, feature_files, stored
 from alignet_ray.data.files import read_rows
 from alignet_ray.errors import UserError
 from alignet_ray.human.benchmarks import read_choices, read_image_responses
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.matrices import read_matrix
 from alignet_ray.human.objects import read_concepts
 from alignet_ray.human.responses import read_responses
@@ -109,6 +110,8 @@ SQUARE = np.eye(4) + 0.5
 TEXT = "\n".join(" ".join(map(str, row)) for row in ROWS.tolist()).encode()
 TABLE = b"image1,image2,image3,choice,RT\n1,2,3,3,812\n2,3,4,1,-\n"
 CHOICES = b"ref_path,left_path,right_path,left_vote,right_vote\na.jpg,b.jpg,c.jpg,1,2\n"
+VOTES = b"reference,a,b,votes_a,votes_b\ncat,dog,eel,3,1\ndog,eel,cat,0,5\n"
+ANSWERED = b"participant,reference,a,b,choice,rt\np1,0,1,2,1,812\np2,3,1,2,b,\n"
 LABELS = pa.table({name: [number] * 3 for number, name in enumerate(TRIPLETS.names)}).cast(TRIPLETS)
 
 
@@ -189,6 +192,7 @@ READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
     "matrix of MATLAB": (lambda path: read_matrix(str(path), "similarity"), ".mat", [mat(rdm=SQUARE)]),
     "matrix as array": (lambda path: read_matrix(str(path), "distance"), ".npy", [npy(SQUARE), npy(np.arange(6.0))]),
     "matrix as text": (lambda path: read_matrix(str(path), "distance"), ".csv", [b"1,2,3\n2,1,3\n3,3,1\n"]),
+    "reference comparisons": (lambda path: read_table(str(path)), ".csv", [VOTES, ANSWERED]),
     "two-alternative choices": (read_choices_file, ".csv", [CHOICES]),
     "table": (lambda path: read_rows(str(path)), ".csv", [b'label,object\n"cat, dog",1\nbee,2\n']),
     "concepts": (lambda path: read_concepts(str(path)), ".csv", [b"name,category\ncat,animal\n"]),
