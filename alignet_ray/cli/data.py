@@ -28,6 +28,8 @@ def data(options: DataOptions) -> None:
     """
     if options.accept_terms and options.fetch is None:
         raise UserError("--accept-terms goes with --fetch FOLDER")
+    if options.json and options.fetch is not None:
+        raise UserError("--json and --fetch do not go together: print the entry, or fetch it")
     if options.name is None:
         if options.fetch is not None:
             raise UserError("--fetch needs the name of a data set: `alignet-ray data` lists them")

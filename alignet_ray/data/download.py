@@ -40,9 +40,6 @@ SILENCE = 60.0
 BLOCK = 1 << 18
 """Bytes that are read at a time."""
 
-KILO = 1000
-"""Bytes in the unit of the progress line."""
-
 PASSING_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 """Answers of a server that may be another one a little later."""
 
@@ -88,11 +85,9 @@ class PartialFile:
         """
         self.path = target.with_name(f"{target.name}.part")
         self._record = target.with_name(f"{target.name}.part.json")
+        self._has_checksum = source.sha256 is not None
         self.version = self._recorded(source)
-
-        # Without a name for the version only a checksum could tell that the rest belongs to another one.
-        if self.version.validator is None and source.sha256 is None:
-            self.discard()
+        self.discard_unless_sure()
 
     def _recorded(self, source: DataFile) -> Version:
         fresh = Version(source.url)
@@ -116,12 +111,20 @@ class PartialFile:
     @property
     def complete(self) -> bool:
         """Whether all bytes are there."""
-        return self.version.total is not None and self.size == self.version.total
+        return self.path.exists() and self.size == self.version.total
 
     def discard(self) -> None:
         """Forget what has arrived."""
         self.path.unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
+
+    def discard_unless_sure(self) -> None:
+        """Forget what has arrived if the rest of another version could be appended to it unnoticed.
+
+        A name for the version prevents that, and a published checksum uncovers it.
+        """
+        if self.version.validator is None and not self._has_checksum:
+            self.discard()
 
     def begin(self, version: Version) -> None:
         """Note which version arrives from now on.
@@ -204,6 +207,8 @@ def _receive_all(source: DataFile, partial: PartialFile, screen: Screen, page: s
         except BROKEN as error:
             problem = _reason(error)
 
+        partial.discard_unless_sure()
+
         # A try that brought something gives the server all its chances again.
         failures += 1
         if partial.size > before:
@@ -226,20 +231,36 @@ def _receive(source: DataFile, partial: PartialFile, screen: Screen, page: str) 
 
         # Only status 206 continues what is there; any other success brings the whole file from its first byte.
         if response.status == 206:
-            start, total = _range(headers)
+            version = _continued(headers, partial)
         else:
-            start, total = 0, _length(headers)
-        version = Version(source.url, _validator(headers), total)
-        if start == 0:
+            version = Version(source.url, _validator(headers), _length(headers))
             partial.discard()
-        elif start != partial.size or version != partial.version:
-            partial.discard()
-            raise ConnectionError("the file has changed on the server")
 
         _require_size(version, source, page)
         _require_room(version, partial)
         partial.begin(version)
         _copy(response, partial, screen)
+
+
+def _continued(headers: Message, partial: PartialFile) -> Version:
+    """The version that a part in the server's answer belongs to.
+
+    Raises:
+        ConnectionError: the part does not continue what is there, which is therefore forgotten.
+    """
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    known = partial.version
+
+    # What the answer leaves out is as before: a server that was asked with If-Range need not repeat it.
+    validator = _validator(headers) or known.validator
+    total = known.total
+    if match and match[2] != "*":
+        total = int(match[2])
+    version = Version(known.url, validator, total)
+    if match and int(match[1]) == partial.size and version == known:
+        return version
+    partial.discard()
+    raise ConnectionError("the file has changed on the server")
 
 
 def _request(partial: PartialFile) -> urllib.request.Request:
@@ -265,18 +286,44 @@ def _copy(response: Any, partial: PartialFile, screen: Screen) -> None:
     with partial.path.open("ab") as file:
         # Without a total there is nothing to measure the progress by.
         if total is None:
-            while block := response.read(BLOCK):
+            for block in _blocks(response):
                 file.write(block)
             return
 
-        with screen.progress(max(total // KILO, 1), "kB", arrived // KILO) as progress:
-            while block := response.read(BLOCK):
+        unit, unit_bytes = _unit(total)
+        with screen.progress(total // unit_bytes, unit, arrived // unit_bytes) as progress:
+            for block in _blocks(response):
                 file.write(block)
                 arrived += len(block)
-                progress.add(arrived // KILO - progress.done)
+                progress.add(arrived // unit_bytes - progress.done)
             # A connection that is closed too early looks like the end of the file.
             if arrived != total:
                 raise ConnectionError(BROKE_OFF)
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """What arrives, block by block.
+
+    Raises:
+        ConnectionError: whatever stopped it, so that it is told from an error of the disk.
+    """
+    while True:
+        try:
+            block = response.read(BLOCK)
+        except OSError as error:
+            raise ConnectionError(_reason(error)) from error
+        if not block:
+            return
+        yield block
+
+
+def _unit(total: int) -> tuple[str, int]:
+    """The unit of the progress line for a file of this size."""
+    if total >= 100_000_000:
+        return "MB", 1_000_000
+    if total >= 100_000:
+        return "kB", 1_000
+    return "bytes", 1
 
 
 def _length(headers: Message) -> int | None:
@@ -285,21 +332,6 @@ def _length(headers: Message) -> int | None:
     if length.isdecimal():
         return int(length)
     return None
-
-
-def _range(headers: Message) -> tuple[int, int | None]:
-    """First byte of an answer that is a part of the file, and bytes of the whole.
-
-    Raises:
-        ConnectionError: the server does not say which part it sends.
-    """
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-    if match is None:
-        raise ConnectionError("the server does not say which part of the file it sends")
-    total = None
-    if match[2] != "*":
-        total = int(match[2])
-    return int(match[1]), total
 
 
 def _validator(headers: Message) -> str | None:

@@ -152,6 +152,7 @@ def test_what_breaks_goes_on_with_the_same_command(pets: FileServer, capsys: Cap
     [
         (("vise",), "unknown data set 'vise': did you mean 'vice'?"),
         (("vice", "--accept-terms"), "--accept-terms goes with --fetch FOLDER"),
+        (("vice", "--fetch", "DATA", "--json"), "--json and --fetch do not go together"),
         (("--fetch", "DATA"), "--fetch needs the name of a data set"),
         (
             ("imagenet", "--fetch", "DATA"),

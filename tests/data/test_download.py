@@ -2,9 +2,13 @@
 
 import errno
 import hashlib
+import http.client
 import json
 import shutil
 import socket
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,19 +133,90 @@ def test_a_file_that_became_shorter_comes_from_its_first_byte(files: FileServer,
     assert files.asked == [("bytes=100000-", '"one"'), (None, None)]
 
 
-def test_a_part_without_a_name_of_its_version_is_not_continued_unless_a_checksum_will_tell(
+def test_without_a_name_of_the_version_only_a_checksum_lets_a_part_be_continued(
     files: FileServer, tmp_path: Path
 ) -> None:
     files.etag = ""
-    interrupted(files, tmp_path)
+    files.breaks_after = [100_000]
     fetched(files, tmp_path)
-    assert files.asked == [(None, None)]
+    assert files.asked == [(None, None), (None, None)]
 
     (tmp_path / "answers.csv").unlink()
-    interrupted(files, tmp_path)
+    files.asked.clear()
+    files.breaks_after = [100_000]
     target, _ = fetched(files, tmp_path, sha256=SHA256)
-    assert files.asked == [("bytes=100000-", None)]
+    assert files.asked == [(None, None), ("bytes=100000-", None)]
     assert target.read_bytes() == CONTENT
+
+
+def test_nothing_is_promised_of_a_part_that_cannot_be_continued(files: FileServer, tmp_path: Path) -> None:
+    files.etag = ""
+    files.breaks_after = [100_000] * 9
+    with pytest.raises(UserError, match="the connection broke off: try again later"):
+        fetched(files, tmp_path)
+    assert len(files.asked) == 3
+    assert left(tmp_path) == set()
+
+
+def test_an_answer_that_does_not_repeat_the_version_continues_it(files: FileServer, tmp_path: Path) -> None:
+    files.breaks_after = [100_000]
+    files.repeats_version = False
+    target, _ = fetched(files, tmp_path)
+    assert target.read_bytes() == CONTENT
+    assert files.sent == [100_000, 200_000]
+
+
+def test_a_process_that_is_killed_leaves_a_part_that_is_continued(files: FileServer, tmp_path: Path) -> None:
+    files.breaks_after = [100_000]
+    code = (
+        "import pathlib; from alignet_ray.data import download; from alignet_ray.data.catalogue import DataFile; "
+        "from alignet_ray.screen import Screen; download.PAUSES = (60, 60); folder = pathlib.Path.cwd(); "
+        f"source = DataFile(url={files.url!r}, name='answers.csv'); "
+        f"download.fetch(source, folder / 'answers.csv', Screen(), {PAGE!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    # Its first line says that the connection broke off, after which it waits for a minute.
+    assert b"100.0 kB are here" in process.stdout.readline()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert left(tmp_path) == {"answers.csv.part", "answers.csv.part.json"}
+
+    files.asked.clear()
+    target, _ = fetched(files, tmp_path)
+    assert target.read_bytes() == CONTENT
+    assert files.asked == [("bytes=100000-", '"one"')]
+
+
+@pytest.mark.parametrize(
+    ("size", "last_line"),
+    [(5, "5/5 bytes"), (300_000, "300/300 kB"), (1_180_000_000, "1,180/1,180 MB")],
+)
+def test_the_progress_is_counted_in_units_for_people(tmp_path: Path, size: int, last_line: str) -> None:
+    unit, unit_bytes = download._unit(size)
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        count = size // unit_bytes
+        with Screen(stream).progress(count, unit) as progress:
+            progress.add(count)
+    assert last_line in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def test_an_error_of_the_network_while_reading_is_a_broken_connection(
+    files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = http.client.HTTPResponse.read
+    failures = [OSError(errno.ENETDOWN, "Network is down"), ssl.SSLEOFError("EOF occurred")]
+
+    def unreliable(response: http.client.HTTPResponse, amount: int | None = None) -> bytes:
+        if failures:
+            raise failures.pop(0)
+        return read(response, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", unreliable)
+    target, said = fetched(files, tmp_path)
+    assert target.read_bytes() == CONTENT
+    assert "Network is down" in said
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ class FileServer:
         statuses: what each of the next requests is answered instead of the file.
         knows_ranges: whether it can send a part of the file.
         knows_if_range: whether it notices that the part is of another version.
+        repeats_version: whether it names the version of a part that it sends.
         says_length: whether it says how long the file is.
         moved_to: another address, to which it sends every request.
         asked: the headers Range and If-Range of all requests, None where there was none.
@@ -37,6 +38,7 @@ class FileServer:
     statuses: list[int] = field(default_factory=list)
     knows_ranges: bool = True
     knows_if_range: bool = True
+    repeats_version: bool = True
     says_length: bool = True
     moved_to: str = ""
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)
@@ -94,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         named = {"ETag": files.etag, "Last-Modified": files.modified, "Content-Encoding": files.encoding}
         for name, value in named.items():
-            if value:
+            if value and (files.repeats_version or not start):
                 self.send_header(name, value)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(files.content) - 1}/{len(files.content)}")
