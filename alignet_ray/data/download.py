@@ -265,8 +265,7 @@ def _continued(headers: Message, partial: PartialFile) -> Version:
 
 def _request(partial: PartialFile) -> urllib.request.Request:
     """A request for what is missing."""
-    # Compressed on its way, a file would have other sizes and positions.
-    headers = {"Accept-Encoding": "identity", "User-Agent": "alignet-ray"}
+    headers = {"User-Agent": "alignet-ray"}
     if partial.size:
         headers["Range"] = f"bytes={partial.size}-"
         # If the file has changed, the server sends all of it instead of a rest that does not fit.
