@@ -26,6 +26,7 @@ def data(options: DataOptions) -> None:
     Raises:
         UserError: no data set has this name; options that do not go together; or as `fetch`.
     """
+    # An option that would do nothing is refused, as the user expects something of it.
     if options.accept_terms and options.fetch is None:
         raise UserError("--accept-terms goes with --fetch FOLDER")
     if options.json and options.fetch is not None:
@@ -52,6 +53,7 @@ def _print_all(as_json: bool) -> None:
     """The table of all data sets."""
     entries = data_sets().values()
     if as_json:
+        # With the commands filled in, as `data NAME --json` prints them.
         listed = [entry.at().model_dump(mode="json") for entry in entries]
         print(json.dumps(listed, indent=1, ensure_ascii=False))
         return
@@ -78,6 +80,7 @@ def _row(entry: DataSet) -> TableRow:
         "what": entry.title,
         "size": entry.size,
         "terms": entry.licence,
+        # A terminal opens what has https:// before it; in a table its width is dear.
         "where": entry.page.removeprefix("https://"),
         "cite": entry.cite,
         "plugs in as": f"--{entry.plugs_in_as[0]}",
@@ -110,6 +113,7 @@ def _how_to_fetch(entry: DataSet) -> list[str]:
     lines = [f"  alignet-ray data {entry.name} --fetch DATA"]
     for file in entry.files:
         lines.append(f"    {file.name}  {file.url}")
+        # Whoever fetches it should know before how sure its bytes are.
         if file.sha256 is None:
             lines.append("      no checksum is published")
         else:
@@ -134,12 +138,14 @@ def _fetch(entry: DataSet, options: DataOptions) -> None:
     parent = options.fetch.expanduser()
 
     def accept() -> bool:
+        # Shown to scripts as well: their logs then hold what was accepted.
         print(terms_text(entry))
         return options.accept_terms or _agrees(entry.name)
 
     files = fetch(entry, parent, Screen(), accept)
     for file in files:
         print(_outcome(file))
+    # With the real folder in the commands, so that they can be copied.
     print("\n".join(_how_to_use(entry.at(parent))))
 
 

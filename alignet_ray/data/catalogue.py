@@ -18,6 +18,7 @@ EXAMPLE_FOLDER = "DATA"
 
 
 class _Part(BaseModel):
+    # A misspelt key of the YAML must not pass for a fact that nobody knows.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -89,6 +90,7 @@ class DataSet(_Part):
         """Why it cannot be fetched, as the end of a sentence."""
         if self.reason:
             return self.reason
+        # The kind of access is the reason, unless the entry has a better one.
         if self.access == "password":
             return "its archive has a password, which its page gives with the terms"
         if self.access == "registration":
@@ -118,12 +120,14 @@ class DataSet(_Part):
 @cache
 def data_sets() -> dict[str, DataSet]:
     """All entries by name, in the order in which they are shown."""
+    # Typed here, once: a wrong key is found by the first test that lists the data sets.
     entries = yaml.safe_load(ENTRIES.read_text(encoding="utf-8"))
     return {name: DataSet(name=name, **entry) for name, entry in entries.items()}
 
 
 def size_text(size: int) -> str:
     """A number of bytes for people: `311.6 kB`, `3.8 MB`, `1.2 GB`."""
+    # Decimal units, as servers and disks are sold and measured.
     if size < 1000:
         return f"{size} bytes"
     if size < 1000**2:

@@ -136,6 +136,7 @@ class PartialFile:
 
     def become(self, target: Path) -> None:
         """Give the finished file its name, once it is safely on the disk."""
+        # Without it a crash of the machine could leave the name and not the bytes.
         with self.path.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(self.path, target)
@@ -175,6 +176,7 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a folder: two processes that append to one part would spoil it."""
+    # The system frees the lock when the process ends, however it ends; the empty file stays.
     held = FileLock(folder / LOCK)
     try:
         held.acquire(timeout=0)
@@ -192,6 +194,7 @@ def _receive_all(source: DataFile, partial: PartialFile, screen: Screen, page: s
     Raises:
         UserError: as `fetch`.
     """
+    # A process that was killed between the last byte and the renaming leaves a part that is complete.
     failures = 0
     while not partial.complete:
         before = partial.size
@@ -289,6 +292,7 @@ def _copy(response: Any, partial: PartialFile, screen: Screen) -> None:
                 file.write(block)
             return
 
+        # The bar starts where an earlier try stopped; its rate counts only what comes now.
         unit, unit_bytes = _unit(total)
         with screen.progress(total // unit_bytes, unit, arrived // unit_bytes) as progress:
             for block in _blocks(response):
@@ -350,6 +354,7 @@ def _require_a_file(headers: Message, source: DataFile, page: str) -> None:
     """
     if headers.get("Content-Type", "").startswith("text/html"):
         raise UserError(f"{source.url} answers with a web page instead of the file: see {page}")
+    # What is unpacked by whoever reads it has another checksum and other positions than the file.
     if headers.get("Content-Encoding", "identity") != "identity":
         raise UserError(f"{source.url} is sent compressed, which cannot be checked: see {page}")
 
@@ -360,6 +365,7 @@ def _require_size(version: Version, source: DataFile, page: str) -> None:
     Raises:
         UserError: it has another size.
     """
+    # An unknown size is no other size: the checksum decides then.
     if None in (version.total, source.bytes) or version.total == source.bytes:
         return
     raise UserError(
@@ -393,6 +399,7 @@ def _refuse_lasting(error: urllib.error.HTTPError, source: DataFile, page: str) 
     """
     if error.code in PASSING_STATUSES or error.code == 416:
         return
+    # The page says where a file has gone, or how to log in.
     if error.code in (404, 410):
         raise UserError(f"{source.url} is not there (the server answers {error.code}): see {page}") from error
     if error.code in (401, 403):
@@ -402,6 +409,7 @@ def _refuse_lasting(error: urllib.error.HTTPError, source: DataFile, page: str) 
 
 def _reason(error: Exception) -> str:
     """What broke the connection, in a few words."""
+    # urllib wraps what happens before the first byte, and leaves bare what happens after it.
     host_problem = getattr(error, "reason", None)
     if isinstance(error, TimeoutError) or isinstance(host_problem, TimeoutError):
         return f"the server was silent for {SILENCE:.0f} s"
@@ -415,6 +423,7 @@ def _reason(error: Exception) -> str:
 
 def _give_up(problem: str, source: DataFile, partial: PartialFile) -> NoReturn:
     """Say why the file did not come, and what is kept of it."""
+    # Only what the next try can use is promised.
     kept = "try again later"
     if partial.size:
         kept = f"{size_text(partial.size)} are kept, and the same command goes on from there"

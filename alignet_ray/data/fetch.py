@@ -65,6 +65,7 @@ def are_accepted(entry: DataSet, parent: Path) -> bool:
         remembered = (parent / entry.name / TERMS).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
+    # The whole text is compared: whoever accepted other terms has not accepted these.
     return remembered.partition("\n\n")[2] == terms_text(entry)
 
 
@@ -82,6 +83,7 @@ def fetch(entry: DataSet, parent: Path, screen: Screen, accept: Callable[[], boo
     """
     require_fetchable(entry)
     if not are_accepted(entry, parent):
+        # Nothing is written before the answer, not even a folder.
         if not accept():
             raise UserError(f"the terms of {entry.name} are not accepted: nothing was fetched")
         _remember(entry, parent)
@@ -90,6 +92,7 @@ def fetch(entry: DataSet, parent: Path, screen: Screen, accept: Callable[[], boo
     fetched = []
     for source in entry.files:
         fetched.append(_fetch_file(source, folder, screen, entry.page))
+        # After every file: a later one may fail, and what is there must be trusted by the next try.
         _record(fetched, folder)
     return fetched
 
@@ -114,6 +117,7 @@ def _fetch_file(source: DataFile, folder: Path, screen: Screen, page: str) -> Fe
         checksum = _trusted(source, target)
         return Fetched(target, checksum, source.sha256 is not None, is_new=False)
 
+    # A size that no source states is not guessed; the progress line has the server's.
     size = "size unknown"
     if source.bytes is not None:
         size = size_text(source.bytes)
@@ -129,6 +133,7 @@ def _trusted(source: DataFile, target: Path) -> str:
         UserError: it is not the file that was published or fetched.
     """
     checksum = download.sha256_of(target)
+    # Without a published checksum only the one of an earlier fetch tells a whole file from any other.
     expected = source.sha256 or _recorded(target.parent).get(source.name)
     if checksum != expected:
         raise UserError(f"{target} is not the file that this command fetches: move it away, and fetch again")
@@ -141,6 +146,7 @@ def _recorded(folder: Path) -> dict[str, str]:
         lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
+    # Two blanks, as sha256sum writes them; a name may hold single ones.
     recorded: dict[str, str] = {}
     for line in lines:
         checksum, _, name = line.partition("  ")
@@ -150,6 +156,7 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 def _record(fetched: list[Fetched], folder: Path) -> None:
     """Write down the checksums of the finished files, in the form that `sha256sum` reads."""
+    # Lines of other files stay: the entry may have had more of them in an earlier version.
     recorded = _recorded(folder)
     for file in fetched:
         recorded[file.path.name] = file.checksum
