@@ -40,6 +40,9 @@ COMMANDS = {
     ),
     "sweep": Command("whole runs", "tune align or distill, then run the best setting", "RunOptions", "runs:sweep"),
     "study": Command("whole runs", "the same settings on every fold of the objects", "RunOptions", "runs:study"),
+    "data": Command(
+        "data", "the field's data sets: terms, citation, how they plug in; --fetch", "DataOptions", "data:data"
+    ),
     "embed": Command("stages", "images -> embeddings of the teacher network", "EmbedOptions", "runs:stage"),
     "soften": Command("stages", "human responses -> a model of human choices", "RunOptions", "runs:stage"),
     "align": Command("stages", "teacher network -> teacher aligned with human choices", "RunOptions", "runs:stage"),

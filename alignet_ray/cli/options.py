@@ -236,6 +236,20 @@ class ExportOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """List the field's data sets, or show one: terms, citation, how it is fetched, and the command that uses it."""
+
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
+    """A data set. Default: a table of all."""
+    fetch: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Fetch it into FOLDER/NAME, if its terms allow it. An interrupted fetch goes on where it stopped."""
+    accept_terms: Switch = False
+    """Accept its terms without being asked, for scripts."""
+    json: Switch = False
+    """Print JSON instead of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchOptions(Options):
     """Time this package against plain loops (jobs/bench.py of a checkout)."""
 

@@ -1,1 +1,1 @@
-"""Embeddings as arrays, sampling of image triplets, and the file formats of other projects."""
+"""Embeddings as arrays, sampling of image triplets, formats of other projects, and the field's data sets."""
