@@ -118,7 +118,7 @@ def read_object_images(
 
 
 def images_by_name(images: pa.Table, folder: str, names: ObjectNames) -> ObjectImages:
-    """Images of every object by the name of their class folder, or else of the file without its ending.
+    """Images of every object by the name of their class folder, or else of the file, with its ending or without.
 
     Args:
         images: schema IMAGES.
@@ -132,7 +132,8 @@ def images_by_name(images: pa.Table, folder: str, names: ObjectNames) -> ObjectI
     for image_id, label, path in zip(
         *(images[name].to_pylist() for name in ("image_id", "label", "path")), strict=True
     ):
-        number = names.number_of_any((label, PurePosixPath(path).stem))
+        file = PurePosixPath(path)
+        number = names.number_of_any((label, file.stem, file.name))
         if number is not None:
             image_ids.setdefault(number, []).append(image_id)
 
