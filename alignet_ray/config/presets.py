@@ -66,10 +66,10 @@ def sample_224() -> Config:
 def mine() -> Config:
     """Your own pictures, from some fifty objects on, and people's answers about them: minutes on two cores.
 
-    alignet-ray run mine --corpus.path IMAGES --human.triplets FILE (or --human.comparisons FILE)
+    alignet-ray run mine --corpus.path IMAGES --human.triplets FILE
 
-    Class folders or files that are called like the objects need no --objects.table. Triplets are drawn from all
-    pictures, as few objects make no categories; batches are small, and the student is trained for few steps.
+    Or --human.comparisons FILE. Class folders or files that are called like the objects need no --objects.table.
+    Triplets are drawn from all pictures, as few objects make no categories, and the student is trained for few steps.
     """
     return sample().replace(
         name="mine",

@@ -49,7 +49,12 @@ def test_a_run_by_that_command_has_images_and_people_or_features(name: str) -> N
     if str(flat["corpus.path"]).startswith("synthetic:"):
         filled |= {"human.triplets", "objects.table"}
     assert "human.triplets" in filled
-    assert filled >= {"corpus.path", "objects.table"} or "embed.from" in filled
+    if "embed.from" in filled:
+        return
+    assert "corpus.path" in filled
+    # Objects of one's own pictures are found by the names of folders and files.
+    if name != "mine":
+        assert "objects.table" in filled
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -21,7 +21,7 @@ from alignet_ray.cli.main import COMMANDS
 from alignet_ray.cli.options import RunOptions, VerifyOptions
 from alignet_ray.cli.parse import option_names, read
 from alignet_ray.data.catalogue import DataFile, DataSet, data_sets, size_text
-from alignet_ray.human.benchmarks import read_choice_table
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.matrices import read_participants
 
 ENTRIES = list(data_sets().values())
@@ -160,14 +160,14 @@ def test_answers_on_materials_become_choices_with_the_names_in_alphabetical_orde
     for name in ("chrome-steel", "chrome", "brass"):
         (images / f"{name}.png").touch()
     asked = {"answers": [[1, 0, 2], [0, 2, 1]], "agreement": [[3, 1], [0, 4]]}
-    (folder / "answers_processed_test.json").write_text(json.dumps(asked))
+    (folder / "answers_processed_train.json").write_text(json.dumps(asked))
 
     converted(data_sets()["material"], tmp_path)
     assert rows_of(folder / "choices.csv")[1:] == [
         ["chrome.png", "brass.png", "chrome-steel.png", "3", "1"],
         ["brass.png", "chrome-steel.png", "chrome.png", "0", "4"],
     ]
-    assert read_choice_table(str(folder / "choices.csv")).num_rows == 2
+    assert len(read_table(str(folder / "choices.csv")).rows) == 2
 
 
 def test_answers_on_shoes_become_choices(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_answers_on_shoes_become_choices(tmp_path: Path) -> None:
         ["50.jpg", "68.jpg", "80.jpg", "1", "0"],
     ]
     assert (folder / "images" / "28.jpg").is_file()
-    assert read_choice_table(str(folder / "choices.csv")).num_rows == 2
+    assert len(read_table(str(folder / "choices.csv")).rows) == 2
 
 
 def test_an_entry_with_an_unknown_key_or_a_path_as_a_name_is_refused() -> None:
