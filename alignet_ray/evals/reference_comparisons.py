@@ -22,6 +22,11 @@ KNOWN = "_known"
 """End of the metrics of questions whose reference alone is a test object."""
 
 HUMAN = ("human", "")
+"""The best possible answer, which knows all votes."""
+
+OTHERS = ("human", "others")
+"""Other people: how well the majority of the other votes predicts a vote."""
+
 NAN = float("nan")
 
 MIN_QUESTIONS = 20
@@ -56,9 +61,9 @@ def evaluate(
     """Agreement with people's own comparisons of test objects.
 
     `comparison_votes`: share of the votes for the object that a space chooses, a mean over questions. `human` is the
-    share of the side with more votes, which no model can exceed. `comparison_majority`: share of the questions in which
-    a space chooses the side with more votes; questions that people left undecided are not counted. `human` is how well
-    the other people's majority predicts a vote, where questions have several. Both are about questions whose three
+    share of the side with more votes, which no model can exceed; with the layer `others`, the share that the majority
+    of the other votes predicts, where questions have several. `comparison_majority`: share of the questions in which a
+    space chooses the side with more votes; questions that people left undecided are not counted. Both are about questions whose three
     objects are test objects; with `_known` behind them, about those whose reference is one: a new object among known
     ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the same resamplings,
     `_gain_p` its p value after Holm's correction.
@@ -113,14 +118,13 @@ def _scores(
     with_majority = [majority for _, majority in agreements]
     objects = images.shape[1]
 
-    # The best possible answer knows the votes; a fair prediction of a vote knows the others alone.
     with_votes.append(comparisons.majority_share(asked.votes))
     found = _rows(VOTES + part, [*names, HUMAN], np.stack(with_votes, axis=1), asked.rows, objects, draws, seed)
+    found += _predicted_by_others(VOTES + part, asked, objects, draws, seed)
     decided = comparisons.has_majority(asked.votes)
     if decided.sum() >= MIN_QUESTIONS:
         values = np.stack(with_majority, axis=1)[decided]
         found += _rows(MAJORITY + part, names, values, asked.rows[decided], objects, draws, seed)
-        found += _ceiling(MAJORITY + part, asked, objects, draws, seed)
     return found
 
 
@@ -165,7 +169,7 @@ def _rows(
     gains = []
     p_values = []
     for column, (model, layer) in enumerate(names):
-        if column == base or (model, layer) == HUMAN:
+        if column == base or model == "human":
             continue
         differences = resampled[:, column] - resampled[:, base]
         low, high = scores.interval(differences)
@@ -182,10 +186,10 @@ def _rows(
     return found
 
 
-def _ceiling(metric: str, asked: Questions, objects: int, draws: int, seed: int) -> list[Score]:
-    """How well the majority of the other people predicts a vote, where questions were asked several times."""
+def _predicted_by_others(metric: str, asked: Questions, objects: int, draws: int, seed: int) -> list[Score]:
+    """How well the majority of the other votes predicts a vote, where questions were asked several times."""
     repeated = asked.where(asked.votes.sum(axis=1) >= 2)
     if len(repeated.rows) < MIN_QUESTIONS:
         return []
     values = comparisons.predicted_by_others(repeated.votes)
-    return _rows(metric, [HUMAN], values[:, None], repeated.rows, objects, draws, seed)
+    return _rows(metric, [OTHERS], values[:, None], repeated.rows, objects, draws, seed)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.evals import gate
 from alignet_ray.evals.compare import format_interval
-from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, VOTES
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, VOTES
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report.elements import figure, page, paragraph, preformatted, section, table
@@ -146,7 +146,7 @@ def comparison_rows(scores: Sequence[PooledScore]) -> list[Row]:
     """A row for each model: its agreement with people's own reference comparisons; none where there are too few."""
     lookup = _Lookup(scores)
     rows = []
-    for model, layer in lookup.models():
+    for model, layer in [*lookup.models(), OTHERS]:
         votes = lookup.find(model, layer, VOTES)
         if votes is None:
             continue
@@ -198,6 +198,8 @@ def run_rows(runs: Sequence[FoldRun]) -> list[Row]:
 
 def title_of(model: str, layer: str) -> str:
     """What people read of a model and its layer; short, since it stands above columns."""
+    if (model, layer) == OTHERS:
+        return "other people"
     if model == "human":
         return MODEL_TITLES[model]
     return f"{model} {LAYERS.get(layer, layer)}".strip()
@@ -248,7 +250,7 @@ def _comparisons_note(study: Study) -> str:
     return (
         f"People's own answers, which of two objects is more like a third, to {questions:,} questions about test "
         "objects alone: share of the votes that agree, and of the questions in which most people do, in % (guessing: "
-        "50 %). The ceiling of votes is that of the best answer; of most people, how well the others predict a vote. "
+        "50 %). Ceiling: the best possible answer; other people: what the majority of the other votes predicts. "
         "New among known: only the reference is a test object; its two candidates may have been trained on."
     )
 

@@ -22,7 +22,7 @@ def questions(annotated: AnnotatedObjects, count: int = 400, seed: int = 0) -> C
 
 
 def by_name(found: list[Score]) -> dict[tuple[str, str], Score]:
-    return {(score.model, score.metric): score for score in found}
+    return {(score.model, score.metric): score for score in found if score.layer != "others"}
 
 
 def test_people_as_a_model_reach_the_ceiling_and_a_collapsed_one_scores_nothing(
@@ -40,8 +40,21 @@ def test_people_as_a_model_reach_the_ceiling_and_a_collapsed_one_scores_nothing(
     assert found["teacher", "comparison_majority"].value == pytest.approx(1)
     assert found["base", "comparison_votes"].value == pytest.approx(0.5, abs=0.05)
     assert found["student", "comparison_votes"].value == 0
-    # With three against one, the three are predicted by the others and the one is not.
-    assert found["human", "comparison_majority"].value == pytest.approx(0.75)
+    assert ("human", "comparison_majority") not in found
+
+
+def test_other_people_predict_a_vote_without_knowing_it(
+    make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
+) -> None:
+    annotated = make_annotated()
+    asked = questions(annotated)
+    votes = np.where(asked.votes == 3, 2.0, 1.0)
+    found = reference_comparisons.evaluate(
+        [make_space([annotated], 1, 1)], annotated, [], Comparisons(asked.rows, votes), 1, 100, 0
+    )
+    others = {score.layer: score.value for score in found if score.model == "human"}
+    # With two against one the best answer gets two thirds; both of the two see a draw, and the third is outvoted.
+    assert others == pytest.approx({"": 2 / 3, "others": 1 / 3})
 
 
 def test_gains_are_paired_with_the_base(
