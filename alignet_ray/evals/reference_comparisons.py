@@ -63,9 +63,9 @@ def evaluate(
     `comparison_votes`: share of the votes for the object that a space chooses, a mean over questions. `human` is the
     share of the side with more votes, which no model can exceed; with the layer `others`, the share that the majority
     of the other votes predicts, where questions have several. `comparison_majority`: share of the questions in which a
-    space chooses the side with more votes; questions that people left undecided are not counted. Both are about questions whose three
-    objects are test objects; with `_known` behind them, about those whose reference is one: a new object among known
-    ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the same resamplings,
+    space chooses the side with more votes; questions that people left undecided are not counted. Both are about
+    questions whose three objects are test objects; with `_known` behind them, about those whose reference is one: a new
+    object among known ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the same resamplings,
     `_gain_p` its p value after Holm's correction.
 
     Args:
