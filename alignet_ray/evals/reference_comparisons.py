@@ -65,8 +65,8 @@ def evaluate(
     of the other votes predicts, where questions have several. `comparison_majority`: share of the questions in which a
     space chooses the side with more votes; questions that people left undecided are not counted. Both are about
     questions whose three objects are test objects; with `_known` behind them, about those whose reference is one: a new
-    object among known ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the same resamplings,
-    `_gain_p` its p value after Holm's correction.
+    object among known ones. Ties are wrong. Intervals resample objects; `_gain` is the difference to the base in the
+    same resamplings, `_gain_p` its p value after Holm's correction.
 
     Args:
         spaces: to be evaluated.
