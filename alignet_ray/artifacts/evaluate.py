@@ -85,7 +85,7 @@ class EvaluateArtifact(ArtifactView):
             # Facts that are None are not stored.
             if entry.name in stored:
                 known[entry.name] = stored[entry.name]
-        if "sets" in known:
+        if known.get("sets"):
             known["sets"] = from_rows(SetFacts, known["sets"])
         return EvaluateFacts(**known)
 

@@ -104,10 +104,11 @@ def test_planted_matrices_of_several_people_with_gaps() -> None:
 
 
 def test_a_participant_of_whom_too_little_is_left_does_not_count() -> None:
-    truth = similarity.similarity_matrix(PEOPLE.embeddings[:4]).astype(np.float64)
+    truth = similarity.similarity_matrix(PEOPLE.embeddings[:9]).astype(np.float64)
     people = np.stack([truth, truth + 1, truth])
-    people[2, 0] = people[2, :, 0] = people[2, 1] = people[2, :, 1] = np.nan
-    found = scored(Matrices(IDS[:4], people))
+    people[2, :7] = np.nan
+    people[2, :, :7] = np.nan
+    found = scored(Matrices(IDS[:9], people))
     assert found["student", "rsa_spearman_participants", ""].n == 2
     assert found["student", "rsa_spearman_participants", ""].value == pytest.approx(1)
 
