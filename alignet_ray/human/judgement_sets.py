@@ -15,6 +15,9 @@ The columns above are those of Levels (https://gin.g-node.org/fborn/Dataset_Leve
 dictionary, participant -> list of answers with the keys image1Path, image2Path, image3Path, selected_image (a file
 name), rt and triplet_type (between_class, class_border, within_class). Pickles are never opened here: write the answers
 as a CSV with these keys and a column `participant` once. Its images are ImageNet's, which are found by file name.
+
+AligNet's released triplets (.npz; within classes, at their border, between them) are of the kind odd_one_out as well:
+what they call the odd one is the choice of a model, not of a person.
 """
 
 from collections.abc import Sequence

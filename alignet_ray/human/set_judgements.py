@@ -7,9 +7,12 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
+from alignet_ray.artifacts.label import IMAGE_COLUMNS
 from alignet_ray.core import similarity
+from alignet_ray.data import deepmind
 from alignet_ray.data.files import comparable_path, plain_text
 from alignet_ray.errors import UserError
 from alignet_ray.human import benchmarks, matrices
@@ -22,6 +25,9 @@ MIN_ANSWERS = 2
 
 MIN_PAIRS = 3
 """Pairs that a participant must have rated: fewer have no rank correlation worth the name."""
+
+MAX_RELEASED = 1_000_000
+"""Triplets of a released file: a score needs no more, and ten million would take hours in every space."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ def read(judgement_set: JudgementSet, paths: Mapping[str, int]) -> Judgements:
     """
     file = judgement_set.file
     names = _names(paths, judgement_set.description.images)
+    if judgement_set.description.kind == "odd_one_out" and file.endswith(".npz"):
+        return _read_release(judgement_set, paths)
     if judgement_set.description.kind == "odd_one_out":
         columns = [f"{ours}={theirs}" for ours, theirs in judgement_set.description.columns.items()]
         answers = benchmarks.read_image_responses(file, names, columns)
@@ -107,6 +115,30 @@ def keep(judgements: Judgements, kept: Int[np.ndarray, " k"]) -> Judgements:
     shown = np.stack([judgements.reference, judgements.left, judgements.right], axis=1)
     rows = np.asarray(np.isin(shown, kept).all(axis=1))
     return TwoAlternativeChoices(*(column[rows] for column in judgements))
+
+
+def _read_release(judgement_set: JudgementSet, paths: Mapping[str, int]) -> ImageResponses:
+    """Triplets of AligNet's release as answers: what a model that was aligned with people calls the odd one.
+
+    Raises:
+        UserError: not such a file, images that are not there, or more triplets than a score needs.
+    """
+    file = judgement_set.file
+    if judgement_set.description.columns:
+        raise UserError(f"{judgement_set.origin}: columns are of tables, {file} has none")
+    images = pa.table({"image_id": list(paths.values()), "path": list(paths)})
+    blocks: list[np.ndarray] = []
+    rows = 0
+    for table in deepmind.import_triplets(file, images):
+        blocks.append(np.stack([table[column].to_numpy() for column in IMAGE_COLUMNS], axis=1))
+        rows += len(table)
+        if rows > MAX_RELEASED:
+            raise UserError(
+                f"{file} has more than {MAX_RELEASED:,} triplets: give the release's file for validation, or a part"
+            )
+    triplets = np.concatenate([np.empty((0, 3), np.int64), *blocks])
+    unknown = [""] * rows
+    return ImageResponses(triplets, unknown, np.full(rows, np.nan), unknown)
 
 
 def _names(paths: Mapping[str, int], folder: str) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from alignet_ray.data import deepmind
 from alignet_ray.data.files import delimiter_of
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.benchmarks import CHOICE_COLUMNS
@@ -20,7 +21,7 @@ IMAGES = "images"
 Kind = Literal["odd_one_out", "matrix", "choices"]
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
-SUFFIXES = (".npy", ".mat", *TEXT_SUFFIXES)
+SUFFIXES = (".npy", ".npz", ".mat", *TEXT_SUFFIXES)
 """Files that may hold judgements."""
 
 NO_DATA = ("readme", "license", "licence", "citation")
@@ -70,6 +71,10 @@ def _layout(path: Path) -> dict[str, Any] | None:
             return {"kind": "choices"}
         if any(set(columns) <= header for columns in ANSWER_HEADERS):
             return {"kind": "odd_one_out"}
+    if path.suffix.lower() == ".npz":
+        if deepmind.is_release(path):
+            return {"kind": "odd_one_out"}
+        return None
     try:
         people = read_participants(str(path), "similarity")
     except UserError:  # not a matrix: a table of something else, or a .mat with structures

@@ -95,6 +95,23 @@ def test_choices_in_the_layout_of_nights_with_the_folder_before_the_path(tmp_pat
     assert set_judgements.image_ids(found).tolist() == [3, 5, 8]
 
 
+def test_released_triplets_are_answers_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = np.array([["n1_1.JPEG", "n1_2.JPEG", "n2_1.JPEG"], ["n2_2.JPEG", "n1_2.JPEG", "n2_1.JPEG"]])
+    np.savez(tmp_path / "border.npz", filenames=names, similarities=np.array([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]]))
+    released = described(tmp_path, kind="odd_one_out", file="border.npz")
+    found = set_judgements.read(released, PATHS)
+    assert isinstance(found, ImageResponses)
+    assert found.triplets[:, 2].tolist() == [8, 5]
+    assert (set_judgements.count(found), set_judgements.people(found)) == (2, 0)
+
+    with_columns = described(tmp_path, kind="odd_one_out", file="border.npz", columns={"image0": "a"})
+    with pytest.raises(UserError, match=r"columns are of tables, .*border\.npz has none$"):
+        set_judgements.read(with_columns, PATHS)
+    monkeypatch.setattr(set_judgements, "MAX_RELEASED", 1)
+    with pytest.raises(UserError, match="has more than 1 triplets: give the release's file for validation"):
+        set_judgements.read(released, PATHS)
+
+
 def test_rows_of_a_matrix_are_the_sorted_names_or_the_given_order(tmp_path: Path) -> None:
     values = symmetric(2, 4, 4)
     found = set_judgements.read(matrix_set(tmp_path, values, matrix="distance"), PATHS)

@@ -43,6 +43,12 @@ def test_tables_are_told_by_their_header(folder: Path, header: str, kind: str) -
     assert recognise(folder)["kind"] == kind
 
 
+def test_released_triplets_are_told_by_their_members(folder: Path) -> None:
+    np.savez(folder / "a.npz", filenames=np.array([["a", "b", "c"]]), similarities=np.ones((1, 3)))
+    np.savez(folder / "other.npz", x=np.eye(4))
+    assert recognise(folder) == {"name": "my-set-2", "file": "a.npz", "kind": "odd_one_out"}
+
+
 def test_what_is_not_unmistakable_needs_a_description(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no file of judgements of a known layout: describe it in .*set\.yaml \("):
         recognise(folder)
