@@ -5,7 +5,7 @@ Every check is one line of a table with a verdict and, where something is wrong,
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, Int64
 
+from alignet_ray import comparison_checks
 from alignet_ray.artifacts import schemas, transforms
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, SUBSETS
@@ -21,16 +22,12 @@ from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind
 from alignet_ray.errors import UserError, first_line, require_regular
-from alignet_ray.human import triplets
+from alignet_ray.findings import INFO, OK, WARNING, WRONG, Findings
+from alignet_ray.human import comparisons, triplets
 from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.images import listing
 from alignet_ray.screen import table as text_table
 from alignet_ray.store import Artifact
-
-OK = "ok"
-WARNING = "warning"
-WRONG = "WRONG"
-INFO = ""
 
 RECOMPUTED = 20_000
 """Labelled triplets whose similarities are computed again where embeddings are given."""
@@ -40,33 +37,6 @@ MAX_TIES = 0.01
 
 MAX_DIFFERENCE = 0.02
 """Mean difference between stored and recomputed similarities, relative to their size, that rounding can explain."""
-
-
-@dataclass
-class Findings:
-    """The table of checks: name, value, verdict, and what to do about it."""
-
-    rows: list[dict[str, str]] = field(default_factory=list)
-
-    def add(self, name: str, value: object, verdict: str = INFO, note: str = "") -> None:
-        """Add one line."""
-        self.rows.append({"check": name, "value": str(value), "verdict": verdict, "note": note})
-
-    def check(self, name: str, value: object, passed: bool, note: str, failure: str = WRONG) -> None:
-        """Add one line whose verdict is `failure` if the check did not pass; the note is shown only then."""
-        if passed:
-            self.add(name, value, OK)
-        else:
-            self.add(name, value, failure, note)
-
-    def count(self, verdict: str) -> int:
-        """Number of lines with this verdict."""
-        return sum(row["verdict"] == verdict for row in self.rows)
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong (warnings do not count)."""
-        return self.count(WRONG) == 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +63,7 @@ class References:
     against: str | None = None
 
 
+COMPARISON_REFERENCES = ("objects", "reference", "base")
 RESPONSE_REFERENCES = ("objects", "reference", "base", "order", "against")
 LABEL_REFERENCES = ("images", "embeddings", "transform")
 RELEASE_REFERENCES = ("images",)
@@ -109,8 +80,8 @@ def examine(path: str, references: References | None = None) -> tuple[str, Findi
     """Check a file or folder.
 
     Args:
-        path: human responses (.txt, .csv, .tsv, .npy), labelled triplets (an artifact's folder, .parquet, DeepMind's
-            .npz), or a transform (.npz, .safetensors, an align artifact's folder).
+        path: human responses or reference comparisons (.txt, .csv, .tsv, .npy), labelled triplets (an artifact's
+            folder, .parquet, DeepMind's .npz), or a transform (.npz, .safetensors, an align artifact's folder).
         references: what to check it against.
 
     Returns:
@@ -162,6 +133,10 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
         _refuse_unused(references, (), "a transform")
         _check_transform(place, findings)
         return "transform"
+    if comparisons.holds_comparisons(path):
+        _refuse_unused(references, COMPARISON_REFERENCES, "reference comparisons")
+        comparison_checks.check(path, findings, references.objects, references.base, references.reference)
+        return "reference comparisons (reference, a, b)"
     _refuse_unused(references, RESPONSE_REFERENCES, "human responses")
     _check_responses(path, references, findings)
     return "human responses (pair, pair, odd)"

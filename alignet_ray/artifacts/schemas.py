@@ -46,6 +46,18 @@ SOFT = pa.schema(
 )
 """Softened responses: objects (pair, pair, odd) and the human model's probabilities of the three pairs."""
 
+COMPARISONS = pa.schema(
+    [
+        ("reference", pa.int64()),
+        ("a", pa.int64()),
+        ("b", pa.int64()),
+        ("votes_a", pa.float64()),
+        ("votes_b", pa.float64()),
+        ("probability_a", pa.float32()),
+    ]
+)
+"""Reference comparisons: objects, people's votes, and the probability, by the human model, that a is chosen."""
+
 CLUSTERS = pa.schema([("image_id", pa.int64()), ("cluster", pa.int32())])
 """Cluster of every image."""
 

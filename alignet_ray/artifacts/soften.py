@@ -11,9 +11,12 @@ from jaxtyping import Float32, Int64
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, part_name
+from alignet_ray.core import comparisons
+from alignet_ray.core.comparisons import Comparisons
 
 OBJECTS = "objects.parquet"
 POSTERIOR = "embedding.safetensors"
+COMPARISONS = "comparisons.parquet"
 
 ROWS_PER_PART = 1_000_000
 """Softened responses in one part."""
@@ -87,6 +90,26 @@ class SoftenArtifact(ArtifactView):
         table = self.files.read_parts(columns=["i", "j", "k"])
         columns = [table[name].to_numpy() for name in ("i", "j", "k")]
         return np.stack(columns, axis=1)
+
+    def comparisons(self) -> Comparisons:
+        """The reference comparisons, one row a question; none where people were not asked any."""
+        if not self.files.has(COMPARISONS):
+            return comparisons.nothing()
+        table = self.files.read_table(COMPARISONS)
+        rows = np.stack([table[name].to_numpy() for name in ("reference", "a", "b")], axis=1)
+        votes = np.stack([table[name].to_numpy() for name in ("votes_a", "votes_b")], axis=1)
+        return Comparisons(rows, votes)
+
+    def write_comparisons(self, asked: Comparisons, probabilities: Float32[np.ndarray, " n"]) -> None:
+        """Write the table COMPARISONS.
+
+        Args:
+            asked: the comparisons, one row a question.
+            probabilities: that people find a more like the reference, by the human model.
+        """
+        columns = [*asked.rows.T.copy(), *asked.votes.T.copy(), probabilities]
+        table = pa.table(columns, schema=schemas.COMPARISONS)
+        self.draft.write_table(COMPARISONS, schemas.check(table, schemas.COMPARISONS))
 
     def write_soft_responses(
         self, part: int, responses: Int64[np.ndarray, "n 3"], probabilities: Float32[np.ndarray, "n 3"]

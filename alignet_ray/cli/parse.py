@@ -22,6 +22,7 @@ ESSENTIAL = (
     "corpus.path",
     "objects.table",
     "human.triplets",
+    "human.comparisons",
     "embed.model",
     "align.map",
     "label.train",

@@ -104,7 +104,8 @@ class Objects(Section):
     path: InputPath[str | None] = None
     """Folder of the objects' images. Default: the images are part of the corpus."""
     table: InputPath[str | None] = None
-    """CSV with columns `label` (class folder) or `path` (image), and `object` (row of the human data)."""
+    """CSV with columns `label` (class folder) or `path` (image), and `object` (row of the human data, or its name).
+    Default: class folders or files that are called like the objects."""
     concepts: InputPath[str | None] = None
     """Optional CSV with one row per object, in order: `name` or `uniqueID`, and `category` where known. Used by the
     report."""
@@ -125,9 +126,12 @@ class Human(Section):
     """Human similarity judgements."""
 
     triplets: InputPath[str | None] = None
-    """Odd-one-out responses: rows (pair, pair, odd) of object numbers."""
+    """Odd-one-out responses: rows (pair, pair, odd) of object numbers or names."""
+    comparisons: InputPath[str | None] = None
+    """Reference comparisons, which of two objects is more like a third: a table with columns reference, a, b, and
+    votes_a and votes_b (or choice). Alone, or beside `human.triplets`."""
     validation: InputPath[str | None] = None
-    """A separate file of responses held out from the fit."""
+    """A separate file of responses (or of reference comparisons) held out from the fit."""
     embedding: InputPath[str | None] = None
     """A published human embedding (.npy, objects x dimensions) that replaces the fit of `soften`."""
     reference: InputPath[str | None] = None
@@ -136,7 +140,7 @@ class Human(Section):
     """The number that object numbering starts from. Default: inferred from the file."""
     columns: tuple[str, ...] = ()
     """Names of columns that differ from the expected ones, as `expected=actual`; expected are image1, image2, image3,
-    choice, participant, rt, level."""
+    choice, participant, rt, level; of reference comparisons reference, a, b, votes_a, votes_b."""
     order: InputPath[str | None] = None
     """Text file with one row number per line: the row that each object number of the responses refers to (for data in
     an older object order)."""

@@ -14,6 +14,10 @@ DATASETS = ("objects", "answers", "choices", "matrix", "ood")
 
 METRIC_TITLES = {
     "odd_one_out": "agreement with people",
+    "comparison_votes": "which of two is more like a third, share of people's votes",
+    "comparison_majority": "which of two is more like a third, agreement with most people",
+    "comparison_votes_known": "which of two known objects is more like a new one, share of people's votes",
+    "comparison_majority_known": "which of two known objects is more like a new one, agreement with most people",
     "knn_category": "category, by the 5 nearest images of other objects",
     "few_shot_1": "object, learned from 1 image",
     "few_shot_5": "object, learned from 5 images",

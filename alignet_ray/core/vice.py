@@ -1,19 +1,22 @@
-"""VICE: a variational model of human odd-one-out choices, which says how people choose and how sure they are.
+"""VICE: a variational model of human similarity choices, which says how people choose and how sure they are.
 
 After Muttenthaler et al., "VICE: Variational Interpretable Concept Embeddings" (NeurIPS 2022), from the paper's
 formulas: the embedding of m objects is X in R^{m x d} with posterior q(X) = prod N(mu_ij, sigma_ij^2). A sample goes
 through a ReLU, similarities are dot products, and the three pairs of a triplet compete in a softmax. The prior is a
 spike and slab: p(X) = prod [pi N(0, spike^2) + (1 - pi) N(0, slab^2)].
+
+Beyond the paper: in a reference comparison (which of a and b is more like a reference?) only the pairs with the
+reference compete. One model learns from both kinds of question, and predicts both.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from scipy.special import ndtr
+from scipy.special import expit, ndtr
 from torch import Tensor
 
 from alignet_ray.core.triplets import gram_similarities, pair_similarities
@@ -87,6 +90,7 @@ def fit(
     seed: int,
     report: Callable[[int, float, int], None] | None = None,
     device: str = "cpu",
+    comparisons: Int[np.ndarray, "c 3"] | None = None,
 ) -> Fit:
     """Fit the posterior by stochastic gradients on the one-sample negative ELBO.
 
@@ -98,10 +102,15 @@ def fit(
         seed: of initial values, batches and posterior samples, which are the same on every device.
         report: called with (step, cross-entropy, dimensions) at every count.
         device: where the gradients are computed.
+        comparisons: rows (reference, chosen, other), one for each person's answer.
     """
     # All random numbers come from one generator on the CPU, so that a GPU sees the same ones.
     rng = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
+    is_comparison = None
+    if comparisons is not None and len(comparisons):
+        rows = torch.cat([rows, torch.from_numpy(np.ascontiguousarray(comparisons, dtype=np.int64))])
+        is_comparison = torch.arange(len(rows)) >= len(triplets)
 
     # Means start positive, as the ReLU passes no gradient to negative ones; deviations start at 0.1.
     mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
@@ -113,9 +122,13 @@ def fit(
     since = 0
     for step in range(1, schedule.steps + 1):
         progress = step / schedule.steps
-        batch = rows[torch.randint(len(rows), (batch_size,), generator=rng)].to(device)
-        cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
-        # The ELBO per triplet: the posterior's complexity counts once for all triplets, hence the division.
+        drawn = torch.randint(len(rows), (batch_size,), generator=rng)
+        batch = rows[drawn].to(device)
+        two_way = None
+        if is_comparison is not None:
+            two_way = is_comparison[drawn].to(device)
+        cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng, two_way)
+        # The ELBO per answer: the posterior's complexity counts once for all answers, hence the division.
         loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(rows)
         state.optimizer_step(loss, schedule.lr * _cosine(progress))
         running = running + cross_entropy.detach()
@@ -211,8 +224,16 @@ def elbo_terms(
     batch: Int[Tensor, "b 3"],
     prior: Prior,
     rng: torch.Generator,
+    two_way: Bool[Tensor, " b"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Both terms of the negative ELBO at one posterior sample X.
+
+    Args:
+        mu, log_sigma: the posterior.
+        batch: answers, the chosen pair first.
+        prior: of one entry.
+        rng: of the sample.
+        two_way: rows that are reference comparisons, whose third pair does not compete; None: no row.
 
     Returns:
         The mean cross-entropy of the batch (nats), and log q(X) - log p(X).
@@ -223,7 +244,12 @@ def elbo_terms(
 
     # The backward pass of `embedding` is twice as fast as that of an index.
     objects = torch.nn.functional.embedding(batch, torch.relu(sample))
-    log_probabilities = torch.log_softmax(pair_similarities(objects), dim=1)
+    similarities = pair_similarities(objects)
+    if two_way is not None:
+        # Nobody could choose the pair without the reference: at minus infinity, its probability and gradient are 0.
+        never = two_way[:, None] & torch.tensor([False, False, True], device=batch.device)
+        similarities = similarities.masked_fill(never, -math.inf)
+    log_probabilities = torch.log_softmax(similarities, dim=1)
     cross_entropy = -log_probabilities[:, 0].mean()
 
     # log N(sample; mu, sigma^2), in which (sample - mu) / sigma is the noise itself.
@@ -302,22 +328,64 @@ def choice_probabilities(
         draws: posterior samples.
         seed: of the samples.
     """
-    published = not sigma.any()
-    if published:
-        draws = 1
-    rng = np.random.default_rng(seed)
     total = np.zeros((len(triplets), 3), dtype=np.float32)
+    samples = _Samples(mu, sigma, draws, seed)
 
     # All pairs of objects once per sample: usually fewer dot products than three for every triplet.
-    for _ in range(draws):
-        sample = mu
-        if not published:
-            sample = np.maximum(mu + sigma * rng.standard_normal(mu.shape, dtype=np.float32), 0)
+    for sample in samples:
         gram = torch.from_numpy((sample @ sample.T).astype(np.float32))
         for start in range(0, len(triplets), CHUNK):
             part = torch.from_numpy(triplets[start : start + CHUNK].astype(np.int64))
             total[start : start + CHUNK] += torch.softmax(gram_similarities(gram, part), dim=1).numpy()
-    return total / draws
+    return total / len(samples)
+
+
+class _Samples:
+    """Samples of the rectified posterior, drawn one at a time: all of them would not fit into memory."""
+
+    def __init__(self, mu: Float[np.ndarray, "m d"], sigma: Float[np.ndarray, "m d"], draws: int, seed: int) -> None:
+        self.mu = mu
+        self.sigma = sigma
+        # A published embedding has no spread: one sample says all, and it is taken as it is.
+        self.is_published = not sigma.any()
+        self.draws = draws
+        if self.is_published:
+            self.draws = 1
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, "m d"]]:
+        if self.is_published:
+            yield self.mu
+            return
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.draws):
+            yield np.maximum(self.mu + self.sigma * rng.standard_normal(self.mu.shape, dtype=np.float32), 0)
+
+
+def comparison_probabilities(
+    mu: Float[np.ndarray, "m d"],
+    sigma: Float[np.ndarray, "m d"],
+    rows: Int[np.ndarray, "n 3"],
+    draws: int,
+    seed: int,
+) -> Float32[np.ndarray, " n"]:
+    """Probability that people find a more like the reference than b: the softmax of two, averaged over samples.
+
+    Args:
+        mu, sigma: posterior of the m objects; a sigma of 0 everywhere as in `choice_probabilities`.
+        rows: objects (reference, a, b).
+        draws: posterior samples.
+        seed: of the samples.
+    """
+    samples = _Samples(mu, sigma, draws, seed)
+    total = np.zeros(len(rows), dtype=np.float64)
+    for sample in samples:
+        gram = sample @ sample.T
+        total += expit(gram[rows[:, 0], rows[:, 1]] - gram[rows[:, 0], rows[:, 2]])
+    return np.asarray(total / len(samples), dtype=np.float32)
 
 
 def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "m d"]:

@@ -1,5 +1,6 @@
 """Annotated objects with their images and the model of human choices, and odd-one-out trials on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,6 +96,25 @@ class AnnotatedObjects:
         if self.sigma.any():
             embeddings = np.maximum(self.mu, 0)
         return np.asarray(embeddings @ embeddings.T)
+
+
+def joined(parts: Sequence[AnnotatedObjects]) -> AnnotatedObjects:
+    """The objects of all parts, one part after the other."""
+    names: list[str] = []
+    categories: list[str] = []
+    images: list[Int[np.ndarray, " _"]] = []
+    for part in parts:
+        names += part.names
+        categories += part.categories
+        images += part.images
+    return AnnotatedObjects(
+        np.concatenate([part.objects for part in parts]),
+        names,
+        categories,
+        images,
+        np.concatenate([part.mu for part in parts]),
+        np.concatenate([part.sigma for part in parts]),
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ SIGNIFICANCE = 0.05
 
 PERCENT_METRICS = (
     "odd_one_out",
+    "comparison",
     "neighbours",
     "knn",
     "probe",
@@ -27,7 +28,7 @@ PERCENT_METRICS = (
 """Beginnings of the metrics that read best as percentages; the others stay plain numbers."""
 
 
-HEADLINES = ("odd_one_out", "two_afc", "rsa")
+HEADLINES = ("odd_one_out", "comparison", "two_afc", "rsa")
 """Beginnings of the metrics that say how far a model agrees with people; they come first."""
 
 LOWER_IS_BETTER = ("calibration_error", "cross_entropy", "kl_to_people", "odd_one_out_ties", "ties")

@@ -7,8 +7,18 @@ import numpy as np
 from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
+from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.core.scores import Score
-from alignet_ray.evals import gate, odd_one_out, probe, representation_drift, rsa, shift, uncertainty
+from alignet_ray.evals import (
+    gate,
+    odd_one_out,
+    probe,
+    reference_comparisons,
+    representation_drift,
+    rsa,
+    shift,
+    uncertainty,
+)
 from alignet_ray.evals.annotated_objects import MIN_OBJECTS, AnnotatedObjects, TripletTrials
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.evals.uncertainty import ImageTrials, ReliabilityCurve
@@ -69,7 +79,11 @@ class SuiteResults:
 
 
 def evaluate(
-    spaces: list[EmbeddingSpace], objects: SplitObjects, responses: Int[np.ndarray, "n 3"], options: SuiteOptions
+    spaces: list[EmbeddingSpace],
+    objects: SplitObjects,
+    responses: Int[np.ndarray, "n 3"],
+    options: SuiteOptions,
+    asked: Comparisons | None = None,
 ) -> SuiteResults:
     """Score every space; the first one is the base.
 
@@ -78,6 +92,7 @@ def evaluate(
         objects: objects with images that all spaces hold.
         responses: single human responses, rows (pair, pair, odd) of object numbers.
         options: how much to sample.
+        asked: people's reference comparisons of objects, if there are any.
     """
     test = objects.test
     seed = options.seed
@@ -91,6 +106,9 @@ def evaluate(
     scores = odd_one_out.evaluate(chosen, trials, test, draws, seed)
     scores += odd_one_out.evaluate_raw(spaces, image_draws, test, responses, draws, seed)
     scores += odd_one_out.noise_ceilings(responses, seed)
+    if asked is not None:
+        others = (objects.train, objects.validation)
+        scores += reference_comparisons.evaluate(spaces, test, others, asked, options.image_draws, draws, seed)
     scores += rsa.evaluate(spaces, test, draws, seed)
     scores += representation_drift.evaluate(spaces[0], spaces[1:], test, draws, seed)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from alignet_ray.core.scores import CHANCE, Score
+from alignet_ray.evals.reference_comparisons import VOTES
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.screen import table
 
@@ -35,16 +36,35 @@ def rows(scores: Sequence[Score], other_models: Sequence[str] = ()) -> list[dict
     return result
 
 
+def comparison_line(scores: Sequence[Score]) -> str:
+    """Agreement with people's own reference comparisons in one line; empty where they were asked too few."""
+    parts = []
+    questions = 0
+    for score in scores:
+        if (score.metric, score.level) == (VOTES, ""):
+            title = MODEL_TITLES.get(score.model, score.model)
+            if score.layer == "head":
+                title = f"{title} head"
+            parts.append(f"{title} {_cell(score)}")
+            questions = score.n
+    if not parts:
+        return ""
+    return f"which of two is more like a third, % of people's votes, {questions:,} questions: {'; '.join(parts)}"
+
+
 def _cell(score: Score | None) -> str:
     if score is None:
         return "-"
     return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
 
 
-def lines(rows: list[dict[str, str]], triplets: int, objects: int) -> list[str]:
-    """The table as lines of text, under a line that says what it is about."""
+def lines(rows: list[dict[str, str]], triplets: int, objects: int, compared: str = "") -> list[str]:
+    """The table as lines of text, under a line that says what it is about, and what `comparison_line` gives."""
     about = (
         f"odd-one-out agreement with people, %, on {triplets:,} triplets of {objects} test objects "
         f"(chance {100 * CHANCE:.1f}; 95 % intervals over objects)"
     )
-    return [about, *table(rows).splitlines()]
+    found = [about, *table(rows).splitlines()]
+    if compared:
+        found.append(compared)
+    return found

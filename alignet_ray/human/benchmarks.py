@@ -4,22 +4,16 @@ Their files name images by path under the annotated objects' images, or under a 
 paths into image_ids.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pacsv
 from jaxtyping import Float, Int
 
-from alignet_ray.data.files import check_distinct, comparable_path, delimiter_of, plain_text
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.data.files import comparable_path
+from alignet_ray.errors import UserError
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.responses import read_responses
-from alignet_ray.store import read_bytes
-
-CHOICE_COLUMNS = ("ref_path", "left_path", "right_path", "left_vote", "right_vote")
-"""Columns of a two-alternative file, as NIGHTS names them."""
 
 
 class ImageResponses(NamedTuple):
@@ -95,53 +89,21 @@ def column_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoices:
-    """Two-alternative choices in the layout of NIGHTS; its votes may be shares or counts.
+    """Two-alternative choices of any layout of reference comparisons (NIGHTS among them); votes are shares or counts.
 
     Args:
-        path: table with the columns `CHOICE_COLUMNS`.
+        path: a table that `human.comparisons` reads, with paths of images in place of objects.
         image_ids: path of an image -> image_id.
 
     Raises:
         UserError: not such a table, or images that are not embedded.
     """
-    table = read_choice_table(path)
+    table = read_table(path)
+    if not table.object_names:
+        raise UserError(f"{path}: the reference and the two others must be paths of images, these are numbers")
+    reference, left, right = _ids_of_paths(list(table.object_names), image_ids, path)[table.rows].T
     # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
-    try:
-        left_votes = table["left_vote"].cast(pa.float64()).to_numpy()
-        right_votes = table["right_vote"].cast(pa.float64()).to_numpy()
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: left_vote and right_vote must be numbers: {first_line(error)}") from error
-    total = left_votes + right_votes
-    if not (np.isfinite(total).all() and (total > 0).all()):
-        raise UserError(f"{path}: every row needs left_vote and right_vote, at least one of them above 0")
-    is_negative = (left_votes < 0) | (right_votes < 0)
-    if is_negative.any():
-        raise UserError(f"{path}: {int(is_negative.sum()):,} rows have negative votes: votes are shares or counts")
-    ids: dict[str, np.ndarray] = {}
-    for name in CHOICE_COLUMNS[:3]:
-        paths = table[name].cast(pa.string()).fill_null("").to_pylist()
-        ids[name] = _ids_of_paths(paths, image_ids, path)
-    return TwoAlternativeChoices(ids["ref_path"], ids["left_path"], ids["right_path"], left_votes / total)
-
-
-def read_choice_table(path: str) -> pa.Table:
-    """A table of two-alternative choices with the columns `CHOICE_COLUMNS`; their images are not looked up.
-
-    Raises:
-        UserError: not such a table.
-    """
-    data = plain_text(read_bytes(path), path)
-    header = data[: data.find(b"\n") + 1 or None].decode()
-    try:
-        parse = pacsv.ParseOptions(delimiter=delimiter_of(header, ","))
-        table = pacsv.read_csv(io.BytesIO(data), parse_options=parse)
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is not a table: {first_line(error)}") from error
-    check_distinct(table.column_names, path)
-    for name in CHOICE_COLUMNS:
-        if name not in table.column_names:
-            raise UserError(f"{path}: no column {name!r} among {', '.join(table.column_names)}")
-    return table
+    return TwoAlternativeChoices(reference, left, right, table.votes[:, 0] / table.votes.sum(axis=1))
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:

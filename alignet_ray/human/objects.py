@@ -1,6 +1,7 @@
 """Annotated objects: which images show each of them, their names, and the split that each belongs to."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -9,9 +10,17 @@ from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.core.splits import Fold, split_of
 from alignet_ray.data.files import FileRow, comparable_path, read_rows
 from alignet_ray.errors import UserError
+from alignet_ray.human.object_names import ObjectNames
 
 NAME_COLUMNS = ("name", "uniqueid", "concept", "word")
 """Columns of a concept table that may hold the object's name, best first."""
+
+
+NO_TABLE = (
+    "which images show the annotated objects? Give --objects.table, a CSV with columns label (or path) and object, "
+    "or name folders or files of images like the objects of the human data"
+)
+"""What is said where nothing tells it."""
 
 
 class Concept(NamedTuple):
@@ -47,7 +56,9 @@ def images_folder(objects_path: str | None, corpus_path: str | None) -> str:
     return folder
 
 
-def read_object_images(table: str | None, images: pa.Table, folder: str) -> ObjectImages:
+def read_object_images(
+    table: str | None, images: pa.Table, folder: str, names: ObjectNames | None = None
+) -> ObjectImages:
     """Images of every object that has some.
 
     Names are compared as people see them (`comparable_path`).
@@ -56,15 +67,14 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
         table: CSV with the columns `label` (class folder) or `path` (image), and `object` (`objects.table`).
         images: schema IMAGES, of the folder that the table speaks of.
         folder: that folder, for messages.
+        names: of the objects, if the table may call them by name.
 
     Raises:
-        UserError: no table, wrong columns, an object that is no number, or not one row that fits the images.
+        UserError: no table, wrong columns, an object that is no number and no name, or not one row that fits the
+            images.
     """
     if table is None:
-        raise UserError(
-            "which images show the annotated objects? Give --objects.table, "
-            "a CSV with columns label (or path) and object"
-        )
+        raise UserError(NO_TABLE)
     rows = _object_rows(table)
     column = "label"
     if "path" in rows[0].cells:
@@ -79,7 +89,7 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
     image_ids: dict[int, set[int]] = {}
     unmatched: list[FileRow] = []
     for row in rows:
-        number = _object_number(row, table)
+        number = _object_number(row, table, names)
         ids = ids_of.get(comparable_path(row.cells[column]))
         if ids:
             image_ids.setdefault(number, set()).update(ids)
@@ -105,6 +115,44 @@ def read_object_images(table: str | None, images: pa.Table, folder: str) -> Obje
         if same_but_for_case:
             note += f"; did you mean {same_but_for_case!r}?"
     return ObjectImages({number: sorted(image_ids[number]) for number in sorted(image_ids)}, note)
+
+
+def images_by_name(images: pa.Table, folder: str, names: ObjectNames) -> ObjectImages:
+    """Images of every object by the name of their class folder, or else of the file without its ending.
+
+    Args:
+        images: schema IMAGES.
+        folder: where they lie, for messages.
+        names: of the objects.
+
+    Raises:
+        UserError: no image is called like an object; or objects have numbers alone, and not each has images.
+    """
+    image_ids: dict[int, list[int]] = {}
+    for image_id, label, path in zip(
+        *(images[name].to_pylist() for name in ("image_id", "label", "path")), strict=True
+    ):
+        number = names.number_of_any((label, PurePosixPath(path).stem))
+        if number is not None:
+            image_ids.setdefault(number, []).append(image_id)
+
+    without = [name for number, name in enumerate(names.names) if number not in image_ids]
+    # Folders may be numbered for reasons of their own: numbers are taken for objects only where all are there.
+    if not image_ids or (names.are_numbers and without):
+        raise UserError(
+            f"{NO_TABLE} (no folder or file of {folder} is called {without[0]!r}, an object of {names.source})"
+        )
+    note = ""
+    if without:
+        note = (
+            f"{len(without):,} of {len(names):,} objects have no folder or file of their name (first: {without[0]!r})"
+        )
+    return ObjectImages({number: image_ids[number] for number in sorted(image_ids)}, note)
+
+
+def names_objects(table: str) -> bool:
+    """Whether an objects' table calls an object by something else than a number."""
+    return any(not _is_number(row.cells["object"]) for row in _object_rows(table))
 
 
 def read_concepts(path: str) -> list[Concept]:
@@ -177,12 +225,21 @@ def _object_rows(table: str) -> list[FileRow]:
     return rows
 
 
-def _object_number(row: FileRow, table: str) -> int:
-    text = row.cells["object"]
+def _is_number(text: str) -> bool:
     try:
-        number = float(text)  # spreadsheets write whole numbers as 3.0
-    except ValueError as error:
-        raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number") from error
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _object_number(row: FileRow, table: str, names: ObjectNames | None) -> int:
+    text = row.cells["object"]
+    if names is not None:
+        return int(names.numbers([text], f"{table}, line {row.line}")[0])
+    if not _is_number(text):
+        raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number")
+    number = float(text)  # spreadsheets write whole numbers as 3.0
     if not number.is_integer():
         raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number")
     if number < 0:

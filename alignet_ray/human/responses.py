@@ -7,48 +7,24 @@ position of the odd one, counted from 1; objects may be numbers or names.
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from alignet_ray.artifacts.schemas import ANSWERS
 from alignet_ray.core.triplets import odd_last
-from alignet_ray.data.files import check_distinct, delimiter_of, parse_array, plain_text
+from alignet_ray.data.files import delimiter_of, parse_array, plain_text
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.human import answer_tables
+from alignet_ray.human.answer_tables import LineNumbers
 from alignet_ray.store import read_bytes
 
 OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2"), ("i", "j", "k"))
 """Headers that name the three objects of a row."""
-
-MAX_OBJECT = 2**53
-"""Largest object number: larger ones are not exact in float64."""
-
-PARTICIPANT_COLUMNS = ("subject_id", "participant")
-"""Headers that name the participant."""
-
-
-@dataclass(frozen=True)
-class LineNumbers:
-    """Where the rows of a file stand, for messages: lines counted from 1, as an editor shows them.
-
-    Attributes:
-        first: line of the first row.
-        lines: line of every row, where empty lines or comments lie between them; else None.
-    """
-
-    first: int = 1
-    lines: Int64[np.ndarray, " n"] | None = None
-
-    def first_of(self, selected: Bool[np.ndarray, " n"]) -> int:
-        """Line of the first selected row."""
-        row = int(selected.argmax())
-        if self.lines is None:
-            return self.first + row
-        return int(self.lines[row])
 
 
 @dataclass(frozen=True)
@@ -66,7 +42,7 @@ class ResponseTable:
     table: pa.Table
     base: int | None
     object_names: tuple[str, ...] = ()
-    lines: LineNumbers = LineNumbers()
+    lines: LineNumbers = field(default_factory=LineNumbers)
     unread_times: str = ""
 
     @property
@@ -90,72 +66,21 @@ def read_responses(path: str, columns: Mapping[str, str] | None = None) -> Respo
     if path.endswith(".npy"):
         return ResponseTable(_response_table(_read_npy(data, path)), None)
 
-    data, lines = _without_empty_lines(plain_text(data, path))
-    header = data[: data.find(b"\n") + 1 or None].decode().strip()
+    data, lines = answer_tables.without_empty_lines(plain_text(data, path))
+    header = answer_tables.header_of(data)
     if not header:
         raise UserError(f"{path} is not a triplet file: expected text with three object numbers a line, or .npy")
 
-    # Letters mean column names, except those of numbers such as 1e+03 and nan.
-    without_comment = header.partition(" #")[0]
-    without_numbers = without_comment.lower().replace("e+", "").replace("e-", "").replace("nan", "")
-    if any(character.isalpha() for character in without_numbers):
+    if answer_tables.names_columns(header):
         return _read_with_header(data, header, path, columns or {}, lines)
-    return _read_plain(data, without_comment.rstrip(), path, lines)
-
-
-def _without_empty_lines(data: bytes) -> tuple[bytes, LineNumbers]:
-    """Text without empty lines and comments (`#`), and where its lines stood."""
-    has_gaps = data.startswith((b"\n", b"#")) or b"\n\n" in data or b"\n#" in data or b"\n " in data
-    if not has_gaps:
-        return data, LineNumbers()
-
-    kept: list[bytes] = []
-    numbers: list[int] = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        content = line.strip()
-        if content and not content.startswith(b"#"):
-            kept.append(content)
-            numbers.append(number)
-    return b"\n".join(kept), LineNumbers(lines=np.array(numbers, dtype=np.int64))
-
-
-def _after_header(lines: LineNumbers) -> LineNumbers:
-    """Lines of the rows below a header."""
-    if lines.lines is None:
-        return LineNumbers(first=lines.first + 1)
-    return LineNumbers(lines=lines.lines[1:])
+    return _read_plain(data, header.partition(" #")[0].rstrip(), path, lines)
 
 
 def _read_npy(data: bytes, path: str) -> Int64[np.ndarray, "n 3"]:
     array = parse_array(data, path)
     if array.ndim != 2 or array.shape[1] != 3:
         raise UserError(f"{path}: a triplet file has three columns, this has shape {array.shape}")
-    return _as_integers(array, path, LineNumbers())
-
-
-def _as_integers(array: np.ndarray, path: str, lines: LineNumbers) -> Int64[np.ndarray, "n c"]:
-    """Numbers as int64; floats only where they are whole and exact."""
-    if array.dtype.kind not in "iuf":
-        raise UserError(f"{path}: object numbers must be whole numbers, these are {array.dtype}")
-
-    # Casting alone would cut 1.5 to 1 and turn NaN into some number, silently.
-    if array.dtype.kind == "f":
-        is_whole = np.isfinite(array).all(axis=1) & (array == np.round(array)).all(axis=1)
-        if not is_whole.all():
-            line = lines.first_of(~is_whole)
-            raise UserError(f"{path}: line {line} holds a number that is not whole: this is no triplet file")
-
-    # float16 holds whole numbers up to 2,048 only: larger ones were rounded when the file was written.
-    largest = MAX_OBJECT
-    if array.dtype.kind == "f":
-        largest = min(largest, 2 ** (np.finfo(array.dtype).nmant + 1))
-    highest = np.abs(array.astype(np.float64)).max(axis=1, initial=0)
-    if (highest > largest).any():
-        line = lines.first_of(highest > largest)
-        raise UserError(
-            f"{path}: line {line} holds a number above {largest:,}, which {array.dtype} cannot hold exactly"
-        )
-    return array.astype(np.int64)
+    return answer_tables.as_integers(array, path, LineNumbers())
 
 
 def _read_plain(data: bytes, header: str, path: str, lines: LineNumbers) -> ResponseTable:
@@ -185,8 +110,8 @@ def _read_plain(data: bytes, header: str, path: str, lines: LineNumbers) -> Resp
     if numbers.shape[1] < 3:
         raise UserError(f"{path}: a triplet file has three columns, this has {numbers.shape[1]}")
     if numbers.shape[1] == 3:
-        return ResponseTable(_response_table(_as_integers(numbers, path, lines)), None, lines=lines)
-    rows = _as_integers(numbers[:, :4], path, lines)
+        return ResponseTable(_response_table(answer_tables.as_integers(numbers, path, lines)), None, lines=lines)
+    rows = answer_tables.as_integers(numbers[:, :4], path, lines)
     return ResponseTable(_response_table(_odd_last(rows[:, :3], rows[:, 3], path, lines)), 1, lines=lines)
 
 
@@ -219,32 +144,23 @@ def _read_with_header(
     data: bytes, header: str, path: str, columns: Mapping[str, str], lines: LineNumbers
 ) -> ResponseTable:
     """Named columns: THINGS' csv with response times, or the neutral table of Levels."""
-    try:
-        parse = pacsv.ParseOptions(delimiter=delimiter_of(header, " "))
-        table = pacsv.read_csv(io.BytesIO(data), parse_options=parse)
-    except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{path} is not a table: {first_line(error)}") from error
-    table = table.rename_columns([name.strip() for name in table.column_names])
-    lines = _after_header(lines)
+    table = answer_tables.parse(data, header, path)
+    lines = answer_tables.after_header(lines)
 
-    names = _our_column_names(table.column_names, columns, path)
+    names = answer_tables.our_column_names(table.column_names, columns, path)
     object_columns = next((group for group in OBJECT_COLUMNS if names.keys() >= set(group)), None)
     if object_columns is None:
+        if "reference" in names:
+            raise UserError(f"{path} holds reference comparisons: give it as --human.comparisons")
         raise UserError(f"{path}: no columns image1, image2, image3 (or i, j, k) among {', '.join(table.column_names)}")
 
     columns_of_objects = [table[names[column]] for column in object_columns]
-    triplets, object_names = _number_objects(columns_of_objects, path, lines)
+    triplets, object_names = answer_tables.number_objects(columns_of_objects, path, lines)
     if "choice" in names:
         choices = _choices(table[names["choice"]], columns_of_objects)
         triplets = _odd_last(triplets, _positions(choices, path, lines), path, lines)
 
-    extra = {"rt": names.get("rt"), "level": names.get("level"), "participant": None}
-    for column in PARTICIPANT_COLUMNS:
-        extra["participant"] = extra["participant"] or names.get(column)
-    known = {ours: table[theirs] for ours, theirs in extra.items() if theirs is not None}
-    unread_times = ""
-    if "rt" in known:
-        known["rt"], unread_times = _times(known["rt"], path, lines)
+    known, unread_times = answer_tables.about_answers(table, names, path, lines)
     base = _base_of_layout(object_columns, object_names)
     return ResponseTable(_response_table(triplets, known), base, object_names, lines, unread_times)
 
@@ -271,48 +187,6 @@ def _positions(choices: list[Any], path: str, lines: LineNumbers) -> Int64[np.nd
     return np.array(choices, dtype=np.int64)
 
 
-def _times(column: pa.ChunkedArray, path: str, lines: LineNumbers) -> tuple[pa.ChunkedArray, str]:
-    """Response times as float64, and one line about those that cannot be read: they count as unknown."""
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.float64()), ""
-
-    times: list[float] = []
-    unread = np.zeros(len(column), dtype=bool)
-    texts = column.to_pylist()
-    for row, text in enumerate(texts):
-        try:
-            times.append(float(text or "nan"))
-        except ValueError:
-            times.append(np.nan)
-            unread[row] = True
-
-    note = ""
-    if unread.any():
-        first = texts[int(unread.argmax())]
-        note = (
-            f"{path}: {int(unread.sum()):,} of {len(texts):,} response times cannot be read and count as unknown "
-            f"(first: line {lines.first_of(unread)}, {first!r}); milliseconds are plain numbers with a point"
-        )
-    return pa.chunked_array([pa.array(times, pa.float64())]), note
-
-
-def _our_column_names(theirs: list[str], columns: Mapping[str, str], path: str) -> dict[str, str]:
-    """Our lower-case name of every column -> the file's own name."""
-    lower = [name.lower() for name in theirs]
-    check_distinct(lower, path)
-    for wanted in columns.values():
-        if wanted.lower() not in lower:
-            raise UserError(f"{path}: no column {wanted!r} among {', '.join(theirs)}")
-    renamed = {wanted.lower(): ours for ours, wanted in columns.items()}
-    names: dict[str, str] = {}
-    for key, name in zip(lower, theirs, strict=True):
-        # A column that has our name by chance does not stand in for the one that the user named.
-        if key in columns and key not in renamed:
-            continue
-        names[renamed.get(key, key)] = name
-    return names
-
-
 def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ...]) -> int | None:
     """What the numbers of a table count from: names are numbered from 0, and THINGS' image1 to image3 from 1."""
     if object_names:
@@ -320,27 +194,6 @@ def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ..
     if object_columns[0] == "image1":
         return 1
     return None
-
-
-def _number_objects(
-    columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
-) -> tuple[Int64[np.ndarray, "n 3"], tuple[str, ...]]:
-    """Object numbers, and the objects' names where the columns hold names, numbered in alphabetical order."""
-    if not any(pa.types.is_string(column.type) for column in columns):
-        numbers = np.stack([column.to_numpy() for column in columns], axis=1)
-        return _as_integers(numbers, path, lines), ()
-
-    # A column of names may hold a number as well, which Arrow then reads as text or leaves empty.
-    texts = []
-    for column in columns:
-        filled = column.cast(pa.string()).fill_null("")
-        texts.append(np.asarray(filled.to_pylist(), dtype=np.str_))
-    names = np.strings.strip(np.stack(texts, axis=1))
-    is_empty = (names == "").any(axis=1)
-    if is_empty.any():
-        raise UserError(f"{path}: line {lines.first_of(is_empty)} leaves an object out")
-    object_names, positions = np.unique(names, return_inverse=True)
-    return positions.reshape(names.shape).astype(np.int64), tuple(object_names.tolist())
 
 
 def _odd_last(

@@ -9,7 +9,7 @@ import numpy as np
 from alignet_ray.data import deepmind
 from alignet_ray.data.files import delimiter_of
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.human.benchmarks import CHOICE_COLUMNS
+from alignet_ray.human import comparisons
 from alignet_ray.human.matrices import read_participants
 
 DESCRIPTION = "set.yaml"
@@ -26,9 +26,6 @@ SUFFIXES = (".npy", ".npz", ".mat", *TEXT_SUFFIXES)
 
 NO_DATA = ("readme", "license", "licence", "citation")
 """Beginnings of the names of files about data."""
-
-CHOICE_HEADERS = (CHOICE_COLUMNS, ("reference", "a", "b", "votes_a", "votes_b"))
-"""Headers of two-alternative choices: that of NIGHTS, and that of reference comparisons."""
 
 ANSWER_HEADERS = (("image0", "image1", "image2", "choice"), ("image1", "image2", "image3", "choice"))
 """Headers of odd-one-out answers."""
@@ -66,9 +63,9 @@ def recognise(folder: Path) -> dict[str, Any]:
 def _layout(path: Path) -> dict[str, Any] | None:
     """Kind of the judgements in a file, and what goes with it; None if it is none of the known layouts."""
     if path.suffix.lower() in TEXT_SUFFIXES:
-        header = _first_row(path)
-        if any(set(columns) <= header for columns in CHOICE_HEADERS):
+        if comparisons.holds_comparisons(str(path)):
             return {"kind": "choices"}
+        header = _first_row(path)
         if any(set(columns) <= header for columns in ANSWER_HEADERS):
             return {"kind": "odd_one_out"}
     if path.suffix.lower() == ".npz":

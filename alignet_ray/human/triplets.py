@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from alignet_ray.core import vice
 from alignet_ray.data.files import parse_array, parse_numbers, plain_text, require_rows
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.human.responses import LineNumbers, ResponseTable, read_responses
+from alignet_ray.human.answer_tables import LineNumbers
+from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.store import read_bytes
 
 CHECKED_ROWS = 100_000
@@ -76,7 +77,7 @@ def to_object_ids(
     if base is None:
         base = detect_base(int(numbers.min()), int(numbers.max()), objects)
 
-    _require_in_range(numbers, base, objects, path, responses.lines)
+    require_in_range(numbers, base, objects, path, responses.lines)
     # A choice among two different objects says nothing about similarity; such rows are mistakes of an export.
     rows = numbers - base
     _require_distinct(rows, path, responses.lines)
@@ -95,7 +96,7 @@ def detect_base(lowest: int, highest: int, objects: int | None) -> int:
     return int(lowest >= 1 and objects is not None and highest == objects)
 
 
-def _require_in_range(
+def require_in_range(
     numbers: Int64[np.ndarray, "n 3"], base: int, objects: int | None, path: str, lines: LineNumbers
 ) -> None:
     """Refuse numbers below `base`, or beyond the number of objects where that is known."""

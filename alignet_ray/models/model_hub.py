@@ -240,6 +240,7 @@ def _people(config: Mapping[str, Any]) -> str:
     human = config.get("human", {})
     if human.get("embedding"):
         return f"People's choices as the published embedding {Path(human['embedding']).name} predicts them."
-    if human.get("triplets"):
-        return f"People's choices as a model of the responses in {Path(human['triplets']).name} predicts them."
+    files = [Path(human[kind]).name for kind in ("triplets", "comparisons") if human.get(kind)]
+    if files:
+        return f"People's choices as a model of the answers in {' and '.join(files)} predicts them."
     return "Not known here."

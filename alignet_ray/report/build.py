@@ -1,6 +1,7 @@
 """Puts the report together: what each section shows, in the order in which a person asks."""
 
 from alignet_ray.report import (
+    comparisons_section,
     image_sections,
     interpolation_section,
     label_section,
@@ -18,6 +19,7 @@ def build(contents: ReportContents) -> str:
     sections = {
         "agreement": table_sections.agreement(contents),
         "levels": table_sections.levels(contents),
+        "comparisons": comparisons_section.comparisons(contents),
         "external": table_sections.external(contents),
         "sets": set_section.sets(contents),
         "generalisation": table_sections.generalisation(contents),

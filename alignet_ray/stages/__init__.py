@@ -38,7 +38,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.screen import Screen
-from alignet_ray.stages import embed_jobs
+from alignet_ray.stages import embed_jobs, human_inputs
 from alignet_ray.stages.embed_jobs import EmbedJob
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.tracking import Tracker
@@ -111,7 +111,7 @@ def expects_human_data(cfg: Config) -> bool:
     They are if human judgements are given. Without any, a stored transform (`align.from`) can still label the corpus;
     without that either, `soften` stays in the run, and asks for the judgements.
     """
-    return bool(cfg.human.triplets or cfg.human.embedding or not cfg.align.from_)
+    return human_inputs.has_answers(cfg) or not cfg.align.from_
 
 
 def graph(cfg: Config) -> list[Node]:

@@ -13,6 +13,7 @@ from alignet_ray.core import alignment, similarity, teacher_metrics
 from alignet_ray.core.splits import folds
 from alignet_ray.core.triplet_set import TripletSet
 from alignet_ray.data.embeddings import SharedFeatures
+from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import AlignmentDataset, features_model, human_model
 from alignet_ray.human.objects import images_folder
 from alignet_ray.models.model_spec import ModelSpec
@@ -70,6 +71,14 @@ def sources(cfg: Config, role: str) -> list[str]:
     for model in cfg.embed.model:
         files += ModelSpec.parse(model).local_files
     return files
+
+
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse to learn from recorded responses where people were asked another question as well."""
+    if cfg.align.objective == "hard" and cfg.human.comparisons and not cfg.align.from_:
+        raise UserError(
+            "align.objective hard learns from odd-one-out responses and would ignore --human.comparisons: use soft"
+        )
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:

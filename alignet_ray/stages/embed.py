@@ -30,7 +30,7 @@ from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
-from alignet_ray.stages import Work, embed_jobs
+from alignet_ray.stages import Work, embed_jobs, human_inputs
 from alignet_ray.stages.embed_jobs import EmbedJob
 from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
@@ -119,8 +119,8 @@ def sources(cfg: Config, role: str) -> list[str]:
     if job.features and embed_jobs.has_no_images(cfg):
         return feature_files.files(job.features)
     files = [embed_jobs.image_root(cfg, job.images)]
-    if job.images == "objects" and cfg.objects.table:
-        files.append(cfg.objects.table)
+    if job.images == "objects":
+        files += human_inputs.sources(cfg)
     if job.images.startswith(embed_jobs.SET):
         # Only images that are judged are embedded.
         files += embed_jobs.find_set(cfg, job.images.removeprefix(embed_jobs.SET)).sources

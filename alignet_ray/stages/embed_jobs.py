@@ -11,10 +11,10 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human import set_judgements
 from alignet_ray.human.judgement_sets import JudgementSet, open_sets
-from alignet_ray.human.objects import read_object_images
 from alignet_ray.images import listing
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
+from alignet_ray.stages import human_inputs
 from alignet_ray.store import JsonObject, digest
 
 ImageSet = str
@@ -231,8 +231,6 @@ def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = No
     if images != "objects":
         return table
 
-    image_ids = read_object_images(cfg.objects.table, table, root).image_ids
+    image_ids = human_inputs.object_images(cfg, table, root).image_ids
     ids = sorted(set().union(*image_ids.values()))
-    if not ids:
-        raise UserError(f"no image under {root} belongs to an object of {cfg.objects.table}: check its labels")
     return table.take(ids)  # an image_id is a row number of the whole listing

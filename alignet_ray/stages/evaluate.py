@@ -17,6 +17,7 @@ from alignet_ray.evals import external, gate, ood, suite, summary
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human import benchmarks, objects
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.matrices import read_participants
 from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
@@ -68,7 +69,7 @@ def refuse(cfg: Config, role: str) -> None:
     if evaluate.answers:
         read_responses(evaluate.answers, benchmarks.column_names(evaluate.columns))
     if evaluate.choices:
-        benchmarks.read_choice_table(evaluate.choices)
+        read_table(evaluate.choices)
     if evaluate.matrix:
         read_participants(evaluate.matrix, evaluate.matrix_kind)
 
@@ -96,7 +97,7 @@ def run(work: Work) -> None:
         shots=evaluate.shots,
         seed=cfg.seed,
     )
-    results = suite.evaluate(spaces, splits, soften.responses(), options)
+    results = suite.evaluate(spaces, splits, soften.responses(), options, soften.comparisons())
     external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)
     sets = evaluation_sets.score(work)
@@ -114,7 +115,7 @@ def run(work: Work) -> None:
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
     artifact.write_report(build_report(work, spaces, test, results, rows, decision, sets.facts))
     work.facts = EvaluateFacts(
-        table=summary.lines(rows, len(results.trials), len(test)),
+        table=summary.lines(rows, len(results.trials), len(test), summary.comparison_line(results.scores)),
         test_objects=len(test),
         verdict=verdict,
         reasons=reasons,

@@ -21,7 +21,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import Node, Work, embed_jobs, graph, kept
+from alignet_ray.stages import Node, Work, embed_jobs, graph, human_inputs, kept
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -87,7 +87,7 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
         return names
     if stage == "embed":
         wanted = ["embed@corpus"]
-        if cfg.objects.table or embed_jobs.has_no_images(cfg):
+        if cfg.objects.table or human_inputs.has_answers(cfg) or embed_jobs.has_no_images(cfg):
             wanted.append("embed@objects")
         return [name for name in wanted if name in names]
     wanted = [name for name in names if name.partition("@")[0] == stage]

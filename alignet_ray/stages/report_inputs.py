@@ -103,12 +103,18 @@ def student_interpolation(parents: Parents) -> Interpolation:
 
 def people(cfg: Config, soften: SoftenArtifact) -> str:
     """Whose choices "people" are in the report, as they stand in a sentence."""
-    triplets = cfg.human.triplets
-    if triplets and (Path(triplets).parent / WORLD_INFO).is_file():
+    human = cfg.human
+    if any(_is_simulated(path) for path in (human.triplets, human.comparisons)):
         return "simulated people, as a model of their answers predicts them,"
-    if cfg.human.embedding:
-        return f"people, as the published embedding {Path(cfg.human.embedding).name} predicts them,"
-    return f"people, as a model of {len(soften.responses()):,} of their answers predicts them,"
+    if human.embedding:
+        return f"people, as the published embedding {Path(human.embedding).name} predicts them,"
+    count = len(soften.responses()) + soften.comparisons().answers
+    return f"people, as a model of {count:,} of their answers predicts them,"
+
+
+def _is_simulated(path: str | None) -> bool:
+    """Whether a file of answers belongs to a generated world."""
+    return path is not None and (Path(path).parent / WORLD_INFO).is_file()
 
 
 def about(parents: Parents) -> About:
@@ -137,6 +143,10 @@ def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
         settings["student"] = ModelSpec.parse(cfg.distill.model).identity
         settings["corpus"] = Path(str(cfg.corpus.path)).name
         settings["clusters"] = str(int(clusters.max()) + 1)
-    settings["human data"] = Path(cfg.human.embedding or str(cfg.human.triplets)).name
+    human = cfg.human
+    files = [human.embedding]
+    if not human.embedding:
+        files = [human.triplets, human.comparisons]
+    settings["human data"] = ", ".join(Path(path).name for path in files if path)
     settings["seed"] = str(cfg.seed)
     return settings | {name: artifact.id for name, artifact in parents.items()}

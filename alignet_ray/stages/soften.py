@@ -13,14 +13,17 @@ from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifac
 from alignet_ray.config import Config
 from alignet_ray.core import vice
 from alignet_ray.core.calibration import calibration_error
+from alignet_ray.core.comparisons import single_answers
 from alignet_ray.core.splits import Fold
 from alignet_ray.data import feature_files
 from alignet_ray.errors import UserError
-from alignet_ray.human import objects
+from alignet_ray.human import answers, objects
 from alignet_ray.human import triplets as human_triplets
+from alignet_ray.human.answers import Answers
+from alignet_ray.human.objects import Concept
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
-from alignet_ray.stages import Work
+from alignet_ray.stages import Work, human_inputs
 from alignet_ray.stages.embed_jobs import has_no_images
 from alignet_ray.store import JsonObject
 
@@ -40,13 +43,14 @@ class SoftenFacts:
     """What artifact.json says of the human model.
 
     Attributes:
-        rows: responses.
+        rows: odd-one-out responses.
         objects: objects of the human data.
         dims: dimensions of the human embedding.
         published: whether the embedding was given instead of fitted.
         train_objects, validation_objects, test_objects: objects with images in each split.
         fit: figures of the fit; None for a published embedding.
-        held_out: predictions of held-out responses; None without any.
+        held_out: predictions of held-out answers; None without any.
+        questions, votes: reference comparisons, and the answers to all of them.
     """
 
     rows: int
@@ -58,6 +62,8 @@ class SoftenFacts:
     test_objects: int
     fit: "FitFacts | None" = None
     held_out: "HeldOutFacts | None" = None
+    questions: int = 0
+    votes: int = 0
 
 
 @dataclass
@@ -81,7 +87,7 @@ class FitFacts:
 
 @dataclass
 class HeldOutFacts:
-    """How well the model predicts responses that it was not fitted to; cross-entropy in nats."""
+    """How well the model predicts answers that it was not fitted to; cross-entropy in nats."""
 
     validation_accuracy: float
     validation_cross_entropy: float
@@ -93,9 +99,13 @@ def inputs(cfg: Config, role: str) -> JsonObject:
     fit: JsonObject = {}
     if not cfg.human.embedding:
         fit = cfg.soften.result_fields()
+    human = cfg.human.result_fields()
+    # Only where there are comparisons: without any, the answers are what they were.
+    if not cfg.human.comparisons:
+        del human["comparisons"]
     fields: JsonObject = {
         "seed": cfg.seed,
-        "human": cfg.human.result_fields(),
+        "human": human,
         "in_corpus": cfg.objects.path is None,
         "fit": fit,
     }
@@ -109,17 +119,15 @@ def inputs(cfg: Config, role: str) -> JsonObject:
 def sources(cfg: Config, role: str) -> list[str]:
     """The human files, the objects' table and names, and the folder of the objects' images."""
     human = cfg.human
-    if not human.triplets and not human.embedding:
-        raise UserError("no human judgements: give --human.triplets (odd-one-out responses) or --human.embedding")
-    files = (human.triplets, human.validation, human.embedding, human.reference, human.order)
+    if not human_inputs.has_answers(cfg):
+        raise UserError(
+            "no human judgements: give --human.triplets (odd-one-out responses), --human.comparisons (reference "
+            "comparisons) or --human.embedding"
+        )
+    files = (human.triplets, human.comparisons, human.validation, human.embedding, human.reference, human.order)
     tables = (cfg.objects.table, cfg.objects.concepts)
     if cfg.embed.from_ and has_no_images(cfg):
         return [*filter(None, files), *filter(None, tables), *feature_files.files(cfg.embed.from_)]
-    if not cfg.objects.table:
-        raise UserError(
-            "which images show the annotated objects? Give --objects.table, "
-            "a CSV with columns label (or path) and object"
-        )
 
     # The folder of images is a source too: which objects have images decides the split's sizes.
     return [*filter(None, files), *filter(None, tables), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
@@ -139,18 +147,21 @@ def run(work: Work) -> None:
     published = None
     if cfg.human.embedding:
         published = human_triplets.read_embedding(cfg.human.embedding)
-    concepts = []
-    if cfg.objects.concepts:
-        concepts = objects.read_concepts(cfg.objects.concepts)
+    concepts = human_inputs.concepts(cfg)
+    files = human_inputs.answer_files(cfg)
+    names = answers.read_names(files)
 
+    # Where objects have names and no table of concepts, the answers themselves say what they are called.
+    if names is not None and not concepts:
+        concepts = [Concept(name) for name in names.names]
     shown = _object_images(work)
 
     # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
-    triplets = _read_responses(cfg, cfg.human.triplets, published, len(concepts) or None)
+    given = answers.read(files, names, len(concepts) or None, _reference(cfg, published))
     if published is not None:
         count = len(published)
     else:
-        count = max(len(concepts), int(triplets.max()) + 1)
+        count = max(len(concepts), given.highest() + 1)
     if shown is None:
         shown = _rows_as_images(cfg, count)
     table = objects.objects_table(cfg.seed, count, concepts, shown, _fold(cfg))
@@ -162,18 +173,22 @@ def run(work: Work) -> None:
     if published is not None:
         posterior = Posterior(published, np.zeros_like(published))
     else:
-        posterior, fit_facts = _fit(work, triplets, count)
+        posterior, fit_facts = _fit(work, given, count)
 
     artifact.write_posterior(posterior)
-    _write_probabilities(work, artifact, triplets, posterior)
+    _write_probabilities(work, artifact, given.triplets, posterior)
+    asked = given.comparisons
+    if len(asked.rows):
+        probabilities = vice.comparison_probabilities(*posterior, asked.rows, cfg.soften.num_samples, cfg.seed)
+        artifact.write_comparisons(asked, probabilities)
     held_out = None
     if cfg.human.validation:
-        held_out = _evaluate_held_out(work, posterior)
+        held_out = _evaluate_held_out(work, answers.read_validation(files, names, count), posterior)
     artifact.write_objects(table)
 
     dims = posterior.mu.shape[1]
     work.facts = SoftenFacts(
-        rows=len(triplets),
+        rows=len(given.triplets),
         objects=count,
         dims=dims,
         published=published is not None,
@@ -182,9 +197,21 @@ def run(work: Work) -> None:
         test_objects=with_images["test"],
         fit=fit_facts,
         held_out=held_out,
+        questions=len(asked.rows),
+        votes=asked.answers,
     )
     counts = ", ".join(f"{with_images[split]} {split}" for split in SPLITS)
-    work.screen.line(f"   {count:,} objects, {len(triplets):,} responses, {dims} dimensions; with images: {counts}")
+    work.screen.line(f"   {count:,} objects, {_counted(given)}, {dims} dimensions; with images: {counts}")
+
+
+def _counted(given: Answers) -> str:
+    """How many answers of each kind there are."""
+    parts = []
+    if len(given.triplets) or not len(given.comparisons.rows):
+        parts.append(f"{len(given.triplets):,} responses")
+    if len(given.comparisons.rows):
+        parts.append(f"{given.comparisons.answers:,} votes on {len(given.comparisons.rows):,} comparisons")
+    return ", ".join(parts)
 
 
 def _object_images(work: Work) -> dict[int, list[int]] | None:
@@ -195,11 +222,11 @@ def _object_images(work: Work) -> dict[int, list[int]] | None:
         if features.names is None:
             return None
         # Rows that have names are in an order of their own, which only a table can bring to the objects'.
-        shown = objects.read_object_images(cfg.objects.table, feature_files.image_table(features), cfg.embed.from_)
+        shown = human_inputs.object_images(cfg, feature_files.image_table(features), cfg.embed.from_)
     else:
         folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
         left_out = LeftOut()
-        shown = objects.read_object_images(cfg.objects.table, list_images(folder, left_out), folder)
+        shown = human_inputs.object_images(cfg, list_images(folder, left_out), folder)
         # Files of the corpus are counted where all of it is embedded.
         if cfg.objects.path:
             work.tell_left_out(left_out)
@@ -231,34 +258,12 @@ def _fold(cfg: Config) -> Fold | None:
     return Fold(cfg.objects.fold, cfg.objects.folds)
 
 
-def _read_responses(
-    cfg: Config, path: str | None, published: Float32[np.ndarray, "m d"] | None, count: int | None
-) -> Int64[np.ndarray, "n 3"]:
-    """Responses of a file with 0-based object ids, checked against the reference (or published) embedding.
-
-    Args:
-        cfg: how the file is to be read.
-        path: the file; None gives no rows.
-        published: the published embedding, if there is one.
-        count: number of objects, if it is known.
-    """
-    if path is None:
-        return np.empty((0, 3), np.int64)
-
-    human = cfg.human
-    for pair in human.columns:
-        if "=" not in pair:
-            raise UserError(f"human.columns {pair}: write it as expected=actual, for example choice=answer")
-    columns = dict(pair.split("=", 1) for pair in human.columns)
-
+def _reference(cfg: Config, published: Float32[np.ndarray, "m d"] | None) -> Float32[np.ndarray, "m d"] | None:
+    """The embedding that responses are checked against; None if there is none."""
     # Any embedding of the same objects can tell a misread file; the published one of the run will do.
-    reference = published
-    if human.reference:
-        reference = human_triplets.read_embedding(human.reference)
-    order = None
-    if human.order:
-        order = human_triplets.read_order(human.order)
-    return human_triplets.read_triplets(path, count, human.base, reference, order, columns)
+    if cfg.human.reference:
+        return human_triplets.read_embedding(cfg.human.reference)
+    return published
 
 
 def _count_objects_with_images(table: pa.Table) -> dict[str, int]:
@@ -280,15 +285,15 @@ def _require_objects(with_images: dict[str, int]) -> None:
             )
 
 
-def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Posterior, FitFacts]:
+def _fit(work: Work, given: Answers, count: int) -> tuple[Posterior, FitFacts]:
     """Fit the variational model, with one seed in this process or with several as Ray tasks."""
     soften = work.cfg.soften
     schedule = soften.settings(vice.Schedule)
     prior = soften.settings(vice.Prior)
     if soften.seeds > 1:
-        fitted, facts = _fit_seeds(work, triplets, count, schedule, prior)
+        fitted, facts = _fit_seeds(work, given, count, schedule, prior)
     else:
-        fitted = _fit_here(work, triplets, count, schedule, prior)
+        fitted = _fit_here(work, given, count, schedule, prior)
         facts = FitFacts(fitted.history, fitted.stable)
 
     if not facts.stable:
@@ -304,10 +309,9 @@ def _fit(work: Work, triplets: Int64[np.ndarray, "n 3"], count: int) -> tuple[Po
     return Posterior(fitted.mu, fitted.sigma), facts
 
 
-def _fit_here(
-    work: Work, triplets: Int64[np.ndarray, "n 3"], count: int, schedule: vice.Schedule, prior: vice.Prior
-) -> vice.Fit:
+def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, prior: vice.Prior) -> vice.Fit:
     """One fit, with a progress bar."""
+    votes = single_answers(given.comparisons)
     device = "cpu"
     if torch.cuda.is_available():
         device = "cuda"
@@ -317,11 +321,11 @@ def _fit_here(
             bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
             work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
 
-        return vice.fit(triplets, count, schedule, prior, work.cfg.seed, report, device)
+        return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, device, votes)
 
 
 def _fit_seeds(
-    work: Work, triplets: Int64[np.ndarray, "n 3"], count: int, schedule: vice.Schedule, prior: vice.Prior
+    work: Work, given: Answers, count: int, schedule: vice.Schedule, prior: vice.Prior
 ) -> tuple[vice.Fit, FitFacts]:
     """Fits from several seeds: the one with the lowest final cross-entropy, and how far the others agree with it."""
     import ray
@@ -334,8 +338,9 @@ def _fit_seeds(
         device = "cuda"
     # The fits share the GPUs; the responses lie once in the object store.
     remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
-    rows = ray.put(triplets)
-    tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device) for seed in seeds]
+    rows = ray.put(given.triplets)
+    votes = ray.put(single_answers(given.comparisons))
+    tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device, votes) for seed in seeds]
 
     with work.screen.progress(len(tasks), "fits") as bar:
         waiting = list(tasks)
@@ -369,13 +374,17 @@ def _write_probabilities(
         artifact.write_soft_responses(part, rows, probabilities)
 
 
-def _evaluate_held_out(work: Work, posterior: Posterior) -> HeldOutFacts:
-    """How well the model predicts the responses of `human.validation`."""
-    cfg = work.cfg
-    rows = _read_responses(cfg, cfg.human.validation, None, len(posterior.mu))
-    probabilities = vice.choice_probabilities(*posterior, rows, cfg.soften.num_samples, cfg.seed)
+def _evaluate_held_out(work: Work, held_out: Answers, posterior: Posterior) -> HeldOutFacts:
+    """How well the model predicts the answers of `human.validation`, which are of one kind."""
+    soften = work.cfg.soften
+    if len(held_out.triplets):
+        probabilities = vice.choice_probabilities(*posterior, held_out.triplets, soften.num_samples, work.cfg.seed)
+    else:
+        votes = single_answers(held_out.comparisons)
+        chosen = vice.comparison_probabilities(*posterior, votes, soften.num_samples, work.cfg.seed)
+        probabilities = np.stack([chosen, 1 - chosen], axis=1)
 
-    # The chosen pair comes first in every row.
+    # What was chosen comes first in every row.
     is_correct = probabilities.argmax(axis=1) == 0
     confidence = probabilities.max(axis=1).astype(np.float64)
     facts = HeldOutFacts(
@@ -384,7 +393,7 @@ def _evaluate_held_out(work: Work, posterior: Posterior) -> HeldOutFacts:
         validation_calibration_error=calibration_error(confidence, is_correct.astype(np.float64)),
     )
     work.screen.line(
-        f"   held-out responses: {facts.validation_accuracy:.1%} predicted, cross-entropy "
+        f"   held-out answers: {facts.validation_accuracy:.1%} predicted, cross-entropy "
         f"{facts.validation_cross_entropy:.3f} nats, calibration error {facts.validation_calibration_error:.3f}"
     )
     return facts

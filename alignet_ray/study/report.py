@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
+from typing import NamedTuple
 
 from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.evals import gate
 from alignet_ray.evals.compare import format_interval
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, VOTES
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report.elements import figure, page, paragraph, preformatted, section, table
@@ -85,42 +87,44 @@ class _Lookup:
         return [(model, layer) for model, layer, metric, level in self.by_key if (metric, level) == ("odd_one_out", "")]
 
 
+class Table(NamedTuple):
+    """A table of the page, under its heading and a sentence that says what its figures are."""
+
+    heading: str
+    note: str
+    rows: list[Row]
+
+
 def build(study: Study) -> str:
     """The whole page."""
-    return page(
-        study.title,
-        [
-            _lead(study),
-            section("Agreement with people", paragraph(_agreement_note(study)), table(agreement_rows(study.scores))),
-            _by_fold(study),
-            section("What it kept", paragraph(_kept_note()), table(kept_rows(study.scores))),
-            section("Runs", table(run_rows(study.runs), minor=("time",))),
-            _protocol(study),
-        ],
-    )
+    agreement, *others = [section(heading, paragraph(note), table(rows)) for heading, note, rows in tables(study)]
+    runs = section("Runs", table(run_rows(study.runs), minor=("time",)))
+    return page(study.title, [_lead(study), agreement, _by_fold(study), *others, runs, _protocol(study)])
 
 
 def markdown(study: Study) -> str:
-    """Both tables of the page in Markdown."""
-    parts = [
-        f"# {study.title}",
-        _agreement_note(study),
-        _markdown_table(agreement_rows(study.scores)),
-        _kept_note(),
-        _markdown_table(kept_rows(study.scores)),
-    ]
+    """The tables of the page in Markdown."""
+    parts = [f"# {study.title}"]
+    for _, note, rows in tables(study):
+        parts += [note, _markdown_table(rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(study: Study) -> str:
-    """Both tables of the page in LaTeX, for \\input; they need the package booktabs."""
+    """The tables of the page in LaTeX, for \\input; they need the package booktabs."""
     parts = []
-    for note, rows in (
-        (_agreement_note(study), agreement_rows(study.scores)),
-        (_kept_note(), kept_rows(study.scores)),
-    ):
+    for _, note, rows in tables(study):
         parts += [f"% {note}", _latex_table(rows)]
     return "\n".join(parts) + "\n"
+
+
+def tables(study: Study) -> list[Table]:
+    """All tables of scores: agreement first, reference comparisons where people were asked any, and what was kept."""
+    found = [Table("Agreement with people", _agreement_note(study), agreement_rows(study.scores))]
+    compared = comparison_rows(study.scores)
+    if compared:
+        found.append(Table("Which of two is more alike", _comparisons_note(study), compared))
+    return [*found, Table("What it kept", _kept_note(), kept_rows(study.scores))]
 
 
 def agreement_rows(scores: Sequence[PooledScore]) -> list[Row]:
@@ -134,6 +138,24 @@ def agreement_rows(scores: Sequence[PooledScore]) -> list[Row]:
         row["two categories"] = _format_score(lookup.find(model, layer, "odd_one_out", "categories:border"))
         row["one category"] = _format_score(lookup.find(model, layer, "odd_one_out", "categories:within"))
         row["single answers"] = _format_score(lookup.find(model, layer, "odd_one_out_raw"))
+        rows.append(row)
+    return rows
+
+
+def comparison_rows(scores: Sequence[PooledScore]) -> list[Row]:
+    """A row for each model: its agreement with people's own reference comparisons; none where there are too few."""
+    lookup = _Lookup(scores)
+    rows = []
+    for model, layer in lookup.models():
+        votes = lookup.find(model, layer, VOTES)
+        if votes is None:
+            continue
+        gain = lookup.find(model, layer, f"{VOTES}_gain", "over:base")
+        row = {"model": title_of(model, layer), "votes": _format_score(votes)}
+        row |= {"gain over base": _format_gain(gain), "p": _format_p(gain)}
+        row["most people"] = _format_score(lookup.find(model, layer, MAJORITY))
+        row["votes, new among known"] = _format_score(lookup.find(model, layer, VOTES + KNOWN))
+        row["its gain"] = _format_gain(lookup.find(model, layer, f"{VOTES}{KNOWN}_gain", "over:base"))
         rows.append(row)
     return rows
 
@@ -219,6 +241,16 @@ def _seeds_note(study: Study) -> str:
     if study.seeds == 1:
         return ""
     return f" and {study.seeds} seeds"
+
+
+def _comparisons_note(study: Study) -> str:
+    questions = next(score.n for score in study.scores if score.metric == VOTES)
+    return (
+        f"People's own answers, which of two objects is more like a third, to {questions:,} questions about test "
+        "objects alone: share of the votes that agree, and of the questions in which most people do, in % (guessing: "
+        "50 %). The ceiling of votes is that of the best answer; of most people, how well the others predict a vote. "
+        "New among known: only the reference is a test object; its two candidates may have been trained on."
+    )
 
 
 def _kept_note() -> str:

@@ -48,7 +48,7 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     screen = screen or Screen()
     plans = list(fold_plans(cfg))
     if "evaluate" not in plans[0].nodes:
-        raise UserError("a study scores models on annotated objects: give --human.triplets and --objects.table")
+        raise UserError("a study scores models on annotated objects: give --human.triplets (or --human.comparisons)")
 
     # A generated world is drawn by the first run that opens it, and only then has the study's inputs their ids.
     with pipeline.opened(plans[0].cfg, screen) as (resolved, store, _):

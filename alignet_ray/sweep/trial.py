@@ -127,7 +127,9 @@ def read_space(cfg: Config) -> tuple[str, Space]:
     # Without people's answers there are no validation objects; a map that is taken over (align.from) is not fitted.
     stage = stages.pop()
     if not expects_human_data(cfg) or (stage == "align" and cfg.align.from_):
-        raise UserError("a sweep selects by people's answers: give --human.triplets, and no --align.from")
+        raise UserError(
+            "a sweep selects by people's answers: give --human.triplets (or --human.comparisons), and no --align.from"
+        )
 
     checked = {}
     for field, domain in space.items():

@@ -135,3 +135,63 @@ def test_expected_dimensions_are_the_mean_of_the_rectified_posterior() -> None:
     np.testing.assert_allclose(found, drawn, atol=5e-3)
     assert found[0, 0] == pytest.approx(max(mu[0, 0], 0), abs=1e-6)
     assert vice.expected(mu, 0 * sigma) is mu, "a published embedding may be negative"
+
+
+def compared(truth: np.ndarray, n: int, seed: int = 1) -> np.ndarray:
+    """Answers (reference, chosen, other) of people with this embedding."""
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.permutation(len(truth))[:3] for _ in range(n)])
+    p = vice.comparison_probabilities(truth, 0 * truth, rows, 1, 0)
+    return np.where((rng.random(n) < p)[:, None], rows, rows[:, [0, 2, 1]])
+
+
+@pytest.mark.parametrize("triplets", [0, 6_000])
+def test_a_known_world_is_recovered_from_reference_comparisons(triplets: int) -> None:
+    truth, rows = people(6_000)
+    answers = compared(truth, 20_000)
+    schedule = SOFTEN.settings(vice.Schedule, dims=8, steps=500, batch_size=2048, lr=2e-2, every=50)
+    prior = SOFTEN.settings(vice.Prior)
+    fitted = vice.fit(rows[:triplets], 40, schedule, prior, seed=0, comparisons=answers)
+    upper = np.triu_indices(40, 1)
+    x = np.maximum(fitted.mu, 0)
+    assert spearmanr((x @ x.T)[upper], (truth @ truth.T)[upper]).statistic > 0.9
+
+    # What it was never asked: the choice among three, of triplets that nobody answered.
+    fresh = np.stack([np.random.default_rng(9).permutation(40)[:3] for _ in range(1)])
+    p = vice.choice_probabilities(fitted.mu, fitted.sigma, fresh, 50, 0)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_probability_of_a_comparison_is_a_softmax_of_two() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 3))
+    rows = np.array([[0, 1, 2], [5, 3, 4]])
+    to_a = (x[rows[:, 0]] * x[rows[:, 1]]).sum(axis=1)
+    to_b = (x[rows[:, 0]] * x[rows[:, 2]]).sum(axis=1)
+    expected = softmax(np.stack([to_a, to_b], axis=1), axis=1)[:, 0]
+    np.testing.assert_allclose(vice.comparison_probabilities(x, 0 * x, rows, 5, 0), expected, rtol=1e-5)
+    # Turned round, the two probabilities add up to 1, sample by sample.
+    sigma = np.full_like(x, 0.3)
+    one_way = vice.comparison_probabilities(x, sigma, rows, 5, 0)
+    other_way = vice.comparison_probabilities(x, sigma, rows[:, [0, 2, 1]], 5, 0)
+    np.testing.assert_allclose(one_way + other_way, 1, rtol=1e-5)
+
+
+def test_the_pair_that_nobody_is_asked_about_gets_no_gradient() -> None:
+    mu = torch.rand(3, 4, dtype=torch.float64) + 0.5
+    log_sigma = torch.full_like(mu, -20)
+    prior = SOFTEN.settings(vice.Prior)
+    batch = torch.tensor([[0, 1, 2]])
+    two_way = torch.tensor([True])
+    asked = mu.clone().requires_grad_()
+    cross_entropy, _ = vice.elbo_terms(asked, log_sigma, batch, prior, torch.Generator().manual_seed(0), two_way)
+    cross_entropy.backward()
+
+    # By hand: -log sigmoid(x0 x1 - x0 x2); its gradient at object 1 points along x0 alone.
+    x = mu.numpy()
+    difference = x[0] @ x[1] - x[0] @ x[2]
+    assert float(cross_entropy.detach()) == pytest.approx(np.log1p(np.exp(-difference)), rel=1e-6)
+    assert asked.grad is not None
+    weight = 1 / (1 + np.exp(difference))
+    np.testing.assert_allclose(asked.grad.numpy()[1], -weight * x[0], rtol=1e-6)
+    np.testing.assert_allclose(asked.grad.numpy()[2], weight * x[0], rtol=1e-6)
