@@ -1,6 +1,7 @@
 """Recognises a set of human judgements without a description: a folder of images beside one file of a known layout."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,9 +46,10 @@ def recognise(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.iterdir()):
         is_data = path.suffix.lower() in SUFFIXES and not path.name.lower().startswith(NO_DATA)
         if path.is_file() and is_data and not path.name.startswith("."):
-            found = _layout(path)
+            state = path.stat()
+            found = _layout(path, state.st_size, state.st_mtime_ns)
             if found is not None:
-                known[path.name] = found
+                known[path.name] = dict(found)
     if not known:
         raise UserError(f"{folder} has no file of judgements of a known layout: {write_one}")
     if len(known) > 1:
@@ -60,8 +62,15 @@ def recognise(folder: Path) -> dict[str, Any]:
     return {"name": name, "file": file} | found
 
 
-def _layout(path: Path) -> dict[str, Any] | None:
-    """Kind of the judgements in a file, and what goes with it; None if it is none of the known layouts."""
+# A run asks what its sets are at every step of its plan.
+@lru_cache(maxsize=64)
+def _layout(path: Path, size: int, modified: int) -> dict[str, Any] | None:
+    """Kind of the judgements in a file, and what goes with it; None if it is none of the known layouts.
+
+    Args:
+        path: the file.
+        size, modified: its bytes and time of modification: a changed file is another one.
+    """
     if path.suffix.lower() in TEXT_SUFFIXES:
         if comparisons.holds_comparisons(str(path)):
             return {"kind": "choices"}
