@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from alignet_ray.config import field_name
 from alignet_ray.config.names import check_set_name
@@ -68,6 +68,13 @@ class SetDescription(Section):
     """Shown in the report."""
     licence: str = ""
     """Shown in the report."""
+
+    @field_validator("file", "order")
+    @classmethod
+    def _is_local(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"{value} is behind a URL: judgements are local files, images may lie anywhere")
+        return value
 
     @model_validator(mode="after")
     def _keys_belong_to_the_kind(self) -> "SetDescription":
@@ -155,13 +162,17 @@ def open_set(path: str) -> JudgementSet:
     Raises:
         UserError: no such file, not a description, a wrong key or value, or a folder that may be several things.
     """
+    if "://" in path:
+        raise UserError(
+            f"evaluate.sets: {path} is behind a URL: describe the set in a local YAML file with that as images"
+        )
     if path.lower().endswith((".yaml", ".yml")):
         folder = path.rpartition("/")[0] or "."
         return JudgementSet(_describe(_read_yaml(path), path), path, folder)
 
     folder = path.rstrip("/") or "/"
     description = f"{folder}/{DESCRIPTION}"
-    if "://" in path or Path(description).expanduser().is_file():
+    if Path(description).expanduser().is_file():
         return JudgementSet(_describe(_read_yaml(description), description), description, folder)
     if not Path(folder).expanduser().is_dir():
         raise UserError(f"evaluate.sets: {path} is neither a folder nor a YAML file: check the path")

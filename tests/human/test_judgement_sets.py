@@ -30,10 +30,10 @@ def test_paths_are_relative_to_the_description_wherever_it_lies(tmp_path: Path) 
     assert found.description.citation == "Somebody 2025"
     assert found.sources == [found.file]
 
-    described(tmp_path / "folder", LEVELS | {"images": "/elsewhere", "file": "s3://bucket/answers.csv"})
+    described(tmp_path / "folder", LEVELS | {"images": "s3://bucket/images", "file": "/elsewhere/answers.csv"})
     found = open_set(f"{tmp_path}/folder/")
-    assert found.images == "/elsewhere"
-    assert found.file == "s3://bucket/answers.csv"
+    assert found.images == "s3://bucket/images"
+    assert found.file == "/elsewhere/answers.csv"
 
 
 def test_where_a_set_lies_changes_no_id_and_what_it_says_does(tmp_path: Path) -> None:
@@ -61,6 +61,7 @@ def test_an_order_may_be_a_file_which_is_a_source_then(tmp_path: Path) -> None:
         ({"matrix": "distance"}, r"matrix belongs to the kind matrix, this set is of the kind odd_one_out$"),
         ({"columns": {"imag0": "a"}}, r"columns: no such column 'imag0'; did you mean image0\?$"),
         ({"name": "a/b"}, r"name: a set's name has letters, digits"),
+        ({"file": "s3://b/a.csv"}, r"file: s3://b/a\.csv is behind a URL: judgements are local files"),
         ({"columns": "a"}, r"columns: Input should be a valid dictionary$"),
     ],
 )
@@ -88,6 +89,8 @@ def test_what_is_no_description_is_told(tmp_path: Path) -> None:
         open_set(str(tmp_path))
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such file$"):
         open_set(str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(UserError, match=r"s3://bucket/set is behind a URL: describe the set in a local YAML file"):
+        open_set("s3://bucket/set")
     with pytest.raises(UserError, match=r"nowhere is neither a folder nor a YAML file: check the path$"):
         open_set(str(tmp_path / "nowhere"))
 
