@@ -11,11 +11,13 @@ from scipy.stats import spearmanr
 from support.judgement_sets import write_images, write_set
 from support.transforms import save_transform
 
+from alignet_ray import capacity
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.evaluate import SetFacts
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
+from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.core import similarity
 from alignet_ray.core.affine import AffineTransform
@@ -332,6 +334,12 @@ def test_a_fine_tuned_teacher_embeds_sets_by_its_network_and_stored_features_can
     assert (job.parents, job.head, job.is_teacher) == (("align",), "instead", True)
     features = world.config("king").replace(embed__from_="features.npz")
     assert "set-king-teacher" not in {job.name for job in embed_jobs.evaluation_jobs(features)}
+
+
+def test_a_plan_for_a_cluster_counts_the_jobs_of_sets(world: World) -> None:
+    cfg = PRESETS["imagenet"]().replace(human__triplets="t.txt", evaluate__sets=(world.paths["king"],))
+    rows = {row.node: row for row in capacity.plan(cfg, ClusterSpec(gpus=2)).rows}
+    assert rows["embed@set-king-teacher"].seconds > rows["embed@set-king-base"].seconds > 0
 
 
 def test_one_job_of_a_folder_tells_what_else_lies_there(world: World) -> None:
