@@ -41,6 +41,7 @@ def _evaluate_matrices(name: str, judgements: Matrices, spaces: Sequence[Embeddi
     """Correlations with the mean of the participants' matrices and, if there are several, with each one's."""
     if len(judgements.image_ids) < MIN_ITEMS:
         return []
+    # The analysis of annotated objects serves as it is: an image is an object with one picture.
     items = _images_as_objects(judgements)
     rows = []
     average = matrices.mean(judgements.people, name)

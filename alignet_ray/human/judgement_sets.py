@@ -78,10 +78,12 @@ class SetDescription(Section):
 
     @model_validator(mode="after")
     def _keys_belong_to_the_kind(self) -> "SetDescription":
+        # A key that is silently without effect would be taken for one that works.
         for kind, keys in OPTIONS.items():
             for key in keys:
                 if kind != self.kind and getattr(self, key):
                     raise ValueError(f"{key} belongs to the kind {kind}, this set is of the kind {self.kind}")
+        # Taken the wrong way round, all correlations would change their sign.
         if self.kind == "matrix" and self.matrix is None:
             raise ValueError("say what the values of the matrix are: `matrix: similarity` or `matrix: distance`")
         for ours in self.columns:
@@ -134,6 +136,7 @@ class JudgementSet:
 
     def value(self) -> JsonObject:
         """All that decides its scores besides the content of its files."""
+        # Paths are marked as inputs: where a set lies is no part of an artifact's id.
         return self.description.result_fields()
 
 
@@ -166,6 +169,7 @@ def open_set(path: str) -> JudgementSet:
         raise UserError(
             f"evaluate.sets: {path} is behind a URL: describe the set in a local YAML file with that as images"
         )
+    # A YAML file may describe data that lie elsewhere, where nobody may write.
     if path.lower().endswith((".yaml", ".yml")):
         folder = path.rpartition("/")[0] or "."
         return JudgementSet(_describe(_read_yaml(path), path), path, folder)

@@ -101,6 +101,7 @@ def people(judgements: Judgements) -> int:
 def keep(judgements: Judgements, kept: Int[np.ndarray, " k"]) -> Judgements:
     """The judgements that are about some images alone, given by their image_ids."""
     if isinstance(judgements, ImageResponses):
+        # An answer about an image that is left out cannot be predicted: all three are compared.
         rows: Bool[np.ndarray, " n"] = np.asarray(np.isin(judgements.triplets, kept).all(axis=1))
         return judgements._replace(
             triplets=judgements.triplets[rows],
@@ -112,6 +113,7 @@ def keep(judgements: Judgements, kept: Int[np.ndarray, " k"]) -> Judgements:
         places = np.flatnonzero(np.isin(judgements.image_ids, kept))
         return Matrices(judgements.image_ids[places], judgements.people[:, places][:, :, places])
 
+    # Choices: as answers, all three images of a row have to be there.
     shown = np.stack([judgements.reference, judgements.left, judgements.right], axis=1)
     rows = np.asarray(np.isin(shown, kept).all(axis=1))
     return TwoAlternativeChoices(*(column[rows] for column in judgements))
@@ -127,6 +129,7 @@ def _read_release(judgement_set: JudgementSet, paths: Mapping[str, int]) -> Imag
     if judgement_set.description.columns:
         raise UserError(f"{judgement_set.origin}: columns are of tables, {file} has none")
     images = pa.table({"image_id": list(paths.values()), "path": list(paths)})
+    # Block by block, so that a file that is too large is noticed before it fills the memory.
     blocks: list[np.ndarray] = []
     rows = 0
     for table in deepmind.import_triplets(file, images):
@@ -165,6 +168,7 @@ def _check_participants(answers: ImageResponses, file: str) -> None:
     Raises:
         UserError: naming the first of them.
     """
+    # "" is nobody in particular, of whom there may be any number of answers.
     answered = Counter(name for name in answers.participants if name)
     few = sorted(name for name, number in answered.items() if number < MIN_ANSWERS)
     if few:
@@ -186,6 +190,7 @@ def _read_matrices(judgement_set: JudgementSet, paths: Mapping[str, int], names:
             listed = f"the order names {len(image_ids)} images"
         raise UserError(f"{file} is about {values.shape[1]} images, {listed}: one row for each image is needed")
 
+    # Found now, and not after the training, where such a person would make a score that is no number.
     for number, person in enumerate(values, start=1):
         problem = problem_of(person)
         if problem:
@@ -217,6 +222,7 @@ def _ordered_images(
         UserError: a name that no image has, an image that stands there twice, or an order that the names leave open.
     """
     listed = _listed_order(judgement_set)
+    # Paths come in the order of their names, which is that of their image_ids.
     if not listed:
         _check_order(list(paths), judgement_set)
         return np.array(list(paths.values()), dtype=np.int64)
@@ -229,6 +235,7 @@ def _ordered_images(
             f"{judgement_set.images} (first: {unknown[0]!r})"
         )
     image_ids = [comparable[comparable_path(name)] for name in listed]
+    # Two rows of one image would be two points at the same place for every model.
     image_id, times = Counter(image_ids).most_common(1)[0]
     if times > 1:
         name = listed[image_ids.index(image_id)]
@@ -251,6 +258,7 @@ def _check_order(paths: list[str], judgement_set: JudgementSet) -> None:
     Raises:
         UserError: an order has to be given.
     """
+    # The rows are most often in the order of the numbers; sorted text would pair them with other images, unnoticed.
     stems = [path.rpartition("/")[2].rpartition(".")[0] for path in paths]
     if not all(stem.isdecimal() for stem in stems):
         return

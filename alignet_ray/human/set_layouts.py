@@ -42,6 +42,7 @@ def recognise(folder: Path) -> dict[str, Any]:
     if not (folder / IMAGES).is_dir():
         raise UserError(f"{folder} has neither {DESCRIPTION} nor a folder {IMAGES}: {write_one}")
 
+    # Every file is looked at: one that comes second would be overlooked otherwise, and be the right one.
     known: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
         is_data = path.suffix.lower() in SUFFIXES and not path.name.lower().startswith(NO_DATA)
@@ -58,6 +59,7 @@ def recognise(folder: Path) -> dict[str, Any]:
     ((file, found),) = known.items()
     if found["kind"] == "matrix" and found["matrix"] is None:
         raise UserError(f"{folder / file} may hold similarities or distances: {write_one}, with the key matrix")
+    # Folders may be called anything, the names of sets are parts of other names.
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.")
     return {"name": name, "file": file} | found
 
@@ -71,6 +73,7 @@ def _layout(path: Path, size: int, modified: int) -> dict[str, Any] | None:
         path: the file.
         size, modified: its bytes and time of modification: a changed file is another one.
     """
+    # Tables are told by their header, before they are tried as rows of numbers.
     if path.suffix.lower() in TEXT_SUFFIXES:
         if comparisons.holds_comparisons(str(path)):
             return {"kind": "choices"}

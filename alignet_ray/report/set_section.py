@@ -48,6 +48,7 @@ def sets(contents: ReportContents) -> list[SetTable]:
     """One table for each set."""
     tables = []
     for facts in contents.sets:
+        # The name of a set is the data set of its scores.
         own = [score for score in contents.scores if score.dataset == facts.name]
         tables.append(SetTable(facts.name, _counts(facts), _source(facts), _rows(own)))
     return tables
@@ -57,6 +58,7 @@ def _counts(facts: SetFacts) -> list[str]:
     counts = [f"{facts.judgements:,} {QUESTIONS[facts.kind]}, about {facts.images:,} images."]
     if facts.people:
         counts[0] = counts[0].replace(", about", f" by {facts.people:,} people, about")
+    # Said even where it is none: a reader asks for it.
     counts.append(f"Left out because training saw the image as well: {facts.seen:,} images.")
     if facts.unreadable:
         counts.append(f"Left out because a model could not read them: {facts.unreadable:,} images.")
@@ -82,6 +84,7 @@ def _rows(scores: Sequence[Score]) -> list[Row]:
                 title = f"{level}, %"
             columns[metric, level] = title
 
+    # The first metric of a set says of how many items; the others are of the same judgements.
     rows: dict[tuple[str, str], Row] = {}
     for (metric, level), title in columns.items():
         for score in select_scores(scores, metric, level, scores[0].dataset):
@@ -98,6 +101,7 @@ def _levels(scores: Sequence[Score], metric: str) -> list[str]:
 
 def _cell(score: Score) -> str:
     """A score with its interval; bounds of a ceiling stand alone."""
+    # The true model may be anywhere between both bounds of a ceiling.
     if score.model == "human" and score.metric.startswith("rsa"):
         low = format_number(score.metric, score.low)
         return f"{low} to {format_number(score.metric, score.high)}"

@@ -73,6 +73,7 @@ def score(work: Work) -> ScoredSets:
 def seen_images(cfg: Config, parents: Parents) -> list[Source]:
     """Images that training or the choice of a student saw: all of corpus and objects but those of test objects."""
     assert cfg.corpus.path is not None, "sets need models, and these a corpus"
+    # Validation objects choose the student's place and the champion: they count as seen. Test objects decide nothing.
     tested = SoftenArtifact(parents["soften"]).test_image_ids()
     corpus = EmbedArtifact(parents["embed@corpus"]).images()
     if cfg.objects.path is None:
@@ -89,6 +90,7 @@ def _without(images: pa.Table, image_ids: Int64[np.ndarray, " k"]) -> pa.Table:
 def _score_set(work: Work, judgement_set: JudgementSet, seen: list[Source]) -> tuple[list[Score], SetFacts]:
     cfg = work.cfg
     name = judgement_set.name
+    # The images as they were listed for embedding: paths and ids belong together there, whatever the folder holds now.
     spaces = evaluation_inputs.set_spaces(cfg, work.parents, name)
     images = EmbedArtifact(work.parents[embed_jobs.base_job(cfg).on_set(name).node]).images()
     paths = dict(zip(images["path"].to_pylist(), images["image_id"].to_pylist(), strict=True))
@@ -101,6 +103,8 @@ def _score_set(work: Work, judgement_set: JudgementSet, seen: list[Source]) -> t
             f"{overlap.unread:,} images of the corpus or the objects can no longer be read: images of {name} of the "
             "same size are left out, as if training had seen them"
         )
+
+    # An image that one model could not read is left out for all, so that every model is asked the same.
     embedded = shared_ids(spaces)
     kept = set_judgements.keep(judgements, np.setdiff1d(embedded, overlap.image_ids))
     if isinstance(judgements, ImageResponses) and judgements.unread_times:
