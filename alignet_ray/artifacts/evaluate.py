@@ -7,11 +7,39 @@ from pathlib import Path
 import pyarrow as pa
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, to_rows
+from alignet_ray.artifacts.base import ArtifactView, from_rows, to_rows
 from alignet_ray.core.scores import Score
 
 SCORES = "scores.parquet"
 REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """A set of human judgements from outside, and what of it counts.
+
+    Attributes:
+        name: data set in the scores table.
+        kind: odd_one_out, matrix or choices.
+        images: images that are judged.
+        seen: those of them that training saw as well, which are left out.
+        unreadable: those that some model could not embed, which are left out.
+        judgements: answers, choices or rated pairs that count.
+        left_out: judgements about images that are left out.
+        people: participants of what counts; 0 where they are unknown.
+        citation, licence: as its description gives them.
+    """
+
+    name: str
+    kind: str
+    images: int
+    seen: int
+    unreadable: int
+    judgements: int
+    left_out: int
+    people: int
+    citation: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,6 +52,7 @@ class EvaluateFacts:
         verdict: whether the student may become the champion: yes, no, or cannot tell.
         reasons: why, a sentence for each criterion.
         scores: overall scores by `METRIC_MODEL_LAYER`.
+        sets: sets of human judgements from outside; None without any.
     """
 
     table: list[str]
@@ -31,6 +60,7 @@ class EvaluateFacts:
     verdict: str
     reasons: list[str]
     scores: dict[str, float]
+    sets: list[SetFacts] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +82,11 @@ class EvaluateArtifact(ArtifactView):
         stored = self.files.read_manifest().facts
         known = {}
         for entry in fields(EvaluateFacts):
-            known[entry.name] = stored[entry.name]
+            # Facts that are None are not stored.
+            if entry.name in stored:
+                known[entry.name] = stored[entry.name]
+        if known.get("sets"):
+            known["sets"] = from_rows(SetFacts, known["sets"])
         return EvaluateFacts(**known)
 
     def report_uri(self) -> str:

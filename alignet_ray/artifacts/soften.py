@@ -1,5 +1,6 @@
 """The soften artifact: the objects and their split, the model of human choices, and the responses it was fitted to."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,10 +59,17 @@ class SoftenArtifact(ArtifactView):
 
         An image that also shows a training object is held out all the same.
         """
+        return self._image_ids_of({"validation", "test"})
+
+    def test_image_ids(self) -> Int64[np.ndarray, " n"]:
+        """image_ids of test objects, ascending: nothing learns from them, and nothing is chosen by them."""
+        return self._image_ids_of({"test"})
+
+    def _image_ids_of(self, splits: Collection[str]) -> Int64[np.ndarray, " n"]:
         table = self.objects(["split", "image_ids"])
         ids: set[int] = set()
         for split, image_ids in zip(table["split"].to_pylist(), table["image_ids"].to_pylist(), strict=True):
-            if split != "train":
+            if split in splits:
                 ids.update(image_ids)
         return np.array(sorted(ids), dtype=np.int64)
 

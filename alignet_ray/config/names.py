@@ -48,6 +48,17 @@ def check_alias(alias: str) -> str:
     return alias
 
 
+def check_set_name(name: str) -> str:
+    """The name of a set of human judgements, which is also part of a node's name and of a folder's.
+
+    Raises:
+        ValueError: it has other characters than letters, digits, dot, _ and -, or is too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}", name):
+        raise ValueError(f"a set's name has letters, digits, dot, _ and - only, at most 60 ({name!r})")
+    return name
+
+
 def _is_encodable(name: str) -> bool:
     """Whether it is text; a name that was not UTF-8 on the command line has stray surrogates in it."""
     try:

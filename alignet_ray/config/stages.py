@@ -330,6 +330,9 @@ class Evaluate(Section):
     """External human similarities between all objects (.npy, .csv, .mat); participants x m x m is averaged."""
     matrix_kind: Literal["similarity", "distance"] = "similarity"
     """What the values of `evaluate.matrix` are."""
+    sets: InputPath[tuple[str, ...]] = ()
+    """Sets of human judgements with images of their own (Levels, NIGHTS, multi-arrangement, ratings): folders with a
+    set.yaml, such YAML files, or folders with images/ and one file of a known layout."""
     shots: tuple[int, ...] = (1, 5)
     """Training images per object of few-shot classifiers; objects with more images than that take part."""
 

@@ -9,6 +9,9 @@ from jaxtyping import Float, Int
 CHANCE = 1 / 3
 """Agreement of blind guessing among three pairs."""
 
+DATASETS = ("objects", "answers", "choices", "matrix", "ood")
+"""Data sets of the scores table that a run itself has; sets of judgements from outside have other names."""
+
 METRIC_TITLES = {
     "odd_one_out": "agreement with people",
     "comparison_votes": "which of two is more like a third, share of people's votes",

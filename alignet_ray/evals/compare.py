@@ -71,8 +71,13 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
         notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items"
 
     lines = []
+    datasets = sorted({key.dataset for key in keys})
     for key in sorted(keys, key=_rank):
-        line: TableRow = {"metric": key.metric, "better": _better(key.metric), "model": key.model, "layer": key.layer}
+        line: TableRow = {}
+        # Several data sets have metrics of the same name.
+        if len(datasets) > 1:
+            line["data set"] = key.dataset
+        line |= {"metric": key.metric, "better": _better(key.metric), "model": key.model, "layer": key.layer}
         if levels:
             line["level"] = key.level
         for name, scores in runs.items():
@@ -81,8 +86,7 @@ def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
             line["difference"] = differences[key]
         lines.append(line)
 
-    datasets = ", ".join(sorted({key.dataset for key in keys}))
-    about = f"Scores on test data of: {datasets}. Shares in %, [95 % intervals]"
+    about = f"Scores on test data of: {', '.join(datasets)}. Shares in %, [95 % intervals]"
     return f"{about}\n{table(lines)}{notes}"
 
 

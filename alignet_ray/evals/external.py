@@ -1,18 +1,18 @@
 """Agreement with judgements from outside the run: odd-one-out responses, two-alternative choices, and matrices.
 
-They train nothing; the images that they are about were embedded with those of the annotated objects.
+They train nothing; their images were embedded with those of the annotated objects, or are a set's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
-from alignet_ray.core import calibration, labelling, similarity
+from alignet_ray.core import calibration, labelling, scores, similarity
 from alignet_ray.core.noise_ceiling import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
-from alignet_ray.core.triplets import TIE, choices
+from alignet_ray.core.triplets import TIE, choices, set_keys
 from alignet_ray.evals import paired, rsa
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
@@ -28,10 +28,13 @@ def evaluate_responses(
     levels: Sequence[str],
     times: Float[np.ndarray, " n"],
     seed: int,
+    participants: Sequence[str] = (),
+    dataset: str = "answers",
 ) -> list[Score]:
     """Share of odd-one-out responses that a space predicts, over all and by level (Levels); ties are wrong.
 
     The ceiling (human) is how well other people predict a response to the same triplet, where triplets repeat.
+    Where participants are known, `odd_one_out_participants` is the mean of their shares, with an interval over people.
     Where response times are known: the rank correlation of the space's entropy with them (people take longer where a
     model that sees as they do is unsure); its temperature is the one at which it predicts the responses best.
 
@@ -41,6 +44,8 @@ def evaluate_responses(
         levels: kind of each triplet; "" where unknown.
         times: response times; NaN where unknown.
         seed: of the resamplings.
+        participants: who gave each response; "" where unknown.
+        dataset: name in the scores table.
     """
     rows: list[Score] = []
     correct = {}
@@ -50,8 +55,8 @@ def evaluate_responses(
         # The first two images of a response are the pair that was kept together.
         correct[space.name] = (choice == 0).astype(np.float64)
         ties = float((choice == TIE).mean())
-        rows.append(Score(space.model, space.layer, "answers", "ties", ties, n=len(triplets), split="", seed=seed))
-        rows += _entropy_and_time(space, similarities, times, seed)
+        rows.append(Score(space.model, space.layer, dataset, "ties", ties, n=len(triplets), split="", seed=seed))
+        rows += _entropy_and_time(space, similarities, times, seed, dataset)
 
     # The level "" is all responses together.
     groups = {"": np.ones(len(triplets), dtype=bool)}
@@ -61,13 +66,50 @@ def evaluate_responses(
 
     for level, members in groups.items():
         values = {name: items[members] for name, items in correct.items()}
-        rows += paired.rows(values, "answers", "odd_one_out", seed, level=level, split="")
-        rows += _ceiling(triplets[members], level, seed)
+        rows += paired.rows(values, dataset, "odd_one_out", seed, level=level, split="")
+        first = members & _first_by_person(triplets, participants)
+        rows += _ceiling(triplets[first], level, seed, dataset)
+    return rows + _by_participant(correct, participants, dataset, seed)
+
+
+def _first_by_person(triplets: Int[np.ndarray, "n 3"], participants: Sequence[str]) -> Bool[np.ndarray, " n"]:
+    """Which responses are the first of a person to their triplet: a ceiling is about other people's answers."""
+    first = np.ones(len(triplets), dtype=bool)
+    if not any(participants):
+        return first
+    seen: set[tuple[str, int]] = set()
+    for row, asked in enumerate(zip(participants, set_keys(triplets).tolist(), strict=True)):
+        # Responses of nobody in particular are of as many people.
+        first[row] = not asked[0] or asked not in seen
+        seen.add(asked)
+    return first
+
+
+def _by_participant(
+    correct: Mapping[tuple[str, str], Float[np.ndarray, " n"]], participants: Sequence[str], dataset: str, seed: int
+) -> list[Score]:
+    """The mean over participants of the share of their responses that a space predicts; nothing of less than two."""
+    names, owner = np.unique(np.array(participants, dtype=np.str_), return_inverse=True)
+    is_known = names != ""
+    if is_known.sum() < 2:
+        return []
+    rows = []
+    for (model, layer), items in correct.items():
+        # People are the sample: the responses of one person are not independent.
+        shares = (np.bincount(owner, items) / np.bincount(owner))[is_known]
+        low, high = scores.mean_interval(shares, seed=seed)
+        mean_share = float(shares.mean())
+        metric = "odd_one_out_participants"
+        rows.append(Score(model, layer, dataset, metric, mean_share, low, high, len(shares), split="", seed=seed))
     return rows
 
 
 def _entropy_and_time(
-    space: EmbeddingSpace, similarities: Float[np.ndarray, "n 3"], times: Float[np.ndarray, " n"], seed: int
+    space: EmbeddingSpace,
+    similarities: Float[np.ndarray, "n 3"],
+    times: Float[np.ndarray, " n"],
+    seed: int,
+    dataset: str,
 ) -> list[Score]:
     """Rank correlation of entropies with response times; nothing with fewer than three of them."""
     is_timed = np.isfinite(times)
@@ -82,16 +124,16 @@ def _entropy_and_time(
     # Rank correlation, since neither scale means anything by itself.
     entropy = calibration.entropy(softmax(similarities / temperature, axis=1))
     value = similarity.correlation(entropy[is_timed], times[is_timed])
-    return [Score(space.model, space.layer, "answers", "entropy_time", value, n=count, split="", seed=seed)]
+    return [Score(space.model, space.layer, dataset, "entropy_time", value, n=count, split="", seed=seed)]
 
 
-def _ceiling(triplets: Int[np.ndarray, "n 3"], level: str, seed: int) -> list[Score]:
+def _ceiling(triplets: Int[np.ndarray, "n 3"], level: str, seed: int, dataset: str) -> list[Score]:
     if not repeated(triplets):
         return []
 
     # A response is predicted from the other people's alone, or each would be compared with itself.
     top = noise_ceilings(triplets)["leave_one_out"]
-    return [Score("human", "", "answers", "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)]
+    return [Score("human", "", dataset, "odd_one_out", top.value, top.low, top.high, top.answers, level, "", seed)]
 
 
 def triplet_similarities(space: EmbeddingSpace, triplets: Int[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
@@ -109,6 +151,7 @@ def evaluate_choices(
     right: Int[np.ndarray, " n"],
     votes_left: Float[np.ndarray, " n"],
     seed: int,
+    dataset: str = "choices",
 ) -> list[Score]:
     """Two-alternative forced choice (NIGHTS): which of two images is more like a reference?
 
@@ -119,6 +162,7 @@ def evaluate_choices(
         reference, left, right: image_ids.
         votes_left: share of people who chose the left image.
         seed: of the resamplings.
+        dataset: name in the scores table.
     """
     agreement = {}
     for space in spaces:
@@ -131,7 +175,7 @@ def evaluate_choices(
         agreement[space.name] = np.where(to_left == to_right, 0.0, chosen_votes)
     # The largest share is that of the side which most people chose.
     agreement["human", ""] = np.maximum(votes_left, 1 - votes_left)
-    return paired.rows(agreement, "choices", "two_afc", seed, split="")
+    return paired.rows(agreement, dataset, "two_afc", seed, split="")
 
 
 def evaluate_matrix(

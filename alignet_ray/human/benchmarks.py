@@ -1,6 +1,7 @@
 """Human benchmarks for evaluation only: odd-one-out responses (Levels) and two-alternative choices (NIGHTS).
 
-Their files name images by path under the annotated objects' images; the listing turns paths into image_ids.
+Their files name images by path under the annotated objects' images, or under a set's own images; the listing turns
+paths into image_ids.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,14 @@ class ImageResponses(NamedTuple):
         triplets: image_ids (pair, pair, odd).
         levels: kind of each triplet; empty where the file does not say.
         times: response times in ms; NaN where unknown.
+        participants: who answered; empty where the file does not say.
         unread_times: one line about times that cannot be read and count as unknown; empty if all can.
     """
 
     triplets: Int[np.ndarray, "n 3"]
     levels: list[str]
     times: Float[np.ndarray, " n"]
+    participants: list[str]
     unread_times: str = ""
 
 
@@ -65,6 +68,7 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
         triplets=ids[responses.triplets],
         levels=responses.table["level"].to_pylist(),
         times=responses.table["rt"].to_numpy(),
+        participants=responses.table["participant"].to_pylist(),
         unread_times=responses.unread_times,
     )
 
@@ -116,7 +120,7 @@ def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> 
 
     if unknown:
         raise UserError(
-            f"{file}: {len(unknown)} of {len(paths)} images are not among the annotated objects' images "
-            f"(first: {unknown[0]!r}): name them in objects.table"
+            f"{file}: {len(unknown)} of {len(paths)} images are not there (first: {unknown[0]!r}): of the annotated "
+            "objects' images those count that objects.table names, of a set's those in its folder"
         )
     return np.array(ids, dtype=np.int64)

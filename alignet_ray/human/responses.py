@@ -8,6 +8,7 @@ position of the odd one, counted from 1; objects may be numbers or names.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ def read_responses(path: str, columns: Mapping[str, str] | None = None) -> Respo
     Args:
         path: .npy, or text with or without a header.
         columns: our column name -> the file's, where they differ: image0, image1, image2 (or image1, image2, image3),
-            choice (position of the odd one, from 1), level, participant, rt.
+            choice (position of the odd one, from 1, or its name), level, participant, rt.
 
     Raises:
         UserError: not a triplet file.
@@ -156,22 +157,34 @@ def _read_with_header(
     columns_of_objects = [table[names[column]] for column in object_columns]
     triplets, object_names = answer_tables.number_objects(columns_of_objects, path, lines)
     if "choice" in names:
-        triplets = _odd_last(triplets, _positions(table[names["choice"]], path, lines), path, lines)
+        choices = _choices(table[names["choice"]], columns_of_objects)
+        triplets = _odd_last(triplets, _positions(choices, path, lines), path, lines)
 
     known, unread_times = answer_tables.about_answers(table, names, path, lines)
     base = _base_of_layout(object_columns, object_names)
     return ResponseTable(_response_table(triplets, known), base, object_names, lines, unread_times)
 
 
-def _positions(column: pa.ChunkedArray, path: str, lines: LineNumbers) -> Int64[np.ndarray, " n"]:
+def _choices(column: pa.ChunkedArray, objects: list[pa.ChunkedArray]) -> list[Any]:
+    """The column `choice`; the name of one of a row's three objects (Levels) becomes its position, from 1."""
+    choices: list[Any] = column.to_pylist()
+    if not all(pa.types.is_string(names.type) for names in [column, *objects]):
+        return choices
+    for row, names in enumerate(zip(*(names.to_pylist() for names in objects), strict=True)):
+        # Any other text stays as it is, and is refused with its line.
+        if choices[row] in names:
+            choices[row] = names.index(choices[row]) + 1
+    return choices
+
+
+def _positions(choices: list[Any], path: str, lines: LineNumbers) -> Int64[np.ndarray, " n"]:
     """The column `choice` as whole numbers."""
-    for row, value in enumerate(column.to_pylist()):
+    for row, value in enumerate(choices):
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if not is_whole:
-            line = lines.first_of(np.arange(len(column)) == row)
+            line = lines.first_of(np.arange(len(choices)) == row)
             raise UserError(f"{path}: line {line}: choice {value!r} is not a position 1, 2 or 3")
-    positions: np.ndarray = column.to_numpy().astype(np.int64)
-    return positions
+    return np.array(choices, dtype=np.int64)
 
 
 def _base_of_layout(object_columns: tuple[str, ...], object_names: tuple[str, ...]) -> int | None:

@@ -6,6 +6,7 @@ from alignet_ray.report import (
     interpolation_section,
     label_section,
     map_section,
+    set_section,
     table_sections,
     teacher_section,
 )
@@ -20,6 +21,7 @@ def build(contents: ReportContents) -> str:
         "levels": table_sections.levels(contents),
         "comparisons": comparisons_section.comparisons(contents),
         "external": table_sections.external(contents),
+        "sets": set_section.sets(contents),
         "generalisation": table_sections.generalisation(contents),
         "interpolation": interpolation_section.interpolation(contents),
         "examples": image_sections.examples(contents),

@@ -11,6 +11,7 @@ from PIL import Image
 from alignet_ray.artifacts.align import AlignReport
 from alignet_ray.artifacts.cluster import CurvePoint
 from alignet_ray.artifacts.distill import Interpolation
+from alignet_ray.artifacts.evaluate import SetFacts
 from alignet_ray.artifacts.label import LabelStats
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.gate import Decision
@@ -102,6 +103,7 @@ class ReportContents:
         provenance: what the run was made of, for the end of the page.
         summary: rows of the table that the command line prints.
         scores: the scores table.
+        sets: sets of human judgements from outside.
         losses: training curves of student and control.
         matrices: similarity matrices of the test objects, already in display order.
         groups: group of every row of `matrices`.
@@ -126,6 +128,7 @@ class ReportContents:
     people: str = "people"
     about: About = field(default_factory=lambda: About("", {}))
     use: Use | None = None
+    sets: Sequence[SetFacts] = ()
     losses: list[LossCurve] = field(default_factory=list)
     matrices: dict[str, Float[np.ndarray, "m m"]] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)

@@ -12,6 +12,7 @@ A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a 
     label@raw         label@aligned (its triplets), embed@corpus, align (the width of its features)
     distill@control   label@raw and all that it reads
     embed@base, embed@student, ...         (images of the annotated objects; network: every model to be scored)
+    embed@ood-..., embed@set-NAME-...      (the same networks on other images: `evaluate.ood`, `evaluate.sets`)
     evaluate          all of these
     register          distill@student, evaluate
 
@@ -34,6 +35,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignet_ray.config import Config
+from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.screen import Screen
 from alignet_ray.stages import embed_jobs, human_inputs
@@ -119,6 +121,8 @@ def graph(cfg: Config) -> list[Node]:
     nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
     if expects_human_data(cfg):
         return [*nodes, *evaluation_nodes(cfg)]
+    if cfg.evaluate.sets:
+        raise UserError("evaluate.sets: a run without human data of its own (human.triplets) evaluates nothing")
     # Without human data there is nothing to agree with, so the student is registered unscored.
     return [*nodes, Node("register", "", ("distill@student",))]
 

@@ -79,10 +79,6 @@ class EmbedFacts:
     fast_cosine_min: float | None = None
 
 
-TELLING_JOBS = ("corpus", "ood-base")
-"""Jobs that say what a folder holds besides its images."""
-
-
 class Resources(NamedTuple):
     """What embedding can use: GPUs, Ray's CPU slots, and real cores."""
 
@@ -125,6 +121,9 @@ def sources(cfg: Config, role: str) -> list[str]:
     files = [embed_jobs.image_root(cfg, job.images)]
     if job.images == "objects":
         files += human_inputs.sources(cfg)
+    if job.images.startswith(embed_jobs.SET):
+        # Only images that are judged are embedded.
+        files += embed_jobs.find_set(cfg, job.images.removeprefix(embed_jobs.SET)).sources
     if job.features:
         files += feature_files.files(job.features)
     for model in job.models:
@@ -139,8 +138,11 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
         return "one file"
     megabytes = max(1, round(listed["bytes"] / 1e6))
     which = ""
-    if embed_jobs.find_job(cfg, role).images == "objects":
+    images = embed_jobs.find_job(cfg, role).images
+    if images == "objects":
         which = "annotated ones of "
+    if images.startswith(embed_jobs.SET):
+        which = "judged ones of "
     return f"{which}{listed['files']:,} files, {megabytes:,} MB"
 
 
@@ -242,12 +244,12 @@ def _list_images(work: Work, job: EmbedJob) -> pa.Table:
     """The job's images; what their folder holds besides is told once."""
     left_out = LeftOut()
     table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
-    # Several jobs list the same folder: the first one on the corpus tells, and the first one on the folder of
-    # out-of-distribution images. Jobs of annotated objects look at a part of a folder only.
-    if job.name in TELLING_JOBS:
+    # Several jobs list the same folder, and one of them tells. Jobs of annotated objects look at a part of it only.
+    if job.tells_left_out:
         work.tell_left_out(left_out)
         without_class = listing.unlabelled(table)
-        if without_class:
+        # Judgements are about single images, whose classes nobody asks for.
+        if without_class and not job.images.startswith(embed_jobs.SET):
             work.warn(without_class)
     return table
 

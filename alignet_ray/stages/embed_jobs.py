@@ -3,21 +3,29 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 
 from alignet_ray.artifacts.student_files import HeadUse
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.human import set_judgements
+from alignet_ray.human.judgement_sets import JudgementSet, open_sets
 from alignet_ray.images import listing
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import human_inputs
 from alignet_ray.store import JsonObject, digest
 
-ImageSet = Literal["corpus", "objects", "ood"]
-"""The whole corpus, the images of annotated objects, or the folder `evaluate.ood`."""
+ImageSet = str
+"""`corpus`, `objects` (images of annotated objects), `ood` (the folder `evaluate.ood`), or `set:NAME` (judged images of
+a set)."""
+
+SET = "set:"
+"""Beginning of the image sets that are a set of human judgements."""
+
+TEACHER = "teacher"
+"""The teacher's name in a job on a set; on corpus and objects its jobs are called like the images."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,13 @@ class EmbedJob:
     @property
     def is_teacher(self) -> bool:
         """Whether the model is the teacher, fine-tuned or not."""
-        return self.name in ("corpus", "objects", "raw")
+        return self.name in ("corpus", "objects", "raw") or self.name.endswith(f"-{TEACHER}")
+
+    @property
+    def tells_left_out(self) -> bool:
+        """Whether the job says what its folder holds besides images: one of the jobs that list a folder does."""
+        is_first = self.name == "corpus" or self.name.endswith("-base")
+        return is_first and self.images != "objects"
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -64,6 +78,10 @@ class EmbedJob:
     def on_ood(self) -> "EmbedJob":
         """The same model on the out-of-distribution images."""
         return replace(self, name=f"ood-{self.name}", images="ood")
+
+    def on_set(self, name: str) -> "EmbedJob":
+        """The same model on the images of a set of human judgements."""
+        return replace(self, name=f"set-{name}-{self.name}", images=f"{SET}{name}")
 
     def value(self) -> JsonObject:
         """All that decides the embeddings besides model names, which a stage writes in its own way."""
@@ -135,13 +153,24 @@ def student_roles(cfg: Config) -> tuple[str, ...]:
 
 
 def evaluation_jobs(cfg: Config) -> list[EmbedJob]:
-    """Jobs of the models to be scored: base, students, further models; then the same on out-of-distribution images."""
+    """Jobs of the models to be scored: base, students, further models; then the same on other images."""
     # The base comes first: tables and the report compare everything with it.
     jobs = [base_job(cfg), *(student_job(role) for role in student_roles(cfg))]
     jobs += [extra_job(model) for model in extra_models(cfg)]
+    elsewhere = []
     if cfg.evaluate.ood:
-        jobs += [job.on_ood() for job in jobs]
-    return jobs
+        elsewhere += [job.on_ood() for job in jobs]
+    for judgements in open_sets(cfg.evaluate.sets):
+        elsewhere += [job.on_set(judgements.name) for job in jobs]
+        elsewhere += set_teacher_jobs(cfg, judgements.name)
+    return jobs + elsewhere
+
+
+def set_teacher_jobs(cfg: Config, name: str) -> list[EmbedJob]:
+    """The job of the teacher on a set's images; none where the teacher is stored features, which know no new images."""
+    if cfg.embed.from_:
+        return []
+    return [replace(teacher_job(cfg, "objects"), name=TEACHER).on_set(name)]
 
 
 def extra_models(cfg: Config) -> list[str]:
@@ -155,12 +184,20 @@ def find_job(cfg: Config, name: str) -> EmbedJob:
     return jobs[name]
 
 
+def find_set(cfg: Config, name: str) -> JudgementSet:
+    """The set of human judgements with this name."""
+    named = {judgements.name: judgements for judgements in open_sets(cfg.evaluate.sets)}
+    return named[name]
+
+
 def image_root(cfg: Config, images: ImageSet) -> str:
     """Folder that a set of images lies in.
 
     Raises:
         UserError: the config names none.
     """
+    if images.startswith(SET):
+        return find_set(cfg, images.removeprefix(SET)).images
     folders = {
         "corpus": cfg.corpus.path,
         "objects": cfg.objects.path or cfg.corpus.path,
@@ -173,7 +210,7 @@ def image_root(cfg: Config, images: ImageSet) -> str:
 
 
 def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = None) -> pa.Table:
-    """IMAGES rows of a set of images: all under its folder, or those of annotated objects.
+    """IMAGES rows of a set of images: all under its folder, those of annotated objects, or those that are judged.
 
     Args:
         cfg: says where the folders are.
@@ -181,10 +218,16 @@ def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = No
         left_out: counts the files of the folder that are no images.
 
     Raises:
-        UserError: as `image_root` and `list_images`; no image belongs to an annotated object.
+        UserError: as `image_root` and `list_images`; no image belongs to an annotated object; judgements that do not
+            fit the images.
     """
     root = image_root(cfg, images)
     table = listing.list_images(root, left_out)
+    if images.startswith(SET):
+        # Judgements may be about a few thousand images of ImageNet's million.
+        paths = dict(zip(table["path"].to_pylist(), table["image_id"].to_pylist(), strict=True))
+        judgements = set_judgements.read(find_set(cfg, images.removeprefix(SET)), paths)
+        return table.take(set_judgements.image_ids(judgements))
     if images != "objects":
         return table
 

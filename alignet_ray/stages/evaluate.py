@@ -7,7 +7,7 @@ import numpy as np
 
 from alignet_ray import report
 from alignet_ray.artifacts.embed import EmbedArtifact
-from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
+from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts, SetFacts
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import similarity
@@ -22,7 +22,7 @@ from alignet_ray.human.matrices import read_participants
 from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.report import examples, figures
-from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, report_inputs
+from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, evaluation_sets, report_inputs
 from alignet_ray.store import JsonObject
 
 VERSION = 7
@@ -31,7 +31,12 @@ VERSION = 7
 def inputs(cfg: Config, role: str) -> JsonObject:
     """The section, and the seed of image draws and intervals."""
     models = [ModelSpec.parse(model).label for model in cfg.evaluate.models]
-    return cfg.evaluate.result_fields() | {"models": models, "seed": cfg.seed}
+    fields = cfg.evaluate.result_fields() | {"models": models, "seed": cfg.seed}
+    # Only where there are sets: without them nothing about them changes anything.
+    del fields["sets"]
+    if cfg.evaluate.sets:
+        fields["sets"] = evaluation_sets.inputs(cfg)
+    return fields
 
 
 def sources(cfg: Config, role: str) -> list[str]:
@@ -40,7 +45,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     files = [path for path in (evaluate.answers, evaluate.choices, evaluate.matrix) if path]
     for model in evaluation_inputs.stored_models(cfg):
         files += ModelSpec.parse(model).local_files
-    return files
+    return files + evaluation_sets.sources(cfg)
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -51,8 +56,13 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def refuse(cfg: Config, role: str) -> None:
     """Refuse models of one name, maps without their package, and unreadable files before anything starts."""
     evaluation_inputs.check_names(cfg)
-    if embed_jobs.has_no_images(cfg) and (cfg.evaluate.ood or embed_jobs.extra_models(cfg)):
-        raise UserError("evaluate.ood and evaluate.models embed images, and there are none: give --corpus.path as well")
+    needs_images = cfg.evaluate.ood or cfg.evaluate.sets or embed_jobs.extra_models(cfg)
+    if embed_jobs.has_no_images(cfg) and needs_images:
+        raise UserError(
+            "evaluate.ood, evaluate.sets and evaluate.models embed images by networks, and this run has neither: "
+            "give --corpus.path as well"
+        )
+    evaluation_sets.refuse(cfg)
     figures.check_map_method(cfg.evaluate.maps)
     # Their images are looked up when all is embedded, hours later; their form can be checked now.
     evaluate = cfg.evaluate
@@ -90,7 +100,8 @@ def run(work: Work) -> None:
     results = suite.evaluate(spaces, splits, soften.responses(), options, soften.comparisons())
     external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)
-    results = replace(results, scores=results.scores + external_results + ood_results)
+    sets = evaluation_sets.score(work)
+    results = replace(results, scores=results.scores + external_results + ood_results + sets.scores)
     artifact.write_scores(results.scores)
 
     # Test objects decide nothing: the gate looks at validation objects. Without a student there is nothing to decide.
@@ -102,13 +113,14 @@ def run(work: Work) -> None:
         verdict = decision.verdict
         reasons = decision.reasons
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
-    artifact.write_report(build_report(work, spaces, test, results, rows, decision))
+    artifact.write_report(build_report(work, spaces, test, results, rows, decision, sets.facts))
     work.facts = EvaluateFacts(
         table=summary.lines(rows, len(results.trials), len(test), summary.comparison_line(results.scores)),
         test_objects=len(test),
         verdict=verdict,
         reasons=reasons,
         scores=_scores_by_name(results.scores),
+        sets=sets.facts or None,
     )
 
 
@@ -169,6 +181,7 @@ def build_report(
     results: suite.SuiteResults,
     rows: list[dict[str, str]],
     decision: gate.Decision | None,
+    sets: list[SetFacts],
 ) -> str:
     """Gather the contents of the report, and render it."""
     cfg = work.cfg
@@ -193,6 +206,7 @@ def build_report(
         provenance=report_inputs.provenance(cfg, parents),
         summary=rows,
         scores=results.scores,
+        sets=sets,
         losses=report_inputs.loss_curves(parents),
         matrices=examples.similarity_matrices(with_teacher, test, human, order),
         groups=[groups[row] for row in order],

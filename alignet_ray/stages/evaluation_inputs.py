@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from alignet_ray.artifacts.align import AlignArtifact
-from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.embed import EmbedArtifact, EmbeddedRows
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.data import stored
@@ -41,10 +41,7 @@ def check_names(cfg: Config) -> None:
 
 def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     """Every layer of every model: the base first, the teacher last."""
-    # A head is scored by the similarity that it was trained with and answers by.
-    head_similarity: Kind = "dot"
-    if cfg.distill.normalize:
-        head_similarity = "cosine"
+    head_similarity = _head_similarity(cfg)
     base = embed_jobs.base_job(cfg)
     if embed_jobs.has_no_images(cfg):
         # No student is trained, so the teacher's features themselves are what its map is compared with.
@@ -65,12 +62,24 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
         else:
             spaces += _layers(spec.label, embed_jobs.extra_job(model), parents)
 
+    return [*spaces, _teacher(embedded, parents)]
+
+
+def _head_similarity(cfg: Config) -> Kind:
+    """A head is scored by the similarity that it was trained with and answers by."""
+    if cfg.distill.normalize:
+        return "cosine"
+    return "dot"
+
+
+def _teacher(embedded: EmbeddedRows, parents: Parents) -> EmbeddingSpace:
+    """The teacher's space, from its network's embeddings of some images."""
     # A fine-tuned network's embeddings are aligned already; other teachers still need their map.
     vectors = embedded.vectors
     align = AlignArtifact(parents["align"])
     if align.has_transform():
         vectors = align.transform()(vectors)
-    return [*spaces, EmbeddingSpace("teacher", "aligned", embedded.ids, vectors, "dot")]
+    return EmbeddingSpace("teacher", "aligned", embedded.ids, vectors, "dot")
 
 
 def _layers(model: str, job: EmbedJob, parents: Parents, head_similarity: Kind = "dot") -> list[EmbeddingSpace]:
@@ -106,6 +115,21 @@ def ood_folder(cfg: Config, parents: Parents) -> OodFolder | None:
 
     labels = EmbedArtifact(parents[base.on_ood().node]).image_labels()
     return OodFolder({space.name: space for space in spaces}, labels)
+
+
+def set_spaces(cfg: Config, parents: Parents, name: str) -> list[EmbeddingSpace]:
+    """The images of a set of human judgements in the spaces of every model that embedded them.
+
+    Stored embeddings, of a teacher or of `evaluate.models`, hold no images of sets.
+    """
+    spaces = _layers("base", embed_jobs.base_job(cfg).on_set(name), parents)
+    for role in embed_jobs.student_roles(cfg):
+        spaces += _layers(role, embed_jobs.student_job(role).on_set(name), parents, _head_similarity(cfg))
+    for model in embed_jobs.extra_models(cfg):
+        spaces += _layers(ModelSpec.parse(model).label, embed_jobs.extra_job(model).on_set(name), parents)
+    for job in embed_jobs.set_teacher_jobs(cfg, name):
+        spaces.append(_teacher(EmbedArtifact(parents[job.node]).embeddings(), parents))
+    return spaces
 
 
 def annotated_objects(soften: SoftenArtifact, images: EmbedArtifact) -> SplitObjects:

@@ -35,7 +35,7 @@ class PooledScore:
         value, low, high: mean over seeds of the means over folds, and its 95 % interval (NaN: none).
         p_value: of "no difference", corrected for all gains of the study; NaN for a score that is no gain.
         runs: folds (times seeds) that have the score.
-        n: items of all folds together, in one seed.
+        n: items of all folds together, in one seed; where all folds share them, those of one fold.
         lowest, highest: of the single folds.
     """
 
@@ -69,7 +69,9 @@ def pool(results: Sequence[FoldScores]) -> list[PooledScore]:
 
         mean over seeds of (sum over folds of se^2 / folds^2)  +  variance of the seeds' means / seeds,
 
-    without the second term where there is one seed. Training sets of folds overlap, which this leaves out.
+    without the second term where there is one seed. Training sets of folds overlap, which this leaves out. Items that
+    belong to no split, such as judgements from outside, are the same in every fold: there the mean of the folds' se^2
+    takes the place of the first term.
 
     Args:
         results: of the finished runs; every (seed, fold) once.
@@ -95,13 +97,18 @@ def _pooled(key: tuple[str, ...], scores: Sequence[tuple[int, Score]]) -> Pooled
     by_seed: dict[int, list[Score]] = defaultdict(list)
     for seed, score in scores:
         by_seed[seed].append(score)
+    is_shared = not any(score.split for _, score in scores)
 
     means = []
     variances = []
     for of_seed in by_seed.values():
         errors = np.array([standard_error(score) for score in of_seed])
         means.append(float(np.mean([score.value for score in of_seed])))
-        variances.append(float((errors**2).sum()) / len(of_seed) ** 2)
+        # More folds are more objects, but never more of the items that all folds share.
+        independent = len(of_seed)
+        if is_shared:
+            independent = 1
+        variances.append(float((errors**2).mean()) / independent)
 
     variance = float(np.mean(variances))
     if len(means) > 1:
@@ -111,6 +118,8 @@ def _pooled(key: tuple[str, ...], scores: Sequence[tuple[int, Score]]) -> Pooled
 
     single = [score.value for _, score in scores]
     items = sum(score.n for _, score in scores) // len(by_seed)
+    if is_shared:
+        items = max(score.n for _, score in scores)
     model, layer, dataset, metric, level = key
     return PooledScore(
         model,

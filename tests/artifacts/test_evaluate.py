@@ -1,11 +1,11 @@
 """Scores, facts and the report of an evaluation come back as they were written."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
+from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts, SetFacts
 from alignet_ray.core.scores import Score
 from alignet_ray.store import Manifest, Store
 
@@ -47,6 +47,22 @@ def test_no_scores_are_an_empty_table_with_all_columns(artifact: EvaluateArtifac
 def test_facts_come_back_from_the_manifest(artifact: EvaluateArtifact) -> None:
     finished = artifact.draft.finish(Manifest(facts=asdict(FACTS)).to_json())
     assert EvaluateArtifact(finished).facts() == FACTS
+
+
+def test_sets_of_judgements_come_back_and_artifacts_of_before_have_none(artifact: EvaluateArtifact) -> None:
+    sets = [
+        SetFacts("levels", "odd_one_out", 12, 3, 0, 1200, 40, 31, "Somebody 2025"),
+        SetFacts("m", "matrix", *[1] * 6),
+    ]
+    with_sets = replace(FACTS, sets=sets)
+    finished = artifact.draft.finish(Manifest(facts=asdict(with_sets)).to_json())
+    assert EvaluateArtifact(finished).facts() == with_sets
+
+
+def test_facts_of_before_there_were_sets(artifact: EvaluateArtifact) -> None:
+    stored = asdict(FACTS)
+    del stored["sets"]
+    assert EvaluateArtifact(artifact.draft.finish(Manifest(facts=stored).to_json())).facts() == FACTS
 
 
 def test_facts_that_later_versions_add_are_left_out(artifact: EvaluateArtifact) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from alignet_ray.config import Config
+from alignet_ray.config.names import check_set_name
 from alignet_ray.errors import UserError
 
 
@@ -46,3 +47,14 @@ def test_mlflow_agrees_about_names_and_aliases() -> None:
             _validate_model_alias_name(alias)
     for alias in ("candidate", "version-2", "v", "vx"):
         _validate_model_alias_name(Config().replace(register__alias=alias).register.alias)
+
+
+@pytest.mark.parametrize("name", ["levels", "rsa92", "Cichy-118_v1.2", "_x", "a" * 60])
+def test_names_of_sets(name: str) -> None:
+    assert check_set_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", " a", "a b", "a/b", "a@b", ".a", "-a", "gr\u00f6\u00dfe", "a" * 61, "a\n"])
+def test_names_that_could_not_be_part_of_a_nodes_name(name: str) -> None:
+    with pytest.raises(ValueError, match="a set's name has letters"):
+        check_set_name(name)

@@ -71,3 +71,12 @@ def test_agreement_with_people_comes_first_and_every_row_says_what_is_better() -
     assert metrics == ["odd_one_out", "odd_one_out", "rsa_spearman", "anomaly_auroc", "cross_entropy", "temperature"]
     better = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
     assert (better["anomaly_auroc"], better["cross_entropy"], better["temperature"]) == ("higher", "lower", "student")
+
+
+def test_several_data_sets_have_a_column() -> None:
+    """A set of judgements may have a metric that the test objects have, too."""
+    other = FIRST.set_column(2, "dataset", pa.array(["levels"] * len(FIRST)))
+    lines = compare.text({"one": pa.concat_tables([FIRST, other])}).splitlines()
+    assert lines[0].startswith("Scores on test data of: levels, objects.")
+    assert lines[1].split()[:3] == ["data", "set", "metric"]
+    assert [line.split()[0] for line in lines[3:]] == ["levels"] * 3 + ["objects"] * 3

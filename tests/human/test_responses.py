@@ -100,3 +100,15 @@ def test_numbers_that_their_format_cannot_hold_are_refused(tmp_path: Path) -> No
     np.save(tmp_path / "huge.npy", np.full((1, 3), 2**64 - 1, np.uint64))
     with pytest.raises(UserError, match=r"above 9,007,"):
         read_responses(str(tmp_path / "huge.npy"))
+
+
+def test_the_odd_one_may_be_given_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"{HEADER}\ncat,dog,cup,cup\ncup,dog,cat,cup\ndog,cup,cat,cup\n")
+    found = read_responses(str(file))
+    assert found.object_names == ("cat", "cup", "dog")
+    assert found.triplets[:, 2].tolist() == [1, 1, 1]
+    assert np.sort(found.triplets[:, :2], axis=1).tolist() == [[0, 2]] * 3
+    file.write_text(f"{HEADER}\ncat,dog,cup,cup\ncup,dog,cat,bird\n")
+    with pytest.raises(UserError, match=r"line 3: choice 'bird' is not a position 1, 2 or 3$"):
+        read_responses(str(file))

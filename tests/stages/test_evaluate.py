@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from safetensors.numpy import save
+from support.judgement_sets import write_set
 from support.transforms import save_transform
 
 from alignet_ray.artifacts import schemas
@@ -19,6 +20,7 @@ from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.config import Config
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
+from alignet_ray.images.listing import list_images
 from alignet_ray.report import figures
 from alignet_ray.stages import Work, evaluate, graph
 from alignet_ray.stages.embed_jobs import extra_job
@@ -68,7 +70,9 @@ class World:
         draft.write_table("part-00000.parquet", answers)
         return draft.finish({})
 
-    def embed(self, role: str, x: np.ndarray, logits: np.ndarray | None = None) -> Artifact:
+    def embed(
+        self, role: str, x: np.ndarray, logits: np.ndarray | None = None, images: pa.Table | None = None
+    ) -> Artifact:
         draft = self.draft("embed", role)
         columns = [pa.array(np.arange(len(x))), pa.FixedShapeTensorArray.from_numpy_ndarray(x)]
         if logits is not None:
@@ -76,7 +80,7 @@ class World:
         schema = schemas.embeddings(x.shape[1], "float32", 0 if logits is None else logits.shape[1])
         draft.write_table("part-00000.parquet", pa.Table.from_arrays(columns, schema=schema))
         rows = [{"image_id": i, "path": f"{i:03}.png", "label": "", "bytes": 1} for i in range(len(x))]
-        draft.write_table("images.parquet", pa.Table.from_pylist(rows, schema=schemas.IMAGES))
+        draft.write_table("images.parquet", images or pa.Table.from_pylist(rows, schema=schemas.IMAGES))
         return draft.finish({})
 
     def align(self) -> Artifact:
@@ -304,6 +308,40 @@ def test_judgements_from_outside_the_run(
     np.save(tmp_path / "matrix.npy", np.eye(5))
     with pytest.raises(UserError, match="5 rows"):
         evaluate.run(make_work(cfg, "evaluate", world.parents(), id="again"))
+
+
+def test_a_set_of_judgements_with_images_of_its_own(
+    world: World, cfg: Config, make_work: Callable[..., Work], tmp_path: Path
+) -> None:
+    names = [f"{number:03}.png" for number in range(9)]
+    tree = {"name": "ratings", "kind": "matrix", "matrix": "similarity", "file": "m.npy", "citation": "Somebody 2016"}
+    folder = write_set(tmp_path / "ratings", names, tree)
+    np.save(tmp_path / "ratings" / "m.npy", world.mu[:9] @ world.mu[:9].T)
+    (world.folder / "000.png").write_bytes(
+        (tmp_path / "ratings/images/004.png").read_bytes()
+    )  # shows a training object
+    cfg = cfg.replace(evaluate__sets=(folder,))
+    parents = world.parents()
+    images = list_images(str(tmp_path / "ratings" / "images"))
+    for role in ("corpus", "objects"):
+        parents[f"embed@{role}"] = world.embed(role, world.meaning, images=list_images(str(world.folder)))
+    for role in ("base", "student", "control", "teacher"):
+        parents[f"embed@set-ratings-{role}"] = world.embed(f"set-{role}", world.meaning[:9], images=images)
+    work = make_work(cfg, "evaluate", parents)
+    evaluate.run(work)
+    rows = {
+        (r["model"], r["metric"]): r
+        for r in work.out.read_table("scores.parquet").to_pylist()
+        if r["dataset"] == "ratings"
+    }
+    assert {model for model, _ in rows} == {"base", "student", "control", "teacher"}
+    assert rows["teacher", "rsa_spearman"]["value"] == pytest.approx(1, abs=1e-4)
+    assert rows["teacher", "rsa_spearman"]["n"] == 8 * 7 / 2
+    (facts,) = work.facts.sets
+    assert (facts.name, facts.images, facts.seen, facts.judgements, facts.left_out) == ("ratings", 9, 1, 28, 8)
+    html = work.out.read_bytes("report.html").decode()
+    assert "Left out because training saw the image as well: 1 images." in html
+    assert "Source: Somebody 2016." in html
 
 
 def test_a_run_without_control_or_categories(world: World, cfg: Config, make_work: Callable[..., Work]) -> None:

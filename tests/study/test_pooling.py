@@ -36,6 +36,14 @@ def test_more_seeds_show_how_training_varies_and_do_not_add_objects() -> None:
     assert standard_error(pool(same)[0]) == pytest.approx(0.03)
 
 
+def test_items_that_all_folds_share_do_not_become_more_with_the_folds() -> None:
+    folds = [replace(score(value, 0.03), dataset="levels", split="") for value in (0.4, 0.6)]
+    (mean,) = pool([FoldScores(0, fold, [row]) for fold, row in enumerate(folds)])
+    assert mean.value == pytest.approx(0.5)
+    assert standard_error(mean) == pytest.approx(0.03)
+    assert (mean.runs, mean.n) == (2, 10)
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     """Five folds of items with a known mean: nineteen of twenty intervals hold it."""
     rng = np.random.default_rng(0)
