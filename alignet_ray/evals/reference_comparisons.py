@@ -80,7 +80,7 @@ def evaluate(
     annotated = joined([test, *others])
     questions = _about(annotated, asked)
     is_test = questions.rows < len(test)
-    parts = {"": questions.where(is_test.all(axis=1)), KNOWN: questions.where(is_test[:, 0])}
+    parts = {"": questions.where(np.asarray(is_test.all(axis=1))), KNOWN: questions.where(is_test[:, 0])}
 
     found: list[Score] = []
     images = annotated.draw_images(image_draws, seed)

@@ -189,7 +189,7 @@ def number_objects(
     """Object numbers, and the objects' names where the columns hold names, numbered in alphabetical order."""
     if not any(pa.types.is_string(column.type) for column in columns):
         nulls: Bool[np.ndarray, "n 3"] = np.stack([column.is_null().to_numpy() for column in columns], axis=1)
-        is_missing: Bool[np.ndarray, " n"] = nulls.any(axis=1)
+        is_missing = np.asarray(nulls.any(axis=1))
         if is_missing.any():
             raise UserError(f"{path}: line {lines.first_of(is_missing)} leaves an object out")
         numbers = np.stack([column.to_numpy() for column in columns], axis=1)

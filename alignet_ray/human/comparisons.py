@@ -180,7 +180,7 @@ def _counted_votes(columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
     except pa.ArrowException as error:
         raise UserError(f"{path}: votes must be numbers: {first_line(error)}") from error
 
-    is_negative = (votes < 0).any(axis=1)
+    is_negative = np.asarray((votes < 0).any(axis=1))
     if is_negative.any():
         raise UserError(
             f"{path}: {int(is_negative.sum()):,} rows have negative votes (first: line {lines.first_of(is_negative)})"
