@@ -63,6 +63,11 @@ class Snapshot(NamedTuple):
     concepts: Path
     rows: int
 
+    @property
+    def name(self) -> str:
+        """Hash of what is in the files."""
+        return self.responses.parent.name
+
 
 def export(study: StudyFile, folder: Path) -> list[Path]:
     """Write all files of an export; returns them.
@@ -198,11 +203,33 @@ def snapshot(study: StudyFile, folder: StudyFolder, place: Path | None = None) -
     concepts = concepts_text(study)
     target = (place or folder.snapshots) / digest([responses, objects, concepts])
     target.mkdir(parents=True, exist_ok=True)
-    # The study's name in front: the file's name stands in reports.
-    files = Snapshot(target / f"{folder.name}-{target.name}.csv", target / OBJECTS, target / CONCEPTS, len(kept))
+    files = _files(folder, target, len(kept))
     for path, text in ((files.responses, responses), (files.objects, objects), (files.concepts, concepts)):
         _write_once(path, text)
     return files
+
+
+def find_snapshot(folder: StudyFolder, name: str) -> Snapshot:
+    """An earlier snapshot, by its name.
+
+    Raises:
+        UserError: there is none, or answers in it were withdrawn.
+    """
+    target = folder.snapshots / name
+    known = [path.name for path in folder.snapshots.glob("*")]
+    if name not in known or not _files(folder, target, 0).responses.is_file():
+        raise UserError(
+            f"the study {folder.name!r} has no snapshot {name!r} (withdrawn answers delete them): read the answers of "
+            f"now, as ask:{folder.name}"
+        )
+    responses = _files(folder, target, 0).responses
+    rows = responses.read_text(encoding="utf-8").count("\n") - 1
+    return _files(folder, target, rows)
+
+
+def _files(folder: StudyFolder, target: Path, rows: int) -> Snapshot:
+    """The files of a snapshot; the study's name is in front, as the file's name stands in reports."""
+    return Snapshot(target / f"{folder.name}-{target.name}.csv", target / OBJECTS, target / CONCEPTS, rows)
 
 
 def _write_once(path: Path, text: str) -> None:

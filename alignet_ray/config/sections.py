@@ -125,7 +125,7 @@ class Human(Section):
     """Human similarity judgements."""
 
     triplets: InputPath[str | None] = None
-    """Odd-one-out responses: rows (pair, pair, odd) of object numbers."""
+    """Odd-one-out responses: rows (pair, pair, odd) of object numbers. `ask:NAME`: those of a study."""
     validation: InputPath[str | None] = None
     """A separate file of responses held out from the fit."""
     embedding: InputPath[str | None] = None
