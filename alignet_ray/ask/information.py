@@ -18,6 +18,11 @@ def random_triplets(objects: int, count: int, rng: np.random.Generator) -> Int64
     return np.asarray(drawn[np.sort(positions)], dtype=np.int64)
 
 
+def unseen(triplets: Int64[np.ndarray, "n 3"], seen: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, "u 3"]:
+    """Those of the triplets whose set is not among `seen` (keys of `set_keys`)."""
+    return triplets[~np.isin(set_keys(triplets), seen)]
+
+
 def expected_information(
     samples: Float32[np.ndarray, "s m d"], triplets: Int64[np.ndarray, "n 3"]
 ) -> Float[np.ndarray, " n"]:

@@ -35,6 +35,9 @@ TOKEN_FORM = re.compile(r"[A-Za-z0-9_.~-]{16,}")
 CHECK_SECONDS = 300
 """Seconds between two looks at the folder of the images."""
 
+STOP_SECONDS = 10
+"""How long the end of a study waits for what works in the background."""
+
 MAX_SHARE = 0.5
 """Largest share of catch trials, and of repeats."""
 
@@ -180,13 +183,24 @@ def serve(folder: StudyFolder, study: StudyFile, host: str, port: int, public_ur
         tell(folder, study, address, token, screen)
 
         stop = threading.Event()
-        threading.Thread(target=_watch_folder, args=(service, stop, screen), daemon=True).start()
+        workers = [threading.Thread(target=_watch_folder, args=(service, stop, screen), daemon=True)]
+        if study.settings.sampler == "active":
+            # Imported late: a study of random questions needs no torch.
+            from alignet_ray.ask.active import ActiveChoice
+
+            service.active = ActiveChoice(study, service.dealer)
+            workers.append(threading.Thread(target=service.active.run, args=(stop,), daemon=True))
+        for worker in workers:
+            worker.start()
         try:
             web.serve(application(service, allowed_hosts(host, public_url)), listener)
         except KeyboardInterrupt:
             screen.line()
         finally:
             stop.set()
+            # A fit that is under way reads the study; a folder far away may take longer to list.
+            for worker in workers:
+                worker.join(STOP_SECONDS)
             study.close()
 
 

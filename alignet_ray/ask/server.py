@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from alignet_ray.ask.active import ActiveChoice
+
 LOOPBACK = ("127.0.0.1", "localhost")
 
 MAX_BODY = 8192
@@ -72,6 +74,7 @@ class Service:
         dealer: deals the questions.
         token: what opens the researcher's page.
         notes: what the researcher should know; may be changed at any time.
+        active: chooses informative questions in the background; None where all are random.
     """
 
     def __init__(self, study: StudyFile, folder: StudyFolder, dealer: Dealer, token: str) -> None:
@@ -80,6 +83,7 @@ class Service:
         self.dealer = dealer
         self.token = token
         self.notes: list[str] = []
+        self.active: ActiveChoice | None = None
         self._images = len(study.images())
         self._starts = RateLimit(burst=100, per_second=2)
         self._answers = RateLimit(burst=20, per_second=4)
@@ -154,7 +158,10 @@ class Service:
 
     def data(self) -> JsonObject:
         """What the researcher's page shows."""
-        return overview(self.study, self.notes)
+        found = overview(self.study, self.notes)
+        if self.active is not None:
+            found["model"] = self.active.agreement()
+        return found
 
     def decide(self, body: JsonObject) -> JsonObject:
         """Keep somebody's answers or leave them out.

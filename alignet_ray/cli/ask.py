@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from alignet_ray.cli.options import AskOptions
 from alignet_ray.errors import UserError
-from alignet_ray.screen import Screen, print_table
+from alignet_ray.screen import Progress, Screen, print_table
 
 if TYPE_CHECKING:
     from alignet_ray.ask.folder import StudyFolder
     from alignet_ray.ask.study_file import Decision, StudyFile
 
-SETTINGS = ("objects", "trials", "catch", "repeats", "break_every", "links_only", "hashed", "code", "redirect")
+SETTINGS = (
+    *("objects", "trials", "catch", "repeats", "sampler", "random_share", "break_every"),
+    *("links_only", "hashed", "code", "redirect"),
+)
 """Options that say what a study asks; they are fixed when it begins."""
 
 
@@ -26,6 +29,11 @@ def ask(options: AskOptions) -> None:
     from alignet_ray.ask.study_file import StudyFile
     from alignet_ray.demo import web
 
+    if options.simulate:
+        _simulate(options)
+        return
+    if not (options.target or options.name):
+        raise UserError("name a folder of images, or a study: alignet-ray ask IMAGES")
     name = options.name or launch.study_name(options.target)
     folder = open_folder(name, options.store.root, options.state_dir)
     screen = Screen()
@@ -73,12 +81,12 @@ def _settings(options: AskOptions) -> dict[str, Any]:
 def _acts(options: AskOptions) -> bool:
     """Whether the command does one thing and ends, and serves nothing."""
     about_people = (options.leave_out, options.keep, options.by_rule, options.withdraw)
-    return bool(options.links or options.quality or options.export or any(about_people))
+    return bool(options.links or options.quality or options.export or options.archive or any(about_people))
 
 
 def _act(options: AskOptions, folder: "StudyFolder", study: "StudyFile", screen: Screen) -> None:
     """Do what the options say."""
-    from alignet_ray.ask import export, launch, progress, quality
+    from alignet_ray.ask import archive, export, launch, progress, quality
 
     if options.links:
         address = options.public_url.rstrip("/") or f"http://{options.host}:{options.port}"
@@ -102,6 +110,45 @@ def _act(options: AskOptions, folder: "StudyFolder", study: "StudyFile", screen:
     if options.export:
         for file in export.export(study, options.export.expanduser()):
             screen.line(f"wrote  {file}")
+    if options.archive:
+        archive.archive(study, options.archive.expanduser())
+        screen.line(f"wrote  {options.archive}")
+
+
+def _simulate(options: AskOptions) -> None:
+    """Simulate studies with random and with active questions, and compare them."""
+    import numpy as np
+
+    from alignet_ray.ask import simulate
+    from alignet_ray.human.triplets import read_embedding
+
+    embedding = read_embedding(str(options.simulate))
+    plan = simulate.Plan(options.people, options.trials, options.lapse, options.random_share)
+    size = options.sample or len(embedding)
+    if not 0 < size <= len(embedding):
+        raise UserError(f"--sample {options.sample}: the embedding has {len(embedding)} objects")
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: give one or more")
+    simulate.require_plan(plan, size)
+
+    screen = Screen()
+    total = plan.people * plan.trials
+    curves: list[tuple[simulate.Curve, simulate.Curve]] = []
+    for seed in range(options.seeds):
+        chosen = np.random.default_rng([seed, 0]).permutation(len(embedding))[:size]
+        pair: list[simulate.Curve] = []
+        for sampler in simulate.SAMPLERS:
+            with screen.progress(total, f"{sampler} answers") as progress:
+
+                def report(count: int, progress: Progress = progress) -> None:
+                    progress.add(count - progress.done)
+
+                pair.append(simulate.simulate(embedding[chosen], plan, sampler, seed, report))
+        curves.append((pair[0], pair[1]))
+    screen.line()
+    print_table(simulate.curve_rows(curves))
+    screen.line()
+    print_table(simulate.compare(curves))
 
 
 def _person(study: "StudyFile", participant: str) -> int:

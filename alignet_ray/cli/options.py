@@ -220,7 +220,7 @@ class AskOptions(StoreOptions):
     `ask IMAGES --name NAME` begins a study, `ask NAME` goes on with it. What a study asks is fixed when it begins.
     """
 
-    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES|NAME")]
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES|NAME")] = ""
     """Folder of images, or the name of a study."""
     name: str | None = None
     """Name of the study. Default: that of the folder."""
@@ -235,6 +235,11 @@ class AskOptions(StoreOptions):
     """Share of questions with an obvious answer (the same image twice)."""
     repeats: float = 0.06
     """Share of questions that a person has answered before."""
+    sampler: Literal["random", "active"] = "random"
+    """How questions are chosen; active: those that tell most by a model of the answers so far (--simulate shows whether
+    this saves answers, which it need not)."""
+    random_share: float = 0.2
+    """Share of random questions among actively chosen ones, for an unbiased test."""
     break_every: int = 50
     """Questions between two breaks; 0: none."""
     instructions: str | None = None
@@ -261,6 +266,8 @@ class AskOptions(StoreOptions):
     """Print people with the quality of their answers, and end."""
     export: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Write the answers (THINGS' csv layout and Parquet) to this folder, and end."""
+    archive: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the study without personal data to this .zip file, and end."""
     leave_out: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
     """Leave somebody's answers out, and end."""
     keep: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
@@ -269,6 +276,17 @@ class AskOptions(StoreOptions):
     """Let the rule decide about somebody again, and end."""
     withdraw: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
     """Delete somebody's answers for good, and end."""
+
+    simulate: Annotated[str | None, tyro.conf.arg(metavar="EMBEDDING")] = None
+    """Plan a study: simulated people, who think as this embedding (.npy) says, answer random and active questions."""
+    people: int = 40
+    """Simulated people."""
+    lapse: float = 0.05
+    """Share of simulated answers that are guesses."""
+    sample: int = 0
+    """Simulate with so many random objects of the embedding; 0: all."""
+    seeds: int = 3
+    """Simulated studies of each kind."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.studies import ask as ask_question
 from support.studies import begin_study, join
@@ -60,6 +61,20 @@ def test_export(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (place / "out" / "responses.csv").read_text().count("\n") == 16
 
 
+def test_archive(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(place, capsys, "pilot", "--archive", str(place / "pilot.zip"))
+    assert (place / "pilot.zip").stat().st_size > 1000
+
+
+def test_a_simulation_compares_random_and_active_questions(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = np.abs(np.random.default_rng(0).normal(size=(30, 4))).astype(np.float32)
+    np.save(place / "truth.npy", truth)
+    file = str(place / "truth.npy")
+    said = run(place, capsys, "--simulate", file, "--people", "4", "--trials", "50", "--seeds", "1")
+    assert "active / random" in said
+    assert "ceiling" in said
+
+
 def test_withdrawal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snapshots = StudyFolder(place / "runs" / "ask" / "pilot").snapshots
     (snapshots / "abc").mkdir(parents=True)
@@ -83,6 +98,11 @@ def test_withdrawal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("{place}/images", "--name", "new", "--instructions", "/nowhere.md"), "/nowhere.md"),
         (("{place}/empty", "--name", "new"), "no images under"),
         (("{place}/images", "--name", "a/b"), "a study's name"),
+        ((), "name a folder of images, or a study"),
+        (("--simulate", "/nowhere.npy"), "/nowhere.npy"),
+        (("--simulate", "{place}/truth.npy", "--sample", "99"), "--sample 99"),
+        (("--simulate", "{place}/truth.npy", "--people", "0"), "--people 0"),
+        (("pilot", "--archive", "/nowhere/pilot.zip"), "cannot write /nowhere/pilot.zip"),
         (("pilot", "--trails", "5"), "did you mean '--trials'"),
     ],
 )
@@ -91,6 +111,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     for name in ("other", "empty"):
         (place / name).mkdir()
+    np.save(place / "truth.npy", np.eye(30, 4, dtype=np.float32))
     assert fix in fails(place, capsys, *(arg.format(place=place) for arg in args))
     assert [folder.name for folder in (place / "runs" / "ask").iterdir()] == ["pilot"]
 

@@ -62,6 +62,12 @@ function draw(data) {
   }));
   $("notes").textContent = data.notes.join("; ");
   drawHours(data.hours);
+  $("model").hidden = !data.model;
+  if (data.model) {
+    const [share, low, high, count] = data.model;
+    $("model").textContent = `The model of people, fitted to earlier answers, predicts ${(100 * share).toFixed(1)} % `
+      + `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}] of the last ${count} answers to random questions (chance 33.3 %).`;
+  }
   $("rule").textContent = data.rule;
   // A list that is open under somebody's hand is not replaced.
   if (document.activeElement?.tagName !== "SELECT") $("people").replaceChildren(...data.people.map(row));
