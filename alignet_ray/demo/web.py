@@ -13,6 +13,9 @@ from alignet_ray.errors import UserError
 HOST = "127.0.0.1"
 """This machine alone."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open: people look at pictures for longer than the server's five seconds."""
+
 WAITING = 128
 """Connections that wait while the server is busy."""
 
@@ -63,7 +66,12 @@ def serve(application: Any, listener: socket.socket) -> None:
                 yield
 
     config = uvicorn.Config(
-        application, log_level="warning", access_log=False, server_header=False, proxy_headers=False
+        application,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     # Whoever is quicker than uvicorn's start waits in the queue, and is not refused.
     listener.listen(WAITING)
