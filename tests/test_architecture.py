@@ -29,6 +29,7 @@ ROOMS = {
     "evals": GROUND | {"core", "data", "artifacts", "human"},
     "report": GROUND | {"core", "data", "artifacts", "evals"},
     "demo": GROUND | {"core", "data", "artifacts", "images", "models"},
+    "ask": GROUND | {"core", "data", "artifacts", "images", "human", "demo"},
 }
 MACHINERY = {"runtime", "run_log", "tracking", "registry"}
 ROOMS["stages"] = set(ROOMS) - {"demo"} | GROUND | MACHINERY

@@ -213,6 +213,82 @@ class DemoOptions(StoreOptions):
     tracking: RegistryServer = RegistryServer()
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskOptions(StoreOptions):
+    """Ask people in a browser which of three pictures is the odd one out, and keep what they answer.
+
+    `ask IMAGES --name NAME` begins a study, `ask NAME` goes on with it. What a study asks is fixed when it begins.
+    """
+
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES|NAME")] = ""
+    """Folder of images, or the name of a study."""
+    name: str | None = None
+    """Name of the study. Default: that of the folder."""
+    state_dir: str | None = None
+    """Local folder for the study, where the root is remote."""
+
+    objects: Literal["images", "folders"] = "images"
+    """What is compared: every image, or every folder, of which a random image is shown each time."""
+    trials: int = 100
+    """Questions that a person is asked."""
+    catch: float = 0.04
+    """Share of questions with an obvious answer (the same image twice)."""
+    repeats: float = 0.06
+    """Share of questions that a person has answered before."""
+    sampler: Literal["random", "active"] = "random"
+    """How questions are chosen; active: those that tell most by a model of the answers so far (--simulate shows whether
+    this saves answers, which it need not)."""
+    random_share: float = 0.2
+    """Share of random questions among actively chosen ones, for an unbiased test."""
+    break_every: int = 50
+    """Questions between two breaks; 0: none."""
+    instructions: str | None = None
+    """Markdown file with instructions and consent."""
+    links_only: Switch = False
+    """Only people with a personal link may take part."""
+    hashed: Switch = False
+    """Store names of participants as keyed hashes."""
+    code: str = ""
+    """Completion code that the last page shows."""
+    redirect: str = ""
+    """Address that the last page leads to; {participant} and {code} are filled in."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Default: this machine alone."""
+    port: int = 8766
+    """Port of the page; 0: any free one."""
+    public_url: str = ""
+    """Address under which people reach the page, where a proxy or tunnel stands before it."""
+
+    links: int = 0
+    """Print so many personal links, and end."""
+    quality: Switch = False
+    """Print people with the quality of their answers, and end."""
+    export: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Write the answers (THINGS' csv layout and Parquet) to this folder, and end."""
+    archive: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the study without personal data to this .zip file, and end."""
+    leave_out: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
+    """Leave somebody's answers out, and end."""
+    keep: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
+    """Keep somebody's answers, whatever the rule says, and end."""
+    by_rule: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
+    """Let the rule decide about somebody again, and end."""
+    withdraw: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None
+    """Delete somebody's answers for good, and end."""
+
+    simulate: Annotated[str | None, tyro.conf.arg(metavar="EMBEDDING")] = None
+    """Plan a study: simulated people, who think as this embedding (.npy) says, answer random and active questions."""
+    people: int = 40
+    """Simulated people."""
+    lapse: float = 0.05
+    """Share of simulated answers that are guesses."""
+    sample: int = 0
+    """Simulate with so many random objects of the embedding; 0: all."""
+    seeds: int = 3
+    """Simulated studies of each kind."""
+
+
 @dataclass(frozen=True)
 class TeacherRoot:
     """Where the student's teacher and the registry's database are."""

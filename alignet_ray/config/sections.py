@@ -126,7 +126,7 @@ class Human(Section):
     """Human similarity judgements."""
 
     triplets: InputPath[str | None] = None
-    """Odd-one-out responses: rows (pair, pair, odd) of object numbers or names."""
+    """Odd-one-out responses: rows (pair, pair, odd) of object numbers or names. `ask:NAME`: those of a study."""
     comparisons: InputPath[str | None] = None
     """Reference comparisons, which of two objects is more like a third: a table with columns reference, a, b, and
     votes_a and votes_b (or choice). Alone, or beside `human.triplets`."""

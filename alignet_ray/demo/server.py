@@ -1,20 +1,16 @@
 """Web server of the demo: the page and its requests, over HTTP on 127.0.0.1 only."""
 
-import logging
 import secrets
-import signal
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignet_ray.demo import web
 from alignet_ray.demo.compare import MODELS, ModelComparison, ModelView, concatenate
 from alignet_ray.demo.pictures import ImageFolder, Pictures, encode_folder
-from alignet_ray.errors import UserError
+from alignet_ray.demo.web import HOST
 from alignet_ray.screen import Screen
 
 if TYPE_CHECKING:
@@ -22,7 +18,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-HOST = "127.0.0.1"
 MAX_UPLOAD = 64 * 2**20
 """Largest upload in bytes."""
 
@@ -54,52 +49,23 @@ def serve(
     Raises:
         UserError: a model or folder that cannot be used, a port that is taken, or the extra is not installed.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise UserError("the page needs its extra: pip install 'alignet-ray[demo]'") from error
+    web.require_extra()
 
     # The port first: loading models takes a while, and a port that is taken should be told at once.
-    listener = _listen(port)
+    listener = web.bind(port)
     screen = Screen()
     comparison = ModelComparison.open(model, base, tracking_uri)
     folder = None
     if images:
         folder = encode_folder(comparison, images, most, screen)
 
-    # Whoever is quicker than uvicorn's start waits in the queue, and is not refused.
-    listener.listen()
+    # Whoever is quicker than the server's start waits in the queue, and is not refused.
+    listener.listen(web.WAITING)
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
-    # uvicorn would print its own start and stop around the line with the address.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # A shell starts background jobs with Ctrl-C ignored; uvicorn would take it all the same.
-            in_background = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-            with super().capture_signals():
-                if in_background:
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)
-                yield
-
-    server = Server(uvicorn.Config(application(Pictures(comparison, folder)), log_level="warning"))
     try:
-        server.run(sockets=[listener])
+        web.serve(application(Pictures(comparison, folder)), listener)
     except KeyboardInterrupt:
         screen.line()
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket()
-    # Without this option a port stays taken for a minute after the demo was stopped.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"port {port} cannot be used ({reason}): choose another with --port") from error
-    return listener
 
 
 def application(pictures: Pictures) -> "Starlette":

@@ -21,7 +21,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import Node, Work, embed_jobs, graph, human_inputs, kept
+from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -246,8 +246,10 @@ def describe_plan(cfg: Config) -> list[dict[str, str]]:
     world = generated_world(cfg, state)
     if world and not is_materialised(world[1]):
         return unmade(cfg)
-    resolved = resolve(cfg, state, Screen())
-    return [describe(step) for step in plan(resolved, Store.open(cfg.store.root))]
+    # A plan leaves nothing behind; a snapshot has the same name wherever it is written.
+    with tempfile.TemporaryDirectory() as place:
+        resolved = resolve(ask_answers.resolve(cfg, Screen(), Path(place)), state, Screen())
+        return [describe(step) for step in plan(resolved, Store.open(cfg.store.root))]
 
 
 def unmade(cfg: Config) -> list[dict[str, str]]:
@@ -371,7 +373,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
     """Context in which this process holds the root's lock, and all output except the screen's goes to the run's log.
 
     Yields:
-        The config with its generated world resolved, the store, the local state folder.
+        The config with its generated world and the answers of its study resolved, the store, the local state folder.
     """
     created = runtime.missing_folders(runtime.state_path(cfg))
     state = runtime.state_dir(cfg)
@@ -383,7 +385,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
         runtime.removed_if_refused(created),
         log_to(log_file(cfg, state), screen),
     ):
-        yield resolve(cfg, state, screen), Store.open(cfg.store.root), state
+        yield resolve(ask_answers.resolve(cfg, screen), state, screen), Store.open(cfg.store.root), state
 
 
 @contextlib.contextmanager

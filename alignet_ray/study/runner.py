@@ -11,7 +11,7 @@ from alignet_ray.config import Config
 from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock, table
-from alignet_ray.stages import pipeline, report_inputs
+from alignet_ray.stages import ask_answers, pipeline, report_inputs
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.study import report
 from alignet_ray.study.folder import StudyFolder
@@ -46,6 +46,8 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
         UserError: something that the user can fix; finished runs stay.
     """
     screen = screen or Screen()
+    # People may answer between two folds, which all read the same answers.
+    cfg = ask_answers.pin(cfg)
     plans = list(fold_plans(cfg))
     if "evaluate" not in plans[0].nodes:
         raise UserError("a study scores models on annotated objects: give --human.triplets (or --human.comparisons)")

@@ -15,7 +15,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import pipeline
+from alignet_ray.stages import ask_answers, pipeline
 from alignet_ray.store import Artifact, Draft, Reference, Store, digest
 from alignet_ray.sweep import report, selection
 from alignet_ray.sweep.search_space import Space, grid_size, sample_points
@@ -39,6 +39,8 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
     """
     screen = screen or Screen()
     stage, space = read_space(cfg)
+    # People may answer between the trials and the run of the winner.
+    cfg = ask_answers.pin(cfg)
     objective = OBJECTIVES[stage]
     with pipeline.opened(cfg, screen) as (resolved, store, state):
         steps = pipeline.plan(resolved, store, [*objective.nodes, *objective.also_needed])

@@ -19,6 +19,7 @@ REQUIRED = {
     "RollbackOptions": ["alignet-student"],
     "VerifyOptions": ["triplets.txt"],
     "DemoOptions": ["student"],
+    "AskOptions": ["images"],
     "ExportOptions": ["student", "--to", "timm", "out"],
 }
 """Arguments without which a command cannot be called."""

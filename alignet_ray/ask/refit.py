@@ -1,0 +1,121 @@
+"""The model of people that chooses questions, fitted again as answers come in, from scratch or from the last fit.
+
+Every object is a vector with a normal prior; the three pairs of a triplet compete in a softmax over their dot products,
+as everywhere in this package. The posterior is approximated around its mode (Laplace), object by object. The prior on
+the vectors is a trace norm on the matrix of similarities: dimensions for which there is no evidence vanish, so that a
+few answers already predict others. `soften`'s model has a prior of its own, which needs more answers to say as much.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from alignet_ray.core.triplets import LEFT, PAIRS, RIGHT, pair_similarities
+
+DIMS = 12
+"""Dimensions of the vectors, at most."""
+
+PRECISION = 5.0
+"""Precision (1 / variance) of the prior of every entry."""
+
+SCRATCH_STEPS = 200
+WARM_STEPS = 60
+"""Optimiser steps of a fit from scratch, and of one that starts from the last."""
+
+LR = 0.05
+WARM_LR = 0.02
+"""Adam's step size at its peak; it falls to a twentieth along a cosine."""
+
+START = 0.3
+"""Standard deviation of the vectors' entries before the first step."""
+
+WARM_FROM = 2000
+"""Answers from which on a fit may start from the last: fewer leave dimensions at zero, where gradients vanish."""
+
+NOISE = 0.05
+"""Standard deviation of what is added to the last fit, so that a dimension can leave zero."""
+
+
+@dataclass(frozen=True)
+class PeopleModel:
+    """Posterior of the objects' vectors: a normal distribution for each object.
+
+    Attributes:
+        mean: the mode.
+        covariance: of each object's vector, all others at their mode.
+        answers: how many answers it was fitted to.
+    """
+
+    mean: Float32[np.ndarray, "m d"]
+    covariance: Float32[np.ndarray, "m d d"]
+    answers: int
+
+    def samples(self, count: int, rng: np.random.Generator) -> Float32[np.ndarray, "s m d"]:
+        """Samples of all vectors."""
+        factors = np.linalg.cholesky(self.covariance)
+        noise = rng.standard_normal((count, *self.mean.shape), dtype=np.float32)
+        return np.asarray(self.mean + np.einsum("mij,smj->smi", factors, noise), dtype=np.float32)
+
+    def choices(self, triplets: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
+        """The pair (an index into `PAIRS`) that people are most likely to choose in each triplet."""
+        gram = self.mean @ self.mean.T
+        return np.asarray(gram[triplets[:, LEFT], triplets[:, RIGHT]].argmax(axis=1))
+
+
+def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: PeopleModel | None = None) -> PeopleModel:
+    """Fit the model to answers: the mode by gradients over all answers, then the curvature around it.
+
+    Args:
+        triplets: rows (pair, pair, odd) of object numbers.
+        objects: number of objects.
+        seed: of the initial values.
+        before: an earlier fit to start from, of the same objects; None, or one to few answers: from scratch.
+    """
+    rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
+    rng = torch.Generator().manual_seed(seed)
+    noise = torch.randn(objects, DIMS, generator=rng)
+    if before is None or before.answers < WARM_FROM:
+        vectors = START * noise
+        steps, peak = SCRATCH_STEPS, LR
+    else:
+        vectors = torch.from_numpy(before.mean) + NOISE * noise
+        steps, peak = WARM_STEPS, WARM_LR
+    vectors.requires_grad_()
+
+    optimizer = torch.optim.Adam([vectors], lr=peak)
+    for step in range(steps):
+        similarities = pair_similarities(torch.nn.functional.embedding(rows, vectors))
+        likelihood = torch.log_softmax(similarities, dim=1)[:, 0].sum()
+        loss = (PRECISION / 2 * vectors.square().sum() - likelihood) / len(rows)
+        optimizer.param_groups[0]["lr"] = peak * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    mode = vectors.detach()
+    covariance = torch.linalg.inv(_precision(rows, mode))
+    return PeopleModel(mode.numpy().copy(), covariance.numpy(), len(rows))
+
+
+def _precision(rows: Int64[Tensor, "n 3"], vectors: Float[Tensor, "m d"]) -> Float[Tensor, "m d d"]:
+    """Curvature of the negative log posterior in every object's vector (its Fisher information, plus the prior)."""
+    objects, dims = vectors.shape
+    members = torch.nn.functional.embedding(rows, vectors)
+    probabilities = torch.softmax(pair_similarities(members), dim=1)
+    # Covariance of the choice: the curvature of a softmax in its logits.
+    fisher = torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
+
+    precision = PRECISION * torch.eye(dims).repeat(objects, 1, 1)
+    for place in range(3):
+        # An object takes part in two pairs; the gradient of each similarity is the other object's vector.
+        own = [pair for pair, members_of in enumerate(PAIRS) if place in members_of]
+        partners = [sum(PAIRS[pair]) - place for pair in own]
+        gradients = members[:, partners]
+        part = fisher[:, own][:, :, own]
+        blocks = torch.einsum("npi,npq,nqj->nij", gradients, part, gradients)
+        precision.index_add_(0, rows[:, place], blocks)
+    return precision
