@@ -25,6 +25,15 @@ from alignet_ray.store import read_bytes
 OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2"), ("i", "j", "k"))
 """Headers that name the three objects of a row."""
 
+ODD_LAST = ("i", "j", "k")
+"""The header whose third object is the odd one where no column says which one it is."""
+
+ANSWER_WORDS = ("odd", "choice", "answer", "response", "vote")
+"""Words in the name of a column that tells what people answered."""
+
+VOTES_OF = ("_i", "_j", "_k")
+"""Ends of the names of columns that count votes for each object, such as n_i."""
+
 
 @dataclass(frozen=True)
 class ResponseTable:
@@ -157,10 +166,34 @@ def _read_with_header(
     triplets, object_names = answer_tables.number_objects(columns_of_objects, path, lines)
     if "choice" in names:
         triplets = _odd_last(triplets, _positions(table[names["choice"]], path, lines), path, lines)
+    else:
+        _require_odd_last(names, object_columns, path)
 
     known, unread_times = answer_tables.about_answers(table, names, path, lines)
     base = _base_of_layout(object_columns, object_names)
     return ResponseTable(_response_table(triplets, known), base, object_names, lines, unread_times)
+
+
+def _require_odd_last(names: Mapping[str, str], object_columns: tuple[str, ...], path: str) -> None:
+    """Refuse a table that does not say which object is the odd one: the third one in every row would be a guess."""
+    fix = "give the position of the odd one (1, 2 or 3) as choice, or name its column by human.columns choice=NAME"
+    if object_columns != ODD_LAST:
+        listed = ", ".join(names.values())
+        raise UserError(f"{path}: which one is odd? There is no column choice among {listed}: {fix}")
+
+    telling = [theirs for ours, theirs in names.items() if ours not in object_columns and _tells_answers(ours)]
+    if telling:
+        raise UserError(
+            f"{path}: which one is odd? {', '.join(telling)} may say it, and without choice it is k: {fix}, or leave "
+            "other columns out"
+        )
+
+
+def _tells_answers(name: str) -> bool:
+    """Whether a column's lower-case name says that it holds answers; response times are none."""
+    if "time" in name:
+        return False
+    return name.endswith(VOTES_OF) or any(word in name for word in ANSWER_WORDS)
 
 
 def _positions(column: pa.ChunkedArray, path: str, lines: LineNumbers) -> Int64[np.ndarray, " n"]:
