@@ -212,6 +212,9 @@ def registry_uri(root: str, uri: str | None = None) -> str:
         UserError: there is no database, or the root is remote and no server is named.
     """
     # A command on results has no whole configuration, so one is made of the two fields that matter here.
+    server = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if "://" in root and not server:
+        raise UserError(f"{root} is remote: name a tracking server with --tracking.uri (in Python: tracking_uri=)")
     folder = Path(root).expanduser().resolve()
     address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
     if _is_missing(address):

@@ -59,13 +59,14 @@ class ResponseTable:
         return np.stack([self.table[column].to_numpy() for column in "ijk"], axis=1)
 
 
-def read_responses(path: str, columns: Mapping[str, str] | None = None) -> ResponseTable:
+def read_responses(path: str, columns: Mapping[str, str] | None = None, start: int | None = None) -> ResponseTable:
     """Read an odd-one-out file of any known layout; only its form is checked.
 
     Args:
         path: .npy, or text with or without a header.
         columns: our column name -> the file's, where they differ: image0, image1, image2 (or image1, image2, image3),
             choice (position of the odd one, from 1), level, participant, rt.
+        start: bytes of a text that are read, up to the end of a line. Default: all.
 
     Raises:
         UserError: not a triplet file.
@@ -74,6 +75,8 @@ def read_responses(path: str, columns: Mapping[str, str] | None = None) -> Respo
     if path.endswith(".npy"):
         return ResponseTable(_response_table(_read_npy(data, path)), None)
 
+    if start is not None and len(data) > start:
+        data = data[: data.rfind(b"\n", 0, start) + 1]
     data, lines = answer_tables.without_empty_lines(plain_text(data, path))
     header = answer_tables.header_of(data)
     if not header:
