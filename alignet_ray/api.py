@@ -2,6 +2,7 @@
 
 import html
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from alignet_ray.images.pictures import Pictures
     from alignet_ray.models.image_model import ImageIndex, ImageModel, Layer
+
+OPTION = re.compile(r"(?<![\w-])--(?P<name>[a-z]+(?:[.-][a-z]+)*)(?: (?P<value>[A-Z]+\b|\d+))?")
+"""An option in a message, and the value behind it."""
 
 REPORT_HEIGHT = 700
 """Height in pixels of a report in a notebook cell."""
@@ -192,7 +196,7 @@ def run(config: Config | str, quiet: bool = False, until: str | None = None, **c
             raise UserError(f"there is no stage {until!r}: use {', '.join(STAGES)}")
         names = pipeline.targets(settings, until)
 
-    with _without_hints(), open_screen(quiet) as screen:
+    with _without_hints(), _in_python(), open_screen(quiet) as screen:
         return RunResult(settings.name, pipeline.run(settings, screen, names))
 
 
@@ -211,7 +215,7 @@ def run_sweep(config: Config | str, quiet: bool = False, **changes: Any) -> RunR
     from alignet_ray.sweep import runner
 
     settings = _settings(config, changes)
-    with _without_hints(), open_screen(quiet) as screen:
+    with _without_hints(), _in_python(), open_screen(quiet) as screen:
         runner.run(settings, screen)
     return open_run(runner.winner_name(settings), settings.store.root)
 
@@ -230,7 +234,7 @@ def run_study(config: Config | str, quiet: bool = False, **changes: Any) -> Stud
     from alignet_ray.study import runner
 
     settings = _settings(config, changes)
-    with _without_hints(), open_screen(quiet) as screen:
+    with _without_hints(), _in_python(), open_screen(quiet) as screen:
         folder = runner.run(settings, screen)
     page = Report(folder.page_uri(), folder.page_file().read_text(encoding="utf-8"))
     return StudyResult(folder.draft.uri, page, pd.DataFrame([vars(score) for score in folder.scores()]))
@@ -248,7 +252,8 @@ def plan(config: Config | str, **changes: Any) -> "pd.DataFrame":
     import pandas as pd
 
     settings = _settings(config, changes)
-    return pd.DataFrame(pipeline.describe_plan(settings)).set_index("node")
+    with _in_python():
+        return pd.DataFrame(pipeline.describe_plan(settings)).set_index("node")
 
 
 def open_run(name: str, root: str = "runs") -> RunResult:
@@ -346,7 +351,8 @@ def verify(path: str | Path, **references: Any) -> FileCheck:
         if name not in known:
             raise UserError(f"there is no reference {name!r}: use {', '.join(known)}")
 
-    kind, findings = examine(str(path), References(**references))
+    with _in_python():
+        kind, findings = examine(str(path), References(**references))
     return FileCheck(str(path), kind, findings.ok, pd.DataFrame(findings.rows))
 
 
@@ -387,7 +393,40 @@ def _without_hints() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Messages name settings as options of the command line; within it they get the names of keyword arguments."""
+    try:
+        yield
+    except UserError as error:
+        # The same error with another text, so that its traceback and its cause stay.
+        error.args = (OPTION.sub(_keyword, str(error)),)
+        raise
+
+
+def _keyword(option: re.Match[str]) -> str:
+    """An option as Python writes it: `--store.root DIR` is `store__root=DIR`; what is no option stays."""
+    section, dot, field = option["name"].replace("-", "_").rpartition(".")
+    value = option["value"] or ""
+    # Switches are turned off by a name of their own.
+    if field.startswith("no_") and f"{section}{dot}{field}" not in Config().flat():
+        field = field.removeprefix("no_")
+        value = "False"
+
+    name = f"{section}{dot}{field}"
+    if name in Config().flat():
+        return f"{name.replace('.', '__')}={value}"
+    # Options without a section are those of `verify`, whose arguments are called like them.
+    if not section:
+        return f"{name}={value}"
+    return option[0]
+
+
 def _settings(config: Config | str, changes: Mapping[str, Any]) -> Config:
+    if not isinstance(config, str | Config):
+        raise UserError(
+            f"{type(config).__name__} is no configuration: give the name of a preset ({', '.join(PRESETS)}) or a Config"
+        )
     # A Config is validated already; changes are validated by `replace`.
     if isinstance(config, str):
         if config not in PRESETS:

@@ -21,9 +21,10 @@ from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind
-from alignet_ray.errors import UserError, first_line, require_regular
+from alignet_ray.errors import UserError, first_line, require_named, require_regular
 from alignet_ray.findings import INFO, OK, WARNING, WRONG, Findings
 from alignet_ray.human import comparisons, triplets
+from alignet_ray.human.answer_tables import require_countable
 from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.images import listing
 from alignet_ray.screen import table as text_table
@@ -110,6 +111,7 @@ def text(path: str, kind: str, findings: Findings) -> str:
 
 def _check_path(path: str, references: References, findings: Findings) -> str:
     """Find out what kind of file it is and run its checks; returns the kind."""
+    require_named(path, "the file to check")
     place = Path(path).expanduser()
     if not place.exists():
         raise UserError(f"{path} does not exist")
@@ -223,6 +225,8 @@ class ResponseFile:
 def _check_responses(path: str, references: References, findings: Findings) -> None:
     """Form, object numbers, duplicates, position of the odd one, and agreement with a reference."""
     responses = read_responses(path)
+    if references.objects is None:
+        require_countable(responses.triplets, path, responses.lines)
     if responses.unread_times:
         findings.add("response times", "some cannot be read", WARNING, responses.unread_times)
 

@@ -4,6 +4,7 @@ import difflib
 import os
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 MAX_CHARACTERS = 200
 """Characters that a message takes over from another library's."""
@@ -31,6 +32,30 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
         if same_field:
             return max(same_field, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
     return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+
+def require_named(path: object, what: str) -> None:
+    """Refuse an empty path, which would mean the working directory.
+
+    Args:
+        path: as the user gave it.
+        what: it is a path of, for the message.
+
+    Raises:
+        UserError: it is empty.
+    """
+    if not str(path).strip():
+        raise UserError(f"the path of {what} is empty: give its name (for the working directory, a point)")
+
+
+def require_existing(path: str) -> None:
+    """Refuse a local path where nothing is; of an address only its server could tell.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if "://" not in path and not Path(path).expanduser().exists():
+        raise UserError(f"{path} does not exist: check the path")
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:

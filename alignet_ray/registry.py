@@ -10,6 +10,7 @@ from typing import Any
 from alignet_ray import tracking
 from alignet_ray.artifacts.register import RegisteredVersion
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.screen import TableRow, table
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.tracking import LoggedStudent, Tracker
@@ -21,8 +22,6 @@ STORE = "alignet.store"
 """Tag of a version: the root that its artifacts lie under."""
 SCORE = "alignet.score."
 """Prefix of the tags that hold a version's scores."""
-NODE = "alignet.node."
-"""Prefix of the tags that hold the artifacts that a version was made of, such as `alignet.node.distill.student`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -
     roots: set[str] = set()
     for node, artifact in artifacts.items():
         # Names of tags must not hold an @; `lineage` puts it back.
-        tags[NODE + node.replace("@", ".")] = artifact.id
+        tags[tracking.NODE + node.replace("@", ".")] = artifact.id
         roots.add(artifact.root)
 
     # Addresses may hold a password, and the registry is read by others.
@@ -182,18 +181,16 @@ def describe(uri: str, spec: str) -> VersionDescription:
         spec: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     Raises:
-        UserError: it is not in the registry.
+        UserError: it is not in the registry, or the spec has neither alias nor version.
     """
     # An alias or a number: MLflow has a call of its own for each.
-    name, has_alias, which = spec.removeprefix("models:/").partition("@")
-    if not has_alias:
-        name, _, which = name.partition("/")
+    name, alias, number = ModelSpec.parse(spec).registered
     with _readable(uri, spec):
         mlflow = tracking.client(uri)
-        if has_alias:
-            version = mlflow.get_model_version_by_alias(name, which)
+        if alias:
+            version = mlflow.get_model_version_by_alias(name, alias)
         else:
-            version = mlflow.get_model_version(name, which)
+            version = mlflow.get_model_version(name, number)
         model = mlflow.get_registered_model(name)
 
     facts: TableRow = {"model": f"models:/{name}/{version.version}"}
@@ -203,28 +200,45 @@ def describe(uri: str, spec: str) -> VersionDescription:
             facts[key] = value
     facts["run"] = version.run_id
     facts["takes images"] = version.tags.get(tracking.IMAGES)
-    facts["store"] = version.tags.get(STORE)
+    root = _root_of(version.tags, uri)
+    facts["store"] = root
 
     # Versions of earlier releases lack some tags, and a run without a gate has no verdict.
     known = {key: str(value) for key, value in facts.items() if value}
-    return VersionDescription(known, lineage(version.tags), version.description or "")
+    return VersionDescription(known, lineage(version.tags, root), version.description or "")
 
 
-def lineage(tags: dict[str, str]) -> list[dict[str, str]]:
+def _root_of(tags: dict[str, str], uri: str) -> str | None:
+    """The root that a version's artifacts lie under; None where nothing says it."""
+    # The tag holds the root as it was when the version was registered; the database goes with a root that is moved or
+    # copied. With a remote root the artifacts do not lie beside the database.
+    folder = tracking.database_folder(uri)
+    if folder is not None:
+        store = Store.open(str(folder))
+        for key, id in tags.items():
+            stage = key.removeprefix(tracking.NODE).partition(".")[0]
+            if key.startswith(tracking.NODE) and store.artifact(stage, id).finished:
+                return store.root
+    return tags.get(STORE)
+
+
+def lineage(tags: dict[str, str], root: str | None = None) -> list[dict[str, str]]:
     """Every artifact behind a version, found through their manifests: one row each, parents after their children.
 
     Args:
         tags: the version's.
+        root: where its artifacts lie. Default: as the tags say.
     """
     store = None
-    if STORE in tags:
-        store = Store.open(tags[STORE])
+    root = root or tags.get(STORE)
+    if root:
+        store = Store.open(root)
 
     queue: list[tuple[str, str]] = []
     for key, id in tags.items():
-        if key.startswith(NODE):
+        if key.startswith(tracking.NODE):
             # Names of tags must not hold an @, so `version_tags` wrote a dot.
-            node = key.removeprefix(NODE).replace(".", "@", 1)
+            node = key.removeprefix(tracking.NODE).replace(".", "@", 1)
             queue.append((node, id))
 
     # Breadth first through the manifests; a node that several others read is listed once.

@@ -96,12 +96,19 @@ def state_path(cfg: Config) -> Path:
     folder = cfg.state_dir or cfg.store.root
     # Ray unpacks a job's working directory into a folder of its own, and deletes it with the job.
     if JOB in os.environ:
-        for given in (cfg.store.root, folder):
+        for given, option in ((cfg.store.root, "--store.root"), (folder, _option(cfg))):
             if "://" not in given and not Path(given).expanduser().is_absolute():
-                raise UserError(f"{given} would vanish with the job's working directory: give an absolute --store.root")
+                raise UserError(f"{given} would vanish with the job's working directory: give an absolute {option}")
     if "://" in folder:
-        raise UserError(f"--store.root {folder} is remote: give a local folder with --state-dir as well")
+        raise UserError(f"{_option(cfg)} {folder} is remote: give a local folder with --state-dir")
     return Path(folder).expanduser().resolve()
+
+
+def _option(cfg: Config) -> str:
+    """The option that the folder of `state_path` comes from."""
+    if cfg.state_dir:
+        return "--state-dir"
+    return "--store.root"
 
 
 def state_dir(cfg: Config) -> Path:
@@ -118,7 +125,7 @@ def state_dir(cfg: Config) -> Path:
         probe.write_text("", encoding="utf-8")
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to {path} ({error.strerror}): choose another --store.root") from error
+        raise UserError(f"cannot write to {path} ({error.strerror}): choose another {_option(cfg)}") from error
     return path
 
 

@@ -439,7 +439,7 @@ class Store:
             UserError: a local root that is no folder.
         """
         if "://" not in root and not Path(root).expanduser().is_dir():
-            raise UserError(f"{root} is not a folder: name the root with --store.root DIR")
+            raise UserError(f"{root} is not a folder: name the root with --store.root DIR (in Python: root=)")
         return cls.open(root)
 
     @property

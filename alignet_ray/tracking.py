@@ -37,6 +37,10 @@ PENDING = "pending-"
 METRICS_PER_REQUEST = 500
 DATABASE = "mlflow.db"
 """File of the embedded database under the state folder."""
+ARTIFACTS = "mlflow-artifacts"
+"""Folder beside it with all that runs logged. The database holds its absolute path, also after the root has moved."""
+NODE = "alignet.node."
+"""Prefix of the tags that hold the artifacts that a version was made of, such as `alignet.node.distill.student`."""
 IMAGES = "alignet.images"
 """Tag of a version: URI of the same student as a model that takes image files."""
 
@@ -208,23 +212,63 @@ def registry_uri(root: str, uri: str | None = None) -> str:
         UserError: there is no database, or the root is remote and no server is named.
     """
     # A command on results has no whole configuration, so one is made of the two fields that matter here.
+    server = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if "://" in root and not server:
+        raise UserError(f"{root} is remote: name a tracking server with --tracking.uri (in Python: tracking_uri=)")
     folder = Path(root).expanduser().resolve()
     address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
     if _is_missing(address):
         raise UserError(
-            f"no model registry at {address}: name the root with --store.root or a server with --tracking.uri"
+            f"no model registry at {address}: name the root with --store.root or a server with --tracking.uri "
+            "(in Python: root=, tracking_uri=)"
         )
     return address
 
 
 def _is_missing(address: str) -> bool:
     """Whether an address is that of a database file which does not exist: MLflow would create it."""
+    database = _database_file(address)
+    return database is not None and not database.exists()
+
+
+def _database_file(address: str) -> Path | None:
+    """The file of an SQLite address; None for servers and databases in memory."""
     if not address.startswith("sqlite"):
-        return False
+        return None
     from sqlalchemy import make_url
 
     database = make_url(address).database
-    return bool(database) and not Path(str(database)).exists()
+    if not database:
+        return None
+    return Path(database)
+
+
+def database_folder(address: str) -> Path | None:
+    """The folder of an embedded database, the root as a rule; None for servers."""
+    file = _database_file(address)
+    if file is None:
+        return None
+    return file.resolve().parent
+
+
+def beside_database(address: str, location: str) -> Path | None:
+    """Where a folder of artifacts lies now, by its place under `ARTIFACTS` beside the database.
+
+    Args:
+        address: of the database.
+        location: where the artifacts lay when they were logged, as the database says.
+
+    Returns:
+        The folder; None where there is none, or the database is a server's.
+    """
+    root = database_folder(address)
+    _, separator, inside = location.rpartition(f"/{ARTIFACTS}/")
+    if root is None or not separator:
+        return None
+    folder = root / ARTIFACTS / inside
+    if not folder.is_dir():
+        return None
+    return folder
 
 
 def hide(value: Any) -> str:
@@ -276,7 +320,7 @@ class Session:
                 # Without a place of its own an embedded experiment writes artifacts to the working directory.
                 place = None
                 if uri.startswith("sqlite"):
-                    place = (state / "mlflow-artifacts").as_uri()
+                    place = (state / ARTIFACTS).as_uri()
                 return cls(uri, client(uri).create_experiment(name, artifact_location=place), spool)
         except Exception as error:
             raise UserError(_why_unavailable(uri, error)) from error

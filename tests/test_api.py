@@ -4,13 +4,16 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
 from support.smoke_run import SmokeRun
 
 import alignet_ray
+from alignet_ray import api
 from alignet_ray.api import RunResult
 from alignet_ray.errors import UserError
 
@@ -93,6 +96,49 @@ def test_mistakes_are_told_in_one_line(smoke: SmokeRun) -> None:
         alignet_ray.plan("smoke", distil__lr=1)
     with pytest.raises(UserError, match=r"distill\.lr: "):
         alignet_ray.plan("smoke", distill__lr="fast")
+
+
+@pytest.mark.parametrize("config", [None, {"seed": 1}, 3])
+def test_what_is_no_configuration_is_refused(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    for ask in (alignet_ray.run, alignet_ray.plan, alignet_ray.run_study, alignet_ray.run_sweep):
+        with pytest.raises(UserError, match=r"is no configuration: give the name of a preset \(smoke, "):
+            ask(config)
+
+
+def test_messages_name_settings_as_python_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    corpus = str(tmp_path / "images")
+    with pytest.raises(
+        UserError, match=r"give human__triplets= .*, human__comparisons= .*or human__embedding="
+    ) as caught:
+        alignet_ray.plan(alignet_ray.Config(), corpus__path=corpus)
+    assert "--" not in str(caught.value)
+    with pytest.raises(UserError, match="choose another state_dir="):
+        alignet_ray.run("smoke", quiet=True, state_dir="/proc/nowhere", store__root=str(tmp_path / "root"))
+    (tmp_path / "rows.txt").write_text("0 1 2\n")
+    with pytest.raises(UserError, match=r"^embeddings= says nothing about human responses"):
+        alignet_ray.verify(tmp_path / "rows.txt", embeddings="x")
+    with pytest.raises(UserError, match=r"--store\.root DIR \(in Python: root=\)"):
+        alignet_ray.list_runs(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("text", "in_python"),
+    [
+        ("choose another --store.root", "choose another store__root="),
+        ("use --human.base 0, or", "use human__base=0, or"),
+        ("name it --store.root DIR", "name it store__root=DIR"),
+        ("try --distill.no-cache-pixels", "try distill__cache_pixels=False"),
+        ("raise --soften.kl-anneal, take", "raise soften__kl_anneal=, take"),
+        ("give --objects.table, a CSV", "give objects__table=, a CSV"),
+        ("see --nothing.known and a--b", "see --nothing.known and a--b"),
+    ],
+)
+def test_options_become_keyword_arguments(text: str, in_python: str) -> None:
+    with pytest.raises(UserError) as caught, api._in_python():
+        raise UserError(text)
+    assert str(caught.value) == in_python
 
 
 def test_help_and_completion_know_every_public_name() -> None:

@@ -179,3 +179,16 @@ def test_a_table_that_counts_from_0_fails_with_the_fix(tmp_path: Path) -> None:
     assert not ok
     assert "--human.base 0" in shown
     assert checks.verify(str(path), checks.References(objects=4, base=0))[1]
+
+
+def test_what_would_take_all_memory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "answers.txt").write_text("1 2 4000000000\n4 5 6\n")
+    (tmp_path / "comparisons.csv").write_text("reference,a,b,choice\n1,2,4000000000,1\n")
+    for name, line in (("answers.txt", 1), ("comparisons.csv", 2)):
+        with pytest.raises(UserError, match=f"line {line} names object 4000000000, and the objects are counted"):
+            checks.verify(str(tmp_path / name))
+
+
+def test_an_empty_path_is_refused() -> None:
+    with pytest.raises(UserError, match="the path of the file to check is empty"):
+        checks.verify("")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, nearest, require_regular
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, nearest, require_named, require_regular
 
 
 def test_the_first_line_is_the_message_up_to_its_end() -> None:
@@ -56,3 +56,11 @@ def test_files_folders_and_what_is_not_there_pass_and_pipes_and_devices_do_not(t
 )
 def test_of_a_dotted_name_the_field_says_what_was_meant(name: str, meant: str | None) -> None:
     assert nearest(name, ["run", "distill.lr", "align.lr", "register.alias", "tracking.uri"]) == meant
+
+
+@pytest.mark.parametrize("path", ["", "  ", "\n"])
+def test_an_empty_path_is_refused_and_the_working_directory_is_not(path: str) -> None:
+    with pytest.raises(UserError, match="the path of a picture is empty: "):
+        require_named(path, "a picture")
+    require_named(".", "a picture")
+    require_named(Path(), "a picture")

@@ -5,8 +5,10 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
 from alignet_ray.models.embedding_network import make_network, save_network
-from alignet_ray.models.hub import load
+from alignet_ray.models.hub import fetch, load
 from alignet_ray.screen import Screen
 from alignet_ray.stages import Node, Work, register
 from alignet_ray.store import Artifact, Store
@@ -109,6 +111,58 @@ def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
     folder, _ = load(store.artifact("distill", "d" * 12).uri)
     assert torch.equal(model(x).triplet_logits, folder(x).triplet_logits)
     assert not list(Path(store.root, "mlflow-artifacts").rglob("*.pt"))  # no checkpoints in the registry
+
+
+@pytest.fixture
+def copied(registered: tuple[str, Store], tmp_path: Path) -> Store:
+    """A copy of the registry's root, as it is after a move: its database names folders that are not there any more."""
+    _, store = registered
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    with contextlib.closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
+        for table, column in (("logged_models", "artifact_location"), ("model_versions", "storage_location")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/gone')", (store.root,))
+        database.execute("UPDATE model_version_tags SET value = '/gone' WHERE key = 'alignet.store'")
+    return Store.open(str(copy))
+
+
+def test_a_root_that_was_moved_has_its_own_models(
+    copied: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    model, _ = load(f"models:/{NAME}@champion", root=copied.root)
+    folder, _ = load(copied.artifact("distill", "d" * 12).uri)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x).triplet_logits, folder(x).triplet_logits)
+
+    shown = run(capsys, "show", f"models:/{NAME}@champion", "--store.root", copied.root)
+    assert f"{copied.root}/distill/{'d' * 12}" in shown
+    assert "/gone" not in shown
+
+    shutil.rmtree(Path(copied.root) / "mlflow-artifacts")
+    with pytest.raises(UserError, match=f"cannot be had from .*/gone/.*: ROOT/distill/{'d' * 12}") as caught:
+        load(f"models:/{NAME}@champion", root=copied.root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_copied_root_does_not_reach_back_to_the_first_one(registered: tuple[str, Store], tmp_path: Path) -> None:
+    uri, store = registered
+    copy = tmp_path / "copy"
+    shutil.copytree(store.root, copy)
+    fetched = fetch(f"models:/{NAME}@champion", f"sqlite:///{copy}/mlflow.db")
+    assert fetched.is_relative_to(copy)
+    assert fetch(f"models:/{NAME}@champion", uri).is_relative_to(store.root)
+
+    description = registry.describe(f"sqlite:///{copy}/mlflow.db", f"models:/{NAME}@champion")
+    assert description.facts["store"] == str(copy)
+    assert all(row["artifact"].startswith(str(copy)) for row in description.lineage)
+
+
+def test_a_model_without_alias_and_version_is_asked_for_one(registered: tuple[str, Store]) -> None:
+    uri, _ = registered
+    for ask in (lambda: load(f"models:/{NAME}", tracking_uri=uri), lambda: registry.describe(uri, f"models:/{NAME}")):
+        with pytest.raises(UserError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
+            ask()
 
 
 def picture(seed: int) -> bytes:

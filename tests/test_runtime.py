@@ -27,6 +27,17 @@ def test_a_relative_root_is_refused_inside_a_job(monkeypatch: pytest.MonkeyPatch
     assert runtime.state_dir(Config().replace(store__root=str(tmp_path / "there"))) == tmp_path / "there"
 
 
+def test_a_folder_that_cannot_be_written_names_the_option_that_it_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    inside = str(tmp_path / "file" / "x")
+    with pytest.raises(UserError, match="choose another --state-dir"):
+        runtime.state_dir(Config(state_dir=inside))
+    with pytest.raises(UserError, match=r"choose another --store\.root"):
+        runtime.state_dir(Config().replace(store__root=inside))
+    with pytest.raises(UserError, match=r"^--state-dir s3://b/state is remote"):
+        runtime.state_path(Config(state_dir="s3://b/state"))
+
+
 LOCK = """
 import sys
 from pathlib import Path

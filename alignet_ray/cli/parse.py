@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
@@ -251,7 +252,7 @@ def _describe_value(event: tyro_errors.InstantiationFailure, args: Sequence[str]
         # `{None}|` in tyro's text means that the setting has no value by default, which is no help here.
         flag = event.argument.display_name()
         expected = str(event.argument.lowered.metavar).replace("{None}|", "")
-        return f"{flag} {_given_value(flag, args)}: expected {expected}"
+        return f"{flag} {_wrong_value(flag, args, event.argument.field.type)}: expected {expected}"
 
     # tyro reports only the text of pydantic's error; the error itself is what tyro's exception was raised from.
     raised = sys.exc_info()[1]
@@ -276,14 +277,27 @@ def _refused_value(error: ValidationError, section: str = "") -> str:
     return " ".join(f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}".split())
 
 
-def _given_value(flag: str, args: Sequence[str]) -> str:
-    """What stands behind an option on the command line."""
+def _wrong_value(flag: str, args: Sequence[str], kind: Any) -> str:
+    """The value behind an option that is not of its kind; of a list the first such one."""
+    values = _given_values(flag, args)
+    for number in (int, float):
+        if number not in get_args(kind):
+            continue
+        for value in values:
+            try:
+                number(value)
+            except ValueError:
+                return value
+    return " ".join(values[:1])
+
+
+def _given_values(flag: str, args: Sequence[str]) -> list[str]:
+    """What stands behind an option on the command line, up to the next option."""
     for position, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if name.replace("_", "-") != flag:
             continue
         if equals:
-            return value
-        # At the end of the line nothing follows; a slice is empty there.
-        return " ".join(args[position + 1 : position + 2])
-    return ""
+            return [value]
+        return list(takewhile(lambda word: not word.startswith("--"), args[position + 1 :]))
+    return []

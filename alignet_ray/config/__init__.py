@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, ValidationError, model_validator
 
+from alignet_ray.config import yaml_file
 from alignet_ray.config.names import check_run_name
 from alignet_ray.config.sections import (
     Corpus,
@@ -32,7 +33,7 @@ from alignet_ray.config.stages import (
     Study,
     Sweep,
 )
-from alignet_ray.errors import UserError, first_line, nearest, require_regular
+from alignet_ray.errors import UserError, nearest, require_regular
 
 __all__ = [
     "Align",
@@ -113,19 +114,17 @@ class Config(Section):
 
         # Editors on Windows put a byte order mark before the text, which this encoding skips.
         try:
-            tree = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+            text = Path(path).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise UserError(f"--config {path}: {error.strerror or error}") from error
         except UnicodeDecodeError as error:
             raise UserError(f"--config {path} is not UTF-8 text: save it as UTF-8") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"--config {path} is not YAML: {first_line(error)}") from error
-
-        # An empty file is None in YAML, and means the defaults.
         try:
-            return cls.model_validate(tree or {})
+            return cls.model_validate(yaml_file.parse(text))
         except ValidationError as error:
             raise UserError(f"--config {path}: {cls._first_problem(error)}") from error
+        except UserError as error:
+            raise UserError(f"--config {path}: {error}") from error
 
     @classmethod
     def _first_problem(cls, error: ValidationError) -> str:
@@ -137,14 +136,24 @@ class Config(Section):
         # Fields that do not go together: the message names them, and the input is their whole section.
         if isinstance(first["input"], dict) and first["type"] == "value_error":
             return str(problem)
+        if first["type"] == "model_type":
+            return f"{name}: a section, expected its settings below it, found {first['input']!r}"
         if first["type"] != "extra_forbidden":
             return f"{name}: {problem}"
+        return f"{name}: no such field{cls._hint(name, str(first['loc'][-1]))}"
 
+    @classmethod
+    def _hint(cls, name: str, key: str) -> str:
+        """What was probably meant by an unknown field, whose last part was written as `key`."""
         meant = nearest(name, list(cls().flat()))
-        hint = ""
-        if meant:
-            hint = f"; did you mean {meant}?"
-        return f"{name}: no such field{hint}"
+        if meant is None:
+            return ""
+        # The names of the command line have dots; in YAML each part stands on a line of its own.
+        *sections, field = meant.split(".")
+        if "." in key and sections:
+            below = " with ".join(f"`{section}:`" for section in sections)
+            return f"; in a file write {below} with `{field}:` below it (in Python: {meant.replace('.', '__')}=)"
+        return f"; did you mean {meant}?"
 
     def flat(self) -> dict[str, Any]:
         """The configuration as `{"distill.lr": 3e-5, ...}`; the names are the command-line options."""
@@ -176,7 +185,10 @@ def field_name(location: Sequence[int | str]) -> str:
     """`section.field` of a validation error, without the kind of value that pydantic adds where several are allowed."""
     parts = [str(part) for part in location]
     # Such kinds are `float`, `constrained-float` or `literal['auto']`; no field is called like the first.
-    while len(parts) > 1 and (not parts[-1].isidentifier() or parts[-1] in KINDS) and not parts[-1].isdecimal():
+    # A key may hold the dots of an option's name.
+    while len(parts) > 1 and not parts[-1].isdecimal():
+        if parts[-1].replace(".", "").isidentifier() and parts[-1] not in KINDS:
+            break
         parts.pop()
     return ".".join(parts)
 

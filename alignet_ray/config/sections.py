@@ -6,9 +6,11 @@ nowhere else. Numbers that a paper fixes are in `presets.py`.
 
 import dataclasses
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from alignet_ray.errors import require_named
 
 T = TypeVar("T")
 
@@ -53,6 +55,30 @@ class Section(BaseModel):
             if Marker.RUNTIME in field.metadata and not description.endswith(RUNTIME_NOTE):
                 field.description = description + RUNTIME_NOTE
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_it_was_meant(cls, value: Any, info: Any) -> Any:
+        """Refuse what pydantic or a later stage would take for something else; one text makes a list of one."""
+        # `info` is pydantic's ValidationInfo, a protocol that no type checker can check at runtime.
+        field = cls.model_fields[str(info.field_name)]
+        kinds = _kinds(field.annotation)
+        # pydantic takes true for 1, and YAML takes `yes`, `no`, `on` and `off` for true and false.
+        entries = [value]
+        if isinstance(value, list | tuple):
+            entries = list(value)
+        has_truth_value = any(isinstance(entry, bool) for entry in entries)
+        if has_truth_value and not kinds & {bool, Section}:
+            raise ValueError(
+                "true and false (in YAML also yes, no, on, off) are no values here: give a number, or quote a text"
+            )
+
+        if isinstance(value, str) and tuple in kinds:
+            return (value,)
+        # An empty path would mean the working directory.
+        if value == "" and Marker.INPUT in field.metadata:
+            raise ValueError("the path is empty: leave the setting out")
+        return value
+
     def result_fields(self) -> dict[str, Any]:
         """The fields that change a result, as JSON-able values: what a stage hashes into its artifact's id."""
         # As JSON: a tuple from the command line and a list from YAML must have one hash.
@@ -88,6 +114,18 @@ class Section(BaseModel):
             if field.name in type(self).model_fields:
                 values[field.name] = getattr(self, field.name)
         return kind(**values | others)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of; a section counts as `Section`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {Section}
+    kinds = {get_origin(annotation) or annotation}
+    # The arguments of a Literal are values.
+    if get_origin(annotation) is not Literal:
+        for inner in get_args(annotation):
+            kinds |= _kinds(inner)
+    return kinds
 
 
 class Corpus(Section):
@@ -151,6 +189,12 @@ class StoreSection(Section):
 
     root: RuntimeOnly[str] = "runs"
     """Folder (or s3:// URL) that holds all artifacts."""
+
+    @field_validator("root")
+    @classmethod
+    def _root_is_named(cls, root: str) -> str:
+        require_named(root, "the root")
+        return root
 
 
 class RaySection(Section):

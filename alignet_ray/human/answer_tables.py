@@ -16,6 +16,9 @@ from alignet_ray.errors import UserError, first_line
 MAX_OBJECT = 2**53
 """Largest object number: larger ones are not exact in float64."""
 
+MOST_OBJECTS = 10_000_000
+"""Object numbers must be below it where nothing else limits them: arrays have one row for each object."""
+
 PARTICIPANT_COLUMNS = ("subject_id", "participant")
 """Headers that name the participant."""
 
@@ -118,6 +121,21 @@ def as_integers(array: np.ndarray, path: str, lines: LineNumbers) -> Int64[np.nd
             f"{path}: line {line} holds a number above {largest:,}, which {array.dtype} cannot hold exactly"
         )
     return array.astype(np.int64)
+
+
+def require_countable(numbers: Int64[np.ndarray, "n 3"], path: str, lines: LineNumbers) -> None:
+    """Refuse object numbers that are no count of objects, such as the numbers of catalogue entries.
+
+    Raises:
+        UserError: naming the first line.
+    """
+    is_beyond = numbers.max(axis=1, initial=0) >= MOST_OBJECTS
+    if is_beyond.any():
+        line = lines.first_of(is_beyond)
+        raise UserError(
+            f"{path}: line {line} names object {numbers[is_beyond][0].max()}, and the objects are counted: number "
+            f"them from 0 without gaps (below {MOST_OBJECTS:,}), or call them by name in a table with a header"
+        )
 
 
 def about_answers(

@@ -156,6 +156,28 @@ def names_objects(table: str) -> bool:
     return any(not _is_number(row.cells["object"]) for row in _object_rows(table))
 
 
+def check_table(table: str, count: int, names: ObjectNames | None = None) -> None:
+    """Check the objects of a table, without looking at images.
+
+    Args:
+        table: see `read_object_images`.
+        count: number of objects in the human data.
+        names: of the objects, if the table calls them by name.
+
+    Raises:
+        UserError: wrong columns, or an object that the human data does not have.
+    """
+    for row in _object_rows(table):
+        _require_known(_object_number(row, table, names), count)
+
+
+def _require_known(number: int, count: int) -> None:
+    if number >= count:
+        raise UserError(
+            f"objects.table names object {number}, but the human data has {count} objects (0 to {count - 1})"
+        )
+
+
 def read_concepts(path: str) -> list[Concept]:
     """Name and category of every object, in order.
 
@@ -195,10 +217,7 @@ def objects_table(
         UserError: the objects' table names an object that the human data does not have.
     """
     for number in image_ids:
-        if number >= count:
-            raise UserError(
-                f"objects.table names object {number}, but the human data has {count} objects (0 to {count - 1})"
-            )
+        _require_known(number, count)
 
     # Names may be missing for the last objects; the split depends on seed, fold and number alone, so it never moves.
     numbers = range(count)

@@ -26,6 +26,15 @@ from alignet_ray.store import read_bytes
 OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2"), ("i", "j", "k"))
 """Headers that name the three objects of a row."""
 
+ODD_LAST = ("i", "j", "k")
+"""The header whose third object is the odd one where no column says which one it is."""
+
+ANSWER_WORDS = ("odd", "choice", "answer", "response", "vote")
+"""Words in the name of a column that tells what people answered."""
+
+VOTES_OF = ("_i", "_j", "_k")
+"""Ends of the names of columns that count votes for each object, such as n_i."""
+
 
 @dataclass(frozen=True)
 class ResponseTable:
@@ -51,13 +60,14 @@ class ResponseTable:
         return np.stack([self.table[column].to_numpy() for column in "ijk"], axis=1)
 
 
-def read_responses(path: str, columns: Mapping[str, str] | None = None) -> ResponseTable:
+def read_responses(path: str, columns: Mapping[str, str] | None = None, start: int | None = None) -> ResponseTable:
     """Read an odd-one-out file of any known layout; only its form is checked.
 
     Args:
         path: .npy, or text with or without a header.
         columns: our column name -> the file's, where they differ: image0, image1, image2 (or image1, image2, image3),
             choice (position of the odd one, from 1, or its name), level, participant, rt.
+        start: bytes of a text that are read, up to the end of a line. Default: all.
 
     Raises:
         UserError: not a triplet file.
@@ -66,6 +76,8 @@ def read_responses(path: str, columns: Mapping[str, str] | None = None) -> Respo
     if path.endswith(".npy"):
         return ResponseTable(_response_table(_read_npy(data, path)), None)
 
+    if start is not None and len(data) > start:
+        data = data[: data.rfind(b"\n", 0, start) + 1]
     data, lines = answer_tables.without_empty_lines(plain_text(data, path))
     header = answer_tables.header_of(data)
     if not header:
@@ -159,6 +171,8 @@ def _read_with_header(
     if "choice" in names:
         choices = _choices(table[names["choice"]], columns_of_objects)
         triplets = _odd_last(triplets, _positions(choices, path, lines), path, lines)
+    else:
+        _require_odd_last(names, object_columns, path)
 
     known, unread_times = answer_tables.about_answers(table, names, path, lines)
     base = _base_of_layout(object_columns, object_names)
@@ -175,6 +189,28 @@ def _choices(column: pa.ChunkedArray, objects: list[pa.ChunkedArray]) -> list[An
         if choices[row] in names:
             choices[row] = names.index(choices[row]) + 1
     return choices
+
+
+def _require_odd_last(names: Mapping[str, str], object_columns: tuple[str, ...], path: str) -> None:
+    """Refuse a table that does not say which object is the odd one: the third one in every row would be a guess."""
+    fix = "give the position of the odd one (1, 2 or 3) as choice, or name its column by human.columns choice=NAME"
+    if object_columns != ODD_LAST:
+        listed = ", ".join(names.values())
+        raise UserError(f"{path}: which one is odd? There is no column choice among {listed}: {fix}")
+
+    telling = [theirs for ours, theirs in names.items() if ours not in object_columns and _tells_answers(ours)]
+    if telling:
+        raise UserError(
+            f"{path}: which one is odd? {', '.join(telling)} may say it, and without choice it is k: {fix}, or leave "
+            "other columns out"
+        )
+
+
+def _tells_answers(name: str) -> bool:
+    """Whether a column's lower-case name says that it holds answers; response times are none."""
+    if "time" in name:
+        return False
+    return name.endswith(VOTES_OF) or any(word in name for word in ANSWER_WORDS)
 
 
 def _positions(choices: list[Any], path: str, lines: LineNumbers) -> Int64[np.ndarray, " n"]:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from alignet_ray.core import vice
 from alignet_ray.data.files import parse_array, parse_numbers, plain_text, require_rows
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.human.answer_tables import LineNumbers
+from alignet_ray.human.answer_tables import MOST_OBJECTS, LineNumbers, require_countable
 from alignet_ray.human.responses import ResponseTable, read_responses
 from alignet_ray.store import read_bytes
 
@@ -99,7 +99,7 @@ def detect_base(lowest: int, highest: int, objects: int | None) -> int:
 def require_in_range(
     numbers: Int64[np.ndarray, "n 3"], base: int, objects: int | None, path: str, lines: LineNumbers
 ) -> None:
-    """Refuse numbers below `base`, or beyond the number of objects where that is known."""
+    """Refuse numbers below `base`, or beyond the number of objects, or beyond any count where that is unknown."""
     lowest = int(numbers.min())
     highest = int(numbers.max())
     if lowest < 0:
@@ -108,7 +108,9 @@ def require_in_range(
     if lowest < base:
         line = lines.first_of(numbers.min(axis=1) < base)
         raise UserError(f"{path}: line {line} names object 0, so the file counts from 0: use --human.base 0")
-    if objects is not None and highest - base >= objects:
+    if objects is None:
+        require_countable(numbers, path, lines)
+    elif highest - base >= objects:
         line = lines.first_of(numbers.max(axis=1) - base >= objects)
         raise UserError(
             f"{path}: line {line} names object {highest}, but there are {objects} objects, counted from {base}: "
@@ -246,6 +248,8 @@ def read_order(path: str) -> Int64[np.ndarray, " m"]:
         raise UserError(f"{path}: an order of objects has one row number a line: {first_line(error)}") from error
     if order.ndim != 1 or not len(order) or len(np.unique(order)) != len(order) or order.min() < 0:
         raise UserError(f"{path}: an order of objects names every row number once")
+    if order.max() >= MOST_OBJECTS:
+        raise UserError(f"{path}: an order of objects names row {order.max()}: rows are counted from 0 without gaps")
     # Read as it stands, such a file would shift every object by one, and nothing later would notice.
     if order.min() == 1 and order.max() == len(order):
         raise UserError(f"{path} counts from 1 to {len(order)}: row numbers start at 0, so subtract 1 from each")

@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from alignet_ray.errors import UserError, require_regular
+from alignet_ray.errors import UserError, require_named, require_regular
 from alignet_ray.images.decode import DARK, DARK_HELP, as_seen, decode
 from alignet_ray.images.file_kinds import LeftOut, is_shard
 
@@ -19,8 +19,10 @@ Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
 tensor (c, h, w) of bytes. c is 1 (grey), 3 (RGB) or 4 (RGB and alpha)."""
 
 Pictures: TypeAlias = Picture | Sequence[Picture]
-"""One picture, a list of them, or a folder (or URL) of images. Preprocessed float tensors, (3, s, s) or (b, 3, s, s),
-count as pictures that need no opening."""
+"""One picture, a list of them, or a folder (or URL) of images. Float tensors, (3, s, s) or (b, 3, s, s), count as
+preprocessed: they need no opening."""
+
+TENSOR_HELP = "give bytes (c, h, w), or what `preprocess` returns"
 
 ARRAY_HELP = "expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8, uint16, bool, or floats from 0 to 1"
 
@@ -35,6 +37,7 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
     try:
         if isinstance(picture, str | Path):
             name = str(picture)
+            require_named(picture, "a picture")
             file = Path(picture).expanduser()
             require_regular(file)
             return _told_if_dark(decode(file.read_bytes()), name)
@@ -44,6 +47,8 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
             source = PIL.Image.fromarray(_pixels(source))
         if isinstance(source, PIL.Image.Image):
             return _told_if_dark(as_seen(source), name)
+    except UserError:
+        raise
     except (ValueError, OSError) as error:
         raise UserError(f"{name}: {_reason(error)}") from error
     raise UserError(f"{type(picture).__name__} is no picture: give a file, a PIL image, an array or a tensor")
@@ -52,10 +57,7 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
 def _channels_last(picture: Tensor) -> np.ndarray:
     """A tensor's pixels in the order of an array."""
     if picture.dtype != torch.uint8 or picture.ndim != 3:
-        raise ValueError(
-            f"a tensor of type {picture.dtype} and shape {tuple(picture.shape)}: expected bytes (c, h, w), "
-            "or preprocessed floats (3, s, s)"
-        )
+        raise ValueError(f"a tensor of type {picture.dtype} and shape {tuple(picture.shape)}: {TENSOR_HELP}")
     pixels: np.ndarray = picture.permute(1, 2, 0).cpu().numpy()
     return pixels
 
@@ -131,6 +133,8 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
     Raises:
         UserError: an empty list, or a folder without images.
     """
+    if isinstance(pictures, str | Path):
+        require_named(pictures, "pictures")
     if isinstance(pictures, str | Path) and _is_folder(pictures):
         # Imported late, here and above: it needs pyarrow, without which a model loads and opens single pictures.
         from alignet_ray.images.listing import list_images

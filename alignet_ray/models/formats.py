@@ -138,7 +138,9 @@ def to_thingsvision(name: str, folder: Path, root: str | None = None, tracking_u
 
         teacher = Store.open(root).artifact("align", align_id)
         if not teacher.finished:
-            raise UserError(f"the teacher align/{align_id} is not under {root}: name its root with --store.root")
+            raise UserError(
+                f"the teacher align/{align_id} is not under {root}: name its root with --store.root (in Python: root=)"
+            )
         source = str(teacher.local())
 
     stored = read_transform(locate(source, root or ""))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.models.model_spec import REGISTRY, ModelKind, ModelSpec
 
 if TYPE_CHECKING:
@@ -33,11 +33,15 @@ def load(
         `preprocess` turns any picture into a float tensor (3, s, s).
 
     Raises:
-        UserError: there is no such model, or it cannot be read.
+        UserError: there is no such model, it cannot be read, or the device cannot be used.
     """
     from alignet_ray.models.backbone import default_device, load_backbone
     from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
     from alignet_ray.models.image_model import ImageModel
+
+    # Before the weights are read, which may take long.
+    if device is not None:
+        _require_device(device)
 
     # The address of the registry is looked up for these names alone: any other loads without MLflow.
     if str(name).startswith(REGISTRY):
@@ -52,6 +56,17 @@ def load(
         student = EmbeddingNetwork(load_backbone(str(name)), None).eval()
 
     return ImageModel(student, str(name), device or default_device())
+
+
+def _require_device(device: str) -> None:
+    """Refuse a device that PyTorch does not know, or that this machine does not have."""
+    import torch
+
+    # Only a tensor that goes there and back tells: "cuda:7" is a name without fault on a machine with one GPU.
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"device={device!r} cannot be used ({first_line(error)}): take 'cpu', or None") from error
 
 
 def locate(name: str | Path, tracking_uri: str | None = None) -> Path | None:
@@ -78,33 +93,45 @@ def identity(uri: str, tracking_uri: str | None = None) -> str:
     Raises:
         UserError: MLflow is not installed, or does not know the model.
     """
-    mlflow = _mlflow(uri)
-
     # An alias moves, and a deleted model's name can be given to another: the time of creation tells versions apart.
-    name, alias, version = ModelSpec.parse(uri).registered
+    version = _version(_mlflow(uri), uri, tracking_uri)
+    return f"{REGISTRY}{version.name}/{version.version} of {version.creation_timestamp}"
+
+
+def _version(mlflow: Any, uri: str, tracking_uri: str | None) -> Any:
+    """The registry's entry of a version."""
+    name, alias, number = ModelSpec.parse(uri).registered
     client = mlflow.MlflowClient(tracking_uri=tracking_uri)
     try:
         if alias:
-            model_version = client.get_model_version_by_alias(name, alias)
-        else:
-            model_version = client.get_model_version(name, version)
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, number)
     except mlflow.exceptions.MlflowException as error:
         raise UserError(_not_found(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
-    return f"{REGISTRY}{name}/{model_version.version} of {model_version.creation_timestamp}"
 
 
 def fetch(uri: str, tracking_uri: str | None = None) -> Path:
     """The student's folder of a registered model, downloaded where the registry is remote.
 
     Raises:
-        UserError: MLflow is not installed, does not know the model, or it holds no student.
+        UserError: MLflow is not installed, does not know the model, its files are gone, or it holds no student.
     """
     mlflow = _mlflow(uri)
-    try:
-        with _tracking_server(mlflow, tracking_uri):
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-    except mlflow.exceptions.MlflowException as error:
-        raise UserError(_not_found(uri, tracking_uri or mlflow.get_tracking_uri(), error)) from error
+    # Imported late, here and below: it needs pyarrow, without which a student's folder loads.
+    from alignet_ray.tracking import beside_database
+
+    version = _version(mlflow, uri, tracking_uri)
+    server = tracking_uri or mlflow.get_tracking_uri()
+
+    # Beside the database first: it names the folder where the root lay when the student was registered.
+    location = _location(mlflow, version, tracking_uri)
+    folder = beside_database(server, location)
+    if folder is None:
+        try:
+            with _tracking_server(mlflow, tracking_uri):
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            raise UserError(_not_there(uri, location, version, error)) from error
 
     # The student lies among MLflow's own files, at a place that depends on how it was logged.
     descriptions = sorted(folder.rglob(MODEL_FILE))
@@ -122,6 +149,19 @@ def _mlflow(uri: str) -> Any:
     return mlflow
 
 
+def _location(mlflow: Any, version: Any, tracking_uri: str | None) -> str:
+    """Where a version's files lay when it was registered."""
+    # The source of a version is the logged model that it was made from, which has a place of its own.
+    source = str(version.source)
+    if not source.startswith(REGISTRY):
+        return source
+    try:
+        client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+        return str(client.get_logged_model(source.removeprefix(REGISTRY)).artifact_location)
+    except mlflow.exceptions.MlflowException:  # an older server knows no logged models, and finds the files itself
+        return source
+
+
 @contextlib.contextmanager
 def _tracking_server(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
     """Make a server MLflow's default: a version's source is an address that MLflow looks up at the default server."""
@@ -134,6 +174,17 @@ def _tracking_server(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
     finally:
         if tracking_uri:
             mlflow.set_tracking_uri(before or "")
+
+
+def _not_there(uri: str, location: str, version: Any, error: Exception) -> str:
+    """What to say of a version whose files cannot be had, and what loads in its place."""
+    from alignet_ray.tracking import NODE, hide
+
+    id = version.tags.get(f"{NODE}distill.student", "ID")
+    return (
+        f"{uri} is in the registry, but its files cannot be had from {hide(location)} ({first_line(error)}): if the "
+        f"root was moved, its folder loads: ROOT/distill/{id}"
+    )
 
 
 def _not_found(uri: str, server: str, error: Exception) -> str:

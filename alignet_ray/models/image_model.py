@@ -18,7 +18,15 @@ from torch import Tensor
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
-from alignet_ray.images.pictures import NamedPicture, Picture, Pictures, is_single, list_pictures, open_picture
+from alignet_ray.images.pictures import (
+    TENSOR_HELP,
+    NamedPicture,
+    Picture,
+    Pictures,
+    is_single,
+    list_pictures,
+    open_picture,
+)
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.features import prefetch
 
@@ -65,7 +73,16 @@ class ImageIndex:
         return f"ImageIndex({len(self):,} pictures, {self.embeddings.shape[1]} dimensions)"
 
     def nearest(self, embedding: Float[np.ndarray, " d"], k: int = 5) -> list[Neighbour]:
-        """The `k` pictures whose embeddings have the largest cosine with this one, the nearest first."""
+        """The `k` pictures whose embeddings have the largest cosine with this one, the nearest first.
+
+        Raises:
+            UserError: `k` is no whole number from 1 on, or the embedding is not one row of the index's width.
+        """
+        _require_count(k)
+        width = self.embeddings.shape[1]
+        if np.shape(embedding) != (width,):
+            raise UserError(f"the query has shape {np.shape(embedding)}: give one embedding of {width} numbers")
+
         cosines = unit_rows(self.embeddings) @ unit_rows(embedding[None])[0]
         # A stable sort keeps equal pictures in the order of the index, so answers repeat.
         order = np.argsort(-cosines, kind="stable")[:k]
@@ -100,7 +117,9 @@ class ImageModel:
     """A model with its preprocessing.
 
     It unpacks as `network, preprocess` for those who want the parts. Everything else takes pictures as they are: paths,
-    PIL images of any mode, arrays, tensors, lists of these, and folders.
+    PIL images of any mode, arrays, tensors of bytes, lists of these, and folders.
+
+    Tensors of floats count as preprocessed: they go to the network as they are, so they must have its size.
 
     Attributes:
         network: preprocessed images -> `Output(embedding, triplet_logits)`.
@@ -311,7 +330,14 @@ class ImageModel:
             among: where to search: a folder, a list, or an index, which saves embedding them again.
             k: how many.
             layer: as for `embed`; an index must have been made from the same one.
+
+        Raises:
+            UserError: as `embed`; `k` is no whole number from 1 on; or the query is a list or a folder.
         """
+        # Before anything is embedded, which may take long.
+        _require_count(k)
+        if not is_single(query):
+            raise UserError("the query is one picture: ask for each picture of a list or a folder by itself")
         if not isinstance(among, ImageIndex):
             among = self.index(among, layer)
         return among.nearest(self.embed(query, layer), k)
@@ -338,15 +364,26 @@ class ImageModel:
 
     def _prepare(self, source: NamedPicture) -> Tensor | UserError:
         """A picture as the network takes it, or why it cannot be read."""
-        # A float tensor is what `preprocess` returns: it goes to the network as it is.
-        if isinstance(source.picture, Tensor) and source.picture.is_floating_point():
-            return source.picture
-
         # The reason is returned, not raised: this runs in a thread, and the caller may want to leave the picture out.
         try:
+            if isinstance(source.picture, Tensor) and source.picture.is_floating_point():
+                return self._require_preprocessed(source.picture)
             return self.network.preprocess(source.open())
         except UserError as error:
             return error
+
+    def _require_preprocessed(self, image: Tensor) -> Float[Tensor, "3 s s"]:
+        """A float tensor, which is taken for what `preprocess` returned; raises a UserError if it cannot be that."""
+        # Of another size, a network that takes any would give an embedding of the wrong picture without a word.
+        size = self.network.backbone.size
+        if tuple(image.shape) != (3, size, size):
+            raise UserError(
+                f"a tensor of floats of shape {tuple(image.shape)}, and floats count as preprocessed, here "
+                f"(3, {size}, {size}): {TENSOR_HELP}"
+            )
+        if not bool(torch.isfinite(image).all()):
+            raise UserError(f"a tensor of floats that are not all finite: {TENSOR_HELP}")
+        return image.float()
 
     @torch.no_grad()
     def _forward(self, images: list[Tensor], layer: Layer) -> Float[np.ndarray, "b d"]:
@@ -357,6 +394,13 @@ class ImageModel:
         assert chosen is not None, "a missing head is refused before"
         vectors: np.ndarray = chosen.float().cpu().numpy()
         return vectors
+
+
+def _require_count(k: int) -> None:
+    """Refuse a number of neighbours that is none: a slice would take it for something else."""
+    is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
+    if not is_whole or k < 1:
+        raise UserError(f"k={k!r}: give the number of neighbours, a whole number from 1 on")
 
 
 def _progress(total: int) -> "Progress":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_named
 
 PACKAGE = "pip:"
 RANDOM = "random:"
@@ -66,7 +66,12 @@ class ModelSpec:
 
     @classmethod
     def parse(cls, name: str) -> "ModelSpec":
-        """Tell the kinds of names apart. What does not exist is not refused here, see `backbone.check`."""
+        """Tell the kinds of names apart. What does not exist is not refused here, see `backbone.check`.
+
+        Raises:
+            UserError: the name is empty.
+        """
+        require_named(name, "a model")
         if name.startswith(REGISTRY):
             return cls(name, ModelKind.REGISTERED)
         if name.startswith(HUB):

@@ -74,7 +74,9 @@ def sources(cfg: Config, role: str) -> list[str]:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse to learn from recorded responses where people were asked another question as well."""
+    """Refuse a stored map that cannot be read, and recorded responses where people were asked another question too."""
+    if cfg.align.from_:
+        transforms.read_transform(transforms.locate(cfg.align.from_, cfg.store.root))
     if cfg.align.objective == "hard" and cfg.human.comparisons and not cfg.align.from_:
         raise UserError(
             "align.objective hard learns from odd-one-out responses and would ignore --human.comparisons: use soft"

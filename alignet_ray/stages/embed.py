@@ -153,9 +153,17 @@ def refuse(cfg: Config, role: str) -> None:
     job = embed_jobs.find_job(cfg, role)
     if job.features:
         feature_files.read(job.features)
+    else:
+        _refuse_file(embed_jobs.image_root(cfg, job.images))
     for model in job.models:
         if ModelSpec.parse(model).kind is not ModelKind.REGISTERED:
             backbone.check_model(model, job.size)
+
+
+def _refuse_file(root: str) -> None:
+    """Refuse a root that is one file, and neither an image nor a shard of images; a folder was listed by the plan."""
+    if "://" not in root and Path(root).expanduser().is_file():
+        listing.fingerprint(root)
 
 
 def run(work: Work) -> None:

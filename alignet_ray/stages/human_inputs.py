@@ -1,13 +1,120 @@
 """What a run is told about people: files of answers, names of the objects, and the images that show them."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
-from alignet_ray.human import answers, object_names, objects
-from alignet_ray.human.answers import AnswerFiles
+from alignet_ray.human import answers, comparisons, object_names, objects, triplets
+from alignet_ray.human.answers import AnswerFiles, Answers
 from alignet_ray.human.object_names import ObjectNames
 from alignet_ray.human.objects import Concept, ObjectImages
+from alignet_ray.human.responses import read_responses
+
+LARGE = 20_000_000
+"""Bytes of all files of answers from which on they are read by `soften` alone: parsing them would delay every plan."""
+
+
+START = 1_000_000
+"""Bytes of a large file of responses that are checked before anything starts."""
+
+
+@dataclass(frozen=True)
+class HumanData:
+    """All that a run is told about people.
+
+    Attributes:
+        published: a given human embedding; None where one is fitted.
+        concepts: names and categories of the objects; none where nothing says them.
+        names: of the objects, where answers call them by name.
+        files: the files of answers.
+        given: the answers that the fit reads.
+        count: number of objects.
+    """
+
+    published: Float32[np.ndarray, "m d"] | None
+    concepts: list[Concept]
+    names: ObjectNames | None
+    files: AnswerFiles
+    given: Answers
+    count: int
+
+
+def read(cfg: Config) -> HumanData:
+    """Read and check the answers, the names of the objects and the given embeddings.
+
+    Raises:
+        UserError: a file cannot be read, or the files do not fit each other.
+    """
+    published = None
+    if cfg.human.embedding:
+        published = triplets.read_embedding(cfg.human.embedding)
+    listed = concepts(cfg)
+    files = answer_files(cfg)
+    names = answers.read_names(files)
+
+    # Where objects have names and no table of concepts, the answers themselves say what they are called.
+    if names is not None and not listed:
+        listed = [Concept(name) for name in names.names]
+
+    # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
+    given = answers.read(files, names, len(listed) or None, _reference(cfg, published))
+    if published is not None:
+        count = len(published)
+    else:
+        count = max(len(listed), given.highest() + 1)
+    return HumanData(published, listed, names, files, given, count)
+
+
+def check(cfg: Config) -> None:
+    """Read all files about people whose form can be checked in a moment, before anything starts.
+
+    Raises:
+        UserError: a file that cannot be read, or files that do not fit each other.
+    """
+    table = cfg.objects.table
+    if _is_large(cfg):
+        # What takes long to read is left to `soften`; its first lines show whether it is such a file at all.
+        files = answer_files(cfg)
+        for path in (files.triplets, files.validation):
+            if path and not comparisons.holds_comparisons(path):
+                read_responses(path, files.renamed(), START)
+        if table:
+            objects.names_objects(table)
+        return
+
+    data = read(cfg)
+    if cfg.human.validation:
+        answers.read_validation(data.files, data.names, data.count)
+    if table and objects.names_objects(table):
+        objects.check_table(table, data.count, _names_of_table(data.files, data.names))
+    elif table:
+        objects.check_table(table, data.count)
+
+
+def _is_large(cfg: Config) -> bool:
+    """Whether reading the answers takes so long that one would wait for it."""
+    human = cfg.human
+    size = 0
+    for path in (human.triplets, human.comparisons, human.validation, human.embedding, human.reference):
+        # How long a server takes is not known, so what lies behind an address counts as large.
+        if path and "://" in path:
+            return True
+        if path:
+            size += Path(path).expanduser().stat().st_size
+    return size > LARGE
+
+
+def _reference(cfg: Config, published: Float32[np.ndarray, "m d"] | None) -> Float32[np.ndarray, "m d"] | None:
+    """The embedding that responses are checked against; None if there is none."""
+    # Any embedding of the same objects can tell a misread file; the published one of the run will do.
+    if cfg.human.reference:
+        return triplets.read_embedding(cfg.human.reference)
+    return published
 
 
 def has_answers(cfg: Config) -> bool:
@@ -74,11 +181,16 @@ def object_images(cfg: Config, images: pa.Table, folder: str) -> ObjectImages:
     files = answer_files(cfg)
     names = answers.read_names(files)
     if table:
-        # A table may call objects by name where the answers number them: the table of concepts knows both.
-        if names is None and files.concepts:
-            names = object_names.from_concepts(files.concepts, files.concepts_path)
-        return objects.read_object_images(table, images, folder, names)
+        return objects.read_object_images(table, images, folder, _names_of_table(files, names))
     return objects.images_by_name(images, folder, _names_or_numbers(cfg, files, names))
+
+
+def _names_of_table(files: AnswerFiles, names: ObjectNames | None) -> ObjectNames | None:
+    """The names by which a table may call objects."""
+    # A table may call objects by name where the answers number them: the table of concepts knows both.
+    if names is None and files.concepts:
+        return object_names.from_concepts(files.concepts, files.concepts_path)
+    return names
 
 
 def _names_or_numbers(cfg: Config, files: AnswerFiles, names: ObjectNames | None) -> ObjectNames:

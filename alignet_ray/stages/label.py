@@ -9,6 +9,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +125,13 @@ def sources(cfg: Config, role: str) -> list[str]:
     if role == "raw":
         return []
     return [path for path in (cfg.label.from_, cfg.label.from_valid) if path]
+
+
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse files of triplets that are none, before anything starts."""
+    for path in sources(cfg, role):
+        if not deepmind.is_release(Path(path).expanduser()):
+            raise UserError(f"{path} holds no labelled triplets: expected an .npz as DeepMind published them")
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:

@@ -6,7 +6,7 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,19 +18,16 @@ from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_existing, require_regular
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept
+from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
 
 DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 """Stages that use all nodes of a cluster: before each of them the nodes are waited for and checked."""
-
-MAX_REASONS = 4
-"""Changed inputs that a plan names before it only counts them."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,12 @@ def plan(
         if node.name in pinned:
             continue
 
-        recipe = _recipe(cfg, node, ids, fingerprints)
+        stage_sources = module(node.stage).sources(cfg, node.role)
+        recipe = _recipe(cfg, node, ids, stage_sources, fingerprints)
         ids[node.name] = recipe.id
         artifact = store.artifact(node.stage, ids[node.name])
 
-        state, why = _state(artifact, node, recipe, earlier)
+        state, why = _state(artifact, node, recipe, stage_sources, earlier)
         size = ""
         if state != "finished":
             size = _size(cfg, node, recipe)
@@ -151,10 +149,11 @@ def plan(
     return steps
 
 
-def _recipe(cfg: Config, node: Node, ids: Mapping[str, str], fingerprints: JsonObject) -> Recipe:
+def _recipe(
+    cfg: Config, node: Node, ids: Mapping[str, str], sources: Sequence[str], fingerprints: JsonObject
+) -> Recipe:
     """All that a node's result depends on."""
     stage = module(node.stage)
-    sources = stage.sources(cfg, node.role)
     return Recipe(
         inputs=stage.inputs(cfg, node.role),
         parents={parent: ids[parent] for parent in node.parents},
@@ -179,16 +178,18 @@ def _fingerprint(source: str, known: JsonObject) -> Any:
         if "://" in source or path.is_dir():
             # Imported late: listing remote folders needs libraries that a plan may not need.
             known[source] = importlib.import_module("alignet_ray.images.listing").fingerprint(source)
-        elif path.is_file():
+        else:
+            require_existing(source)
+            require_regular(path)
             # Not the content: hashing gigabytes of weights or responses would make every plan slow.
             stat = path.stat()
             known[source] = [path.name, stat.st_size, stat.st_mtime_ns]
-        else:
-            raise UserError(f"{source} does not exist: check the path")
     return known[source]
 
 
-def _state(artifact: Artifact, node: Node, recipe: Recipe, earlier: list[Manifest]) -> tuple[str, str]:
+def _state(
+    artifact: Artifact, node: Node, recipe: Recipe, sources: Sequence[str], earlier: list[Manifest]
+) -> tuple[str, str]:
     """A step's state and the reason: what differs from the newest artifact of the same node."""
     if artifact.finished:
         return "finished", "is there already"
@@ -200,25 +201,7 @@ def _state(artifact: Artifact, node: Node, recipe: Recipe, earlier: list[Manifes
         return "missing", "never made under this root"
 
     newest = max(same_node, key=lambda manifest: manifest.finished)
-    changed = _changed(recipe, newest.recipe) or ["nothing known"]
-    why = "changed: " + ", ".join(changed[:MAX_REASONS])
-    if len(changed) > MAX_REASONS:
-        why += f" and {len(changed) - MAX_REASONS} more"
-    return "missing", why
-
-
-def _changed(recipe: Recipe, before: Recipe) -> list[str]:
-    """Names of what differs between two recipes; inputs and parents are compared one by one."""
-    whole = ("role", "version", "sources")
-    changed = [name for name in whole if getattr(recipe, name) != getattr(before, name)]
-    changed += _changed_keys(recipe.inputs, before.inputs)
-    changed += _changed_keys(recipe.parents, before.parents)
-    return changed
-
-
-def _changed_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
-    """Keys that were added, removed or have another value, sorted."""
-    return sorted(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))
+    return "missing", plan_reasons.text(recipe, newest.recipe, sources)
 
 
 def _size(cfg: Config, node: Node, recipe: Recipe) -> str:
@@ -238,18 +221,24 @@ def describe_plan(cfg: Config) -> list[dict[str, str]]:
     """Rows of the plan of a whole run, without starting Ray or making a generated world.
 
     Raises:
-        UserError: an input that a node reads is missing.
+        UserError: an input that a node reads is missing, or cannot be used.
     """
     from alignet_ray.synthetic.world import is_materialised
 
     state = runtime.state_path(cfg)
     world = generated_world(cfg, state)
     if world and not is_materialised(world[1]):
+        # What the world brings is sound; files that are given beside it can be read already.
+        if any(node.stage == "evaluate" for node in graph(cfg)):
+            module("evaluate").refuse(cfg, "")
         return unmade(cfg)
     # A plan leaves nothing behind; a snapshot has the same name wherever it is written.
     with tempfile.TemporaryDirectory() as place:
         resolved = resolve(ask_answers.resolve(cfg, Screen(), Path(place)), state, Screen())
-        return [describe(step) for step in plan(resolved, Store.open(cfg.store.root))]
+        steps = plan(resolved, Store.open(cfg.store.root))
+        # What a run would refuse at once is no plan.
+        refuse(resolved, steps)
+        return [describe(step) for step in steps]
 
 
 def unmade(cfg: Config) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 
 from alignet_ray import runtime
 from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifact
@@ -16,11 +16,9 @@ from alignet_ray.core.calibration import calibration_error
 from alignet_ray.core.comparisons import single_answers
 from alignet_ray.core.splits import Fold
 from alignet_ray.data import feature_files
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_existing
 from alignet_ray.human import answers, objects
-from alignet_ray.human import triplets as human_triplets
 from alignet_ray.human.answers import Answers
-from alignet_ray.human.objects import Concept
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work, human_inputs
@@ -120,6 +118,10 @@ def sources(cfg: Config, role: str) -> list[str]:
     """The human files, the objects' table and names, and the folder of the objects' images."""
     human = cfg.human
     if not human_inputs.has_answers(cfg):
+        # A preset's own answers go with its generated world: with another corpus there are none, and a wrong path is
+        # the likelier mistake.
+        for folder in filter(None, (cfg.corpus.path, cfg.objects.path)):
+            require_existing(folder)
         raise UserError(
             "no human judgements: give --human.triplets (odd-one-out responses), --human.comparisons (reference "
             "comparisons) or --human.embedding"
@@ -133,6 +135,11 @@ def sources(cfg: Config, role: str) -> list[str]:
     return [*filter(None, files), *filter(None, tables), objects.images_folder(cfg.objects.path, cfg.corpus.path)]
 
 
+def refuse(cfg: Config, role: str) -> None:
+    """Refuse files about people that cannot be read, or do not fit each other, before anything starts."""
+    human_inputs.check(cfg)
+
+
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """Number and length of the fits."""
     if cfg.human.embedding:
@@ -144,27 +151,14 @@ def run(work: Work) -> None:
     """Read and check the responses, fit the human model, and write choice probabilities and the split of objects."""
     cfg = work.cfg
     artifact = SoftenArtifact(work.out)
-    published = None
-    if cfg.human.embedding:
-        published = human_triplets.read_embedding(cfg.human.embedding)
-    concepts = human_inputs.concepts(cfg)
-    files = human_inputs.answer_files(cfg)
-    names = answers.read_names(files)
-
-    # Where objects have names and no table of concepts, the answers themselves say what they are called.
-    if names is not None and not concepts:
-        concepts = [Concept(name) for name in names.names]
+    data = human_inputs.read(cfg)
+    published = data.published
+    given = data.given
+    count = data.count
     shown = _object_images(work)
-
-    # The number of objects: as published or listed; otherwise the highest id that was compared tells it.
-    given = answers.read(files, names, len(concepts) or None, _reference(cfg, published))
-    if published is not None:
-        count = len(published)
-    else:
-        count = max(len(concepts), given.highest() + 1)
     if shown is None:
         shown = _rows_as_images(cfg, count)
-    table = objects.objects_table(cfg.seed, count, concepts, shown, _fold(cfg))
+    table = objects.objects_table(cfg.seed, count, data.concepts, shown, _fold(cfg))
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 
@@ -183,7 +177,7 @@ def run(work: Work) -> None:
         artifact.write_comparisons(asked, probabilities)
     held_out = None
     if cfg.human.validation:
-        held_out = _evaluate_held_out(work, answers.read_validation(files, names, count), posterior)
+        held_out = _evaluate_held_out(work, answers.read_validation(data.files, data.names, count), posterior)
     artifact.write_objects(table)
 
     dims = posterior.mu.shape[1]
@@ -256,14 +250,6 @@ def _fold(cfg: Config) -> Fold | None:
     if cfg.objects.fold is None:
         return None
     return Fold(cfg.objects.fold, cfg.objects.folds)
-
-
-def _reference(cfg: Config, published: Float32[np.ndarray, "m d"] | None) -> Float32[np.ndarray, "m d"] | None:
-    """The embedding that responses are checked against; None if there is none."""
-    # Any embedding of the same objects can tell a misread file; the published one of the run will do.
-    if cfg.human.reference:
-        return human_triplets.read_embedding(cfg.human.reference)
-    return published
 
 
 def _count_objects_with_images(table: pa.Table) -> dict[str, int]:

@@ -240,3 +240,12 @@ def test_a_value_with_a_line_break_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match="--name") as refused:
         read(RunOptions, "run", ["smoke", "--name", "a\nb/c"])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [(("1", "x"), "x"), (("1", "2.5"), "2.5"), (("x", "1"), "x"), (("2", "1", "y", "--seed", "4"), "y")],
+)
+def test_of_several_values_the_wrong_one_is_named(words: tuple[str, ...], wrong: str) -> None:
+    with pytest.raises(UserError, match=rf"--evaluate\.shots {wrong}: expected"):
+        read_config("run", ["--evaluate.shots", *words])

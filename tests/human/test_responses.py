@@ -1,5 +1,6 @@
 """Odd-one-out files as questionnaires and spreadsheets write them."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,33 @@ def test_response_times_that_cannot_be_read_are_unknown_and_counted(tmp_path: Pa
     np.testing.assert_array_equal(responses.table["rt"].to_numpy(), [812, np.nan, np.nan, np.nan])
     assert "2 of 4 response times cannot be read and count as unknown (first: line 3, '-')" in responses.unread_times
     assert read_responses(written(tmp_path, f"{HEADER},rt\n1,2,3,3,812\n")).unread_times == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("image1,image2,image3", "which one is odd? There is no column choice among image1, image2, image3: give"),
+        ("image0,image1,image2,rt", "There is no column choice among image0, image1, image2, rt: give"),
+        ("i,j,k,odd_i,Odd_j,odd_k", "which one is odd? odd_i, Odd_j, odd_k may say it"),
+        ("i,j,k,n_i,n_j,n_k", "which one is odd? n_i, n_j, n_k may say it"),
+        ("i,j,k,response", "which one is odd? response may say it"),
+    ],
+)
+def test_a_table_must_say_which_one_is_odd(tmp_path: Path, header: str, says: str) -> None:
+    cells = ",".join("123123"[: header.count(",") + 1])
+    path = written(tmp_path, f"{header}\n{cells}\n")
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        read_responses(path)
+    assert "human.columns choice=NAME" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_odd_one_is_last_where_a_table_has_nothing_else_to_say(tmp_path: Path) -> None:
+    expected = [[0, 1, 2]]
+    assert read_responses(written(tmp_path, "i,j,k\n0,1,2\n")).triplets.tolist() == expected
+    assert read_responses(written(tmp_path, "i,j,k,response_time,who\n0,1,2,90,7\n")).triplets.tolist() == expected
+    named = written(tmp_path, "i,j,k,odd\n0,2,1,2\n")
+    assert read_responses(named, {"choice": "odd"}).triplets.tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,16 @@ def test_an_order_that_counts_from_one_or_is_empty_is_refused(tmp_path: Path, re
     with pytest.raises(UserError, match="it is empty"):
         triplets.read_order(str(tmp_path / "empty.txt"))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("number", [4_000_000_000, 10_000_000])
+def test_numbers_that_are_no_count_are_refused_before_an_array_is_sized_by_them(tmp_path: Path, number: int) -> None:
+    (tmp_path / "f.txt").write_text(f"1 2 3\n4 {number} 6\n")
+    with pytest.raises(UserError, match=f"line 2 names object {number}, and the objects are counted"):
+        triplets.read_triplets(str(tmp_path / "f.txt"))
+    (tmp_path / "f.txt").write_text("1 2 3\n4 9999999 6\n")
+    assert triplets.read_triplets(str(tmp_path / "f.txt")).max() == 9_999_999
+
+    (tmp_path / "order.txt").write_text(f"0\n2\n{number}\n")
+    with pytest.raises(UserError, match=f"names row {number}"):
+        triplets.read_order(str(tmp_path / "order.txt"))

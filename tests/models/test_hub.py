@@ -118,8 +118,9 @@ def test_an_alias_has_the_identity_of_the_version_that_it_means_now(server: str)
 
 
 def test_a_registered_name_without_alias_and_version_is_refused(server: str) -> None:
-    with pytest.raises(UserError, match="NAME@ALIAS"):
-        identity("models:/s", server)
+    for ask in (fetch, identity):
+        with pytest.raises(UserError, match="NAME@ALIAS"):
+            ask("models:/s", server)
 
 
 @pytest.mark.parametrize("name", ["models:/s@champion", "models:/s@nobody"])
@@ -142,3 +143,16 @@ def test_a_registered_model_without_mlflow_names_the_package(monkeypatch: pytest
     for ask in (fetch, identity):
         with pytest.raises(UserError, match="pip install mlflow"):
             ask("models:/s@champion", None)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nope", "meta", ""])
+def test_a_device_that_is_not_there_is_refused_before_the_model_is_read(device: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be used .*: take 'cpu', or None") as caught:
+        load(tmp_path / "nothing", device=device)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_name_is_no_model() -> None:
+    for ask in (load, locate):
+        with pytest.raises(UserError, match="the path of a model is empty"):
+            ask("")

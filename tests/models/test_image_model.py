@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -213,3 +214,58 @@ def test_an_error_leaves_no_reading_threads_behind(model: ImageModel, folder: Pa
     reading = [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
     assert caught.value.__traceback__ is not None, "it holds on to the frames, and so to what they read with"
     assert reading == []
+
+
+def test_only_what_preprocess_may_have_returned_counts_as_preprocessed(model: ImageModel) -> None:
+    whole = model.preprocess(noise(5))
+    expected = logits_of(model, noise(5))
+    assert model.embed(whole[None]) == pytest.approx(expected[None], abs=1e-6)
+    assert model.embed([whole, whole.double()]) == pytest.approx(np.stack([expected] * 2), abs=1e-6)
+
+    pixels = torch.from_numpy(np.asarray(noise(5)).copy()).permute(2, 0, 1)
+    for wrong in (pixels / 255, pixels.float(), whole[:, :16], torch.zeros(1, 32, 32), [whole[None]]):
+        with pytest.raises(
+            UserError, match=r"floats count as preprocessed, here \(3, 32, 32\): give bytes \(c, h, w\)"
+        ):
+            model.distance(wrong, noise(5))
+    with pytest.raises(UserError, match="not all finite: give bytes"):
+        model.embed(torch.full((3, 32, 32), torch.nan))
+    with pytest.raises(UserError, match="or what `preprocess` returns"):
+        model.preprocess(pixels / 255)
+
+
+@pytest.mark.parametrize("k", [-1, 0, 3.0, "3", True, None])
+def test_a_number_of_neighbours_that_is_none_is_refused(
+    model: ImageModel, folder: Path, k: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    index = model.index(folder)
+    for among in (folder, index):
+        with pytest.raises(UserError, match="a whole number from 1 on"):
+            model.nearest(noise(1), among, k=k)
+
+
+def test_an_index_refuses_what_a_slice_would_take_for_something_else(model: ImageModel, folder: Path) -> None:
+    index = model.index(folder)
+    for k in (-1, 0):
+        with pytest.raises(UserError, match="a whole number from 1 on"):
+            index.nearest(index.embeddings[0], k)
+    assert len(index.nearest(index.embeddings[0], 2)) == 2
+    with pytest.raises(UserError, match="give one embedding of 8 numbers"):
+        index.nearest(index.embeddings[0, :3])
+
+
+def test_neighbours_are_those_of_one_picture(model: ImageModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    index = model.index(folder)
+    for query in (folder, [noise(1)], [noise(1), noise(2)]):
+        with pytest.raises(UserError, match="the query is one picture"):
+            model.nearest(query, index)
+
+
+def test_an_empty_path_is_no_picture(model: ImageModel) -> None:
+    for ask in (model.embed, model.preprocess, model.index):
+        with pytest.raises(UserError, match=r"the path of (a picture|pictures) is empty"):
+            ask("")
+    with pytest.raises(UserError, match="the path of a picture is empty"):
+        model.distance([""], noise(1))

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from alignet_ray.config import Config
+from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import STAGES, Work, graph, kept, pipeline
+from alignet_ray.stages import STAGES, Work, graph, human_inputs, kept, pipeline
 from alignet_ray.store import SCHEMA, Store
 
 
@@ -116,6 +117,81 @@ def test_the_plan_says_why(small: Config, store: Store) -> None:
     changed = {s.node.name: s.why for s in pipeline.plan(small.replace(cluster__k=7), store)}
     assert changed["cluster"].startswith("changed: ")
     assert "k" in changed["cluster"].split(": ")[1].split(", ")
+
+
+def test_the_plan_names_the_file_that_differs(small: Config, store: Store, tmp_path: Path) -> None:
+    recipe = pipeline.plan(small, store)[0].recipe
+    store.draft("soften", recipe.id).finish({"node": "soften", "recipe": recipe.to_json(), "finished": 0.0})
+    os.utime(tmp_path / "triplets.txt", ns=(1, 1))
+    steps = {step.node.name: step for step in pipeline.plan(small, store)}
+    assert steps["soften"].why == "changed: date of triplets.txt (content is not compared)"
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "says"),
+    [
+        ("objects__table", "", "has no rows"),
+        ("objects__table", "label,object\n", "has no rows"),
+        ("objects__table", "synset,things\na,0\n", "expected columns label"),
+        ("objects__table", "label,object\na,abc\n", "line 2: object 'abc' is not a row number"),
+        ("objects__table", "label,object\na,-3\n", "row numbers start at 0"),
+        ("objects__table", "label,object\na,99999\n", r"names object 99999, but the human data has 3 objects"),
+        ("objects__concepts", "x,y\n1,2\n", "expected a column name or uniqueID"),
+        ("human__triplets", "a,b\n1,2\n", "no columns image1"),
+        ("human__validation", "0 1 nothing\n", "is not a triplet file|no columns image1"),
+        ("human__order", "x\n", "one row number a line"),
+        ("human__embedding", "1 2\n3\n", "is not an embedding"),
+        ("human__reference", "x\n", "is not an embedding"),
+        ("human__comparisons", "reference,a\n1,2\n", "no column 'b'"),
+        ("evaluate__answers", "x,y\n1,2\n", "no columns image1"),
+        ("evaluate__choices", "ref_path,left_path\na,b\n", "no column 'right_path'"),
+        ("evaluate__matrix", "1,2\n3\n", "holds no matrix"),
+        ("align__from_", "rubbish", "rubbish"),
+        ("label__from_", "rubbish", "holds no labelled triplets"),
+        ("corpus__path", "rubbish", "rubbish"),
+    ],
+)
+def test_what_a_run_would_refuse_the_plan_refuses(
+    small: Config, store: Store, tmp_path: Path, field: str, content: str, says: str
+) -> None:
+    file = tmp_path / "rubbish.csv"
+    file.write_text(content)
+    cfg = small.replace(store__root=store.root)
+    assert len(pipeline.describe_plan(cfg)) > 10
+    with pytest.raises(UserError, match=says) as caught:
+        pipeline.describe_plan(cfg.replace(**{field: str(file)}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_on_a_world_that_is_not_drawn_yet_reads_what_is_given_beside_it(store: Store, tmp_path: Path) -> None:
+    cfg = PRESETS["smoke"]().replace(store__root=store.root)
+    assert {row["why"] for row in pipeline.describe_plan(cfg)} == {"its generated world is drawn first"}
+    (tmp_path / "answers.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(UserError, match="no columns image1"):
+        pipeline.describe_plan(cfg.replace(evaluate__answers=str(tmp_path / "answers.csv")))
+
+
+def test_a_model_that_does_not_exist_is_no_plan(small: Config, store: Store) -> None:
+    with pytest.raises(UserError, match="nonesuch"):
+        pipeline.describe_plan(small.replace(store__root=store.root, embed__model="nonesuch"))
+
+
+def test_of_large_files_of_responses_the_first_lines_are_checked(
+    small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(human_inputs, "LARGE", 10)
+    monkeypatch.setattr(human_inputs, "START", 14)
+    (tmp_path / "triplets.txt").write_text("0 1 2\n2 1 0\nnot a number\n")
+    human_inputs.check(small)
+    (tmp_path / "triplets.txt").write_text("0 1 2\nnothing\n0 1 2\n")
+    with pytest.raises(UserError, match="is not a triplet file"):
+        human_inputs.check(small)
+
+
+def test_a_corpus_that_is_not_there_is_named_before_answers_are_asked_for(store: Store) -> None:
+    cfg = Config().replace(corpus__path="/nowhere", store__root=store.root)
+    with pytest.raises(UserError, match=r"^/nowhere does not exist: check the path$"):
+        pipeline.describe_plan(cfg)
 
 
 def test_a_missing_input_is_found_by_the_plan(small: Config, store: Store) -> None:
