@@ -98,7 +98,7 @@ def state_path(cfg: Config) -> Path:
     if JOB in os.environ:
         for given, option in ((cfg.store.root, "--store.root"), (folder, _option(cfg))):
             if "://" not in given and not Path(given).expanduser().is_absolute():
-                raise UserError(f"{given} would vanish with the job's working directory: give an absolute {option}")
+                raise UserError(f"{given} would vanish with the job's folder: give an absolute {option}")
     if "://" in folder:
         raise UserError(f"{_option(cfg)} {folder} is remote: give a local folder with --state-dir")
     return Path(folder).expanduser().resolve()
@@ -106,9 +106,7 @@ def state_path(cfg: Config) -> Path:
 
 def _option(cfg: Config) -> str:
     """The option that the folder of `state_path` comes from."""
-    if cfg.state_dir:
-        return "--state-dir"
-    return "--store.root"
+    return "--state-dir" if cfg.state_dir else "--store.root"
 
 
 def state_dir(cfg: Config) -> Path:
@@ -177,9 +175,7 @@ def lock(folder: Path) -> Iterator[None]:
         held.acquire(timeout=0)
     except Timeout as error:
         # The holder writes who it is after it has the lock, so there may be nothing to read yet.
-        holder = ""
-        if owner.exists():
-            holder = owner.read_text(encoding="utf-8").strip()
+        holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else ""
         raise UserError(
             f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
             "or choose another --store.root"

@@ -207,6 +207,18 @@ def test_reading_a_registry_that_is_not_there_creates_nothing(tmp_path: Path, mo
     with pytest.raises(UserError, match="no model registry"):
         tracking.registry_uri(str(tmp_path / "50%"))
     assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"s3://b/r is remote: name a tracking server .*in Python: tracking_uri="):
+        tracking.registry_uri("s3://b/r")
+
+
+def test_logged_files_are_looked_up_beside_the_database_that_names_them(tmp_path: Path) -> None:
+    address = tracking.database_uri(tmp_path)
+    there = tmp_path / "mlflow-artifacts" / "models" / "m-1"
+    there.mkdir(parents=True)
+    assert tracking.beside_database(address, "file:///gone/mlflow-artifacts/models/m-1") == there
+    assert tracking.beside_database(address, "/gone/mlflow-artifacts/models/m-2") is None
+    assert tracking.beside_database(address, "s3://elsewhere/models/m-1") is None
+    assert tracking.beside_database("http://server", "file:///gone/mlflow-artifacts/models/m-1") is None
 
 
 def test_a_deleted_experiment_is_told_before_anything_starts(tmp_path: Path) -> None:
