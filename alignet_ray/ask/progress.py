@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from alignet_ray.ask import quality
 from alignet_ray.ask.quality import Review
 from alignet_ray.ask.study_file import Answer, StudyFile
 from alignet_ray.screen import TableRow
+from alignet_ray.store import JsonObject
 
 HOUR = 3600
 
@@ -19,7 +19,7 @@ RULE = (
 )
 
 
-def overview(study: StudyFile, notes: Iterable[str] = ()) -> dict[str, Any]:
+def overview(study: StudyFile, notes: Iterable[str] = ()) -> JsonObject:
     """What the researcher's page shows, as JSON.
 
     Args:
@@ -43,7 +43,7 @@ def overview(study: StudyFile, notes: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
-def _person(entry: Review) -> dict[str, Any]:
+def _person(entry: Review) -> JsonObject:
     facts = {
         "person": entry.person.person,
         "name": entry.person.name,

@@ -15,7 +15,7 @@ from alignet_ray.ask.limits import RateLimit
 from alignet_ray.ask.participants import enter
 from alignet_ray.ask.progress import overview
 from alignet_ray.ask.study_file import NotSaved, Person, Refused, StudyFile
-from alignet_ray.store import digest
+from alignet_ray.store import JsonObject, digest
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -53,7 +53,6 @@ NOT_SAVED = "Not saved, try again. (The disk of the study's computer is full or 
 
 UNKNOWN_SESSION = "this session has ended: open the link of the study again"
 
-JsonObject: TypeAlias = dict[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 
 

@@ -1,11 +1,12 @@
 """The command `ask`: begins and serves a study, and looks after what people answered."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignet_ray.cli.options import AskOptions
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Progress, Screen, print_table
+from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
     from alignet_ray.ask.folder import StudyFolder
@@ -68,7 +69,7 @@ def _images(options: AskOptions, folder: "StudyFolder") -> str:
     return str(path.resolve())
 
 
-def _settings(options: AskOptions) -> dict[str, Any]:
+def _settings(options: AskOptions) -> JsonObject:
     """What the options say about a study's settings."""
     from alignet_ray.ask import launch
 

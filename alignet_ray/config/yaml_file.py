@@ -5,9 +5,10 @@ from typing import Any
 import yaml
 
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.store import JsonObject
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> JsonObject:
     """The settings that a text holds; an empty one holds none.
 
     Raises:

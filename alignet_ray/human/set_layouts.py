@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from alignet_ray.data.files import delimiter_of
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human import comparisons
 from alignet_ray.human.matrices import read_participants
+from alignet_ray.store import JsonObject
 
 DESCRIPTION = "set.yaml"
 """Name of a set's description in its folder."""
@@ -32,7 +33,7 @@ ANSWER_HEADERS = (("image0", "image1", "image2", "choice"), ("image1", "image2",
 """Headers of odd-one-out answers."""
 
 
-def recognise(folder: Path) -> dict[str, Any]:
+def recognise(folder: Path) -> JsonObject:
     """The description that a folder's content stands for.
 
     Raises:
@@ -43,7 +44,7 @@ def recognise(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has neither {DESCRIPTION} nor a folder {IMAGES}: {write_one}")
 
     # Every file is looked at: one that comes second would be overlooked otherwise, and be the right one.
-    known: dict[str, dict[str, Any]] = {}
+    known: dict[str, JsonObject] = {}
     for path in sorted(folder.iterdir()):
         is_data = path.suffix.lower() in SUFFIXES and not path.name.lower().startswith(NO_DATA)
         if path.is_file() and is_data and not path.name.startswith("."):
@@ -66,7 +67,7 @@ def recognise(folder: Path) -> dict[str, Any]:
 
 # A run asks what its sets are at every step of its plan.
 @lru_cache(maxsize=64)
-def _layout(path: Path, size: int, modified: int) -> dict[str, Any] | None:
+def _layout(path: Path, size: int, modified: int) -> JsonObject | None:
     """Kind of the judgements in a file, and what goes with it; None if it is none of the known layouts.
 
     Args:
