@@ -31,8 +31,9 @@ def test_a_size_that_a_network_cannot_take_is_refused(name: str, size: int) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_teacher_and_student_are_checked_before_anything_starts() -> None:
-    cfg = Config().replace(embed__model=("random:test_vit",), embed__size=63, distill__model="random:test_vit")
+def test_teacher_and_student_are_checked_before_anything_starts(tmp_path: Path) -> None:
+    cfg = Config().replace(corpus__path=str(tmp_path), distill__model="random:test_vit")
+    cfg = cfg.replace(embed__model=("random:test_vit",), embed__size=63)
     with pytest.raises(UserError, match="takes no images of 63 px"):
         embed.refuse(cfg, "corpus")
     with pytest.raises(UserError, match="takes no images of 50 px"):

@@ -106,9 +106,10 @@ def test_columns_are_named_in_pairs(world: Config, make_work: Callable[..., Work
         soften.run(make_work(world.replace(human__columns=("choice",)), "soften"))
 
 
-def test_what_is_missing_is_named(world: Config) -> None:
-    with pytest.raises(UserError, match=r"--objects\.table"):
-        soften.sources(world.replace(objects__table=None), "")
+def test_what_is_missing_is_named(world: Config, make_work: Callable[..., Work]) -> None:
+    # The folders are called c00, c01, ... and the responses have numbers: nothing says which is which.
+    with pytest.raises(UserError, match=r"Give --objects\.table.*'0', an object"):
+        soften.run(make_work(world.replace(objects__table=None), "soften"))
     with pytest.raises(UserError, match=r"--human\.triplets"):
         soften.sources(world.replace(human__triplets=None), "")
     assert len(soften.sources(world, "")) == 3
