@@ -6,7 +6,8 @@ nowhere else. Numbers that a paper fixes are in `presets.py`.
 
 import dataclasses
 from enum import Enum
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -72,7 +73,7 @@ class Section(BaseModel):
                 "true and false (in YAML also yes, no, on, off) are no values here: give a number, or quote a text"
             )
 
-        if isinstance(value, str) and tuple in kinds:
+        if isinstance(value, str) and tuple in kinds and not _takes_text(field.annotation):
             return (value,)
         # An empty path would mean the working directory.
         if value == "" and Marker.INPUT in field.metadata:
@@ -126,6 +127,11 @@ def _kinds(annotation: Any) -> set[Any]:
         for inner in get_args(annotation):
             kinds |= _kinds(inner)
     return kinds
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Whether a text is a value of its own, beside a list of them: `tuple[str, ...] | str`."""
+    return annotation is str or (get_origin(annotation) in (Union, UnionType) and str in get_args(annotation))
 
 
 class Corpus(Section):

@@ -107,8 +107,8 @@ def test_columns_are_named_in_pairs(world: Config, make_work: Callable[..., Work
 
 
 def test_what_is_missing_is_named(world: Config, make_work: Callable[..., Work]) -> None:
-    # The folders are called c00, c01, ... and the responses have numbers: nothing says which is which.
-    with pytest.raises(UserError, match=r"Give --objects\.table.*'0', an object"):
+    # Neither folders (c00, c01, ...) nor files (0.png) are called like the objects, which have numbers.
+    with pytest.raises(UserError, match=r"Give --objects\.table.*'1', an object"):
         soften.run(make_work(world.replace(objects__table=None), "soften"))
     with pytest.raises(UserError, match=r"--human\.triplets"):
         soften.sources(world.replace(human__triplets=None), "")
