@@ -14,7 +14,11 @@ def parse(text: str) -> JsonObject:
     Raises:
         UserError: it is not YAML, no mapping of names to values, or has a key twice.
     """
-    loader = yaml.SafeLoader(text)
+    try:
+        # A text with characters that cannot be printed is refused here already.
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML: {first_line(error)}") from error
     try:
         # The tree of nodes still has both values of a key that is given twice; the dictionary would have the last.
         root = loader.get_single_node()

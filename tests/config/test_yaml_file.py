@@ -73,3 +73,8 @@ def test_one_text_makes_a_list_of_one_and_switches_take_yes_and_no(tmp_path: Pat
     assert cfg.embed.model == ("random:test_vit",)
     assert cfg.ray.dashboard
     assert Config().replace(embed__model="random:test_vit") == Config().replace(embed__model=("random:test_vit",))
+
+
+def test_characters_that_cannot_be_printed_are_no_yaml() -> None:
+    with pytest.raises(UserError, match=r"^not YAML: unacceptable character #x001b"):
+        yaml_file.parse("d\x1bstill:\n  lr: 0.0001\n")
