@@ -1,4 +1,4 @@
-"""Starts and stops Ray, locks the root, and says what the cluster offers.
+"""Starts and stops Ray, and says what the cluster offers.
 
 Ray is imported when it is started, not before.
 """
@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,18 +14,16 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import psutil
-from filelock import FileLock, Timeout
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.store import RUN_LOCK
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -75,10 +72,6 @@ LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
-OWNER = "run.owner"
-LOGS = "logs"
-"""Names under the root beside the lock's file: who holds it, and the folder of the runs' logs."""
-
 MAX_TEMPORARY = 36
 """Bytes of the path of the folder in which Ray makes its session's folder."""
 
@@ -106,7 +99,9 @@ def state_path(cfg: Config) -> Path:
 
 def _option(cfg: Config) -> str:
     """The option that the folder of `state_path` comes from."""
-    return "--state-dir" if cfg.state_dir else "--store.root"
+    if cfg.state_dir:
+        return "--state-dir"
+    return "--store.root"
 
 
 def state_dir(cfg: Config) -> Path:
@@ -125,68 +120,6 @@ def state_dir(cfg: Config) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {path} ({error.strerror}): choose another {_option(cfg)}") from error
     return path
-
-
-def missing_folders(path: Path) -> list[Path]:
-    """The folder and those above it that do not exist, the deepest first."""
-    return [folder for folder in (path, *path.parents) if not folder.exists()]
-
-
-@contextlib.contextmanager
-def removed_if_refused(created: Sequence[Path]) -> Iterator[None]:
-    """Within it, a UserError removes a root that this run made, as long as it holds nothing but lock and log.
-
-    Inputs are checked while the lock is held and the log is open; after a wrong path nobody wants an empty `runs`.
-
-    Args:
-        created: `missing_folders` of the root, before it was made; empty: the root was there.
-    """
-    try:
-        yield
-    except UserError:
-        if created and not _holds_results(created[0]):
-            shutil.rmtree(created[0])
-            # A folder above may have got other files meanwhile: only empty ones go.
-            with contextlib.suppress(OSError):
-                for folder in created[1:]:
-                    folder.rmdir()
-        raise
-
-
-def _holds_results(root: Path) -> bool:
-    """Whether anything but the run's lock and logs lies under a root."""
-    for path in root.rglob("*"):
-        top = path.relative_to(root).parts[0]
-        if not path.is_dir() and top not in (RUN_LOCK, OWNER, LOGS):
-            return True
-    return False
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the root for this run; the operating system frees the lock when the process ends, however it ends.
-
-    Raises:
-        UserError: another live process holds it.
-    """
-    owner = folder / OWNER
-    held = FileLock(folder / RUN_LOCK)
-    try:
-        held.acquire(timeout=0)
-    except Timeout as error:
-        # The holder writes who it is after it has the lock, so there may be nothing to read yet.
-        holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else ""
-        raise UserError(
-            f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
-            "or choose another --store.root"
-        ) from error
-
-    try:
-        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        held.release()
 
 
 class RayPlaces(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where a run may lie, its lock and log, and the nodes that it waits for and checks."""
+"""Where a run may lie, and the nodes that it waits for and checks."""
 
 import os
 import re
@@ -36,40 +36,6 @@ def test_a_folder_that_cannot_be_written_names_the_option_that_it_comes_from(tmp
         runtime.state_dir(Config().replace(store__root=inside))
     with pytest.raises(UserError, match=r"^--state-dir s3://b/state is remote"):
         runtime.state_path(Config(state_dir="s3://b/state"))
-
-
-LOCK = """
-import sys
-from pathlib import Path
-from alignet_ray import runtime
-
-with runtime.lock(Path(sys.argv[1])):
-    pass
-"""
-
-
-def test_a_second_run_is_told_who_holds_the_root(tmp_path: Path) -> None:
-    with runtime.lock(tmp_path):
-        done = subprocess.run([sys.executable, "-c", LOCK, str(tmp_path)], capture_output=True, text=True)
-        assert f"is in use by another run (pid {os.getpid()}, since" in done.stderr
-    with runtime.lock(tmp_path):
-        pass  # free again
-
-
-def test_a_refused_run_removes_the_root_that_it_made_unless_results_lie_there(tmp_path: Path) -> None:
-    def refused(root: Path, *names: str) -> None:
-        created = runtime.missing_folders(root)
-        for name in names:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text("")
-        with pytest.raises(UserError, match="wrong path"), runtime.removed_if_refused(created):
-            raise UserError("wrong path")
-
-    refused(tmp_path / "new" / "runs", "run.lock", "run.owner", "logs/run.log")
-    assert list(tmp_path.iterdir()) == []
-    refused(tmp_path / "drawn", "run.lock", "worlds/tiny/images.parquet")
-    refused(tmp_path / "drawn", "run.lock")
-    assert (tmp_path / "drawn" / "worlds" / "tiny" / "images.parquet").exists()
 
 
 def test_what_the_cluster_offers(ray_session: None) -> None:

@@ -94,7 +94,7 @@ class SoftenArtifact(ArtifactView):
     def comparisons(self) -> Comparisons:
         """The reference comparisons, one row a question; none where people were not asked any."""
         if not self.files.has(COMPARISONS):
-            return comparisons.nothing()
+            return comparisons.no_comparisons()
         table = self.files.read_table(COMPARISONS)
         rows = np.stack([table[name].to_numpy() for name in ("reference", "a", "b")], axis=1)
         votes = np.stack([table[name].to_numpy() for name in ("votes_a", "votes_b")], axis=1)

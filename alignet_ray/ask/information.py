@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from scipy.special import entr
+from scipy.special import entr, softmax
 
-from alignet_ray.core.triplets import LEFT, RIGHT, set_keys
+from alignet_ray.core.triplets import gram_similarities, set_keys
 
 
 def random_triplets(objects: int, count: int, rng: np.random.Generator) -> Int64[np.ndarray, "n 3"]:
@@ -39,11 +39,8 @@ def expected_information(
     total = np.zeros((len(triplets), 3))
     entropy = np.zeros(len(triplets))
     for sample in samples:
-        gram = sample @ sample.T
-        similarities = gram[triplets[:, LEFT], triplets[:, RIGHT]].astype(np.float64)
-        similarities -= similarities.max(axis=1, keepdims=True)
-        weights = np.exp(similarities)
-        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        similarities = gram_similarities(sample @ sample.T, triplets)
+        probabilities = softmax(similarities.astype(np.float64), axis=1)
         total += probabilities
         entropy += entr(probabilities).sum(axis=1)
     count = len(samples)

@@ -6,7 +6,6 @@ the vectors is a trace norm on the matrix of similarities: dimensions for which 
 few answers already predict others. `soften`'s model has a prior of its own, which needs more answers to say as much.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from alignet_ray.core.triplets import LEFT, PAIRS, RIGHT, pair_similarities
+from alignet_ray.core.optim import cosine_to_twentieth
+from alignet_ray.core.triplets import PAIRS, gram_similarities, pair_similarities
 
 DIMS = 12
 """Dimensions of the vectors, at most."""
@@ -62,8 +62,7 @@ class PeopleModel:
 
     def choices(self, triplets: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
         """The pair (an index into `PAIRS`) that people are most likely to choose in each triplet."""
-        gram = self.mean @ self.mean.T
-        return np.asarray(gram[triplets[:, LEFT], triplets[:, RIGHT]].argmax(axis=1))
+        return np.asarray(gram_similarities(self.mean @ self.mean.T, triplets).argmax(axis=1))
 
 
 def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: PeopleModel | None = None) -> PeopleModel:
@@ -78,6 +77,7 @@ def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: Peo
     rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(objects, DIMS, generator=rng)
+
     if before is None or before.answers < WARM_FROM:
         vectors = START * noise
         steps, peak = SCRATCH_STEPS, LR
@@ -91,11 +91,12 @@ def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: Peo
         similarities = pair_similarities(torch.nn.functional.embedding(rows, vectors))
         likelihood = torch.log_softmax(similarities, dim=1)[:, 0].sum()
         loss = (PRECISION / 2 * vectors.square().sum() - likelihood) / len(rows)
-        optimizer.param_groups[0]["lr"] = peak * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
+        optimizer.param_groups[0]["lr"] = peak * cosine_to_twentieth(step / steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
+    # Laplace's approximation: a normal distribution with the curvature at the mode.
     mode = vectors.detach()
     covariance = torch.linalg.inv(_precision(rows, mode))
     return PeopleModel(mode.numpy().copy(), covariance.numpy(), len(rows))

@@ -7,11 +7,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
+from scipy.special import softmax
 
 from alignet_ray.ask import refit
 from alignet_ray.ask.active import choose, due
 from alignet_ray.ask.information import random_triplets, unseen
-from alignet_ray.core.triplets import LEFT, RIGHT, odd_last, set_keys
+from alignet_ray.core.scores import CHANCE
+from alignet_ray.core.triplets import gram_similarities, odd_last, set_keys
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow
 
@@ -27,8 +29,6 @@ MIN_OBJECTS = 12
 
 LEVELS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Levels of agreement at which the samplers are compared: shares of the way from chance to the ceiling."""
-
-CHANCE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,8 @@ class SimulatedPeople:
 
     def probabilities(self, triplets: Int64[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
         """Probabilities of the three pairs, without guesses."""
-        gram = self.embedding @ self.embedding.T
-        similarities = gram[triplets[:, LEFT], triplets[:, RIGHT]].astype(np.float64)
-        weights = np.exp(similarities - similarities.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        similarities = gram_similarities(self.embedding @ self.embedding.T, triplets)
+        return np.asarray(softmax(similarities.astype(np.float64), axis=1))
 
     def answer(self, triplets: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
         """Answers by people at random, as rows (pair, pair, odd)."""

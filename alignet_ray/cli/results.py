@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from alignet_ray import registry, runtime, tracking
+from alignet_ray import registry, root_lock, runtime, tracking
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import (
@@ -193,7 +193,7 @@ def gc(options: CollectOptions) -> None:
     store = Store.existing(options.store.root)
     state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
     # A run in progress holds this lock, so nothing that it is making can be deleted.
-    with runtime.lock(state):
+    with root_lock.lock(state):
         used = kept.reachable(store)
         if note := kept.outdated_note(store):
             print(note)

@@ -1,4 +1,4 @@
-"""Reads the text of a YAML file of settings, and refuses what YAML itself would take in silence: a key given twice."""
+"""Reads the text of a YAML file, and refuses what YAML itself would take in silence: a key given twice."""
 
 from typing import Any
 
@@ -14,6 +14,23 @@ def parse(text: str) -> JsonObject:
     Raises:
         UserError: it is not YAML, no mapping of names to values, or has a key twice.
     """
+    tree = load(text)
+    # A file of comments, or of nothing but `---`.
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"no settings but {_kind(tree)}: expected sections, such as `distill:` with `steps: 10` below it"
+        )
+    return tree
+
+
+def load(text: str) -> Any:
+    """What a text holds, as plain Python values; None if it holds nothing.
+
+    Raises:
+        UserError: it is not YAML, or has a key twice.
+    """
     try:
         # A text with characters that cannot be printed is refused here already.
         loader = yaml.SafeLoader(text)
@@ -23,24 +40,15 @@ def parse(text: str) -> JsonObject:
         # The tree of nodes still has both values of a key that is given twice; the dictionary would have the last.
         root = loader.get_single_node()
         if root is None:
-            return {}
+            return None
         _require_distinct_keys(root)
-        tree = loader.construct_document(root)
+        return loader.construct_document(root)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"not YAML: {_problem(error)}") from error
     finally:
         loader.dispose()
-
-    # A file of comments, or of nothing but `---`.
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(
-            f"no settings but {_kind(tree)}: expected sections, such as `distill:` with `steps: 10` below it"
-        )
-    return tree
 
 
 def _problem(error: Exception) -> str:

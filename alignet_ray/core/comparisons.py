@@ -20,15 +20,15 @@ class Comparisons(NamedTuple):
     """People's reference comparisons; each question stands in one row.
 
     Attributes:
-        rows: objects (reference, a, b).
-        votes: how many people chose a, and how many chose b; at least one of them is above 0.
+        rows: objects (or image_ids) reference, a and b.
+        votes: how many people chose a, and how many chose b, or their shares; at least one of them is above 0.
     """
 
     rows: Int64[np.ndarray, "n 3"]
     votes: Float[np.ndarray, "n 2"]
 
     def among(self, objects: Int[np.ndarray, " m"]) -> "Comparisons":
-        """The comparisons of these objects alone."""
+        """The comparisons of these objects alone: all three of a row are among them."""
         inside = np.isin(self.rows, objects).all(axis=1)
         return Comparisons(self.rows[inside], self.votes[inside])
 
@@ -38,7 +38,7 @@ class Comparisons(NamedTuple):
         return round(float(self.votes.sum()))
 
 
-def nothing() -> Comparisons:
+def no_comparisons() -> Comparisons:
     """No comparisons."""
     return Comparisons(np.empty((0, 3), np.int64), np.empty((0, 2)))
 

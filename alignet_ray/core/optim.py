@@ -25,6 +25,15 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int, lr: float) -> float:
     return 0.5 * lr * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def cosine_to_twentieth(progress: float) -> float:
+    """Factor of a learning rate: from 1 down to a twentieth along half a cosine.
+
+    Args:
+        progress: share of the updates that are done, from 0 to 1.
+    """
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2
+
+
 @torch.no_grad()
 def decay_to_init(parameters: Sequence[Tensor], initial: Sequence[Tensor], rate: float) -> None:
     """Decoupled decay to the initial weights: theta <- theta - rate * (theta - theta_0), in place.

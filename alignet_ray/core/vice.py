@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import expit, ndtr
 from torch import Tensor
 
+from alignet_ray.core.optim import cosine_to_twentieth
 from alignet_ray.core.triplets import gram_similarities, pair_similarities
 
 CHUNK = 1 << 20
@@ -106,31 +107,23 @@ def fit(
     """
     # All random numbers come from one generator on the CPU, so that a GPU sees the same ones.
     rng = torch.Generator().manual_seed(seed)
-    rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
-    is_comparison = None
-    if comparisons is not None and len(comparisons):
-        rows = torch.cat([rows, torch.from_numpy(np.ascontiguousarray(comparisons, dtype=np.int64))])
-        is_comparison = torch.arange(len(rows)) >= len(triplets)
+    answers = _Answers(triplets, comparisons)
 
     # Means start positive, as the ReLU passes no gradient to negative ones; deviations start at 0.1.
     mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
     state = _State(mu, torch.full_like(mu, math.log(0.1)), schedule.lr)
 
-    batch_size = min(schedule.batch_size, len(rows))
+    batch_size = min(schedule.batch_size, len(answers))
     history: list[dict[str, float]] = []
     running = torch.zeros((), device=device)  # sum of cross-entropies since the last count
     since = 0
     for step in range(1, schedule.steps + 1):
         progress = step / schedule.steps
-        drawn = torch.randint(len(rows), (batch_size,), generator=rng)
-        batch = rows[drawn].to(device)
-        two_way = None
-        if is_comparison is not None:
-            two_way = is_comparison[drawn].to(device)
+        batch, two_way = answers.draw(batch_size, rng, device)
         cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng, two_way)
         # The ELBO per answer: the posterior's complexity counts once for all answers, hence the division.
-        loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(rows)
-        state.optimizer_step(loss, schedule.lr * _cosine(progress))
+        loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(answers)
+        state.optimizer_step(loss, schedule.lr * cosine_to_twentieth(progress))
         running = running + cross_entropy.detach()
         since += 1
 
@@ -156,6 +149,30 @@ def _is_stable(history: list[dict[str, float]], window: int) -> bool:
     """VICE's criterion of convergence: the number of dimensions did not change over the last counts."""
     counts = [row["dims"] for row in history[-window:]]
     return len(counts) == window and len(set(counts)) == 1
+
+
+class _Answers:
+    """Odd-one-out responses and reference comparisons in one table, the chosen pair first."""
+
+    def __init__(self, triplets: Int[np.ndarray, "n 3"], comparisons: Int[np.ndarray, "c 3"] | None) -> None:
+        self.rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
+        self.is_comparison: Bool[Tensor, " n"] | None = None
+        if comparisons is not None and len(comparisons):
+            asked = torch.from_numpy(np.ascontiguousarray(comparisons, dtype=np.int64))
+            self.rows = torch.cat([self.rows, asked])
+            self.is_comparison = torch.arange(len(self.rows)) >= len(triplets)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(
+        self, count: int, rng: torch.Generator, device: str
+    ) -> tuple[Int[Tensor, "b 3"], Bool[Tensor, " b"] | None]:
+        """Random answers, and which of them are comparisons; None if none can be."""
+        drawn = torch.randint(len(self), (count,), generator=rng)
+        if self.is_comparison is None:
+            return self.rows[drawn].to(device), None
+        return self.rows[drawn].to(device), self.is_comparison[drawn].to(device)
 
 
 class _State:
@@ -414,8 +431,3 @@ def _prior_weight(progress: float, schedule: Schedule) -> float:
     if not schedule.kl_anneal:
         return 1.0
     return min(1.0, progress / schedule.kl_anneal)
-
-
-def _cosine(progress: float) -> float:
-    """Factor of the learning rate: from 1 down to a twentieth."""
-    return 0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2

@@ -73,6 +73,4 @@ def serve(application: Any, listener: socket.socket) -> None:
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    # Whoever is quicker than uvicorn's start waits in the queue, and is not refused.
-    listener.listen(WAITING)
     Server(config).run(sockets=[listener])

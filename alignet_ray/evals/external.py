@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import softmax
 
 from alignet_ray.core import calibration, labelling, scores, similarity
+from alignet_ray.core.comparisons import CANDIDATES, Comparisons, majority_share, vote_agreement
 from alignet_ray.core.noise_ceiling import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
 from alignet_ray.core.triplets import TIE, choices, set_keys
@@ -145,13 +146,7 @@ def triplet_similarities(space: EmbeddingSpace, triplets: Int[np.ndarray, "n 3"]
 
 
 def evaluate_choices(
-    spaces: Sequence[EmbeddingSpace],
-    reference: Int[np.ndarray, " n"],
-    left: Int[np.ndarray, " n"],
-    right: Int[np.ndarray, " n"],
-    votes_left: Float[np.ndarray, " n"],
-    seed: int,
-    dataset: str = "choices",
+    spaces: Sequence[EmbeddingSpace], asked: Comparisons, seed: int, dataset: str = "choices"
 ) -> list[Score]:
     """Two-alternative forced choice (NIGHTS): which of two images is more like a reference?
 
@@ -159,22 +154,16 @@ def evaluate_choices(
 
     Args:
         spaces: to be evaluated.
-        reference, left, right: image_ids.
-        votes_left: share of people who chose the left image.
+        asked: image_ids (reference, left, right), and people's votes for left and right.
         seed: of the resamplings.
         dataset: name in the scores table.
     """
     agreement = {}
     for space in spaces:
-        similarities = triplet_similarities(space, np.stack([reference, left, right], axis=1))
-        to_left = similarities[:, 0]
-        to_right = similarities[:, 1]
-
-        # A tie is no choice and earns nothing, so that a collapsed space scores 0 and not the votes for one side.
-        chosen_votes = np.where(to_left > to_right, votes_left, 1 - votes_left)
-        agreement[space.name] = np.where(to_left == to_right, 0.0, chosen_votes)
-    # The largest share is that of the side which most people chose.
-    agreement["human", ""] = np.maximum(votes_left, 1 - votes_left)
+        # The third pair, of the two candidates, is not asked about.
+        similarities = triplet_similarities(space, asked.rows)[:, :CANDIDATES]
+        agreement[space.name] = vote_agreement(similarities, asked.votes)
+    agreement["human", ""] = majority_share(asked.votes)
     return paired.rows(agreement, dataset, "two_afc", seed, split="")
 
 

@@ -32,9 +32,9 @@ def evaluate(name: str, judgements: Judgements, spaces: Sequence[EmbeddingSpace]
         return external.evaluate_responses(
             spaces, judgements.triplets, judgements.levels, judgements.times, seed, judgements.participants, name
         )
-    if len(judgements.reference) == 0:
+    if len(judgements.rows) == 0:
         return []
-    return external.evaluate_choices(spaces, *judgements, seed, name)
+    return external.evaluate_choices(spaces, judgements, seed, name)
 
 
 def _evaluate_matrices(name: str, judgements: Matrices, spaces: Sequence[EmbeddingSpace], seed: int) -> list[Score]:

@@ -25,6 +25,7 @@ HUMAN = ("human", "")
 """The best possible answer, which knows all votes."""
 
 OTHERS = ("human", "others")
+OTHERS_TITLE = "other people"
 """Other people: how well the majority of the other votes predicts a vote."""
 
 NAN = float("nan")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alignet_ray.core.scores import CHANCE, Score
-from alignet_ray.evals.reference_comparisons import OTHERS, VOTES
+from alignet_ray.evals.reference_comparisons import OTHERS, OTHERS_TITLE, VOTES
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.screen import table
 
@@ -46,7 +46,7 @@ def comparison_line(scores: Sequence[Score]) -> str:
             if score.layer == "head":
                 title = f"{title} head"
             if (score.model, score.layer) == OTHERS:
-                title = "other people"
+                title = OTHERS_TITLE
             parts.append(f"{title} {_cell(score)}")
             questions = score.n
     if not parts:

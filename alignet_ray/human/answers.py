@@ -2,22 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from alignet_ray.core.comparisons import Comparisons, merged, nothing
+from alignet_ray.core.comparisons import Comparisons, merged, no_comparisons
 from alignet_ray.errors import UserError
 from alignet_ray.human import comparisons as comparison_files
 from alignet_ray.human import object_names, triplets
+from alignet_ray.human.comparisons import ComparisonTable
 from alignet_ray.human.object_names import ObjectNames
 from alignet_ray.human.responses import ResponseTable, read_responses
 
 
 @dataclass(frozen=True)
 class AnswerFiles:
-    """Files of human answers and how they are read.
+    """Files of human answers and how they are read. Each is read once, when its table is first asked for.
 
     Attributes:
         triplets: odd-one-out responses.
@@ -50,6 +52,29 @@ class AnswerFiles:
                 raise UserError(f"human.columns {pair}: write it as expected=actual, for example choice=answer")
         return dict(pair.split("=", 1) for pair in self.columns)
 
+    @cached_property
+    def triplet_table(self) -> ResponseTable | None:
+        """The odd-one-out responses; None without any."""
+        if not self.triplets:
+            return None
+        return read_responses(self.triplets, self.renamed())
+
+    @cached_property
+    def comparison_table(self) -> ComparisonTable | None:
+        """The reference comparisons; None without any."""
+        if not self.comparisons:
+            return None
+        return comparison_files.read_table(self.comparisons, self.renamed())
+
+    @cached_property
+    def validation_table(self) -> ResponseTable | ComparisonTable | None:
+        """The held-out answers, of either kind; None without any."""
+        if not self.validation:
+            return None
+        if comparison_files.holds_comparisons(self.validation):
+            return comparison_files.read_table(self.validation, self.renamed())
+        return read_responses(self.validation, self.renamed())
+
 
 class Answers(NamedTuple):
     """Answers with object numbers counted from 0.
@@ -68,6 +93,7 @@ class Answers(NamedTuple):
 
 
 NO_TRIPLETS = np.empty((0, 3), np.int64)
+"""No odd-one-out responses."""
 
 
 def read_names(files: AnswerFiles) -> ObjectNames | None:
@@ -76,16 +102,12 @@ def read_names(files: AnswerFiles) -> ObjectNames | None:
     Raises:
         UserError: a file that cannot be read, or files that do not fit each other.
     """
-    names_of = {}
-    columns = files.renamed()
-    if files.triplets:
-        names_of[files.triplets] = read_responses(files.triplets, columns).object_names
-    if files.comparisons:
-        names_of[files.comparisons] = comparison_files.read_table(files.comparisons, columns).object_names
-    if files.validation and comparison_files.holds_comparisons(files.validation):
-        names_of[files.validation] = comparison_files.read_table(files.validation, columns).object_names
-    elif files.validation:
-        names_of[files.validation] = read_responses(files.validation, columns).object_names
+    tables = {
+        files.triplets: files.triplet_table,
+        files.comparisons: files.comparison_table,
+        files.validation: files.validation_table,
+    }
+    names_of = {path: table.object_names for path, table in tables.items() if path and table}
 
     # A table of concepts numbers the objects, whether a file calls them by number or by name.
     if files.concepts and any(names_of.values()):
@@ -113,11 +135,11 @@ def read(
         UserError: files that are no answers, or name objects that do not exist.
     """
     responses = NO_TRIPLETS
-    if files.triplets:
-        responses = _read_triplets(files, files.triplets, names, count, reference)
-    comparisons = nothing()
-    if files.comparisons:
-        comparisons = _read_comparisons(files, files.comparisons, names, count)
+    if files.triplets and files.triplet_table:
+        responses = _triplets(files, files.triplet_table, files.triplets, names, count, reference)
+    comparisons = no_comparisons()
+    if files.comparisons and files.comparison_table:
+        comparisons = _comparisons(files, files.comparison_table, files.comparisons, names, count)
     return Answers(responses, comparisons)
 
 
@@ -128,20 +150,24 @@ def read_validation(
     reference: Float32[np.ndarray, "m d"] | None = None,
 ) -> Answers:
     """The held-out answers, which may be of either kind; arguments and errors as in `read`."""
-    assert files.validation is not None, "there are held-out answers"
-    if comparison_files.holds_comparisons(files.validation):
-        return Answers(NO_TRIPLETS, _read_comparisons(files, files.validation, names, count))
-    return Answers(_read_triplets(files, files.validation, names, count, reference), nothing())
+    path = files.validation
+    table = files.validation_table
+    assert path is not None, "there are held-out answers"
+    assert table is not None, "a file that is named has a table"
+    if isinstance(table, ComparisonTable):
+        return Answers(NO_TRIPLETS, _comparisons(files, table, path, names, count))
+    return Answers(_triplets(files, table, path, names, count, reference), no_comparisons())
 
 
-def _read_triplets(
+def _triplets(
     files: AnswerFiles,
+    responses: ResponseTable,
     path: str,
     names: ObjectNames | None,
     count: int | None,
     reference: Float32[np.ndarray, "m d"] | None,
 ) -> Int64[np.ndarray, "n 3"]:
-    responses = read_responses(path, files.renamed())
+    """Responses with object numbers, by their names or by the file's own numbers."""
     order = None
     if files.order:
         order = triplets.read_order(files.order)
@@ -164,8 +190,10 @@ def _by_name(
     return rows
 
 
-def _read_comparisons(files: AnswerFiles, path: str, names: ObjectNames | None, count: int | None) -> Comparisons:
-    table = comparison_files.read_table(path, files.renamed())
+def _comparisons(
+    files: AnswerFiles, table: ComparisonTable, path: str, names: ObjectNames | None, count: int | None
+) -> Comparisons:
+    """Comparisons with object numbers, by their names or by the file's own numbers, one row a question."""
     if table.object_names and names is not None:
         found = comparison_files.to_objects(table, path, names.numbers(table.object_names, path))
     else:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data.files import comparable_path
 from alignet_ray.errors import UserError
 from alignet_ray.human.comparisons import read_table
@@ -32,20 +33,6 @@ class ImageResponses(NamedTuple):
     times: Float[np.ndarray, " n"]
     participants: list[str]
     unread_times: str = ""
-
-
-class TwoAlternativeChoices(NamedTuple):
-    """Which of two images is more similar to a reference image.
-
-    Attributes:
-        reference, left, right: image_ids.
-        votes_left: share of people who choose the left image.
-    """
-
-    reference: Int[np.ndarray, " n"]
-    left: Int[np.ndarray, " n"]
-    right: Int[np.ndarray, " n"]
-    votes_left: Float[np.ndarray, " n"]
 
 
 def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Sequence[str] = ()) -> ImageResponses:
@@ -88,7 +75,7 @@ def column_names(columns: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoices:
+def read_choices(path: str, image_ids: Mapping[str, int]) -> Comparisons:
     """Two-alternative choices of any layout of reference comparisons (NIGHTS among them); votes are shares or counts.
 
     Args:
@@ -101,9 +88,8 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> TwoAlternativeChoic
     table = read_table(path)
     if not table.object_names:
         raise UserError(f"{path}: the reference and the two others must be paths of images, these are numbers")
-    reference, left, right = _ids_of_paths(list(table.object_names), image_ids, path)[table.rows].T
-    # Shares add up to 1 and counts to the number of people: dividing by the sum suits both.
-    return TwoAlternativeChoices(reference, left, right, table.votes[:, 0] / table.votes.sum(axis=1))
+    # Shares and counts alike: what is scored is the share of a row's votes.
+    return Comparisons(_ids_of_paths(list(table.object_names), image_ids, path)[table.rows], table.votes)
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:

@@ -25,15 +25,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from alignet_ray.config import field_name
+from alignet_ray.config import field_name, yaml_file
 from alignet_ray.config.names import check_set_name
 from alignet_ray.config.sections import InputPath, Section
 from alignet_ray.core.scores import DATASETS
 from alignet_ray.data.files import plain_text
-from alignet_ray.errors import UserError, first_line, nearest
+from alignet_ray.errors import UserError, nearest
 from alignet_ray.human import set_layouts
 from alignet_ray.human.set_layouts import DESCRIPTION, Kind
 from alignet_ray.store import JsonObject, read_bytes
@@ -191,11 +190,11 @@ def _below(folder: str, path: str) -> str:
 
 
 def _read_yaml(path: str) -> Any:
-    text = plain_text(read_bytes(path), path)
+    text = plain_text(read_bytes(path), path).decode()
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {first_line(error)}") from error
+        return yaml_file.load(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _describe(tree: Any, origin: str) -> SetDescription:

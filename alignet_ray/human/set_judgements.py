@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float, Int
 
 from alignet_ray.artifacts.label import IMAGE_COLUMNS
 from alignet_ray.core import similarity
+from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data import deepmind
 from alignet_ray.data.files import comparable_path, plain_text
 from alignet_ray.errors import UserError
 from alignet_ray.human import benchmarks, matrices
-from alignet_ray.human.benchmarks import ImageResponses, TwoAlternativeChoices
+from alignet_ray.human.benchmarks import ImageResponses
 from alignet_ray.human.judgement_sets import JudgementSet
 from alignet_ray.store import read_bytes
 
@@ -43,7 +44,7 @@ class Matrices:
     people: Float[np.ndarray, "p n n"]
 
 
-Judgements: TypeAlias = ImageResponses | TwoAlternativeChoices | Matrices
+Judgements: TypeAlias = ImageResponses | Comparisons | Matrices
 """What a set holds, by its kind: odd_one_out, choices, matrix."""
 
 
@@ -77,7 +78,7 @@ def image_ids(judgements: Judgements) -> Int[np.ndarray, " n"]:
         return np.sort(judgements.image_ids)
     if isinstance(judgements, ImageResponses):
         return np.unique(judgements.triplets)
-    return np.unique(np.concatenate([judgements.reference, judgements.left, judgements.right]))
+    return np.unique(judgements.rows)
 
 
 def count(judgements: Judgements) -> int:
@@ -86,7 +87,7 @@ def count(judgements: Judgements) -> int:
         return int(sum(_rated_pairs(person) for person in judgements.people))
     if isinstance(judgements, ImageResponses):
         return len(judgements.triplets)
-    return len(judgements.reference)
+    return len(judgements.rows)
 
 
 def people(judgements: Judgements) -> int:
@@ -113,10 +114,7 @@ def keep(judgements: Judgements, kept: Int[np.ndarray, " k"]) -> Judgements:
         places = np.flatnonzero(np.isin(judgements.image_ids, kept))
         return Matrices(judgements.image_ids[places], judgements.people[:, places][:, :, places])
 
-    # Choices: as answers, all three images of a row have to be there.
-    shown = np.stack([judgements.reference, judgements.left, judgements.right], axis=1)
-    rows = np.asarray(np.isin(shown, kept).all(axis=1))
-    return TwoAlternativeChoices(*(column[rows] for column in judgements))
+    return judgements.among(kept)
 
 
 def _read_release(judgement_set: JudgementSet, paths: Mapping[str, int]) -> ImageResponses:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from alignet_ray.evals.compare import format_interval
-from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, VOTES
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, OTHERS_TITLE, VOTES
 from alignet_ray.report.contents import ReportContents, Row, score_title, select_scores
 
 
@@ -38,7 +38,7 @@ def comparisons(contents: ReportContents) -> ComparisonTable | None:
         name = (score.model, score.layer)
         row = {"model": score_title(score)}
         if name == OTHERS:
-            row = {"model": "other people"}
+            row = {"model": OTHERS_TITLE}
         row["votes"] = format_interval(score.metric, score.value, score.low, score.high)
         row["gain over base"] = gains.get(name, "-")
         row["most people"] = majority.get(name, "-")

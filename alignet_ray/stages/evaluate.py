@@ -152,7 +152,7 @@ def external_scores(
         scores += external.evaluate_responses(spaces, responses.triplets, responses.levels, responses.times, cfg.seed)
     if evaluate.choices:
         choices = benchmarks.read_choices(evaluate.choices, ids_of_paths)
-        scores += external.evaluate_choices(spaces, *choices, cfg.seed)
+        scores += external.evaluate_choices(spaces, choices, cfg.seed)
     if evaluate.matrix:
         participants = read_participants(evaluate.matrix, evaluate.matrix_kind)
         size = participants.shape[1]
@@ -193,7 +193,6 @@ def build_report(
     # The teacher has a space of its own, in which the student is to see: it belongs beside both.
     with_teacher = compared + [space for space in spaces if space.model == "teacher"]
 
-    image_of_object = results.image_draws[0]
     calibration = {}
     for (model, layer), curve in results.curves.items():
         if layer in ("pre_logits", "aligned"):
@@ -220,19 +219,39 @@ def build_report(
         calibration=calibration,
     )
     # Stored features come without pictures, and end with the teacher.
-    if embed_jobs.has_no_images(cfg):
-        return report.build(contents)
+    if not embed_jobs.has_no_images(cfg):
+        contents = _with_pictures(work, contents, compared, test, results)
+    return report.build(contents)
 
+
+def _with_pictures(
+    work: Work,
+    contents: report.ReportContents,
+    compared: list[EmbeddingSpace],
+    test: AnnotatedObjects,
+    results: suite.SuiteResults,
+) -> report.ReportContents:
+    """The contents with all that shows images: examples, neighbours, clusters, and the student's use.
+
+    Args:
+        work: names the images and the artifacts.
+        contents: everything else.
+        compared: spaces whose neighbours are shown.
+        test: the test objects.
+        results: what the models chose, on which images.
+    """
+    cfg = work.cfg
+    parents = work.parents
     folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
     read_image = report_inputs.image_reader(EmbedArtifact(parents["embed@objects"]), folder)
-    with_pictures = replace(
+    image_of_object = results.image_draws[0]
+    return replace(
         contents,
         use=report.use(cfg.register.name, cfg.register.alias),
         map_pictures=[read_image(int(image_id)) for image_id in image_of_object],
         disagreements=examples.triplet_examples(results.responses, results.trials, test, image_of_object, read_image),
-        queries=examples.neighbour_queries(compared, test, groups, read_image),
+        queries=examples.neighbour_queries(compared, test, contents.map_groups, read_image),
         clusters=report_inputs.cluster_sheets(cfg, parents),
         cluster_candidates=report_inputs.cluster_candidates(parents),
         interpolation=report_inputs.student_interpolation(parents),
     )
-    return report.build(with_pictures)

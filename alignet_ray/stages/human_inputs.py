@@ -18,7 +18,6 @@ from alignet_ray.human.responses import read_responses
 LARGE = 20_000_000
 """Bytes of all files of answers from which on they are read by `soften` alone: parsing them would delay every plan."""
 
-
 START = 1_000_000
 """Bytes of a large file of responses that are checked before anything starts."""
 
@@ -132,17 +131,8 @@ def concepts(cfg: Config) -> list[Concept]:
 
 def answer_files(cfg: Config) -> AnswerFiles:
     """The files of human answers and how they are read."""
-    human = cfg.human
-    return AnswerFiles(
-        triplets=human.triplets,
-        comparisons=human.comparisons,
-        validation=human.validation,
-        columns=human.columns,
-        base=human.base,
-        order=human.order,
-        concepts=[concept.name for concept in concepts(cfg)],
-        concepts_path=cfg.objects.concepts or "",
-    )
+    names = [concept.name for concept in concepts(cfg)]
+    return cfg.human.settings(AnswerFiles, concepts=names, concepts_path=cfg.objects.concepts or "")
 
 
 def sources(cfg: Config) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from alignet_ray import runtime, tracking
+from alignet_ray import root_lock, runtime, tracking
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
@@ -354,7 +354,7 @@ def _finished_before(cfg: Config, store: Store) -> dict[str, str]:
 
 def log_file(cfg: Config, state: Path) -> Path:
     """Where a run's log goes."""
-    return state / runtime.LOGS / f"{cfg.name}.log"
+    return state / root_lock.LOGS / f"{cfg.name}.log"
 
 
 @contextlib.contextmanager
@@ -364,14 +364,14 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
     Yields:
         The config with its generated world and the answers of its study resolved, the store, the local state folder.
     """
-    created = runtime.missing_folders(runtime.state_path(cfg))
+    created = root_lock.missing_folders(runtime.state_path(cfg))
     state = runtime.state_dir(cfg)
     # The lock comes before the log: a run that is refused must not write into the log of the one that holds it. It is
     # held while a root is removed, so that no other run starts there meanwhile.
     with (
         runtime.terminable(),
-        runtime.lock(state),
-        runtime.removed_if_refused(created),
+        root_lock.lock(state),
+        root_lock.removed_if_refused(created),
         log_to(log_file(cfg, state), screen),
     ):
         yield resolve(ask_answers.resolve(cfg, screen), state, screen), Store.open(cfg.store.root), state

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.evals import gate
 from alignet_ray.evals.compare import format_interval
-from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, VOTES
+from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, OTHERS_TITLE, VOTES
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report.elements import figure, page, paragraph, preformatted, section, table
@@ -199,7 +199,7 @@ def run_rows(runs: Sequence[FoldRun]) -> list[Row]:
 def title_of(model: str, layer: str) -> str:
     """What people read of a model and its layer; short, since it stands above columns."""
     if (model, layer) == OTHERS:
-        return "other people"
+        return OTHERS_TITLE
     if model == "human":
         return MODEL_TITLES[model]
     return f"{model} {LAYERS.get(layer, layer)}".strip()

@@ -66,7 +66,7 @@ def test_equal_questions_are_one_row_whichever_side_came_first() -> None:
     assert merged.rows.tolist() == [[0, 1, 2], [1, 0, 2]]
     assert merged.votes.tolist() == [[2, 1], [0, 1]]
     assert merged.answers == 4
-    assert len(comparisons.merged(comparisons.nothing()).rows) == 0
+    assert len(comparisons.merged(comparisons.no_comparisons()).rows) == 0
 
 
 def test_every_vote_is_one_answer_with_the_chosen_one_first() -> None:

@@ -6,6 +6,7 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from alignet_ray.core import calibration, similarity
+from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.evals import external
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
@@ -54,12 +55,12 @@ def test_response_times_that_follow_doubt(
 
 def test_two_alternatives_worked_by_hand() -> None:
     found = external.evaluate_choices(
-        [SPACE], np.array([0, 20]), np.array([10, 0]), np.array([20, 30]), np.array([0.9, 0.4]), 0
+        [SPACE], Comparisons(np.array([[0, 10, 20], [20, 0, 30]]), np.array([[0.9, 0.1], [0.4, 0.6]])), 0
     )
     value = {s.model: s.value for s in found}
     assert value["base"] == pytest.approx((0.9 + 0.6) / 2)
     assert value["human"] == pytest.approx((0.9 + 0.6) / 2)
-    tie = external.evaluate_choices([SPACE], np.array([20]), np.array([0]), np.array([40]), np.array([1.0]), 0)
+    tie = external.evaluate_choices([SPACE], Comparisons(np.array([[20, 0, 40]]), np.array([[1.0, 0.0]])), 0)
     assert tie[0].value == 0
 
 

@@ -5,11 +5,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from alignet_ray.core import similarity
+from alignet_ray.core.comparisons import Comparisons, no_comparisons
 from alignet_ray.core.scores import DATASETS, Score
 from alignet_ray.core.triplets import odd_last
 from alignet_ray.evals import external, judgement_sets, ood
 from alignet_ray.evals.spaces import EmbeddingSpace
-from alignet_ray.human.benchmarks import ImageResponses, TwoAlternativeChoices
+from alignet_ray.human.benchmarks import ImageResponses
 from alignet_ray.human.set_judgements import Judgements, Matrices
 
 IDS = np.arange(20) * 3
@@ -69,7 +70,7 @@ def test_planted_choices(votes: float) -> None:
     shown = IDS[np.array([rng.choice(20, 3, replace=False) for _ in range(30)])]
     similarities = external.triplet_similarities(PEOPLE, shown)
     votes_left = np.where(similarities[:, 0] > similarities[:, 1], votes, 1 - votes)
-    found = scored(TwoAlternativeChoices(*shown.T, votes_left))
+    found = scored(Comparisons(shown, np.stack([votes_left, 1 - votes_left], axis=1)))
     assert found["student", "two_afc", ""].value == pytest.approx(votes)
     assert found["human", "two_afc", ""].value == pytest.approx(votes)
     assert found["base", "two_afc", ""].value < found["student", "two_afc", ""].value
@@ -115,17 +116,17 @@ def test_a_participant_of_whom_too_little_is_left_does_not_count() -> None:
 
 def test_nothing_left_is_nothing_scored() -> None:
     no_rows = np.empty((0, 3), np.int64)
-    nothing = np.empty(0, np.int64)
     for empty in (
         ImageResponses(no_rows, [], np.empty(0), []),
-        TwoAlternativeChoices(nothing, nothing, nothing, np.empty(0)),
+        no_comparisons(),
         Matrices(IDS[:2], np.zeros((1, 2, 2))),
     ):
         assert judgement_sets.evaluate("mine", empty, SPACES, 0) == []
 
 
 def test_a_sets_name_is_none_of_the_runs_own_data_sets() -> None:
-    own = {score.dataset for score in external.evaluate_choices(SPACES, *IDS[:3, None], np.ones(1), 0)}
+    one_question = Comparisons(IDS[None, :3], np.array([[1.0, 0.0]]))
+    own = {score.dataset for score in external.evaluate_choices(SPACES, one_question, 0)}
     one = answers(5, 0, 0)
     own |= {score.dataset for score in external.evaluate_responses(SPACES, one.triplets, one.levels, one.times, 0)}
     assert own | {ood.DATASET} <= set(DATASETS)

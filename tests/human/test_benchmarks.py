@@ -47,9 +47,8 @@ def test_choices_between_two(tmp_path: Path) -> None:
     head = "ref_path,left_path,right_path,left_vote,right_vote\n"
     file.write_text(head + "dog/1.png,dog/2.png,car/1.png,3,1\ncup/1.png,car/1.png,dog/1.png,0,1\n")
     found = benchmarks.read_choices(str(file), IMAGES)
-    assert found.reference.tolist() == [4, 12]
-    assert found.right.tolist() == [9, 4]
-    assert found.votes_left.tolist() == [0.75, 0]
+    assert found.rows.tolist() == [[4, 7, 9], [12, 9, 4]]
+    assert found.votes.tolist() == [[3, 1], [0, 1]]
     file.write_text(head + "dog/1.png,dog/2.png,car/1.png,0,0\n")
     with pytest.raises(UserError, match="above 0"):
         benchmarks.read_choices(str(file), IMAGES)
@@ -62,7 +61,8 @@ def test_choices_with_semicolons_and_paths_as_a_spreadsheet_leaves_them(tmp_path
     file = tmp_path / "nights.csv"
     file.write_text("ref_path;left_path;right_path;left_vote;right_vote\n./dog/1.png;dog\\2.png; car/1.png;1;3\n")
     found = benchmarks.read_choices(str(file), IMAGES)
-    assert (found.reference[0], found.left[0], found.right[0], found.votes_left[0]) == (4, 7, 9, 0.25)
+    assert found.rows.tolist() == [[4, 7, 9]]
+    assert found.votes.tolist() == [[1, 3]]
 
 
 def test_negative_votes_are_refused(tmp_path: Path) -> None:

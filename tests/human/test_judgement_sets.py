@@ -82,7 +82,7 @@ def test_a_missing_key_is_named_unless_another_is_misspelled(tmp_path: Path) -> 
 
 def test_what_is_no_description_is_told(tmp_path: Path) -> None:
     (tmp_path / "set.yaml").write_text("name: [")
-    with pytest.raises(UserError, match=r"set\.yaml is not YAML: "):
+    with pytest.raises(UserError, match=r"set\.yaml: not YAML: "):
         open_set(str(tmp_path))
     (tmp_path / "set.yaml").write_text("- a\n")
     with pytest.raises(UserError, match="describes no set: expected the keys name, kind, file"):

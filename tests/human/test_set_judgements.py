@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import yaml
 
+from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.errors import UserError
 from alignet_ray.human import set_judgements
-from alignet_ray.human.benchmarks import ImageResponses, TwoAlternativeChoices
+from alignet_ray.human.benchmarks import ImageResponses
 from alignet_ray.human.judgement_sets import JudgementSet, open_set
 from alignet_ray.human.set_judgements import Matrices
 
@@ -89,9 +90,9 @@ def test_choices_in_the_layout_of_nights_with_the_folder_before_the_path(tmp_pat
         "images/cat/n1_1.JPEG,images/cat/n1_2.JPEG,images/dog/n2_1.JPEG,3,1\n"
     )
     found = set_judgements.read(described(tmp_path, kind="choices", file="data.csv"), PATHS)
-    assert isinstance(found, TwoAlternativeChoices)
-    assert [found.reference[0], found.left[0], found.right[0]] == [3, 5, 8]
-    assert found.votes_left.tolist() == [0.75]
+    assert isinstance(found, Comparisons)
+    assert found.rows.tolist() == [[3, 5, 8]]
+    assert found.votes.tolist() == [[3, 1]]
     assert set_judgements.image_ids(found).tolist() == [3, 5, 8]
 
 
@@ -169,10 +170,10 @@ def test_only_judgements_about_kept_images_stay(tmp_path: Path) -> None:
     assert kept.triplets.tolist() == [[3, 5, 9]]
     assert (kept.levels, kept.times.tolist(), kept.participants) == (["b"], [2.0], ["q"])
 
-    choices = TwoAlternativeChoices(np.array([3, 8]), np.array([5, 9]), np.array([9, 3]), np.array([0.2, 1.0]))
+    choices = Comparisons(np.array([[3, 5, 9], [8, 9, 3]]), np.array([[0.2, 0.8], [1.0, 0.0]]))
     kept_choices = set_judgements.keep(choices, np.array([3, 5, 9]))
-    assert isinstance(kept_choices, TwoAlternativeChoices)
-    assert [column.tolist() for column in kept_choices] == [[3], [5], [9], [0.2]]
+    assert isinstance(kept_choices, Comparisons)
+    assert [column.tolist() for column in kept_choices] == [[[3, 5, 9]], [[0.2, 0.8]]]
 
     values = symmetric(2, 4, 4)
     kept_matrices = set_judgements.keep(Matrices(np.array([9, 3, 5, 8]), values), np.array([3, 8, 9]))

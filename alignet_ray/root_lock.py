@@ -1,0 +1,81 @@
+"""Holds a root for one run at a time, and takes back a root that a refused run has just made."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from alignet_ray.errors import UserError
+from alignet_ray.store import RUN_LOCK
+
+OWNER = "run.owner"
+LOGS = "logs"
+"""Names under the root beside the lock's file: who holds it, and the folder of the runs' logs."""
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the deepest first."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+@contextlib.contextmanager
+def removed_if_refused(created: Sequence[Path]) -> Iterator[None]:
+    """Within it, a UserError removes a root that this run made, as long as it holds nothing but lock and log.
+
+    Inputs are checked while the lock is held and the log is open; after a wrong path nobody wants an empty `runs`.
+
+    Args:
+        created: `missing_folders` of the root, before it was made; empty: the root was there.
+    """
+    try:
+        yield
+    except UserError:
+        if created and not _holds_results(created[0]):
+            shutil.rmtree(created[0])
+            # A folder above may have got other files meanwhile: only empty ones go.
+            with contextlib.suppress(OSError):
+                for folder in created[1:]:
+                    folder.rmdir()
+        raise
+
+
+def _holds_results(root: Path) -> bool:
+    """Whether anything but the run's lock and logs lies under a root."""
+    for path in root.rglob("*"):
+        top = path.relative_to(root).parts[0]
+        if not path.is_dir() and top not in (RUN_LOCK, OWNER, LOGS):
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the root for this run; the operating system frees the lock when the process ends, however it ends.
+
+    Raises:
+        UserError: another live process holds it.
+    """
+    owner = folder / OWNER
+    held = FileLock(folder / RUN_LOCK)
+    try:
+        held.acquire(timeout=0)
+    except Timeout as error:
+        # The holder writes who it is after it has the lock, so there may be nothing to read yet.
+        holder = ""
+        if owner.exists():
+            holder = owner.read_text(encoding="utf-8").strip()
+        raise UserError(
+            f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
+            "or choose another --store.root"
+        ) from error
+
+    try:
+        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        held.release()
