@@ -65,9 +65,10 @@ def shared_images(source: Source, others: Iterable[Source]) -> Overlap:
             size for size, digest in zip(candidates["bytes"].to_pylist(), theirs, strict=True) if digest is None
         }
         unread += theirs.count(None)
+        held = set(theirs)
         for image_id, size in zip(mine["image_id"].to_pylist(), mine["bytes"].to_pylist(), strict=True):
             # What cannot be compared may be the same: leaving it out costs a judgement, keeping it an honest score.
-            if digests[image_id] in theirs or size in sizes_unread:
+            if digests[image_id] in held or size in sizes_unread:
                 shared.add(image_id)
     return Overlap(np.array(sorted(shared), dtype=np.int64), unread)
 
