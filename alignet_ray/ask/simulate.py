@@ -44,8 +44,8 @@ class Plan:
 
     people: int
     trials: int
-    lapse: float = 0.05
-    random_share: float = 0.2
+    lapse: float
+    random_share: float
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from alignet_ray.ask.study_file import StudySettings
 from alignet_ray.config import Config, StoreSection
 from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.config.presets import PRESETS
 
-# Sections are immutable, so all options may share their defaults.
+# Sections and settings are immutable, so all options may share their defaults.
 SETTINGS = Config()
 STORE = StoreSection()
 CLUSTER = ClusterSpec()
+STUDY = StudySettings(images="")
 NAMES_OF_PRESETS = ", ".join(PRESETS)
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -227,30 +229,30 @@ class AskOptions(StoreOptions):
     state_dir: str | None = None
     """Local folder for the study, where the root is remote."""
 
-    objects: Literal["images", "folders"] = "images"
+    objects: Literal["images", "folders"] = STUDY.objects
     """What is compared: every image, or every folder, of which a random image is shown each time."""
-    trials: int = 100
+    trials: int = STUDY.trials
     """Questions that a person is asked."""
-    catch: float = 0.04
+    catch: float = STUDY.catch
     """Share of questions with an obvious answer (the same image twice)."""
-    repeats: float = 0.06
+    repeats: float = STUDY.repeats
     """Share of questions that a person has answered before."""
-    sampler: Literal["random", "active"] = "random"
+    sampler: Literal["random", "active"] = STUDY.sampler
     """How questions are chosen; active: those that tell most by a model of the answers so far (--simulate shows whether
     this saves answers, which it need not)."""
-    random_share: float = 0.2
+    random_share: float = STUDY.random_share
     """Share of random questions among actively chosen ones, for an unbiased test."""
-    break_every: int = 50
+    break_every: int = STUDY.break_every
     """Questions between two breaks; 0: none."""
     instructions: str | None = None
     """Markdown file with instructions and consent."""
-    links_only: Switch = False
+    links_only: Switch = STUDY.links_only
     """Only people with a personal link may take part."""
-    hashed: Switch = False
+    hashed: Switch = STUDY.hashed
     """Store names of participants as keyed hashes."""
-    code: str = ""
+    code: str = STUDY.code
     """Completion code that the last page shows."""
-    redirect: str = ""
+    redirect: str = STUDY.redirect
     """Address that the last page leads to; {participant} and {code} are filled in."""
 
     host: str = "127.0.0.1"

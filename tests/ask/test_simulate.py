@@ -7,12 +7,15 @@ from alignet_ray.ask import active
 from alignet_ray.ask.simulate import Curve, Plan, SimulatedPeople, compare, curve_rows, require_plan, simulate
 from alignet_ray.errors import UserError
 
+LAPSE = 0.05
+SHARE = 0.2
+
 
 def test_people_choose_as_the_embedding_says_and_sometimes_guess() -> None:
     embedding = np.eye(3, dtype=np.float32)[[0, 0, 1]] * 1.5
     triplets = np.tile([[0, 1, 2]], (20_000, 1))
     for lapse, guessed in ((0.0, 0.0), (0.3, 0.3)):
-        people = SimulatedPeople(embedding, Plan(200, 100, lapse), np.random.default_rng(0))
+        people = SimulatedPeople(embedding, Plan(200, 100, lapse, SHARE), np.random.default_rng(0))
         p = people.probabilities(triplets[:1])[0]
         assert p[0] == pytest.approx(np.exp(2.25) / (np.exp(2.25) + 2), abs=1e-6)
         share = (people.answer(triplets)[:, 2] == 2).mean()
@@ -45,7 +48,7 @@ def test_a_simulated_study_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active, "CANDIDATES", 2000)
     rng = np.random.default_rng(0)
     embedding = np.abs(rng.normal(size=(40, 4))).astype(np.float32)
-    plan = Plan(people=5, trials=100)
+    plan = Plan(5, 100, LAPSE, SHARE)
     counts: list[int] = []
     curves = [simulate(embedding, plan, sampler, 0, counts.append) for sampler in ("random", "active")]
     assert len(counts) == sum(len(curve.answers) for curve in curves)
@@ -61,10 +64,10 @@ def test_a_simulated_study_learns(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("plan", "objects", "problem"),
     [
-        (Plan(0, 100), 50, "--people 0"),
-        (Plan(5, 100, lapse=1.0), 50, "--lapse 1.0"),
-        (Plan(5, 100), 5, "5 objects"),
-        (Plan(50, 100), 20, "20 objects have questions for 570 answers"),
+        (Plan(0, 100, LAPSE, SHARE), 50, "--people 0"),
+        (Plan(5, 100, 1.0, SHARE), 50, "--lapse 1.0"),
+        (Plan(5, 100, LAPSE, SHARE), 5, "5 objects"),
+        (Plan(50, 100, LAPSE, SHARE), 20, "20 objects have questions for 570 answers"),
     ],
 )
 def test_plans_that_cannot_be(plan: Plan, objects: int, problem: str) -> None:
