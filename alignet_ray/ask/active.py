@@ -8,14 +8,15 @@ from math import ceil
 import numpy as np
 from jaxtyping import Int64
 
-from alignet_ray.ask import refit
 from alignet_ray.ask.dealer import Dealer
 from alignet_ray.ask.information import expected_information, most_informative, random_triplets, unseen
 from alignet_ray.ask.quality import counted
-from alignet_ray.ask.refit import PeopleModel
 from alignet_ray.ask.sampler import Objects
 from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.core import trace_norm
+from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.scores import mean_interval
+from alignet_ray.core.trace_norm import PeopleModel
 from alignet_ray.core.triplets import odd_last, set_keys
 
 FIRST = 100
@@ -103,7 +104,7 @@ class ActiveChoice:
 
         self._test([answer for answer in answers if answer.number > self._last and answer.kind == "random"])
         rows = as_triplets(answers, self._object_of)
-        self.model = refit.fit(rows, self._objects, self._seed, self.model)
+        self.model = trace_norm.fit(AnswerRows(rows), self._objects, self._seed, self.model)
         self._last = answers[-1].number
         # Twice as many as are asked before the next fit, since some will be left over or were shown before.
         chosen = choose(self.model, 2 * due(len(answers), self._objects), self._rng, set_keys(rows))

@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64
 from scipy.special import softmax
 
-from alignet_ray.ask import refit
 from alignet_ray.ask.active import choose, due
 from alignet_ray.ask.information import random_triplets, unseen
+from alignet_ray.core import trace_norm
+from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.scores import CHANCE
+from alignet_ray.core.trace_norm import PeopleModel
 from alignet_ray.core.triplets import gram_similarities, odd_last, set_keys
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow
@@ -165,7 +167,7 @@ def simulate(
         asked = _questions(chooser, count, plan.random_share, objects, rng, forbidden)
         rows = np.concatenate([rows, people.answer(asked)])
         forbidden = np.concatenate([forbidden, set_keys(asked)])
-        model = refit.fit(rows, objects, seed, model)
+        model = trace_norm.fit(AnswerRows(rows), objects, seed, model)
         chosen = model.choices(test)
         curve.answers.append(len(rows))
         curve.agreement.append(float(truth[np.arange(len(test)), chosen].mean()))
@@ -175,7 +177,7 @@ def simulate(
 
 
 def _questions(
-    model: refit.PeopleModel | None,
+    model: PeopleModel | None,
     count: int,
     random_share: float,
     objects: int,

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import expit, ndtr
 from torch import Tensor
 
+from alignet_ray.core.answer_rows import AnswerBatch, AnswerRows, competing_similarities
 from alignet_ray.core.optim import cosine_to_twentieth
-from alignet_ray.core.triplets import gram_similarities, pair_similarities
+from alignet_ray.core.triplets import gram_similarities
 
 CHUNK = 1 << 20
 """Triplets whose similarities are gathered at once (bounds memory)."""
@@ -107,7 +108,7 @@ def fit(
     """
     # All random numbers come from one generator on the CPU, so that a GPU sees the same ones.
     rng = torch.Generator().manual_seed(seed)
-    answers = _Answers(triplets, comparisons)
+    answers = AnswerRows(triplets, comparisons)
 
     # Means start positive, as the ReLU passes no gradient to negative ones; deviations start at 0.1.
     mu = (torch.rand(objects, schedule.dims, generator=rng) / math.sqrt(schedule.dims) * 2).to(device)
@@ -119,8 +120,8 @@ def fit(
     since = 0
     for step in range(1, schedule.steps + 1):
         progress = step / schedule.steps
-        batch, two_way = answers.draw(batch_size, rng, device)
-        cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng, two_way)
+        batch = answers.draw(batch_size, rng, device)
+        cross_entropy, complexity = elbo_terms(state.mu, state.log_sigma, batch, prior, rng)
         # The ELBO per answer: the posterior's complexity counts once for all answers, hence the division.
         loss = cross_entropy + _prior_weight(progress, schedule) * complexity / len(answers)
         state.optimizer_step(loss, schedule.lr * cosine_to_twentieth(progress))
@@ -149,30 +150,6 @@ def _is_stable(history: list[dict[str, float]], window: int) -> bool:
     """VICE's criterion of convergence: the number of dimensions did not change over the last counts."""
     counts = [row["dims"] for row in history[-window:]]
     return len(counts) == window and len(set(counts)) == 1
-
-
-class _Answers:
-    """Odd-one-out responses and reference comparisons in one table, the chosen pair first."""
-
-    def __init__(self, triplets: Int[np.ndarray, "n 3"], comparisons: Int[np.ndarray, "c 3"] | None) -> None:
-        self.rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
-        self.is_comparison: Bool[Tensor, " n"] | None = None
-        if comparisons is not None and len(comparisons):
-            asked = torch.from_numpy(np.ascontiguousarray(comparisons, dtype=np.int64))
-            self.rows = torch.cat([self.rows, asked])
-            self.is_comparison = torch.arange(len(self.rows)) >= len(triplets)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def draw(
-        self, count: int, rng: torch.Generator, device: str
-    ) -> tuple[Int[Tensor, "b 3"], Bool[Tensor, " b"] | None]:
-        """Random answers, and which of them are comparisons; None if none can be."""
-        drawn = torch.randint(len(self), (count,), generator=rng)
-        if self.is_comparison is None:
-            return self.rows[drawn].to(device), None
-        return self.rows[drawn].to(device), self.is_comparison[drawn].to(device)
 
 
 class _State:
@@ -238,19 +215,17 @@ def condense(
 def elbo_terms(
     mu: Float[Tensor, "m d"],
     log_sigma: Float[Tensor, "m d"],
-    batch: Int[Tensor, "b 3"],
+    batch: AnswerBatch,
     prior: Prior,
     rng: torch.Generator,
-    two_way: Bool[Tensor, " b"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Both terms of the negative ELBO at one posterior sample X.
 
     Args:
         mu, log_sigma: the posterior.
-        batch: answers, the chosen pair first.
+        batch: answers.
         prior: of one entry.
         rng: of the sample.
-        two_way: rows that are reference comparisons, whose third pair does not compete; None: no row.
 
     Returns:
         The mean cross-entropy of the batch (nats), and log q(X) - log p(X).
@@ -260,13 +235,8 @@ def elbo_terms(
     sample = mu + log_sigma.exp() * noise
 
     # The backward pass of `embedding` is twice as fast as that of an index.
-    objects = torch.nn.functional.embedding(batch, torch.relu(sample))
-    similarities = pair_similarities(objects)
-    if two_way is not None:
-        # Nobody could choose the pair without the reference: at minus infinity, its probability and gradient are 0.
-        never = two_way[:, None] & torch.tensor([False, False, True], device=batch.device)
-        similarities = similarities.masked_fill(never, -math.inf)
-    log_probabilities = torch.log_softmax(similarities, dim=1)
+    members = torch.nn.functional.embedding(batch.rows, torch.relu(sample))
+    log_probabilities = torch.log_softmax(competing_similarities(members, batch.is_comparison), dim=1)
     cross_entropy = -log_probabilities[:, 0].mean()
 
     # log N(sample; mu, sigma^2), in which (sample - mu) / sigma is the noise itself.

@@ -9,8 +9,8 @@ from support.studies import ask, join, make_study
 from alignet_ray.ask import active
 from alignet_ray.ask.active import FIRST, ActiveChoice, as_triplets, choose, due
 from alignet_ray.ask.dealer import Dealer
-from alignet_ray.ask.refit import DIMS, PRECISION, PeopleModel
 from alignet_ray.ask.study_file import StudyFile
+from alignet_ray.core.trace_norm import DIMS, PRECISION, PeopleModel
 from alignet_ray.core.triplets import set_keys
 
 

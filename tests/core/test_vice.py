@@ -8,6 +8,7 @@ from scipy.stats import norm, spearmanr
 
 from alignet_ray.config import Soften
 from alignet_ray.core import vice
+from alignet_ray.core.answer_rows import AnswerBatch
 
 SOFTEN = Soften()
 
@@ -92,7 +93,7 @@ def test_elbo_terms_against_scipy() -> None:
     mu, log_sigma = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64) / 2
     rows = torch.tensor([[0, 1, 2], [3, 4, 0]])
     loss, complexity = vice.elbo_terms(
-        mu, log_sigma, rows, SOFTEN.settings(vice.Prior), torch.Generator().manual_seed(1)
+        mu, log_sigma, AnswerBatch(rows, None), SOFTEN.settings(vice.Prior), torch.Generator().manual_seed(1)
     )
     noise = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).numpy()
     x = mu.numpy() + np.exp(log_sigma.numpy()) * noise
@@ -181,10 +182,9 @@ def test_the_pair_that_nobody_is_asked_about_gets_no_gradient() -> None:
     mu = torch.rand(3, 4, dtype=torch.float64) + 0.5
     log_sigma = torch.full_like(mu, -20)
     prior = SOFTEN.settings(vice.Prior)
-    batch = torch.tensor([[0, 1, 2]])
-    two_way = torch.tensor([True])
+    batch = AnswerBatch(torch.tensor([[0, 1, 2]]), torch.tensor([True]))
     asked = mu.clone().requires_grad_()
-    cross_entropy, _ = vice.elbo_terms(asked, log_sigma, batch, prior, torch.Generator().manual_seed(0), two_way)
+    cross_entropy, _ = vice.elbo_terms(asked, log_sigma, batch, prior, torch.Generator().manual_seed(0))
     cross_entropy.backward()
 
     # By hand: -log sigmoid(x0 x1 - x0 x2); its gradient at object 1 points along x0 alone.

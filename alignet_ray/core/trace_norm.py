@@ -1,20 +1,22 @@
-"""The model of people that chooses questions, fitted again as answers come in, from scratch or from the last fit.
+"""A model of people for few answers: vectors with a normal prior, which amounts to a trace norm on similarities.
 
-Every object is a vector with a normal prior; the three pairs of a triplet compete in a softmax over their dot products,
-as everywhere in this package. The posterior is approximated around its mode (Laplace), object by object. The prior on
-the vectors is a trace norm on the matrix of similarities: dimensions for which there is no evidence vanish, so that a
-few answers already predict others. `soften`'s model has a prior of its own, which needs more answers to say as much.
+Every object is a vector; the three pairs of a triplet compete in a softmax over their dot products, as everywhere in
+this package, and in a reference comparison the two pairs with the reference. The prior on the vectors is a trace norm
+on the matrix of similarities (Srebro et al., 2004): dimensions for which there is no evidence vanish, so that a few
+answers already predict others. VICE's spike and slab need more answers to say as much. The posterior is approximated
+around its mode (Laplace), object by object.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from alignet_ray.core.answer_rows import AnswerRows, competing_similarities
 from alignet_ray.core.optim import cosine_to_twentieth
-from alignet_ray.core.triplets import PAIRS, gram_similarities, pair_similarities
+from alignet_ray.core.triplets import PAIRS, gram_similarities
 
 DIMS = 12
 """Dimensions of the vectors, at most."""
@@ -65,32 +67,34 @@ class PeopleModel:
         return np.asarray(gram_similarities(self.mean @ self.mean.T, triplets).argmax(axis=1))
 
 
-def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: PeopleModel | None = None) -> PeopleModel:
+def fit(
+    answers: AnswerRows, objects: int, seed: int, before: PeopleModel | None = None, dims: int = DIMS
+) -> PeopleModel:
     """Fit the model to answers: the mode by gradients over all answers, then the curvature around it.
 
     Args:
-        triplets: rows (pair, pair, odd) of object numbers.
+        answers: odd-one-out responses and reference comparisons.
         objects: number of objects.
         seed: of the initial values.
         before: an earlier fit to start from, of the same objects; None, or one to few answers: from scratch.
+        dims: dimensions of the vectors, at most; an earlier fit keeps its own.
     """
-    rows = torch.from_numpy(np.ascontiguousarray(triplets, dtype=np.int64))
+    rows, is_comparison = answers.all
     rng = torch.Generator().manual_seed(seed)
-    noise = torch.randn(objects, DIMS, generator=rng)
-
     if before is None or before.answers < WARM_FROM:
-        vectors = START * noise
+        vectors = START * torch.randn(objects, dims, generator=rng)
         steps, peak = SCRATCH_STEPS, LR
     else:
-        vectors = torch.from_numpy(before.mean) + NOISE * noise
+        mean = torch.from_numpy(before.mean)
+        vectors = mean + NOISE * torch.randn(mean.shape, generator=rng)
         steps, peak = WARM_STEPS, WARM_LR
     vectors.requires_grad_()
 
     optimizer = torch.optim.Adam([vectors], lr=peak)
     for step in range(steps):
-        similarities = pair_similarities(torch.nn.functional.embedding(rows, vectors))
-        likelihood = torch.log_softmax(similarities, dim=1)[:, 0].sum()
-        loss = (PRECISION / 2 * vectors.square().sum() - likelihood) / len(rows)
+        members = torch.nn.functional.embedding(rows, vectors)
+        log_probabilities = torch.log_softmax(competing_similarities(members, is_comparison), dim=1)
+        loss = (PRECISION / 2 * vectors.square().sum() - log_probabilities[:, 0].sum()) / len(answers)
         optimizer.param_groups[0]["lr"] = peak * cosine_to_twentieth(step / steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -98,15 +102,17 @@ def fit(triplets: Int64[np.ndarray, "n 3"], objects: int, seed: int, before: Peo
 
     # Laplace's approximation: a normal distribution with the curvature at the mode.
     mode = vectors.detach()
-    covariance = torch.linalg.inv(_precision(rows, mode))
-    return PeopleModel(mode.numpy().copy(), covariance.numpy(), len(rows))
+    covariance = torch.linalg.inv(_precision(rows, mode, is_comparison))
+    return PeopleModel(mode.numpy().copy(), covariance.numpy(), len(answers))
 
 
-def _precision(rows: Int64[Tensor, "n 3"], vectors: Float[Tensor, "m d"]) -> Float[Tensor, "m d d"]:
+def _precision(
+    rows: Int64[Tensor, "n 3"], vectors: Float[Tensor, "m d"], is_comparison: Bool[Tensor, " n"] | None
+) -> Float[Tensor, "m d d"]:
     """Curvature of the negative log posterior in every object's vector (its Fisher information, plus the prior)."""
     objects, dims = vectors.shape
     members = torch.nn.functional.embedding(rows, vectors)
-    probabilities = torch.softmax(pair_similarities(members), dim=1)
+    probabilities = torch.softmax(competing_similarities(members, is_comparison), dim=1)
     # Covariance of the choice: the curvature of a softmax in its logits.
     fisher = torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
 

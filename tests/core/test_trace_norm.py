@@ -1,12 +1,13 @@
-"""The model that chooses questions: it finds known groups, knows what it does not know, and goes on from a fit."""
+"""The trace-norm model of people: it finds known groups, knows what it does not know, and goes on from a fit."""
 
 import numpy as np
 import pytest
 import torch
 
-from alignet_ray.ask import refit
 from alignet_ray.ask.information import random_triplets
-from alignet_ray.ask.refit import PRECISION, _precision, fit
+from alignet_ray.core import trace_norm
+from alignet_ray.core.answer_rows import AnswerRows
+from alignet_ray.core.trace_norm import PRECISION, PeopleModel, _precision
 from alignet_ray.core.triplets import gram_similarities, odd_last, pair_similarities
 
 
@@ -17,6 +18,11 @@ def answers(count: int, seed: int, objects: int = 20) -> np.ndarray:
     rows = random_triplets(objects, count, rng)
     similarities = gram_similarities(truth @ truth.T, rows)
     return odd_last(rows, (similarities + rng.gumbel(size=similarities.shape)).argmax(axis=1))
+
+
+def fit(rows: np.ndarray, objects: int, seed: int, before: PeopleModel | None = None) -> PeopleModel:
+    """A fit to odd-one-out answers alone."""
+    return trace_norm.fit(AnswerRows(rows), objects, seed, before)
 
 
 def test_known_groups_are_found() -> None:
@@ -35,12 +41,12 @@ def test_few_answers_say_little_and_more_say_more() -> None:
     assert spread[0] > 3 * spread[1]
     # An object that nobody was asked about is as unknown as the prior says.
     unseen = fit(answers(600, 0), 21, seed=0)
-    np.testing.assert_allclose(unseen.covariance[20], np.eye(refit.DIMS) / PRECISION, atol=1e-6)
+    np.testing.assert_allclose(unseen.covariance[20], np.eye(trace_norm.DIMS) / PRECISION, atol=1e-6)
     np.testing.assert_allclose(unseen.mean[20], 0, atol=0.02)
 
 
 def test_a_fit_goes_on_from_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refit, "WARM_FROM", 100)
+    monkeypatch.setattr(trace_norm, "WARM_FROM", 100)
     rows = answers(600, 0)
     first = fit(rows[:500], 20, seed=0)
     warm, scratch = fit(rows, 20, seed=0, before=first), fit(rows, 20, seed=0)
@@ -55,7 +61,7 @@ def test_curvature_is_that_of_the_likelihood() -> None:
     rng = torch.Generator().manual_seed(0)
     vectors = torch.randn(5, 3, generator=rng, dtype=torch.float64)
     rows = torch.tensor([[0, 1, 2], [3, 0, 4], [2, 0, 3]])
-    found = _precision(rows, vectors.float())
+    found = _precision(rows, vectors.float(), None)
 
     def negative_log_posterior(own: torch.Tensor) -> torch.Tensor:
         everything = torch.cat([own[None], vectors[1:]])
@@ -71,3 +77,31 @@ def test_samples_have_the_posteriors_spread() -> None:
     drawn = model.samples(4000, np.random.default_rng(0))
     np.testing.assert_allclose(drawn.mean(axis=0), model.mean, atol=0.05)
     np.testing.assert_allclose(np.cov(drawn[:, 3].T), model.covariance[3], atol=0.02)
+
+
+def test_reference_comparisons_alone_and_beside_other_answers_are_learned_from() -> None:
+    rng = np.random.default_rng(3)
+    asked = rng.permuted(np.tile(np.arange(20), (800, 1)), axis=1)[:, :3]
+    # Who is shown two objects of the reference's kind, or none, chooses at random: only clear questions are kept.
+    like = asked[:, :1] % 2 == asked[:, 1:] % 2
+    clear = like[:, 0] != like[:, 1]
+    ordered = np.where(like[:, :1], asked, asked[:, [0, 2, 1]])[clear]
+    none = np.empty((0, 3), np.int64)
+    for responses in (none, answers(200, 0)):
+        model = trace_norm.fit(AnswerRows(responses, ordered), 20, seed=0)
+        assert (model.choices(answers(600, 1)) == 0).mean() > 0.7
+        assert model.answers == len(responses) + len(ordered)
+
+
+def test_curvature_of_a_comparison_is_that_of_two_pairs() -> None:
+    rng = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3, 2, generator=rng, dtype=torch.float64)
+    rows = torch.tensor([[0, 1, 2]])
+
+    def negative_log_posterior(own: torch.Tensor) -> torch.Tensor:
+        likelihood = torch.nn.functional.logsigmoid(own @ vectors[1] - own @ vectors[2])
+        return PRECISION / 2 * own.square().sum() - likelihood
+
+    expected = torch.autograd.functional.hessian(negative_log_posterior, vectors[0])
+    found = _precision(rows, vectors.float(), torch.tensor([True]))[0]
+    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
