@@ -13,10 +13,12 @@ from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, part_name
 from alignet_ray.core import comparisons
 from alignet_ray.core.comparisons import Comparisons
+from alignet_ray.core.learning_curve import Forecast, Point
 
 OBJECTS = "objects.parquet"
 POSTERIOR = "embedding.safetensors"
 COMPARISONS = "comparisons.parquet"
+LEARNING_CURVE = "learning_curve.json"
 
 ROWS_PER_PART = 1_000_000
 """Softened responses in one part."""
@@ -32,6 +34,23 @@ class Posterior(NamedTuple):
 
     mu: Float32[np.ndarray, "m d"]
     sigma: Float32[np.ndarray, "m d"]
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """How well a model of people predicts answers that it was not fitted to, by the number of answers.
+
+    Attributes:
+        model: the model of people.
+        tested: held-out answers.
+        points: accuracy at every number of answers, ascending.
+        forecasts: what more answers are expected to bring; the last one: as many as there are.
+    """
+
+    model: str
+    tested: int
+    points: list[Point]
+    forecasts: list[Forecast]
 
 
 @dataclass(frozen=True)
@@ -118,3 +137,19 @@ class SoftenArtifact(ArtifactView):
         # Arrow wants columns whose values lie one after the other, hence the copies.
         table = pa.table([*responses.T.copy(), *probabilities.T.copy()], schema=schemas.SOFT)
         self.draft.write_table(part_name(part), schemas.check(table, schemas.SOFT))
+
+    def learning_curve(self) -> LearningCurve | None:
+        """How far more answers would help; None where it was not measured."""
+        if not self.files.has(LEARNING_CURVE):
+            return None
+        stored = self.files.read_json(LEARNING_CURVE)
+        points = [Point(**point) for point in stored["points"]]
+        forecasts = [Forecast(**forecast) for forecast in stored["forecasts"]]
+        return LearningCurve(stored["model"], stored["tested"], points, forecasts)
+
+    def write_learning_curve(self, curve: LearningCurve) -> None:
+        """Write how far more answers would help."""
+        points = [point._asdict() for point in curve.points]
+        forecasts = [forecast._asdict() for forecast in curve.forecasts]
+        stored = {"model": curve.model, "tested": curve.tested, "points": points, "forecasts": forecasts}
+        self.draft.write_json(LEARNING_CURVE, stored)

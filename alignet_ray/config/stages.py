@@ -47,8 +47,13 @@ class Embed(Section):
 
 
 class Soften(Section):
-    """soften: human responses -> a probabilistic model of human choices (VICE)."""
+    """soften: human responses -> a probabilistic model of human choices."""
 
+    model: Literal["vice", "trace_norm", "auto"] = "vice"
+    """Model of people's choices: `vice` knows how sure it is and needs some 50 answers for each object; `trace_norm`
+    predicts better from fewer; `auto` takes the one that predicts held-out answers better."""
+    learning_curve: bool = False
+    """Measure how far more answers would help, by fits to some of them: the report shows it."""
     dims: int = Field(100, ge=1)
     """Initial number of dimensions."""
     num_samples: int = Field(50, ge=1)

@@ -12,6 +12,7 @@ reference compete. One model learns from both kinds of question, and predicts bo
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -373,6 +374,50 @@ def comparison_probabilities(
         gram = sample @ sample.T
         total += expit(gram[rows[:, 0], rows[:, 1]] - gram[rows[:, 0], rows[:, 2]])
     return np.asarray(total / len(samples), dtype=np.float32)
+
+
+class Predictions(NamedTuple):
+    """What a model says of answers that people gave.
+
+    Attributes:
+        chosen: probability of the pair that was chosen.
+        confidence: of the likeliest pair.
+        is_hit: whether that is the chosen one; a tie is no prediction.
+    """
+
+    chosen: Float[np.ndarray, " n"]
+    confidence: Float[np.ndarray, " n"]
+    is_hit: Bool[np.ndarray, " n"]
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean cross-entropy in nats."""
+        return float(-np.log(np.maximum(self.chosen, 1e-12)).mean())
+
+
+def predict(
+    mu: Float[np.ndarray, "m d"],
+    sigma: Float[np.ndarray, "m d"],
+    triplets: Int[np.ndarray, "n 3"],
+    comparisons: Int[np.ndarray, "c 3"],
+    draws: int,
+    seed: int,
+) -> Predictions:
+    """How well a model predicts answers: responses first, then comparisons.
+
+    Args:
+        mu, sigma: posterior of the m objects.
+        triplets: rows (pair, pair, odd).
+        comparisons: rows (reference, chosen, other).
+        draws, seed: of posterior samples.
+    """
+    of_responses = choice_probabilities(mu, sigma, triplets, draws, seed).astype(np.float64)
+    first = comparison_probabilities(mu, sigma, comparisons, draws, seed).astype(np.float64)
+    # Of a comparison's two probabilities the other one stands twice, which changes neither the largest nor a tie.
+    of_comparisons = np.stack([first, 1 - first, 1 - first], axis=1)
+    probabilities = np.concatenate([of_responses, of_comparisons])
+    chosen = probabilities[:, 0]
+    return Predictions(chosen, probabilities.max(axis=1), chosen > probabilities[:, 1:].max(axis=1))
 
 
 def expected(mu: Float32[np.ndarray, "m d"], sigma: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "m d"]:

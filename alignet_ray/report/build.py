@@ -1,6 +1,7 @@
 """Puts the report together: what each section shows, in the order in which a person asks."""
 
 from alignet_ray.report import (
+    answers_section,
     comparisons_section,
     image_sections,
     interpolation_section,
@@ -34,6 +35,7 @@ def build(contents: ReportContents) -> str:
         "clusters": image_sections.clusters(contents),
         "teacher": teacher_section.teacher(contents),
         "labels": label_section.labels(contents),
+        "answers": answers_section.answers(contents),
         "use": contents.use,
         "provenance": contents.provenance,
     }

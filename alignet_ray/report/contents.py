@@ -13,6 +13,7 @@ from alignet_ray.artifacts.cluster import CurvePoint
 from alignet_ray.artifacts.distill import Interpolation
 from alignet_ray.artifacts.evaluate import SetFacts
 from alignet_ray.artifacts.label import LabelStats
+from alignet_ray.artifacts.soften import LearningCurve
 from alignet_ray.core.scores import Score
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.spaces import MODEL_TITLES
@@ -119,6 +120,7 @@ class ReportContents:
         interpolation: where the student is between its pretrained weights and its trained ones; None if unknown.
         decision: whether the student may become the champion.
         calibration: reliability curves, model -> (confidence, agreement).
+        learning_curve: how far more answers would help; None where it was not measured.
     """
 
     title: str
@@ -146,6 +148,7 @@ class ReportContents:
     interpolation: Interpolation | None = None
     decision: Decision | None = None
     calibration: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    learning_curve: LearningCurve | None = None
 
 
 def select_scores(scores: Sequence[Score], metric: str, level: str = "", dataset: str = "objects") -> list[Score]:

@@ -217,6 +217,7 @@ def build_report(
         labels=report_inputs.label_statistics(parents),
         teacher=report_inputs.teacher_report(parents),
         calibration=calibration,
+        learning_curve=SoftenArtifact(parents["soften"]).learning_curve(),
     )
     # Stored features come without pictures, and end with the teacher.
     if not embed_jobs.has_no_images(cfg):

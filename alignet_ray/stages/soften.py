@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Int64
 
-from alignet_ray import runtime
 from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import vice
@@ -21,8 +19,9 @@ from alignet_ray.human import answers, objects
 from alignet_ray.human.answers import Answers
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
-from alignet_ray.stages import Work, human_inputs
+from alignet_ray.stages import Work, human_inputs, people_model
 from alignet_ray.stages.embed_jobs import has_no_images
+from alignet_ray.stages.people_model import FitFacts
 from alignet_ray.store import JsonObject
 
 VERSION = 3
@@ -31,9 +30,6 @@ SPLITS = ("train", "validation", "test")
 
 MIN_OBJECTS = 3
 """Objects with images that every split needs: fewer make no triplet."""
-
-COLLAPSED = 0.95
-"""Cross-entropy (nats; chance 1.099) above which a fit with few dimensions has not learned to predict choices."""
 
 
 @dataclass
@@ -58,29 +54,10 @@ class SoftenFacts:
     train_objects: int
     validation_objects: int
     test_objects: int
-    fit: "FitFacts | None" = None
+    fit: FitFacts | None = None
     held_out: "HeldOutFacts | None" = None
     questions: int = 0
     votes: int = 0
-
-
-@dataclass
-class FitFacts:
-    """Figures of a fit.
-
-    Attributes:
-        history: one row for each count of dimensions: step, cross-entropy (nats), significant dimensions.
-        stable: whether the number of dimensions was constant at the end.
-        best_seed, seed_cross_entropies, seed_dims: of several seeds.
-        reproducibility: share of the best fit's dimensions that the other seeds found as well.
-    """
-
-    history: list[dict[str, float]]
-    stable: bool
-    best_seed: int | None = None
-    seed_cross_entropies: list[float] | None = None
-    seed_dims: list[int] | None = None
-    reproducibility: float | None = None
 
 
 @dataclass
@@ -96,7 +73,7 @@ def inputs(cfg: Config, role: str) -> JsonObject:
     """The seed, the fold, and how human files are read and modelled."""
     fit: JsonObject = {}
     if not cfg.human.embedding:
-        fit = cfg.soften.result_fields()
+        fit = people_model.inputs(cfg)
     human = cfg.human.result_fields()
     # Only where there are comparisons: without any, the answers are what they were.
     if not cfg.human.comparisons:
@@ -144,7 +121,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """Number and length of the fits."""
     if cfg.human.embedding:
         return "a published embedding"
-    return f"{cfg.soften.seeds} fits of at most {cfg.soften.steps:,} steps"
+    return people_model.estimate(cfg)
 
 
 def run(work: Work) -> None:
@@ -167,7 +144,10 @@ def run(work: Work) -> None:
     if published is not None:
         posterior = Posterior(published, np.zeros_like(published))
     else:
-        posterior, fit_facts = _fit(work, given, count)
+        fitted = people_model.fit(work, given, count)
+        posterior, fit_facts = fitted.posterior, fitted.facts
+        if fitted.curve is not None:
+            artifact.write_learning_curve(fitted.curve)
 
     artifact.write_posterior(posterior)
     _write_probabilities(work, artifact, given.triplets, posterior)
@@ -271,84 +251,6 @@ def _require_objects(with_images: dict[str, int]) -> None:
             )
 
 
-def _fit(work: Work, given: Answers, count: int) -> tuple[Posterior, FitFacts]:
-    """Fit the variational model, with one seed in this process or with several as Ray tasks."""
-    soften = work.cfg.soften
-    schedule = soften.settings(vice.Schedule)
-    prior = soften.settings(vice.Prior)
-    if soften.seeds > 1:
-        fitted, facts = _fit_seeds(work, given, count, schedule, prior)
-    else:
-        fitted = _fit_here(work, given, count, schedule, prior)
-        facts = FitFacts(fitted.history, fitted.stable)
-
-    if not facts.stable:
-        work.warn("the fit may not have converged, as its last counts of dimensions differ: raise --soften.steps")
-
-    # With too strong a prior VICE prunes nearly all dimensions.
-    dims = fitted.mu.shape[1]
-    if dims < 4 <= soften.dims and fitted.history[-1]["cross_entropy"] > COLLAPSED:
-        work.warn(
-            f"the fit collapsed to {dims} dimensions and says little: weaken the prior (--soften.spike, "
-            "--soften.kl-anneal), take more steps, or give more responses"
-        )
-    return Posterior(fitted.mu, fitted.sigma), facts
-
-
-def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, prior: vice.Prior) -> vice.Fit:
-    """One fit, with a progress bar."""
-    votes = single_answers(given.comparisons)
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = "cuda"
-    with work.screen.progress(schedule.steps, "steps") as bar:
-
-        def report(step: int, cross_entropy: float, dims: int) -> None:
-            bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-            work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
-
-        return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, device, votes)
-
-
-def _fit_seeds(
-    work: Work, given: Answers, count: int, schedule: vice.Schedule, prior: vice.Prior
-) -> tuple[vice.Fit, FitFacts]:
-    """Fits from several seeds: the one with the lowest final cross-entropy, and how far the others agree with it."""
-    import ray
-
-    # The base seed is among them, so that one seed and several start alike.
-    seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
-    gpus = runtime.cluster_resources().gpus
-    device = "cpu"
-    if gpus:
-        device = "cuda"
-    # The fits share the GPUs; the responses lie once in the object store.
-    remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
-    rows = ray.put(given.triplets)
-    votes = ray.put(single_answers(given.comparisons))
-    tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device, votes) for seed in seeds]
-
-    with work.screen.progress(len(tasks), "fits") as bar:
-        waiting = list(tasks)
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            bar.add(len(done))
-
-    fits: list[vice.Fit] = ray.get(tasks)
-    cross_entropies = [fit.history[-1]["cross_entropy"] for fit in fits]
-    best = int(np.argmin(cross_entropies))
-    others = [fit.mu for number, fit in enumerate(fits) if number != best]
-    facts = FitFacts(
-        history=fits[best].history,
-        stable=fits[best].stable,
-        best_seed=seeds[best],
-        seed_cross_entropies=cross_entropies,
-        seed_dims=[fit.mu.shape[1] for fit in fits],
-        reproducibility=vice.reproducibility(fits[best].mu, others),
-    )
-    return fits[best], facts
-
-
 def _write_probabilities(
     work: Work, artifact: SoftenArtifact, triplets: Int64[np.ndarray, "n 3"], posterior: Posterior
 ) -> None:
@@ -361,22 +263,13 @@ def _write_probabilities(
 
 
 def _evaluate_held_out(work: Work, held_out: Answers, posterior: Posterior) -> HeldOutFacts:
-    """How well the model predicts the answers of `human.validation`, which are of one kind."""
-    soften = work.cfg.soften
-    if len(held_out.triplets):
-        probabilities = vice.choice_probabilities(*posterior, held_out.triplets, soften.num_samples, work.cfg.seed)
-    else:
-        votes = single_answers(held_out.comparisons)
-        chosen = vice.comparison_probabilities(*posterior, votes, soften.num_samples, work.cfg.seed)
-        probabilities = np.stack([chosen, 1 - chosen], axis=1)
-
-    # What was chosen comes first in every row.
-    is_correct = probabilities.argmax(axis=1) == 0
-    confidence = probabilities.max(axis=1).astype(np.float64)
+    """How well the model predicts the answers of `human.validation`."""
+    votes = single_answers(held_out.comparisons)
+    found = vice.predict(*posterior, held_out.triplets, votes, work.cfg.soften.num_samples, work.cfg.seed)
     facts = HeldOutFacts(
-        validation_accuracy=float(is_correct.mean()),
-        validation_cross_entropy=float(-np.log(np.maximum(probabilities[:, 0], 1e-12)).mean()),
-        validation_calibration_error=calibration_error(confidence, is_correct.astype(np.float64)),
+        validation_accuracy=float(found.is_hit.mean()),
+        validation_cross_entropy=found.cross_entropy,
+        validation_calibration_error=calibration_error(found.confidence, found.is_hit.astype(np.float64)),
     )
     work.screen.line(
         f"   held-out answers: {facts.validation_accuracy:.1%} predicted, cross-entropy "
