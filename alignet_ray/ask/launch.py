@@ -183,9 +183,12 @@ def serve(folder: StudyFolder, study: StudyFile, host: str, port: int, public_ur
         tell(folder, study, address, token, screen)
 
         stop = threading.Event()
-        workers = [threading.Thread(target=_watch_folder, args=(service, stop, screen), daemon=True)]
+        workers = [
+            threading.Thread(target=_watch_folder, args=(service, stop, screen), daemon=True),
+            threading.Thread(target=_watch_answers, args=(service, stop), daemon=True),
+        ]
         if study.settings.sampler == "active":
-            # Imported late: a study of random questions needs no torch.
+            # Imported late: torch takes seconds, and a study of random questions can begin before.
             from alignet_ray.ask.active import ActiveChoice
 
             service.active = ActiveChoice(study, service.dealer)
@@ -232,6 +235,15 @@ def _watch_folder(service: Service, stop: threading.Event, screen: Screen) -> No
         service.notes = list(filter(None, [note]))
         if stop.wait(CHECK_SECONDS):
             return
+
+
+def _watch_answers(service: Service, stop: threading.Event) -> None:
+    """Keep the researcher's page up to date about when to stop."""
+    # Imported late: torch takes seconds, in which people can begin already.
+    from alignet_ray.ask.outlook import OutlookWorker
+
+    service.outlook = OutlookWorker(service.study)
+    service.outlook.run(stop)
 
 
 def withdraw(folder: StudyFolder, study: StudyFile, person: int) -> int:

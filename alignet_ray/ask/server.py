@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from alignet_ray.ask.active import ActiveChoice
+    from alignet_ray.ask.outlook import OutlookWorker
 
 LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -74,6 +75,7 @@ class Service:
         token: what opens the researcher's page.
         notes: what the researcher should know; may be changed at any time.
         active: chooses informative questions in the background; None where all are random.
+        outlook: says in the background when to stop; None where nothing does.
     """
 
     def __init__(self, study: StudyFile, folder: StudyFolder, dealer: Dealer, token: str) -> None:
@@ -83,6 +85,7 @@ class Service:
         self.token = token
         self.notes: list[str] = []
         self.active: ActiveChoice | None = None
+        self.outlook: OutlookWorker | None = None
         self._images = len(study.images())
         self._starts = RateLimit(burst=100, per_second=2)
         self._answers = RateLimit(burst=20, per_second=4)
@@ -160,6 +163,8 @@ class Service:
         found = overview(self.study, self.notes)
         if self.active is not None:
             found["model"] = self.active.agreement()
+        if self.outlook is not None and self.outlook.outlook is not None:
+            found["outlook"] = self.outlook.outlook.as_json()
         return found
 
     def decide(self, body: JsonObject) -> JsonObject:

@@ -265,8 +265,8 @@ def _fit_vice(work: Work, given: Answers, count: int) -> tuple[Posterior, FitFac
     limit = COLLAPSED * _chance_cross_entropy(given)
     if dims < 4 <= soften.dims and fitted.history[-1]["cross_entropy"] > limit:
         work.warn(
-            f"the fit collapsed to {dims} significant dimensions and says little: give more answers, take the model for few "
-            "answers (--soften.model trace_norm), or weaken the prior (--soften.spike, --soften.kl-anneal)"
+            f"the fit collapsed to {dims} significant dimensions and says little: give more answers, take the model "
+            "for few answers (--soften.model trace_norm), or weaken the prior (--soften.spike, --soften.kl-anneal)"
         )
     return Posterior(fitted.mu, fitted.sigma), facts
 

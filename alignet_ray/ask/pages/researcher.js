@@ -68,12 +68,29 @@ function draw(data) {
     $("model").textContent = `The model of people, fitted to earlier answers, predicts ${(100 * share).toFixed(1)} % `
       + `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}] of the last ${count} answers to random questions (chance 33.3 %).`;
   }
+  drawOutlook(data.outlook);
   $("rule").textContent = data.rule;
   // A list that is open under somebody's hand is not replaced.
   if (document.activeElement?.tagName !== "SELECT") $("people").replaceChildren(...data.people.map(row));
   $("left-out").hidden = !data.left_out.length;
   $("left-out").querySelector("summary").textContent = `Images that could not be read and are left out: ${data.left_out.length}`;
   $("left-out").querySelector("ul").replaceChildren(...data.left_out.map(one => make("li", `${one.path}: ${one.reason}`)));
+}
+function drawOutlook(outlook) {
+  $("outlook").hidden = !outlook;
+  if (!outlook) return;
+  const { points, forecast, tested, advice, chance } = outlook;
+  const points100 = share => `${share < 0 ? "" : "+"}${(100 * share).toFixed(1)}`;
+  $("advice").textContent = advice[0].toUpperCase() + advice.slice(1) + ".";
+  $("forecast").textContent = `${forecast.more.toLocaleString("en")} more answers are expected to bring `
+    + `${points100(forecast.gain)} points [${points100(forecast.low)}, ${points100(forecast.high)}]. A model of people that saw some of the answers `
+    + `predicts ${tested.toLocaleString("en")} others to random questions (chance ${(100 * chance).toFixed(1)} %):`;
+  $("curve").replaceChildren(...points.map(point => {
+    const line = make("tr");
+    const text = `${(100 * point.accuracy).toFixed(1)} % [${(100 * point.low).toFixed(1)}, ${(100 * point.high).toFixed(1)}]`;
+    line.append(make("td", point.answers.toLocaleString("en")), make("td", text));
+    return line;
+  }));
 }
 function drawHours(hours) {
   const most = Math.max(1, ...hours.map(([, count]) => count));

@@ -1,0 +1,138 @@
+"""When to stop asking: how well answers are predicted by their number, and what more of them would bring."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from alignet_ray.ask.active import as_triplets
+from alignet_ray.ask.quality import counted
+from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.core import learning_curve, trace_norm, vice
+from alignet_ray.core.answer_rows import AnswerRows
+from alignet_ray.core.learning_curve import Forecast, HeldOut, Point
+from alignet_ray.core.scores import CHANCE
+from alignet_ray.store import JsonObject
+
+MORE = 1000
+"""Answers that the forecast is made for."""
+
+GROWTH = 1.25
+"""The curve is drawn anew when there are a quarter more answers."""
+
+LITTLE = 0.005
+"""Gain in agreement, of MORE answers, that is not worth asking for."""
+
+CHECK_SECONDS = 5.0
+"""Seconds between two looks for new answers."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the answers of now teach, and what more of them would.
+
+    Attributes:
+        points: agreement with held-out answers by the number of answers that the model saw.
+        forecast: what MORE answers are expected to bring.
+        tested: held-out answers to random questions behind each point.
+    """
+
+    points: list[Point]
+    forecast: Forecast
+    tested: int
+
+    @property
+    def advice(self) -> str:
+        """Whether to go on, in a sentence."""
+        more = f"{self.forecast.more:,} more answers"
+        last = self.points[-1]
+        if last.low <= CHANCE:
+            return "go on: held-out answers are not predicted better than by chance yet"
+        if self.forecast.high < LITTLE:
+            return f"you may stop: {more} about these objects would hardly change anything"
+        if self.forecast.low < LITTLE:
+            return f"cannot tell yet whether {more} would change much"
+        return f"go on: {more} would help"
+
+    def as_json(self) -> JsonObject:
+        """For the researcher's page."""
+        return {
+            "points": [point._asdict() for point in self.points],
+            "forecast": self.forecast._asdict(),
+            "tested": self.tested,
+            "advice": self.advice,
+            "chance": CHANCE,
+        }
+
+
+def measure(answers: Sequence[Answer], object_of: Sequence[int], objects: int, seed: int) -> Outlook | None:
+    """The outlook on a study; None where there are too few answers to hold some out.
+
+    Args:
+        answers: those that count.
+        object_of: image -> object.
+        objects: number of objects.
+        seed: of the division and the fits.
+    """
+    if len(answers) < learning_curve.MIN_ANSWERS:
+        return None
+    rows = as_triplets(answers, object_of)
+    is_random = np.array([answer.kind == "random" for answer in answers])
+
+    sizes: list[int] = []
+    hits: list[Bool[np.ndarray, "s t"]] = []
+    for division in learning_curve.divisions(len(answers), seed):
+        sizes = learning_curve.sizes(len(division.fitted))
+        # Questions that a model has chosen are harder than others, and say nothing about these.
+        tested = rows[division.tested[is_random[division.tested]]]
+        hits.append(np.stack([_hits(rows, division, size, tested, objects, seed) for size in sizes]))
+    together = np.concatenate(hits, axis=1)
+    if not together.shape[1]:
+        return None
+    points = learning_curve.points(together, sizes)
+    return Outlook(points, learning_curve.forecast(together, sizes, MORE), together.shape[1])
+
+
+def _hits(
+    rows: np.ndarray, division: HeldOut, size: int, tested: np.ndarray, objects: int, seed: int
+) -> Bool[np.ndarray, " t"]:
+    """Which held-out answers a model predicts that saw `size` others."""
+    model = trace_norm.fit(AnswerRows(rows[division.fitted[:size]]), objects, seed)
+    none = np.empty((0, 3), np.int64)
+    return vice.predict(model.mean, np.zeros_like(model.mean), tested, none, 1, 0).is_hit
+
+
+class OutlookWorker:
+    """Keeps the outlook of a study up to date while people answer.
+
+    Attributes:
+        outlook: the newest one; None before the first.
+    """
+
+    def __init__(self, study: StudyFile, seed: int = 0) -> None:
+        self.outlook: Outlook | None = None
+        self._study = study
+        self._seed = seed
+        self._object_of = [image.object for image in study.images()]
+        self._objects = len(study.objects())
+        self._last = 0
+
+    def step(self) -> bool:
+        """Measure if there are enough new answers; returns whether there were."""
+        answers = counted(self._study.people(), self._study.answers())
+        if len(answers) < max(learning_curve.MIN_ANSWERS, GROWTH * self._last):
+            return False
+        self.outlook = measure(answers, self._object_of, self._objects, self._seed)
+        self._last = len(answers)
+        return True
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until the study stops."""
+        import torch
+
+        # One thread: the other cores answer people.
+        torch.set_num_threads(1)
+        while not stop.wait(CHECK_SECONDS):
+            self.step()
