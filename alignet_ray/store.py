@@ -165,6 +165,13 @@ class Reference:
         """
         if not isinstance(stored, dict) or not isinstance(stored.get("nodes"), dict):
             raise ValueError("it names no artifacts")
+        # `gc` compares these ids with folders: a number in place of a text would match none, and protect nothing.
+        before = stored.get("before", {})
+        if not isinstance(before, dict) or not isinstance(stored.get("config", ""), str):
+            raise ValueError("its settings or its earlier artifacts are of another kind")
+        for id in (*stored["nodes"].values(), *before.values()):
+            if not isinstance(id, str) or not id:
+                raise ValueError(f"{id!r} is no artifact's id")
         return cls(**_known_fields(cls, stored))
 
     def follows(self, earlier: "Reference | None") -> "Reference":
@@ -271,28 +278,64 @@ class Artifact:
         return [name for name in self.files(folder, ".parquet") if Path(name).name.startswith("part-")]
 
     def read_bytes(self, name: str) -> bytes:
-        """Content of a member."""
+        """Content of a member.
+
+        Raises:
+            UserError: it is gone.
+        """
         fs, path = self.where(name)
-        with fs.open_input_stream(path) as stream:
-            data: bytes = stream.read()
+        try:
+            with fs.open_input_stream(path) as stream:
+                data: bytes = stream.read()
+        except FileNotFoundError as error:
+            raise self.damaged(name, "it is gone") from error
         return data
 
     def read_json(self, name: str) -> Any:
-        """Content of a JSON member."""
-        return json.loads(self.read_bytes(name))
+        """Content of a JSON member.
+
+        Raises:
+            UserError: it is gone, or is no JSON.
+        """
+        data = self.read_bytes(name)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise self.damaged(name, first_line(error)) from error
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One Parquet member."""
+        """One Parquet member.
+
+        Raises:
+            UserError: it is gone, or is no Parquet.
+        """
         # A local file is mapped: what is not read of it takes no memory.
         fs, path = self.where(name)
         is_local = isinstance(fs, pafs.LocalFileSystem)
-        return pq.read_table(path, columns=columns, filesystem=fs, memory_map=is_local)
+        try:
+            return pq.read_table(path, columns=columns, filesystem=fs, memory_map=is_local)
+        except FileNotFoundError as error:
+            raise self.damaged(name, "it is gone") from error
+        except (OSError, pa.ArrowException) as error:
+            # Rights and servers have a number; Arrow's own errors about what it reads have none.
+            if getattr(error, "errno", None):
+                raise
+            raise self.damaged(name, first_line(error)) from error
+
+    def damaged(self, name: str, reason: str) -> UserError:
+        """The error to raise about a member that cannot be read, as after a power cut, a full disk or half a copy."""
+        return UserError(f"{self.uri}/{name} is damaged ({reason}): delete the folder {self.uri} and run it again")
 
     def read_parts(self, folder: str = "", columns: list[str] | None = None) -> pa.Table:
-        """All parts of a table, concatenated in order."""
-        # A finished artifact without parts is a mistake of the stage that wrote it.
+        """All parts of a table, concatenated in order.
+
+        Raises:
+            UserError: they are gone, or damaged.
+        """
+        # No stage finishes a table without parts, so they were there.
         names = self.parts(folder)
-        assert names, f"{self.uri}/{folder} holds no parts"
+        if not names:
+            raise self.damaged(folder or "part-*.parquet", "its parts are gone")
         return pa.concat_tables([self.read_table(name, columns) for name in names])
 
     def iter_parts(self, folder: str = "", columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -317,10 +360,16 @@ class Artifact:
     def manifest(self) -> JsonObject:
         """artifact.json as it is stored; `read_manifest` gives its fields."""
         manifest: JsonObject = self.read_json(MANIFEST)
+        if not isinstance(manifest, dict):
+            raise self.damaged(MANIFEST, "it is no JSON object")
         return manifest
 
     def read_manifest(self) -> Manifest:
-        """artifact.json."""
+        """artifact.json.
+
+        Raises:
+            UserError: it is damaged.
+        """
         return Manifest.from_json(self.manifest)
 
 
@@ -501,7 +550,7 @@ class Store:
             return None
         # Not skipped: `gc` would delete what a name that cannot be read points at.
         try:
-            return Reference.from_json(references.read_json(file))
+            return Reference.from_json(json.loads(references.read_bytes(file)))
         except ValueError as error:
             file = f"{self.root}/refs/{name}.json"
             problem = f"{file} is damaged ({first_line(error)})"

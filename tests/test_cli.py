@@ -134,6 +134,35 @@ def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert json.loads(printed(capsys, "plan", "--on.gpus", "8", "--json"))["verdict"]
 
 
+def test_a_damaged_artifact_is_listed_and_can_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ("--store.root", str(tmp_path))
+    store = Store.open(str(tmp_path))
+    store.draft("embed", "aaa").finish({"node": "embed@corpus", "finished": 0.0})
+    done = store.draft("evaluate", "bbb").finish({"node": "evaluate", "finished": 0.0})
+    store.write_ref("night", Reference({"evaluate": "bbb"}))
+    (Path(done.uri) / "artifact.json").write_bytes(b"")
+
+    listed = json.loads(printed(capsys, "ls", "--json", *root))["artifacts"]
+    assert [(row["artifact"], row["when"] == "damaged") for row in listed] == [
+        ("embed/aaa", False),
+        ("evaluate/bbb", True),
+    ]
+    assert f"delete the folder {done.uri}" in fails(capsys, "show", "bbb", *root)
+    assert f"delete the folder {done.uri}" in fails(capsys, "compare", "night", *root)
+    printed(capsys, "gc", "--yes", *root)
+    assert [artifact.id for artifact in store.all(list(STAGES))] == ["bbb"]
+    printed(capsys, "rm", "bbb", "--yes", *root)
+    assert store.all(list(STAGES)) == []
+
+
+@pytest.mark.parametrize("name", ["", "embed/", "/"])
+def test_an_empty_id_deletes_nothing(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(str(tmp_path))
+    store.draft("embed", "aaa").finish({"node": "embed@corpus", "finished": 0.0})
+    assert "an artifact is STAGE/ID" in fails(capsys, "rm", name, "--yes", "--store.root", str(tmp_path))
+    assert [artifact.id for artifact in store.all(list(STAGES))] == ["aaa"]
+
+
 def test_a_run_of_a_presets_name_is_shown_before_the_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ("--store.root", str(tmp_path))
     assert "seed: 0" in printed(capsys, "show", "smoke", *root)

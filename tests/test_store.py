@@ -96,12 +96,67 @@ def test_refs(store: Store) -> None:
     assert store.refs() == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '"text"',
+        '{"nodes": {"soften": 3}}',
+        '{"nodes": {"soften": ""}}',
+        '{"nodes": {}, "before": [1]}',
+        '{"nodes": {}, "before": {"soften": null}}',
+        '{"nodes": {}, "config": 5}',
+    ],
+)
 def test_a_damaged_name_is_told_before_gc_deletes_what_it_names(store: Store, content: str) -> None:
     store.write_ref("night", Reference({"soften": "1"}))
     (Path(store.root) / "refs" / "night.json").write_text(content)
     with pytest.raises(UserError, match=r"refs/night\.json is damaged.*alignet-ray rm night"):
         reachable(store)
+
+
+def damaged_artifact(store: Store, name: str, content: bytes | None) -> Artifact:
+    """A finished artifact, one member of which was changed afterwards (None: deleted)."""
+    draft = store.draft("evaluate", "abc")
+    draft.write_table("part-00000.parquet", pa.table({"x": list(range(1000))}))
+    draft.write_json("facts.json", {"n": 1})
+    done = draft.finish({"node": "evaluate"})
+    file = Path(done.uri) / name
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    return done
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"\0" * 900])
+def test_a_damaged_member_is_named_with_the_folder_to_delete(store: Store, content: bytes | None) -> None:
+    readers = {
+        "part-00000.parquet": lambda artifact: artifact.read_parts(),
+        "facts.json": lambda artifact: artifact.read_json("facts.json"),
+        "artifact.json": lambda artifact: artifact.read_manifest(),
+    }
+    for name, read in readers.items():
+        artifact = damaged_artifact(store, name, content)
+        with pytest.raises(UserError, match=r"is damaged \(.+\): delete the folder .*/evaluate/abc and run it again"):
+            read(artifact)
+        store.delete(artifact)
+
+
+def test_a_table_that_is_cut_off_is_damaged(store: Store) -> None:
+    whole = (Path(damaged_artifact(store, "facts.json", b"{}").uri) / "part-00000.parquet").read_bytes()
+    for size in range(0, len(whole), 97):
+        artifact = damaged_artifact(store, "part-00000.parquet", whole[:size])
+        with pytest.raises(UserError, match=r"part-00000\.parquet is damaged"):
+            artifact.read_table("part-00000.parquet")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"3"])
+def test_a_manifest_that_is_no_object_is_damaged(store: Store, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"artifact\.json is damaged"):
+        damaged_artifact(store, "artifact.json", content).read_manifest()
 
 
 def test_unknown_schemes_are_a_users_mistake() -> None:

@@ -40,6 +40,9 @@ def find(store: Store, name: str) -> Artifact:
         UserError: none, or several.
     """
     stage, _, id = name.rpartition("/")
+    # Every id begins with an empty text: `rm embed/` must not delete the only one there is.
+    if not id:
+        raise UserError(f"{name!r} names no artifact: an artifact is STAGE/ID, `alignet-ray ls` lists them")
     # Only stages are folders of artifacts: `rm ../other/ID` must not reach what lies elsewhere.
     if stage and stage not in STAGES:
         raise UserError(f"no artifacts are called {name!r}: an artifact is STAGE/ID, `alignet-ray ls` lists them")
@@ -157,14 +160,17 @@ def artifact_row(artifact: Artifact, used: Set[tuple[str, str]]) -> TableRow:
         artifact: finished or not.
         used: (stage, id) of the artifacts that belong to a run.
     """
-    row: TableRow = {"artifact": f"{artifact.stage}/{artifact.id}"}
+    row: TableRow = {"artifact": f"{artifact.stage}/{artifact.id}", "node": "?", "MB": None, "when": "unfinished"}
     if artifact.finished:
-        manifest = artifact.read_manifest()
-        row["node"] = manifest.node
-        row["MB"] = round(manifest.bytes / 1e6, 1)
-        row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.finished))
-    else:
-        row |= {"node": "?", "MB": None, "when": "unfinished"}
+        # The others are still to be listed.
+        try:
+            manifest = artifact.read_manifest()
+        except UserError:
+            row["when"] = "damaged"
+        else:
+            row["node"] = manifest.node
+            row["MB"] = round(manifest.bytes / 1e6, 1)
+            row["when"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.finished))
 
     row["in a run"] = "no"
     if (artifact.stage, artifact.id) in used:

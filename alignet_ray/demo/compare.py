@@ -52,10 +52,10 @@ class ModelView(NamedTuple):
         return choice_probabilities(pair_similarities(vectors)).flip(-1).numpy()
 
     def nearest(self, query: "ModelView", count: int) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-        """Rows nearest to one image by cosine, and the cosines; the image itself (cosine 1) is left out."""
+        """Rows nearest to one image by cosine, and the cosines; without it and its copies (cosine 1)."""
         cosines = self.embedding @ query.embedding[0]
-        # One more than is wanted, for the image itself, which may be among the rows.
-        order = np.argsort(-cosines)[: count + 1]
+        # The image itself may be among the rows, and any number of copies of it.
+        order = np.argsort(-cosines)
         order = order[cosines[order] < 1 - 1e-5][:count]
         return order, cosines[order]
 

@@ -17,6 +17,9 @@ from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.screen import Screen
 
+MIN_PICTURES = 3
+"""Usable pictures of a folder, at least: a verdict is about three of them."""
+
 MAX_DIGITS = 9
 """Digits of a row's number in an image's name, at most."""
 
@@ -168,7 +171,7 @@ def encode_folder(comparison: ModelComparison, uri: str, max_images: int, screen
             parts.append(encoded.views)
             progress.add(len(jobs))
 
-    if len(kept) < 3:
+    if len(kept) < MIN_PICTURES:
         raise UserError(f"{uri} holds {len(kept)} usable pictures: three or more are needed")
     screen.line(f"{len(kept)} pictures of {uri}, {len(paths) - len(kept)} could not be used")
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from alignet_ray.demo import web
 from alignet_ray.demo.compare import MODELS, ModelComparison, ModelView, concatenate
-from alignet_ray.demo.pictures import ImageFolder, Pictures, encode_folder
+from alignet_ray.demo.pictures import MIN_PICTURES, ImageFolder, Pictures, encode_folder
 from alignet_ray.demo.web import HOST
+from alignet_ray.errors import UserError, require_named
 from alignet_ray.screen import Screen
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ def serve(
         UserError: a model or folder that cannot be used, a port that is taken, or the extra is not installed.
     """
     web.require_extra()
+    if images is not None:
+        require_named(images, "the pictures")
+    if most < MIN_PICTURES:
+        raise UserError(f"--most {most}: the page compares three pictures, so give {MIN_PICTURES} or more")
 
     # The port first: loading models takes a while, and a port that is taken should be told at once.
     listener = web.bind(port)
     screen = Screen()
     comparison = ModelComparison.open(model, base, tracking_uri)
     folder = None
-    if images:
+    if images is not None:
         folder = encode_folder(comparison, images, most, screen)
 
     # Whoever is quicker than the server's start waits in the queue, and is not refused.

@@ -3,8 +3,8 @@
 import logging
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,6 +18,12 @@ KEEP_ALIVE_SECONDS = 75
 
 WAITING = 128
 """Connections that wait while the server is busy."""
+
+LAST_ANSWERS_SECONDS = 3
+"""How long Ctrl-C waits for requests that are under way: an upload that stands still would hold the server for ever."""
+
+Application = Callable[..., Awaitable[None]]
+"""An ASGI application."""
 
 
 def require_extra() -> None:
@@ -48,7 +54,19 @@ def bind(port: int, host: str = HOST) -> socket.socket:
     return listener
 
 
-def serve(application: Any, listener: socket.socket) -> None:
+def forgiving(application: Application) -> Application:
+    """The application, for which a browser that leaves in the middle of an upload is no error of the server."""
+    from starlette.requests import ClientDisconnect
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        # Nobody is left to answer; a traceback on the terminal would look like a fault of the page.
+        with suppress(ClientDisconnect):
+            await application(scope, receive, send)
+
+    return answer
+
+
+def serve(application: Application, listener: socket.socket) -> None:
     """Answer requests until Ctrl-C. Nothing is logged about them: neither addresses of people nor what they ask for."""
     import uvicorn
 
@@ -65,12 +83,18 @@ def serve(application: Any, listener: socket.socket) -> None:
                     signal.signal(signal.SIGINT, signal.SIG_IGN)
                 yield
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Requests that are cut off now are no errors, and uvicorn would print a traceback of each.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
-        application,
+        forgiving(application),
         log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=LAST_ANSWERS_SECONDS,
     )
     Server(config).run(sockets=[listener])

@@ -1,7 +1,11 @@
 """What a root keeps: the artifacts that runs refer to, which `gc` spares, and those of earlier schemas."""
 
+import contextlib
+from collections.abc import Iterator
+
+from alignet_ray.errors import UserError
 from alignet_ray.stages import STAGES
-from alignet_ray.store import Manifest, Store
+from alignet_ray.store import Artifact, Manifest, Store
 
 
 def reachable(store: Store) -> set[tuple[str, str]]:
@@ -16,8 +20,7 @@ def reachable(store: Store) -> set[tuple[str, str]]:
 
 def outdated(store: Store) -> set[tuple[str, str]]:
     """(stage, id) of every finished artifact of an earlier schema."""
-    finished = [artifact for artifact in store.all(list(STAGES)) if artifact.finished]
-    return {(artifact.stage, artifact.id) for artifact in finished if artifact.read_manifest().is_outdated}
+    return {(artifact.stage, artifact.id) for artifact, manifest in _readable(store) if manifest.is_outdated}
 
 
 def outdated_note(store: Store) -> str:
@@ -29,5 +32,14 @@ def outdated_note(store: Store) -> str:
 
 
 def manifests(store: Store) -> list[Manifest]:
-    """artifact.json of every finished artifact under the root."""
-    return [artifact.read_manifest() for artifact in store.all(list(STAGES)) if artifact.finished]
+    """artifact.json of every finished artifact under the root; damaged ones are left out."""
+    return [manifest for _, manifest in _readable(store)]
+
+
+def _readable(store: Store) -> Iterator[tuple[Artifact, Manifest]]:
+    """Every finished artifact whose artifact.json can be read."""
+    for artifact in store.all(list(STAGES)):
+        # One damaged artifact must not keep others from being listed, planned or deleted; `ls` shows it as damaged.
+        with contextlib.suppress(UserError):
+            if artifact.finished:
+                yield artifact, artifact.read_manifest()

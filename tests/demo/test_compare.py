@@ -70,6 +70,11 @@ def test_an_image_from_elsewhere_has_as_many_neighbours_as_were_asked_for() -> N
     assert rows.nearest(view([[0.6, 0.8]]), 9)[0].tolist() == [2, 1, 0]
 
 
+def test_copies_of_an_image_do_not_take_the_place_of_its_neighbours() -> None:
+    rows = view([[1.0, 0.0]] * 10 + [[0.0, 1.0], [0.8, 0.6]])
+    assert rows.nearest(rows.take(slice(0, 1)), 2)[0].tolist() == [11, 10]
+
+
 def test_neighbours_go_by_the_embedding_and_odd_ones_by_the_choice() -> None:
     rows = np.eye(3, dtype=np.float32)
     mixed = ModelView(rows, np.array([[1.0], [0.0], [1.0]], np.float32))

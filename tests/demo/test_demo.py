@@ -180,6 +180,9 @@ def test_the_command_reports_mistakes(place: Path, capsys: pytest.CaptureFixture
             (["random:test_efficientnet", "--port", "0"], "--base NAME"),
             ([student, "--base", "nothing", "--port", "0"], "--base"),
             ([student, "--images", str(place / "student"), "--port", "0"], "no images"),
+            ([student, "--images", "", "--port", "0"], "the path of the pictures is empty"),
+            ([student, "--images", str(place / "images"), "--most", "2", "--port", "0"], "--most 2: "),
+            ([student, "--most=-1", "--port", "0"], "--most -1: "),
         ):
             with pytest.raises(SystemExit) as stop:
                 main(["demo", *args])

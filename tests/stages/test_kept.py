@@ -1,5 +1,5 @@
 from alignet_ray.stages import kept
-from alignet_ray.store import Reference, Store
+from alignet_ray.store import SUCCESS, Reference, Store
 
 
 def test_what_no_run_names_is_not_reachable(store: Store) -> None:
@@ -23,3 +23,11 @@ def test_only_finished_artifacts_have_manifests(store: Store) -> None:
     store.draft("embed", "aaa").finish({"node": "embed@corpus"})
     store.draft("embed", "bbb").write_bytes("part", b"x")
     assert [manifest.node for manifest in kept.manifests(store)] == ["embed@corpus"]
+
+
+def test_a_damaged_artifact_does_not_hide_the_others(store: Store) -> None:
+    store.draft("embed", "aaa").finish({"node": "embed@corpus"})
+    store.draft("embed", "bbb").write_bytes(SUCCESS, b"")
+    store.draft("soften", "ccc").finish({"node": "soften", "schema": 1})
+    assert [manifest.node for manifest in kept.manifests(store)] == ["embed@corpus", "soften"]
+    assert kept.outdated(store) == {("soften", "ccc")}
