@@ -69,6 +69,9 @@ leave after 20 seconds without work: the next stage still finds them, a long tra
 LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-learn", "mlflow")
 """Distributions whose versions an artifact records and a bug report needs."""
 
+CACHE = "cache"
+"""Folder under the local folder of runs, see `cache_dir`."""
+
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
@@ -120,6 +123,15 @@ def state_dir(cfg: Config) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {path} ({error.strerror}): choose another {_option(cfg)}") from error
     return path
+
+
+def cache_dir(cfg: Config) -> Path:
+    """Local folder of what can be made again: matrices that processes share, vectors of pictures. `gc` empties it.
+
+    Raises:
+        UserError: as `state_dir`.
+    """
+    return state_dir(cfg) / CACHE
 
 
 class RayPlaces(NamedTuple):

@@ -10,14 +10,21 @@ from alignet_ray.errors import UserError
 
 def demo(options: DemoOptions) -> None:
     """Serve the local page."""
+    from alignet_ray import runtime
     from alignet_ray.demo import server
 
+    # A page that is looked at makes no root; a remote one has no local folder.
+    cache = None
+    root = Path(options.store.root).expanduser()
+    if root.is_dir():
+        cache = root / runtime.CACHE
     server.serve(
         options.model,
         base=options.base,
         images=options.images,
         most=options.most,
         port=options.port,
+        cache=cache,
         tracking_uri=registry_address(options.model, options.store.root, options.tracking.uri),
     )
 

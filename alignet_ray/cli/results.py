@@ -211,7 +211,7 @@ def gc(options: CollectOptions) -> None:
             key = (artifact.stage, artifact.id)
             if key not in spared:
                 unused.append(artifact)
-        cached = [path for path in (state / "cache").glob("*") if path.is_file()]
+        cached = [path for path in (state / runtime.CACHE).glob("*") if path.is_file()]
         if not unused and not cached:
             print("nothing to delete: every artifact belongs to a run")
             return

@@ -19,9 +19,15 @@ from alignet_ray.models.hub import load, locate
 
 MODELS = ("base", "aligned")
 
+FEATURES = "aligned_features"
+"""Beside what an aligned student with a head answers by: its features, as a model without a head is used."""
+
 TEMPERATURE = 0.1
 """Default temperature of cosines as choice logits: about the spread of cosines among photographs in pretrained
 networks."""
+
+SAME = 1 - 1e-5
+"""Cosine from which on two pictures are one."""
 
 TEMPERATURES: list[float] = np.geomspace(1e-3, 10, 81).tolist()
 """Candidates for the base's temperature."""
@@ -51,17 +57,54 @@ class ModelView(NamedTuple):
         # Choosing the pair (0, 1) makes 2 the odd one, and so on: the order of the pairs is reversed.
         return choice_probabilities(pair_similarities(vectors)).flip(-1).numpy()
 
-    def nearest(self, query: "ModelView", count: int) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-        """Rows nearest to one image by cosine, and the cosines; without it and its copies (cosine 1)."""
-        cosines = self.embedding @ query.embedding[0]
+    def nearest(self, query: "ModelView", count: int) -> Int[np.ndarray, " c"]:
+        """Rows nearest to one image by the similarity that choices go by; without the image itself and its copies."""
+        is_copy = self.embedding @ query.embedding[0] >= SAME
         # The image itself may be among the rows, and any number of copies of it.
-        order = np.argsort(-cosines)
-        order = order[cosines[order] < 1 - 1e-5][:count]
-        return order, cosines[order]
+        order = np.argsort(-(self.choice @ query.choice[0]), kind="stable")
+        return np.asarray(order[~is_copy[order]][:count])
 
 
 ModelViews = dict[str, ModelView]
-"""Both models' vectors for the same images, by the names in `MODELS`."""
+"""What the models answer by, by the names in `MODELS`; of a student with a head by FEATURES as well."""
+
+
+def stacked(views: Sequence[ModelView]) -> ModelView:
+    """The rows of several views, one after the other."""
+    embeddings = np.concatenate([view.embedding for view in views])
+    return ModelView(embeddings, np.concatenate([view.choice for view in views]))
+
+
+class Vectors(NamedTuple):
+    """What both networks compute from n images, without any temperature.
+
+    Attributes:
+        base: features of the base, rows of unit length.
+        student: features of the student, rows of unit length.
+        head: the student's triplet logits, whose dot products are logits of the choice; None without a head.
+    """
+
+    base: Float[np.ndarray, "n d"]
+    student: Float[np.ndarray, "n e"]
+    head: Float[np.ndarray, "n k"] | None
+
+    def take(self, rows: Any) -> "Vectors":
+        """A subset of the images."""
+        head = None
+        if self.head is not None:
+            head = self.head[rows]
+        return Vectors(self.base[rows], self.student[rows], head)
+
+
+def joined(parts: Sequence[Vectors]) -> Vectors:
+    """Vectors of several lists of images as those of one."""
+    heads = [part.head for part in parts if part.head is not None]
+    head = None
+    if heads:
+        head = np.concatenate(heads)
+    return Vectors(
+        np.concatenate([part.base for part in parts]), np.concatenate([part.student for part in parts]), head
+    )
 
 
 class EncodedImages(NamedTuple):
@@ -69,23 +112,13 @@ class EncodedImages(NamedTuple):
 
     Attributes:
         kept: positions of the images that have vectors.
-        views: their vectors.
+        vectors: their vectors.
         reasons: why the others have none.
     """
 
     kept: list[int]
-    views: ModelViews
+    vectors: Vectors
     reasons: list[str]
-
-
-def concatenate(parts: Sequence[ModelViews]) -> ModelViews:
-    """Vectors of several lists of images as those of one."""
-    views = {}
-    for model in MODELS:
-        embedding = np.concatenate([part[model].embedding for part in parts])
-        choice = np.concatenate([part[model].choice for part in parts])
-        views[model] = ModelView(embedding, choice)
-    return views
 
 
 class ModelComparison:
@@ -96,6 +129,7 @@ class ModelComparison:
         student: the network after it.
         labels: display name of each of them.
         temperature: of the base's cosines: a base has learned no temperature of its own.
+        features_temperature: of the student's cosines, where it has a head beside them.
     """
 
     def __init__(self, student: EmbeddingNetwork, base: EmbeddingNetwork, labels: dict[str, str]) -> None:
@@ -105,6 +139,12 @@ class ModelComparison:
         self.student = student
         self.labels = labels
         self.temperature = TEMPERATURE
+        self.features_temperature = TEMPERATURE
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the student answers by a head, so that its features are a second space."""
+        return self.student.head is not None
 
     @classmethod
     def open(cls, name: str, base: str | None = None, tracking_uri: str | None = None) -> "ModelComparison":
@@ -132,7 +172,7 @@ class ModelComparison:
             raise UserError(f"the base cannot be loaded: {error}; name another with --base") from error
         return cls(student, EmbeddingNetwork(base_backbone, None).eval(), {"base": base, "aligned": name})
 
-    def encode_image(self, image: Image) -> ModelViews:
+    def encode_image(self, image: Image) -> Vectors:
         """Both models' vectors for one image.
 
         Raises:
@@ -141,7 +181,7 @@ class ModelComparison:
         encoded = self.encode([lambda: image])
         if encoded.reasons:
             raise ValueError(encoded.reasons[0])
-        return encoded.views
+        return encoded.vectors
 
     def encode(self, images: Sequence[Callable[[], Image]], batch: int = 32, readers: int = 1) -> EncodedImages:
         """Both models' vectors for many images, which `readers` threads open."""
@@ -150,43 +190,48 @@ class ModelComparison:
         # The encoder puts the members' features side by side.
         embeddings = encoded.columns["embedding"]
         base_width = self.base.backbone.width
-        base_rows = unit_rows(embeddings[:, :base_width])
-        student_rows = unit_rows(embeddings[:, base_width:])
-
-        # The root of the temperature in both factors of a dot product divides it by the temperature.
-        triplet_logits = encoded.columns.get("triplet_logits")
-        if triplet_logits is None:
-            choice = student_rows / TEMPERATURE**0.5
-        else:
-            choice = triplet_logits / self.student.tau**0.5
-
-        views = {
-            "base": _view_at(base_rows, self.temperature),
-            "aligned": ModelView(student_rows, choice.astype(np.float32)),
-        }
+        head = encoded.columns.get("triplet_logits")
+        if head is not None:
+            # The root of the temperature in both factors of a dot product divides it by the temperature.
+            head = (head / self.student.tau**0.5).astype(np.float32)
+        vectors = Vectors(unit_rows(embeddings[:, :base_width]), unit_rows(embeddings[:, base_width:]), head)
         reasons = [reason for _, reason in encoded.errors]
-        return EncodedImages(encoded.kept, views, reasons)
+        return EncodedImages(encoded.kept, vectors, reasons)
 
-    def match_confidence(self, views: ModelViews, seed: int = 0) -> ModelViews:
-        """Set the base's temperature so that it is on average as sure as the student on random triplets.
+    def views(self, vectors: Vectors) -> ModelViews:
+        """What each model answers by, at the temperatures of now."""
+        features = _view_at(vectors.student, self.features_temperature)
+        views = {"base": _view_at(vectors.base, self.temperature), "aligned": features}
+        if vectors.head is not None:
+            views["aligned"] = ModelView(vectors.student, vectors.head)
+            views[FEATURES] = features
+        return views
 
-        Then a difference between the two is one of opinion, not of scale. Returns the vectors at that temperature.
+    def match_confidence(self, vectors: Vectors, seed: int = 0) -> None:
+        """Set the temperature of cosines so that they are on average as sure as the student on random triplets.
+
+        Then a difference between two models is one of opinion, not of scale.
         """
-        base_rows = views["base"].embedding
-        triplets = random_triplets(len(base_rows), TRIALS, seed)
-        student_confidence = _mean_confidence(views["aligned"], triplets)
-
-        def gap(temperature: float) -> float:
-            return abs(_mean_confidence(_view_at(base_rows, temperature), triplets) - student_confidence)
-
-        # Confidence falls as the temperature rises, so a grid finds where the two meet.
-        self.temperature = min(TEMPERATURES, key=gap)
-        return views | {"base": _view_at(base_rows, self.temperature)}
+        triplets = random_triplets(len(vectors.base), TRIALS, seed)
+        confidence = _mean_confidence(self.views(vectors)["aligned"], triplets)
+        self.temperature = _temperature_for(confidence, vectors.base, triplets)
+        if vectors.head is not None:
+            self.features_temperature = _temperature_for(confidence, vectors.student, triplets)
 
 
 def _view_at(unit_rows: Float[np.ndarray, "n d"], temperature: float) -> ModelView:
     """A model without a head: its cosines, divided by a temperature, are its choice logits."""
     return ModelView(unit_rows, (unit_rows / temperature**0.5).astype(np.float32))
+
+
+def _temperature_for(confidence: float, unit_rows: Float[np.ndarray, "n d"], triplets: Int[np.ndarray, "t 3"]) -> float:
+    """Temperature at which cosines are so sure on average."""
+
+    def gap(temperature: float) -> float:
+        return abs(_mean_confidence(_view_at(unit_rows, temperature), triplets) - confidence)
+
+    # Confidence falls as the temperature rises, so a grid finds where the two meet.
+    return min(TEMPERATURES, key=gap)
 
 
 def _mean_confidence(view: ModelView, triplets: Int[np.ndarray, "t 3"]) -> float:

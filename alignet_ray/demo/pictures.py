@@ -1,18 +1,29 @@
-"""The images that the page shows: those of a folder, encoded at the start, and the latest uploads."""
+"""The images that the page shows: those of a folder, embedded while the page is open, and the latest uploads."""
 
 import hashlib
 import io
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from alignet_ray.demo.compare import ModelComparison, ModelViews, concatenate, disputed_triplets, random_triplets
+from alignet_ray.demo.compare import (
+    ModelComparison,
+    ModelViews,
+    Vectors,
+    disputed_triplets,
+    random_triplets,
+)
+from alignet_ray.demo.encoded import KnownPictures, digest_of
 from alignet_ray.errors import UserError
+from alignet_ray.images.class_names import class_title
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
 from alignet_ray.screen import Screen
@@ -26,8 +37,8 @@ MAX_DIGITS = 9
 MAX_UPLOADS = 300
 """Uploads that are remembered; each takes about 50 kB."""
 
-CHUNK = 64
-"""Images between two updates of the progress line."""
+CHUNK = 32
+"""Images that are embedded at once; an upload waits for one such step at most."""
 
 PREVIEW_SIDE = 480
 """Longer side of a preview in pixels."""
@@ -37,11 +48,11 @@ class Upload(NamedTuple):
     """An uploaded image: a preview (JPEG) and both models' vectors."""
 
     preview: bytes
-    views: ModelViews
+    vectors: Vectors
 
 
 class ImageFolder(NamedTuple):
-    """A folder's images: path and label of every row, and both models' vectors."""
+    """A folder's images: path and class of every row, and both models' vectors."""
 
     uri: str
     paths: list[str]
@@ -49,20 +60,102 @@ class ImageFolder(NamedTuple):
     views: ModelViews
 
 
+class FolderListing(NamedTuple):
+    """The images of a folder that will be embedded.
+
+    Attributes:
+        uri: the folder.
+        paths: of the images.
+        labels: their classes, by names.
+    """
+
+    uri: str
+    paths: list[str]
+    labels: list[str]
+
+
 class Pictures:
     """Images by name: `f12` is row 12 of the folder, `u` and a hash an upload.
 
     Attributes:
         comparison: both models.
-        folder: the images to compare with; None if there are none.
+        folder: the images to compare with; None if there are none, or not yet.
+        listing: the images that are being embedded; None without a folder.
+        embedded: how many of them are.
+        problem: why the folder cannot be used; "" if it can.
+        uploads: the latest uploads.
     """
 
-    def __init__(self, comparison: ModelComparison, folder: ImageFolder | None) -> None:
+    def __init__(
+        self, comparison: ModelComparison, listing: FolderListing | None = None, known: KnownPictures | None = None
+    ) -> None:
         self.comparison = comparison
-        self.folder = folder
+        self.folder: ImageFolder | None = None
+        self.listing = listing
+        self.embedded = 0
+        self.problem = ""
         self.uploads: OrderedDict[str, Upload] = OrderedDict()
-        # One image at a time: a large one takes half a gigabyte while it is decoded.
-        self.lock = Lock()
+        self._known = known or KnownPictures()
+        # One image or chunk at a time: a large image takes half a gigabyte while it is decoded.
+        self._lock = Lock()
+
+    def embed_folder(self, screen: Screen) -> None:
+        """Embed the folder's pictures and set the base's temperature; what goes wrong is kept in `problem`."""
+        assert self.listing is not None, "there is a folder"
+        try:
+            self.folder = self._embedded(self.listing, screen)
+        except UserError as error:
+            self.problem = str(error)
+            screen.line(f"warning: {error}")
+        except OSError as error:
+            self.problem = f"{self.listing.uri} cannot be read: {error}"
+            screen.line(f"warning: {self.problem}")
+
+    def _embedded(self, listing: FolderListing, screen: Screen) -> ImageFolder:
+        kept: list[int] = []
+        usable: list[bytes] = []
+        total = len(listing.paths)
+        with screen.progress(total, "pictures") as progress, ThreadPoolExecutor(os.cpu_count()) as readers:
+            for start in range(0, total, CHUNK):
+                paths = listing.paths[start : start + CHUNK]
+                contents = list(readers.map(partial(_read, listing.uri), paths))
+                positions, digests = self._learn(contents)
+                kept += [start + position for position in positions]
+                usable += digests
+                self.embedded = start + len(paths)
+                progress.add(len(paths))
+
+        if len(kept) < MIN_PICTURES:
+            raise UserError(f"{listing.uri} holds {len(kept)} usable pictures: three or more are needed")
+        screen.line(f"{len(kept)} pictures of {listing.uri}, {total - len(kept)} could not be used")
+
+        self._keep(screen)
+        vectors = self._known.take(usable)
+        self.comparison.match_confidence(vectors)
+        paths = [listing.paths[row] for row in kept]
+        labels = [listing.labels[row] for row in kept]
+        return ImageFolder(listing.uri, paths, labels, self.comparison.views(vectors))
+
+    def _learn(self, contents: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
+        """Positions and hashes of the usable pictures, which are known then; known ones are not embedded again."""
+        digests = [digest_of(data) for data in contents]
+        known = self._known
+        new = [position for position, digest in enumerate(digests) if digest not in known]
+        if new:
+            jobs = [partial(decode, contents[position]) for position in new]
+            with self._lock:
+                encoded = self.comparison.encode(jobs, readers=os.cpu_count() or 1)
+            usable = [new[position] for position in encoded.kept]
+            known.add([digests[position] for position in usable], encoded.vectors)
+
+        kept = [position for position, digest in enumerate(digests) if digest in known]
+        return kept, [digests[position] for position in kept]
+
+    def _keep(self, screen: Screen) -> None:
+        try:
+            self._known.save()
+        except OSError as error:
+            screen.line(f"warning: the pictures' vectors are not kept for next time ({error.strerror})")
 
     def add(self, data: bytes) -> str:
         """Take an uploaded image and return its name.
@@ -72,7 +165,7 @@ class Pictures:
         """
         # A name from the content: the same picture dropped twice is one upload.
         name = "u" + hashlib.sha256(data).hexdigest()[:16]
-        with self.lock:
+        with self._lock:
             if name not in self.uploads:
                 image = decode(data)
                 self.uploads[name] = Upload(preview(image), self.comparison.encode_image(image))
@@ -90,7 +183,7 @@ class Pictures:
             KeyError: there is no such image, or it is forgotten.
         """
         if name.startswith("u"):
-            return self.uploads[name].views
+            return self.comparison.views(self.uploads[name].vectors)
         folder, row = self._folder_row(name)
 
         # A slice, not a number: a single image keeps the shape of several.
@@ -115,7 +208,7 @@ class Pictures:
         """Names of three of the folder's images: `random` or `disputed` ones; empty if there are none.
 
         Raises:
-            KeyError: no folder was given.
+            KeyError: no folder was given, or it is not embedded yet.
         """
         if self.folder is None:
             raise KeyError("folder")
@@ -147,38 +240,26 @@ def preview(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def encode_folder(comparison: ModelComparison, uri: str, max_images: int, screen: Screen) -> ImageFolder:
-    """Encode a folder's images (at most `max_images`, evenly spread over the listing) and set the base's temperature.
+def list_folder(uri: str, max_images: int) -> FolderListing:
+    """A folder's images, at most `max_images`, evenly spread over the listing.
 
     Raises:
-        UserError: fewer than three usable images.
+        UserError: it has no images, or fewer than three.
     """
-    listing = list_images(uri)
+    listing: pa.Table = list_images(uri)
     count = min(max_images, len(listing))
+    if count < MIN_PICTURES:
+        raise UserError(f"{uri} holds {count} pictures: three or more are needed")
     # Spread over the listing, which goes folder by folder: its beginning would show one class.
     rows = np.unique(np.linspace(0, len(listing) - 1, count).astype(int))
     selected = listing.take(rows)
-    paths = selected["path"].to_pylist()
-
-    kept: list[int] = []
-    parts: list[ModelViews] = []
-    with screen.progress(len(paths), "pictures") as progress:
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
-            jobs = [partial(_open, uri, path) for path in chunk]
-            encoded = comparison.encode(jobs, readers=os.cpu_count() or 1)
-            kept += [start + position for position in encoded.kept]
-            parts.append(encoded.views)
-            progress.add(len(jobs))
-
-    if len(kept) < MIN_PICTURES:
-        raise UserError(f"{uri} holds {len(kept)} usable pictures: three or more are needed")
-    screen.line(f"{len(kept)} pictures of {uri}, {len(paths) - len(kept)} could not be used")
-
-    views = comparison.match_confidence(concatenate(parts))
-    usable = selected.take(kept)
-    return ImageFolder(uri, usable["path"].to_pylist(), usable["label"].to_pylist(), views)
+    labels = [class_title(label) for label in selected["label"].to_pylist()]
+    return FolderListing(uri, selected["path"].to_pylist(), labels)
 
 
-def _open(uri: str, path: str) -> Image.Image:
-    return decode(read_bytes(uri, path))
+def _read(uri: str, path: str) -> bytes:
+    """An image's bytes; none where the file is gone, which no decoder takes for a picture."""
+    try:
+        return read_bytes(uri, path)
+    except OSError:
+        return b""

@@ -1,18 +1,22 @@
 """Web server of the demo: the page and its requests, over HTTP on 127.0.0.1 only."""
 
 import secrets
+import threading
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignet_ray.demo import web
-from alignet_ray.demo.compare import MODELS, ModelComparison, ModelView, concatenate
-from alignet_ray.demo.pictures import MIN_PICTURES, ImageFolder, Pictures, encode_folder
+from alignet_ray.demo.compare import FEATURES, MODELS, ModelComparison, ModelView, stacked
+from alignet_ray.demo.encoded import KnownPictures, models_digest
+from alignet_ray.demo.pictures import MIN_PICTURES, ImageFolder, Pictures, list_folder
 from alignet_ray.demo.web import HOST
 from alignet_ray.errors import UserError, require_named
 from alignet_ray.screen import Screen
+from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -34,10 +38,23 @@ CONTENT_POLICY = (
 FORGOTTEN = "this picture is no longer remembered: drop it again"
 
 
+NOT_YET = "the folder's pictures are still being embedded"
+
+SPACES = ("head", "features")
+"""What an aligned student with a head can answer by: the head, or the features under it."""
+
+
 def serve(
-    model: str, *, base: str | None, images: str | None, most: int, port: int, tracking_uri: str | None = None
+    model: str,
+    *,
+    base: str | None,
+    images: str | None,
+    most: int,
+    port: int,
+    cache: Path | None = None,
+    tracking_uri: str | None = None,
 ) -> None:
-    """Load both models, embed the folder's pictures, and serve the page until Ctrl-C.
+    """Load both models and serve the page until Ctrl-C; a folder's pictures are embedded meanwhile.
 
     Args:
         model: a student's folder, or models:/NAME@ALIAS.
@@ -45,6 +62,7 @@ def serve(
         images: folder whose pictures are searched for neighbours.
         most: largest number of these pictures.
         port: port of the page; 0: any free one.
+        cache: folder in which the pictures' vectors are kept for next time; None: they are not.
         tracking_uri: MLflow server of a `models:/` name.
 
     Raises:
@@ -60,15 +78,22 @@ def serve(
     listener = web.bind(port)
     screen = Screen()
     comparison = ModelComparison.open(model, base, tracking_uri)
-    folder = None
-    if images is not None:
-        folder = encode_folder(comparison, images, most, screen)
+    if images is None:
+        pictures = Pictures(comparison)
+    else:
+        known = KnownPictures()
+        if cache is not None:
+            known = KnownPictures(cache / f"demo-{models_digest(comparison)}.safetensors")
+        pictures = Pictures(comparison, list_folder(images, most), known)
 
     # Whoever is quicker than the server's start waits in the queue, and is not refused.
     listener.listen(web.WAITING)
     screen.line(f"http://{HOST}:{listener.getsockname()[1]}   (Ctrl-C stops it)")
+    if pictures.listing is not None:
+        # A daemon: Ctrl-C does not wait until all pictures are embedded.
+        threading.Thread(target=pictures.embed_folder, args=(screen,), daemon=True).start()
     try:
-        web.serve(application(Pictures(comparison, folder)), listener)
+        web.serve(application(pictures), listener)
     except KeyboardInterrupt:
         screen.line()
 
@@ -77,11 +102,12 @@ def application(pictures: Pictures) -> "Starlette":
     """The web application.
 
         GET  /                               the page
-        GET  /about                          names of the models and of the folder
+        GET  /about                          names of the models and of the folder, and how far it is embedded
         POST /pictures                       upload of an image's bytes; the answer is its name
         GET  /pictures/NAME                  a preview
         GET  /triplet?kind=random|disputed   three names
-        GET  /verdict?a=NAME&b=NAME&c=NAME   both models' odd one out of three images
+        GET  /verdict?a=NAME&b=NAME&c=NAME&space=head|features
+                                             both models' odd one out of three images, and their neighbours
 
     An error is answered as {"error": text}. Pages of other sites cannot use it: browsers do not let them read the
     answers or send this content type unasked, and requests to another host name are refused.
@@ -120,22 +146,25 @@ class _Page:
         )
 
     def about(self, request: "Request") -> "Response":
-        folder = self.pictures.folder
-        comparison = self.pictures.comparison
-        folder_uri = None
-        pictures = 0
-        if folder:
-            folder_uri = folder.uri
-            pictures = len(folder.paths)
-        return _json(
-            {
-                "labels": comparison.labels,
-                "size": comparison.student.backbone.size,
-                "temperature": comparison.temperature,
-                "folder": folder_uri,
-                "pictures": pictures,
+        pictures = self.pictures
+        comparison = pictures.comparison
+        spaces = [space for space in SPACES if space == "features" or comparison.has_head]
+        answer: JsonObject = {
+            "labels": comparison.labels,
+            "size": comparison.student.backbone.size,
+            "temperature": comparison.temperature,
+            "spaces": spaces,
+            "folder": None,
+        }
+        if pictures.listing is not None:
+            answer["folder"] = {
+                "uri": pictures.listing.uri,
+                "total": len(pictures.listing.paths),
+                "embedded": pictures.embedded,
+                "ready": pictures.folder is not None,
+                "problem": pictures.problem,
             }
-        )
+        return _json(answer)
 
     async def add(self, request: "Request") -> "Response":
         from starlette.concurrency import run_in_threadpool
@@ -173,15 +202,20 @@ class _Page:
         try:
             names = self.pictures.triplet(kind, secrets.randbelow(2**31))
         except KeyError:
-            return _error("there is no folder: start the demo with --images DIR", 404)
+            if self.pictures.listing is None:
+                return _error("there is no folder: start the demo with --images DIR", 404)
+            return _error(self.pictures.problem or NOT_YET, 404)
         if not names:
             return _error("the two models agree on every triplet that was drawn", 404)
         return _json({"names": names})
 
     def verdict(self, request: "Request") -> "Response":
         names = [request.query_params.get(slot, "") for slot in "abc"]
+        space = request.query_params.get("space", SPACES[0])
+        if space not in SPACES:
+            return _error(f"space {space!r}: one of {', '.join(SPACES)}", 400)
         try:
-            verdicts = verdict(self.pictures, names)
+            verdicts = verdict(self.pictures, names, space)
         except KeyError:
             return _error(FORGOTTEN, 404)
 
@@ -193,11 +227,10 @@ class _Page:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A picture of the folder near to a query; `cosine` is rounded to three digits, as the page shows it."""
+    """A picture of the folder near to a query."""
 
     name: str
     label: str
-    cosine: float
 
 
 @dataclass(frozen=True)
@@ -206,41 +239,46 @@ class Verdict:
 
     Attributes:
         odd: probability of each that it is the odd one out.
-        neighbours: the folder's nearest images to each; empty without a folder.
+        neighbours: the folder's nearest images to each, by the same similarity; empty without a folder.
     """
 
     odd: list[float]
     neighbours: list[list[Neighbour]]
 
 
-def verdict(pictures: Pictures, names: list[str]) -> dict[str, Verdict]:
+def verdict(pictures: Pictures, names: list[str], space: str = SPACES[0]) -> dict[str, Verdict]:
     """Both models' odd-one-out probabilities of three images, and the nearest images of the folder to each.
+
+    Args:
+        pictures: where the images are.
+        names: of three images.
+        space: what the student answers by; a student without a head answers by its features.
 
     Raises:
         KeyError: one of the images is not known.
     """
     # All three are looked up before any work, so that a forgotten one costs nothing.
     three = [pictures.views(name) for name in names]
-    together = concatenate(three)
     verdicts = {}
     for model in MODELS:
+        view = model
+        if model == "aligned" and space == "features" and pictures.comparison.has_head:
+            view = FEATURES
+        queries = [views[view] for views in three]
         neighbours = []
         if pictures.folder is not None:
-            neighbours = [_neighbours(pictures.folder, model, views[model]) for views in three]
+            neighbours = [_neighbours(pictures.folder, view, query) for query in queries]
 
         # A table of one triplet: the three images stand in the order of their names.
-        odd = together[model].odd_probabilities(np.array([[0, 1, 2]]))[0]
+        odd = stacked(queries).odd_probabilities(np.array([[0, 1, 2]]))[0]
         verdicts[model] = Verdict(odd.tolist(), neighbours)
     return verdicts
 
 
-def _neighbours(folder: ImageFolder, model: str, query: ModelView) -> list[Neighbour]:
-    """The folder's images nearest to an image for one model, as the page shows them."""
-    rows, cosines = folder.views[model].nearest(query, NEIGHBOURS)
-    neighbours = []
-    for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
-        neighbours.append(Neighbour(f"f{row}", folder.labels[row], round(cosine, 3)))
-    return neighbours
+def _neighbours(folder: ImageFolder, view: str, query: ModelView) -> list[Neighbour]:
+    """The folder's images nearest to an image, as the page shows them."""
+    rows = folder.views[view].nearest(query, NEIGHBOURS)
+    return [Neighbour(f"f{row}", folder.labels[row]) for row in rows.tolist()]
 
 
 def _json(value: Any) -> "Response":

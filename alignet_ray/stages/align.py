@@ -109,7 +109,7 @@ def run(work: Work) -> None:
 def _fit_map(work: Work) -> None:
     """Fit a map on the embeddings of the objects' images."""
     cfg = work.cfg
-    cache = runtime.state_dir(cfg) / "cache"
+    cache = runtime.cache_dir(cfg)
     soften = work.parents["soften"]
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     dataset = AlignmentDataset(soften, work.parents["embed@objects"], cache, human)

@@ -67,7 +67,7 @@ def sources(cfg: Config, role: str) -> list[str]:
 def run(work: Work) -> None:
     """Fit the centroids and write the cluster of every image."""
     artifact = ClusterArtifact(work.out)
-    cache = runtime.state_dir(work.cfg) / "cache"
+    cache = runtime.cache_dir(work.cfg)
     is_raw = work.cfg.cluster.space == "raw"
     features = TeacherFeatures(work.parents["embed@corpus"], work.parents["align"], cache, is_raw)
     matrix = features.matrix()

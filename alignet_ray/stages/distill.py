@@ -96,7 +96,7 @@ def run(work: Work) -> None:
 
     settings = work.cfg.distill
     workers = worker_count(settings)
-    cache = runtime.state_dir(work.cfg) / "cache"
+    cache = runtime.cache_dir(work.cfg)
     job = make_student_job(work, cache, workers, partial(_pack_images, work))
     facts = DistillFacts(settings.steps, len(job.image_ids), _first_step(work))
     work.facts = facts

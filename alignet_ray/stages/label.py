@@ -144,7 +144,7 @@ def run(work: Work) -> None:
     """Label both subsets part by part; finished parts of an interrupted run are kept."""
     artifact = LabelArtifact(work.out)
     embed = next(parent for name, parent in work.parents.items() if name.startswith("embed@"))
-    cache = runtime.state_dir(work.cfg) / "cache"
+    cache = runtime.cache_dir(work.cfg)
     features = TeacherFeatures(embed, work.parents["align"], cache, work.role == "raw")
 
     if work.role == "raw":

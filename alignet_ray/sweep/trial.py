@@ -68,7 +68,7 @@ def evaluate_teacher(cfg: Config, artifacts: Mapping[str, Artifact]) -> Validati
 def evaluate_student(cfg: Config, artifacts: Mapping[str, Artifact]) -> ValidationFigures:
     """A student, by the cosines of its embedding: the score is its agreement with people on validation objects."""
     soften = artifacts["soften"]
-    cache = runtime.state_dir(cfg) / "cache"
+    cache = runtime.cache_dir(cfg)
     # With the seed of the sweep, not of the trial: all students are scored against the same human probabilities.
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     base = AlignmentDataset(soften, artifacts["embed@base"], cache, human)

@@ -14,13 +14,15 @@ from PIL import Image
 
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.demo.compare import (
+    FEATURES,
     MODELS,
     TEMPERATURE,
     ModelComparison,
     ModelView,
     ModelViews,
-    concatenate,
+    Vectors,
     disputed_triplets,
+    joined,
     random_triplets,
 )
 from alignet_ray.errors import UserError
@@ -57,38 +59,43 @@ def test_the_image_outside_the_most_similar_pair_is_the_odd_one() -> None:
 
 def test_the_nearest_come_first_and_the_image_itself_is_left_out() -> None:
     rows = view([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]])
-    nearest, cosines = rows.nearest(rows.take(slice(0, 1)), 3)
-    assert nearest.tolist() == [2, 3, 1]
-    assert cosines == pytest.approx([0.8, 0.6, 0.0])
+    assert rows.nearest(rows.take(slice(0, 1)), 3).tolist() == [2, 3, 1]
 
 
 def test_an_image_from_elsewhere_has_as_many_neighbours_as_were_asked_for() -> None:
     rows = view([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
-    nearest, cosines = rows.nearest(view([[0.6, 0.8]]), 2)
-    assert nearest.tolist() == [2, 1]
-    assert cosines == pytest.approx([0.96, 0.8])
-    assert rows.nearest(view([[0.6, 0.8]]), 9)[0].tolist() == [2, 1, 0]
+    assert rows.nearest(view([[0.6, 0.8]]), 2).tolist() == [2, 1]
+    assert rows.nearest(view([[0.6, 0.8]]), 9).tolist() == [2, 1, 0]
 
 
 def test_copies_of_an_image_do_not_take_the_place_of_its_neighbours() -> None:
     rows = view([[1.0, 0.0]] * 10 + [[0.0, 1.0], [0.8, 0.6]])
-    assert rows.nearest(rows.take(slice(0, 1)), 2)[0].tolist() == [11, 10]
+    assert rows.nearest(rows.take(slice(0, 1)), 2).tolist() == [11, 10]
 
 
-def test_neighbours_go_by_the_embedding_and_odd_ones_by_the_choice() -> None:
+def test_neighbours_and_odd_ones_go_by_the_same_similarity() -> None:
     rows = np.eye(3, dtype=np.float32)
     mixed = ModelView(rows, np.array([[1.0], [0.0], [1.0]], np.float32))
     assert mixed.odd_probabilities(np.array([[0, 1, 2]])).argmax() == 1
-    assert mixed.nearest(mixed.take([0]), 2)[1].tolist() == [0.0, 0.0]
+    assert mixed.nearest(mixed.take([0]), 2).tolist() == [2, 1]
 
 
-def test_lists_of_images_are_joined_model_by_model() -> None:
-    first, second = random_views(0, 3), random_views(1, 2)
-    joined = concatenate([first, second])
-    for name in MODELS:
-        assert np.array_equal(joined[name].embedding[:3], first[name].embedding)
-        assert np.array_equal(joined[name].embedding[3:], second[name].embedding)
-        assert np.array_equal(joined[name].choice[3:], second[name].choice)
+def random_vectors(seed: int, count: int, head: bool = True) -> Vectors:
+    rng = np.random.default_rng(seed)
+    rows = [unit_rows(rng.normal(size=(count, width)).astype(np.float32)) for width in (4, 3, 2)]
+    return Vectors(rows[0], rows[1], rows[2] if head else None)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_lists_of_images_are_joined_part_by_part(head: bool) -> None:
+    first, second = random_vectors(0, 3, head), random_vectors(1, 2, head)
+    together = joined([first, second])
+    for part, one, other in zip(together, first, second, strict=True):
+        if one is not None:
+            assert np.array_equal(part[:3], one)
+            assert np.array_equal(part[3:], other)
+    assert (together.head is None) is not head
+    assert np.array_equal(together.take([4]).base, second.base[1:])
 
 
 @given(images=st.integers(1, 30), count=st.integers(0, 200), seed=st.integers(0, 2**31))
@@ -133,16 +140,21 @@ def test_models_that_agree_have_no_disputed_triplets() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.02, 0.5])
-def test_the_base_gets_the_temperature_at_which_it_is_as_sure_as_the_student(temperature: float) -> None:
+def test_cosines_get_the_temperature_at_which_they_are_as_sure_as_the_head(temperature: float) -> None:
     rows = unit_rows(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
-    comparison = compare(make_network(NET, 32, None, seed=1))
-    assert comparison.temperature == TEMPERATURE
-    found = comparison.match_confidence({"base": view(rows, TEMPERATURE), "aligned": view(rows, temperature)})
+    comparison = compare(make_network(NET, 32, 8, seed=1))
+    vectors = Vectors(rows, rows, rows / temperature**0.5)
+    assert comparison.views(vectors)["base"].choice == pytest.approx(rows / TEMPERATURE**0.5)
+    comparison.match_confidence(vectors)
     # The candidates are a grid of eighty steps over four decades.
-    assert comparison.temperature == pytest.approx(temperature, rel=0.07)
-    np.testing.assert_allclose(found["base"].choice, rows / comparison.temperature**0.5, rtol=1e-5)
-    assert np.array_equal(found["base"].embedding, rows)
-    assert np.array_equal(found["aligned"].choice, view(rows, temperature).choice)
+    found = (comparison.temperature, comparison.features_temperature)
+    assert found == pytest.approx((temperature, temperature), rel=0.07)
+
+    views = comparison.views(vectors)
+    np.testing.assert_allclose(views["base"].choice, rows / comparison.temperature**0.5, rtol=1e-5)
+    np.testing.assert_allclose(views[FEATURES].choice, rows / comparison.features_temperature**0.5, rtol=1e-5)
+    assert np.array_equal(views["base"].embedding, rows)
+    assert np.array_equal(views["aligned"].choice, vectors.head)
 
 
 def test_a_head_answers_by_its_dot_products_over_tau() -> None:
@@ -152,14 +164,15 @@ def test_a_head_answers_by_its_dot_products_over_tau() -> None:
     with torch.no_grad():
         student.head.weight.mul_(1e4)  # outputs that are large beside the tolerance
     images = [image(seed) for seed in range(3)]
-    encoded = compare(student).encode([partial(Image.Image.copy, each) for each in images], batch=2)
+    comparison = compare(student)
+    encoded = comparison.encode([partial(Image.Image.copy, each) for each in images], batch=2)
     assert encoded.kept == [0, 1, 2]
     assert encoded.reasons == []
     pixels = torch.stack([student.preprocess(each) for each in images])
     with torch.no_grad():
         embedding, logits = student(pixels)
     assert logits is not None
-    aligned = encoded.views["aligned"]
+    aligned = comparison.views(encoded.vectors)["aligned"]
     expected = (logits @ logits.T / 4).numpy()
     assert np.abs(expected).min() > 0.1
     np.testing.assert_allclose(aligned.choice @ aligned.choice.T, expected, rtol=1e-3)
@@ -167,7 +180,9 @@ def test_a_head_answers_by_its_dot_products_over_tau() -> None:
 
 
 def test_without_a_head_cosines_over_the_default_temperature_decide() -> None:
-    views = compare(make_network(NET, 32, None, seed=1)).encode_image(image(0))
+    comparison = compare(make_network(NET, 32, None, seed=1))
+    views = comparison.views(comparison.encode_image(image(0)))
+    assert tuple(views) == MODELS
     for name in MODELS:
         assert np.linalg.norm(views[name].embedding, axis=1) == pytest.approx([1.0], abs=1e-5)
         np.testing.assert_allclose(views[name].choice, views[name].embedding / TEMPERATURE**0.5, rtol=1e-5)
@@ -181,7 +196,7 @@ def test_an_image_that_cannot_be_opened_is_left_out_with_its_reason() -> None:
     encoded = compare(make_network(NET, 32, 8, seed=1)).encode(jobs)
     assert encoded.kept == [0, 2]
     assert encoded.reasons == ["truncated"]
-    assert [len(encoded.views[name].embedding) for name in MODELS] == [2, 2]
+    assert [len(part) for part in encoded.vectors] == [2, 2, 2]
 
 
 def test_a_model_whose_output_is_not_finite_says_so() -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from PIL import Image, ImageDraw
 
 from alignet_ray.cli import main
 from alignet_ray.demo import server
-from alignet_ray.demo.compare import MODELS, ModelComparison
-from alignet_ray.demo.pictures import Pictures, encode_folder
-from alignet_ray.errors import UserError
+from alignet_ray.demo.compare import FEATURES, MODELS, ModelComparison
+from alignet_ray.demo.encoded import KnownPictures
+from alignet_ray.demo.pictures import Pictures, list_folder
 from alignet_ray.images.decode import decode
 from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.screen import Screen
@@ -62,11 +63,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(place: Path) -> Pictures:
     comparison = ModelComparison.open(str(place / "student"))
-    return Pictures(comparison, encode_folder(comparison, str(place / "images"), 100, Screen()))
+    pictures = Pictures(comparison, list_folder(str(place / "images"), 100), KnownPictures())
+    pictures.embed_folder(Screen())
+    return pictures
 
 
-@pytest.fixture(scope="module")
-def url(pictures: Pictures) -> Iterator[str]:
+@contextmanager
+def served(pictures: Pictures) -> Iterator[str]:
     """The demo's address, served by a thread."""
     listener = socket.create_server((server.HOST, 0))
     web = uvicorn.Server(uvicorn.Config(server.application(pictures), log_level="warning"))
@@ -77,6 +80,12 @@ def url(pictures: Pictures) -> Iterator[str]:
     yield f"http://{server.HOST}:{listener.getsockname()[1]}"
     web.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def url(pictures: Pictures) -> Iterator[str]:
+    with served(pictures) as address:
+        yield address
 
 
 def ask(url: str, data: bytes | None = None, kind: str = "application/octet-stream") -> Any:
@@ -90,8 +99,8 @@ def ask(url: str, data: bytes | None = None, kind: str = "application/octet-stre
     return status, json.loads(body) if found == "application/json" else body
 
 
-def verdict(url: str, names: list[str]) -> Any:
-    status, answer = ask(f"{url}/verdict?{urlencode(dict(zip('abc', names, strict=True)))}")
+def verdict(url: str, names: list[str], space: str = "head") -> Any:
+    status, answer = ask(f"{url}/verdict?{urlencode({**dict(zip('abc', names, strict=True)), 'space': space})}")
     assert status == 200, answer
     return answer
 
@@ -126,12 +135,13 @@ def test_neighbours_are_near_and_never_the_picture_itself(url: str, pictures: Pi
     shown = [folder.paths[int(n["name"][1:])] for n in near]
     assert "sharp/05.png" not in shown
     assert len(shown) == server.NEIGHBOURS
-    cosines = [n["cosine"] for n in near]
-    assert cosines == sorted(cosines, reverse=True)
     row = folder.paths.index("sharp/05.png")
-    x = folder.views["aligned"].embedding
-    best = np.argsort(-(x @ x[row]))
-    assert folder.paths[next(b for b in best if b != row)] == shown[0]
+    # By the head, as the verdict; by the features if these are asked for.
+    for space, view in (("head", "aligned"), ("features", FEATURES)):
+        near = verdict(url, [name, "f1", "f2"], space)["aligned"]["neighbours"][0]
+        logits = folder.views[view].choice @ folder.views[view].choice[row]
+        order = [number for number in np.argsort(-logits) if number != row]
+        assert [n["name"] for n in near] == [f"f{number}" for number in order[: server.NEIGHBOURS]]
 
 
 def test_disputed_triplets_are_disputed(url: str) -> None:
@@ -189,9 +199,29 @@ def test_the_command_reports_mistakes(place: Path, capsys: pytest.CaptureFixture
             message = capsys.readouterr().err
             assert stop.value.code == 2, message
             assert fix in message
-    comparison = ModelComparison.open(student)
-    with pytest.raises(UserError, match="three or more"):
-        encode_folder(comparison, str(place / "images"), 2, Screen())
+
+
+def test_the_page_is_there_before_the_folder_is_embedded(place: Path, pictures: Pictures) -> None:
+    comparison = pictures.comparison
+    waiting = Pictures(comparison, list_folder(str(place / "images"), 100))
+    with served(waiting) as url:
+        about = ask(f"{url}/about")[1]
+        assert about["folder"] == {
+            "uri": str(place / "images"),
+            "total": 13,
+            "embedded": 0,
+            "ready": False,
+            "problem": "",
+        }
+        assert about["spaces"] == ["head", "features"]
+        assert ask(f"{url}/triplet?kind=random") == (404, {"error": server.NOT_YET})
+        # Pictures of one's own can be tried at once.
+        names = [ask(f"{url}/pictures", picture(seed))[1]["name"] for seed in (100, 101, 102)]
+        assert verdict(url, names)["aligned"]["neighbours"] == []
+        waiting.embed_folder(Screen())
+        assert ask(f"{url}/about")[1]["folder"]["ready"]
+        assert len(verdict(url, names)["aligned"]["neighbours"][0]) == server.NEIGHBOURS
+        assert ask(f"{url}/verdict?a=f0&b=f1&c=f2&space=tail")[0] == 400
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -209,7 +239,10 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
             page.get_by_role("alert").get_by_text("notes.txt: not an image").wait_for()
             files = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": picture(200 + i)} for i in range(3)]
             inputs.nth(0).set_input_files(files)
+            # The person chooses first.
+            page.get_by_role("button", name="C", exact=True).click()
             page.locator("#aligned .three").wait_for()
+            assert page.locator("#yours").inner_text().startswith("You chose C.")
             assert page.locator("#problem").is_hidden()
             names = [ask(f"{url}/pictures", f["buffer"])[1]["name"] for f in files]
             answer = verdict(url, names)
@@ -218,6 +251,13 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
                 assert page.locator(f"#{model}").get_attribute("data-odd") == "ABC"[odd]
                 assert f"{100 * answer[model]['odd'][odd]:.0f} %" in page.locator(f"#{model} .odd").inner_text()
             assert page.locator("#neighbours .near").count() == 3
+            page.get_by_label("its features").check()
+            by_features = verdict(url, names, "features")
+            odd = int(np.argmax(by_features["aligned"]["odd"]))
+            percent = f"{100 * by_features['aligned']['odd'][odd]:.0f} %"
+            page.locator("#aligned .odd", has_text=percent).wait_for()
+            page.get_by_label("its head").check()
+            page.get_by_label("I choose first").uncheck()
             page.get_by_role("button", name="disagree").click()
             page.locator("#base img[src^='/pictures/f']").first.wait_for()
             picks = [page.locator(f"#{model}").get_attribute("data-odd") for model in MODELS]

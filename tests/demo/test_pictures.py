@@ -1,5 +1,6 @@
 """The pictures of the page: a folder's, and the latest uploads."""
 
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from PIL import Image
 
 from alignet_ray.demo import compare
 from alignet_ray.demo import pictures as pictures_module
-from alignet_ray.demo.compare import MODELS, ModelComparison, ModelView, ModelViews
-from alignet_ray.demo.pictures import PREVIEW_SIDE, ImageFolder, Pictures, encode_folder, preview
+from alignet_ray.demo.compare import MODELS, EncodedImages, ModelComparison, ModelView, ModelViews
+from alignet_ray.demo.encoded import KnownPictures
+from alignet_ray.demo.pictures import PREVIEW_SIDE, ImageFolder, Pictures, list_folder, preview
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
 from alignet_ray.models.embedding_network import make_network
@@ -57,11 +59,20 @@ OTHER = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
 
 def shown(comparison: ModelComparison, base: list[list[float]], aligned: list[list[float]], uri: str = "") -> Pictures:
     paths = [f"{number}.png" for number in range(len(base))]
-    return Pictures(comparison, ImageFolder(uri, paths, [""] * len(base), views_of(base, aligned)))
+    pictures = Pictures(comparison)
+    pictures.folder = ImageFolder(uri, paths, [""] * len(base), views_of(base, aligned))
+    return pictures
+
+
+def embedded(comparison: ModelComparison, uri: str, most: int = 100, known: KnownPictures | None = None) -> Pictures:
+    """A folder whose pictures are all embedded, or cannot be."""
+    pictures = Pictures(comparison, list_folder(uri, most), known)
+    pictures.embed_folder(Screen())
+    return pictures
 
 
 def test_the_same_picture_twice_is_one_upload(comparison: ModelComparison) -> None:
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     first = pictures.add(picture(0))
     assert first.startswith("u")
     assert pictures.add(picture(0)) == first
@@ -70,9 +81,9 @@ def test_the_same_picture_twice_is_one_upload(comparison: ModelComparison) -> No
 
 
 def test_an_upload_has_both_models_vectors_and_a_preview(comparison: ModelComparison) -> None:
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     name = pictures.add(picture(0))
-    expected = comparison.encode_image(decode(picture(0)))
+    expected = comparison.views(comparison.encode_image(decode(picture(0))))
     for model in MODELS:
         np.testing.assert_allclose(pictures.views(name)[model].embedding, expected[model].embedding, atol=1e-5)
     assert decode(pictures.jpeg(name)).size == (40, 30)
@@ -82,7 +93,7 @@ def test_an_upload_has_both_models_vectors_and_a_preview(comparison: ModelCompar
 def test_bytes_that_are_no_picture_are_refused_and_not_kept(
     comparison: ModelComparison, data: bytes, reason: str
 ) -> None:
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     with pytest.raises(ValueError, match=reason):
         pictures.add(data)
     assert not pictures.uploads
@@ -90,7 +101,7 @@ def test_bytes_that_are_no_picture_are_refused_and_not_kept(
 
 def test_the_upload_used_longest_ago_is_forgotten(comparison: ModelComparison, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures_module, "MAX_UPLOADS", 2)
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     first, second = pictures.add(picture(0)), pictures.add(picture(1))
     pictures.add(picture(0))  # used again, so that the second one is the older of the two
     third = pictures.add(picture(2))
@@ -118,7 +129,7 @@ def test_a_name_that_means_no_picture_is_a_key_error(comparison: ModelComparison
 
 
 def test_without_a_folder_there_are_neither_rows_nor_triplets(comparison: ModelComparison) -> None:
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     with pytest.raises(KeyError):
         pictures.views("f0")
     with pytest.raises(KeyError, match="folder"):
@@ -179,12 +190,15 @@ def test_a_folder_is_encoded_without_its_broken_files(
     chunk: int,
 ) -> None:
     monkeypatch.setattr(pictures_module, "CHUNK", chunk)
-    found = encode_folder(comparison, str(folder), 100, Screen())
+    pictures = embedded(comparison, str(folder))
+    found = pictures.folder
+    assert found is not None
+    assert pictures.embedded == 7
     assert found.paths == ["a/0.png", "a/1.png", "a/2.png", "b/4.png", "b/5.png", "b/6.png"]
     assert found.labels == ["a", "a", "a", "b", "b", "b"]
     assert f"6 pictures of {folder}, 1 could not be used" in capsys.readouterr().out
     for row, path in enumerate(found.paths):
-        expected = comparison.encode_image(decode((folder / path).read_bytes()))
+        expected = comparison.views(comparison.encode_image(decode((folder / path).read_bytes())))
         for model in MODELS:
             np.testing.assert_allclose(found.views[model].embedding[row], expected[model].embedding[0], atol=1e-4)
             np.testing.assert_allclose(found.views[model].choice[row], expected[model].choice[0], rtol=1e-3, atol=1e-3)
@@ -192,24 +206,69 @@ def test_a_folder_is_encoded_without_its_broken_files(
 
 def test_fewer_pictures_are_spread_over_the_whole_listing(comparison: ModelComparison, folder: Path) -> None:
     (folder / "a" / "3.png").write_bytes(picture(3))
-    found = encode_folder(comparison, str(folder), 4, Screen())
+    found = embedded(comparison, str(folder), 4).folder
+    assert found is not None
     assert found.paths == ["a/0.png", "a/2.png", "b/4.png", "b/6.png"]
     assert found.labels == ["a", "a", "b", "b"]
 
 
-def test_fewer_than_three_usable_pictures_are_refused(comparison: ModelComparison, tmp_path: Path) -> None:
+def test_fewer_than_three_usable_pictures_are_a_problem_that_the_page_tells(
+    comparison: ModelComparison, tmp_path: Path
+) -> None:
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(picture(number) if number < 2 else b"")
-    with pytest.raises(UserError, match=r"holds 2 usable pictures: three or more are needed$"):
-        encode_folder(comparison, str(tmp_path), 100, Screen())
+    pictures = embedded(comparison, str(tmp_path))
+    assert pictures.folder is None
+    assert pictures.problem.endswith("holds 2 usable pictures: three or more are needed")
+    # What can be known before is refused before.
+    for number in range(1, 4):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(UserError, match="holds 1 pictures: three or more are needed"):
+        list_folder(str(tmp_path), 100)
+
+
+def test_pictures_are_embedded_once_whatever_they_are_called(
+    comparison: ModelComparison, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a" / "copy.png").write_bytes(picture(0))
+    file = tmp_path / "cache" / "known.safetensors"
+    first = embedded(comparison, str(folder), known=KnownPictures(file)).folder
+    assert first is not None
+    assert first.paths[:4] == ["a/0.png", "a/1.png", "a/2.png", "a/copy.png"]
+
+    # Next time only what is new goes through the networks: one picture, and the broken one that never had vectors.
+    (folder / "b" / "new.png").write_bytes(picture(50))
+    (folder / "a" / "0.png").rename(folder / "a" / "moved.png")
+    jobs: list[int] = []
+    encode = comparison.encode
+
+    def counted(images: Sequence[Callable[[], Image.Image]], **options: int) -> EncodedImages:
+        jobs.append(len(images))
+        return encode(images, **options)
+
+    monkeypatch.setattr(comparison, "encode", counted)
+    second = embedded(comparison, str(folder), known=KnownPictures(file)).folder
+    assert jobs == [2]
+    assert second is not None
+    assert "b/new.png" in second.paths
+    for name in second.views:
+        moved = second.views[name].embedding[second.paths.index("a/moved.png")]
+        np.testing.assert_array_equal(moved, first.views[name].embedding[0])
+
+
+def test_classes_have_names(comparison: ModelComparison, tmp_path: Path) -> None:
+    for number, label in enumerate(("n02110341", "n99999999", "cups")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "0.png").write_bytes(picture(number))
+    assert sorted(list_folder(str(tmp_path), 9).labels) == ["cups", "dalmatian", "n99999999"]
 
 
 def test_a_large_upload_has_the_vectors_of_the_same_picture_in_the_folder(comparison: ModelComparison) -> None:
     """The preview is smaller than the picture, which must be embedded at its own size."""
-    pictures = Pictures(comparison, None)
+    pictures = Pictures(comparison)
     data = picture(3, 3 * PREVIEW_SIDE, 2 * PREVIEW_SIDE)
     found = pictures.views(pictures.add(data))
-    expected = comparison.encode_image(decode(data))
+    expected = comparison.views(comparison.encode_image(decode(data)))
     for model in MODELS:
         np.testing.assert_array_equal(found[model].embedding, expected[model].embedding)
 
