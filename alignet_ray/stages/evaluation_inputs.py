@@ -15,6 +15,7 @@ from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
 from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace, Kind
 from alignet_ray.evals.suite import SplitObjects
+from alignet_ray.images.class_names import class_title
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import embed_jobs
 from alignet_ray.stages.embed_jobs import EmbedJob
@@ -174,5 +175,5 @@ def _name_by_images(labels: set[str], first_path: str) -> str:
     if len(labels) == 1:
         label = labels.pop()
         if label:
-            return label
+            return class_title(label)
     return PurePosixPath(first_path).stem
