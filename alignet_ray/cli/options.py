@@ -159,6 +159,8 @@ class CompareOptions(StoreOptions):
     """Runs, or ids of evaluate artifacts."""
     levels: Switch = False
     """Also show the scores of single levels (kinds of triplets, categories)."""
+    page: Path | None = None
+    """Write a page (HTML, one file) as well."""
     json: Switch = False
     """Print every score as JSON."""
 

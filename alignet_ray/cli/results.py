@@ -8,6 +8,7 @@ import time
 from collections.abc import Set
 from pathlib import Path
 
+import pyarrow as pa
 import yaml
 
 from alignet_ray import registry, root_lock, runtime, tracking
@@ -24,6 +25,7 @@ from alignet_ray.cli.options import (
 )
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
+from alignet_ray.data.files import replacing
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow, print_table
 from alignet_ray.stages import STAGES, kept
@@ -268,6 +270,22 @@ def compare(options: CompareOptions) -> None:
         print(json.dumps(scores, indent=1))
         return
     print(comparison.text(tables, options.levels))
+    if options.page:
+        _write_page(options.page, tables, options.levels)
+
+
+def _write_page(target: Path, tables: dict[str, pa.Table], levels: bool) -> None:
+    """Write the page of a comparison."""
+    from alignet_ray.report import compare_page
+
+    if target.suffix != ".html":
+        raise UserError(f"--page {target}: name an .html file")
+    try:
+        with replacing(target) as draft:
+            draft.write_text(compare_page.build(tables, levels), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    print(f"page     {target}")
 
 
 def bench(options: BenchOptions) -> None:

@@ -1,6 +1,7 @@
 """Scores of several runs side by side: `alignet-ray compare RUN RUN`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -50,43 +51,75 @@ class ScoreKey(NamedTuple):
 RunScores = Mapping[ScoreKey, Score]
 
 
-def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
-    """Scores tables of runs as one text table: a row for each score, a column for each run.
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Scores of several runs side by side.
 
-    With two runs a last column gives the difference, second minus first; an asterisk marks those that differ at 5 %
-    after Holm's correction for all rows (normal test from both 95 % intervals; where the items are the same it errs on
-    the careful side), a tilde those that were scored on different numbers of items.
+    Attributes:
+        keys: what is compared, agreement with people first.
+        scores: run name -> its scores.
+        differences: second run minus first as text, with its marks; empty where there are not two runs.
+    """
+
+    keys: list[ScoreKey]
+    scores: Mapping[str, RunScores]
+    differences: dict[ScoreKey, str]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets that are scored on."""
+        return sorted({key.dataset for key in self.keys})
+
+    def cells(self, key: ScoreKey) -> TableRow:
+        """Every run's score with its interval, and the difference of two runs."""
+        cells: TableRow = {name: _cell(scores.get(key)) for name, scores in self.scores.items()}
+        if self.differences:
+            cells["difference"] = self.differences[key]
+        return cells
+
+
+DIFFERENCE_NOTE = "* differs at 5 %, corrected for all rows; ~ on another number of items"
+"""What the marks of a difference mean."""
+
+
+def compared(tables: Mapping[str, pa.Table], levels: bool = False) -> ComparedRuns:
+    """Scores tables of runs side by side.
+
+    With two runs there is a difference as well, second minus first; an asterisk marks those that differ at 5 % after
+    Holm's correction for all rows (normal test from both 95 % intervals; where the items are the same it errs on the
+    careful side), a tilde those that were scored on different numbers of items.
 
     Args:
         tables: run name -> scores table (schema SCORES).
-        levels: whether to show single levels (kinds of triplets, categories), too.
+        levels: whether to take single levels (kinds of triplets, categories), too.
     """
     runs = {name: _by_key(scores) for name, scores in tables.items()}
-    keys = _all_keys(runs.values(), levels)
+    keys = sorted(_all_keys(runs.values(), levels), key=_rank)
     differences = {}
-    notes = ""
     # More than two runs would need a column for every pair.
     if len(runs) == 2:
         differences = _differences(keys, *runs.values())
-        notes = "\n* differs at 5 %, corrected for all rows; ~ on another number of items"
+    return ComparedRuns(keys, runs, differences)
 
+
+def text(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
+    """Scores tables of runs as one text table: a row for each score, a column for each run; see `compared`."""
+    found = compared(tables, levels)
     lines = []
-    datasets = sorted({key.dataset for key in keys})
-    for key in sorted(keys, key=_rank):
+    for key in found.keys:
         line: TableRow = {}
         # Several data sets have metrics of the same name.
-        if len(datasets) > 1:
+        if len(found.datasets) > 1:
             line["data set"] = key.dataset
-        line |= {"metric": key.metric, "better": _better(key.metric), "model": key.model, "layer": key.layer}
+        line |= {"metric": key.metric, "better": better(key.metric), "model": key.model, "layer": key.layer}
         if levels:
             line["level"] = key.level
-        for name, scores in runs.items():
-            line[name] = _cell(scores.get(key))
-        if differences:
-            line["difference"] = differences[key]
-        lines.append(line)
+        lines.append(line | found.cells(key))
 
-    about = f"Scores on test data of: {', '.join(datasets)}. Shares in %, [95 % intervals]"
+    notes = ""
+    if found.differences:
+        notes = f"\n{DIFFERENCE_NOTE}"
+    about = f"Scores on test data of: {', '.join(found.datasets)}. Shares in %, [95 % intervals]"
     return f"{about}\n{table(lines)}{notes}"
 
 
@@ -99,7 +132,8 @@ def _rank(key: ScoreKey) -> tuple[str, int, str, str]:
     return key.dataset, place, key.metric, key.level
 
 
-def _better(metric: str) -> str:
+def better(metric: str) -> str:
+    """Which values of a metric are better; "" where neither are."""
     if metric in NEITHER_IS_BETTER:
         return ""
     if metric in LOWER_IS_BETTER:

@@ -1,0 +1,112 @@
+"""The page of `alignet-ray compare --page`: scores of several runs side by side, to send to a colleague."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+
+import pyarrow as pa
+from matplotlib.lines import Line2D
+
+from alignet_ray.core.scores import METRIC_TITLES
+from alignet_ray.evals.compare import DIFFERENCE_NOTE, HEADLINES, ComparedRuns, ScoreKey, better, compared
+from alignet_ray.evals.spaces import MODEL_TITLES
+from alignet_ray.report import figures
+from alignet_ray.report.elements import figure, page, paragraph, section, table
+
+DRAWN = "odd_one_out"
+"""The score that the figure shows."""
+
+NEUTRAL = "#5b6675"
+"""Colour of models without one of their own."""
+
+MARKERS = "osD^vP"
+"""Marks of the runs, one after the other: they are told apart in grey, too."""
+
+
+def build(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        tables: run name -> scores table (schema SCORES).
+        levels: whether to show single levels (kinds of triplets, categories), too.
+    """
+    found = compared(tables, levels)
+    parts = [paragraph(_lead(found), "lead")]
+    drawn = _drawn(found)
+    if drawn:
+        caption = "Agreement with people, in %, with 95 % intervals: a row for each model, a mark for each run."
+        parts.append(figure(_figure(found, drawn), caption))
+
+    for dataset in found.datasets:
+        of_people = [key for key in found.keys if key.dataset == dataset and _is_headline(key)]
+        others = [key for key in found.keys if key.dataset == dataset and not _is_headline(key)]
+        about = ""
+        if len(found.datasets) > 1:
+            about = f", {dataset}"
+        if of_people:
+            parts.append(section(f"As people see it{about}", table(_rows(found, of_people))))
+        if others:
+            parts.append(section(f"Everything else{about}", table(_rows(found, others))))
+    return page(f"alignet_ray: {', '.join(tables)}", parts)
+
+
+def _lead(found: ComparedRuns) -> str:
+    text = f"{len(found.scores)} runs on test data of: {', '.join(found.datasets)}. Shares in %, with 95 % intervals."
+    if found.differences:
+        text += f" {DIFFERENCE_NOTE}."
+    return text
+
+
+def _is_headline(key: ScoreKey) -> bool:
+    return key.metric.startswith(HEADLINES)
+
+
+def _rows(found: ComparedRuns, keys: Sequence[ScoreKey]) -> list[dict[str, str]]:
+    """A row for each score: what it is in words, and every run's value."""
+    rows = []
+    has_levels = any(key.level for key in keys)
+    for key in keys:
+        row = {"score": METRIC_TITLES.get(key.metric, key.metric.replace("_", " ")), "model": _model(key)}
+        if has_levels:
+            row["level"] = key.level
+        row["better"] = better(key.metric)
+        rows.append(row | {name: str(cell) for name, cell in found.cells(key).items()})
+    return rows
+
+
+def _model(key: ScoreKey) -> str:
+    title = MODEL_TITLES.get(key.model, key.model)
+    if key.layer == "head":
+        return f"{title}, head"
+    return title
+
+
+def _drawn(found: ComparedRuns) -> list[ScoreKey]:
+    """Scores of the figure: agreement with people over all triplets."""
+    return [key for key in found.keys if key.metric == DRAWN and not key.level]
+
+
+def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
+    """Values with their intervals: models from top to bottom, the runs of each model close together."""
+    runs = list(found.scores)
+    canvas, axes = figures.empty(6.4, 1 + 0.28 * len(keys) * max(len(runs), 2))
+    for row, key in enumerate(keys):
+        colour = figures.COLOURS.get(key.model, NEUTRAL)
+        for position, run in enumerate(runs):
+            score = found.scores[run].get(key)
+            if score is None:
+                continue
+            height = -row - 0.7 * position / len(runs)
+            if not isnan(score.low):
+                axes.plot([100 * score.low, 100 * score.high], [height, height], color=colour, lw=1.5)
+            marker = MARKERS[position % len(MARKERS)]
+            axes.plot(100 * score.value, height, marker, color=colour, ms=7, markeredgecolor="white")
+
+    middles = [-row - 0.35 * (len(runs) - 1) / len(runs) for row in range(len(keys))]
+    axes.set_yticks(middles, [_model(key) for key in keys])
+    axes.set_xlabel("agreement with people, %", fontsize=12)
+    axes.grid(axis="x", color=figures.GRID)
+    if len(runs) > 1:
+        marks = [MARKERS[position % len(MARKERS)] for position in range(len(runs))]
+        handles = [Line2D([], [], marker=mark, color=NEUTRAL, ls="", ms=7) for mark in marks]
+        axes.legend(handles, runs, fontsize=10, frameon=False)
+    return figures.png(canvas)
