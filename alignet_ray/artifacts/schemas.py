@@ -34,6 +34,17 @@ ANSWERS = pa.schema(
 )
 """Odd-one-out responses as given: objects (pair, pair, odd); participant and level "", rt (ms) NaN where unknown."""
 
+PEOPLE = pa.schema(
+    [
+        ("participant", pa.string()),
+        ("answers", pa.int64()),
+        ("agreement", pa.float64()),
+        ("log_ratio", pa.float64()),
+        ("median_rt", pa.float64()),
+    ]
+)
+"""Participants, and how their answers fit the model of all people; see `core.participants.PersonFit`."""
+
 SOFT = pa.schema(
     [
         ("i", pa.int64()),

@@ -1,7 +1,7 @@
 """The soften artifact: the objects and their split, the model of human choices, and the responses it was fitted to."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +14,13 @@ from alignet_ray.artifacts.base import ArtifactView, part_name
 from alignet_ray.core import comparisons
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.core.learning_curve import Forecast, Point
+from alignet_ray.core.participants import PersonFit
 
 OBJECTS = "objects.parquet"
 POSTERIOR = "embedding.safetensors"
 COMPARISONS = "comparisons.parquet"
 LEARNING_CURVE = "learning_curve.json"
+PEOPLE = "people.parquet"
 
 ROWS_PER_PART = 1_000_000
 """Softened responses in one part."""
@@ -137,6 +139,17 @@ class SoftenArtifact(ArtifactView):
         # Arrow wants columns whose values lie one after the other, hence the copies.
         table = pa.table([*responses.T.copy(), *probabilities.T.copy()], schema=schemas.SOFT)
         self.draft.write_table(part_name(part), schemas.check(table, schemas.SOFT))
+
+    def people(self) -> list[PersonFit]:
+        """How every participant's answers fit the model of all; none where the responses name nobody."""
+        if not self.files.has(PEOPLE):
+            return []
+        return [PersonFit(**row) for row in self.files.read_table(PEOPLE).to_pylist()]
+
+    def write_people(self, people: Sequence[PersonFit]) -> None:
+        """Write the table PEOPLE."""
+        table = pa.Table.from_pylist([asdict(person) for person in people], schema=schemas.PEOPLE)
+        self.draft.write_table(PEOPLE, schemas.check(table, schemas.PEOPLE))
 
     def learning_curve(self) -> LearningCurve | None:
         """How far more answers would help; None where it was not measured."""

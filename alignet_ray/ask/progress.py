@@ -7,6 +7,7 @@ from dataclasses import asdict
 from alignet_ray.ask import quality
 from alignet_ray.ask.quality import Review
 from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.core.participants import FAST_MS
 from alignet_ray.screen import TableRow
 from alignet_ray.store import JsonObject
 
@@ -14,7 +15,7 @@ HOUR = 3600
 
 RULE = (
     f"The rule leaves out who fails more than {quality.MAX_CATCH_FAILURES:.0%} of the obvious questions, is faster "
-    f"than {quality.FAST_MS} ms in the middle, always chooses the same side, or answers repeated questions otherwise "
+    f"than {FAST_MS} ms in the middle, always chooses the same side, or answers repeated questions otherwise "
     "than before more often than chance allows. Your decision overrules it, and can be taken back; nothing is deleted."
 )
 

@@ -9,9 +9,7 @@ from scipy.special import bdtr, bdtrc
 
 from alignet_ray.ask.dealer import ASKED
 from alignet_ray.ask.study_file import Answer, Decision, Person
-
-FAST_MS = 350
-"""Median response time below which nobody has looked at three pictures."""
+from alignet_ray.core.participants import FAST_MS
 
 MIN_CATCH = 2
 """Catch trials from which on their failures say something."""

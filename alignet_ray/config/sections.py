@@ -185,6 +185,9 @@ class Human(Section):
     columns: tuple[str, ...] = ()
     """Names of columns that differ from the expected ones, as `expected=actual`; expected are image1, image2, image3,
     choice, participant, rt, level; of reference comparisons reference, a, b, votes_a, votes_b."""
+    screen: bool = False
+    """Leave out people who answer as if at random or too fast: their answers are fitted, compared with the model of all
+    and left out of a second fit. Without it they are named."""
     order: InputPath[str | None] = None
     """Text file with one row number per line: the row that each object number of the responses refers to (for data in
     an older object order)."""

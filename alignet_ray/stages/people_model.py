@@ -60,12 +60,12 @@ class PeopleFit:
 
     Attributes:
         posterior: of the objects' vectors; without spread where the model is a point.
-        facts: figures of the fit.
+        facts: figures of the fit; None where nothing was fitted.
         curve: how far more answers would help; None where it was not asked for, or there are too few answers.
     """
 
     posterior: Posterior
-    facts: FitFacts
+    facts: FitFacts | None
     curve: LearningCurve | None
 
 

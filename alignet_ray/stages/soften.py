@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from alignet_ray.artifacts.soften import ROWS_PER_PART, Posterior, SoftenArtifact
 from alignet_ray.config import Config
@@ -19,9 +19,9 @@ from alignet_ray.human import answers, objects
 from alignet_ray.human.answers import Answers
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images
-from alignet_ray.stages import Work, human_inputs, people_model
+from alignet_ray.stages import Work, human_inputs, people_model, people_screen
 from alignet_ray.stages.embed_jobs import has_no_images
-from alignet_ray.stages.people_model import FitFacts
+from alignet_ray.stages.people_model import FitFacts, PeopleFit
 from alignet_ray.store import JsonObject
 
 VERSION = 3
@@ -45,6 +45,8 @@ class SoftenFacts:
         fit: figures of the fit; None for a published embedding.
         held_out: predictions of held-out answers; None without any.
         questions, votes: reference comparisons, and the answers to all of them.
+        people: participants that the responses name.
+        screened: responses of people who were left out.
     """
 
     rows: int
@@ -58,6 +60,8 @@ class SoftenFacts:
     held_out: "HeldOutFacts | None" = None
     questions: int = 0
     votes: int = 0
+    people: int = 0
+    screened: int = 0
 
 
 @dataclass
@@ -78,6 +82,8 @@ def inputs(cfg: Config, role: str) -> JsonObject:
     # Only where there are comparisons: without any, the answers are what they were.
     if not cfg.human.comparisons:
         del human["comparisons"]
+    if not cfg.human.screen:
+        del human["screen"]
     fields: JsonObject = {
         "seed": cfg.seed,
         "human": human,
@@ -115,6 +121,8 @@ def sources(cfg: Config, role: str) -> list[str]:
 def refuse(cfg: Config, role: str) -> None:
     """Refuse files about people that cannot be read, or do not fit each other, before anything starts."""
     human_inputs.check(cfg)
+    if cfg.human.screen:
+        people_screen.require_participants(cfg, human_inputs.answer_files(cfg).triplet_table)
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
@@ -139,15 +147,17 @@ def run(work: Work) -> None:
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
 
-    # A published embedding is a point estimate: a posterior without spread.
-    fit_facts = None
-    if published is not None:
-        posterior = Posterior(published, np.zeros_like(published))
-    else:
-        fitted = people_model.fit(work, given, count)
-        posterior, fit_facts = fitted.posterior, fitted.facts
-        if fitted.curve is not None:
-            artifact.write_learning_curve(fitted.curve)
+    fitted = _model(work, given, count, published)
+    responses = data.files.triplet_table
+    people = people_screen.review(work, given, responses, fitted.posterior)
+    if cfg.human.screen and responses is not None and any(person.reason for person in people):
+        given = given._replace(triplets=given.triplets[people_screen.kept(responses, people)])
+        fitted = _model(work, given, count, published)
+    posterior = fitted.posterior
+    if people:
+        artifact.write_people(people)
+    if fitted.curve is not None:
+        artifact.write_learning_curve(fitted.curve)
 
     artifact.write_posterior(posterior)
     _write_probabilities(work, artifact, given.triplets, posterior)
@@ -169,13 +179,22 @@ def run(work: Work) -> None:
         train_objects=with_images["train"],
         validation_objects=with_images["validation"],
         test_objects=with_images["test"],
-        fit=fit_facts,
+        fit=fitted.facts,
         held_out=held_out,
         questions=len(asked.rows),
         votes=asked.answers,
+        people=len(people),
+        screened=len(data.given.triplets) - len(given.triplets),
     )
     counts = ", ".join(f"{with_images[split]} {split}" for split in SPLITS)
     work.screen.line(f"   {count:,} objects, {_counted(given)}, {dims} dimensions; with images: {counts}")
+
+
+def _model(work: Work, given: Answers, count: int, published: Float32[np.ndarray, "m d"] | None) -> PeopleFit:
+    """The published embedding, which is a point estimate (a posterior without spread), or a fit."""
+    if published is None:
+        return people_model.fit(work, given, count)
+    return PeopleFit(Posterior(published, np.zeros_like(published)), None, None)
 
 
 def _counted(given: Answers) -> str:

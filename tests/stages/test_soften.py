@@ -6,6 +6,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work, soften
@@ -122,3 +123,56 @@ def test_a_fit_that_has_not_converged_is_said(
     work = make_work(world.replace(soften__steps=steps), "soften")
     soften.run(work)
     assert sum("may not have converged" in warning for warning in work.warnings) == warnings
+
+
+@pytest.fixture
+def signed(world: Config, tmp_path: Path) -> Config:
+    """The same answers by forty people, of whom one guesses and one takes no time, in a table."""
+    rows = np.loadtxt(tmp_path / "answers.txt", dtype=int)
+    rng = np.random.default_rng(1)
+    lines = ["image1,image2,image3,choice,participant,rt"]
+    for number, row in enumerate(rows):
+        person = number // 100
+        # Rows have the odd one last; whoever guesses chooses any.
+        choice = 3
+        if person == 7:
+            choice = int(rng.integers(1, 4))
+        rt = 90 if person == 9 else 1500
+        lines.append(f"{row[0] + 1},{row[1] + 1},{row[2] + 1},{choice},p{person:02d},{rt}")
+    (tmp_path / "signed.csv").write_text("\n".join(lines))
+    return world.replace(human__triplets=str(tmp_path / "signed.csv"), human__base=1)
+
+
+def test_who_answers_at_random_or_too_fast_is_named(signed: Config, make_work: Callable[..., Work]) -> None:
+    work = make_work(signed, "soften")
+    soften.run(work)
+    (warning,) = [text for text in work.warnings if "should perhaps not count" in text]
+    assert "p07 (answers as if at random" in warning
+    assert "p09 (median response time 90 ms)" in warning
+    assert "--human.screen leaves them out" in warning
+    assert (work.facts.people, work.facts.screened) == (40, 0)
+    people = {person.participant: person for person in SoftenArtifact(work.out).people()}
+    assert people["p07"].agreement < min(person.agreement for name, person in people.items() if name != "p07")
+    assert "screen" not in soften.inputs(signed, "")["human"]
+
+
+def test_people_who_are_screened_are_not_fitted(signed: Config, make_work: Callable[..., Work]) -> None:
+    cfg = signed.replace(human__screen=True)
+    work = make_work(cfg, "soften")
+    soften.run(work)
+    assert work.facts.screened == 200
+    assert work.out.read_parts().num_rows == 3800
+    assert not any("should perhaps not count" in text for text in work.warnings)
+    # As if they had never been in the file.
+    lines = Path(str(signed.human.triplets)).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if ",p07," not in line and ",p09," not in line]
+    fewer = Path(str(signed.human.triplets)).with_name("fewer.csv")
+    fewer.write_text("\n".join(kept))
+    other = make_work(signed.replace(human__triplets=str(fewer)), "without")
+    soften.run(other)
+    np.testing.assert_array_equal(SoftenArtifact(work.out).posterior().mu, SoftenArtifact(other.out).posterior().mu)
+
+
+def test_answers_of_nobody_cannot_be_screened(world: Config) -> None:
+    with pytest.raises(UserError, match=r"^--human\.screen leaves people out, but no .*participant=NAME\)$"):
+        soften.refuse(world.replace(human__screen=True), "")
