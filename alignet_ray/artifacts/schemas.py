@@ -40,6 +40,7 @@ PEOPLE = pa.schema(
         ("answers", pa.int64()),
         ("agreement", pa.float64()),
         ("log_ratio", pa.float64()),
+        ("p_value", pa.float64()),
         ("median_rt", pa.float64()),
     ]
 )

@@ -6,11 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.stats import binom
 
 from alignet_ray.core.scores import CHANCE
 
 GUESSED = math.log(100)
-"""A person guesses whose answers are a hundred times likelier under guessing than under the model of people."""
+"""Somebody guesses of whose answers so few are predicted that this is a hundred times likelier by guessing than by
+answering as people do on average."""
+
+ABOVE_CHANCE = 0.01
+"""Nobody guesses of whose answers more are predicted than guessing would bring with this probability: whoever sees
+things otherwise than most people do agrees less with them, and yet more than by chance."""
 
 FAST_MS = 350
 """Median response time below which nobody has looked at three pictures."""
@@ -24,7 +30,8 @@ class PersonFit:
         participant: the name, as the file states it.
         answers: how many this person gave.
         agreement: share of them that the model predicts.
-        log_ratio: log likelihood under the model less that under guessing; below -GUESSED the person guesses.
+        log_ratio: log likelihood of this share for people on average, less that for guessing.
+        p_value: probability that guessing brings so many or more.
         median_rt: median response time in milliseconds; NaN where unknown.
     """
 
@@ -32,12 +39,13 @@ class PersonFit:
     answers: int
     agreement: float
     log_ratio: float
+    p_value: float
     median_rt: float
 
     @property
     def guesses(self) -> bool:
         """Whether the answers are those of somebody who guesses."""
-        return self.log_ratio < -GUESSED
+        return self.log_ratio < -GUESSED and self.p_value > ABOVE_CHANCE
 
     @property
     def is_too_fast(self) -> bool:
@@ -56,21 +64,20 @@ class PersonFit:
 
 
 def fits(
-    participants: Sequence[str],
-    chosen: Float[np.ndarray, " n"],
-    is_hit: Bool[np.ndarray, " n"],
-    times: Float[np.ndarray, " n"],
+    participants: Sequence[str], is_hit: Bool[np.ndarray, " n"], times: Float[np.ndarray, " n"]
 ) -> list[PersonFit]:
     """Every person's fit, by name; answers of nobody in particular ("") are left out.
 
+    Only what the model predicts counts, not how sure it is: a model that is too sure would find that many guess.
+
     Args:
         participants: who gave each odd-one-out answer.
-        chosen: the model's probability of the pair that was chosen.
         is_hit: whether the model predicts it.
         times: response times in milliseconds; NaN where unknown.
     """
     names, person_of = np.unique(np.asarray(participants, dtype=object).astype(str), return_inverse=True)
-    log_ratios = np.log(np.maximum(chosen, 1e-12)) - math.log(CHANCE)
+    # A model that predicts nobody's answers tells nobody apart.
+    usual = min(max(float(is_hit.mean()), CHANCE), 1 - 1e-6)
     # Rows of one person lie together after sorting.
     order = np.argsort(person_of, kind="stable")
     ends = np.cumsum(np.bincount(person_of, minlength=len(names)))
@@ -82,5 +89,9 @@ def fits(
         median_rt = float("nan")
         if len(known):
             median_rt = float(np.median(known))
-        found.append(PersonFit(name, len(rows), float(is_hit[rows].mean()), float(log_ratios[rows].sum()), median_rt))
+        answers = len(rows)
+        hits = int(is_hit[rows].sum())
+        log_ratio = float(binom.logpmf(hits, answers, usual) - binom.logpmf(hits, answers, CHANCE))
+        p_value = float(binom.sf(hits - 1, answers, CHANCE))
+        found.append(PersonFit(name, answers, hits / answers, log_ratio, p_value, median_rt))
     return found

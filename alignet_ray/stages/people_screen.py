@@ -44,7 +44,7 @@ def review(work: Work, given: Answers, table: ResponseTable | None, posterior: P
     none = np.empty((0, 3), np.int64)
     found = vice.predict(*posterior, given.triplets, none, soften.num_samples, work.cfg.seed)
     names = table.table["participant"].to_pylist()
-    people = participants.fits(names, found.chosen, found.is_hit, table.table["rt"].to_numpy())
+    people = participants.fits(names, found.is_hit, table.table["rt"].to_numpy())
 
     odd = [person for person in people if person.reason]
     agreement = np.array([person.agreement for person in people])

@@ -19,5 +19,9 @@ def table(path: Path, people: list[str]) -> ResponseTable:
 
 def test_answers_of_those_who_guess_are_left_out_and_of_nobody_are_kept(tmp_path: Path) -> None:
     given = table(tmp_path / "answers.csv", ["a", "b", "", "a", "c"])
-    people = [PersonFit("a", 2, 0.2, -9.0, NAN), PersonFit("b", 1, 1.0, 1.0, 900.0), PersonFit("c", 1, 1.0, 1.0, 90.0)]
+    people = [
+        PersonFit("a", 2, 0.2, -9.0, 0.5, NAN),
+        PersonFit("b", 1, 1.0, 1.0, 0.3, 900.0),
+        PersonFit("c", 1, 1.0, 1.0, 0.3, 90.0),
+    ]
     np.testing.assert_array_equal(kept(given, people), [False, True, True, False, False])
