@@ -119,8 +119,12 @@ def _scores(
     with_majority = [majority for _, majority in agreements]
     objects = images.shape[1]
 
-    with_votes.append(comparisons.majority_share(asked.votes))
-    found = _rows(VOTES + part, [*names, HUMAN], np.stack(with_votes, axis=1), asked.rows, objects, draws, seed)
+    voted = list(names)
+    # Of one vote each, every question has a best answer that all agree with, which says nothing of people.
+    if ((asked.votes.sum(axis=1) > 1) | (asked.votes.min(axis=1) > 0)).any():
+        with_votes.append(comparisons.majority_share(asked.votes))
+        voted.append(HUMAN)
+    found = _rows(VOTES + part, voted, np.stack(with_votes, axis=1), asked.rows, objects, draws, seed)
     found += _predicted_by_others(VOTES + part, asked, objects, draws, seed)
     decided = comparisons.has_majority(asked.votes)
     if decided.sum() >= MIN_QUESTIONS:

@@ -43,6 +43,26 @@ def test_people_as_a_model_reach_the_ceiling_and_a_collapsed_one_scores_nothing(
     assert ("human", "comparison_majority") not in found
 
 
+@pytest.mark.parametrize(("more", "less", "ceiling"), [(1.0, 0.0, None), (0.75, 0.25, 0.75), (2.0, 0.0, 1.0)])
+def test_one_vote_on_each_question_has_no_ceiling(
+    make_annotated: Callable[..., AnnotatedObjects],
+    make_space: Callable[..., EmbeddingSpace],
+    more: float,
+    less: float,
+    ceiling: float | None,
+) -> None:
+    annotated = make_annotated()
+    asked = questions(annotated)
+    votes = np.where(asked.votes == 3, more, less)
+    found = by_name(
+        reference_comparisons.evaluate(
+            [make_space([annotated], 1, 1)], annotated, [], Comparisons(asked.rows, votes), 1, 100, 0
+        )
+    )
+    best = found.get(("human", "comparison_votes"))
+    assert (best and best.value) == (ceiling and pytest.approx(ceiling))
+
+
 def test_other_people_predict_a_vote_without_knowing_it(
     make_annotated: Callable[..., AnnotatedObjects], make_space: Callable[..., EmbeddingSpace]
 ) -> None:
