@@ -24,7 +24,7 @@ from alignet_ray.data.files import plain_text
 from alignet_ray.demo import web
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.store import read_bytes
+from alignet_ray.store import JsonObject, read_bytes
 
 TOKEN = "ALIGNET_ASK_TOKEN"
 """Environment variable with a token for the researcher's page that stays the same. Default: a new one every start."""
@@ -87,7 +87,7 @@ def begin(folder: StudyFolder, images: str, options: Mapping[str, Any], screen: 
     """
     settings = StudySettings(images, **options)
     if not settings.text:
-        instructions = {"text": page_text.default_instructions(settings.mode)}
+        instructions: JsonObject = {"text": page_text.default_instructions(settings.mode)}
         settings = replace(settings, **instructions)
     check_settings(settings)
     # Another process may begin the same study now.
