@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
-from alignet_ray.ask.active import as_triplets
+from alignet_ray.ask.active import answer_rows, chosen_first
+from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.quality import counted
-from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.ask.study_file import Answer, Mode, StudyFile
 from alignet_ray.core import learning_curve, trace_norm, vice
-from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.learning_curve import Forecast, HeldOut, Point
-from alignet_ray.core.scores import CHANCE
 from alignet_ray.store import JsonObject
 
 MORE = 1000
@@ -37,18 +36,20 @@ class Outlook:
         points: agreement with held-out answers by the number of answers that the model saw.
         forecast: what MORE answers are expected to bring.
         tested: held-out answers to random questions behind each point.
+        chance: agreement of guesses.
     """
 
     points: list[Point]
     forecast: Forecast
     tested: int
+    chance: float
 
     @property
     def advice(self) -> str:
         """Whether to go on, in a sentence."""
         more = f"{self.forecast.more:,} more answers"
         last = self.points[-1]
-        if last.low <= CHANCE:
+        if last.low <= self.chance:
             return "go on: held-out answers are not predicted better than by chance yet"
         if self.forecast.high < LITTLE:
             return f"you may stop: {more} about these objects would hardly change anything"
@@ -63,22 +64,23 @@ class Outlook:
             "forecast": self.forecast._asdict(),
             "tested": self.tested,
             "advice": self.advice,
-            "chance": CHANCE,
+            "chance": self.chance,
         }
 
 
-def measure(answers: Sequence[Answer], object_of: Sequence[int], objects: int, seed: int) -> Outlook | None:
+def measure(answers: Sequence[Answer], object_of: Sequence[int], objects: int, mode: Mode, seed: int) -> Outlook | None:
     """The outlook on a study; None where there are too few answers to hold some out.
 
     Args:
         answers: those that count.
         object_of: image -> object.
         objects: number of objects.
+        mode: the form of the questions.
         seed: of the division and the fits.
     """
     if len(answers) < learning_curve.MIN_ANSWERS:
         return None
-    rows = as_triplets(answers, object_of)
+    rows = chosen_first(answers, object_of, mode)
     is_random = np.array([answer.kind == "random" for answer in answers])
 
     sizes: list[int] = []
@@ -87,21 +89,29 @@ def measure(answers: Sequence[Answer], object_of: Sequence[int], objects: int, s
         sizes = learning_curve.sizes(len(division.fitted))
         # Questions that a model has chosen are harder than others, and say nothing about these.
         tested = rows[division.tested[is_random[division.tested]]]
-        hits.append(np.stack([_hits(rows, division, size, tested, objects, seed) for size in sizes]))
+        hits.append(np.stack([_hits(rows, division, size, tested, objects, mode, seed) for size in sizes]))
     together = np.concatenate(hits, axis=1)
     if not together.shape[1]:
         return None
     points = learning_curve.points(together, sizes)
-    return Outlook(points, learning_curve.forecast(together, sizes, MORE), together.shape[1])
+    return Outlook(points, learning_curve.forecast(together, sizes, MORE), together.shape[1], FORMS[mode].chance)
 
 
 def _hits(
-    rows: np.ndarray, division: HeldOut, size: int, tested: np.ndarray, objects: int, seed: int
+    rows: Int64[np.ndarray, "n 3"],
+    division: HeldOut,
+    size: int,
+    tested: Int64[np.ndarray, "t 3"],
+    objects: int,
+    mode: Mode,
+    seed: int,
 ) -> Bool[np.ndarray, " t"]:
     """Which held-out answers a model predicts that saw `size` others."""
-    model = trace_norm.fit(AnswerRows(rows[division.fitted[:size]]), objects, seed)
-    none = np.empty((0, 3), np.int64)
-    return vice.predict(model.mean, np.zeros_like(model.mean), tested, none, 1, 0).is_hit
+    model = trace_norm.fit(answer_rows(rows[division.fitted[:size]], mode), objects, seed)
+    responses, comparisons = tested, tested[:0]
+    if mode == "reference":
+        responses, comparisons = comparisons, responses
+    return vice.predict(model.mean, np.zeros_like(model.mean), responses, comparisons, 1, 0).is_hit
 
 
 class OutlookWorker:
@@ -124,7 +134,8 @@ class OutlookWorker:
         answers = counted(self._study.people(), self._study.answers())
         if len(answers) < max(learning_curve.MIN_ANSWERS, GROWTH * self._last):
             return False
-        self.outlook = measure(answers, self._object_of, self._objects, self._seed)
+        mode = self._study.settings.mode
+        self.outlook = measure(answers, self._object_of, self._objects, mode, self._seed)
         self._last = len(answers)
         return True
 

@@ -36,30 +36,47 @@ def answers(count: int, noise: float, kinds: tuple[str, ...] = ("random",), seed
 
 
 def test_a_study_that_has_enough_may_stop_and_one_that_learns_goes_on() -> None:
-    enough = measure(answers(4000, 0.1), OBJECT_OF, OBJECTS, seed=0)
+    enough = measure(answers(4000, 0.1), OBJECT_OF, OBJECTS, "odd", seed=0)
     assert enough is not None
     assert enough.points[-1].accuracy == pytest.approx(1 - 0.1 * 2 / 3, abs=0.03)
     assert enough.advice.startswith("you may stop")
 
-    learning = measure(answers(240, 0.1), OBJECT_OF, OBJECTS, seed=0)
+    learning = measure(answers(240, 0.1), OBJECT_OF, OBJECTS, "odd", seed=0)
     assert learning is not None
     assert learning.advice.startswith("go on")
     assert learning.forecast.gain > enough.forecast.gain
 
 
+def test_comparisons_have_an_outlook_too() -> None:
+    rng = np.random.default_rng(0)
+    given = []
+    for number in range(4000):
+        images = rng.permutation(OBJECTS)[:3].tolist()
+        low = [image < OBJECTS // 2 for image in images]
+        if low[1] == low[2]:
+            continue
+        chosen = 1 if low[1] == low[0] else 2
+        given.append(Answer(number, 0, number, 0, "reference", "random", tuple(images), None, None, chosen, 900.0, 0.0))
+    found = measure(given, OBJECT_OF, OBJECTS, "reference", seed=0)
+    assert found is not None
+    assert found.chance == 1 / 2
+    assert found.points[-1].accuracy > 0.95
+    assert found.advice.startswith("you may stop")
+
+
 def test_guesses_alone_teach_nothing() -> None:
-    found = measure(answers(400, 1.0), OBJECT_OF, OBJECTS, seed=0)
+    found = measure(answers(400, 1.0), OBJECT_OF, OBJECTS, "odd", seed=0)
     assert found is not None
     assert found.points[-1].accuracy == pytest.approx(CHANCE, abs=0.12)
     assert "chance" in found.advice
 
 
 def test_only_answers_to_random_questions_are_tested() -> None:
-    found = measure(answers(1000, 0.1, ("random", "active", "active", "active")), OBJECT_OF, OBJECTS, seed=0)
+    found = measure(answers(1000, 0.1, ("random", "active", "active", "active")), OBJECT_OF, OBJECTS, "odd", seed=0)
     assert found is not None
     assert 80 < found.tested < 170, "a quarter of five times a tenth"
-    assert measure(answers(300, 0.1, ("active",)), OBJECT_OF, OBJECTS, seed=0) is None
-    assert measure(answers(199, 0.1), OBJECT_OF, OBJECTS, seed=0) is None
+    assert measure(answers(300, 0.1, ("active",)), OBJECT_OF, OBJECTS, "odd", seed=0) is None
+    assert measure(answers(199, 0.1), OBJECT_OF, OBJECTS, "odd", seed=0) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +89,7 @@ def test_only_answers_to_random_questions_are_tested() -> None:
 )
 def test_the_advice_goes_by_the_interval(low: float, high: float, words: str) -> None:
     points = [Point(100, 0.5, 0.45, 0.55)]
-    found = Outlook(points, Forecast(1000, (low + high) / 2, low, high), 400)
+    found = Outlook(points, Forecast(1000, (low + high) / 2, low, high), 400, CHANCE)
     assert found.advice == words
     assert found.as_json()["advice"] == words
 
