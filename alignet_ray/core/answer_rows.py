@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from alignet_ray.core.triplets import pair_similarities
-
 
 class AnswerBatch(NamedTuple):
     """Some answers.
@@ -57,20 +55,17 @@ class AnswerRows:
         return AnswerBatch(rows, self.all.is_comparison[drawn].to(device))
 
 
-def competing_similarities(
-    members: Float[Tensor, "b 3 d"], is_comparison: Bool[Tensor, " b"] | None
-) -> Float[Tensor, "b 3"]:
+def competing(similarities: Float[Tensor, "b 3"], is_comparison: Bool[Tensor, " b"] | None) -> Float[Tensor, "b 3"]:
     """Similarities of the three pairs of each answer, of which the softmax is people's choice.
 
     In a reference comparison nobody could choose the pair without the reference: at minus infinity, its probability and
     its gradient are 0.
 
     Args:
-        members: vectors of each row's objects.
+        similarities: of all three pairs.
         is_comparison: as in `AnswerBatch`.
     """
-    similarities = pair_similarities(members)
     if is_comparison is None:
         return similarities
-    never = is_comparison[:, None] & torch.tensor([False, False, True], device=members.device)
+    never = is_comparison[:, None] & torch.tensor([False, False, True], device=similarities.device)
     return similarities.masked_fill(never, -math.inf)

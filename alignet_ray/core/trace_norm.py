@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from alignet_ray.core.answer_rows import AnswerRows, competing_similarities
+from alignet_ray.core.answer_rows import AnswerRows, competing
 from alignet_ray.core.optim import cosine_to_twentieth
-from alignet_ray.core.triplets import PAIRS, gram_similarities
+from alignet_ray.core.triplets import PAIRS, gram_similarities, pair_similarities
 
 DIMS = 12
 """Dimensions of the vectors, at most."""
@@ -37,6 +37,9 @@ START = 0.3
 
 WARM_FROM = 2000
 """Answers from which on a fit may start from the last: fewer leave dimensions at zero, where gradients vanish."""
+
+GRAM_ENTRIES = 1_000_000
+"""Similarities of all pairs of objects are computed at once up to so many."""
 
 NOISE = 0.05
 """Standard deviation of what is added to the last fit, so that a dimension can leave zero."""
@@ -98,8 +101,8 @@ def fit(
 
     optimizer = torch.optim.Adam([vectors], lr=peak)
     for step in range(steps):
-        members = torch.nn.functional.embedding(rows, vectors)
-        log_probabilities = torch.log_softmax(competing_similarities(members, is_comparison), dim=1)
+        similarities = competing(_similarities(vectors, rows), is_comparison)
+        log_probabilities = torch.log_softmax(similarities, dim=1)
         loss = (PRECISION / 2 * vectors.square().sum() - log_probabilities[:, 0].sum()) / len(answers)
         optimizer.param_groups[0]["lr"] = peak * cosine_to_twentieth(step / steps)
         optimizer.zero_grad(set_to_none=True)
@@ -112,13 +115,21 @@ def fit(
     return PeopleModel(mode.numpy().copy(), covariance.numpy(), len(answers))
 
 
+def _similarities(vectors: Float[Tensor, "m d"], rows: Int64[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Dot products of the pairs of each row."""
+    # All pairs at once are two to four times faster than the vectors of every row, while they fit into a cache.
+    if len(vectors) ** 2 <= GRAM_ENTRIES:
+        return gram_similarities(vectors @ vectors.T, rows)
+    return pair_similarities(torch.nn.functional.embedding(rows, vectors))
+
+
 def _precision(
     rows: Int64[Tensor, "n 3"], vectors: Float[Tensor, "m d"], is_comparison: Bool[Tensor, " n"] | None
 ) -> Float[Tensor, "m d d"]:
     """Curvature of the negative log posterior in every object's vector (its Fisher information, plus the prior)."""
     objects, dims = vectors.shape
     members = torch.nn.functional.embedding(rows, vectors)
-    probabilities = torch.softmax(competing_similarities(members, is_comparison), dim=1)
+    probabilities = torch.softmax(competing(pair_similarities(members), is_comparison), dim=1)
     # Covariance of the choice: the curvature of a softmax in its logits.
     fisher = torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
 

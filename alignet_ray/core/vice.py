@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, Float32, Int
 from scipy.special import expit, ndtr
 from torch import Tensor
 
-from alignet_ray.core.answer_rows import AnswerBatch, AnswerRows, competing_similarities
+from alignet_ray.core.answer_rows import AnswerBatch, AnswerRows, competing
 from alignet_ray.core.optim import cosine_to_twentieth
-from alignet_ray.core.triplets import gram_similarities
+from alignet_ray.core.triplets import gram_similarities, pair_similarities
 
 CHUNK = 1 << 20
 """Triplets whose similarities are gathered at once (bounds memory)."""
@@ -237,7 +237,7 @@ def elbo_terms(
 
     # The backward pass of `embedding` is twice as fast as that of an index.
     members = torch.nn.functional.embedding(batch.rows, torch.relu(sample))
-    log_probabilities = torch.log_softmax(competing_similarities(members, batch.is_comparison), dim=1)
+    log_probabilities = torch.log_softmax(competing(pair_similarities(members), batch.is_comparison), dim=1)
     cross_entropy = -log_probabilities[:, 0].mean()
 
     # log N(sample; mu, sigma^2), in which (sample - mu) / sigma is the noise itself.

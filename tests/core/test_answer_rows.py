@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from alignet_ray.core.answer_rows import AnswerRows, competing_similarities
-from alignet_ray.core.triplets import pair_similarities
+from alignet_ray.core.answer_rows import AnswerRows, competing
 
 
 def test_responses_come_first_and_comparisons_are_marked() -> None:
@@ -31,10 +30,9 @@ def test_without_comparisons_nothing_is_marked() -> None:
 
 
 def test_the_pair_without_the_reference_cannot_be_chosen() -> None:
-    members = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    free = pair_similarities(members)
-    found = competing_similarities(members, torch.tensor([False, True]))
+    free = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    found = competing(free, torch.tensor([False, True]))
     torch.testing.assert_close(found[0], free[0])
     torch.testing.assert_close(found[1, :2], free[1, :2])
     assert torch.softmax(found, dim=1)[1, 2] == 0
-    torch.testing.assert_close(competing_similarities(members, None), free)
+    torch.testing.assert_close(competing(free, None), free)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignet_ray.ask.information import random_triplets
+from alignet_ray.ask.information import random_questions
 from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.trace_norm import PRECISION, PeopleModel, _precision
@@ -15,7 +15,7 @@ def answers(count: int, seed: int, objects: int = 20) -> np.ndarray:
     """Answers of people for whom objects of the same parity belong together."""
     rng = np.random.default_rng(seed)
     truth = np.eye(2)[np.arange(objects) % 2] * 2
-    rows = random_triplets(objects, count, rng)
+    rows = random_questions(objects, count, rng, "odd")
     similarities = gram_similarities(truth @ truth.T, rows)
     return odd_last(rows, (similarities + rng.gumbel(size=similarities.shape)).argmax(axis=1))
 
@@ -105,3 +105,10 @@ def test_curvature_of_a_comparison_is_that_of_two_pairs() -> None:
     expected = torch.autograd.functional.hessian(negative_log_posterior, vectors[0])
     found = _precision(rows, vectors.float(), torch.tensor([True]))[0]
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_all_pairs_at_once_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = fit(answers(600, 0), 20, seed=0)
+    monkeypatch.setattr(trace_norm, "GRAM_ENTRIES", 0)
+    apart = fit(answers(600, 0), 20, seed=0)
+    np.testing.assert_allclose(together.mean @ together.mean.T, apart.mean @ apart.mean.T, atol=2e-3)
