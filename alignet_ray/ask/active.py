@@ -9,15 +9,22 @@ import numpy as np
 from jaxtyping import Int64
 
 from alignet_ray.ask.dealer import Dealer
-from alignet_ray.ask.information import expected_information, most_informative, random_triplets, unseen
+from alignet_ray.ask.forms import FORMS
+from alignet_ray.ask.information import (
+    expected_information,
+    most_informative,
+    question_keys,
+    random_questions,
+    unseen,
+)
 from alignet_ray.ask.quality import counted
 from alignet_ray.ask.sampler import Objects
-from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.ask.study_file import Answer, Mode, StudyFile
 from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.scores import mean_interval
 from alignet_ray.core.trace_norm import PeopleModel
-from alignet_ray.core.triplets import odd_last, set_keys
+from alignet_ray.core.triplets import odd_last
 
 FIRST = 100
 """Answers before the first fit, at least; until then all questions are random."""
@@ -30,7 +37,7 @@ GROWTH = 10
 
 SAMPLES = 32
 CANDIDATES = 20_000
-"""Samples of the posterior, and random triplets that are weighed against each other, for each choice."""
+"""Samples of the posterior, and random questions that are weighed against each other, for each choice."""
 
 SPREAD = 3
 """How many times more often than on average an object may take part in the questions of one choice."""
@@ -50,7 +57,7 @@ def due(answers: int, objects: int) -> int:
 
 
 def choose(
-    model: PeopleModel, count: int, rng: np.random.Generator, seen: Int64[np.ndarray, " k"]
+    model: PeopleModel, count: int, rng: np.random.Generator, seen: Int64[np.ndarray, " k"], mode: Mode
 ) -> Int64[np.ndarray, "n 3"]:
     """Questions whose answers the model expects to learn most from, the best first.
 
@@ -58,21 +65,38 @@ def choose(
         model: what is known so far.
         count: how many are wanted.
         rng: draws candidates and samples.
-        seen: keys (`set_keys`) of the sets that were asked about before.
+        seen: keys (`question_keys`) of the questions that were asked before.
+        mode: the form of the questions.
     """
     objects = len(model.mean)
-    candidates = unseen(random_triplets(objects, CANDIDATES, rng), seen)
-    information = expected_information(model.samples(SAMPLES, rng), candidates)
-    return most_informative(candidates, information, count, ceil(SPREAD * 3 * count / objects)).triplets
+    candidates = unseen(random_questions(objects, CANDIDATES, rng, mode), seen, mode)
+    information = expected_information(model.samples(SAMPLES, rng), candidates, mode)
+    return most_informative(candidates, information, count, ceil(SPREAD * 3 * count / objects)).questions
 
 
-def as_triplets(answers: Sequence[Answer], object_of: Sequence[int]) -> Int64[np.ndarray, "n 3"]:
-    """Odd-one-out answers as rows (pair, pair, odd) of object numbers."""
+def chosen_first(answers: Sequence[Answer], object_of: Sequence[int], mode: Mode) -> Int64[np.ndarray, "n 3"]:
+    """Answers as rows of object numbers: (pair, pair, odd), or (reference, chosen, other)."""
     images = np.array([answer.images for answer in answers], dtype=np.int64).reshape(-1, 3)
     shown = np.asarray(object_of, dtype=np.int64)[images]
     choice = np.array([answer.choice for answer in answers], dtype=np.int64)
+    if mode == "reference":
+        # The candidate at place 1 makes the first of PAIRS with the reference, that at place 2 the second.
+        return odd_last(shown, choice - 1)
     # With the image at place 0 odd, the pair is (1, 2), the last of PAIRS; with that at place 2, the first.
     return odd_last(shown, 2 - choice)
+
+
+def answer_rows(rows: Int64[np.ndarray, "n 3"], mode: Mode) -> AnswerRows:
+    """Answers of one form as the model of people is fitted to them.
+
+    Args:
+        rows: as `chosen_first` gives them.
+        mode: the form.
+    """
+    if mode == "odd":
+        return AnswerRows(rows)
+    no_triplets = rows[:0]
+    return AnswerRows(no_triplets, rows)
 
 
 class ActiveChoice:
@@ -87,6 +111,7 @@ class ActiveChoice:
         self._study = study
         self._dealer = dealer
         self._seed = seed
+        self._mode = study.settings.mode
         self._rng = np.random.default_rng(seed)
         self._object_of = [image.object for image in study.images()]
         self._objects = len(study.objects())
@@ -103,21 +128,22 @@ class ActiveChoice:
             return False
 
         self._test([answer for answer in answers if answer.number > self._last and answer.kind == "random"])
-        rows = as_triplets(answers, self._object_of)
-        self.model = trace_norm.fit(AnswerRows(rows), self._objects, self._seed, self.model)
+        rows = chosen_first(answers, self._object_of, self._mode)
+        self.model = trace_norm.fit(answer_rows(rows, self._mode), self._objects, self._seed, self.model)
         self._last = answers[-1].number
         # Twice as many as are asked before the next fit, since some will be left over or were shown before.
-        chosen = choose(self.model, 2 * due(len(answers), self._objects), self._rng, set_keys(rows))
-        triplets: list[Objects] = [(first, second, third) for first, second, third in chosen.tolist()]
-        self._dealer.offer(triplets)
+        count = 2 * due(len(answers), self._objects)
+        chosen = choose(self.model, count, self._rng, question_keys(rows, self._mode), self._mode)
+        questions: list[Objects] = [(first, second, third) for first, second, third in chosen.tolist()]
+        self._dealer.offer(questions)
         return True
 
     def _test(self, new: Sequence[Answer]) -> None:
         """Count how many answers to random questions the model predicts that it was not fitted to yet."""
         if self.model is None or not new:
             return
-        rows = as_triplets(new, self._object_of)
-        self._hits.extend((self.model.choices(rows) == 0).tolist())
+        rows = chosen_first(new, self._object_of, self._mode)
+        self._hits.extend((self.model.choices(rows, FORMS[self._mode].pairs) == 0).tolist())
 
     def agreement(self) -> tuple[float, float, float, int] | None:
         """Share of random answers that the model predicted before it saw them, its 95 % interval, and their number."""

@@ -40,13 +40,15 @@ class Dealer:
             self._object_of[image.image] = image.object
 
         before = [self._objects(images) for images in study.shown_images()]
-        self._sampler = RandomSampler(len(self._images_of), int(self._rng.integers(2**31)), before)
+        self._sampler = RandomSampler(
+            len(self._images_of), int(self._rng.integers(2**31)), before, mode=study.settings.mode
+        )
         self._informative: deque[Objects] = deque()
 
-    def offer(self, triplets: Iterable[Objects]) -> None:
-        """Take informative triplets, the best first, in place of those that were offered before."""
+    def offer(self, questions: Iterable[Objects]) -> None:
+        """Take informative questions, the best first, in place of those that were offered before."""
         with self._lock:
-            self._informative = deque(triplets)
+            self._informative = deque(questions)
 
     def ahead(self, person: int) -> list[Trial]:
         """A person's next questions, at most `AHEAD`; fewer at the end, none when all are answered.
@@ -55,7 +57,7 @@ class Dealer:
             NotSaved: the disk is full.
         """
         settings = self.study.settings
-        # One person after the other: two must not get the same triplet.
+        # One person after the other: two must not get the same question.
         with self._lock:
             waiting = self.study.open_trials(person)
             if len(waiting) >= AHEAD:
@@ -83,14 +85,14 @@ class Dealer:
             earlier = repeat_of([trial.place for trial in candidates], place, self._rng)
             if earlier is not None:
                 source = dealt[earlier]
-                return NewTrial(source.mode, "repeat", self._shuffled(source.images), repeats=source.trial)
+                return NewTrial(source.mode, "repeat", self._arranged(source.images), repeats=source.trial)
 
         kind, objects = self._new_objects(dealt)
         first, second, third = (int(self._rng.choice(self._images_of[number])) for number in objects)
-        return NewTrial("odd", kind, self._shuffled((first, second, third)))
+        return NewTrial(self.study.settings.mode, kind, self._arranged((first, second, third)))
 
     def _new_objects(self, dealt: list[Trial]) -> tuple[Kind, Objects]:
-        """Three objects that were not shown together yet, and how they were chosen."""
+        """The objects of a question that was not asked yet, and how they were chosen."""
         wants_random = self._rng.random() < self.study.settings.random_share
         while self._informative and not wants_random:
             objects = self._informative.popleft()
@@ -104,12 +106,19 @@ class Dealer:
         same, other = self._rng.choice(len(self._images_of), 2, replace=False).tolist()
         twice = int(self._rng.choice(self._images_of[same]))
         odd = int(self._rng.choice(self._images_of[other]))
-        images = self._shuffled((twice, twice, odd))
-        return NewTrial("odd", "catch", images, expected=images.index(odd))
+        images = self._arranged((twice, twice, odd))
+        if self.study.settings.mode == "odd":
+            return NewTrial("odd", "catch", images, expected=images.index(odd))
+        # The first of the two is the reference, the second the candidate that is more like it.
+        return NewTrial("reference", "catch", images, expected=images.index(twice, 1))
 
-    def _shuffled(self, images: tuple[int, int, int]) -> tuple[int, int, int]:
-        first, second, third = self._rng.permutation(images).tolist()
-        return first, second, third
+    def _arranged(self, images: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The images in the random order in which they are shown; a reference stays the first."""
+        if self.study.settings.mode == "odd":
+            first, second, third = self._rng.permutation(images).tolist()
+            return first, second, third
+        second, third = self._rng.permutation(images[1:]).tolist()
+        return images[0], second, third
 
     def _objects(self, images: tuple[int, int, int]) -> Objects:
         return self._object_of[images[0]], self._object_of[images[1]], self._object_of[images[2]]

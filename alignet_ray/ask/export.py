@@ -1,9 +1,9 @@
-"""Answers as files: THINGS' csv layout, Parquet, and snapshots that a run reads while people go on answering."""
+"""Answers as files: tables that a run reads, Parquet, and snapshots that do not move while people go on answering."""
 
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignet_ray.ask.folder import StudyFolder
+from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.quality import counted, review
-from alignet_ray.ask.study_file import Answer, StudyFile
+from alignet_ray.ask.study_file import Answer, Mode, StudyFile
 from alignet_ray.data.files import replacing
 from alignet_ray.errors import UserError
 from alignet_ray.store import digest
 
-RESPONSES = "responses.csv"
+RESPONSES: dict[Mode, str] = {"odd": "responses.csv", "reference": "comparisons.csv"}
 ANSWERS = "answers.parquet"
 OBJECTS = "objects.csv"
 CONCEPTS = "concepts.csv"
@@ -44,15 +45,16 @@ ANSWER_SCHEMA = pa.schema(
         ("counts", pa.bool_()),
     ]
 )
-"""Every answer, catch trials and repeats included: objects from 0, choices from 1, `repeats` the number of the answer
-that this one repeats, `counts` whether the answer says something about the images and its person is not left out."""
+"""Every answer, catch trials and repeats included: objects from 0; `choice` and `expected` number the columns, so that
+choice 2 is object2 (object1 is the reference, where there is one); `repeats` the number of the answer that this one
+repeats, `counts` whether the answer says something about the images and its person is not left out."""
 
 
 class Snapshot(NamedTuple):
     """Answers as a run reads them.
 
     Attributes:
-        responses: file in THINGS' csv layout.
+        responses: file in THINGS' csv layout, or of reference comparisons.
         objects: table of the images of every object.
         concepts: names of the objects.
         rows: number of answers.
@@ -80,8 +82,9 @@ def export(study: StudyFile, folder: Path) -> list[Path]:
     names = {person.person: person.name for person in people}
     kept = counted(people, answers)
     object_of = {image.image: image.object for image in study.images()}
+    mode = study.settings.mode
     texts = {
-        RESPONSES: responses_text(kept, object_of, names),
+        RESPONSES[mode]: responses_text(kept, mode, object_of, names),
         OBJECTS: objects_text(study),
         CONCEPTS: concepts_text(study),
     }
@@ -97,21 +100,35 @@ def export(study: StudyFile, folder: Path) -> list[Path]:
     return [folder / name for name in (*texts, ANSWERS)]
 
 
-def responses_text(answers: Sequence[Answer], object_of: dict[int, int], names: dict[int, str] | None = None) -> str:
-    """Answers in THINGS' csv layout: objects and the position of the odd one, both counted from 1.
+def responses_text(
+    answers: Sequence[Answer], mode: Mode, object_of: Mapping[int, int], names: Mapping[int, str] | None = None
+) -> str:
+    """Answers as a run reads them: THINGS' csv layout, or one reference comparison a row.
+
+    THINGS' layout counts objects from 1. The layout of comparisons leaves open what objects count from; from 0, its
+    reader cannot take them for anything else. The choice is the number that people saw, from 1.
 
     Args:
-        answers: odd-one-out answers.
+        answers: answers of one form.
+        mode: their form.
         object_of: image -> object.
         names: person -> participant; None leaves people and times out.
     """
-    columns = ["image1", "image2", "image3", "choice"]
+    if mode == "odd":
+        columns = ["image1", "image2", "image3", "choice"]
+        about_people = ["subject_id", "rt"]
+        base = 1
+    else:
+        columns = ["reference", "a", "b", "choice"]
+        about_people = ["participant", "rt"]
+        base = 0
     if names is not None:
-        columns += ["subject_id", "rt"]
+        columns += about_people
+
     rows: list[list[object]] = []
     for answer in answers:
-        row: list[object] = [object_of[image] + 1 for image in answer.images]
-        row.append(answer.choice + 1)
+        row: list[object] = [object_of[image] + base for image in answer.images]
+        row.append(FORMS[mode].label(answer.choice))
         if names is not None:
             row += [names[answer.person], _time(answer.rt)]
         rows.append(row)
@@ -193,12 +210,12 @@ def snapshot(study: StudyFile, folder: StudyFolder, place: Path | None = None) -
         UserError: no answer counts yet.
     """
     answers = study.answers()
-    kept = [answer for answer in counted(study.people(), answers) if answer.mode == "odd"]
+    kept = counted(study.people(), answers)
     if not kept:
         raise UserError(f"none of the {len(answers)} answers of the study {folder.name!r} counts: ask people first")
 
     object_of = {image.image: image.object for image in study.images()}
-    responses = responses_text(kept, object_of)
+    responses = responses_text(kept, study.settings.mode, object_of)
     objects = objects_text(study)
     concepts = concepts_text(study)
     target = (place or folder.snapshots) / digest([responses, objects, concepts])

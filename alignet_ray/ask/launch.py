@@ -8,7 +8,6 @@ import shutil
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from math import comb
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from alignet_ray.ask import page_text, pictures
 from alignet_ray.ask.dealer import Dealer
 from alignet_ray.ask.export import people_left_out
 from alignet_ray.ask.folder import StudyFolder, forget_snapshots, served_once
+from alignet_ray.ask.forms import FORMS, count_questions
 from alignet_ray.ask.participants import NAME_PARAMETERS, personal_link
 from alignet_ray.ask.server import Service, allowed_hosts, application
 from alignet_ray.ask.study_file import StudyFile, StudySettings
@@ -24,7 +24,7 @@ from alignet_ray.data.files import plain_text
 from alignet_ray.demo import web
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.store import read_bytes
+from alignet_ray.store import JsonObject, read_bytes
 
 TOKEN = "ALIGNET_ASK_TOKEN"
 """Environment variable with a token for the researcher's page that stays the same. Default: a new one every start."""
@@ -83,14 +83,17 @@ def begin(folder: StudyFolder, images: str, options: Mapping[str, Any], screen: 
         screen: shows progress.
 
     Raises:
-        UserError: settings that make no study, too few images, or fewer triplets than a person is to be asked.
+        UserError: settings that make no study, too few images, or fewer questions than a person is to be asked.
     """
-    settings = StudySettings(images, **{"text": page_text.default_instructions(), **options})
+    settings = StudySettings(images, **options)
+    if not settings.text:
+        instructions: JsonObject = {"text": page_text.default_instructions(settings.mode)}
+        settings = replace(settings, **instructions)
     check_settings(settings)
     # Another process may begin the same study now.
     with served_once(folder), _removed_if_refused(folder):
         prepared = pictures.prepare(images, settings.objects, folder, screen)
-        _require_triplets(len(prepared.objects), settings)
+        _require_questions(len(prepared.objects), settings)
         for entry in prepared.left_out[: pictures.MAX_NAMED]:
             screen.line(f"left out: {entry.path} ({entry.reason})")
         if len(prepared.left_out) > pictures.MAX_NAMED:
@@ -115,14 +118,14 @@ def _removed_if_refused(folder: StudyFolder) -> Iterator[None]:
         raise
 
 
-def _require_triplets(objects: int, settings: StudySettings) -> None:
+def _require_questions(objects: int, settings: StudySettings) -> None:
     """Refuse to ask a person more than there is to ask."""
     asked = settings.trials * (1 - settings.catch - settings.repeats)
-    triplets = comb(objects, 3)
-    if asked > triplets:
+    questions = count_questions(objects, settings.mode)
+    if asked > questions:
         raise UserError(
-            f"{objects} objects make {triplets} triplets, and a person is to be asked about {asked:.0f}: lower "
-            f"--trials to {triplets}"
+            f"{objects} objects make {questions} {FORMS[settings.mode].name}, and a person is to be asked {asked:.0f}: "
+            f"lower --trials to {questions}"
         )
 
 
@@ -207,7 +210,9 @@ def serve(folder: StudyFolder, study: StudyFile, host: str, port: int, public_ur
 def tell(folder: StudyFolder, study: StudyFile, address: str, token: str, screen: Screen) -> None:
     """Say where the study is, and how to use what people answer."""
     settings = study.settings
-    screen.line(f"study       {folder.name}: {len(study.objects()):,} objects, {settings.trials} questions a person")
+    form = FORMS[settings.mode]
+    objects = len(study.objects())
+    screen.line(f"study       {folder.name}: {objects:,} objects, {settings.trials} {form.name} a person")
     if settings.links_only:
         screen.line(f"people      personal links only: alignet-ray ask {folder.name} --links 20")
     else:
@@ -215,7 +220,7 @@ def tell(folder: StudyFolder, study: StudyFile, address: str, token: str, screen
         screen.line(f"people      {address}/   (who it is: {names})")
     screen.line(f"researcher  {address}/researcher#{token}")
     screen.line(f"answers     {study.last_number():,} so far in {folder.file}")
-    screen.line(f"use them    --human.triplets ask:{folder.name}   (Ctrl-C stops the study; the same command goes on)")
+    screen.line(f"use them    --{form.option} ask:{folder.name}   (Ctrl-C stops the study; the same command goes on)")
     for line in people_left_out(study):
         screen.line(f"left out    {line}")
 

@@ -8,16 +8,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from alignet_ray.ask.forms import FORMS
+from alignet_ray.ask.study_file import Mode
+
 PACKAGE = "alignet_ray.ask"
 FOLDER = "pages"
 """Where the pages' files are."""
 
-DEFAULT_INSTRUCTIONS = "instructions.md"
 
-
-def default_instructions() -> str:
+def default_instructions(mode: Mode) -> str:
     """Instructions and consent for a study that brings none of its own, as Markdown."""
-    return files(PACKAGE).joinpath(FOLDER, DEFAULT_INSTRUCTIONS).read_text(encoding="utf-8")
+    return files(PACKAGE).joinpath(FOLDER, FORMS[mode].instructions).read_text(encoding="utf-8")
 
 
 def asset(name: str) -> bytes:
@@ -42,9 +43,9 @@ def markdown(text: str) -> Markup:
     return Markup(renderer.render(text))
 
 
-def title(text: str) -> str:
-    """The first heading of a Markdown text; a plain title where there is none."""
+def title(text: str, default: str) -> str:
+    """The first heading of a Markdown text; `default` where there is none."""
     for line in text.splitlines():
         if line.startswith("#"):
             return line.lstrip("#").strip()
-    return "Odd one out"
+    return default

@@ -50,6 +50,7 @@ def _person(entry: Review) -> JsonObject:
         "decision": entry.person.decision,
         "counts": entry.counts,
         "reasons": entry.reasons,
+        "side_label": entry.quality.side_label,
     }
     return facts | asdict(entry.quality)
 

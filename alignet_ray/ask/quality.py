@@ -8,7 +8,8 @@ from statistics import median
 from scipy.special import bdtr, bdtrc
 
 from alignet_ray.ask.dealer import ASKED
-from alignet_ray.ask.study_file import Answer, Decision, Person
+from alignet_ray.ask.forms import FORMS
+from alignet_ray.ask.study_file import Answer, Decision, Mode, Person
 
 FAST_MS = 350
 """Median response time below which nobody has looked at three pictures."""
@@ -17,13 +18,15 @@ MIN_CATCH = 2
 """Catch trials from which on their failures say something."""
 
 MAX_CATCH_FAILURES = 0.34
-"""Share of failed catch trials above which answers are left out; two thirds are failed by guessing."""
+"""Share of failed catch trials above which answers are left out. Guessing fails two thirds of those with the odd one
+out and half of the reference comparisons; one slip in three must be allowed in both."""
 
 SIDE_LEVEL = 1e-6
 """Probability under fair sides below which somebody has preferred a side: no honest person of a million."""
 
-HONEST_CONSISTENCY = 0.5
-"""How often an honest person answers a hard question alike, at least; guessing gives a third."""
+HONEST_CONSISTENCY = 0.25
+"""How often an honest person answers a hard question alike, at least: this share of the way from guessing to always.
+It is a half for the odd one out, where guessing gives a third, and 62.5 % for reference comparisons."""
 
 CONSISTENCY_LEVEL = 0.01
 """Probability under this below which somebody's repeats are too inconsistent."""
@@ -34,9 +37,10 @@ class PersonQuality:
     """Figures of one person's answers.
 
     Attributes:
+        mode: the form of the questions.
         answers: number of answers, catch trials and repeats included.
         median_rt: median response time in milliseconds; None without one.
-        side: position (0, 1, 2) that was chosen most often.
+        side: position that was chosen most often.
         side_share: share of answers with this position.
         repeats: questions that were answered twice.
         consistent: those of them with the same answer.
@@ -44,6 +48,7 @@ class PersonQuality:
         catch_failed: those of them with a wrong answer.
     """
 
+    mode: Mode
     answers: int
     median_rt: float | None
     side: int
@@ -60,9 +65,17 @@ class PersonQuality:
             return None
         return self.consistent / self.repeats
 
+    @property
+    def side_label(self) -> int:
+        """The number that people saw on the side that they chose most often."""
+        return FORMS[self.mode].label(self.side)
+
 
 def measure(answers: Sequence[Answer]) -> PersonQuality:
-    """The figures of one person's answers."""
+    """The figures of one person's answers, which are all of the same form."""
+    mode: Mode = "odd"
+    if answers:
+        mode = answers[0].mode
     times = [answer.rt for answer in answers if answer.rt is not None]
     median_rt = None
     if times:
@@ -71,11 +84,12 @@ def measure(answers: Sequence[Answer]) -> PersonQuality:
     # Where the obvious answer was is no choice of the person's.
     free = [answer for answer in answers if answer.kind != "catch"]
     sides = Counter(answer.choice for answer in free)
-    side, count = max(sides.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
+    side, count = max(sides.items(), key=lambda item: (item[1], -item[0]), default=(FORMS[mode].positions[0], 0))
 
     catch = [answer for answer in answers if answer.kind == "catch"]
     pairs = _repeated(answers)
     return PersonQuality(
+        mode=mode,
         answers=len(answers),
         median_rt=median_rt,
         side=side,
@@ -106,12 +120,14 @@ def reasons(quality: PersonQuality) -> list[str]:
     if quality.median_rt is not None and quality.median_rt < FAST_MS:
         found.append(f"median response time {quality.median_rt:.0f} ms")
 
+    form = FORMS[quality.mode]
     free = quality.answers - quality.catch
     chosen = round(quality.side_share * free)
-    # Three sides could each be the preferred one.
-    if free and 3 * bdtrc(chosen - 1, free, 1 / 3) < SIDE_LEVEL:
-        found.append(f"{quality.side_share:.0%} of answers are picture {quality.side + 1}")
-    if quality.repeats and bdtr(quality.consistent, quality.repeats, HONEST_CONSISTENCY) < CONSISTENCY_LEVEL:
+    # Each of the sides could be the preferred one.
+    if free and len(form.positions) * bdtrc(chosen - 1, free, form.chance) < SIDE_LEVEL:
+        found.append(f"{quality.side_share:.0%} of answers are picture {quality.side_label}")
+    honest = form.chance + HONEST_CONSISTENCY * (1 - form.chance)
+    if quality.repeats and bdtr(quality.consistent, quality.repeats, honest) < CONSISTENCY_LEVEL:
         found.append(f"{quality.consistent} of {quality.repeats} repeated questions answered alike")
     return found
 

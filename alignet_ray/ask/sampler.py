@@ -1,20 +1,22 @@
-"""Which question comes next: random triplets of objects, and the places of catch trials and repeats."""
+"""Which question comes next: random ones about three objects, and the places of catch trials and repeats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
-from math import comb
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64
 
+from alignet_ray.ask.forms import FORMS, count_questions, question_key
+from alignet_ray.ask.study_file import Mode
+
 Objects: TypeAlias = tuple[int, int, int]
-"""Three different objects."""
+"""Three different objects; in a reference comparison the reference is the first."""
 
 PlannedKind: TypeAlias = Literal["new", "catch", "repeat"]
 
 TRIES = 200
-"""Random triplets that are tried before an object that was shown more often may take part."""
+"""Random questions that are tried before an object that was shown more often may take part."""
 
 MIN_GAP = 10
 """Questions between a question and its repetition, if there are that many."""
@@ -68,54 +70,57 @@ def repeat_of(places: Sequence[int], place: int, rng: np.random.Generator) -> in
 
 
 class RandomSampler:
-    """Random triplets in which every object comes equally often, and no three objects come together twice.
+    """Random questions in which every object comes equally often, and no question comes twice.
 
     Attributes:
         shown: how often each object was shown.
     """
 
-    def __init__(self, objects: int, seed: int, before: Iterable[Objects] = ()) -> None:
-        """Continue after the triplets that were shown before.
+    def __init__(self, objects: int, seed: int, before: Iterable[Objects] = (), *, mode: Mode) -> None:
+        """Continue after the questions that were asked before.
 
         Args:
             objects: number of objects, three or more.
             seed: of the draws.
-            before: triplets that were shown already.
+            before: questions that were asked already.
+            mode: the form of the questions, which says when two are the same.
         """
-        assert objects >= 3, "three objects make a triplet"
+        assert objects >= 3, "a question is about three objects"
         self.shown: Int64[np.ndarray, " m"] = np.zeros(objects, dtype=np.int64)
+        self._mode = mode
+        self._all = count_questions(objects, mode)
         self._rng = np.random.default_rng(seed)
-        self._seen: set[frozenset[int]] = set()
-        for triplet in before:
-            self.count(triplet)
+        self._seen: set[Hashable] = set()
+        for question in before:
+            self.count(question)
 
     @property
     def exhausted(self) -> bool:
-        """Whether every set of three objects was shown."""
-        return len(self._seen) >= comb(len(self.shown), 3)
+        """Whether every question was asked."""
+        return len(self._seen) >= self._all
 
-    def count(self, triplet: Objects) -> None:
-        """Take note of a triplet that is shown."""
-        self._seen.add(frozenset(triplet))
-        self.shown[list(triplet)] += 1
+    def count(self, question: Objects) -> None:
+        """Take note of a question that is asked."""
+        self._seen.add(question_key(question, self._mode))
+        self.shown[list(question)] += 1
 
-    def is_new(self, triplet: Objects) -> bool:
-        """Whether these three were not shown together."""
-        return frozenset(triplet) not in self._seen
+    def is_new(self, question: Objects) -> bool:
+        """Whether this was not asked before."""
+        return question_key(question, self._mode) not in self._seen
 
     def draw(self, own: Iterable[Objects] = ()) -> Objects:
-        """The next triplet, in random order.
+        """The next question; which of its objects is the first, and so the reference, is random.
 
-        Once every set of three was shown, sets are shown again, but none twice to the same person while there is one
+        Once every question was asked, questions are asked again, but none twice of the same person while there is one
         that this person has not seen.
 
         Args:
-            own: what the person has seen, where all sets may have been shown.
+            own: what the person has seen, where all questions may have been asked.
         """
         forbidden = self._seen
         if self.exhausted:
-            forbidden = {frozenset(triplet) for triplet in own}
-            if len(forbidden) >= comb(len(self.shown), 3):
+            forbidden = {question_key(question, self._mode) for question in own}
+            if len(forbidden) >= self._all:
                 forbidden = set()
 
         # The objects shown least come first, those shown equally often in random order.
@@ -123,20 +128,27 @@ class RandomSampler:
         for attempt in range(TRIES):
             # The choice widens slowly, so that balance is given up only as far as it must.
             width = min(len(order), 3 + attempt // 4)
-            picked = self._rng.permutation(order[:width])[:3]
-            if frozenset(picked.tolist()) not in forbidden:
-                return _three(picked)
+            picked = _three(self._rng.permutation(order[:width])[:3])
+            if question_key(picked, self._mode) not in forbidden:
+                return picked
         return self._search(order, forbidden)
 
-    def _search(self, order: Int64[np.ndarray, " m"], forbidden: set[frozenset[int]]) -> Objects:
-        """The first set that is not forbidden, where nearly all are: one object after the other, least shown first."""
+    def _search(self, order: Int64[np.ndarray, " m"], forbidden: set[Hashable]) -> Objects:
+        """The first question that is not forbidden, where nearly all are: objects shown least come first."""
         for high in range(2, len(order)):
             for middle in range(1, high):
                 for low in range(middle):
-                    picked = order[[low, middle, high]]
-                    if frozenset(picked.tolist()) not in forbidden:
-                        return _three(self._rng.permutation(picked))
-        raise AssertionError("not all sets are forbidden")
+                    picked = _three(order[[low, middle, high]])
+                    for question in _turned(picked)[: FORMS[self._mode].per_set]:
+                        if question_key(question, self._mode) not in forbidden:
+                            return question
+        raise AssertionError("not all questions are forbidden")
+
+
+def _turned(objects: Objects) -> list[Objects]:
+    """The same three objects, with each of them as the first once."""
+    first, second, third = objects
+    return [(first, second, third), (second, third, first), (third, first, second)]
 
 
 def _three(picked: Int64[np.ndarray, "3"]) -> Objects:

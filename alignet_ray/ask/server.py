@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from alignet_ray.ask import page_text
 from alignet_ray.ask.dealer import Dealer
 from alignet_ray.ask.folder import StudyFolder
+from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.limits import RateLimit
 from alignet_ray.ask.participants import enter
 from alignet_ray.ask.progress import overview
@@ -74,6 +75,7 @@ class Service:
         token: what opens the researcher's page.
         notes: what the researcher should know; may be changed at any time.
         active: chooses informative questions in the background; None where all are random.
+        form: what the study's questions are like.
     """
 
     def __init__(self, study: StudyFile, folder: StudyFolder, dealer: Dealer, token: str) -> None:
@@ -83,6 +85,7 @@ class Service:
         self.token = token
         self.notes: list[str] = []
         self.active: ActiveChoice | None = None
+        self.form = FORMS[study.settings.mode]
         self._images = len(study.images())
         self._starts = RateLimit(burst=100, per_second=2)
         self._answers = RateLimit(burst=20, per_second=4)
@@ -117,8 +120,10 @@ class Service:
             raise PermissionError(UNKNOWN_SESSION)
         token = body.get("token")
         choice = body.get("choice")
-        if not isinstance(token, str) or isinstance(choice, bool) or choice not in (0, 1, 2):
-            raise BadRequest("an answer has a token and a choice of 0, 1 or 2")
+        positions = self.form.positions
+        if not isinstance(token, str) or isinstance(choice, bool) or choice not in positions:
+            *others, last = map(str, positions)
+            raise BadRequest(f"an answer has a token and a choice of {', '.join(others)} or {last}")
         if not self._answers.allows(str(person.person)):
             raise TooFast("too fast: not saved, try again")
         self.study.answer(person.person, token, int(choice), _response_time(body.get("rt")))
@@ -160,6 +165,7 @@ class Service:
         found = overview(self.study, self.notes)
         if self.active is not None:
             found["model"] = self.active.agreement()
+            found["chance"] = self.form.chance
         return found
 
     def decide(self, body: JsonObject) -> JsonObject:
@@ -299,7 +305,9 @@ async def _page(service: Service, request: "Request") -> "Response":
         page_text.render(
             "page.html",
             study=digest(service.study.secret.hex()),
-            title=page_text.title(settings.text),
+            title=page_text.title(settings.text, service.form.title),
+            mode=settings.mode,
+            positions=service.form.positions,
             instructions=page_text.markdown(settings.text),
         )
     )

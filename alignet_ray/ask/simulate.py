@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
-from scipy.special import softmax
 
-from alignet_ray.ask.active import choose, due
-from alignet_ray.ask.information import random_triplets, unseen
+from alignet_ray.ask.active import answer_rows, choose, due
+from alignet_ray.ask.forms import FORMS, count_questions
+from alignet_ray.ask.information import choice_probabilities, question_keys, random_questions, unseen
+from alignet_ray.ask.study_file import Mode
 from alignet_ray.core import trace_norm
-from alignet_ray.core.answer_rows import AnswerRows
-from alignet_ray.core.scores import CHANCE
 from alignet_ray.core.trace_norm import PeopleModel
-from alignet_ray.core.triplets import gram_similarities, odd_last, set_keys
+from alignet_ray.core.triplets import odd_last
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow
 
@@ -23,11 +21,11 @@ Sampler: TypeAlias = Literal["random", "active"]
 
 SAMPLERS: tuple[Sampler, Sampler] = ("random", "active")
 
-TEST_TRIPLETS = 10_000
-"""Random triplets that the model is tested on, at most; no question is one of them."""
+TEST_QUESTIONS = 10_000
+"""Random questions that the model is tested on, at most; nobody is asked one of them."""
 
 MIN_OBJECTS = 12
-"""Objects that a simulation needs, so that there are triplets to ask about and others to test on."""
+"""Objects that a simulation needs, so that there are questions to ask and others to test on."""
 
 LEVELS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Levels of agreement at which the samplers are compared: shares of the way from chance to the ceiling."""
@@ -42,12 +40,14 @@ class Plan:
         trials: questions a person is asked.
         lapse: share of answers that are guesses, on average over people (each has a share of their own).
         random_share: share of random questions among actively chosen ones.
+        mode: the form of the questions.
     """
 
     people: int
     trials: int
     lapse: float
     random_share: float
+    mode: Mode
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,19 @@ class Curve:
 
     Attributes:
         answers: numbers of answers, ascending.
-        agreement: with people's choices on triplets that nobody was asked, in expectation over endlessly many answers.
-        ceiling: agreement of somebody who knows the most likely choice of each triplet.
+        agreement: with people's choices in questions that nobody was asked, in expectation over endlessly many answers.
+        ceiling: agreement of somebody who knows the most likely choice in each question.
+        chance: agreement of somebody who guesses.
     """
 
     answers: list[int]
     agreement: list[float]
     ceiling: float
+    chance: float
 
     def needed(self, level: float) -> float | None:
         """Answers at which the curve first reaches an agreement, between fits linearly; None if it never does."""
-        before_answers, before = 0, CHANCE
+        before_answers, before = 0, self.chance
         for count, value in zip(self.answers, self.agreement, strict=True):
             if value >= level:
                 if value == before:
@@ -77,7 +79,7 @@ class Curve:
 
     def at_share(self, share: float) -> float:
         """The agreement at a share of the way from chance to the ceiling."""
-        return CHANCE + share * (self.ceiling - CHANCE)
+        return self.chance + share * (self.ceiling - self.chance)
 
 
 class SimulatedPeople:
@@ -96,19 +98,19 @@ class SimulatedPeople:
         if 0 < plan.lapse < 1:
             self._lapses = rng.beta(1, 1 / plan.lapse - 1, plan.people)
 
-    def probabilities(self, triplets: Int64[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """Probabilities of the three pairs, without guesses."""
-        similarities = gram_similarities(self.embedding @ self.embedding.T, triplets)
-        return np.asarray(softmax(similarities.astype(np.float64), axis=1))
+    def probabilities(self, questions: Int64[np.ndarray, "n 3"]) -> Float[np.ndarray, "n c"]:
+        """Probabilities of the pairs that compete, without guesses."""
+        return choice_probabilities(self.embedding @ self.embedding.T, questions, self._plan.mode)
 
-    def answer(self, triplets: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
-        """Answers by people at random, as rows (pair, pair, odd)."""
-        lapses = self._rng.choice(self._lapses, len(triplets))[:, None]
-        probabilities = (1 - lapses) * self.probabilities(triplets) + lapses / 3
+    def answer(self, questions: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, "n 3"]:
+        """Answers by people at random, as rows (pair, pair, odd), or (reference, chosen, other)."""
+        form = FORMS[self._plan.mode]
+        lapses = self._rng.choice(self._lapses, len(questions))[:, None]
+        probabilities = (1 - lapses) * self.probabilities(questions) + lapses * form.chance
         # Rounding may leave the last sum just below the draw.
-        draws = self._rng.random((len(triplets), 1))
-        pair = np.minimum((probabilities.cumsum(axis=1) < draws).sum(axis=1), 2)
-        return odd_last(triplets, pair)
+        draws = self._rng.random((len(questions), 1))
+        pair = np.minimum((probabilities.cumsum(axis=1) < draws).sum(axis=1), form.pairs - 1)
+        return odd_last(questions, pair)
 
 
 def require_plan(plan: Plan, objects: int) -> None:
@@ -123,8 +125,8 @@ def require_plan(plan: Plan, objects: int) -> None:
         raise UserError(f"--lapse {plan.lapse}: give the share of answers that are guesses, from 0 to below 1")
     if objects < MIN_OBJECTS:
         raise UserError(f"the embedding has {objects} objects: simulate a study of {MIN_OBJECTS} or more")
-    # Questions are not asked twice, and some triplets are kept for the test.
-    most = comb(objects, 3) // 2
+    # Questions are not asked twice, and some are kept for the test.
+    most = count_questions(objects, plan.mode) // 2
     if plan.people * plan.trials > most:
         raise UserError(
             f"--people {plan.people} --trials {plan.trials}: {objects} objects have questions for {most:,} answers"
@@ -148,9 +150,10 @@ def simulate(
         report: called with the number of answers after every fit.
     """
     objects = len(embedding)
-    tested = min(TEST_TRIPLETS, comb(objects, 3) // 5)
-    test = random_triplets(objects, tested, np.random.default_rng([seed, 1]))
-    forbidden = set_keys(test)
+    form = FORMS[plan.mode]
+    tested = min(TEST_QUESTIONS, count_questions(objects, plan.mode) // 5)
+    test = random_questions(objects, tested, np.random.default_rng([seed, 1]), plan.mode)
+    forbidden = question_keys(test, plan.mode)
     rng = np.random.default_rng([seed, 2])
     people = SimulatedPeople(embedding, plan, rng)
     truth = people.probabilities(test)
@@ -158,17 +161,17 @@ def simulate(
 
     rows = np.empty((0, 3), dtype=np.int64)
     model = None
-    curve = Curve([], [], float(truth.max(axis=1).mean()))
+    curve = Curve([], [], float(truth.max(axis=1).mean()), form.chance)
     while len(rows) < total:
         count = min(due(len(rows), objects), total - len(rows))
         chooser = None
         if sampler == "active":
             chooser = model
-        asked = _questions(chooser, count, plan.random_share, objects, rng, forbidden)
+        asked = _questions(chooser, count, plan, objects, rng, forbidden)
         rows = np.concatenate([rows, people.answer(asked)])
-        forbidden = np.concatenate([forbidden, set_keys(asked)])
-        model = trace_norm.fit(AnswerRows(rows), objects, seed, model)
-        chosen = model.choices(test)
+        forbidden = np.concatenate([forbidden, question_keys(asked, plan.mode)])
+        model = trace_norm.fit(answer_rows(rows, plan.mode), objects, seed, model)
+        chosen = model.choices(test, form.pairs)
         curve.answers.append(len(rows))
         curve.agreement.append(float(truth[np.arange(len(test)), chosen].mean()))
         if report:
@@ -179,7 +182,7 @@ def simulate(
 def _questions(
     model: PeopleModel | None,
     count: int,
-    random_share: float,
+    plan: Plan,
     objects: int,
     rng: np.random.Generator,
     seen: Int64[np.ndarray, " k"],
@@ -187,12 +190,12 @@ def _questions(
     """The next questions: random ones, or mostly those that a model chooses."""
     informative = np.empty((0, 3), dtype=np.int64)
     if model is not None:
-        informative = choose(model, count - round(random_share * count), rng, seen)
-        seen = np.concatenate([seen, set_keys(informative)])
+        informative = choose(model, count - round(plan.random_share * count), rng, seen, plan.mode)
+        seen = np.concatenate([seen, question_keys(informative, plan.mode)])
 
     # More than are needed, as some were asked before; a last few may be missing, and are drawn in the next round.
     missing = count - len(informative)
-    others = unseen(random_triplets(objects, 3 * missing, rng), seen)[:missing]
+    others = unseen(random_questions(objects, 3 * missing, rng, plan.mode), seen, plan.mode)[:missing]
     return np.concatenate([informative, others])
 
 

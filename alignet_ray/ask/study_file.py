@@ -80,13 +80,14 @@ class StudySettings:
 
     Attributes:
         images: folder (or URL) of the images.
+        mode: what is asked, see `TABLES`.
         objects: whether every image is an object of its own, or every folder with all its images.
         trials: questions a person is asked, catch trials and repeats included.
         catch: share of questions with an obvious answer: the same image twice.
         repeats: share of questions that a person has answered before.
         break_every: questions between two breaks; 0: none.
-        sampler: how triplets are chosen.
-        random_share: share of random triplets among actively chosen ones, for an unbiased test.
+        sampler: how questions are chosen.
+        random_share: share of random questions among actively chosen ones, for an unbiased test.
         links_only: whether only people with a personal link may take part.
         hashed: whether names of participants are stored as keyed hashes.
         code: completion code; "": none.
@@ -96,6 +97,7 @@ class StudySettings:
     """
 
     images: str
+    mode: Mode = "odd"
     objects: Literal["images", "folders"] = "images"
     trials: int = 100
     catch: float = 0.04

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alignet_ray.ask.study_file import Decision, StudyFile
 
 SETTINGS = (
-    *("objects", "trials", "catch", "repeats", "sampler", "random_share", "break_every"),
+    *("mode", "objects", "trials", "catch", "repeats", "sampler", "random_share", "break_every"),
     *("links_only", "hashed", "code", "redirect"),
 )
 """Options that say what a study asks; they are fixed when it begins."""
@@ -124,7 +124,7 @@ def _simulate(options: AskOptions) -> None:
     from alignet_ray.human.triplets import read_embedding
 
     embedding = read_embedding(str(options.simulate))
-    plan = simulate.Plan(options.people, options.trials, options.lapse, options.random_share)
+    plan = simulate.Plan(options.people, options.trials, options.lapse, options.random_share, options.mode)
     size = options.sample or len(embedding)
     if not 0 < size <= len(embedding):
         raise UserError(f"--sample {options.sample}: the embedding has {len(embedding)} objects")

@@ -64,7 +64,7 @@ COMMANDS = {
     "rm": Command("results", "delete artifacts, or the name of a run", "RemoveOptions", "results:rm"),
     "gc": Command("results", "delete artifacts that no run uses, and the cache", "CollectOptions", "results:gc"),
     "demo": Command("use a model", "local web page: base against aligned student", "DemoOptions", "models:demo"),
-    "ask": Command("human data", "ask people in a browser which picture is the odd one", "AskOptions", "ask:ask"),
+    "ask": Command("human data", "ask people in a browser which pictures are alike", "AskOptions", "ask:ask"),
     "export": Command(
         "use a model", "write a model for timm, ONNX, thingsvision or a hub", "ExportOptions", "models:export"
     ),

@@ -217,7 +217,7 @@ class DemoOptions(StoreOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions(StoreOptions):
-    """Ask people in a browser which of three pictures is the odd one out, and keep what they answer.
+    """Ask people in a browser which of three pictures is the odd one out, or which of two is more like a third.
 
     `ask IMAGES --name NAME` begins a study, `ask NAME` goes on with it. What a study asks is fixed when it begins.
     """
@@ -229,6 +229,8 @@ class AskOptions(StoreOptions):
     state_dir: str | None = None
     """Local folder for the study, where the root is remote."""
 
+    mode: Literal["odd", "reference"] = STUDY.mode
+    """What is asked; odd: which of three pictures is the odd one out; reference: which of two is more like a third."""
     objects: Literal["images", "folders"] = STUDY.objects
     """What is compared: every image, or every folder, of which a random image is shown each time."""
     trials: int = STUDY.trials
@@ -267,7 +269,7 @@ class AskOptions(StoreOptions):
     quality: Switch = False
     """Print people with the quality of their answers, and end."""
     export: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Write the answers (THINGS' csv layout and Parquet) to this folder, and end."""
+    """Write the answers (as a run reads them, and as Parquet) to this folder, and end."""
     archive: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the study without personal data to this .zip file, and end."""
     leave_out: Annotated[str | None, tyro.conf.arg(metavar="PARTICIPANT")] = None

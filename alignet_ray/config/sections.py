@@ -173,7 +173,7 @@ class Human(Section):
     """Odd-one-out responses: rows (pair, pair, odd) of object numbers or names. `ask:NAME`: those of a study."""
     comparisons: InputPath[str | None] = None
     """Reference comparisons, which of two objects is more like a third: a table with columns reference, a, b, and
-    votes_a and votes_b (or choice). Alone, or beside `human.triplets`."""
+    votes_a and votes_b (or choice). Alone, or beside `human.triplets`. `ask:NAME`: those of a study."""
     validation: InputPath[str | None] = None
     """A separate file of responses (or of reference comparisons) held out from the fit."""
     embedding: InputPath[str | None] = None

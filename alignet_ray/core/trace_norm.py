@@ -62,9 +62,15 @@ class PeopleModel:
         noise = rng.standard_normal((count, *self.mean.shape), dtype=np.float32)
         return np.asarray(self.mean + np.einsum("mij,smj->smi", factors, noise), dtype=np.float32)
 
-    def choices(self, triplets: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " n"]:
-        """The pair (an index into `PAIRS`) that people are most likely to choose in each triplet."""
-        return np.asarray(gram_similarities(self.mean @ self.mean.T, triplets).argmax(axis=1))
+    def choices(self, triplets: Int64[np.ndarray, "n 3"], pairs: int = len(PAIRS)) -> Int64[np.ndarray, " n"]:
+        """The pair (an index into `PAIRS`) that people are most likely to choose in each triplet.
+
+        Args:
+            triplets: three objects a row.
+            pairs: how many of `PAIRS` can be chosen, the first ones: all, or the two with the reference.
+        """
+        similarities = gram_similarities(self.mean @ self.mean.T, triplets)[:, :pairs]
+        return np.asarray(similarities.argmax(axis=1))
 
 
 def fit(

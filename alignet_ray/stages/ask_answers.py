@@ -1,9 +1,13 @@
-"""Answers of a study in place of a file: `--human.triplets ask:NAME`, read as they are when a run begins."""
+"""Answers of a study in place of a file (`--human.triplets ask:NAME`), read as they are when a run begins."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from alignet_ray.ask.export import Snapshot, find_snapshot, people_left_out, snapshot
 from alignet_ray.ask.folder import StudyFolder, open_folder
+from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.study_file import StudyFile
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -13,14 +17,32 @@ from alignet_ray.store import JsonObject
 PREFIX = "ask:"
 
 
-def is_named(cfg: Config) -> bool:
-    """Whether the responses are those of a study."""
-    return (cfg.human.triplets or "").startswith(PREFIX)
+@dataclass(frozen=True)
+class NamedStudy:
+    """A study that stands in the place of a file of answers.
+
+    Attributes:
+        option: the setting that names it, such as human.triplets.
+        folder: the study's folder.
+        pinned: the snapshot that is named too; "" where none is.
+        study: the study's file, open.
+    """
+
+    option: str
+    folder: StudyFolder
+    pinned: str
+    study: StudyFile
+
+    @property
+    def field(self) -> str:
+        """The setting as `Config.replace` names it."""
+        return self.option.replace(".", "__")
 
 
 def resolve(cfg: Config, screen: Screen, place: Path | None = None) -> Config:
     """Replace `ask:NAME` by the files of a snapshot, which is made here, and the objects by those of the study.
 
+    Odd-one-out answers are read by `human.triplets`, reference comparisons by `human.comparisons`.
     `ask:NAME@SNAPSHOT` reads an earlier snapshot again. Images of the study take the place of `objects.path` and
     `corpus.path` where these are not given.
 
@@ -30,23 +52,31 @@ def resolve(cfg: Config, screen: Screen, place: Path | None = None) -> Config:
         place: where a new snapshot goes. Default: the study's folder.
 
     Raises:
-        UserError: no such study or snapshot, or no answer that counts.
+        UserError: no such study or snapshot, a study of the other form, two studies of different images, or no answer
+            that counts.
     """
-    if not is_named(cfg):
+    changes: JsonObject = {}
+    with _opened(cfg) as studies:
+        # One is enough for the objects: all have the same.
+        for named in reversed(studies):
+            found = _snapshot(named, screen, place)
+            changes |= _inputs(cfg, found, named.study.settings.images) | {named.field: str(found.responses)}
+    if not changes:
         return cfg
-    folder, pinned = _study(cfg)
-    study = StudyFile.open(folder.require().file)
-    try:
-        if pinned:
-            found = find_snapshot(folder, pinned)
-        else:
-            found = snapshot(study, folder, place)
-            for line in people_left_out(study):
-                screen.line(f"   {line}")
-        screen.line(f"   {found.rows:,} answers of the study {folder.name}, as {PREFIX}{folder.name}@{found.name}")
-        return cfg.replace(**_inputs(cfg, found, study.settings.images))
-    finally:
-        study.close()
+    return cfg.replace(**changes)
+
+
+def _snapshot(named: NamedStudy, screen: Screen, place: Path | None) -> Snapshot:
+    """The snapshot that is named, or one of now."""
+    folder = named.folder
+    if named.pinned:
+        found = find_snapshot(folder, named.pinned)
+    else:
+        found = snapshot(named.study, folder, place)
+        for line in people_left_out(named.study):
+            screen.line(f"   {line}")
+    screen.line(f"   {found.rows:,} answers of the study {folder.name}, as {PREFIX}{folder.name}@{found.name}")
+    return found
 
 
 def pin(cfg: Config) -> Config:
@@ -55,34 +85,76 @@ def pin(cfg: Config) -> Config:
     Raises:
         UserError: as `resolve`.
     """
-    if not is_named(cfg):
+    changes: JsonObject = {}
+    with _opened(cfg) as studies:
+        for named in studies:
+            if not named.pinned:
+                name = snapshot(named.study, named.folder).name
+                changes[named.field] = f"{PREFIX}{named.folder.name}@{name}"
+    if not changes:
         return cfg
-    folder, pinned = _study(cfg)
-    if pinned:
-        return cfg
-    study = StudyFile.open(folder.require().file)
-    try:
-        name = snapshot(study, folder).name
-    finally:
-        study.close()
-    return cfg.replace(human__triplets=f"{PREFIX}{folder.name}@{name}")
+    return cfg.replace(**changes)
 
 
-def _study(cfg: Config) -> tuple[StudyFolder, str]:
-    """The folder of the study that is named, and the snapshot; "" where none is named."""
-    name, _, pinned = str(cfg.human.triplets).removeprefix(PREFIX).partition("@")
+@contextmanager
+def _opened(cfg: Config) -> Iterator[list[NamedStudy]]:
+    """The studies that the configuration names, open.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    given = {"human.triplets": cfg.human.triplets, "human.comparisons": cfg.human.comparisons}
+    with ExitStack() as stack:
+        studies: list[NamedStudy] = []
+        for option, value in given.items():
+            if value and value.startswith(PREFIX):
+                named = _open(cfg, option, value)
+                stack.enter_context(closing(named.study))
+                _require_form(named)
+                studies.append(named)
+        _require_same_images(studies)
+        yield studies
+
+
+def _open(cfg: Config, option: str, value: str) -> NamedStudy:
+    """The study that a setting names."""
+    name, _, pinned = value.removeprefix(PREFIX).partition("@")
     if not name:
-        raise UserError(f"--human.triplets {PREFIX}: name a study, as {PREFIX}NAME")
-    return open_folder(name, cfg.store.root, cfg.state_dir), pinned
+        raise UserError(f"--{option} {PREFIX}: name a study, as {PREFIX}NAME")
+    folder = open_folder(name, cfg.store.root, cfg.state_dir)
+    return NamedStudy(option, folder, pinned, StudyFile.open(folder.require().file))
+
+
+def _require_form(named: NamedStudy) -> None:
+    """Refuse a study whose answers another setting reads."""
+    form = FORMS[named.study.settings.mode]
+    if form.option != named.option:
+        raise UserError(
+            f"--{named.option} {PREFIX}{named.folder.name}: this study asks {form.name}: give it as --{form.option} "
+            f"{PREFIX}{named.folder.name}"
+        )
+
+
+def _require_same_images(studies: Sequence[NamedStudy]) -> None:
+    """Refuse to mix studies whose object numbers mean different things."""
+    for named in studies[1:]:
+        first = studies[0]
+        if named.study.objects() != first.study.objects() or named.study.images() != first.study.images():
+            raise UserError(
+                f"the studies {first.folder.name} and {named.folder.name} show different images, and cannot be read "
+                "together: begin both with the same folder, or give one of them alone"
+            )
 
 
 def _inputs(cfg: Config, found: Snapshot, images: str) -> JsonObject:
-    """The inputs that stand in for the study's name."""
-    inputs: JsonObject = {"human__triplets": str(found.responses)}
+    """The objects and images that a study brings, where none are given."""
     # Whoever gives a table knows which images show the objects.
     if cfg.objects.table:
-        return inputs
-    inputs |= {"objects__table": str(found.objects), "objects__concepts": cfg.objects.concepts or str(found.concepts)}
+        return {}
+    inputs: JsonObject = {
+        "objects__table": str(found.objects),
+        "objects__concepts": cfg.objects.concepts or str(found.concepts),
+    }
     if cfg.embed.from_ or cfg.objects.path:
         return inputs
 

@@ -13,6 +13,8 @@ from alignet_ray.ask.export import ANSWER_SCHEMA, export, people_left_out, snaps
 from alignet_ray.ask.folder import StudyFolder
 from alignet_ray.ask.study_file import StudyFile
 from alignet_ray.errors import UserError
+from alignet_ray.human import answers
+from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.objects import read_concepts
 from alignet_ray.human.responses import read_responses
 from alignet_ray.human.triplets import read_triplets
@@ -140,3 +142,58 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="cannot write to"):
         export(study, tmp_path / "out")
+
+
+def comparisons_with_answers(folder: Path) -> StudyFile:
+    """Two people who find objects of the same half more alike; two images of every object."""
+    study = make_study(folder, objects=20, per_object=2, trials=30, catch=0.1, repeats=0.1, mode="reference")
+    dealer = Dealer(study, seed=0)
+    for name in ("anna", "ben"):
+        person = join(study, name)
+        while waiting := dealer.ahead(person.person):
+            trial = waiting[0]
+            near = [image < 20 for image in trial.images]
+            choice = trial.expected or 1 + int(near[2] == near[0])
+            study.answer(person.person, trial.token, choice, 700.0 + choice)
+    return study
+
+
+def test_comparisons_are_read_as_they_were_answered(tmp_path: Path) -> None:
+    study = comparisons_with_answers(tmp_path)
+    files = {file.name: file for file in export(study, tmp_path / "out")}
+    assert sorted(files) == ["answers.parquet", "comparisons.csv", "concepts.csv", "objects.csv"]
+    asked = [one for one in study.answers() if one.kind == "random"]
+    object_of = [image.object for image in study.images()]
+    lines = files["comparisons.csv"].read_text().splitlines()
+    assert lines[0] == "reference,a,b,choice,participant,rt"
+    first = [object_of[image] for image in asked[0].images]
+    assert lines[1] == f"{first[0]},{first[1]},{first[2]},{asked[0].choice},anna,{asked[0].rt}"
+
+    table = read_table(str(files["comparisons.csv"]))
+    assert table.rows.tolist() == [[object_of[image] for image in one.images] for one in asked]
+    assert table.votes.tolist() == [[float(one.choice == 1), float(one.choice == 2)] for one in asked]
+    assert table.participants == ["anna" if one.person == 1 else "ben" for one in asked]
+    assert table.unread_times == ""
+
+
+def test_objects_of_comparisons_are_counted_from_0_even_if_the_first_was_not_shown(tmp_path: Path) -> None:
+    study = make_study(tmp_path, 5, mode="reference")
+    anna = join(study)
+    study.answer(anna.person, ask(study, anna, 4, 1, 2).token, 2, None)
+    found = snapshot(study, StudyFolder(tmp_path / "pilot"))
+    assert found.responses.read_text() == "reference,a,b,choice\n4,1,2,2\n"
+    read = answers.read(answers.AnswerFiles(comparisons=str(found.responses)), None, count=5)
+    assert read.comparisons.rows.tolist() == [[4, 1, 2]]
+    assert read.comparisons.votes.tolist() == [[0, 1]]
+
+
+def test_parquet_names_the_chosen_candidate(tmp_path: Path) -> None:
+    study = comparisons_with_answers(tmp_path)
+    export(study, tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "answers.parquet").to_pylist()
+    assert {row["mode"] for row in rows} == {"reference"}
+    for row, one in zip(rows, study.answers(), strict=True):
+        assert row[f"path{row['choice']}"] == study.images()[one.images[one.choice]].path
+    catches = [row for row in rows if row["kind"] == "catch"]
+    assert catches
+    assert [row[f"path{row['expected']}"] for row in catches] == [row["path1"] for row in catches]

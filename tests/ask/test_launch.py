@@ -1,17 +1,19 @@
 """Beginning and serving a study: settings that stay, mistakes in one line, and a kill under load."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.studies import Browser, begin_study, request, write_pictures
+from support.studies import TOKEN, Browser, begin_study, make_study, request, write_pictures
 
 from alignet_ray.ask import launch
 from alignet_ray.ask.folder import StudyFolder
@@ -40,7 +42,7 @@ def test_settings_that_make_no_study(change: dict[str, Any], option: str) -> Non
 def test_a_study_that_cannot_begin_leaves_nothing_behind(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / "images", 5)
     folder = StudyFolder(tmp_path / "runs" / "ask" / "pilot")
-    with pytest.raises(UserError, match=r"5 objects make 10 triplets.*lower --trials to 10"):
+    with pytest.raises(UserError, match=r"5 objects make 10 odd-one-out questions.*lower --trials to 10"):
         launch.begin(folder, str(images), {"trials": 100}, Screen())
     assert not (tmp_path / "runs").exists()
 
@@ -58,6 +60,27 @@ def test_a_study_keeps_what_it_was_begun_with(tmp_path: Path) -> None:
         require_same(stored, "", {"text": "# Other"}, ["--instructions"])
     with pytest.raises(UserError, match="begun with the images of"):
         require_same(stored, "/other", {}, [])
+
+
+def test_a_study_of_comparisons_has_its_own_instructions_and_says_how_to_use_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, study = begin_study(tmp_path, trials=12, mode="reference")
+    assert study.settings.text.startswith("# Which one is more like it?")
+    assert StudyFile.open(folder.file).settings.mode == "reference"
+    launch.tell(folder, study, "http://127.0.0.1:1", TOKEN, Screen())
+    said = capsys.readouterr().out
+    assert "12 reference comparisons a person" in said
+    assert "--human.comparisons ask:pilot" in said
+    with pytest.raises(UserError, match=r"3 objects make 3 reference comparisons.*lower --trials to 3"):
+        launch._require_questions(3, study.settings)
+
+
+def test_a_study_that_was_begun_before_there_were_two_forms_asks_for_the_odd_one_out(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    stored = {key: value for key, value in asdict(study.settings).items() if key != "mode"}
+    study._connection.execute("UPDATE settings SET value = ? WHERE key = 'settings'", (json.dumps(stored),))
+    assert StudyFile.open(study.path).settings.mode == "odd"
 
 
 def test_instructions(tmp_path: Path) -> None:

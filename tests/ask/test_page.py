@@ -218,3 +218,53 @@ def test_a_preview_of_mechanical_turk_is_told_to_accept(browser: Any, tmp_path: 
         worker.page.get_by_role("button", name="Begin", exact=True).click()
         worker.page.get_by_role("alert").get_by_text("accept the task first").wait_for()
         assert study.people() == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (844, 390), (1280, 800)])
+def test_a_comparison_shows_its_reference_and_takes_one_of_two(
+    browser: Any, tmp_path: Path, width: int, height: int
+) -> None:
+    folder, study = begin_study(tmp_path, trials=6, repeats=0, mode="reference")
+    with served(folder, study) as (url, _):
+        anna = Visitor(browser, url, width, height)
+        anna.open("/?participant=anna")
+        anna.page.get_by_label("I have read this").check()
+        anna.page.get_by_role("button", name="Begin", exact=True).click()
+        ready = anna.page.locator("#choices.shown .choice:enabled").nth(1)
+        ready.wait_for()
+        tree = anna.page.locator("#question").aria_snapshot()
+        assert 'group "Which one is more like this?"' in tree
+        assert 'img "The reference, which the other two pictures are compared with"' in tree
+        assert tree.count("button ") == 2
+        assert 'button "Picture 2 of 2: choose it as more like the reference"' in tree
+        assert anna.page.evaluate("document.documentElement.scrollHeight <= innerHeight")
+        assert anna.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+        sizes = [(box[2], box[3]) for box in pictures(anna.page)]
+        assert len(sizes) == 3
+        assert max(sizes) == pytest.approx(min(sizes), abs=1)
+        before = pictures(anna.page)
+        # The key 3 belongs to no picture, and neither does a click on the reference.
+        anna.page.keyboard.press("3")
+        anna.page.locator("div.picture").click()
+        for number in range(6):
+            trial = study.open_trials(1)[0]
+            shown = anna.page.evaluate("[...document.querySelectorAll('#choices img')].map(i => i.getAttribute('src'))")
+            assert shown == [f"/images/{image}" for image in trial.images]
+            anna.page.keyboard.press(str(1 + number % 2))
+            until(anna.page, f"({COUNT}).startsWith('{number + 1} ') || document.querySelector('#question').hidden")
+            if number < 5:
+                ready.wait_for()
+                assert pictures(anna.page) == before  # nothing has moved
+        anna.page.locator("#end").wait_for()
+        assert anna.errors == []
+    assert [answer.choice for answer in study.answers()] == [1, 2] * 3
+
+
+def pictures(page: Any) -> list[list[float]]:
+    """Left, top, width and height of the three pictures' boxes."""
+    found: list[list[float]] = page.evaluate(
+        "[...document.querySelectorAll('.picture')].map(picture => picture.getBoundingClientRect())"
+        ".map(box => [box.x, box.y, box.width, box.height])"
+    )
+    return found

@@ -30,13 +30,21 @@ def test_images_of_other_sites_are_not_loaded() -> None:
 
 
 def test_the_page_holds_the_instructions_and_escapes_the_rest() -> None:
-    page = render("page.html", study="abc", title="<b>", instructions=markdown(default_instructions()))
+    text = markdown(default_instructions("odd"))
+    page = render("page.html", study="abc", title="<b>", instructions=text, mode="odd", positions=(0, 1, 2))
     assert "<h1>Which one does not belong?</h1>" in page
     assert "<title>&lt;b&gt;</title>" in page
     assert b"use strict" in asset("page.js")
 
 
 def test_titles() -> None:
-    assert title(default_instructions()) == "Which one does not belong?"
-    assert title("no heading") == "Odd one out"
-    assert title("text\n\n## Second *level* \n") == "Second *level*"
+    assert title(default_instructions("odd"), "Study") == "Which one does not belong?"
+    assert title(default_instructions("reference"), "Study") == "Which one is more like it?"
+    assert title("no heading", "Study") == "Study"
+    assert title("text\n\n## Second *level* \n", "Study") == "Second *level*"
+
+
+def test_both_forms_of_instructions_say_the_same_about_data() -> None:
+    texts = [default_instructions(mode).partition("## Your data")[2] for mode in ("odd", "reference")]
+    assert "deleted" in texts[0]
+    assert texts[0] == texts[1]

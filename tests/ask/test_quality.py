@@ -1,5 +1,7 @@
 """Quality of answers: figures worked out by hand, and whom the rule leaves out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,7 +42,15 @@ def test_figures_by_hand() -> None:
     ]
     found = measure(answers)
     assert found == PersonQuality(
-        answers=6, median_rt=900.0, side=0, side_share=0.75, repeats=2, consistent=1, catch=2, catch_failed=1
+        mode="odd",
+        answers=6,
+        median_rt=900.0,
+        side=0,
+        side_share=0.75,
+        repeats=2,
+        consistent=1,
+        catch=2,
+        catch_failed=1,
     )
     assert found.consistency == 0.5
 
@@ -91,3 +101,63 @@ def test_what_counts_is_neither_a_test_nor_said_twice() -> None:
     ]
     kept = counted([person(1), person(2, "leave out")], answers)
     assert [entry.number for entry in kept] == [1, 2]
+
+
+def compare(number: int, choice: int, kind: str = "random", **others: object) -> Answer:
+    """An answer to a reference comparison."""
+    return answer(number, choice, kind, mode="reference", **others)
+
+
+def test_figures_of_reference_comparisons_by_hand() -> None:
+    answers = [
+        compare(1, 2, images=(7, 8, 9)),
+        compare(2, 2, images=(4, 5, 6)),
+        compare(3, 1, "catch", expected=1, images=(3, 3, 2)),
+        compare(4, 1, "catch", expected=2, images=(3, 2, 3)),
+        compare(5, 1, "repeat", repeats=1, images=(7, 9, 8)),  # image 9 both times
+        compare(6, 2, "repeat", repeats=2, images=(4, 6, 5)),  # image 6 before, image 5 now
+    ]
+    found = measure(answers)
+    assert found == PersonQuality(
+        mode="reference",
+        answers=6,
+        median_rt=900.0,
+        side=2,
+        side_share=0.75,
+        repeats=2,
+        consistent=1,
+        catch=2,
+        catch_failed=1,
+    )
+    assert found.side_label == 2
+
+
+def test_careless_comparisons_are_told_from_careful_ones() -> None:
+    rng = np.random.default_rng(0)
+    careful = [compare(n, int(rng.integers(1, 3))) for n in range(200)]
+    assert reasons(measure(careful)) == []
+    # Always the same of two is likelier by luck than always the same of three.
+    assert reasons(measure([compare(n, 1) for n in range(20)])) == []
+
+    alternating = [compare(n, 1 + n % 2, images=(n, n + 100, n + 200)) for n in range(12)]
+    cases = {
+        "100% of answers are picture 1": [compare(n, 1) for n in range(25)],
+        "2 of 3 obvious": [*alternating, *(compare(50 + n, 1 + (n > 0), "catch", expected=1) for n in range(3))],
+        # The same side with the candidates swapped: the other image.
+        "2 of 12 repeated": [
+            *alternating,
+            *(compare(50 + n, 1 + n % 2, "repeat", repeats=n, images=(n, n + 200, n + 100)) for n in range(10)),
+            *(compare(50 + n, 1 + n % 2, "repeat", repeats=n, images=(n, n + 100, n + 200)) for n in (10, 11)),
+        ],
+    }
+    for reason, answers in cases.items():
+        found = reasons(measure(answers))
+        assert len(found) == 1, (reason, found)
+        assert reason in found[0]
+
+
+def test_what_an_honest_person_repeats_depends_on_what_guessing_gives() -> None:
+    # 4 of 16 is rare where people repeat 62.5 %, and not so rare where they repeat a half.
+    figures = PersonQuality("odd", 32, 900.0, 0, 0.35, repeats=16, consistent=4, catch=0, catch_failed=0)
+    assert reasons(figures) == []
+    assert reasons(replace(figures, mode="reference", side=1)) == ["4 of 16 repeated questions answered alike"]

@@ -11,7 +11,7 @@ from alignet_ray.ask.sampler import FIRST_CATCH, RandomSampler, plan_places, rep
 
 @pytest.mark.parametrize("objects", [3, 7, 40])
 def test_every_object_comes_equally_often(objects: int) -> None:
-    sampler = RandomSampler(objects, seed=1)
+    sampler = RandomSampler(objects, seed=1, mode="odd")
     total = min(200, objects * (objects - 1) * (objects - 2) // 6)
     for _ in range(total):
         sampler.count(sampler.draw())
@@ -20,7 +20,7 @@ def test_every_object_comes_equally_often(objects: int) -> None:
 
 
 def test_no_three_objects_come_together_twice_until_all_have() -> None:
-    sampler = RandomSampler(6, seed=2)
+    sampler = RandomSampler(6, seed=2, mode="odd")
     drawn = []
     for _ in range(20):
         drawn.append(sampler.draw())
@@ -37,7 +37,7 @@ def test_no_three_objects_come_together_twice_until_all_have() -> None:
 
 def test_a_sampler_continues_after_what_was_shown_before() -> None:
     before = [(0, 1, 2), (0, 3, 4), (0, 1, 4)]
-    sampler = RandomSampler(5, seed=3, before=before)
+    sampler = RandomSampler(5, seed=3, before=before, mode="odd")
     assert sampler.shown.tolist() == [3, 2, 1, 1, 2]
     for _ in range(7):
         triplet = sampler.draw()
@@ -47,7 +47,7 @@ def test_a_sampler_continues_after_what_was_shown_before() -> None:
 
 
 def test_positions_are_fair() -> None:
-    sampler = RandomSampler(30, seed=4)
+    sampler = RandomSampler(30, seed=4, mode="odd")
     first = Counter()
     for _ in range(900):
         triplet = sampler.draw()
@@ -74,3 +74,33 @@ def test_a_question_is_repeated_only_after_a_while() -> None:
     assert repeat_of([25, 28], 30, rng) is None
     assert repeat_of([20, 25, 28], 30, rng) == 20
     assert repeat_of([2, 3], 4, rng) == 2  # a short study has a short gap
+
+
+def test_reference_comparisons_do_not_come_twice_until_all_have() -> None:
+    sampler = RandomSampler(5, seed=2, mode="reference")
+    drawn = []
+    for _ in range(30):  # five references, and six pairs of the others for each
+        drawn.append(sampler.draw())
+        assert sampler.is_new(drawn[-1])
+        sampler.count(drawn[-1])
+    assert len({(first, frozenset(others)) for first, *others in drawn}) == 30
+    assert Counter(first for first, *_ in drawn) == dict.fromkeys(range(5), 6)
+    assert sampler.exhausted
+
+    # From now on only the person's own questions are avoided, and a swap of the candidates is no new question.
+    own = [(first, third, second) for first, second, third in drawn[:29]]
+    last = sampler.draw(own)
+    assert last[0] == drawn[29][0]
+    assert set(last) == set(drawn[29])
+    assert len(set(sampler.draw(drawn))) == 3
+
+
+def test_every_object_is_the_reference_about_equally_often() -> None:
+    sampler = RandomSampler(30, seed=4, mode="reference")
+    references = Counter()
+    for _ in range(900):
+        question = sampler.draw()
+        sampler.count(question)
+        references[question[0]] += 1
+    assert sampler.shown.max() - sampler.shown.min() <= 1
+    assert min(references.values()) > 12

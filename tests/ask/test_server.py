@@ -102,6 +102,26 @@ def test_personal_links(tmp_path: Path) -> None:
         assert request(f"{url}/start", body | {"key": link_key(study, "p001")})[0] == 200
 
 
+def test_a_comparison_is_answered_with_one_of_the_two(tmp_path: Path) -> None:
+    folder, study = begin_study(tmp_path, trials=5, mode="reference")
+    with served(folder, study) as (url, _):
+        anna = Browser(url)
+        (question, *_) = anna.state["next"]
+        assert question["mode"] == "reference"
+        for choice in (0, 3, True, "1"):
+            body = {"token": question["token"], "choice": choice, "rt": 1}
+            status, answer, _ = request(f"{url}/answers", body, anna.session)
+            assert status == 400
+            assert answer["error"] == "an answer has a token and a choice of 1 or 2"
+        for number in range(5):
+            anna.answer(1 + number % 2)
+        assert anna.state["finished"]
+        assert [answer.choice for answer in study.answers()] == [1, 2, 1, 2, 1]
+        page = request(url)[1].decode()
+        assert "Which one is more like this?" in page
+        assert page.count('<button class="choice') == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [

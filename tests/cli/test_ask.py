@@ -1,5 +1,6 @@
 """The command `ask` as a user types it."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,20 @@ def test_a_simulation_compares_random_and_active_questions(place: Path, capsys: 
     said = run(place, capsys, "--simulate", file, "--people", "4", "--trials", "50", "--seeds", "1")
     assert "active / random" in said
     assert "ceiling" in said
+
+
+def test_a_simulation_of_comparisons(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(place / "truth.npy", np.ones((30, 2), np.float32))
+    said = run(
+        place, capsys, *("--simulate", str(place / "truth.npy"), "--mode", "reference"),
+        *("--people", "2", "--trials", "50", "--seeds", "1"),
+    )  # fmt: skip
+    # All objects are alike: there is nothing to know, and of two one can be guessed.
+    assert set(re.findall(r"\d\d\.\d%", said)) == {"50.0%"}
+
+
+def test_the_form_of_a_study_stays(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--mode differs from what this study was begun with" in fails(place, capsys, "pilot", "--mode", "reference")
 
 
 def test_withdrawal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

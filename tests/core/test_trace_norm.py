@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignet_ray.ask.information import random_triplets
+from alignet_ray.ask.information import random_questions
 from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.trace_norm import PRECISION, PeopleModel, _precision
@@ -15,7 +15,7 @@ def answers(count: int, seed: int, objects: int = 20) -> np.ndarray:
     """Answers of people for whom objects of the same parity belong together."""
     rng = np.random.default_rng(seed)
     truth = np.eye(2)[np.arange(objects) % 2] * 2
-    rows = random_triplets(objects, count, rng)
+    rows = random_questions(objects, count, rng, "odd")
     similarities = gram_similarities(truth @ truth.T, rows)
     return odd_last(rows, (similarities + rng.gumbel(size=similarities.shape)).argmax(axis=1))
 
@@ -105,3 +105,12 @@ def test_curvature_of_a_comparison_is_that_of_two_pairs() -> None:
     expected = torch.autograd.functional.hessian(negative_log_posterior, vectors[0])
     found = _precision(rows, vectors.float(), torch.tensor([True]))[0]
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_of_the_two_pairs_with_the_reference_the_nearer_one_is_chosen() -> None:
+    mean = np.array([[1, 0], [0, 1], [0.5, 2]], np.float32)
+    model = PeopleModel(mean, np.eye(2, dtype=np.float32)[None].repeat(3, axis=0), 1)
+    triplets = np.array([[0, 1, 2], [0, 2, 1], [2, 0, 1]])
+    # The pair (1, 2) is the most alike of all three.
+    assert model.choices(triplets).tolist() == [2, 2, 1]
+    assert model.choices(triplets, pairs=2).tolist() == [1, 0, 1]

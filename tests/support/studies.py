@@ -40,9 +40,10 @@ def join(study: StudyFile, name: str = "anna") -> Person:
 
 
 def ask(study: StudyFile, person: Person, *images: int, kind: str = "random", **others: Any) -> Trial:
-    """A question about three images."""
+    """A question of the study's form about three images."""
     first, second, third = images
-    return study.deal(person.person, [NewTrial("odd", kind, (first, second, third), **others)])[0]  # type: ignore[arg-type]
+    question = NewTrial(study.settings.mode, kind, (first, second, third), **others)  # type: ignore[arg-type]
+    return study.deal(person.person, [question])[0]
 
 
 def write_pictures(folder: Path, count: int = 12) -> Path:

@@ -6,6 +6,9 @@ const parameters = Object.fromEntries(new URLSearchParams(location.search));
 const participant = parameters.participant || parameters.PROLIFIC_PID || parameters.workerId || "";
 const STORE = `ask:${document.querySelector("meta[name=study]").content}:${participant}`;
 const buttons = [...document.querySelectorAll(".choice")];
+const images = [...document.querySelectorAll("#choices img")];
+// The position, among a question's three pictures, of the one that an element shows.
+const position = image => Number(image.dataset.position);
 
 let session = remembered();
 let state = null;        // what the server said last
@@ -93,12 +96,9 @@ async function ask() {
   const mine = question;
   try {
     await Promise.all(mine.images.map(preload));
-    buttons.forEach((button, place) => {
-      button.classList.remove("picked");
-      button.setAttribute("aria-label", `Picture ${place + 1} of 3: choose it as the odd one out`);
-      button.querySelector("img").src = pictureUrl(mine.images[place]);
-    });
-    await Promise.all(buttons.map(button => button.querySelector("img").decode()));
+    for (const button of buttons) button.classList.remove("picked");
+    for (const image of images) image.src = pictureUrl(mine.images[position(image)]);
+    await Promise.all(images.map(image => image.decode()));
   } catch {
     return problem("A picture could not be loaded.", ask);
   }
@@ -114,14 +114,14 @@ async function ask() {
   }));
 }
 
-function choose(choice) {
-  if (shownAt === null || $("question").hidden) return;
+function choose(button) {
+  if (!button || shownAt === null || $("question").hidden) return;
   const rt = Math.round((performance.now() - shownAt) * 10) / 10;
   shownAt = null;
-  focused = buttons.find(button => button === document.activeElement);
-  for (const button of buttons) button.disabled = true;
-  buttons[choice].classList.add("picked");
-  save({ token: question.token, choice, rt });
+  focused = buttons.find(other => other === document.activeElement);
+  for (const other of buttons) other.disabled = true;
+  button.classList.add("picked");
+  save({ token: question.token, choice: position(button.querySelector("img")), rt });
 }
 
 async function save(answer) {
@@ -160,10 +160,11 @@ $("anew").addEventListener("click", () => {
   $("consent").checked = false;
   $("begin").disabled = true;
 });
-buttons.forEach((button, place) => button.addEventListener("click", () => choose(place)));
+for (const button of buttons) button.addEventListener("click", () => choose(button));
 document.addEventListener("keydown", event => {
   if (event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
-  if (["1", "2", "3"].includes(event.key)) choose(Number(event.key) - 1);
+  // The digits on the buttons; of other keys the number is none, or is that of no button.
+  choose(buttons[Number(event.key) - 1]);
 });
 if (session) {
   // Who agreed before need not do so again.

@@ -66,7 +66,7 @@ function draw(data) {
   if (data.model) {
     const [share, low, high, count] = data.model;
     $("model").textContent = `The model of people, fitted to earlier answers, predicts ${(100 * share).toFixed(1)} % `
-      + `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}] of the last ${count} answers to random questions (chance 33.3 %).`;
+      + `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}] of the last ${count} answers to random questions (chance ${(100 * data.chance).toFixed(1)} %).`;
   }
   $("rule").textContent = data.rule;
   // A list that is open under somebody's hand is not replaced.
@@ -91,7 +91,7 @@ function drawHours(hours) {
 function row(one) {
   const line = make("tr", undefined, one.counts ? "" : "out");
   const time = one.median_rt === null ? "" : `${Math.round(one.median_rt)} ms`;
-  const cells = [one.name, `${one.answers}`, time, `picture ${one.side + 1}: ${percent(one.side_share)}`,
+  const cells = [one.name, `${one.answers}`, time, `picture ${one.side_label}: ${percent(one.side_share)}`,
     one.repeats ? `${one.consistent} of ${one.repeats}` : "", one.catch ? `${one.catch_failed} of ${one.catch}` : "",
     one.counts ? "yes" : "no"];
   line.append(...cells.map(text => make("td", text)), make("td", one.reasons.join("; "), "left"));
