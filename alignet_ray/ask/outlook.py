@@ -64,7 +64,6 @@ class Outlook:
             "forecast": self.forecast._asdict(),
             "tested": self.tested,
             "advice": self.advice,
-            "chance": self.chance,
         }
 
 

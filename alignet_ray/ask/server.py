@@ -166,11 +166,11 @@ class Service:
     def data(self) -> JsonObject:
         """What the researcher's page shows."""
         found = overview(self.study, self.notes)
+        found["chance"] = self.form.chance
         if self.active is not None:
             found["model"] = self.active.agreement()
         if self.outlook is not None and self.outlook.outlook is not None:
             found["outlook"] = self.outlook.outlook.as_json()
-            found["chance"] = self.form.chance
         return found
 
     def decide(self, body: JsonObject) -> JsonObject:

@@ -112,3 +112,12 @@ def test_all_pairs_at_once_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(trace_norm, "GRAM_ENTRIES", 0)
     apart = fit(answers(600, 0), 20, seed=0)
     np.testing.assert_allclose(together.mean @ together.mean.T, apart.mean @ apart.mean.T, atol=2e-3)
+
+
+def test_of_the_two_pairs_with_the_reference_the_nearer_one_is_chosen() -> None:
+    mean = np.array([[1, 0], [0, 1], [0.5, 2]], np.float32)
+    model = PeopleModel(mean, np.eye(2, dtype=np.float32)[None].repeat(3, axis=0), 1)
+    triplets = np.array([[0, 1, 2], [0, 2, 1], [2, 0, 1]])
+    # The pair (1, 2) is the most alike of all three.
+    assert model.choices(triplets).tolist() == [2, 2, 1]
+    assert model.choices(triplets, pairs=2).tolist() == [1, 0, 1]

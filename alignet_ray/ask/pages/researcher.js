@@ -68,7 +68,7 @@ function draw(data) {
     $("model").textContent = `The model of people, fitted to earlier answers, predicts ${(100 * share).toFixed(1)} % `
       + `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}] of the last ${count} answers to random questions (chance ${(100 * data.chance).toFixed(1)} %).`;
   }
-  drawOutlook(data.outlook);
+  drawOutlook(data.outlook, data.chance);
   $("rule").textContent = data.rule;
   // A list that is open under somebody's hand is not replaced.
   if (document.activeElement?.tagName !== "SELECT") $("people").replaceChildren(...data.people.map(row));
@@ -76,10 +76,10 @@ function draw(data) {
   $("left-out").querySelector("summary").textContent = `Images that could not be read and are left out: ${data.left_out.length}`;
   $("left-out").querySelector("ul").replaceChildren(...data.left_out.map(one => make("li", `${one.path}: ${one.reason}`)));
 }
-function drawOutlook(outlook) {
+function drawOutlook(outlook, chance) {
   $("outlook").hidden = !outlook;
   if (!outlook) return;
-  const { points, forecast, tested, advice, chance } = outlook;
+  const { points, forecast, tested, advice } = outlook;
   const points100 = share => `${share < 0 ? "" : "+"}${(100 * share).toFixed(1)}`;
   $("advice").textContent = advice[0].toUpperCase() + advice.slice(1) + ".";
   $("forecast").textContent = `${forecast.more.toLocaleString("en")} more answers are expected to bring `
