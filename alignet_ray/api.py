@@ -374,9 +374,10 @@ def embed(
         UserError: as `load` and `ImageModel.index`.
     """
     from alignet_ray.models.hub import load
+    from alignet_ray.models.image_model import ImageModel
 
     # A loaded model saves the loading where several folders follow each other.
-    if isinstance(model, str | Path):
+    if not isinstance(model, ImageModel):
         model = load(model)
     return model.index(pictures, layer, batch, progress, skip_unreadable)
 

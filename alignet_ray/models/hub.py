@@ -39,6 +39,12 @@ def load(
     from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
     from alignet_ray.models.image_model import ImageModel
 
+    if not isinstance(name, str | Path):
+        raise UserError(
+            f"{type(name).__name__} is no name of a model: give a student's folder, models:/NAME@ALIAS, "
+            "hf://OWNER/NAME, or the name of a network"
+        )
+
     # Before the weights are read, which may take long.
     if device is not None:
         _require_device(device)
