@@ -256,7 +256,7 @@ def compare(options: CompareOptions) -> None:
         if reference:
             artifact = store.artifact("evaluate", reference.nodes["evaluate"])
         else:
-            artifact = find(store, f"evaluate/{name}")
+            artifact = _evaluation(store, name)
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         tables[name] = EvaluateArtifact(artifact).scores()
@@ -268,6 +268,17 @@ def compare(options: CompareOptions) -> None:
         print(json.dumps(scores, indent=1))
         return
     print(comparison.text(tables, options.levels))
+
+
+def _evaluation(store: Store, name: str) -> Artifact:
+    """An evaluation by its id, where no run is called so.
+
+    Raises:
+        UserError: there is none; most people meant a run.
+    """
+    if not any(artifact.id.startswith(name) for artifact in store.all(["evaluate"])):
+        raise UserError(f"there is no run {name!r} under {store.root}: `alignet-ray ls` lists them")
+    return find(store, f"evaluate/{name}")
 
 
 def bench(options: BenchOptions) -> None:
