@@ -256,7 +256,7 @@ def plan(config: Config | str, **changes: Any) -> "pd.DataFrame":
         return pd.DataFrame(pipeline.describe_plan(settings)).set_index("node")
 
 
-def open_run(name: str, root: str = "runs") -> RunResult:
+def open_run(name: str, root: str | Path = "runs") -> RunResult:
     """The finished run of a name.
 
     Args:
@@ -267,6 +267,8 @@ def open_run(name: str, root: str = "runs") -> RunResult:
         UserError: there is no such run, or it is unfinished.
     """
     store = Store.existing(root)
+    if not isinstance(name, str):
+        raise UserError(f"{type(name).__name__} is no name of a run: give it as text, as `list_runs` lists it")
     reference = store.read_ref(name)
     if reference is None:
         known = ", ".join(store.refs()) or "none"
@@ -282,7 +284,7 @@ def open_run(name: str, root: str = "runs") -> RunResult:
     return RunResult(name, artifacts)
 
 
-def list_runs(root: str = "runs") -> "pd.DataFrame":
+def list_runs(root: str | Path = "runs") -> "pd.DataFrame":
     """The runs under a root: their names, the number of their artifacts, and how many of these are finished.
 
     Args:
@@ -304,7 +306,7 @@ def list_runs(root: str = "runs") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["run", "artifacts", "finished"]).set_index("run")
 
 
-def compare(*names: str, root: str = "runs") -> "pd.DataFrame":
+def compare(*names: str, root: str | Path = "runs") -> "pd.DataFrame":
     """Odd-one-out agreement with people of several runs side by side, a column each, with 95 % intervals as text.
 
     Args:
@@ -374,9 +376,10 @@ def embed(
         UserError: as `load` and `ImageModel.index`.
     """
     from alignet_ray.models.hub import load
+    from alignet_ray.models.image_model import ImageModel
 
     # A loaded model saves the loading where several folders follow each other.
-    if isinstance(model, str | Path):
+    if not isinstance(model, ImageModel):
         model = load(model)
     return model.index(pictures, layer, batch, progress, skip_unreadable)
 

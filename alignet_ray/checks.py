@@ -21,7 +21,7 @@ from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
 from alignet_ray.core.triplets import set_keys
 from alignet_ray.data import deepmind
-from alignet_ray.errors import UserError, first_line, require_named, require_regular
+from alignet_ray.errors import UserError, first_line, path_text, require_named, require_regular
 from alignet_ray.findings import INFO, OK, WARNING, WRONG, Findings
 from alignet_ray.human import comparisons, triplets
 from alignet_ray.human.answer_tables import require_countable
@@ -62,6 +62,20 @@ class References:
     embeddings: str | None = None
     transform: str | None = None
     against: str | None = None
+
+    def __post_init__(self) -> None:
+        # Python takes anything; what is none of these would fail far from here, or count as another thing.
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is None:
+                continue
+            if entry.name == "base" and value not in (0, 1):
+                raise UserError(f"--base {value}: object numbers count from 0 or from 1")
+            if entry.name == "objects" and (not isinstance(value, int) or value < 1):
+                raise UserError(f"--objects {value}: give the number of objects, a whole number from 1 on")
+            if entry.name not in ("base", "objects"):
+                # Frozen, but a `Path` of the caller's is a text from here on.
+                object.__setattr__(self, entry.name, path_text(value, f"--{entry.name}"))
 
 
 COMPARISON_REFERENCES = ("objects", "reference", "base")

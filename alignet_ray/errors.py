@@ -48,6 +48,22 @@ def require_named(path: object, what: str) -> None:
         raise UserError(f"the path of {what} is empty: give its name (for the working directory, a point)")
 
 
+def path_text(path: object, what: str) -> str:
+    """A path that a caller gives as text or as a `Path`, as text.
+
+    Args:
+        path: as the user gave it.
+        what: it is a path of, for the message.
+
+    Raises:
+        UserError: it is of another kind, or empty.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{type(path).__name__} is no path of {what}: give it as text")
+    require_named(path, what)
+    return str(path)
+
+
 def require_existing(path: str) -> None:
     """Refuse a local path where nothing is; of an address only its server could tell.
 

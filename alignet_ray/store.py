@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from alignet_ray.errors import UserError, first_line, require_regular
+from alignet_ray.errors import UserError, first_line, path_text, require_regular
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object of free form: what people or other programs read. What the package itself reads back is a dataclass."""
@@ -472,8 +472,9 @@ class Store:
     root: str
 
     @classmethod
-    def open(cls, root: str) -> "Store":
+    def open(cls, root: str | Path) -> "Store":
         """Open a root; a local one becomes absolute."""
+        root = path_text(root, "the root")
         # Workers run in other folders, where a relative path would be another root.
         if "://" in root:
             return cls(root.rstrip("/"))
@@ -481,12 +482,13 @@ class Store:
         return cls(path)
 
     @classmethod
-    def existing(cls, root: str) -> "Store":
+    def existing(cls, root: str | Path) -> "Store":
         """The store under a root that is there; nothing is created.
 
         Raises:
             UserError: a local root that is no folder.
         """
+        root = path_text(root, "the root")
         if "://" not in root and not Path(root).expanduser().is_dir():
             raise UserError(f"{root} is not a folder: name the root with --store.root DIR (in Python: root=)")
         return cls.open(root)

@@ -106,6 +106,27 @@ def test_what_is_no_configuration_is_refused(config: Any, monkeypatch: pytest.Mo
             ask(config)
 
 
+def test_paths_are_texts_or_paths(smoke: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    assert alignet_ray.list_runs(smoke.root).index.tolist() == ["smoke"]
+    assert alignet_ray.open_run("smoke", smoke.root).name == "smoke"
+    assert alignet_ray.compare("smoke", root=smoke.root).columns.tolist() == ["smoke"]
+    assert alignet_ray.Store.open(tmp_path) == alignet_ray.Store.open(str(tmp_path))
+    for wrong, message in ((None, "NoneType is no path of the root"), (5, "int is no path"), ("", "is empty")):
+        with pytest.raises(UserError, match=message):
+            alignet_ray.list_runs(wrong)
+        with pytest.raises(UserError, match=message):
+            alignet_ray.open_run("smoke", wrong)
+
+
+@pytest.mark.parametrize("name", [None, 5, Path("smoke"), ["smoke"]])
+def test_what_is_no_name_of_a_run_is_refused(name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    for ask in (alignet_ray.open_run, alignet_ray.compare):
+        with pytest.raises(UserError, match="is no name of a run: give it as text"):
+            ask(name, root=tmp_path)
+
+
 def test_messages_name_settings_as_python_writes_them(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     corpus = str(tmp_path / "images")

@@ -1,5 +1,7 @@
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -192,3 +194,29 @@ def test_what_would_take_all_memory_is_one_line(tmp_path: Path) -> None:
 def test_an_empty_path_is_refused() -> None:
     with pytest.raises(UserError, match="the path of the file to check is empty"):
         checks.verify("")
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ({"objects": "many"}, "--objects many: give the number of objects"),
+        ({"objects": -1}, "--objects -1: give the number of objects"),
+        ({"objects": 2.5}, r"--objects 2\.5: give the number"),
+        ({"base": 7}, "--base 7: object numbers count from 0 or from 1"),
+        ({"base": "1"}, "--base 1: object numbers"),
+        ({"reference": 5}, "int is no path of --reference"),
+        ({"against": ["a"]}, "list is no path of --against"),
+    ],
+)
+def test_references_of_another_kind_are_refused(
+    references: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    with pytest.raises(UserError, match=message):
+        checks.References(**references)
+
+
+def test_a_reference_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    path: Any = Path("order.txt")
+    assert checks.References(order=path).order == "order.txt"

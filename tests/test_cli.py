@@ -155,6 +155,15 @@ def test_a_damaged_artifact_is_listed_and_can_be_deleted(tmp_path: Path, capsys:
     assert store.all(list(STAGES)) == []
 
 
+def test_a_run_that_is_not_there_is_called_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no run 'nihgt'" in fails(capsys, "compare", "nihgt", "--store.root", str(tmp_path))
+
+
+def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    main(["ls", "--store.root", str(tmp_path)])
+
+
 @pytest.mark.parametrize("name", ["", "embed/", "/"])
 def test_an_empty_id_deletes_nothing(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store.open(str(tmp_path))

@@ -94,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         _require_utf8()
         argv = sys.argv[1:]
 
+    _replace_closed_streams()
     args = list(argv)
     debug = "--debug" in args
     try:
@@ -121,6 +122,13 @@ def _require_utf8() -> None:
     # The variable is for the processes of Ray, which do not inherit Python's own options.
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _replace_closed_streams() -> None:
+    """Give a command that was started with a closed output (`>&-`, some services) one that swallows everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def report_error(error: Exception, debug: bool) -> int:

@@ -258,7 +258,7 @@ def compare(options: CompareOptions) -> None:
         if reference:
             artifact = store.artifact("evaluate", reference.nodes["evaluate"])
         else:
-            artifact = find(store, f"evaluate/{name}")
+            artifact = _evaluation(store, name)
         if not artifact.finished:
             raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
         tables[name] = EvaluateArtifact(artifact).scores()
@@ -286,6 +286,17 @@ def _write_page(target: Path, tables: dict[str, pa.Table], levels: bool) -> None
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
     print(f"page     {target}")
+
+
+def _evaluation(store: Store, name: str) -> Artifact:
+    """An evaluation by its id, where no run is called so.
+
+    Raises:
+        UserError: there is none; most people meant a run.
+    """
+    if not any(artifact.id.startswith(name) for artifact in store.all(["evaluate"])):
+        raise UserError(f"there is no run {name!r} under {store.root}: `alignet-ray ls` lists them")
+    return find(store, f"evaluate/{name}")
 
 
 def bench(options: BenchOptions) -> None:

@@ -169,9 +169,14 @@ class Config(Section):
         for key, value in changes.items():
             *sections, field = key.split("__")
             # An unknown section is made here, and refused with its name by the validation.
-            branch = tree
+            branch: Any = tree
             for section in sections:
                 branch = branch.setdefault(section, {})
+                if not isinstance(branch, dict):
+                    raise UserError(f"{key}: {section} has no fields of its own")
+            # `from` is a word of Python, so the field's name has a bar behind it; options and files have none.
+            if f"{field}_" in branch:
+                field = f"{field}_"
             branch[field] = value
 
         # pydantic's own model_copy would not check the values.

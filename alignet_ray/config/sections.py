@@ -6,6 +6,7 @@ nowhere else. Numbers that a paper fixes are in `presets.py`.
 
 import dataclasses
 from enum import Enum
+from pathlib import PurePath
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -63,6 +64,12 @@ class Section(BaseModel):
         # `info` is pydantic's ValidationInfo, a protocol that no type checker can check at runtime.
         field = cls.model_fields[str(info.field_name)]
         kinds = _kinds(field.annotation)
+        # From Python, where a path is rarely a text; a number or a choice it stays wrong for.
+        if isinstance(value, PurePath) and str in kinds:
+            value = str(value)
+        if isinstance(value, list | tuple) and str in kinds:
+            value = [_plain(entry) for entry in value]
+
         # pydantic takes true for 1, and YAML takes `yes`, `no`, `on` and `off` for true and false.
         entries = [value]
         if isinstance(value, list | tuple):
@@ -115,6 +122,13 @@ class Section(BaseModel):
             if field.name in type(self).model_fields:
                 values[field.name] = getattr(self, field.name)
         return kind(**values | others)
+
+
+def _plain(entry: Any) -> Any:
+    """An entry of a list, a `Path` as text."""
+    if isinstance(entry, PurePath):
+        return str(entry)
+    return entry
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -1,5 +1,6 @@
 """Pictures as people have them at hand (files, folders, PIL images, arrays, tensors), opened as upright RGB images."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ Pictures: TypeAlias = Picture | Sequence[Picture]
 preprocessed: they need no opening."""
 
 TENSOR_HELP = "give bytes (c, h, w), or what `preprocess` returns"
+
+PICTURE_HELP = "give a file, a PIL image, an array or a tensor, or several of them as a list"
 
 ARRAY_HELP = "expected (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8, uint16, bool, or floats from 0 to 1"
 
@@ -51,7 +54,7 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
         raise
     except (ValueError, OSError) as error:
         raise UserError(f"{name}: {_reason(error)}") from error
-    raise UserError(f"{type(picture).__name__} is no picture: give a file, a PIL image, an array or a tensor")
+    raise UserError(f"{type(picture).__name__} is no picture: {PICTURE_HELP}")
 
 
 def _channels_last(picture: Tensor) -> np.ndarray:
@@ -64,6 +67,8 @@ def _channels_last(picture: Tensor) -> np.ndarray:
 
 def _pixels(array: np.ndarray) -> np.ndarray:
     """An array as Pillow takes it: bytes, or 16 bits for one channel."""
+    if array.dtype.kind in "OSU":
+        raise ValueError("an array of names or objects: give them as a list (array.tolist())")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     has_known_shape = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
@@ -121,6 +126,9 @@ def is_single(pictures: Any) -> bool:
     """Whether the argument is one picture, neither a list nor a folder."""
     if isinstance(pictures, str | Path):
         return not _is_folder(pictures)
+    # For Python they are sequences of numbers.
+    if isinstance(pictures, bytes | bytearray):
+        return True
     # Arrays (n, h, w, c) and tensors (n, c, h, w) are lists of pictures.
     if isinstance(pictures, np.ndarray | Tensor):
         return pictures.ndim <= 3
@@ -133,6 +141,8 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
     Raises:
         UserError: an empty list, or a folder without images.
     """
+    if isinstance(pictures, bytes | bytearray):
+        raise UserError("bytes are no picture: give the file's name, or PIL.Image.open(io.BytesIO(data))")
     if isinstance(pictures, str | Path):
         require_named(pictures, "pictures")
     if isinstance(pictures, str | Path) and _is_folder(pictures):
@@ -164,7 +174,8 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
 
 def _is_folder(path: str | Path) -> bool:
     """Whether a path means several pictures: a folder, a URL, or a shard, which counts as a folder."""
-    return "://" in str(path) or is_shard(str(path)) or Path(path).expanduser().is_dir()
+    # Not by `Path.is_dir`, which fails where a name is too long for the file system.
+    return "://" in str(path) or is_shard(str(path)) or os.path.isdir(os.path.expanduser(path))
 
 
 def _told_if_dark(image: PIL.Image.Image, name: str) -> PIL.Image.Image:

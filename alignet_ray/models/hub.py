@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import UserError, first_line, path_text
 from alignet_ray.models.model_spec import REGISTRY, ModelKind, ModelSpec
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str | Path, device: str | None = None, tracking_uri: str | None = None, root: str = "runs"
+    name: str | Path, device: str | None = None, tracking_uri: str | None = None, root: str | Path = "runs"
 ) -> "ImageModel":
     """Load a model for use, frozen and in evaluation mode.
 
@@ -39,6 +39,12 @@ def load(
     from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
     from alignet_ray.models.image_model import ImageModel
 
+    if not isinstance(name, str | Path):
+        raise UserError(
+            f"{type(name).__name__} is no name of a model: give a student's folder, models:/NAME@ALIAS, "
+            "hf://OWNER/NAME, or the name of a network"
+        )
+
     # Before the weights are read, which may take long.
     if device is not None:
         _require_device(device)
@@ -47,7 +53,7 @@ def load(
     if str(name).startswith(REGISTRY):
         from alignet_ray.tracking import registry_uri
 
-        tracking_uri = registry_uri(root, tracking_uri)
+        tracking_uri = registry_uri(path_text(root, "the root"), tracking_uri)
 
     folder = locate(name, tracking_uri)
     if folder:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.pictures import (
     TENSOR_HELP,
     NamedPicture,
@@ -76,14 +76,19 @@ class ImageIndex:
         """The `k` pictures whose embeddings have the largest cosine with this one, the nearest first.
 
         Raises:
-            UserError: `k` is no whole number from 1 on, or the embedding is not one row of the index's width.
+            UserError: `k` is no whole number from 1 on, or the embedding is not one row of the index's width, or not
+                finite.
         """
-        _require_count(k)
+        _require_count("k", k, "neighbours")
         width = self.embeddings.shape[1]
         if np.shape(embedding) != (width,):
             raise UserError(f"the query has shape {np.shape(embedding)}: give one embedding of {width} numbers")
+        # A list or a tensor of numbers is one row as well.
+        query = np.asarray(embedding, dtype=np.float32)
+        if not np.isfinite(query).all():
+            raise UserError("the query has numbers that are not finite: nothing is near to it")
 
-        cosines = unit_rows(self.embeddings) @ unit_rows(embedding[None])[0]
+        cosines = unit_rows(self.embeddings) @ unit_rows(query[None])[0]
         # A stable sort keeps equal pictures in the order of the index, so answers repeat.
         order = np.argsort(-cosines, kind="stable")[:k]
         return [Neighbour(self.names[row], float(cosines[row])) for row in order]
@@ -95,9 +100,9 @@ class ImageIndex:
         return pd.DataFrame(self.embeddings, index=pd.Index(self.names, name="picture"))
 
     def save(self, file: str | Path) -> None:
-        """Write a .npz file with the arrays `names` and `embeddings`."""
+        """Write a .npz file with the arrays `names` and `embeddings`; the suffix is added to a name without it."""
         # As an array of fixed-width text: an array of Python strings would be pickled.
-        np.savez(file, names=np.array(self.names, dtype=np.str_), embeddings=self.embeddings)
+        np.savez(_with_suffix(file), names=np.array(self.names, dtype=np.str_), embeddings=self.embeddings)
 
     @classmethod
     def read(cls, file: str | Path) -> "ImageIndex":
@@ -107,10 +112,17 @@ class ImageIndex:
             UserError: it is not such a file.
         """
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["names"].tolist(), arrays["embeddings"], [])
+            with np.load(_with_suffix(file), allow_pickle=False) as arrays:
+                names: list[str] = arrays["names"].tolist()
+                embeddings = arrays["embeddings"]
         except Exception as error:  # NumPy raises many kinds of errors on damaged archives
-            raise UserError(f"{file} is not a saved index: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{file} is not a saved index: {first_line(error)}") from error
+
+        # Names that belong to other rows would give wrong neighbours.
+        if embeddings.ndim != 2 or embeddings.dtype.kind != "f" or len(names) != len(embeddings):
+            found = f"{len(names)} names and embeddings of shape {embeddings.shape} and type {embeddings.dtype}"
+            raise UserError(f"{file} is not a saved index: it holds {found}")
+        return cls(names, embeddings.astype(np.float32), [])
 
 
 class ImageModel:
@@ -200,7 +212,8 @@ class ImageModel:
             float32 (d,) for one picture, (n, d) for several.
 
         Raises:
-            UserError: a picture cannot be read (the message names it), or the model has no such layer.
+            UserError: a picture cannot be read (the message names it), the model has no such layer, or `batch` is no
+                whole number from 1 on.
         """
         embeddings = self.index(pictures, layer, batch, progress).embeddings
         if is_single(pictures):
@@ -226,6 +239,7 @@ class ImageModel:
             UserError: as `embed`; or no picture is left.
         """
         layer = self._checked_layer(layer)
+        _require_count("batch", batch, "images of a forward pass")
         sources = list_pictures(pictures)
         if progress is None:
             progress = len(sources) >= PROGRESS_FROM  # a few pictures are done before a bar could be read
@@ -335,7 +349,7 @@ class ImageModel:
             UserError: as `embed`; `k` is no whole number from 1 on; or the query is a list or a folder.
         """
         # Before anything is embedded, which may take long.
-        _require_count(k)
+        _require_count("k", k, "neighbours")
         if not is_single(query):
             raise UserError("the query is one picture: ask for each picture of a list or a folder by itself")
         if not isinstance(among, ImageIndex):
@@ -396,11 +410,19 @@ class ImageModel:
         return vectors
 
 
-def _require_count(k: int) -> None:
-    """Refuse a number of neighbours that is none: a slice would take it for something else."""
-    is_whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
-    if not is_whole or k < 1:
-        raise UserError(f"k={k!r}: give the number of neighbours, a whole number from 1 on")
+def _with_suffix(file: str | Path) -> Path:
+    """The file's name as NumPy writes it: it adds the suffix where it is missing, and does not when it reads."""
+    path = Path(file).expanduser()
+    if path.suffix == ".npz":
+        return path
+    return path.with_name(f"{path.name}.npz")
+
+
+def _require_count(name: str, number: int, what: str) -> None:
+    """Refuse a number of neighbours or images that is none: a slice would take it for something else."""
+    is_whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+    if not is_whole or number < 1:
+        raise UserError(f"{name}={number!r}: give the number of {what}, a whole number from 1 on")
 
 
 def _progress(total: int) -> "Progress":

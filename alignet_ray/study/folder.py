@@ -4,10 +4,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
+import yaml
 
 from alignet_ray.config import Config
+from alignet_ray.errors import first_line
 from alignet_ray.store import Draft
 from alignet_ray.study.pooling import PooledScore
 
@@ -21,6 +24,20 @@ FROZEN = "# frozen "
 """Beginning of the first line of SETTINGS, before the time at which they were written."""
 
 
+class FrozenSettings(NamedTuple):
+    """A study's settings as they were written down before its first fold.
+
+    Attributes:
+        when: they were written.
+        chosen: how they were chosen, in the words of who ran the study; may be empty.
+        text: all of them, as YAML.
+    """
+
+    when: str
+    chosen: str
+    text: str
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """A study's files; every write is atomic, and only the settings are never written twice.
@@ -31,14 +48,25 @@ class StudyFolder:
 
     draft: Draft
 
-    def freeze(self, cfg: Config) -> str:
-        """Write the settings if they are not there yet; returns when they were written."""
+    def freeze(self, cfg: Config) -> FrozenSettings:
+        """Write the settings if they are not there yet; returns what was written first.
+
+        Raises:
+            UserError: what was written first is damaged.
+        """
         # A study that goes on must not look as if its settings had been chosen after its first results.
         if not self.draft.has(SETTINGS):
             now = time.strftime("%Y-%m-%d %H:%M")
             self.draft.write_bytes(SETTINGS, f"{FROZEN}{now}\n{cfg.to_yaml()}".encode())
-        first_line = self.draft.read_bytes(SETTINGS).decode().splitlines()[0]
-        return first_line.removeprefix(FROZEN)
+
+        try:
+            heading, _, text = self.draft.read_bytes(SETTINGS).decode().partition("\n")
+            chosen = yaml.safe_load(text)["study"]["chosen"]
+        except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+            raise self.draft.damaged(SETTINGS, first_line(error)) from error
+        if not heading.startswith(FROZEN):
+            raise self.draft.damaged(SETTINGS, "its first line does not say when it was written")
+        return FrozenSettings(heading.removeprefix(FROZEN).strip(), str(chosen), text)
 
     def write(self, scores: Sequence[PooledScore], page: str, markdown: str, latex: str) -> None:
         """Write the results so far: the table of all scores, and the page with its tables in two other formats."""

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.soften import SoftenArtifact
-from alignet_ray.config import Config
+from alignet_ray.config import Config, Objects
 from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock, table
 from alignet_ray.stages import ask_answers, pipeline, report_inputs
 from alignet_ray.store import Artifact, Store, digest
 from alignet_ray.study import report
-from alignet_ray.study.folder import StudyFolder
+from alignet_ray.study.folder import FrozenSettings, StudyFolder
 from alignet_ray.study.pooling import FoldScores, pool
 
 
@@ -56,6 +56,8 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     with pipeline.opened(plans[0].cfg, screen) as (resolved, store, _):
         folder = _open_folder(resolved, store)
     frozen = folder.freeze(cfg)
+    for warning in _set_aside(cfg, frozen):
+        screen.line(f"warning: {warning}")
     began = time.monotonic()
 
     finished: list[report.FoldRun] = []
@@ -71,6 +73,17 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
         if left:
             screen.line(f"   {number} of {len(plans)} runs are finished, about {clock(left)} left: {folder.page_uri()}")
     return folder
+
+
+def _set_aside(cfg: Config, frozen: FrozenSettings) -> Iterator[str]:
+    """Settings that a study does not follow, one line each."""
+    default = Objects().folds
+    if cfg.objects.fold is not None or cfg.objects.folds not in (default, cfg.study.folds):
+        folds = cfg.study.folds
+        yield f"objects.fold and objects.folds are set aside: a study runs all of its folds, {folds} (study.folds)"
+    if cfg.study.chosen != frozen.chosen:
+        stated = frozen.chosen or "not stated"
+        yield f"study.chosen stays as it was written down on {frozen.when}, before the first fold: {stated}"
 
 
 def fold_plans(cfg: Config) -> Iterator[FoldPlan]:
@@ -125,15 +138,15 @@ def _seeds(count: int) -> str:
     return f", {count} seeds"
 
 
-def _study(cfg: Config, frozen: str, finished: list[report.FoldRun], people: str) -> report.Study:
+def _study(cfg: Config, frozen: FrozenSettings, finished: list[report.FoldRun], people: str) -> report.Study:
     return report.Study(
         title=f"{cfg.name}: {cfg.study.folds} folds of the objects" + _seeds(cfg.study.seeds),
         people=people,
-        frozen=frozen,
-        chosen=cfg.study.chosen,
+        frozen=frozen.when,
+        chosen=frozen.chosen,
         folds=cfg.study.folds,
         seeds=cfg.study.seeds,
         runs=finished,
         scores=pool([run.result for run in finished]),
-        settings=cfg.to_yaml(),
+        settings=frozen.text,
     )

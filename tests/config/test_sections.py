@@ -1,7 +1,11 @@
 from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
 
 from alignet_ray.config import Config, Distill, Section
 from alignet_ray.config.sections import RUNTIME_NOTE, InputPath, RuntimeOnly
+from alignet_ray.errors import UserError
 
 
 class Inner(Section):
@@ -54,3 +58,20 @@ def test_only_what_changes_a_result_is_left_of_a_whole_configuration() -> None:
     assert not fields["ray"]
     assert not fields["store"]
     assert not fields["tracking"]
+
+
+def test_from_python_a_path_may_be_a_path() -> None:
+    cfg = Config().replace(corpus__path=Path("images"), store__root=Path("root"), evaluate__sets=[Path("a"), "b"])
+    assert (cfg.corpus.path, cfg.store.root, cfg.evaluate.sets) == ("images", "root", ("a", "b"))
+    with pytest.raises(UserError, match=r"distill\.lr: Input should be a valid number"):
+        Config().replace(distill__lr=Path("fast"))
+
+
+def test_a_field_called_like_a_word_of_python_is_found_by_its_option() -> None:
+    assert Config().replace(embed__from="features.npy").embed.from_ == "features.npy"
+    assert Config().replace(embed__from_="features.npy").embed.from_ == "features.npy"
+
+
+def test_a_value_has_no_fields_of_its_own() -> None:
+    with pytest.raises(UserError, match="distill__lr__x"):
+        Config().replace(distill__lr__x=1)

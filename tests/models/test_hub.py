@@ -1,7 +1,9 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import mlflow
 import pytest
 import torch
@@ -49,6 +51,13 @@ def test_a_students_folder_loads_by_path_and_by_text(student: Path) -> None:
         assert torch.equal(model(images).embedding, expected.embedding)
         assert not model.network.training
         assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+@pytest.mark.parametrize("name", [None, 5, ["runs/distill/abc"], b"random:test_vit"])
+def test_what_is_no_name_is_not_looked_up(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    with pytest.raises(UserError, match=r"is no name of a model: give a student's folder, models:/NAME@ALIAS"):
+        load(name)
 
 
 def test_a_backbone_loads_without_a_head() -> None:

@@ -197,12 +197,76 @@ def test_an_unreadable_picture_is_named(model: ImageModel, folder: Path, tmp_pat
         (np.zeros((4, 4), np.int64), "an array of int64"),
         (torch.zeros(3, 4, 4, dtype=torch.int32), r"a tensor of type torch\.int32"),
         ([], "the list of pictures is empty"),
+        (np.array(["a.jpg", "b.jpg"]), r"give them as a list \(array\.tolist\(\)\)"),
+        ("a" * 5000, "File name too long"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_one_line(model: ImageModel, picture: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         model.embed(picture)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        (b"\xff\xd8\xff", "bytes are no picture: give the file's name"),
+        (bytearray(3), "bytes are no picture"),
+        ((name for name in ["a.jpg"]), "generator is no picture: .* or several of them as a list"),
+        ({"a.jpg"}, "set is no picture"),
+        (None, "NoneType is no picture"),
+        ([["a.jpg"]], "list is no picture"),
+    ],
+)
+def test_other_kinds_of_python_are_named(
+    model: ImageModel, pictures: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    with pytest.raises(UserError, match=message):
+        model.embed(pictures)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, "a", None, True])
+def test_a_batch_has_a_whole_number_of_images(model: ImageModel, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    with pytest.raises(UserError, match=r"batch=.*: give the number of images of a forward pass, a whole number"):
+        model.embed([noise(1)], batch=batch)
+
+
+def test_a_saved_index_is_read_by_the_name_it_was_saved_by(model: ImageModel, folder: Path, tmp_path: Path) -> None:
+    index = model.index(folder)
+    for name in ("index", "index.npz", "index.v2"):
+        index.save(tmp_path / name)
+        assert ImageIndex.read(tmp_path / name).names == index.names
+        assert np.array_equal(ImageIndex.read(str(tmp_path / name)).embeddings, index.embeddings)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"names": np.array(["a"]), "embeddings": np.zeros((2, 3))},
+        {"names": np.array(["a", "b"]), "embeddings": np.zeros(2)},
+        {"names": np.array(["a", "b"]), "embeddings": np.array([["x"], ["y"]])},
+    ],
+)
+def test_an_index_whose_names_belong_to_other_rows_is_refused(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+    np.savez(tmp_path / "index.npz", **arrays)
+    with pytest.raises(UserError, match="is not a saved index: it holds"):
+        ImageIndex.read(tmp_path / "index.npz")
+
+
+def test_an_index_takes_one_row_of_any_kind_of_numbers(
+    model: ImageModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+    index = model.index(folder)
+    row = index.embeddings[2]
+    expected = index.nearest(row)
+    assert expected[0].name == index.names[2]
+    for kind in (row.tolist(), torch.from_numpy(row)):
+        assert index.nearest(kind) == expected
+    with pytest.raises(UserError, match="not finite"):
+        index.nearest(np.full_like(row, np.nan))
 
 
 def test_an_error_leaves_no_reading_threads_behind(model: ImageModel, folder: Path, tmp_path: Path) -> None:

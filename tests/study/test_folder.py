@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from alignet_ray.config import Config
+from alignet_ray.errors import UserError
 from alignet_ray.store import Store
 from alignet_ray.study.folder import StudyFolder
 from alignet_ray.study.pooling import PooledScore
@@ -14,14 +15,33 @@ def folder(store: Store) -> StudyFolder:
 
 
 def test_settings_are_frozen_once(folder: StudyFolder) -> None:
-    written = folder.freeze(Config(seed=3))
-    assert len(written) == len("2026-01-02 03:04")
+    first = Config(seed=3).replace(study__chosen="by hand")
+    written = folder.freeze(first)
+    assert len(written.when) == len("2026-01-02 03:04")
+    assert written.chosen == "by hand"
+    assert written.text == first.to_yaml()
     file = Path(folder.draft.uri) / "settings.yaml"
     before = file.read_text()
     # The rest is a configuration that `--config` reads.
     assert Config.from_yaml(file).seed == 3
-    assert folder.freeze(Config(seed=4)) == written
+    assert folder.freeze(Config(seed=4).replace(study__chosen="afterwards")) == written
     assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"seed: 0\n", b"# frozen 2026-01-02 03:04\n", b"# frozen x\nseed: [", b"\xff\xfe", b"# frozen x\n[]"],
+)
+def test_damaged_settings_are_named(folder: StudyFolder, content: bytes) -> None:
+    folder.draft.write_bytes("settings.yaml", content)
+    with pytest.raises(UserError, match=r"study/abc/settings\.yaml is damaged"):
+        folder.freeze(Config())
+
+
+def test_settings_without_their_first_line_do_not_say_when(folder: StudyFolder) -> None:
+    folder.draft.write_bytes("settings.yaml", Config().to_yaml().encode())
+    with pytest.raises(UserError, match="does not say when"):
+        folder.freeze(Config())
 
 
 def test_results_are_written_again_after_every_fold(folder: StudyFolder) -> None:

@@ -43,8 +43,11 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return called
 
 
-def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(cfg: Config, ran: list[Config]) -> None:
+def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(
+    cfg: Config, ran: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = runner.run(cfg.replace(study__seeds=2, seed=4))
+    assert "warning" not in capsys.readouterr().out
     assert [(run.seed, run.objects.fold, run.objects.folds) for run in ran] == [
         (seed, fold, 3) for seed in (4, 5) for fold in range(3)
     ]
@@ -70,7 +73,7 @@ def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(cfg: Config
 
 
 def test_settings_are_written_before_the_first_run_and_never_again(
-    cfg: Config, ran: list[Config], monkeypatch: pytest.MonkeyPatch
+    cfg: Config, ran: list[Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished = pipeline.run
 
@@ -89,7 +92,14 @@ def test_settings_are_written_before_the_first_run_and_never_again(
     assert yaml.safe_load(before)["distill"]["steps"] == 120
 
     monkeypatch.setattr(pipeline, "run", finished)
-    again = runner.run(cfg.replace(study__chosen="otherwise"))
+    capsys.readouterr()
+    again = runner.run(cfg.replace(study__chosen="otherwise", objects__fold=2))
+    said = capsys.readouterr().out
+    # How settings were chosen is what was said before the first result, whatever is said afterwards.
+    assert "How they were chosen: by hand" in again.page_file().read_text()
+    assert "otherwise" not in again.page_file().read_text()
+    assert "before the first fold: by hand" in said
+    assert "objects.fold and objects.folds are set aside" in said
     assert again.draft.id == written.name
     assert (written / "settings.yaml").read_text() == before
     assert "runs are finished" not in again.page_file().read_text()
