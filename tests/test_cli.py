@@ -11,11 +11,14 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from alignet_ray import root_lock
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.cli import options
 from alignet_ray.cli.main import COMMANDS, main, user_message
 from alignet_ray.cli.parse import ESSENTIAL, read_config
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
+from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.models import formats
 from alignet_ray.models.hub import load
@@ -157,6 +160,46 @@ def test_a_damaged_artifact_is_listed_and_can_be_deleted(tmp_path: Path, capsys:
 
 def test_a_run_that_is_not_there_is_called_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no run 'nihgt'" in fails(capsys, "compare", "nihgt", "--store.root", str(tmp_path))
+
+
+def test_what_a_run_is_making_is_not_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(str(tmp_path))
+    store.draft("embed", "aaa").finish({"node": "embed@corpus", "finished": 0.0})
+    root = ("--store.root", str(tmp_path))
+    with root_lock.lock(tmp_path):
+        assert "in use by another run" in fails(capsys, "rm", "aaa", "--yes", *root)
+    printed(capsys, "rm", "aaa", "--yes", *root)
+    assert store.all(list(STAGES)) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "fix"),
+    [
+        ((), "needs runs"),
+        (("one", "two", "one"), "one is named twice"),
+        (("one", "--page", "scores.pdf"), "name an .html file"),
+        (("one", "--page", "scores.html", "--json"), "give one of them"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    args: tuple[str, ...], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fix in fails(capsys, "compare", *args)
+
+
+def test_a_comparison_is_written_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(str(tmp_path / "runs"))
+    for name in ("one", "two"):
+        draft = store.draft("evaluate", name)
+        score = Score("base", "pre_logits", "objects", "odd_one_out", 0.4, 0.3, 0.5, n=10, split="test", seed=0)
+        EvaluateArtifact(draft).write_scores([score])
+        draft.finish({"node": "evaluate", "finished": 0.0})
+    page = tmp_path / "scores.html"
+    said = printed(capsys, "compare", "one", "two", "--page", str(page), "--store.root", str(tmp_path / "runs"))
+    assert str(page) in said
+    assert "<h1>alignet_ray: one, two</h1>" in page.read_text(encoding="utf-8")
+    missing = str(tmp_path / "nowhere" / "scores.html")
+    assert "cannot write" in fails(capsys, "compare", "one", "--page", missing, "--store.root", str(tmp_path / "runs"))
 
 
 def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ class RemoveOptions(StoreOptions):
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NAMES")] = ()
     """Runs or artifacts (id, its beginning, or STAGE/ID)."""
+    state_dir: str | None = None
+    """Local folder of the runs, where the root is remote."""
     yes: Switch = False
     """Do not ask."""
 

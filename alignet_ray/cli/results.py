@@ -6,6 +6,7 @@ import runpy
 import sys
 import time
 from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -185,15 +186,26 @@ def rm(options: RemoveOptions) -> None:
     if not options.names:
         raise UserError("alignet-ray rm needs names of runs or artifacts: `alignet-ray ls` lists them")
     store = Store.existing(options.store.root)
-    for name in options.names:
-        # A run's name alone goes: other runs may use the same artifacts.
-        if name in store.refs():
-            if _confirmed(options.yes, f"forget the run {name!r}"):
-                store.delete_ref(name)
-            continue
-        artifact = find(store, name)
-        if _confirmed(options.yes, f"delete {artifact.uri}"):
-            store.delete(artifact)
+    with _no_run(options.store.root, options.state_dir):
+        for name in options.names:
+            # A run's name alone goes: other runs may use the same artifacts.
+            if name in store.refs():
+                if _confirmed(options.yes, f"forget the run {name!r}"):
+                    store.delete_ref(name)
+                continue
+            artifact = find(store, name)
+            if _confirmed(options.yes, f"delete {artifact.uri}"):
+                store.delete(artifact)
+
+
+def _no_run(root: str, state_dir: str | None) -> AbstractContextManager[None]:
+    """Holds the lock of a root, so that nothing is deleted which a run is making or reading.
+
+    Runs under a remote root hold a lock in a local folder, which nothing names here unless the user does.
+    """
+    if "://" in root and not state_dir:
+        return nullcontext()
+    return root_lock.lock(runtime.state_dir(Config().replace(store__root=root, state_dir=state_dir)))
 
 
 def gc(options: CollectOptions) -> None:
@@ -246,23 +258,9 @@ def compare(options: CompareOptions) -> None:
     """Show the scores of several runs side by side."""
     from alignet_ray.evals import compare as comparison
 
-    if not options.runs:
-        raise UserError("alignet-ray compare needs runs: `alignet-ray ls` lists them")
-    # A run has one evaluation; an evaluation may also be named by its id, without a run.
+    _require_comparison(options)
     store = Store.existing(options.store.root)
-    tables = {}
-    for name in options.runs:
-        reference = store.read_ref(name)
-        if reference and "evaluate" not in reference.nodes:
-            raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
-        if reference:
-            artifact = store.artifact("evaluate", reference.nodes["evaluate"])
-        else:
-            artifact = _evaluation(store, name)
-        if not artifact.finished:
-            raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
-        tables[name] = EvaluateArtifact(artifact).scores()
-
+    tables = {name: _scores_of(store, name) for name in options.runs}
     if options.json:
         scores = []
         for name, table in tables.items():
@@ -274,12 +272,45 @@ def compare(options: CompareOptions) -> None:
         _write_page(options.page, tables, options.levels)
 
 
+def _require_comparison(options: CompareOptions) -> None:
+    """Refuse what cannot be compared or written.
+
+    Raises:
+        UserError: no runs, one of them twice, or a page that is no page.
+    """
+    if not options.runs:
+        raise UserError("alignet-ray compare needs runs: `alignet-ray ls` lists them")
+    for name in options.runs:
+        if options.runs.count(name) > 1:
+            raise UserError(f"{name} is named twice: a run stands in one column")
+    if options.page and options.json:
+        raise UserError("--page and --json: give one of them, as JSON is all that is printed")
+    if options.page and options.page.suffix != ".html":
+        raise UserError(f"--page {options.page}: name an .html file")
+
+
+def _scores_of(store: Store, name: str) -> pa.Table:
+    """Scores of a run, which has one evaluation; an evaluation may also be named by its id, without a run.
+
+    Raises:
+        UserError: no such run, or it is not finished.
+    """
+    reference = store.read_ref(name)
+    if reference and "evaluate" not in reference.nodes:
+        raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
+    if reference:
+        artifact = store.artifact("evaluate", reference.nodes["evaluate"])
+    else:
+        artifact = _evaluation(store, name)
+    if not artifact.finished:
+        raise UserError(f"{name} has no scores yet: finish it with `alignet-ray run`")
+    return EvaluateArtifact(artifact).scores()
+
+
 def _write_page(target: Path, tables: dict[str, pa.Table], levels: bool) -> None:
     """Write the page of a comparison."""
     from alignet_ray.report import compare_page
 
-    if target.suffix != ".html":
-        raise UserError(f"--page {target}: name an .html file")
     try:
         with replacing(target) as draft:
             draft.write_text(compare_page.build(tables, levels), encoding="utf-8")

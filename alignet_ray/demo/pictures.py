@@ -114,20 +114,24 @@ class Pictures:
     def _embedded(self, listing: FolderListing, screen: Screen) -> ImageFolder:
         kept: list[int] = []
         usable: list[bytes] = []
+        first_reason = ""
         total = len(listing.paths)
         with screen.progress(total, "pictures") as progress, ThreadPoolExecutor(os.cpu_count()) as readers:
             for start in range(0, total, CHUNK):
                 paths = listing.paths[start : start + CHUNK]
                 contents = list(readers.map(partial(_read, listing.uri), paths))
-                positions, digests = self._learn(contents)
+                positions, digests, reasons = self._learn(contents)
                 kept += [start + position for position in positions]
                 usable += digests
+                if reasons and not first_reason:
+                    bad = min(set(range(len(paths))) - set(positions))
+                    first_reason = f" (first: {paths[bad]}: {reasons[0]})"
                 self.embedded = start + len(paths)
                 progress.add(len(paths))
 
         if len(kept) < MIN_PICTURES:
             raise UserError(f"{listing.uri} holds {len(kept)} usable pictures: three or more are needed")
-        screen.line(f"{len(kept)} pictures of {listing.uri}, {total - len(kept)} could not be used")
+        screen.line(f"{len(kept)} pictures of {listing.uri}, {total - len(kept)} could not be used{first_reason}")
 
         self._keep(screen)
         vectors = self._known.take(usable)
@@ -136,20 +140,25 @@ class Pictures:
         labels = [listing.labels[row] for row in kept]
         return ImageFolder(listing.uri, paths, labels, self.comparison.views(vectors))
 
-    def _learn(self, contents: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
-        """Positions and hashes of the usable pictures, which are known then; known ones are not embedded again."""
+    def _learn(self, contents: Sequence[bytes]) -> tuple[list[int], list[bytes], list[str]]:
+        """Positions and hashes of the usable pictures, which are known then, and why the others are not usable.
+
+        Known pictures are not embedded again.
+        """
         digests = [digest_of(data) for data in contents]
         known = self._known
         new = [position for position, digest in enumerate(digests) if digest not in known]
+        reasons: list[str] = []
         if new:
             jobs = [partial(decode, contents[position]) for position in new]
             with self._lock:
                 encoded = self.comparison.encode(jobs, readers=os.cpu_count() or 1)
+            reasons = encoded.reasons
             usable = [new[position] for position in encoded.kept]
             known.add([digests[position] for position in usable], encoded.vectors)
 
         kept = [position for position, digest in enumerate(digests) if digest in known]
-        return kept, [digests[position] for position in kept]
+        return kept, [digests[position] for position in kept], reasons
 
     def _keep(self, screen: Screen) -> None:
         try:
