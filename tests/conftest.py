@@ -17,6 +17,7 @@ os.environ.update(
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 from support.smoke_run import SmokeRun, run_smoke
@@ -107,6 +108,12 @@ def ray_session(ray_ended: None) -> None:
             include_dashboard=False,
             log_to_driver=False,
         )
+
+
+@pytest.fixture
+def untyped_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments are not checked against their types, as for callers, who have no type checker at run time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,15 +98,13 @@ def test_mistakes_are_told_in_one_line(smoke: SmokeRun) -> None:
 
 
 @pytest.mark.parametrize("config", [None, {"seed": 1}, 3])
-def test_what_is_no_configuration_is_refused(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_what_is_no_configuration_is_refused(config: Any, untyped_caller: None) -> None:
     for ask in (alignet_ray.run, alignet_ray.plan, alignet_ray.run_study, alignet_ray.run_sweep):
         with pytest.raises(UserError, match=r"is no configuration: give the name of a preset \(smoke, "):
             ask(config)
 
 
-def test_paths_are_texts_or_paths(smoke: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_paths_are_texts_or_paths(smoke: SmokeRun, tmp_path: Path, untyped_caller: None) -> None:
     assert alignet_ray.list_runs(smoke.root).index.tolist() == ["smoke"]
     assert alignet_ray.open_run("smoke", smoke.root).name == "smoke"
     assert alignet_ray.compare("smoke", root=smoke.root).columns.tolist() == ["smoke"]
@@ -120,8 +117,7 @@ def test_paths_are_texts_or_paths(smoke: SmokeRun, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", [None, 5, Path("smoke"), ["smoke"]])
-def test_what_is_no_name_of_a_run_is_refused(name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_what_is_no_name_of_a_run_is_refused(name: Any, tmp_path: Path, untyped_caller: None) -> None:
     for ask in (alignet_ray.open_run, alignet_ray.compare):
         with pytest.raises(UserError, match="is no name of a run: give it as text"):
             ask(name, root=tmp_path)

@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -208,15 +207,11 @@ def test_an_empty_path_is_refused() -> None:
         ({"against": ["a"]}, "list is no path of --against"),
     ],
 )
-def test_references_of_another_kind_are_refused(
-    references: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_references_of_another_kind_are_refused(references: dict[str, Any], message: str, untyped_caller: None) -> None:
     with pytest.raises(UserError, match=message):
         checks.References(**references)
 
 
-def test_a_reference_may_be_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_a_reference_may_be_a_path(untyped_caller: None) -> None:
     path: Any = Path("order.txt")
     assert checks.References(order=path).order == "order.txt"

@@ -86,17 +86,17 @@ def chosen_first(answers: Sequence[Answer], object_of: Sequence[int], mode: Mode
     return odd_last(shown, 2 - choice)
 
 
-def answer_rows(rows: Int64[np.ndarray, "n 3"], mode: Mode) -> AnswerRows:
-    """Answers of one form as the model of people is fitted to them.
+def by_kind(rows: Int64[np.ndarray, "n 3"], mode: Mode) -> tuple[Int64[np.ndarray, "t 3"], Int64[np.ndarray, "c 3"]]:
+    """Responses and comparisons, as models of people take them; one of the two is empty.
 
     Args:
         rows: as `chosen_first` gives them.
-        mode: the form.
+        mode: the form of all of them.
     """
+    none = rows[:0]
     if mode == "odd":
-        return AnswerRows(rows)
-    no_triplets = rows[:0]
-    return AnswerRows(no_triplets, rows)
+        return rows, none
+    return none, rows
 
 
 class ActiveChoice:
@@ -129,7 +129,7 @@ class ActiveChoice:
 
         self._test([answer for answer in answers if answer.number > self._last and answer.kind == "random"])
         rows = chosen_first(answers, self._object_of, self._mode)
-        self.model = trace_norm.fit(answer_rows(rows, self._mode), self._objects, self._seed, self.model)
+        self.model = trace_norm.fit(AnswerRows(*by_kind(rows, self._mode)), self._objects, self._seed, self.model)
         self._last = answers[-1].number
         # Twice as many as are asked before the next fit, since some will be left over or were shown before.
         count = 2 * due(len(answers), self._objects)

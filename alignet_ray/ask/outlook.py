@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from alignet_ray.ask.active import answer_rows, chosen_first
+from alignet_ray.ask.active import by_kind, chosen_first
 from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.quality import counted
 from alignet_ray.ask.study_file import Answer, Mode, StudyFile
 from alignet_ray.core import learning_curve, trace_norm, vice
-from alignet_ray.core.learning_curve import Forecast, HeldOut, Point
+from alignet_ray.core.answer_rows import AnswerRows
+from alignet_ray.core.learning_curve import Forecast, HeldOut, Point, Verdict
 from alignet_ray.store import JsonObject
-
-MORE = 1000
-"""Answers that the forecast is made for."""
 
 GROWTH = 1.25
 """The curve is drawn anew when there are a quarter more answers."""
 
-LITTLE = 0.005
-"""Gain in agreement, of MORE answers, that is not worth asking for."""
+ADVICE: dict[Verdict, str] = {
+    "helps": "go on: {more:,} more answers would help",
+    "cannot tell": "cannot tell yet whether {more:,} more answers would change much",
+    "hardly helps": "you may stop: {more:,} more answers about these objects would hardly change anything",
+}
+"""Whether to go on, as a sentence."""
 
 CHECK_SECONDS = 5.0
 """Seconds between two looks for new answers."""
@@ -34,7 +36,7 @@ class Outlook:
 
     Attributes:
         points: agreement with held-out answers by the number of answers that the model saw.
-        forecast: what MORE answers are expected to bring.
+        forecast: what more answers are expected to bring.
         tested: held-out answers to random questions behind each point.
         chance: agreement of guesses.
     """
@@ -47,15 +49,9 @@ class Outlook:
     @property
     def advice(self) -> str:
         """Whether to go on, in a sentence."""
-        more = f"{self.forecast.more:,} more answers"
-        last = self.points[-1]
-        if last.low <= self.chance:
+        if self.points[-1].low <= self.chance:
             return "go on: held-out answers are not predicted better than by chance yet"
-        if self.forecast.high < LITTLE:
-            return f"you may stop: {more} about these objects would hardly change anything"
-        if self.forecast.low < LITTLE:
-            return f"cannot tell yet whether {more} would change much"
-        return f"go on: {more} would help"
+        return ADVICE[self.forecast.verdict].format(more=self.forecast.more)
 
     def as_json(self) -> JsonObject:
         """For the researcher's page."""
@@ -93,7 +89,9 @@ def measure(answers: Sequence[Answer], object_of: Sequence[int], objects: int, m
     if not together.shape[1]:
         return None
     points = learning_curve.points(together, sizes)
-    return Outlook(points, learning_curve.forecast(together, sizes, MORE), together.shape[1], FORMS[mode].chance)
+    return Outlook(
+        points, learning_curve.forecast(together, sizes, learning_curve.MORE), together.shape[1], FORMS[mode].chance
+    )
 
 
 def _hits(
@@ -106,11 +104,8 @@ def _hits(
     seed: int,
 ) -> Bool[np.ndarray, " t"]:
     """Which held-out answers a model predicts that saw `size` others."""
-    model = trace_norm.fit(answer_rows(rows[division.fitted[:size]], mode), objects, seed)
-    responses, comparisons = tested, tested[:0]
-    if mode == "reference":
-        responses, comparisons = comparisons, responses
-    return vice.predict(model.mean, np.zeros_like(model.mean), responses, comparisons, 1, 0).is_hit
+    model = trace_norm.fit(AnswerRows(*by_kind(rows[division.fitted[:size]], mode)), objects, seed)
+    return vice.predict(model.mean, np.zeros_like(model.mean), *by_kind(tested, mode), 1, 0).is_hit
 
 
 class OutlookWorker:

@@ -7,11 +7,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from alignet_ray.ask.active import answer_rows, choose, due
+from alignet_ray.ask.active import by_kind, choose, due
 from alignet_ray.ask.forms import FORMS, count_questions
 from alignet_ray.ask.information import choice_probabilities, question_keys, random_questions, unseen
 from alignet_ray.ask.study_file import Mode
 from alignet_ray.core import trace_norm
+from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.trace_norm import PeopleModel
 from alignet_ray.core.triplets import odd_last
 from alignet_ray.errors import UserError
@@ -170,7 +171,7 @@ def simulate(
         asked = _questions(chooser, count, plan, objects, rng, forbidden)
         rows = np.concatenate([rows, people.answer(asked)])
         forbidden = np.concatenate([forbidden, question_keys(asked, plan.mode)])
-        model = trace_norm.fit(answer_rows(rows, plan.mode), objects, seed, model)
+        model = trace_norm.fit(AnswerRows(*by_kind(rows, plan.mode)), objects, seed, model)
         chosen = model.choices(test, form.pairs)
         curve.answers.append(len(rows))
         curve.agreement.append(float(truth[np.arange(len(test)), chosen].mean()))

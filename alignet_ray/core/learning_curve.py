@@ -5,7 +5,7 @@ then ever slower towards a limit (Hestness et al., 2017; Viering and Loog, 2022,
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -27,6 +27,15 @@ MIN_ANSWERS = 200
 
 EXPONENTS = np.arange(2, 11) / 10
 """Speeds c that are tried: the best one is kept, as three parameters of so few points cannot all be free."""
+
+MORE = 1000
+"""Answers that a forecast is made for, as people think of a study's next day."""
+
+LITTLE = 0.005
+"""Gain in accuracy that is not worth asking for."""
+
+Verdict: TypeAlias = Literal["helps", "cannot tell", "hardly helps"]
+"""What is to be expected of more answers."""
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -67,6 +76,15 @@ class Forecast(NamedTuple):
     gain: float
     low: float
     high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether so many more answers are worth asking for, by the interval."""
+        if self.high < LITTLE:
+            return "hardly helps"
+        if self.low < LITTLE:
+            return "cannot tell"
+        return "helps"
 
 
 def divisions(answers: int, seed: int) -> list[HeldOut]:

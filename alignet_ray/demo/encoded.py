@@ -62,6 +62,13 @@ class KnownPictures:
         self._vectors = vectors
         self._row_of = {row.tobytes(): number for number, row in enumerate(digests)}
 
+    @classmethod
+    def of(cls, comparison: ModelComparison, folder: Path | None) -> "KnownPictures":
+        """What is kept in a folder for a pair of models; None: nothing is kept."""
+        if folder is None:
+            return cls()
+        return cls(folder / f"demo-{models_digest(comparison)}.safetensors")
+
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._row_of
 

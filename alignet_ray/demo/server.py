@@ -11,7 +11,7 @@ import numpy as np
 
 from alignet_ray.demo import web
 from alignet_ray.demo.compare import FEATURES, MODELS, ModelComparison, ModelView, stacked
-from alignet_ray.demo.encoded import KnownPictures, models_digest
+from alignet_ray.demo.encoded import KnownPictures
 from alignet_ray.demo.pictures import MIN_PICTURES, ImageFolder, Pictures, list_folder
 from alignet_ray.demo.web import HOST
 from alignet_ray.errors import UserError, require_named
@@ -81,10 +81,8 @@ def serve(
     if images is None:
         pictures = Pictures(comparison)
     else:
-        known = KnownPictures()
-        if cache is not None:
-            known = KnownPictures(cache / f"demo-{models_digest(comparison)}.safetensors")
-        pictures = Pictures(comparison, list_folder(images, most), known)
+        listing = list_folder(images, most)
+        pictures = Pictures(comparison, listing, KnownPictures.of(comparison, cache))
 
     # Whoever is quicker than the server's start waits in the queue, and is not refused.
     listener.listen(web.WAITING)

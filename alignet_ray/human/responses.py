@@ -59,6 +59,14 @@ class ResponseTable:
         """Rows (pair, pair, odd)."""
         return np.stack([self.table[column].to_numpy() for column in "ijk"], axis=1)
 
+    @property
+    def participants(self) -> list[str]:
+        """Who gave each response; empty where no row says."""
+        names: list[str] = self.table["participant"].to_pylist()
+        if not any(names):
+            return []
+        return names
+
 
 def read_responses(path: str, columns: Mapping[str, str] | None = None, start: int | None = None) -> ResponseTable:
     """Read an odd-one-out file of any known layout; only its form is checked.

@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 
 from alignet_ray.artifacts.soften import LearningCurve
-from alignet_ray.core.learning_curve import Forecast
+from alignet_ray.core.learning_curve import Forecast, Verdict
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row
 
-LITTLE = 0.005
-"""Gain in accuracy below which more answers are not worth their price."""
+VERDICTS: dict[Verdict, str] = {
+    "helps": "{more:,} more answers would help",
+    "cannot tell": "cannot tell whether {more:,} more answers would help",
+    "hardly helps": "{more:,} more answers would hardly help: ask about more objects instead",
+}
+"""What is to be expected of more answers, as a sentence."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,7 @@ def gain_text(forecast: Forecast) -> str:
 
 def verdict(forecast: Forecast) -> str:
     """Whether more answers would help."""
-    count = f"{forecast.more:,} more answers"
-    if forecast.high < LITTLE:
-        return f"{count} would hardly help: ask about more objects instead"
-    if forecast.low < LITTLE:
-        return f"cannot tell whether {count} would help"
-    return f"{count} would help"
+    return VERDICTS[forecast.verdict].format(more=forecast.more)
 
 
 def _figure(found: LearningCurve) -> bytes:

@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.evals.compare import DIFFERENCE_NOTE, HEADLINES, ComparedRuns, ScoreKey, better, compared
-from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report import figures
+from alignet_ray.report.contents import score_title
 from alignet_ray.report.elements import figure, page, paragraph, section, table
 
 DRAWN = "odd_one_out"
@@ -65,19 +65,12 @@ def _rows(found: ComparedRuns, keys: Sequence[ScoreKey]) -> list[dict[str, str]]
     rows = []
     has_levels = any(key.level for key in keys)
     for key in keys:
-        row = {"score": METRIC_TITLES.get(key.metric, key.metric.replace("_", " ")), "model": _model(key)}
+        row = {"score": METRIC_TITLES.get(key.metric, key.metric.replace("_", " ")), "model": score_title(key)}
         if has_levels:
             row["level"] = key.level
         row["better"] = better(key.metric)
         rows.append(row | {name: str(cell) for name, cell in found.cells(key).items()})
     return rows
-
-
-def _model(key: ScoreKey) -> str:
-    title = MODEL_TITLES.get(key.model, key.model)
-    if key.layer == "head":
-        return f"{title}, head"
-    return title
 
 
 def _drawn(found: ComparedRuns) -> list[ScoreKey]:
@@ -102,7 +95,7 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
             axes.plot(100 * score.value, height, marker, color=colour, ms=7, markeredgecolor="white")
 
     middles = [-row - 0.35 * (len(runs) - 1) / len(runs) for row in range(len(keys))]
-    axes.set_yticks(middles, [_model(key) for key in keys])
+    axes.set_yticks(middles, [score_title(key) for key in keys])
     axes.set_xlabel("agreement with people, %", fontsize=12)
     axes.grid(axis="x", color=figures.GRID)
     if len(runs) > 1:

@@ -15,6 +15,7 @@ from alignet_ray.artifacts.evaluate import SetFacts
 from alignet_ray.artifacts.label import LabelStats
 from alignet_ray.artifacts.soften import LearningCurve
 from alignet_ray.core.scores import Score
+from alignet_ray.evals.compare import ScoreKey
 from alignet_ray.evals.gate import Decision
 from alignet_ray.evals.spaces import MODEL_TITLES
 from alignet_ray.report.about import About, Use
@@ -182,7 +183,7 @@ def subject(scores: Sequence[Score]) -> tuple[str, str]:
     return "teacher", "aligned"
 
 
-def score_title(score: Score) -> str:
+def score_title(score: Score | ScoreKey) -> str:
     """The model and layer of a score, as the report calls them."""
     title = MODEL_TITLES.get(score.model, score.model)
     if score.layer == "head":

@@ -13,7 +13,7 @@ from alignet_ray.human import answers, comparisons, object_names, objects, tripl
 from alignet_ray.human.answers import AnswerFiles, Answers
 from alignet_ray.human.object_names import ObjectNames
 from alignet_ray.human.objects import Concept, ObjectImages
-from alignet_ray.human.responses import read_responses
+from alignet_ray.human.responses import ResponseTable, read_responses
 
 LARGE = 20_000_000
 """Bytes of all files of answers from which on they are read by `soften` alone: parsing them would delay every plan."""
@@ -79,20 +79,32 @@ def check(cfg: Config) -> None:
     if _is_large(cfg):
         # What takes long to read is left to `soften`; its first lines show whether it is such a file at all.
         files = answer_files(cfg)
+        starts: dict[str | None, ResponseTable] = {}
         for path in (files.triplets, files.validation):
             if path and not comparisons.holds_comparisons(path):
-                read_responses(path, files.renamed(), START)
+                starts[path] = read_responses(path, files.renamed(), START)
+        _require_participants(cfg, starts.get(files.triplets))
         if table:
             objects.names_objects(table)
         return
 
     data = read(cfg)
+    _require_participants(cfg, data.files.triplet_table)
     if cfg.human.validation:
         answers.read_validation(data.files, data.names, data.count)
     if table and objects.names_objects(table):
         objects.check_table(table, data.count, _names_of_table(data.files, data.names))
     elif table:
         objects.check_table(table, data.count)
+
+
+def _require_participants(cfg: Config, responses: ResponseTable | None) -> None:
+    """Refuse to screen people whom no response names."""
+    if cfg.human.screen and (responses is None or not responses.participants):
+        raise UserError(
+            "--human.screen leaves people out, but no odd-one-out responses say who gave them: give a file with a "
+            "column participant (or name it, as --human.columns participant=NAME)"
+        )
 
 
 def _is_large(cfg: Config) -> bool:

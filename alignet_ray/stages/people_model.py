@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from alignet_ray import runtime
 from alignet_ray.artifacts.soften import LearningCurve, Posterior
 from alignet_ray.config import Config
-from alignet_ray.core import learning_curve, trace_norm, vice
+from alignet_ray.core import comparisons, learning_curve, scores, trace_norm, vice
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.comparisons import single_answers
 from alignet_ray.human.answers import Answers
@@ -26,9 +26,6 @@ AUTO = "auto"
 
 COLLAPSED = 0.865
 """Cross-entropy, as a share of chance's, above which a fit with few dimensions has not learned to predict choices."""
-
-MORE = 1000
-"""Answers that a forecast is made for, beside as many as there are."""
 
 
 @dataclass
@@ -186,7 +183,7 @@ class _Trial:
         hits = np.stack([*rows, self._hits[model]])
 
         answers = len(self._answers)
-        forecasts = [learning_curve.forecast(hits, sizes, more) for more in (MORE, answers)]
+        forecasts = [learning_curve.forecast(hits, sizes, more) for more in (learning_curve.MORE, answers)]
         return LearningCurve(model, hits.shape[1], learning_curve.points(hits, sizes), forecasts)
 
     def _measure(self, model: str, bar: Progress) -> None:
@@ -243,7 +240,7 @@ def _chance_cross_entropy(given: Answers) -> float:
     """Mean cross-entropy of blind guessing: three pairs compete in a response, two in a comparison."""
     responses = len(given.triplets)
     votes = given.comparisons.answers
-    return (responses * math.log(3) + votes * math.log(2)) / max(responses + votes, 1)
+    return -(responses * math.log(scores.CHANCE) + votes * math.log(comparisons.CHANCE)) / max(responses + votes, 1)
 
 
 def _fit_vice(work: Work, given: Answers, count: int) -> tuple[Posterior, FitFacts]:

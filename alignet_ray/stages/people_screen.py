@@ -4,29 +4,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from alignet_ray.artifacts.soften import Posterior
-from alignet_ray.config import Config
 from alignet_ray.core import participants, vice
 from alignet_ray.core.participants import PersonFit
-from alignet_ray.errors import UserError
 from alignet_ray.human.answers import Answers
 from alignet_ray.human.responses import ResponseTable
 from alignet_ray.stages import Work
 
 LISTED = 5
 """People that a warning names, at most."""
-
-
-def require_participants(cfg: Config, table: ResponseTable | None) -> None:
-    """Refuse to screen answers that do not say who gave them.
-
-    Raises:
-        UserError: `human.screen` without odd-one-out responses or without their participants.
-    """
-    if cfg.human.screen and (table is None or not _states_people(table)):
-        raise UserError(
-            "--human.screen leaves people out, but no odd-one-out responses say who gave them: give a file with a "
-            "column participant (or name it, as --human.columns participant=NAME)"
-        )
 
 
 def review(work: Work, given: Answers, table: ResponseTable | None, posterior: Posterior) -> list[PersonFit]:
@@ -38,13 +23,12 @@ def review(work: Work, given: Answers, table: ResponseTable | None, posterior: P
         table: the file's responses; None without any.
         posterior: the model of all people.
     """
-    if table is None or not _states_people(table):
+    if table is None or not table.participants:
         return []
     soften = work.cfg.soften
     none = np.empty((0, 3), np.int64)
     found = vice.predict(*posterior, given.triplets, none, soften.num_samples, work.cfg.seed)
-    names = table.table["participant"].to_pylist()
-    people = participants.fits(names, found.is_hit, table.table["rt"].to_numpy())
+    people = participants.fits(table.participants, found.is_hit, table.table["rt"].to_numpy())
 
     odd = [person for person in people if person.reason]
     agreement = np.array([person.agreement for person in people])
@@ -65,9 +49,4 @@ def review(work: Work, given: Answers, table: ResponseTable | None, posterior: P
 def kept(table: ResponseTable, people: list[PersonFit]) -> Bool[np.ndarray, " n"]:
     """Responses of people whose answers count; those of nobody in particular do."""
     out = {person.participant for person in people if person.reason}
-    return np.array([name not in out for name in table.table["participant"].to_pylist()])
-
-
-def _states_people(table: ResponseTable) -> bool:
-    """Whether the responses say who gave them."""
-    return any(table.table["participant"].unique().to_pylist())
+    return np.array([name not in out for name in table.participants])

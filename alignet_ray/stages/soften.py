@@ -121,8 +121,6 @@ def sources(cfg: Config, role: str) -> list[str]:
 def refuse(cfg: Config, role: str) -> None:
     """Refuse files about people that cannot be read, or do not fit each other, before anything starts."""
     human_inputs.check(cfg)
-    if cfg.human.screen:
-        people_screen.require_participants(cfg, human_inputs.answer_files(cfg).triplet_table)
 
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:

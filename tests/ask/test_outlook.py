@@ -131,6 +131,7 @@ def test_the_worker_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     thread = threading.Thread(target=worker.run, args=(stop,))
     thread.start()
     while worker.outlook is None:
+        thread.join(0.05)
         assert thread.is_alive()
     stop.set()
     thread.join(20)

@@ -79,3 +79,11 @@ def test_chance_alone_is_no_gain() -> None:
     assert found.low == 0
     assert found.gain < 0.01
     assert learning_curve.MIN_ANSWERS * learning_curve.HELD_OUT >= 20
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.006, 0.02, "helps"), (0.001, 0.02, "cannot tell"), (0.0, 0.004, "hardly helps")],
+)
+def test_the_verdict_goes_by_the_interval(low: float, high: float, verdict: str) -> None:
+    assert learning_curve.Forecast(1000, (low + high) / 2, low, high).verdict == verdict

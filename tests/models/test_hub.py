@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import mlflow
 import pytest
 import torch
@@ -54,8 +53,7 @@ def test_a_students_folder_loads_by_path_and_by_text(student: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 5, ["runs/distill/abc"], b"random:test_vit"])
-def test_what_is_no_name_is_not_looked_up(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_what_is_no_name_is_not_looked_up(name: Any, untyped_caller: None) -> None:
     with pytest.raises(UserError, match=r"is no name of a model: give a student's folder, models:/NAME@ALIAS"):
         load(name)
 

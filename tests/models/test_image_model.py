@@ -4,7 +4,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -218,17 +217,13 @@ def test_what_is_no_picture_is_refused_in_one_line(model: ImageModel, picture: A
         ([["a.jpg"]], "list is no picture"),
     ],
 )
-def test_other_kinds_of_python_are_named(
-    model: ImageModel, pictures: Any, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_other_kinds_of_python_are_named(model: ImageModel, pictures: Any, message: str, untyped_caller: None) -> None:
     with pytest.raises(UserError, match=message):
         model.embed(pictures)
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5, "a", None, True])
-def test_a_batch_has_a_whole_number_of_images(model: ImageModel, batch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_a_batch_has_a_whole_number_of_images(model: ImageModel, batch: Any, untyped_caller: None) -> None:
     with pytest.raises(UserError, match=r"batch=.*: give the number of images of a forward pass, a whole number"):
         model.embed([noise(1)], batch=batch)
 
@@ -255,10 +250,7 @@ def test_an_index_whose_names_belong_to_other_rows_is_refused(arrays: dict[str, 
         ImageIndex.read(tmp_path / "index.npz")
 
 
-def test_an_index_takes_one_row_of_any_kind_of_numbers(
-    model: ImageModel, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_an_index_takes_one_row_of_any_kind_of_numbers(model: ImageModel, folder: Path, untyped_caller: None) -> None:
     index = model.index(folder)
     row = index.embeddings[2]
     expected = index.nearest(row)
@@ -300,9 +292,8 @@ def test_only_what_preprocess_may_have_returned_counts_as_preprocessed(model: Im
 
 @pytest.mark.parametrize("k", [-1, 0, 3.0, "3", True, None])
 def test_a_number_of_neighbours_that_is_none_is_refused(
-    model: ImageModel, folder: Path, k: Any, monkeypatch: pytest.MonkeyPatch
+    model: ImageModel, folder: Path, k: Any, untyped_caller: None
 ) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
     index = model.index(folder)
     for among in (folder, index):
         with pytest.raises(UserError, match="a whole number from 1 on"):
@@ -319,8 +310,7 @@ def test_an_index_refuses_what_a_slice_would_take_for_something_else(model: Imag
         index.nearest(index.embeddings[0, :3])
 
 
-def test_neighbours_are_those_of_one_picture(model: ImageModel, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as for callers, who have no type checker
+def test_neighbours_are_those_of_one_picture(model: ImageModel, folder: Path, untyped_caller: None) -> None:
     index = model.index(folder)
     for query in (folder, [noise(1)], [noise(1), noise(2)]):
         with pytest.raises(UserError, match="the query is one picture"):
