@@ -74,7 +74,7 @@ def mine() -> Config:
     return sample().replace(
         name="mine",
         soften__model="auto",
-        soften__learning_curve=True,
+        soften__forecast=True,
         soften__dims=30,
         soften__batch_size=2048,
         align__network__batch_size=48,

@@ -52,7 +52,7 @@ class Soften(Section):
     model: Literal["vice", "trace_norm", "auto"] = "vice"
     """Model of people's choices: `vice` knows how sure it is and needs some 50 answers for each object; `trace_norm`
     predicts better from fewer; `auto` takes the one that predicts held-out answers better."""
-    learning_curve: bool = False
+    forecast: bool = False
     """Measure how far more answers would help, by fits to some of them: the report shows it."""
     dims: int = Field(100, ge=1)
     """Initial number of dimensions."""

@@ -72,8 +72,8 @@ def inputs(cfg: Config) -> JsonObject:
     # Only where they are not the defaults: fits of before are what they were.
     if cfg.soften.model == VICE:
         del fields["model"]
-    if not cfg.soften.learning_curve:
-        del fields["learning_curve"]
+    if not cfg.soften.forecast:
+        del fields["forecast"]
     return fields
 
 
@@ -81,7 +81,7 @@ def estimate(cfg: Config) -> str:
     """Number and length of the fits."""
     soften = cfg.soften
     text = f"{soften.seeds} fits of at most {soften.steps:,} steps"
-    if soften.model == AUTO or soften.learning_curve:
+    if soften.model == AUTO or soften.forecast:
         text += ", and fits to parts of the answers"
     return text
 
@@ -98,7 +98,7 @@ def fit(work: Work, given: Answers, count: int) -> PeopleFit:
     answers = _AnswerSet(given)
     model: str = soften.model
     trial = None
-    if soften.model == AUTO or soften.learning_curve:
+    if soften.model == AUTO or soften.forecast:
         if len(answers) >= learning_curve.MIN_ANSWERS:
             trial = _Trial(work, answers, count)
         else:
@@ -111,7 +111,7 @@ def fit(work: Work, given: Answers, count: int) -> PeopleFit:
         if trial:
             model = trial.best()
     curve = None
-    if trial and soften.learning_curve:
+    if trial and soften.forecast:
         curve = trial.curve(model)
 
     if model == VICE:

@@ -26,7 +26,7 @@ def responses(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def cfg() -> Config:
-    return Config().replace(soften__model="auto", soften__learning_curve=True, soften__dims=10, soften__steps=300)
+    return Config().replace(soften__model="auto", soften__forecast=True, soften__dims=10, soften__steps=300)
 
 
 def fit(cfg: Config, make_work: Callable[..., Work], given: Answers) -> tuple[people_model.PeopleFit, Work]:
@@ -65,7 +65,7 @@ def test_a_model_that_is_named_is_taken(cfg: Config, make_work: Callable[..., Wo
     assert found.facts.model == "vice"
     assert found.curve is not None
     assert found.curve.model == "vice"
-    plain = cfg.replace(soften__model="trace_norm", soften__learning_curve=False)
+    plain = cfg.replace(soften__model="trace_norm", soften__forecast=False)
     found, _ = fit(plain, make_work, given)
     assert (found.facts.model, found.facts.cross_entropies, found.curve) == ("trace_norm", None, None)
 
@@ -89,16 +89,16 @@ def test_a_collapse_is_said_for_comparisons_too(cfg: Config, make_work: Callable
     """Chance of two is 0.693 nats, far below chance of three."""
     rows = responses(300)
     given = Answers(np.empty((0, 3), np.int64), Comparisons(rows, np.tile([1.0, 0.0], (len(rows), 1))))
-    strong = cfg.replace(soften__model="vice", soften__learning_curve=False, soften__spike=1e-3, soften__slab=1e-3)
+    strong = cfg.replace(soften__model="vice", soften__forecast=False, soften__spike=1e-3, soften__slab=1e-3)
     _, work = fit(strong.replace(soften__kl_anneal=0), make_work, given)
     assert "collapsed to 0 significant dimensions" in " ".join(work.warnings)
     assert "--soften.model trace_norm" in " ".join(work.warnings)
 
 
 def test_settings_that_change_nothing_keep_the_artifacts_id(cfg: Config) -> None:
-    assert not {"model", "learning_curve"} & set(people_model.inputs(Config()))
+    assert not {"model", "forecast"} & set(people_model.inputs(Config()))
     assert people_model.inputs(cfg)["model"] == "auto"
-    assert people_model.inputs(cfg)["learning_curve"] is True
+    assert people_model.inputs(cfg)["forecast"] is True
 
 
 def test_the_curve_is_read_as_it_was_written(cfg: Config, make_work: Callable[..., Work]) -> None:
