@@ -10,10 +10,11 @@ from typing import Any
 from alignet_ray import tracking
 from alignet_ray.artifacts.register import RegisteredVersion
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.logged_student import LoggedStudent, log_student
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.screen import TableRow, table
 from alignet_ray.store import Artifact, JsonObject, Store
-from alignet_ray.tracking import LoggedStudent, Tracker
+from alignet_ray.tracking import Tracker
 
 CHAMPION = "champion"
 HISTORY = "alignet.champions"
@@ -44,16 +45,24 @@ class Registration:
 def register(tracker: Tracker, student: LoggedStudent, registration: Registration) -> RegisteredVersion:
     """Log a student to a run, register it as a new version, and move the alias to it."""
     name = registration.name
-    version, images = tracking.log_student(tracker, student, name, registration.card)
+    logged = log_student(tracker, student, name, registration.card)
+    version = logged.version
 
     # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
     # The description is what MLflow's page of the version shows.
     mlflow.update_model_version(name, version, description=registration.card.read_text(encoding="utf-8"))
-    for key, value in (registration.tags | {tracking.IMAGES: images}).items():
+    for key, value in (registration.tags | {tracking.IMAGES: logged.images}).items():
         mlflow.set_model_version_tag(name, version, key, value)
     mlflow.set_registered_model_alias(name, registration.alias, version)
-    return RegisteredVersion(name, version, [registration.alias], f"models:/{name}@{registration.alias}", images)
+    return RegisteredVersion(
+        name=name,
+        version=version,
+        aliases=[registration.alias],
+        model=f"models:/{name}@{registration.alias}",
+        images=logged.images,
+        model_id=logged.model_id,
+    )
 
 
 def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,6 @@ and is delivered later. It imports no ray, and mlflow only when it is used.
 """
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -34,7 +33,11 @@ RUNNING = "attributes.status = 'RUNNING'"
 """MLflow's filter for runs that have not ended."""
 PENDING = "pending-"
 """Prefix of the name of a run that the server does not know yet."""
+CREATED = ".id"
+"""Suffix of the file that holds the id of such a run, once the server has given it one."""
 METRICS_PER_REQUEST = 500
+UPLOAD_SECONDS = 600
+"""Seconds that a server may take for one file, as weights are large; metrics wait for ten at most."""
 DATABASE = "mlflow.db"
 """File of the embedded database under the state folder."""
 ARTIFACTS = "mlflow-artifacts"
@@ -84,6 +87,16 @@ class Tracker:
     run_id: str = ""
     spool: str = ""
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the server does not know the run yet."""
+        return self.server_id.startswith(PENDING)
+
+    @property
+    def server_id(self) -> str:
+        """The run's id on the server; of a run that waits, the name that it has until then."""
+        return _server_id(self.spool, self.run_id)
+
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
         """Log metrics at a step; numbers only. What a server does not take is kept, and never stops the work."""
         if self.uri:
@@ -99,12 +112,15 @@ class Tracker:
 
     def _send(self, row: SpoolRow) -> None:
         """Deliver a row after those that wait, or let it wait with them."""
-        if not self.run_id.startswith(PENDING) and not _is_silent(self.uri):
+        if not self.is_pending and not _is_silent(self.uri):
             try:
                 # What waits goes first, so that the server gets the steps in order.
-                _deliver(self.uri, self.run_id, [*_read(self._file), row])
+                _deliver(self.uri, self.server_id, [*_read(self._file), row])
                 if self.spool:
                     self._file.unlink(missing_ok=True)
+                    # Nothing follows the end of a run, so nobody asks for its id any more.
+                    if "end" in row:
+                        _forget(self.spool, self.run_id)
                 return
             except Exception as error:  # a server can fail in any way; none of them is worth a run
                 _silent_until[self.uri] = time.monotonic() + PAUSE
@@ -127,6 +143,20 @@ class Tracker:
     def _file(self) -> Path:
         # One file a run, so that runs never wait for each other's locks.
         return Path(self.spool) / f"{self.run_id}.jsonl"
+
+
+def _server_id(spool: str, run_id: str) -> str:
+    """The id that the server gave to a run which had to wait; otherwise the id that is given."""
+    # The file is written when the run is created, perhaps by another process than the one that logs to it.
+    if run_id.startswith(PENDING):
+        with contextlib.suppress(OSError):
+            return (Path(spool) / f"{run_id}{CREATED}").read_text(encoding="utf-8")
+    return run_id
+
+
+def _forget(spool: str, run_id: str) -> None:
+    """Remove the file that holds the id of a run which had to wait."""
+    (Path(spool) / f"{run_id}{CREATED}").unlink(missing_ok=True)
 
 
 def _milliseconds() -> int:
@@ -172,6 +202,21 @@ def client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def patient_uploads() -> Iterator[None]:
+    """Within it a request to the server may take minutes: files of weights are large, and a training waits no more."""
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    before = os.environ.get(name)
+    os.environ[name] = str(max(UPLOAD_SECONDS, int(before or 0)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def resolve_uri(cfg: Config, state: Path) -> str:
@@ -279,13 +324,13 @@ def hide(value: Any) -> str:
 @contextlib.contextmanager
 def system_metrics(tracker: Tracker) -> Iterator[None]:
     """Within it the run also gets this machine's load every ten seconds: processors, memory, disk, network, GPUs."""
-    if not tracker.run_id or tracker.run_id.startswith(PENDING):
+    if not tracker.run_id or tracker.is_pending:
         yield
         return
 
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(tracker.run_id, tracking_uri=tracker.uri)  # type: ignore[no-untyped-call]
+    monitor = SystemMetricsMonitor(tracker.server_id, tracking_uri=tracker.uri)  # type: ignore[no-untyped-call]
     monitor.start()  # type: ignore[no-untyped-call]
     try:
         yield
@@ -294,6 +339,24 @@ def system_metrics(tracker: Tracker) -> Iterator[None]:
         end = threading.Thread(target=monitor.finish, daemon=True)
         end.start()
         end.join(5)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Data that a run read, as MLflow shows it.
+
+    Attributes:
+        name, digest: what it is, and a hash of its content; MLflow tells data sets apart by both.
+        kind: artifact, folder or file.
+        uri: where it lies.
+        use: what it is read for.
+    """
+
+    name: str
+    digest: str
+    kind: str
+    uri: str
+    use: str
 
 
 @dataclass(frozen=True)
@@ -336,7 +399,9 @@ class Session:
         session.flush()
         return session
 
-    def begin(self, name: str, cfg: Config | None, tags: dict[str, str], parent: str = "") -> Tracker:
+    def begin(
+        self, name: str, cfg: Config | None, tags: dict[str, str], parent: str = "", needs_server: bool = False
+    ) -> Tracker:
         """Start a run, with the flattened configuration as parameters.
 
         If the server does not answer, the run waits in the spool; without a spool the tracker is empty.
@@ -346,7 +411,12 @@ class Session:
             cfg: its configuration; None: no parameters.
             tags: its tags.
             parent: id of the run that it is a child of.
+            needs_server: its work cannot do without: a server that did not answer a moment ago is asked again.
         """
+        if needs_server:
+            _silent_until.pop(self.uri, None)
+        if parent:
+            parent = self._begun(parent)
         # MLflow takes 500 characters of a parameter; lists of models and paths can be longer.
         params: dict[str, str] = {}
         if cfg is not None:
@@ -369,6 +439,16 @@ class Session:
         tracker = Tracker(self.uri, f"{PENDING}{time.time_ns():x}-{uuid.uuid4().hex[:8]}", self.spool)
         tracker.keep(row)
         return tracker
+
+    def _begun(self, run_id: str) -> str:
+        """The server's id of a run; one that waits is begun now if the server answers again."""
+        found = _server_id(self.spool, run_id)
+        if found.startswith(PENDING) and not _is_silent(self.uri):
+            self.flush()
+            found = _server_id(self.spool, run_id)
+            if found.startswith(PENDING):
+                _silent_until[self.uri] = time.monotonic() + PAUSE
+        return found
 
     def _create(self, row: SpoolRow) -> str:
         from mlflow.entities import Param
@@ -403,40 +483,51 @@ class Session:
             waiting[file] = _read(file)
         oldest_first = sorted(waiting, key=lambda file: (_started(waiting[file]), file.name))
 
-        # Names of pending runs -> ids that the server gave them; parents come before their children.
-        created: dict[str, str] = {}
+        # Parents come before their children. Their ids are kept until all is delivered.
+        ended: list[str] = []
         for file in oldest_first:
             rows = waiting[file]
             try:
-                # A run that the server knew has its id for a name; any other has to be begun first.
-                run_id = file.stem
-                if run_id.startswith(PENDING):
-                    tags = rows[0]["tags"]
-                    if tags.get(PARENT) in created:
-                        tags[PARENT] = created[tags[PARENT]]
-                    run_id = self._create(rows[0])
-                    created[file.stem] = run_id
-                _deliver(self.uri, run_id, rows)
+                _deliver(self.uri, self._created(file.stem, rows), rows)
                 file.unlink()
                 log.warning("MLflow took %d rows that had waited in %s", len(rows), file.name)
             except Exception as error:  # as in Tracker._send
                 # The server is down again, and later runs may be children of this one.
                 log.warning("MLflow does not take %s, which stays: %s", file, hide(error))
                 return
+            if any("end" in row for row in rows):
+                ended.append(file.stem)
+        for run_id in ended:
+            _forget(self.spool, run_id)
+
+    def _created(self, run_id: str, rows: list[SpoolRow]) -> str:
+        """The server's id of a run whose rows wait; the run is begun if the server does not know it yet."""
+        known = _server_id(self.spool, run_id)
+        if not known.startswith(PENDING):
+            return known
+        tags = rows[0]["tags"]
+        if PARENT in tags:
+            tags[PARENT] = _server_id(self.spool, tags[PARENT])
+        known = self._create(rows[0])
+        (Path(self.spool) / f"{run_id}{CREATED}").write_text(known, encoding="utf-8")
+        return known
 
     def lineage(self, tracker: Tracker, artifacts: Iterable[Artifact]) -> None:
-        """Record the artifacts that a run read, by `log_inputs` (digest = artifact id)."""
+        """Record the artifacts that a run read (digest = artifact id)."""
+        # A source may be any text to MLflow; this one leads back to the folder.
+        self.inputs(tracker, [DataSet(item.stage, item.id, "artifact", item.uri, "parent") for item in artifacts])
+
+    def inputs(self, tracker: Tracker, data_sets: Iterable["DataSet"]) -> None:
+        """Record the data that a run read, as MLflow's data sets."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        # A source may be any text to MLflow; this one leads back to the folder.
         rows = []
-        for artifact in artifacts:
-            source = json.dumps({"uri": hide(artifact.uri)})
-            dataset = Dataset(artifact.stage, artifact.id, "artifact", source)
-            rows.append(DatasetInput(dataset, [InputTag("mlflow.data.context", "parent")]))
+        for data in data_sets:
+            dataset = Dataset(data.name, data.digest, data.kind, json.dumps({"uri": hide(data.uri)}))
+            rows.append(DatasetInput(dataset, [InputTag("mlflow.data.context", data.use)]))
         if tracker.uri and rows:
             with _survive(f"the lineage of run {tracker.run_id}"):
-                client(self.uri).log_inputs(tracker.run_id, datasets=rows)
+                client(self.uri).log_inputs(tracker.server_id, datasets=rows)
 
     def attach(self, tracker: Tracker, *paths: Path) -> None:
         """Keep files with a run."""
@@ -444,14 +535,22 @@ class Session:
             return
         # Each by itself: a file that is too large for the server does not take the others with it.
         for path in paths:
-            with _survive(str(path)):
-                client(self.uri).log_artifact(tracker.run_id, str(path))
+            with _survive(str(path)), patient_uploads():
+                client(self.uri).log_artifact(tracker.server_id, str(path))
 
     def describe(self, tracker: Tracker, text: str) -> None:
         """Set a run's description, which the tracking server shows as Markdown."""
         if tracker.uri:
             with _survive(f"the description of run {tracker.run_id}"):
-                client(self.uri).set_tag(tracker.run_id, "mlflow.note.content", text)
+                client(self.uri).set_tag(tracker.server_id, "mlflow.note.content", hide(text))
+
+    def produced(self, tracker: Tracker, model_id: str) -> None:
+        """Show a logged model as what came out of a run."""
+        from mlflow.entities import LoggedModelOutput
+
+        if tracker.uri:
+            with _survive(f"the model of run {tracker.run_id}"):
+                client(self.uri).log_outputs(tracker.server_id, models=[LoggedModelOutput(model_id, step=0)])
 
     def end(self, tracker: Tracker, status: str) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
@@ -480,95 +579,3 @@ def _started(rows: list[SpoolRow]) -> int:
     if not rows:
         return 0
     return int(rows[0]["time"])
-
-
-@dataclass(frozen=True)
-class LoggedStudent:
-    """A student as MLflow logs it: code and safetensors, nothing pickled.
-
-    Attributes:
-        code: Python file of the pyfunc model.
-        folder: the student's folder.
-        size: side of the square input in pixels.
-        widths: output name -> width.
-        requirements: what the model needs to load, as pip requirements.
-    """
-
-    code: Path
-    folder: Path
-    size: int
-    widths: dict[str, int]
-    requirements: list[str]
-
-
-def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path) -> tuple[str, str]:
-    """Log a student to a run twice: for tensors, registered as a new version of `name`, and for image files.
-
-    Args:
-        tracker: the run that it belongs to.
-        student: what is logged.
-        name: registered model.
-        card: the model card, kept with the run.
-
-    Returns:
-        The version, and the URI of the model that takes image files.
-    """
-    import mlflow
-
-    # log_model knows only the global tracking URI; set_tracking_uri also overwrites the variable.
-    environment = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(tracker.uri)
-    try:
-        with mlflow.start_run(run_id=tracker.run_id):
-            logged = _log_models(student, name)
-            mlflow.log_artifact(str(card))
-    finally:
-        mlflow.set_tracking_uri(environment or "")
-    return logged
-
-
-def _log_models(student: LoggedStudent, name: str) -> tuple[str, str]:
-    """Within an MLflow run: as `log_student`."""
-    import mlflow
-    import numpy as np
-    import pandas
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
-
-    # Signatures let MLflow check requests before they reach the model; -1 is the size of the batch.
-    size = student.size
-    float32 = np.dtype("float32")
-    outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])
-
-    # Both models carry the package's code, so that a server needs no installation of it.
-    shared = {
-        "python_model": str(student.code),
-        "artifacts": {"student": str(student.folder)},
-        "pip_requirements": student.requirements,
-        "code_paths": [str(Path(__file__).parent)],
-    }
-    for_tensors = mlflow.pyfunc.log_model(
-        name="student",
-        signature=ModelSignature(Schema([TensorSpec(float32, (-1, 3, size, size))]), outputs),
-        input_example=np.zeros((2, 3, size, size), np.float32),
-        registered_model_name=name,
-        **shared,
-    )
-    for_images = mlflow.pyfunc.log_model(
-        name="student-images",
-        signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
-        model_config={"takes": "images"},
-        input_example=pandas.DataFrame({"image": [_grey_png(size)]}),
-        **shared,
-    )
-    return str(for_tensors.registered_model_version), str(for_images.model_uri)
-
-
-def _grey_png(size: int) -> bytes:
-    """The file of a grey picture."""
-    # MLflow calls a model with its example when it is logged, so the example has to be a picture.
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.new("RGB", (size, size), "grey").save(stream, "PNG")
-    return stream.getvalue()

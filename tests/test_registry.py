@@ -26,6 +26,7 @@ from PIL import Image
 
 from alignet_ray import registry
 from alignet_ray.artifacts.evaluate import EvaluateFacts
+from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -111,6 +112,18 @@ def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
     folder, _ = load(store.artifact("distill", "d" * 12).uri)
     assert torch.equal(model(x).triplet_logits, folder(x).triplet_logits)
     assert not list(Path(store.root, "mlflow-artifacts").rglob("*.pt"))  # no checkpoints in the registry
+
+
+def test_the_logged_model_holds_the_scores_of_the_student(registered: tuple[str, Store]) -> None:
+    """MLflow's list of models compares by them; a score of the base or of a subset is not the student's."""
+    uri, store = registered
+    version = RegisterArtifact(store.artifact("register", "r" * 12)).version()
+    metrics = client(uri).get_logged_model(version.model_id).metrics
+    found = {(metric.key, metric.value, metric.dataset_name, metric.dataset_digest) for metric in metrics}
+    assert found == {
+        ("objects/odd_one_out/pre_logits", 0.5, "objects", "e" * 12),
+        ("objects/odd_one_out/head", 0.55, "objects", "e" * 12),
+    }
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Runs, parameters and lineage in the embedded MLflow database; no secrets in it; a dead server stops nothing."""
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -143,6 +144,70 @@ def test_whole_runs_wait_and_are_created_after_their_parents(flaky: Callable[[bo
     assert runs["label"].info.status == "FINISHED"
     assert history(again, runs["label"].info.run_id) == [(7, 0.5)]
     assert not list(Path(session.spool).glob("*"))
+
+
+def test_a_run_that_had_to_wait_is_begun_as_soon_as_the_server_answers(flaky: Callable[[bool], Session]) -> None:
+    """A server that was away when the run began: the steps after its return are children of the run, without delay."""
+    session = flaky(False)
+    parent = session.begin("night", None, {"alignet.commit": "abc"})
+    first = session.begin("embed", None, {}, parent.run_id)
+    first.log_batch({"loss": 3.0}, 1)
+    assert parent.is_pending
+    assert first.is_pending
+
+    flaky(True)
+    second = session.begin("label", None, {}, parent.run_id)
+    assert not second.is_pending
+    assert not parent.is_pending
+    first.log_batch({"loss": 2.0}, 2)
+    parent.log_batch({"agreement": 0.5}, 0)
+    session.describe(parent, "with a password: postgresql://me:sesame@db")
+    for tracker in (first, second, parent):
+        session.end(tracker, "FINISHED")
+    session.flush()
+
+    runs = {run.info.run_name: run for run in client(session.uri).search_runs([session.experiment])}
+    assert runs.keys() == {"night", "embed", "label"}
+    for child in ("embed", "label"):
+        assert runs[child].data.tags[tracking.PARENT] == runs["night"].info.run_id
+        assert runs[child].info.status == "FINISHED"
+    assert history(session, runs["embed"].info.run_id) == [(1, 3.0), (2, 2.0)]
+    assert runs["night"].data.metrics == {"agreement": 0.5}
+    assert runs["night"].data.tags["mlflow.note.content"] == "with a password: postgresql://me:***@db"
+    assert not list(Path(session.spool).glob("*"))
+
+
+def test_a_step_that_needs_the_server_asks_it_again_at_once(flaky: Callable[[bool], Session]) -> None:
+    session = flaky(False)
+    parent = session.begin("night", None, {})
+    silent = dict(tracking._silent_until)
+    flaky(True)
+    tracking._silent_until.update(silent)
+    assert session.begin("embed", None, {}, parent.run_id).is_pending
+    assert not session.begin("register", None, {}, parent.run_id, needs_server=True).is_pending
+
+
+def test_uploads_may_take_longer_than_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    for given, within in ((None, "600"), ("10", "600"), ("3000", "3000")):
+        if given is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, given)
+        with tracking.patient_uploads():
+            assert os.environ[name] == within
+        assert os.environ.get(name) == given
+
+
+def test_the_data_that_a_run_read_is_told(tmp_path: Path) -> None:
+    session = Session.open(Config().replace(store__root=str(tmp_path)), tmp_path)
+    run = session.begin("night", None, {})
+    data = tracking.DataSet("train", "abc", "folder", "s3://me:sesame@bucket/train", "embed, distill")
+    session.inputs(run, [data])
+    (found,) = client(session.uri).get_run(run.run_id).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest, found.dataset.source_type) == ("train", "abc", "folder")
+    assert found.dataset.source == '{"uri": "s3://me:***@bucket/train"}'
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "embed, distill")]
 
 
 def test_a_spool_cut_short_by_a_kill_is_read_up_to_there(flaky: Callable[[bool], Session]) -> None:

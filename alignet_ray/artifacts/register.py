@@ -19,6 +19,7 @@ class RegisteredVersion:
         aliases: aliases that it got.
         model: `models:/NAME@ALIAS`, which `alignet_ray.load` takes.
         images: URI of the same student as a model that takes image files (logged beside it, not registered).
+        model_id: MLflow's logged model behind the version, which holds its scores.
     """
 
     name: str
@@ -26,6 +27,7 @@ class RegisteredVersion:
     aliases: list[str]
     model: str
     images: str
+    model_id: str
 
 
 @dataclass(frozen=True)

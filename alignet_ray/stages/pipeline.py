@@ -18,10 +18,10 @@ from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError, require_existing, require_regular
+from alignet_ray.errors import UserError, first_line, require_existing, require_regular
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons
+from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons, run_page
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -329,8 +329,9 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         if unfinished:
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
             with tracked(resolved, state) as (session, parent):
+                session.inputs(parent, run_page.data_sets(_files_read(resolved, steps)))
                 carry_out(resolved, store, steps, session, parent, screen)
-                summarise(resolved, {step.node.name: step.artifact for step in steps}, session, parent)
+                run_page.fill(resolved, {step.node.name: step.artifact for step in steps}, session, parent)
         else:
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
 
@@ -350,6 +351,14 @@ def _finished_before(cfg: Config, store: Store) -> dict[str, str]:
     except UserError:  # an input of a later stage is not there yet, so that stage was never made
         return {}
     return {step.node.name: step.artifact.id for step in steps if step.finished}
+
+
+def _files_read(cfg: Config, steps: Iterable[Step]) -> Iterator[run_page.FileRead]:
+    """Every file and folder that a step reads besides artifacts, with its fingerprint."""
+    for step in steps:
+        sources = module(step.node.stage).sources(cfg, step.node.role)
+        for source, fingerprint in zip(sources, step.recipe.sources, strict=True):
+            yield run_page.FileRead(source, digest(fingerprint), step.node.stage)
 
 
 def log_file(cfg: Config, state: Path) -> Path:
@@ -394,7 +403,7 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
 
 @contextlib.contextmanager
 def _ended(session: Session, tracker: Tracker) -> Iterator[None]:
-    """End a tracked run with the status that its block ends with."""
+    """End a tracked run with the status that its block ends with; a failed one says why."""
     # Failed until shown otherwise, so that every kind of exception counts.
     status = "FAILED"
     try:
@@ -403,8 +412,18 @@ def _ended(session: Session, tracker: Tracker) -> Iterator[None]:
     except KeyboardInterrupt:
         status = "KILLED"
         raise
+    except Exception as error:
+        session.describe(tracker, f"**Failed**: {why_failed(error)}")
+        raise
     finally:
         session.end(tracker, status)
+
+
+def why_failed(error: Exception) -> str:
+    """One line about what ended a run: a user's error as it is, any other with its kind."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def refuse(cfg: Config, steps: Iterable[Step]) -> None:
@@ -447,7 +466,9 @@ def _run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], par
     runner.screen.heading(step.node.name, " ".join(filter(None, details)))
 
     tags = {"alignet.artifact": step.artifact.id}
-    tracker = runner.session.begin(step.node.name, None, tags, parent.run_id)
+    # The student is uploaded to the server, which may have been away while other steps worked.
+    needs_server = step.node.stage == "register"
+    tracker = runner.session.begin(step.node.name, None, tags, parent.run_id, needs_server)
     with _ended(runner.session, tracker):
         make(runner, step, artifacts, tracker)
         runner.screen.line(f"   done in {clock(time.time() - start)}")
@@ -511,30 +532,6 @@ def _numbers(facts: JsonObject) -> dict[str, float]:
         elif isinstance(value, dict):
             numbers |= _numbers(value)
     return numbers
-
-
-def summarise(cfg: Config, artifacts: Mapping[str, Artifact], session: Session, parent: Tracker) -> None:
-    """Give the whole run's tracking run what a person looks for first: headline scores, report, configuration."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "config.yaml"
-        settings.write_text(cfg.to_yaml(), encoding="utf-8")
-        session.attach(parent, settings)
-
-    if "evaluate" not in artifacts:
-        return
-    evaluation = EvaluateArtifact(artifacts["evaluate"])
-    headline: dict[str, float] = {}
-    for score in evaluation.scores().to_pylist():
-        if (score["dataset"], score["metric"], score["level"]) == ("objects", "odd_one_out", ""):
-            headline["/".join(filter(None, (score["metric"], score["model"], score["layer"])))] = score["value"]
-    parent.log_batch(headline, 0)
-    session.attach(parent, evaluation.report_file())
-
-    # MLflow shows a description as Markdown; indented lines keep the table's columns.
-    lines = [f"    {line}" for line in evaluation.facts().table]
-    if "register" in artifacts:
-        lines += ["", f"Registered as `{RegisterArtifact(artifacts['register']).version().model}`."]
-    session.describe(parent, "\n".join(lines))
 
 
 def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> None:

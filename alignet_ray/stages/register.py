@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignet_ray import registry, tracking
+from alignet_ray import registry
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
+from alignet_ray.core.scores import Score
 from alignet_ray.evals import gate
+from alignet_ray.logged_student import LoggedStudent, log_scores
 from alignet_ray.models.model_hub import licence
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work
 from alignet_ray.store import JsonObject
 
-VERSION = 7
+VERSION = 8
 
 CARD = """# {name}
 
@@ -101,7 +103,7 @@ def run(work: Work) -> None:
         folder.mkdir()
         for file in student.student_files():
             shutil.copy(file, folder)
-        logged = tracking.LoggedStudent(
+        logged = LoggedStudent(
             code=Path(serving.__file__),
             folder=folder,
             size=description.preprocessing["input_size"][1],
@@ -116,6 +118,9 @@ def run(work: Work) -> None:
         )
         registered = registry.register(work.tracker, logged, registration)
 
+    if evaluated is not None:
+        scores = [Score(**row) for row in evaluated.scores().to_pylist()]
+        log_scores(work.tracker, registered.model_id, scores, evaluated.id)
     if facts and facts.verdict == gate.Verdict.YES:
         registry.promote(work.tracker.uri, registered.name, registered.version)
     artifact.write_version(registered)

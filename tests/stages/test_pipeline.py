@@ -10,7 +10,7 @@ from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import STAGES, Work, graph, human_inputs, kept, pipeline
+from alignet_ray.stages import STAGES, Work, graph, human_inputs, kept, pipeline, run_page
 from alignet_ray.store import SCHEMA, Store
 
 
@@ -219,7 +219,7 @@ def test_a_run_that_fails_does_not_take_the_name_from_the_finished_one(
         raise UserError("the disk is full")
 
     small = small.replace(store__root=store.root)
-    monkeypatch.setattr(pipeline, "summarise", lambda *_: None)
+    monkeypatch.setattr(run_page, "fill", lambda *_: None)
     monkeypatch.setattr(pipeline, "carry_out", finish)
     results = {(artifact.stage, artifact.id) for artifact in pipeline.run(small).values()}
     assert kept.reachable(store) == results

@@ -1,0 +1,84 @@
+"""The page of a whole run in MLflow: what a person looks for first, on the run above those of the single steps."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from alignet_ray.artifacts.evaluate import EvaluateArtifact
+from alignet_ray.artifacts.register import RegisterArtifact
+from alignet_ray.config import Config
+from alignet_ray.store import Artifact
+from alignet_ray.tracking import DataSet, Session, Tracker
+
+HEADLINE = (
+    ("base", "pre_logits"),
+    ("teacher", "aligned"),
+    ("student", "pre_logits"),
+    ("student", "head"),
+    ("human", ""),
+)
+"""(model, layer) of the five scores on the page: agreement with people on odd-one-out questions about test objects.
+
+All others are on the page of `evaluate`.
+"""
+
+
+class FileRead(NamedTuple):
+    """A file or folder that a stage reads: path or URL, hash of its fingerprint, the stage."""
+
+    source: str
+    digest: str
+    stage: str
+
+
+def data_sets(files: Iterable[FileRead]) -> list[DataSet]:
+    """Files and folders as MLflow's data sets, each once, with all stages that read it."""
+    stages: dict[tuple[str, str], list[str]] = {}
+    for file in files:
+        readers = stages.setdefault((file.source, file.digest), [])
+        if file.stage not in readers:
+            readers.append(file.stage)
+
+    found = []
+    for (source, digest), readers in stages.items():
+        kind = "folder"
+        if Path(source).expanduser().is_file():
+            kind = "file"
+        name = source.rstrip("/").rpartition("/")[2]
+        found.append(DataSet(name, digest, kind, source, use=", ".join(readers)))
+    return found
+
+
+def fill(cfg: Config, artifacts: Mapping[str, Artifact], session: Session, parent: Tracker) -> None:
+    """Give the whole run's page its settings, and, where students were scored, headline scores, report and version.
+
+    Args:
+        cfg: the run's configuration.
+        artifacts: its artifacts by node name.
+        session: the connection to MLflow.
+        parent: the whole run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "config.yaml"
+        settings.write_text(cfg.to_yaml(), encoding="utf-8")
+        session.attach(parent, settings)
+    if "evaluate" not in artifacts:
+        return
+
+    evaluation = EvaluateArtifact(artifacts["evaluate"])
+    headline: dict[str, float] = {}
+    for score in evaluation.scores().to_pylist():
+        is_headline = (score["model"], score["layer"]) in HEADLINE
+        if is_headline and (score["dataset"], score["metric"], score["level"]) == ("objects", "odd_one_out", ""):
+            headline["/".join(filter(None, (score["metric"], score["model"], score["layer"])))] = score["value"]
+    parent.log_batch(headline, 0)
+    session.attach(parent, evaluation.report_file())
+
+    # MLflow shows a description as Markdown; indented lines keep the table's columns.
+    lines = [f"    {line}" for line in evaluation.facts().table]
+    if "register" in artifacts:
+        version = RegisterArtifact(artifacts["register"]).version()
+        lines += ["", f"Registered as `{version.model}`, version {version.version}."]
+        session.produced(parent, version.model_id)
+    session.describe(parent, "\n".join(lines))
