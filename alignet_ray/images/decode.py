@@ -1,9 +1,15 @@
 """Decodes image files as a person would see them, or says why not: whatever the bytes are, no other error."""
 
+import contextlib
 import io
+import os
+import tempfile
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
@@ -22,8 +28,21 @@ DARK_HELP = (
     "if it holds 12 bits, multiply its values by 16"
 )
 
-OTHER_PROGRAMS = {"EPS", "WMF", "HDF5", "BUFR", "GRIB", "FITS", "MPEG"}
-"""Formats of Pillow that are no pictures of pixels, or that it hands to another program (Ghostscript)."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "QOI")
+"""Formats that are read, the common ones first.
+
+Named one by one: Pillow knows more, and hands some of them to other programs, PostScript to Ghostscript for one.
+"""
+
+LARGE_PIXELS = 89_478_485
+"""Pixels above which pictures are decoded one at a time on a machine.
+
+A decoder needs up to 20 bytes a pixel: one process for each core, each with a picture of the largest size, would take
+more memory than a machine has.
+"""
+
+ROWS_AT_ONCE = 1_024
+"""Rows of a transparent picture that are laid over white at once; bounds the memory for it."""
 
 MAX_ASPECT = 100
 """Largest aspect ratio: thinner images would explode when the short side is enlarged to the network's size."""
@@ -46,7 +65,7 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
     if not data:
         raise ValueError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image, memory_for(image):
             check_header(image)
             # Pillow keeps the higher eight bits of colours of 16, and forgets that there were more once they are read.
             has_16_bits = any(";16" in str(tile) for tile in image.tile)
@@ -54,7 +73,7 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
                 # libjpeg leaves out the high frequencies of its cosine transform: no full image is ever made.
                 image.draft(None, (min_side, min_side))
             image.load()
-            seen = _to_rgb(_upright(image))
+            seen = _to_rgb(_upright(image, in_place=True))
             if has_16_bits and not image.mode.startswith("I"):
                 seen.info[DARK] = _largest_colour(image) <= MAX_DARK_8_BIT
             return seen
@@ -75,7 +94,19 @@ def as_seen(image: Image.Image) -> Image.Image:
         ValueError: as `check_header`.
     """
     check_header(image)
-    return _to_rgb(_upright(image))
+    return _to_rgb(_upright(image, in_place=False))
+
+
+@contextlib.contextmanager
+def memory_for(image: Image.Image) -> Iterator[None]:
+    """Within it there is memory to decode a picture: of very large ones a machine decodes one at a time."""
+    width, height = image.size
+    if width * height <= LARGE_PIXELS:
+        yield
+        return
+    # A lock of the system ends with the process that holds it, however that ends.
+    with FileLock(Path(tempfile.gettempdir()) / f"alignet-ray-large-pictures-{os.getuid()}.lock"):
+        yield
 
 
 def check_header(image: Image.Image) -> None:
@@ -97,9 +128,9 @@ def check_header(image: Image.Image) -> None:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats that are read, the common ones first."""
+    """Those of the formats that the installed Pillow knows."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in OTHER_PROGRAMS)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _largest_colour(image: Image.Image) -> int:
@@ -111,8 +142,11 @@ def _largest_colour(image: Image.Image) -> int:
     return largest
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, in_place: bool) -> Image.Image:
     try:
+        if in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:  # broken EXIF: the image itself is sound
         return image
@@ -121,7 +155,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     # 16-bit grey comes in modes of 16 or 32 bits; Pillow's own conversion would clip it at 255.
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > MAX_16_BIT:
             raise ValueError(f"pixels from {values.min():,} to {values.max():,} do not fit into 16 bits")
         is_dark = 255 < int(values.max()) <= MAX_12_BIT
@@ -133,9 +167,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
     bands = image.getbands()
     if "A" in bands or "a" in bands or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return _over_white(image)
+    if image.mode == "RGB":
+        return image
     return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """A transparent image over white, some rows at a time."""
+    width, height = image.size
+    result = Image.new("RGB", image.size)
+    for top in range(0, height, ROWS_AT_ONCE):
+        rows = image.crop((0, top, width, min(top + ROWS_AT_ONCE, height))).convert("RGBA")
+        white = Image.new("RGBA", rows.size, "white")
+        result.paste(Image.alpha_composite(white, rows).convert("RGB"), (0, top))
+    return result
 
 
 def _why_broken(error: Exception) -> str:
@@ -153,4 +199,4 @@ def _why_unknown(data: bytes) -> str:
     start = data[:512].lstrip().lower()
     if start.startswith((b"<", b"{")):
         return "text or HTML, not an image"
-    return "not an image"
+    return "not an image, or of a format that is not read"

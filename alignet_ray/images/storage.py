@@ -84,8 +84,11 @@ def read(uri: str, path: str) -> bytes:
     """Content of an image by its path, or of any file under the root.
 
     Raises:
-        OSError: it is gone or may not be read.
+        OSError: it is gone, may not be read, or is no path under the root.
     """
+    # Tables of paths may come from strangers, with a run that they shared: they must not name other files.
+    if path.startswith("/") or ".." in path.split("/"):
+        raise OSError(f"{path} leads out of {uri}")
     shard, name = _split_shard(uri, path)
     if shard:
         try:

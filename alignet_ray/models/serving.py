@@ -10,6 +10,7 @@ holds image files' bytes (base64 in JSON). Output: a dictionary of float32 array
 `triplet_logits` (b, k).
 """
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +24,10 @@ from alignet_ray.models.embedding_network import load_network
 
 REQUIREMENTS = ("torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "jaxtyping", "mlflow")
 BATCH = 64
-"""Images a forward pass."""
+"""Images a forward pass; so many are decoded at once."""
+
+MAX_IMAGES = 1_024
+"""Images of one request, so that nobody fills the server's memory by a single one."""
 
 
 def requirements() -> list[str]:
@@ -40,8 +44,11 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Preprocessed images, or image files -> embedding and triplet logits."""
 
     def load_context(self, context: Any) -> None:
-        """Load the student from its folder."""
-        self.student = load_network(context.artifacts["student"])
+        """Load the student from its folder, onto the GPU where there is one."""
+        self.device = "cpu"
+        if torch.cuda.is_available():
+            self.device = "cuda"
+        self.student = load_network(context.artifacts["student"]).to(self.device)
         # A model that was logged without a configuration takes tensors.
         self.takes = (context.model_config or {}).get("takes", "tensors")
 
@@ -49,30 +56,35 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Outputs of a batch: of an array, or (MLflow allows one type to be named) of a table with a column `image`.
 
         Raises:
-            ValueError: bytes that are no usable image, with their row and the reason.
+            ValueError: bytes that are no usable image, with their row and the reason; too many images.
         """
-        if self.takes == "images":
-            images = _decode_and_preprocess(list(model_input["image"]), self.student.preprocess)
-        else:
-            images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
-
-        # A request may hold more images than memory takes at once.
+        if len(model_input) > MAX_IMAGES:
+            raise ValueError(f"{len(model_input):,} images in one request: send at most {MAX_IMAGES:,}")
         columns: dict[str, list[Tensor]] = {}
         with torch.inference_mode():
-            for part in torch.split(images, BATCH):
-                for name, values in self.student(part)._asdict().items():
+            for images in self._batches(model_input):
+                for name, values in self.student(images.to(self.device))._asdict().items():
                     if values is not None:
-                        columns.setdefault(name, []).append(values)
+                        columns.setdefault(name, []).append(values.float().cpu())
+        return {name: torch.cat(parts).numpy() for name, parts in columns.items()}
 
-        return {name: torch.cat(parts).float().numpy() for name, parts in columns.items()}
+    def _batches(self, model_input: Any) -> Iterator[Tensor]:
+        """Preprocessed images, as many at a time as one forward pass takes."""
+        if self.takes == "images":
+            files = list(model_input["image"])
+            for start in range(0, len(files), BATCH):
+                yield _decode_and_preprocess(files[start : start + BATCH], start, self.student.preprocess)
+            return
+        images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+        yield from torch.split(images, BATCH)
 
 
-def _decode_and_preprocess(files: list[bytes], preprocess: Preprocess) -> Tensor:
+def _decode_and_preprocess(files: list[bytes], first_row: int, preprocess: Preprocess) -> Tensor:
     # A server of tensors needs no decoder.
     from alignet_ray.images.decode import decode
 
     images = []
-    for row, data in enumerate(files):
+    for row, data in enumerate(files, start=first_row):
         try:
             images.append(preprocess(decode(data)))
         except ValueError as error:

@@ -1,14 +1,20 @@
 import io
 import struct
+import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from alignet_ray.images import decode as decoding
+from alignet_ray.images import jpeg
 from alignet_ray.images.decode import DARK, as_seen, decode
 from alignet_ray.images.listing import list_images, read_bytes
 
@@ -181,9 +187,48 @@ def test_twelve_bits_in_sixteen_are_marked_in_colour_too() -> None:
         assert image.info.get(DARK) is is_dark, largest
 
 
-def test_what_pillow_hands_to_another_program_is_no_picture() -> None:
-    with pytest.raises(ValueError, match="not an image"):
-        decode(encoded(picture(), "EPS"))
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "SGI"])
+@pytest.mark.parametrize("by", [decode, jpeg.decode])
+def test_only_the_named_formats_are_read(kind: str, by: Callable[[bytes], Any]) -> None:
+    """PostScript first of all, which Pillow would hand to Ghostscript."""
+    with pytest.raises(ValueError, match="not an image, or of a format that is not read"):
+        by(encoded(picture(), kind))
+
+
+@pytest.mark.parametrize("by", [decode, jpeg.decode])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_very_large_pictures_are_decoded_one_at_a_time(
+    by: Callable[[bytes], Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+
+    class Recorded(FileLock):  # type: ignore[misc]
+        def __enter__(self) -> Any:
+            held.append(str(self.lock_file))
+            return super().__enter__()
+
+    monkeypatch.setattr(decoding, "FileLock", Recorded)
+    data = encoded(picture(), kind)
+    by(data)
+    assert held == []
+    monkeypatch.setattr(decoding, "LARGE_PIXELS", 40 * 30 - 1)
+    by(data)
+    assert len(held) == 1
+    assert Path(held[0]).parent == Path(tempfile.gettempdir())
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_a_transparent_picture_is_laid_over_white_in_pieces(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (30, 17, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = image.convert("RGB").quantize(16)
+        image.info["transparency"] = 3
+    else:
+        image = image.convert(mode)
+    whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    monkeypatch.setattr(decoding, "ROWS_AT_ONCE", 7)
+    assert np.array_equal(np.asarray(as_seen(image)), np.asarray(whole))
 
 
 def test_pixels_of_32_bits_are_refused() -> None:

@@ -103,3 +103,16 @@ def test_a_url_that_only_fsspec_knows_gives_the_same_list_as_the_folder(tmp_path
     assert len(fingerprint(url)) == len(fingerprint(str(tmp_path)))
     with pytest.raises(UserError, match="nowhere"):
         list_images("nowhere://bucket/set")
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../secret.png", "cats/../../secret.png", "shard.tar/../../secret.png"]
+)
+def test_a_path_from_elsewhere_stays_under_the_root(path: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    root = tmp_path / "images"
+    (root / "cats").mkdir(parents=True)
+    with pytest.raises(OSError, match="leads out of"):
+        read_bytes(str(root), path)
+    (root / "cats" / "..png").write_bytes(b"a name with dots")
+    assert read_bytes(str(root), "cats/..png") == b"a name with dots"

@@ -1,13 +1,19 @@
+import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from support.pretended_gpu import pretended_gpu
 
 import alignet_ray
 from alignet_ray.errors import UserError
+from alignet_ray.images.decode import decode
 from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import load
 
@@ -52,6 +58,68 @@ def test_pyfunc_folder_and_registry_give_equal_numbers(registry: tuple[Path, str
         assert np.array_equal(getattr(expected, name).numpy(), served[name])
     with pytest.raises(UserError, match="not in the registry"):
         load("models:/unknown@champion", tracking_uri=uri)
+
+
+@pytest.fixture
+def context(tmp_path: Path, untyped_caller: None) -> SimpleNamespace:
+    """What MLflow hands to a model that takes image files."""
+    save_network(tmp_path, make_network("random:test_efficientnet", 32, 8, seed=1), {})
+    return SimpleNamespace(artifacts={"student": str(tmp_path)}, model_config={"takes": "images"})
+
+
+def files(count: int) -> list[bytes]:
+    """Image files of random noise."""
+    made = []
+    for seed in range(count):
+        sink = io.BytesIO()
+        noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(sink, "PNG")
+        made.append(sink.getvalue())
+    return made
+
+
+def test_image_files_are_decoded_a_batch_at_a_time(context: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignet_ray.models import serving
+
+    monkeypatch.setattr(serving, "BATCH", 2)
+    model = serving.Pyfunc()
+    model.load_context(context)
+    images = files(5)
+    found = model.predict(None, pd.DataFrame({"image": images}))
+    student, preprocess = load(context.artifacts["student"])
+    expected = student(torch.stack([preprocess(decode(data)) for data in images]))
+    np.testing.assert_allclose(found["embedding"], expected.embedding.numpy(), atol=1e-5)
+    images[3] = b"no image"
+    with pytest.raises(ValueError, match=r"^image 3: not an image"):
+        model.predict(None, pd.DataFrame({"image": images}))
+
+
+def test_a_request_holds_so_many_images_at_most(context: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignet_ray.models import serving
+
+    model = serving.Pyfunc()
+    model.load_context(context)
+    monkeypatch.setattr(serving, "MAX_IMAGES", 3)
+    with pytest.raises(ValueError, match="4 images in one request: send at most 3"):
+        model.predict(None, pd.DataFrame({"image": files(4)}))
+
+
+def test_a_student_is_served_on_the_gpu_where_there_is_one(
+    context: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alignet_ray.models import serving
+
+    table = pd.DataFrame({"image": files(2)})
+    on_cpu = serving.Pyfunc()
+    on_cpu.load_context(context)
+    expected = on_cpu.predict(None, table)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pretended_gpu():
+        model = serving.Pyfunc()
+        model.load_context(context)
+        assert next(model.student.parameters()).is_cuda
+        found = model.predict(None, table)
+    np.testing.assert_allclose(found["triplet_logits"], expected["triplet_logits"], atol=1e-5)
 
 
 def test_a_folder_needs_neither_ray_nor_mlflow(tmp_path: Path):
