@@ -134,7 +134,9 @@ def test_kuberay_fields() -> None:
         )
         assert any("spot" in t["key"] for t in pod["tolerations"])
     gpu = groups["gpu"]["template"]["spec"]
-    assert gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    a_node = int(gpu["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+    assert a_node == 8, "a pod a node: GPUs of two pods would not reach each other directly"
+    assert a_node * groups["gpu"]["maxReplicas"] == 64, "as many as the plans of cluster/README.md"
     assert any(t["key"] == "nvidia.com/gpu" for t in gpu["tolerations"])
 
 
@@ -157,6 +159,44 @@ def test_ray_pods_share_image_mounts_and_probes() -> None:
         assert 0.3 * limit <= shared <= 0.5 * limit, "room for Ray's object store (30 %), and the rest for work"
         for probe in ("readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"] == HEALTH
+
+
+def test_a_pod_that_is_stopped_lets_its_work_move_away() -> None:
+    """Ray's own parser takes the command, and Kubernetes waits for it."""
+    from ray.scripts.scripts import drain_node
+
+    for group in load(CLUSTER / "kuberay-cluster.yaml")["spec"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        shell, option, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert (shell, option) == ("/bin/sh", "-c")
+        drain, wait = script.split("; ")
+        words = shlex.split(drain)
+        assert words[:2] == ["ray", "drain-node"]
+        options = drain_node.make_context("drain-node", words[2:]).params
+        assert options["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+        assert options["node_id"] is None, "the node that it runs on"
+        left = options["deadline_remaining_seconds"]
+        assert wait == f"sleep {left}", "the node has to live until its work has moved"
+        assert left < pod["terminationGracePeriodSeconds"]
+        assert left < 120, "AWS takes a spot machine two minutes after its notice"
+
+
+def test_weights_are_fetched_once_for_all_pods() -> None:
+    spec = load(CLUSTER / "kuberay-cluster.yaml")["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        env = {entry["name"]: entry["value"] for entry in group["template"]["spec"]["containers"][0]["env"]}
+        assert env["HF_HOME"].startswith("/shared/")
+
+
+def test_only_pods_that_need_to_reach_the_cluster() -> None:
+    (policy,) = [p for p in kind("NetworkPolicy") if p["metadata"]["name"] == "alignet-ray"]
+    selected = [peer["podSelector"] for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+    assert {} not in selected, "an empty selector is every pod of the namespace"
+    labels = [selector["matchLabels"] for selector in selected]
+    # Kubernetes gives this label to the pods of a job, and the operator calls the job as the RayJob.
+    job = load(CLUSTER / "kuberay-job.yaml")["metadata"]["name"]
+    assert {"batch.kubernetes.io/job-name": job} in labels
+    assert {"app.kubernetes.io/name": "kuberay-operator"} in labels
 
 
 def gibibytes(amount: str) -> float:
@@ -285,6 +325,8 @@ def test_the_dockerfile_is_pinned_staged_and_unprivileged() -> None:
         assert users, f"{name} runs as root"
         assert users[-1] not in ("root", "0")
     assert not [word for word, _ in lines if word in ("ADD", "MAINTAINER")]
+    installed = " ".join(rest for word, rest in stages()["ray"] if word == "RUN").split()
+    assert {"gcc", "g++"} <= set(installed), "networks are compiled where they run"
     for word, rest in lines:
         if word == "RUN" and "apt-get install" in rest:
             assert "--no-install-recommends" in rest

@@ -1,16 +1,20 @@
 """README.md is true: its commands and code run after the quickstart, in a folder that holds nothing else."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from support.code_links import with_current_lines
 from support.smoke_run import SmokeRun
@@ -41,7 +45,8 @@ COMMANDS = commands()
 INSTALL = ("bash jobs/quickstart.sh", "pip install")
 SERVERS = ("alignet-ray demo",)
 LONG = ("alignet-ray run sample",)
-QUICK = [command for command in COMMANDS if not command.startswith((*INSTALL, *SERVERS, *LONG))]
+CLUSTER = ("export RAY_AUTH_MODE", "ray ")
+QUICK = [command for command in COMMANDS if not command.startswith((*INSTALL, *SERVERS, *LONG, *CLUSTER))]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,32 @@ def test_the_run_on_own_images_finishes(command: str, folder: Path) -> None:
     printed = run(["bash", "-c", command], folder, timeout=5400)
     assert "aligned student" in printed
     assert "models:/alignet-student@candidate is version 2" in printed
+
+
+@pytest.mark.slow
+def test_the_lines_for_a_cluster_work_in_their_order(folder: Path, tmp_path: Path) -> None:
+    """A reader without a token, and without any of Ray's settings, copies all of them at once."""
+    for port in (6379, 8265, 52365):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                pytest.skip(f"another Ray listens at port {port}")
+    lines = [command for command in COMMANDS if command.startswith(CLUSTER)]
+    home, sessions = tmp_path / "home", Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
+    home.mkdir()
+    env = {name: value for name, value in environment(folder).items() if not name.startswith("RAY_")}
+    env |= {"HOME": str(home), "RAY_TMPDIR": str(sessions), "RAY_USAGE_STATS_ENABLED": "0"}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    try:
+        script = "set -e\n" + "\n".join(lines)
+        done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        assert "nothing to do: all 14 steps are finished" in done.stdout
+    finally:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(sessions) in " ".join(process.cmdline()) or process.environ().get("HOME") == str(home):
+                    process.kill()
+        shutil.rmtree(sessions, ignore_errors=True)
 
 
 def test_the_commands_write_nothing_that_the_page_does_not_name(folder: Path) -> None:
