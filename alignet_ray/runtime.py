@@ -72,6 +72,9 @@ LIBRARIES = ("ray", "torch", "torchvision", "timm", "numpy", "pyarrow", "scikit-
 CACHE = "cache"
 """Folder under the local folder of runs, see `cache_dir`."""
 
+LOCAL = "local"
+"""Address of a Ray that the command starts for itself."""
+
 CLUSTER_SECONDS = 10
 """Seconds in which a cluster must take a connection."""
 
@@ -155,8 +158,8 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     Raises:
         UserError: no cluster answers.
     """
-    address = cfg.ray.address or os.environ.get("RAY_ADDRESS") or "local"
-    is_local = address == "local"
+    address = _address(cfg)
+    is_local = address == LOCAL
     require_answer(address)
     if is_local and cfg.ray.object_store_mb:
         _require_memory(cfg.ray.object_store_mb)
@@ -199,6 +202,11 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     # ray.init installs a handler of its own, under which a stop would not look like one.
     signal.signal(signal.SIGTERM, sigterm_handler)
     return _places(context)
+
+
+def _address(cfg: Config) -> str:
+    """Where Ray is: `LOCAL`, or the address of a cluster."""
+    return cfg.ray.address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def _places(context: Any) -> RayPlaces:
@@ -350,9 +358,12 @@ class ClusterNodes:
         self.cfg = cfg
         self.say = say
         self.checked: set[str] = set()
+        self.has_told = False
 
     def ready(self) -> None:
         """Wait for what `--ray.gpus` and `--ray.cpus` ask for; check that new nodes share this process's storage.
+
+        A cluster that starts from zero has no CPU until somebody asks for one, so one at least is asked for.
 
         Raises:
             UserError: nothing came in time, or a node misses a folder or the package.
@@ -361,7 +372,17 @@ class ClusterNodes:
         for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
             if _offered(kind) < count:
                 self._wait(kind, count)
+        if not _offered("CPU"):
+            self.say("   no worker is there and none was asked for: asking for one (--ray.gpus N, --ray.cpus N)")
+            self._wait("CPU", 1)
+        self._tell_of_no_gpu()
         self._check_new_nodes()
+
+    def _tell_of_no_gpu(self) -> None:
+        """Say once that a cluster computes on CPUs, which it would do for days without a word."""
+        if not self.has_told and _address(self.cfg) != LOCAL and not _offered("GPU"):
+            self.say("   this cluster has no GPU now: all work is done by CPUs (--ray.gpus N asks for GPUs)")
+            self.has_told = True
 
     def _wait(self, kind: str, count: int) -> None:
         """Ask the autoscaler for `count` GPUs or CPUs, and wait for them."""

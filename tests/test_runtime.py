@@ -53,6 +53,35 @@ def test_waiting_for_nodes_ends_when_told(ray_session: None, tmp_path: Path) -> 
     assert re.fullmatch(r" +going on with \d+ CPUs", said[-1])
 
 
+def test_a_cluster_without_workers_is_asked_for_one_and_no_gpu_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked for workers: without the request an autoscaler would leave the cluster as empty as it began."""
+    offered = {"CPU": 0, "GPU": 0}
+    asked: list[tuple[str, int]] = []
+
+    def come(self: runtime.ClusterNodes, kind: str, count: int) -> None:
+        asked.append((kind, count))
+        offered[kind] = 4
+
+    monkeypatch.setattr(runtime, "_offered", offered.__getitem__)
+    monkeypatch.setattr(runtime.ClusterNodes, "_wait", come)
+    monkeypatch.setattr(runtime.ClusterNodes, "_check_new_nodes", lambda self: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said: list[str] = []
+    cfg = Config().replace(store__root=str(tmp_path))
+    runtime.ClusterNodes(cfg, said.append).ready()
+    assert asked == [("CPU", 1)]
+    assert [line.split(":")[0].strip() for line in said] == ["no worker is there and none was asked for"]
+
+    # A cluster on CPUs says so once; a Ray of this machine, where everybody knows, does not.
+    said.clear()
+    nodes = runtime.ClusterNodes(cfg.replace(ray__address="10.0.0.1:6379"), said.append)
+    nodes.ready()
+    nodes.ready()
+    assert [line.split(":")[0].strip() for line in said] == ["this cluster has no GPU now"]
+
+
 def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path) -> None:
     import ray
 

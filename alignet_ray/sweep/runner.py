@@ -57,6 +57,8 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
             uses_ray_train = stage == "distill" or cfg.align.map == "network"
             runtime.start(resolved, dashboard=uses_ray_train)
             pipeline.carry_out(resolved, store, upstream, session, parent, screen)
+            # Where all upstream artifacts are there, nobody has waited for nodes yet.
+            runtime.ClusterNodes(resolved, screen.line).ready()
 
             # Trials differ in the swept stage alone, so all of them read the same upstream artifacts.
             pinned = {step.node.name: step.artifact.id for step in upstream}
