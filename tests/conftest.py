@@ -117,6 +117,16 @@ def untyped_caller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def tf32() -> Iterator[None]:
+    """Whatever a test sets of how GPUs multiply, it is as before after it."""
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
 

@@ -262,7 +262,6 @@ TESTED_ELSEWHERE = {
     # What a stage hands to its processes, and the processes.
     "stages/embed_actor.py": "stages/test_embed.py",
     "stages/finetune_teacher.py": "training/test_teacher_worker.py",
-    "stages/ray_train.py": "stages/test_distill.py",
     "stages/register.py": "test_registry.py",
     "training/student_worker.py": "stages/test_distill.py",
     "training/teacher_job.py": "training/test_teacher_worker.py",

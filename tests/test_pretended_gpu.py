@@ -1,22 +1,29 @@
 """What runs on GPUs keeps its tensors together there, and finds what it finds on a CPU."""
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.pretended_gpu import pretended_gpu
+from support.pretended_gpu import PINNED, pretended_gpu
+from support.small_corpus import SmallCorpus
 from support.training import make_batches, make_recipe
 
 from alignet_ray.config import Soften
+from alignet_ray.core import gpu as gpu_settings
 from alignet_ray.core import kmeans, labelling, vice
+from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.images import resize
 from alignet_ray.images.transfer import pack, prepare
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.models.features import Encoder
+from alignet_ray.stages.cluster import ShardWorker
 from alignet_ray.store import Store
 from alignet_ray.training import checkpoints
 from alignet_ray.training.batches import Batch
@@ -27,6 +34,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def gpu() -> Iterator[None]:
+    PINNED.clear()
     with pretended_gpu():
         yield
 
@@ -56,9 +64,52 @@ def test_a_lloyd_pass(gpu: None) -> None:
     there, labels = kmeans.step(x.to("cuda"), c.to("cuda"), far=7)
     here, expected = kmeans.step(x, c, far=7)
     assert torch.equal(labels.cpu(), expected)
-    for a, b in zip(there, here, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for name, a, b in zip(here._fields, there, here, strict=True):
+        if name == "sums":
+            # A GPU adds up by a product, whose order is the same every time, but not that of the CPU.
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(a, b)
     assert torch.equal(kmeans.assign(x.cuda(), c.cuda(), True)[0].cpu(), kmeans.assign(x, c, True)[0])
+
+
+def test_shards_stay_on_the_gpu_while_there_is_room(gpu: None, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no room is sent again in every pass, and the result is the same."""
+    corpus = SmallCorpus(store)
+    features = TeacherFeatures(corpus.embed, corpus.align, Path(store.root) / "cache")
+    centroids = features.matrix().features[:3].astype(np.float32)
+    here = ShardWorker(features, None, spherical=False, shard_size=64)
+    shards = math.ceil(len(here.rows) / 64)
+    assert shards > 2
+    expected = [here.assign(shard, centroids) for shard in range(shards)]
+
+    answers = iter([True, False])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_settings, "fits", lambda size: next(answers))
+    there = ShardWorker(features, None, spherical=False, shard_size=64)
+    for _ in range(2):
+        for shard, (partial, labels) in enumerate(expected):
+            found, found_labels = there.assign(shard, centroids)
+            np.testing.assert_array_equal(found_labels, labels)
+            np.testing.assert_allclose(found.sums, partial.sums, rtol=1e-5, atol=1e-4)
+    assert sorted(there.on_gpu) == [0, 1]
+
+
+def test_resizing_never_computes_in_tf32(gpu: None, tf32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: list[bool] = []
+    resize_rows = resize._resize_rows
+
+    def recorded(images: torch.Tensor, axis: resize.Axis) -> torch.Tensor:
+        settings.append(torch.backends.cuda.matmul.allow_tf32)
+        return resize_rows(images, axis)
+
+    monkeypatch.setattr(resize, "_resize_rows", recorded)
+    gpu_settings.set_tf32(True)
+    pixels = torch.zeros((2, 9, 9, 3), dtype=torch.uint8).to("cuda")
+    axis = resize.Axis(length=9, resized=5, first=0, kept=5, is_bicubic=True)
+    assert resize.resize(pixels, axis, axis).shape == (2, 3, 5, 5)
+    assert settings == [False]
+    assert torch.backends.cuda.matmul.allow_tf32
 
 
 def test_labels(gpu: None) -> None:
@@ -118,8 +169,11 @@ def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, rec
             yield from rows
         yield from training.validate(valid, images).values()
 
-    here, there = list(losses("cpu")), list(losses("cuda"))
+    here = list(losses("cpu"))
+    assert PINNED == []
+    there = list(losses("cuda"))
     assert len(there) == 7
+    assert set(PINNED) == {(16, 3, 32, 32)}, "a copy out of other memory waits for the GPU"
     np.testing.assert_allclose(there, here, rtol=1e-3)
 
 

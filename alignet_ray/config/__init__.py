@@ -23,6 +23,7 @@ from alignet_ray.config.sections import (
 from alignet_ray.config.stages import (
     Align,
     Cluster,
+    Compute,
     Distill,
     Embed,
     Evaluate,
@@ -38,6 +39,7 @@ from alignet_ray.errors import UserError, nearest, require_regular
 __all__ = [
     "Align",
     "Cluster",
+    "Compute",
     "Config",
     "Corpus",
     "Distill",

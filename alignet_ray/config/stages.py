@@ -8,6 +8,10 @@ from pydantic import AfterValidator, Field
 from alignet_ray.config.names import check_alias, check_model_name
 from alignet_ray.config.sections import InputPath, RuntimeOnly, Section
 
+Compute = Literal["float32", "tf32", "bfloat16"]
+"""Number formats of networks. tf32: on a GPU, factors of products have 11 binary digits, which is several times as fast
+as float32 with all its 24; on a CPU it is float32. bfloat16: 8 digits, and half the memory."""
+
 
 class Embed(Section):
     """embed: images -> embeddings of the frozen teacher."""
@@ -34,8 +38,8 @@ class Embed(Section):
     """Compile the forward pass. auto: on a GPU, once that saves time on the remaining images."""
     dtype: Literal["float16", "float32"] = "float16"
     """Number format of the stored embeddings."""
-    compute: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the forward pass; bfloat16 is meant for GPUs."""
+    compute: Compute = "float32"
+    """Number format of the forward pass; the other two are meant for GPUs."""
     decode: Literal["exact", "fast"] = "exact"
     """`fast` decodes JPEGs much larger than the network's input at reduced size and, without a GPU, resizes with 8-bit
     kernels; the log reports the cosine similarity to exact embeddings."""
@@ -94,6 +98,8 @@ class Network(Section):
     regression."""
     batch_size: int = Field(96, ge=3)
     """Objects per update over all workers, with one random image each."""
+    compute: Compute = "float32"
+    """Number format of forward and backward passes, as `distill.compute`."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate of Adam: linear warm-up, then cosine decay to 0."""
     decay_to_init: float = Field(1.0, ge=0)
@@ -269,11 +275,12 @@ class Distill(Section):
     """What is trained: everything, the head alone, or the head and this many of the last layer groups."""
     crop: float = Field(1.0, gt=0, le=1)
     """Smallest side of random crops, as a share of the image's, with random flips. 1: no augmentation."""
-    bfloat16: bool = False
-    """Use bfloat16 autocast."""
-    micro_batch: int | None = None
+    compute: Compute = "float32"
+    """Number format of forward and backward passes; bfloat16 by autocast. The weights are float32 in any case."""
+    micro_batch: int | None = Field(None, ge=1)
     """Images per forward pass of a worker, to save memory (gradient caching; costs a second forward pass). The result
-    stays the same to rounding, unless `batch_norm` is `train`. Default: all at once."""
+    stays the same to rounding, unless `batch_norm` is `train`. Default: all at once; half as many whenever a GPU's
+    memory is too small for that, where the result stays the same."""
     compile: RuntimeOnly[bool] = False
     """Compile the network (worthwhile on a GPU)."""
     cache_pixels: RuntimeOnly[bool] = True
@@ -286,10 +293,11 @@ class Distill(Section):
     """Updates between two validations."""
     log_every: RuntimeOnly[int] = Field(20, ge=1)
     """Updates between two rows of training metrics."""
-    checkpoint_every: RuntimeOnly[float] = Field(30.0, ge=0)
-    """Seconds between checkpoints; the first one follows the first update."""
-    max_failures: RuntimeOnly[int] = 2
-    """How often a lost worker is replaced before the run fails."""
+    checkpoint_every: RuntimeOnly[float | None] = Field(None, ge=0)
+    """Seconds between checkpoints; the first one follows the first update, and one more follows the notice that a
+    machine will be taken away. Default: 30, on GPUs 180."""
+    max_failures: RuntimeOnly[int] = Field(2, ge=0)
+    """How often in a row, without a new checkpoint in between, lost workers are replaced before the run fails."""
     workers: RuntimeOnly[int | None] = None
     """Training processes. Default: one per GPU, or two on CPU."""
     min_workers: RuntimeOnly[int | None] = Field(None, ge=1)

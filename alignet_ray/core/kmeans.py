@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
+from alignet_ray.core.gpu import exact_products
+
 BLOCK = 4096
 """Rows of one matrix product."""
 
@@ -282,6 +284,13 @@ def _pass(
 
     A block is widened to float32 once, for both the product and the sums.
     """
+    with exact_products():
+        return _pass_over_blocks(x, centroids, spherical, add)
+
+
+def _pass_over_blocks(
+    x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool, add: bool
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "k d"]]:
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), device=x.device)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)
@@ -303,12 +312,22 @@ def _pass(
 
         # A few blocks add up in float32, which is fast; float64 keeps these sums accurate over many blocks.
         if add:
-            recent.index_add_(0, nearest, block)
+            _add_by_cluster(recent, nearest, block)
             is_last = start + BLOCK >= len(x)
             if is_last or start // BLOCK % BLOCKS_IN_FLOAT32 == BLOCKS_IN_FLOAT32 - 1:
                 sums += recent
                 recent.zero_()
     return labels, distances, sums
+
+
+def _add_by_cluster(sums: Float[Tensor, "k d"], labels: Int[Tensor, " n"], rows: Float[Tensor, "n d"]) -> None:
+    """Add every row to the sum of its cluster."""
+    if labels.device.type == "cpu":
+        sums.index_add_(0, labels, rows)
+        return
+    # A GPU's threads would add in the order in which they come; a product adds in the same order every time.
+    is_member = labels[:, None] == torch.arange(len(sums), device=labels.device)
+    sums.addmm_(is_member.float().T, rows)
 
 
 def _widened(

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from alignet_ray.core.gpu import exact_products
+
 ROWS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 """Whether Pillow resizes rows first where they shrink more than twice as much as columns (before 13 it never did)."""
 
@@ -84,7 +86,12 @@ def resize(pixels: UInt8[Tensor, "b h w 3"], rows: Axis, columns: Axis) -> UInt8
         rows: how their rows become those of the result.
         columns: how their columns do.
     """
-    images = pixels.permute(0, 3, 1, 2)
+    # Sums are exact in float32 alone: a process that computes in TF32 must not resize in it.
+    with exact_products():
+        return _resize_exactly(pixels.permute(0, 3, 1, 2), rows, columns)
+
+
+def _resize_exactly(images: UInt8[Tensor, "b 3 h w"], rows: Axis, columns: Axis) -> UInt8[Tensor, "b 3 y x"]:
     rows_lost = rows.length - rows.resized
     columns_lost = columns.length - columns.resized
 

@@ -25,6 +25,9 @@ Result = TypeVar("Result")
 
 NOT_FINITE = "the model's output is not finite"
 
+REASON_LENGTH = 200
+"""Characters of a compiler's message that are told; whole ones hold pages of its call stack."""
+
 FLOAT32_MODULES = (nn.modules.batchnorm._BatchNorm, KernelHead)
 """Modules whose tensors stay float32 in a bfloat16 network: their statistics and stored keys need the digits."""
 
@@ -55,6 +58,7 @@ class Encoder:
         bfloat16: see `to_bfloat16`.
         max_batch: images that one pass takes; halved whenever the GPU's memory is too small for that many.
         compiled_batch: images that every pass takes once the networks are compiled, filled up where there are fewer.
+        not_compiled: why compiling failed, after which passes go on as before; empty if it did not.
     """
 
     members: tuple[Backbone | EmbeddingNetwork, ...]
@@ -64,6 +68,7 @@ class Encoder:
     bfloat16: bool = False
     max_batch: int = sys.maxsize
     compiled_batch: int = 0
+    not_compiled: str = ""
 
     @classmethod
     def load(
@@ -108,9 +113,13 @@ class Encoder:
                 module.load_state_dict(tensors)
 
     def compile(self, batch: int, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile the networks for passes of `batch` images; the next pass takes the time (a minute or so)."""
+        """Compile the networks for passes of `batch` images; the next pass takes the time (a minute or so).
+
+        Where that fails (no compiler on the machine, a network that cannot be compiled) passes go on as before, and
+        `not_compiled` says why.
+        """
         self.compiled_batch = batch
-        self._outputs = torch.compile(self._outputs, dynamic=False, backend=backend)  # type: ignore[method-assign]
+        self._compiled = torch.compile(self._outputs, dynamic=False, backend=backend)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -187,9 +196,28 @@ class Encoder:
 
         # What was computed of the copies goes.
         columns = {}
-        for name, values in self._outputs(batches).items():
+        for name, values in self._compiled_outputs(batches, count).items():
             columns[name] = values[:count].cpu().numpy()
         return columns
+
+    def _compiled_outputs(self, pixels: list[Tensor], count: int) -> dict[str, Tensor]:
+        """Outputs of the compiled networks, where they are compiled and that works; otherwise as they are.
+
+        Args:
+            pixels: every member's, filled up to the size that networks are compiled for.
+            count: the images among them that are no copies.
+        """
+        if not self.compiled_batch:
+            return self._outputs(pixels)
+        try:
+            return self._compiled(pixels)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a run
+            # The reason stands in the second line, below which part of the compiler it went through.
+            self.not_compiled = " ".join(str(error).split())[:REASON_LENGTH]
+            self.compiled_batch = 0
+            return self._outputs([images[:count] for images in pixels])
 
     def _to_gpu(self, images: Tensor) -> Tensor:
         if images.is_cuda:

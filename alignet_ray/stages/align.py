@@ -22,7 +22,7 @@ from alignet_ray.stages.embed_jobs import tunes_network
 from alignet_ray.stages.hparam_search import Fold
 from alignet_ray.store import JsonObject
 
-VERSION = 7
+VERSION = 8
 
 MIN_FOLD_OBJECTS = 3
 """Objects that a fold needs at least: fewer make no triplet."""

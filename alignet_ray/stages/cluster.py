@@ -19,7 +19,7 @@ from alignet_ray import runtime
 from alignet_ray.artifacts.cluster import ClusterArtifact, ClusterStats, CurvePoint
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Cluster, Config
-from alignet_ray.core import kmeans
+from alignet_ray.core import gpu, kmeans
 from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.data.triplet_sampling import class_numbers
 from alignet_ray.errors import UserError
@@ -202,6 +202,7 @@ class ShardWorker:
         if torch.cuda.is_available():
             self.device = torch.device("cuda")
         self.on_gpu: dict[int, torch.Tensor] = {}
+        self.has_room = True
 
     def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
         """Partial sums of one shard, and the cluster of each of its rows."""
@@ -217,8 +218,10 @@ class ShardWorker:
 
         rows = self.rows[shard * self.shard_size : (shard + 1) * self.shard_size]
         features = torch.from_numpy(self.features[rows]).to(self.device)
-        if self.device.type == "cuda":
+        # What does not fit is sent again in every iteration, while the shards before it stay.
+        if self.device.type == "cuda" and self.has_room:
             self.on_gpu[shard] = features
+            self.has_room = gpu.fits(features.nbytes)
         return features
 
 

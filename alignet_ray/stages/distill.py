@@ -5,7 +5,6 @@ stage's inputs, its processes, and what a person sees meanwhile.
 """
 
 import errno
-import math
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.images.cache import CacheWriter
 
-VERSION = 4
+VERSION = 5
 
 SHOWN_STALL = 0.05
 """Share of the time above which the progress line says that training waits for images."""
@@ -115,12 +114,10 @@ def worker_count(settings: Distill) -> int:
     """Largest number of training processes.
 
     Raises:
-        UserError: a batch that cannot be split among them, or among fewer of them where fewer may go on.
+        UserError: more processes than images, or fewer than the settings ask for.
     """
-    # Without GPUs two processes use a small machine's cores best (jobs/README.md), where a batch can be halved.
-    default = 1
-    if settings.batch_size % 2 == 0:
-        default = 2
+    # Without GPUs two processes use a small machine's cores best (jobs/README.md).
+    default = min(2, settings.batch_size)
     # A process a GPU, unless the user says otherwise.
     workers = settings.workers or runtime.cluster_resources().gpus or default
     fewest = settings.min_workers or workers
@@ -128,14 +125,16 @@ def worker_count(settings: Distill) -> int:
         raise UserError(
             f"--distill.min-workers {fewest} is more than the {workers} training processes: use {workers} or less"
         )
-    # An elastic run may go on with any number of processes in between, each of which needs an equal share.
-    for count in range(fewest, workers + 1):
-        if settings.batch_size % count:
-            multiple = math.lcm(*range(fewest, workers + 1))
-            raise UserError(
-                f"--distill.batch-size {settings.batch_size} cannot be split among {count} workers: "
-                f"use a multiple of {multiple}"
-            )
+    if workers > settings.batch_size:
+        raise UserError(
+            f"--distill.batch-size {settings.batch_size} is less than one for each of the {workers} training "
+            f"processes: use --distill.workers {settings.batch_size} or less"
+        )
+    if settings.gpus_per_worker < 1 and workers > 1:
+        raise UserError(
+            f"--distill.gpus-per-worker {settings.gpus_per_worker:g} with {workers} training processes: two of them on "
+            "one GPU cannot exchange gradients (NCCL); a share of a GPU is for --distill.workers 1"
+        )
     return workers
 
 

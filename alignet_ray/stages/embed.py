@@ -51,6 +51,11 @@ GPU_BATCH = 256
 CPU_BATCH = 32
 """Default images per forward pass; a pass never spans two units, so more than `MAX_UNIT` has no effect."""
 
+NOT_COMPILED = (
+    "the network could not be compiled, so the images take longer: a C compiler is needed on every node (gcc), or "
+    "--embed.compile off"
+)
+
 FEW_IMAGES = 2_000
 """Images that this process may begin with, to see how long they take."""
 
@@ -193,6 +198,7 @@ def run(work: Work) -> None:
 
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
+    is_told = False
     # Closed where it is used: an error must not leave this process with an actor's model and threads.
     with (
         work.screen.progress(total, "images", done=done) as bar,
@@ -205,6 +211,9 @@ def run(work: Work) -> None:
             bar.add(result.images)
             actors.add(result.pid)
             dark += result.dark
+            if result.not_compiled and not is_told:
+                work.warn(f"{NOT_COMPILED} ({result.not_compiled})")
+                is_told = True
     artifact.write_quarantine(quarantine.table())
     if dark:
         work.warn(f"{len(dark):,} pictures (first: {min(dark)!r}): {DARK_HELP}")
@@ -392,10 +401,13 @@ def available_resources() -> Resources:
     """What the cluster offers; a local Ray may have more CPU slots than the machine has cores."""
     import ray
 
-    # Ray's slots may be more than cores (`_local_options`): threads are counted by the cores.
+    # Slots of a local Ray may be more than cores (`_local_options`). Nodes of a cluster count their own, which the
+    # machine of this process says nothing about.
     offered = runtime.cluster_resources()
-    cores = len(ray.nodes()) * (os.cpu_count() or 1)  # type: ignore[no-untyped-call]
-    return Resources(offered.gpus, offered.cpus, min(offered.cpus, cores))
+    cores = offered.cpus
+    if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        cores = min(cores, os.cpu_count() or 1)
+    return Resources(offered.gpus, offered.cpus, cores)
 
 
 def pool_size(cfg: Config, resources: Resources) -> Pool:
@@ -478,7 +490,7 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
         size=job.size,
         head=job.head,
         layer=job.layer,
-        bfloat16=cfg.embed.compute == "bfloat16",
+        compute=cfg.embed.compute,
         fast=cfg.embed.decode == "fast",
         dtype=cfg.embed.dtype,
         batch_size=cfg.embed.batch_size or default_batch,

@@ -18,6 +18,8 @@ from torch import Tensor
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
 from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
+from alignet_ray.config import Compute
+from alignet_ray.core.gpu import set_tf32
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import DARK, decode
@@ -46,7 +48,7 @@ class ActorTask:
         models: model names, whose embeddings are concatenated; `size` and `layer` as in the config.
         registry: MLflow server of registered models.
         head: what becomes of a student's head.
-        bfloat16: compute in bfloat16.
+        compute: number format of the forward pass.
         fast: decode large JPEGs at reduced size, and resize with torchvision's 8-bit kernels.
         dtype: stored number format.
         batch_size: images per forward pass.
@@ -64,7 +66,7 @@ class ActorTask:
     size: int | None
     head: HeadUse
     layer: str
-    bfloat16: bool
+    compute: Compute
     fast: bool
     dtype: str
     batch_size: int
@@ -84,6 +86,7 @@ class UnitResult(NamedTuple):
         images: images of the unit.
         quarantined: those of them that could not be used.
         dark: paths of those that came out nearly black, see `decode.DARK`.
+        not_compiled: why the networks could not be compiled; empty if they were, or need not be.
     """
 
     pid: int
@@ -91,6 +94,7 @@ class UnitResult(NamedTuple):
     images: int = 0
     quarantined: tuple[QuarantinedImage, ...] = ()
     dark: tuple[str, ...] = ()
+    not_compiled: str = ""
 
     def to_columns(self) -> dict[str, list[Any]]:
         """The result as a batch of one row for Ray Data, whose columns hold plain values: images as JSON text."""
@@ -101,6 +105,7 @@ class UnitResult(NamedTuple):
             "images": [self.images],
             "quarantined": [quarantined],
             "dark": [json.dumps(self.dark)],
+            "not_compiled": [self.not_compiled],
         }
 
     @classmethod
@@ -108,7 +113,7 @@ class UnitResult(NamedTuple):
         """Inverse of `to_columns`, from a row of the data set."""
         quarantined = tuple(QuarantinedImage(**image) for image in json.loads(row["quarantined"]))
         dark = tuple(json.loads(row["dark"]))
-        return cls(row["pid"], row["problem"], row["images"], quarantined, dark)
+        return cls(row["pid"], row["problem"], row["images"], quarantined, dark, row["not_compiled"])
 
 
 class Embedder:
@@ -118,11 +123,17 @@ class Embedder:
     """
 
     def __init__(self, task: ActorTask) -> None:
-        torch.set_num_threads(task.threads)
+        # The driver divides the cluster's cores by its actors; this node may have fewer.
+        threads = min(task.threads, os.cpu_count() or 1)
+        torch.set_num_threads(threads)
+        # torch's compiler would start a process for every core of the node, in every actor.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
+        set_tf32(task.compute == "tf32")
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to shared pixels
         self.task = task
         self.problem = ""
         self.images_seen = 0
+        self.batch = task.batch_size
 
         # Ray would restart an actor that fails to start, so the driver is told by the first answer.
         try:
@@ -137,16 +148,14 @@ class Embedder:
 
         # Before the weights are converted, so that the checksum is that of the model as it was published.
         if not task.artifact.has_networks():
-            numbers: EmbeddingSource = {"compute": "float32", "decode": "exact"}
-            if task.bfloat16:
-                numbers["compute"] = "bfloat16"
+            numbers: EmbeddingSource = {"compute": task.compute, "decode": "exact"}
             if task.fast:
                 numbers["decode"] = "fast"
             task.artifact.write_networks(self.encoder.describe() | numbers)
-        if task.bfloat16:
+        if task.compute == "bfloat16":
             self.encoder.to_bfloat16()
         if task.compile == "on":
-            self.encoder.compile(task.batch_size)
+            self._compile(len(task.artifact.unit_images(0)))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Embed one unit and write its part.
@@ -196,13 +205,19 @@ class Embedder:
         ids = [rows[position].image_id for position in encoded.kept]
         dark.sort()
         self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, dark, cosines)
-        return UnitResult(os.getpid(), images=len(rows), quarantined=tuple(quarantined), dark=tuple(dark))
+        return UnitResult(
+            pid=os.getpid(),
+            images=len(rows),
+            quarantined=tuple(quarantined),
+            dark=tuple(dark),
+            not_compiled=self.encoder.not_compiled,
+        )
 
     def _encode_files(self, rows: Sequence[ImageRow], dark: list[str]) -> Encoded:
         """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
         views = self.encoder.transforms
         files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
-        return self.encoder.encode(files, self.task.batch_size, self.task.threads)
+        return self.encoder.encode(files, self.batch, self.task.threads)
 
     def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
         """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
@@ -211,7 +226,7 @@ class Embedder:
         packed = PackedImages(sent["pixels"][0], opened["groups"], len(opened["kept"]))
         errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
         pixels = packed.unpack(self.encoder.transforms, self.encoder.device)
-        return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.task.batch_size)
+        return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.batch)
 
     def _table(self, ids: list[int], encoded: Encoded) -> pa.Table:
         """The part's table, in the stored number format."""
@@ -234,12 +249,17 @@ class Embedder:
             return
         remaining = self.task.images_per_actor - self.images_seen
         if compiling_pays(remaining, seconds / images):
-            self.encoder.compile(self.task.batch_size)
+            self._compile(images)
+
+    def _compile(self, unit: int) -> None:
+        """Compile the networks for passes into which the images of a unit divide."""
+        self.batch = pass_size(unit, self.task.batch_size)
+        self.encoder.compile(self.batch)
 
     def _cosines_to_exact(self, paths: list[str], fast: Encoded) -> list[float]:
         """Cosine similarities of the first images' fast-decoded embeddings to exactly decoded ones."""
         files = [partial(self._read_exactly, path) for path in paths]
-        exact = self.encoder.encode(files, self.task.batch_size)
+        exact = self.encoder.encode(files, self.batch)
         exact_vectors = exact.columns["embedding"]
         fast_vectors = fast.columns["embedding"][exact.kept]
 
@@ -304,6 +324,19 @@ def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: 
 def compiling_pays(images: int, seconds: float) -> bool:
     """Whether compiling saves time on this many images, each of which takes this long without."""
     return images * seconds * COMPILE_SAVING > COMPILE_SECONDS
+
+
+def pass_size(unit: int, batch: int) -> int:
+    """Images of a compiled pass: the most that divide a unit's without remainder, and not more than a batch.
+
+    A compiled network knows one size of a pass, so that smaller ones are filled up: 256 images in passes of 96 would
+    take the time of 288. Where only much smaller passes divide the unit, filling up costs less.
+    """
+    size = min(unit, batch)
+    fitting = next(count for count in range(size, 0, -1) if unit % count == 0)
+    if 2 * fitting > size:
+        return fitting
+    return size
 
 
 def to_stored(values: np.ndarray, dtype: str) -> np.ndarray:

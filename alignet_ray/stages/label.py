@@ -31,7 +31,7 @@ from alignet_ray.artifacts.label import (
     SubsetStats,
 )
 from alignet_ray.config import Config
-from alignet_ray.core import labelling
+from alignet_ray.core import gpu, labelling
 from alignet_ray.data import deepmind
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
@@ -47,6 +47,9 @@ MATCHED_TRIPLETS = 65_536
 
 TRIPLETS_PER_SECOND = 70_000
 """Triplets that one core labels in a second, where features are wide; to decide where they are labelled."""
+
+GPU_PAYS_SECONDS = 60
+"""Time on all cores above which GPUs label: their processes start, and the matrix is copied, in less."""
 
 BYTES_PER_TRIPLET = 26
 """Size of a stored triplet, for the plan."""
@@ -86,7 +89,7 @@ class Teacher:
         """Triplets of image_ids with their similarities, the odd one last."""
         matrix = self.features.matrix()
         rows = matrix.rows(triplets)
-        if ray.get_gpu_ids():
+        if ray.get_gpu_ids() and _fits_on_gpu(self.features):
             on_gpu = labelling.resident_similarities(_matrix_on_gpu(self.features), rows)
             return labelling.odd_last(triplets, on_gpu * self.scale)
         similarities = labelling.similarities(matrix.features, rows)
@@ -97,6 +100,12 @@ class Teacher:
 def _matrix_on_gpu(features: TeacherFeatures) -> torch.Tensor:
     """The whole matrix in the GPU's memory, where it stays for the next parts that this process labels."""
     return torch.from_numpy(np.array(features.matrix().features)).cuda()
+
+
+@functools.lru_cache(maxsize=1)
+def _fits_on_gpu(features: TeacherFeatures) -> bool:
+    """Whether the whole matrix fits; asked once, before it takes the memory. A larger one stays with the cores."""
+    return gpu.fits(features.matrix().features.nbytes)
 
 
 class PartTask(NamedTuple):
@@ -335,7 +344,7 @@ def _label_parts(
                 sums_by_part[part.name] = label_part(teacher, artifact, part, pool, aligned)
                 bar.add(1)
         else:
-            for part, part_sums in _label_in_tasks(artifact, parts, teacher, pool, aligned):
+            for part, part_sums in _label_in_tasks(artifact, parts, triplets, teacher, pool, aligned):
                 sums_by_part[part.name] = part_sums
                 bar.add(1)
 
@@ -349,14 +358,14 @@ def _label_parts(
 def _label_in_tasks(
     artifact: LabelArtifact,
     parts: Sequence[PartTask],
+    triplets: int,
     teacher: Teacher,
     pool: ImagePool | None,
     aligned: LabelArtifact | None,
 ) -> Iterator[tuple[PartTask, labelling.LabelSums]]:
     """Run a task for every part, a limited number at a time; each part with its sums, in the order of their ends."""
     offered = runtime.cluster_resources()
-    gpus_per_task = min(1, offered.gpus)
-    task = ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3)(label_part)
+    task = part_task(offered, triplets)
     shared_pool = ray.put(pool)  # once into the object store, instead of with every task
 
     # Two tasks a core keep all cores busy; more would only hold their triplets in the object store.
@@ -370,6 +379,15 @@ def _label_in_tasks(
             pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
         ready, _ = ray.wait(list(pending), num_returns=1)
         yield pending.pop(ready[0]), ray.get(ready[0])
+
+
+def part_task(offered: runtime.ClusterResources, triplets: int) -> Any:
+    """The task that labels a part: on a GPU only where the cores would take so long that copying the matrix pays."""
+    gpus_per_task = 0
+    if offered.gpus and triplets / (TRIPLETS_PER_SECOND * max(1, offered.cpus)) > GPU_PAYS_SECONDS:
+        gpus_per_task = 1
+    # Ray would end a process after each task on a GPU, and with it the matrix that waits there for the next part.
+    return ray.remote(num_cpus=1, num_gpus=gpus_per_task, max_retries=3, max_calls=0)(label_part)
 
 
 def label_part(

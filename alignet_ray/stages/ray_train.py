@@ -1,6 +1,7 @@
 """Ray Train as the driver sees it: a run in a thread, and the rows that its processes report (`align`, `distill`)."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.store import JsonObject
+from alignet_ray.store import Draft, JsonObject
+from alignet_ray.training import checkpoints
+from alignet_ray.training.circumstances import NOTICE, Circumstances
 
 SCRATCH = ".train"
 """Folder for what Ray Train writes for itself, removed at the end."""
+
+COUNT = f"{SCRATCH}/starts.json"
+PROBLEM = f"{SCRATCH}/problem.json"
+PASSES = f"{SCRATCH}/passes.json"
+"""Notes of `Starts`."""
+
+MOST_STARTS = 1_000
+"""Starts after which Ray itself gives up: `Starts` does so much earlier, unless processes die before it is asked."""
+
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Variable of the environment that turns Ray's watching for such notices off."""
 
 ENDED = "ended"
 """Key of the last report of every process."""
@@ -37,18 +51,20 @@ class ProcessReport:
         pid: the process id, in the first report.
         problem: what ended the process, if the user can fix it; empty otherwise.
         ended: whether this is the last report.
+        notice: what a person should be told of meanwhile.
     """
 
     metrics: MetricsRow
     pid: int | None = None
     problem: str = ""
     ended: bool = False
+    notice: str = ""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "ProcessReport":
         """The report in the dictionary that a process has handed to Ray Train."""
-        metrics = {name: value for name, value in row.items() if name not in ("pid", "problem", ENDED)}
-        return cls(metrics, row.get("pid"), row.get("problem", ""), ENDED in row)
+        metrics = {name: value for name, value in row.items() if name not in ("pid", "problem", ENDED, NOTICE)}
+        return cls(metrics, row.get("pid"), row.get("problem", ""), ENDED in row, row.get(NOTICE, ""))
 
 
 Reports = list[ProcessReport]
@@ -63,8 +79,8 @@ class Worker(Protocol):
         ...
 
 
-MakeWorker = Callable[[Any, str, Callable[[JsonObject], None]], Worker]
-"""A worker of a job, a device and a function that takes the worker's reports."""
+MakeWorker = Callable[[Any, str, Callable[[JsonObject], None], Circumstances], Worker]
+"""A worker of a job, a device, a function that takes the worker's reports, and its circumstances."""
 
 
 def run_training(
@@ -73,7 +89,7 @@ def run_training(
     job: object,
     scaling: ScalingConfig,
     on_report: Callable[[Reports], None],
-    max_failures: int = 0,
+    max_failures: int = 2,
 ) -> None:
     """Train in Ray Train's processes until all have finished.
 
@@ -83,7 +99,7 @@ def run_training(
         job: what the workers get.
         scaling: number of processes and their resources.
         on_report: called in the driver with the reports of all processes.
-        max_failures: how often lost processes are replaced.
+        max_failures: how often lost processes are replaced without a new checkpoint in between.
 
     Raises:
         UserError: what a process said that the user can fix.
@@ -96,19 +112,26 @@ def run_training(
     run_config = RunConfig(
         name=f"{work.node.name}-{time.time_ns():x}",
         storage_path=f"{work.out.uri}/{SCRATCH}",
-        failure_config=FailureConfig(max_failures=max_failures),
+        failure_config=FailureConfig(max_failures=MOST_STARTS),
         callbacks=[ForwardReports(queue)],  # type: ignore[list-item]
     )
     trainer = TorchTrainer(
         train_process,
-        train_loop_config={"make_worker": make_worker, "job": job},
+        train_loop_config={
+            "make_worker": make_worker,
+            "job": job,
+            "out": work.out,
+            "max_failures": max_failures,
+        },
         scaling_config=scaling,
         run_config=run_config,
     )
 
+    # Notes of a run that was killed are not about this one.
+    work.out.remove_folder(SCRATCH)
     training = BackgroundTraining(trainer)
     try:
-        problem = _forward_reports(training, queue, on_report)
+        problem = _forward_reports(training, queue, on_report, work.warn)
         training.join()
     finally:
         work.out.remove_folder(SCRATCH)
@@ -118,7 +141,9 @@ def run_training(
         raise training.failure
 
 
-def _forward_reports(training: "BackgroundTraining", queue: Any, on_report: Callable[[Reports], None]) -> str:
+def _forward_reports(
+    training: "BackgroundTraining", queue: Any, on_report: Callable[[Reports], None], tell: Callable[[str], None]
+) -> str:
     """Hand on what the processes report until they have ended; returns the first problem that the user can fix."""
     problem = ""
     ended = False
@@ -136,20 +161,120 @@ def _forward_reports(training: "BackgroundTraining", queue: Any, on_report: Call
                 ended = True
                 continue
             problem = problem or reports[0].problem
+            if reports[0].notice:
+                tell(reports[0].notice)
             on_report(reports)
     return problem
 
 
 def train_process(config: Mapping[str, Any]) -> None:
-    """One training process. An error of the user is reported by all processes, so that Ray does not try again."""
+    """One training process, from its start to its last report.
+
+    What all processes meet alike, such as a wrong setting, each of them reports, so that Ray does not try again. What
+    one of them meets alone it writes down and dies of: the others wait for it, in a collective operation that nothing
+    else ends. Ray then starts all of them again, and they find the note.
+    """
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device
 
-    try:
-        worker: Worker = config["make_worker"](config["job"], str(get_device()), report)
-        worker.train()
-    except UserError as error:
-        report({"problem": str(error)})
+    from alignet_ray.training.loop import NonFiniteLoss, OutOfMemory
+
+    # The main process counts, and all of them go by what it says.
+    starts = Starts(config["out"], config["max_failures"])
+    begun = None
+    if get_context().get_world_rank() == 0:
+        begun = starts.begin()
+    problem, micro_batch = broadcast_from_rank_zero(begun)
+
+    worker: Worker | None = None
+    if not problem:
+        circumstances = Circumstances(is_leaving, micro_batch)
+        try:
+            worker = config["make_worker"](config["job"], str(get_device()), report, circumstances)
+        except UserError as error:
+            problem = str(error)
+    if worker is not None:
+        try:
+            worker.train()
+        except NonFiniteLoss as error:
+            problem = str(error)
+        except UserError as error:
+            if get_context().get_world_size() == 1:
+                problem = str(error)
+            else:
+                smaller = None
+                if isinstance(error, OutOfMemory):
+                    smaller = error.micro_batch
+                starts.note(str(error), smaller)
+                raise
+    if problem:
+        report({"problem": problem})
     report({ENDED: 1})
+
+
+def is_leaving() -> bool:
+    """Whether a machine of this training is about to be taken away; all processes ask equally often."""
+    from ray.train import get_preemption_info
+
+    # A Ray of one machine is not asked: nobody takes a machine away from under its own program.
+    if os.environ.get(WATCHER) == "0":
+        return False
+    return get_preemption_info() is not None
+
+
+class Starts:
+    """How often processes were started, and what ended the last ones: notes beside Ray Train's own files.
+
+    A training may lose its machines a hundred times and end well, if it gets on in between. So starts are not counted,
+    but those in a row without a new checkpoint.
+    """
+
+    def __init__(self, out: Draft, max_failures: int) -> None:
+        self.out = out
+        self.max_failures = max_failures
+
+    def begin(self) -> tuple[str, int | None]:
+        """Begin once more.
+
+        Returns:
+            What ends the training for good (empty if nothing does), and the images of one pass, where an earlier start
+            ran out of memory.
+        """
+        noted = self._read(PROBLEM)
+        if noted:
+            return str(noted["text"]), None
+        count = self._read(COUNT) or {"checkpoint": None, "failures": -1}
+        newest = checkpoints.latest(self.out)
+        failures = int(count["failures"]) + 1
+        if newest != count["checkpoint"]:
+            failures = 0
+        self.out.write_json(COUNT, {"checkpoint": newest, "failures": failures})
+        if failures > self.max_failures:
+            return (
+                f"training processes were lost {failures} times in a row without a new checkpoint: Ray's worker logs "
+                "say why (the log of the run names their folder); run again to go on",
+                None,
+            )
+        passes = self._read(PASSES)
+        if passes is None:
+            return "", None
+        return "", int(passes["micro_batch"])
+
+    def note(self, text: str, micro_batch: int | None) -> None:
+        """Write down what ends this process, for the next start: a problem, or smaller passes."""
+        if micro_batch is None:
+            self.out.write_json(PROBLEM, {"text": text})
+        else:
+            self.out.write_json(PASSES, {"micro_batch": micro_batch})
+            # Begun again for another reason than a loss, which is no reason to give up.
+            self.out.remove(COUNT)
+
+    def _read(self, name: str) -> JsonObject | None:
+        if not self.out.has(name):
+            return None
+        content: JsonObject = self.out.read_json(name)
+        return content
 
 
 class BackgroundTraining:

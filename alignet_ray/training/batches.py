@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, LabelArtifact, Subset
+from alignet_ray.core.gpu import exact_products
 from alignet_ray.core.triplets import gram_similarities
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
@@ -28,13 +29,34 @@ class Batch:
     Attributes:
         image_ids: in the order in which the images are forwarded.
         triplets: positions in `image_ids`.
-        target_logits: the teacher's similarities of the pairs (0, 1), (0, 2), (1, 2): logits at temperature 1 of the
-            choices that the student is to learn.
+        logits: the teacher's similarities of the pairs (0, 1), (0, 2), (1, 2): logits at temperature 1 of the choices
+            that the student is to learn. None: they are dot products of `embeddings`.
+        embeddings: the teacher's, of the images, in the stored number format. Their dot products are one matrix
+            product, for which a GPU takes no time, and a CPU's thread as long as a training step.
+        scale: factor of these dot products.
     """
 
     image_ids: Int[np.ndarray, " n"]
     triplets: Int[Tensor, "t 3"]
-    target_logits: Float[Tensor, "t 3"]
+    logits: Float[Tensor, "t 3"] | None
+    embeddings: Float[Tensor, "n p"] | None = None
+    scale: float = 1.0
+
+    def targets(self, device: str) -> Float[Tensor, "t 3"]:
+        """The teacher's similarities of the triplets, on a device."""
+        if self.logits is not None:
+            return self.logits.to(device)
+        assert self.embeddings is not None, "a batch has logits or embeddings"
+        # The matrix is stored in half precision; similarities need more.
+        rows = self.embeddings.to(device).float()
+        with exact_products():
+            gram = rows @ rows.T * self.scale
+        return gram_similarities(gram, self.triplets.to(device))
+
+    @property
+    def target_logits(self) -> Float[Tensor, "t 3"]:
+        """`targets` in main memory."""
+        return self.targets("cpu")
 
 
 Batches = Callable[[int], Batch]
@@ -68,13 +90,18 @@ def distinct_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.nd
     Raises:
         UserError: there are fewer rows than a batch holds.
     """
-    if batch_size > rows:
-        raise UserError(
-            f"a batch of {batch_size} distinct images, but only {rows} to train on: set a smaller --distill.batch-size"
-        )
+    _require_images(batch_size, rows)
     epoch, position = divmod(step, rows // batch_size)
     start = position * batch_size
     return _epoch_order(seed, epoch, rows)[start : start + batch_size]
+
+
+def _require_images(batch_size: int, images: int) -> None:
+    if batch_size > images:
+        raise UserError(
+            f"a batch of {batch_size} distinct images, but only {images} to train on: set a smaller "
+            "--distill.batch-size"
+        )
 
 
 @dataclass(frozen=True)
@@ -139,11 +166,8 @@ class InBatchTriplets:
         if triplets is None:
             triplets = draw_triplets(rng, self.batch_size, self.max_triplets)
 
-        # The matrix is stored in half precision; similarities need more.
-        rows = np.asarray(self.teacher[self.teacher_rows[drawn]], dtype=np.float32)
-        embeddings = torch.from_numpy(rows)
-        gram = embeddings @ embeddings.T * self.scale
-        return Batch(self.image_ids[drawn], triplets, gram_similarities(gram, triplets))
+        embeddings = torch.from_numpy(np.asarray(self.teacher[self.teacher_rows[drawn]]))
+        return Batch(self.image_ids[drawn], triplets, None, embeddings, self.scale)
 
     @cached_property
     def all_triplets(self) -> Tensor | None:
@@ -164,9 +188,24 @@ class InBatchTriplets:
         drawn = np.concatenate(members)
 
         # Clusters with fewer images leave places, which random other images take.
-        others = np.setdiff1d(np.arange(len(self.image_ids)), drawn)
-        fill = rng.permutation(others)[: self.batch_size - len(drawn)]
-        return np.concatenate([drawn, fill])
+        return fill_up(rng, drawn, self.batch_size, len(self.image_ids))
+
+
+def fill_up(rng: np.random.Generator, drawn: np.ndarray, size: int, images: int) -> Int[np.ndarray, " size"]:
+    """Positions that are drawn already, and random other ones below `images` until there are `size` distinct ones.
+
+    Positions are drawn until they are new. To list all that are left would take longer than a training step, where
+    there are a million.
+
+    Raises:
+        UserError: there are fewer images.
+    """
+    _require_images(size, images)
+    taken = dict.fromkeys(drawn.tolist())
+    while len(taken) < size:
+        for position in rng.integers(0, images, size - len(taken)).tolist():
+            taken[position] = None
+    return np.fromiter(taken, np.int64, size)
 
 
 def draw_triplets(rng: np.random.Generator, size: int, count: int) -> Int[Tensor, "t 3"]:

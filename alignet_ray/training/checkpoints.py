@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -47,12 +48,67 @@ def step_of(name: str) -> int:
 
 def save(out: Draft, training: Training, metrics: MetricsLog) -> None:
     """Write a checkpoint with the metrics so far, then remove all but the newest ones."""
-    checkpoint: Checkpoint = {**training.state(), "metrics": json.dumps(asdict(metrics))}
+    write(out, _checkpoint(training, metrics))
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, while training goes on: on shared storage a file of weights takes seconds.
+
+    To be used with `contextlib.closing`: at the end the last checkpoint is waited for.
+    """
+
+    def __init__(self, out: Draft) -> None:
+        self.out = out
+        self.thread = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    def save(self, training: Training, metrics: MetricsLog) -> None:
+        """Begin to write a checkpoint; one that is still being written is waited for.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        # Training changes its tensors in place, so what is written is a copy, in main memory.
+        checkpoint = _copied(_checkpoint(training, metrics))
+        self.writing = self.thread.submit(write, self.out, checkpoint)
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for the last checkpoint, whether it can be written or not: whoever ends has another error, or waited."""
+        self.thread.shutdown()
+
+
+def _checkpoint(training: Training, metrics: MetricsLog) -> Checkpoint:
+    return {**training.state(), "metrics": json.dumps(asdict(metrics))}
+
+
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The same values in tensors of their own, in main memory."""
+    copied: Checkpoint = torch.utils._pytree.tree_map_only(torch.Tensor, _copy, checkpoint)
+    return copied
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def write(out: Draft, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's file, then remove all but the newest ones."""
     sink = io.BytesIO()
     torch.save(checkpoint, sink)
 
     # One atomic write: a run that is killed here still finds the whole checkpoint before.
-    out.write_bytes(f"{FOLDER}/step-{training.step:08d}.pt", sink.getvalue())
+    out.write_bytes(f"{FOLDER}/step-{checkpoint['step']:08d}.pt", sink.getvalue())
 
     for name in out.files(FOLDER, ".pt")[:-KEPT]:
         out.remove(name)

@@ -1,5 +1,7 @@
 """Process-group helpers for one process or several: rank, world size, shares of a batch, gathering with gradients."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -22,20 +24,37 @@ def is_main_process() -> bool:
 
 
 def local_slice(count: int) -> slice:
-    """This process's share of `count` rows, which are split evenly."""
-    share = count // world_size()
-    start = rank() * share
-    return slice(start, start + share)
+    """This process's share of `count` rows; shares differ by one row at most, for any number of processes."""
+    start = rank() * count // world_size()
+    stop = (rank() + 1) * count // world_size()
+    return slice(start, stop)
 
 
-def gather_rows(rows: Float[Tensor, "b d"]) -> Float[Tensor, "n d"]:
-    """Rows of all processes in order of rank; gradients flow into this process's own."""
+def gather_rows(rows: Float[Tensor, "b d"], count: int) -> Float[Tensor, "n d"]:
+    """All `count` rows in order of rank, from each process its share; gradients flow into this process's own."""
     if world_size() == 1:
         return rows
 
-    parts = [torch.empty_like(rows) for _ in range(world_size())]
-    dist.all_gather(parts, rows.detach().contiguous())
+    # `all_gather` wants shares of one size: the smaller ones are filled up, and cut again below.
+    largest = math.ceil(count / world_size())
+    padded = rows.new_zeros(largest, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
 
-    # `all_gather` returns copies without a graph: put the original back where this process's rows lie.
-    parts[rank()] = rows
-    return torch.cat(parts)
+    # It returns copies without a graph: put the original back where this process's rows lie.
+    gathered = []
+    for number, part in enumerate(parts):
+        share = (number + 1) * count // world_size() - number * count // world_size()
+        gathered.append(part[:share])
+    gathered[rank()] = rows
+    return torch.cat(gathered)
+
+
+def any_process(flag: bool, device: str) -> bool:
+    """Whether the flag is set in any process; all of them get the same answer."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags.item())

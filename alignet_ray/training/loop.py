@@ -5,6 +5,7 @@ gradient and schedule are then the same for any number of processes, and all of 
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import StateDict
 
 from alignet_ray.core import losses
+from alignet_ray.core.gpu import set_tf32
 from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
 from alignet_ray.core.triplets import choice_agreement
 from alignet_ray.errors import UserError
@@ -36,8 +38,8 @@ ForwardPass = Callable[[Tensor], Output]
 OnUpdate = Callable[["Training", dict[str, float]], None]
 """Called after each update with its figures, to log or to save."""
 
-Report = Callable[[dict[str, float]], None]
-"""Takes a training process's row of metrics: logs it, or hands it to whoever watches the training."""
+Report = Callable[[dict[str, float | str]], None]
+"""Takes a training process's row of metrics, perhaps with a text for a person: logs it, or hands it on."""
 
 CALIBRATION_BATCHES = 4
 """Batches that the temperatures are calibrated on."""
@@ -48,6 +50,18 @@ LOCALITY_TAU = 0.1
 
 class NonFiniteLoss(UserError):
     """The loss became infinite or not a number; the weights are those before the step."""
+
+
+class OutOfMemory(UserError):
+    """The images of one pass are too many for a GPU's memory.
+
+    Attributes:
+        micro_batch: images with which to try again; None if nothing is left to try.
+    """
+
+    def __init__(self, text: str, micro_batch: int | None) -> None:
+        super().__init__(text)
+        self.micro_batch = micro_batch
 
 
 class TrainingState(TypedDict):
@@ -80,6 +94,9 @@ class Training:
         ema: exponential moving average of the weights; empty without one.
         embedding_tau: divides the cosines of the embeddings; set by `calibrate`.
         step: updates done.
+        micro_batch: images in one pass of a process; None: all at once. Begins as the recipe says, and is halved when a
+            GPU's memory is too small.
+        notices: what a person should be told of, until somebody takes it.
     """
 
     def __init__(self, model: EmbeddingNetwork, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
@@ -91,6 +108,10 @@ class Training:
         self.device = device
         self.compile = compile
         self.step = 0
+        self.micro_batch = recipe.micro_batch
+        self.notices: list[str] = []
+        self.parallel: nn.parallel.DistributedDataParallel | None = None
+        set_tf32(recipe.compute == "tf32")
         self.embedding_tau = 1.0
 
         # Initial weights of a resumed run are those before step 0, so a checkpoint need not hold them.
@@ -123,22 +144,21 @@ class Training:
             UserError: the GPU's memory is too small for a whole batch.
         """
         # The wrapped network shares the model's weights, so the model is up to date at every step.
-        network = self.parallel_network()
-        with closing(prefetch(batches, images, self.step, self.recipe.steps)) as loaded_batches:
+        self.network = self.parallel_network()
+        loaded = prefetch(batches, images, self.step, self.recipe.steps, pin=self.device != "cpu")
+        with closing(loaded) as loaded_batches:
             for batch, pixels, waited in loaded_batches:
-                figures = self._update(network, pixels, batch)
+                figures = self._update(pixels, batch)
                 figures["stall"] = waited
                 on_update(self, figures)
 
-    def _update(self, network: ForwardPass, pixels: UInt8[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
+    def _update(self, pixels: UInt8[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float]:
         """One update of the weights; returns its figures."""
         self.set_train_mode()
-        self.optimizer.zero_grad(set_to_none=True)
-        # An out-of-memory error is told as what to do about it.
-        try:
-            figures = self.backward(network, self.preprocess(pixels), batch)
-        except torch.OutOfMemoryError as error:
-            raise self._too_many_images(len(pixels)) from error
+        figures = None
+        while figures is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            figures = self._try_backward(pixels, batch)
 
         # L2-SP is a part of the loss, so clipping sees its gradient, too; without a limit it is measured only.
         l2_to_init(self.parameters, self.initial, self.recipe.l2_to_init)
@@ -154,6 +174,37 @@ class Training:
         figures["images"] = float(len(batch.image_ids))
         return figures
 
+    def _try_backward(self, pixels: UInt8[Tensor, "b 3 s s"], batch: Batch) -> dict[str, float] | None:
+        """`backward`, or None where it is to be tried again in another way, which is then set.
+
+        Raises:
+            OutOfMemory: nothing is left to try, or other processes wait, which cannot try again by themselves.
+        """
+        try:
+            return self.backward(self.network, self.preprocess(pixels, len(batch.image_ids)), batch)
+        except torch.OutOfMemoryError as error:
+            failure = self._too_many_images(len(pixels))
+            if failure.micro_batch is None or world_size() > 1:
+                raise failure from error
+        except UserError:
+            raise
+        except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a training
+            if not self.compile:
+                raise
+            failure = None
+            self.compile = False
+            reason = " ".join(str(error).split())[:200]
+            self.notices.append(f"the network could not be compiled, so training takes longer ({reason})")
+
+        # Outside of the handlers, which would hold on to the memory of the failed pass.
+        if failure is None:
+            self.network = self.parallel_network()
+            return None
+        self.micro_batch = failure.micro_batch
+        self.notices.append(f"the GPU's memory is small: {self.micro_batch} images at once (the result stays the same)")
+        torch.cuda.empty_cache()
+        return None
+
     def optimizer_step(self, lr: float) -> None:
         """Adam's step with the decoupled decay to the initial weights, at each layer group's learning rate."""
         # The decay comes first: it uses the weights from before Adam's step (core/optim.py).
@@ -163,12 +214,16 @@ class Training:
             decay_to_init(adam_group["params"], initial, adam_group["lr"] * self.recipe.decay_to_init)
         self.optimizer.step()
 
-    def preprocess(self, pixels: UInt8[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
-        """Pixels as the network takes them: on the device, randomly cropped if the recipe says so, normalised."""
+    def preprocess(self, pixels: UInt8[Tensor, "b 3 s s"], count: int) -> Float[Tensor, "b 3 s s"]:
+        """Pixels as the network takes them: on the device, randomly cropped if the recipe says so, normalised.
+
+        Args:
+            pixels: this process's share of the batch.
+            count: images of the whole batch.
+        """
         images = pixels.to(self.device, non_blocking=True).float().div_(255)
         if self.recipe.crop < 1:
             # Drawn for all processes alike, so that an image's crop does not depend on their number.
-            count = len(images) * world_size()
             crops = draw_crops([self.recipe.seed, self.step], count, self.recipe.crop)
             images = apply_crops(images, crops[local_slice(count)].to(self.device))
         return standardize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
@@ -183,8 +238,8 @@ class Training:
             images: this process's share of the batch.
             batch: of all processes.
         """
-        chunks = torch.split(images, self.recipe.micro_batch or len(images))
-        reference = self.reference_embeddings(chunks)
+        chunks = torch.split(images, self.micro_batch or len(images))
+        reference = self.reference_embeddings(chunks, len(batch.image_ids))
         if len(chunks) == 1:
             return self._single_pass(network, images, batch, reference)
         # Triplets join images of different chunks: plain accumulation, a loss for each chunk, would lose them.
@@ -212,7 +267,7 @@ class Training:
         """
         # First pass, without activations: the outputs of all chunks. The loss on them gives its gradient with respect
         # to each output, which stays in their `.grad`.
-        with torch.no_grad():
+        with torch.no_grad(), _statistics_kept(self.model):
             outputs = concatenate([self.forward(network, chunk) for chunk in chunks])
         cached = map_output(lambda rows: rows.requires_grad_(), outputs)
         loss, figures = self.loss(cached, batch, reference)
@@ -222,7 +277,7 @@ class Training:
         start = 0
         for number, chunk in enumerate(chunks, start=1):
             stop = start + len(chunk)
-            with _gradient_sync(network, is_last=number == len(chunks)):
+            with self._gradient_sync(is_last=number == len(chunks)):
                 recomputed = self.forward(network, chunk)
 
                 # Outputs that the loss does not use, such as an embedding beside a head, have no gradient.
@@ -236,17 +291,17 @@ class Training:
         return figures
 
     @torch.no_grad()
-    def reference_embeddings(self, chunks: Sequence[Tensor]) -> Tensor | None:
+    def reference_embeddings(self, chunks: Sequence[Tensor], count: int) -> Tensor | None:
         """Embeddings of the whole batch by the backbone before training; None unless the local term needs them."""
         if self.reference_backbone is None:
             return None
         embeddings = [self.reference_backbone(chunk).float() for chunk in chunks]
-        return gather_rows(torch.cat(embeddings))
+        return gather_rows(torch.cat(embeddings), count)
 
     def forward(self, network: ForwardPass, images: Tensor) -> Output:
         """Outputs in float32, whatever the precision of the pass."""
         device_type = torch.device(self.device).type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.recipe.bfloat16):
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.recipe.compute == "bfloat16"):
             output = Output(*network(images))
         return map_output(lambda rows: rows.float(), output)
 
@@ -262,9 +317,10 @@ class Training:
             NonFiniteLoss: naming the step and the first images.
         """
         recipe = self.recipe
-        targets = batch.target_logits.to(self.device)
+        targets = batch.targets(self.device)
         triplets = batch.triplets.to(self.device)
-        outputs, embeddings = self.representations(map_output(gather_rows, local), batch)
+        whole = map_output(lambda rows: gather_rows(rows, len(batch.image_ids)), local)
+        outputs, embeddings = self.representations(whole, batch)
 
         # The head learns the teacher's choices; by the second term the embedding itself learns them, too.
         similarities = triplet_similarities(outputs, triplets)
@@ -280,12 +336,15 @@ class Training:
             loss = loss + recipe.locality * local_term
             figures["loss_locality"] = local_term.detach()
 
-        # Checked before the optimizer's step, so that the weights stay usable.
-        if not bool(torch.isfinite(loss)):
-            raise self._non_finite_loss(batch)
         figures["agreement"] = choice_agreement(similarities.detach(), targets).float().mean()
         figures["all_equal"] = (similarities.amax(-1) == similarities.amin(-1)).float().mean()
-        return loss, {name: float(value) for name, value in figures.items()}
+
+        # One transfer for all of them: a GPU has to finish its work for each. Checked before the optimizer's step, so
+        # that the weights stay usable.
+        total, *values = torch.stack([loss.detach(), *figures.values()]).cpu().tolist()
+        if not math.isfinite(total):
+            raise self._non_finite_loss(batch)
+        return loss, dict(zip(figures, values, strict=True))
 
     def mean_divergence(
         self, similarities: Float[Tensor, "t 3"], targets: Float[Tensor, "t 3"], tau: float
@@ -312,18 +371,20 @@ class Training:
             f"the loss of update {self.step} is not finite: {fix} (image ids of its batch: {first_ids} ...)"
         )
 
-    def _too_many_images(self, count: int) -> UserError:
-        """What to do about a GPU whose memory is too small; the teacher has no smaller passes than its batch."""
-        if self.recipe.section != "distill":
-            return UserError(
-                f"{count} images at once are too many for this GPU: set a smaller --{self.recipe.section}.batch-size"
+    def _too_many_images(self, count: int) -> OutOfMemory:
+        """What to do about a GPU whose memory is too small: half as many images at once, where that changes nothing."""
+        at_once = min(count, self.micro_batch or count)
+        if at_once == 1:
+            size = {"distill": "--distill.size", "align.network": "--embed.size"}[self.recipe.section]
+            return OutOfMemory(f"one image does not fit into the GPU's memory: set a smaller {size}", None)
+        half = at_once // 2
+        if self.recipe.batch_norm == "train":
+            return OutOfMemory(
+                f"{at_once} images at once are too many for this GPU: set --distill.micro-batch {half} or less "
+                "(BatchNorm then sees fewer images)",
+                None,
             )
-        at_once = min(count, self.recipe.micro_batch or count)
-        same = "the result stays the same" if self.recipe.batch_norm == "frozen" else "BatchNorm then sees fewer images"
-        return UserError(
-            f"{at_once} images at once are too many for this GPU: set --distill.micro-batch {max(1, at_once // 2)} or "
-            f"less ({same})"
-        )
+        return OutOfMemory(f"{at_once} images at once are too many for this GPU", half)
 
     # --- Calibration and validation ---
 
@@ -343,7 +404,7 @@ class Training:
             triplets = batch.triplets.to(self.device)
             head_spreads.append(spread(triplet_similarities(outputs, triplets)))
             cosine_spreads.append(spread(triplet_similarities(embeddings, triplets)))
-            teacher_spreads.append(spread(batch.target_logits))
+            teacher_spreads.append(spread(batch.targets(self.device)))
 
         # A temperature divides similarities, so the ratio of the spreads makes both equally wide.
         teacher = max(_mean(teacher_spreads), 1e-12)
@@ -367,20 +428,20 @@ class Training:
     def predict_distributed(self, image_ids: Int64[np.ndarray, " n"], images: ImageReader) -> Output:
         """As `predict`, with the images split among the processes; all of them get all outputs."""
         count = len(image_ids)
-
-        # Gathering needs equal shares: repeat the last image, and drop its outputs afterwards.
-        share = math.ceil(count / world_size())
-        padding = share * world_size() - count
-        padded_ids = np.pad(image_ids, (0, padding), mode="edge")
-        local = self.predict(padded_ids[local_slice(len(padded_ids))], images)
-        return map_output(lambda rows: gather_rows(rows)[:count], local)
+        share = image_ids[local_slice(count)]
+        # Where there are fewer images than processes, some would have none: they take one, and drop its outputs.
+        wanted = share
+        if not len(share):
+            wanted = image_ids[:1]
+        local = self.predict(wanted, images)
+        return map_output(lambda rows: gather_rows(rows[: len(share)], count), local)
 
     @torch.no_grad()
     def validate(self, batch: Batch, images: ImageReader) -> dict[str, float]:
         """Loss and agreement with the teacher on held-out triplets, and the outputs' effective rank."""
         outputs, _ = self.representations(self.predict_distributed(batch.image_ids, images), batch)
         similarities = triplet_similarities(outputs, batch.triplets.to(self.device))
-        targets = batch.target_logits.to(self.device)
+        targets = batch.targets(self.device)
         values = divergence(self.recipe.objective, similarities, targets, self.model.tau)
         return {
             "valid_loss": float(values.mean()),
@@ -393,11 +454,24 @@ class Training:
     def parallel_network(self) -> ForwardPass:
         """The model, wrapped so that gradients are averaged over the processes if there are several."""
         network: nn.Module = self.model
+        self.parallel = None
+        if world_size() > 1:
+            # Only BatchNorm layers that learn their statistics have buffers that change.
+            self.parallel = nn.parallel.DistributedDataParallel(
+                network,
+                **_sync_buffers(self.recipe.batch_norm),  # type: ignore[arg-type]
+            )
+            network = self.parallel
+        # Compiled around the wrapper, so that gradients travel while others are still computed.
         if self.compile:
-            network = torch.compile(self.model)  # type: ignore[assignment]
-        if world_size() == 1:
-            return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=self.recipe.batch_norm == "train")
+            return torch.compile(network)
+        return network
+
+    def _gradient_sync(self, is_last: bool) -> AbstractContextManager[None]:
+        """Lets DDP average the gradients over the processes once, with the last chunk."""
+        if is_last or self.parallel is None:
+            return nullcontext()
+        return self.parallel.no_sync()
 
     def set_train_mode(self) -> None:
         """Training mode, except for BatchNorm layers that keep their statistics."""
@@ -472,8 +546,24 @@ def _mean(values: Sequence[Tensor]) -> float:
     return float(torch.stack(list(values)).mean())
 
 
-def _gradient_sync(network: ForwardPass, is_last: bool) -> AbstractContextManager[None]:
-    """Lets DDP average the gradients over the processes once, with the last chunk."""
-    if is_last or not isinstance(network, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return network.no_sync()
+@contextmanager
+def _statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Within it BatchNorm layers normalise as they do, but learn nothing: the same images come a second time."""
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+def _sync_buffers(batch_norm: str) -> dict[str, bool]:
+    """Arguments that make DDP send buffers of the main process to all others in every pass, or not at all."""
+    in_every_pass = batch_norm == "train"
+    # Newer versions of torch warn of the old name, older ones do not know the new one.
+    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
+        return {"forward_sync_buffers": in_every_pass}
+    return {"broadcast_buffers": in_every_pass}

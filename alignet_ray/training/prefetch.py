@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import NamedTuple
 
 import numpy as np
@@ -35,19 +36,30 @@ class LoadedBatch(NamedTuple):
     waited: float
 
 
-def prefetch(batches: Batches, images: ImageReader, start: int, stop: int) -> Generator[LoadedBatch]:
-    """Batches of the steps from `start` to `stop`, read two steps ahead in a thread.
+def prefetch(batches: Batches, images: ImageReader, start: int, stop: int, pin: bool = False) -> Generator[LoadedBatch]:
+    """Batches of the steps from `start` to `stop`, read two steps ahead in threads.
 
     To be used with `contextlib.closing`, as the one in models/features.py.
+
+    Args:
+        batches: the batch of every step.
+        images: reads pixels.
+        start, stop: the steps.
+        pin: for a GPU: pixels in pinned memory, from which they are copied while it computes, and two threads, as it
+            takes a batch in less time than one thread reads it. (A CPU needs its threads for training.)
     """
 
     def read(step: int) -> tuple[Batch, Tensor]:
         batch = batches(step)
-        return batch, images(batch.image_ids[local_slice(len(batch.image_ids))])
+        pixels = images(batch.image_ids[local_slice(len(batch.image_ids))])
+        if pin:
+            pixels = pixels.pin_memory()
+        return batch, pixels
 
     pending: deque[Future[tuple[Batch, Tensor]]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        _compute_on_one_thread(pool)
+    threads = AHEAD if pin else 1
+    with ThreadPoolExecutor(threads) as pool:
+        _compute_on_one_thread(pool, threads)
         for step in range(start, stop):
             while len(pending) < min(AHEAD, stop - step):
                 pending.append(pool.submit(read, step + len(pending)))
@@ -57,14 +69,22 @@ def prefetch(batches: Batches, images: ImageReader, start: int, stop: int) -> Ge
             yield LoadedBatch(batch, pixels, time.monotonic() - begin)
 
 
-def _compute_on_one_thread(pool: ThreadPoolExecutor) -> None:
-    """Keep the reader from starting OpenMP threads of its own.
+def _compute_on_one_thread(pool: ThreadPoolExecutor, readers: int) -> None:
+    """Keep the readers from starting OpenMP threads of their own.
 
     A second team of OpenMP threads on the same cores delays the training's own between any two operations.
     """
     threads = torch.get_num_threads()
-    pool.submit(torch.set_num_threads, 1).result()
+    # Every reader takes one of these tasks, since none of them ends before all have begun.
+    all_there = Barrier(readers)
 
-    # A thread takes over the process's number at its first torch operation, so that must come before it changes back.
-    pool.submit(torch.get_num_threads).result()
+    def begin() -> None:
+        all_there.wait()
+        torch.set_num_threads(1)
+        # A thread takes over the process's number at its first torch operation, so that must come before it changes
+        # back.
+        torch.get_num_threads()
+
+    for begun in [pool.submit(begin) for _ in range(readers)]:
+        begun.result()
     torch.set_num_threads(threads)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from alignet_ray.config import Distill, Network
+from alignet_ray.config import Compute, Distill, Network
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Recipe:
             they are.
         micro_batch: images in one forward pass of a process; None: all at once. Does not change the result (to
             rounding), unless BatchNorm layers take their statistics from these images.
-        bfloat16: forward and backward passes in bfloat16 where that is safe (autocast).
+        compute: number format of forward and backward passes; bfloat16 where that is safe (autocast).
         seed: of augmentation.
         section: the config section that these settings come from, as messages name its options.
     """
@@ -60,7 +60,7 @@ class Recipe:
     trainable: Literal["all", "head"] | int
     crop: float
     micro_batch: int | None
-    bfloat16: bool
+    compute: Compute
     seed: int
     section: str
 
@@ -89,7 +89,6 @@ def teacher_recipe(section: Network, seed: int) -> Recipe:
         batch_norm="frozen",
         trainable="all",
         micro_batch=None,
-        bfloat16=False,
         seed=seed,
         section="align.network",
     )

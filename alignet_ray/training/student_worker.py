@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,17 @@ from alignet_ray.training.batches import (
     labelled_batches,
     validation_batch,
 )
+from alignet_ray.training.circumstances import ORDINARY, Circumstances, take_notices
 from alignet_ray.training.distributed import is_main_process
 from alignet_ray.training.interpolation import StudentInterpolation
 from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.outputs import write_network
 from alignet_ray.training.recipe import student_recipe
 from alignet_ray.training.validation import HumanValidation
+
+CPU_CHECKPOINT_SECONDS = 30.0
+GPU_CHECKPOINT_SECONDS = 180.0
+"""Seconds between checkpoints. Students on GPUs are larger, and a notice before a machine goes makes one more."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class StudentWorker:
     except in the main process), then the last step.
     """
 
-    def __init__(self, job: StudentJob, device: str, report: Report) -> None:
+    def __init__(self, job: StudentJob, device: str, report: Report, circumstances: Circumstances = ORDINARY) -> None:
         torch.set_num_threads(job.threads)
         settings = job.settings
         student = make_network(settings.model, settings.size, settings.head, job.seed, settings.squash)
@@ -106,6 +112,9 @@ class StudentWorker:
 
         # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
         self.training = Training(student, student_recipe(settings, job.seed), device, settings.compile)
+        self.training.micro_batch = circumstances.micro_batch or self.training.micro_batch
+        self.circumstances = circumstances
+        self.checkpoints = checkpoints.CheckpointWriter(job.out)
         self.metrics = checkpoints.resume(job.out, self.training)
         self.validation = validation_batch(job.label, settings.valid)
         self.last_log = time.monotonic()
@@ -113,6 +122,10 @@ class StudentWorker:
 
     def train(self) -> None:
         """Train to the end, then write the student and its metrics."""
+        with closing(self.checkpoints):
+            self._train()
+
+    def _train(self) -> None:
         self.report({"pid": os.getpid(), "step": self.training.step})
         batches = self.job.batches()
 
@@ -123,7 +136,8 @@ class StudentWorker:
 
         # The last checkpoint lets a run that is killed while it writes the student end without training.
         if is_main_process():
-            checkpoints.save(self.job.out, self.training, self.metrics)
+            self.checkpoints.save(self.training, self.metrics)
+            self.checkpoints.wait()
         with self.training.use_ema():
             interpolation = self.interpolate()
             if is_main_process():
@@ -161,9 +175,12 @@ class StudentWorker:
             for name in figures:
                 means[name] = sum(update[name] for update in recent) / len(recent)
             self.log(means)
+            # All processes ask at the same update, as they wait for each other's answer.
+            if self.circumstances.is_leaving():
+                self.last_checkpoint = None
 
         if is_main_process() and self._checkpoint_is_due():
-            checkpoints.save(self.job.out, training, self.metrics)
+            self.checkpoints.save(training, self.metrics)
             self.last_checkpoint = time.monotonic()
 
     def log(self, figures: dict[str, float]) -> None:
@@ -184,7 +201,7 @@ class StudentWorker:
         if is_main_process():
             memory = used_memory(self.training.device)
             report = {**row, "images_per_second": images_per_second, "stall": stall, "memory": memory}
-        self.report(report)
+        self.report(report | take_notices(self.training))
         self.metrics.recent = []
         self.last_log = time.monotonic()
 
@@ -203,7 +220,12 @@ class StudentWorker:
     def _checkpoint_is_due(self) -> bool:
         if self.last_checkpoint is None:
             return True
-        return time.monotonic() - self.last_checkpoint >= self.job.settings.checkpoint_every
+        seconds = self.job.settings.checkpoint_every
+        if seconds is None:
+            seconds = CPU_CHECKPOINT_SECONDS
+            if self.training.device != "cpu":
+                seconds = GPU_CHECKPOINT_SECONDS
+        return time.monotonic() - self.last_checkpoint >= seconds
 
 
 def used_memory(device: str) -> float:

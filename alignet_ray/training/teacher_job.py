@@ -1,6 +1,6 @@
 """Data that the network teacher trains on: annotated objects' images, and what people say about their triplets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class AnnotatedBatch(Batch):
         dimensions: human dimensions of the object that each image shows.
     """
 
-    dimensions: Float[Tensor, "n k"]
+    dimensions: Float[Tensor, "n k"] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class HumanBatches:
         return AnnotatedBatch(
             image_ids=self.image_ids[rows],
             triplets=torch.from_numpy(triplets),
-            target_logits=log_probabilities(human.probabilities(triplets)),
+            logits=log_probabilities(human.probabilities(triplets)),
             dimensions=torch.from_numpy(human.dimensions()),
         )
 

@@ -28,6 +28,7 @@ from alignet_ray.models.backbone import classifier_weights, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
 from alignet_ray.training.batches import Batch
+from alignet_ray.training.circumstances import ORDINARY, Circumstances, take_notices
 from alignet_ray.training.distributed import is_main_process, world_size
 from alignet_ray.training.loop import Report, Training
 from alignet_ray.training.recipe import teacher_recipe
@@ -63,13 +64,14 @@ class TeacherWorker:
         pretrained_features: of all annotated objects' images, by the network before training.
     """
 
-    def __init__(self, job: TeacherJob, device: str, report: Report) -> None:
+    def __init__(self, job: TeacherJob, device: str, report: Report, circumstances: Circumstances = ORDINARY) -> None:
         torch.set_num_threads(job.threads)
         self.job = job
         self.send_report = report
         backbone = load_backbone(job.model, job.size, job.seed).requires_grad_(True)
         recipe = teacher_recipe(job.settings, job.seed)
         self.training = TeacherTraining(EmbeddingNetwork(backbone, None), recipe, device)
+        self.training.micro_batch = circumstances.micro_batch
 
         # Features before training fix the head's centre and temperature, and are what the report compares with.
         # (Validation and report fill the head with features of the weights that they look at.)
@@ -107,20 +109,19 @@ class TeacherWorker:
         # Ray Train waits until all processes have reported, so the others report as well.
         if is_main_process():
             AlignArtifact(self.job.out).write_metrics(self.validator.history)
-            self.send_report(row)
+            self.send_report(row | take_notices(self.training))
         else:
             self.send_report({})
 
     def _batch_size(self) -> int:
         """Objects of an update, over all processes: as many as the settings say and the training objects allow."""
-        # Every process takes an equal share, so a remainder is left out; a loss over triplets needs three objects.
         available = len(self.job.split["train"])
-        largest = min(self.job.settings.batch_size, available)
-        batch_size = largest // world_size() * world_size()
-        if batch_size < 3:
+        batch_size = min(self.job.settings.batch_size, available)
+        # A loss over triplets needs three objects, and every process one.
+        if batch_size < max(3, world_size()):
             raise UserError(
-                f"--align.network.batch-size {self.job.settings.batch_size}, {available} training objects and "
-                f"{world_size()} processes leave {batch_size} objects an update; at least 3 are needed"
+                f"--align.network.batch-size {self.job.settings.batch_size} and {available} training objects leave "
+                f"{batch_size} objects an update for {world_size()} processes; at least 3 are needed, and one for each"
             )
         return batch_size
 

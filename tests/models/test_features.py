@@ -1,17 +1,23 @@
 """Features of images: what happens when the memory of the device is too small for a batch."""
 
+import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from alignet_ray.errors import UserError
 from alignet_ray.models.features import Encoder
-from alignet_ray.stages.embed_actor import compiling_pays
+from alignet_ray.stages.embed_actor import compiling_pays, pass_size
 
 
 class Small(Encoder):
@@ -89,6 +95,76 @@ def test_compiled_once_for_all_batches() -> None:
     assert first > 0
     encoder.encode(images, 4)
     assert counter.frame_count == first
+
+
+@pytest.mark.parametrize("reason", ["Failed to find C compiler. Please specify via CC env variable.", "no such kernel"])
+def test_networks_that_cannot_be_compiled_go_on_as_they_are(reason: str) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(reason)
+
+    torch._dynamo.reset()
+    plain, compiled = (Encoder.load(["random:test_vit"], 32) for _ in range(2))
+    compiled.compile(4, broken)
+    images = [lambda image=image: image for image in pictures(10)]
+    expected, found = plain.encode(images, 4), compiled.encode(images, 4)
+    assert reason in compiled.not_compiled
+    assert compiled.compiled_batch == 0
+    np.testing.assert_array_equal(found.columns["embedding"], expected.columns["embedding"])
+
+
+def test_without_a_compiler_on_the_path_the_run_goes_on(tmp_path: Path) -> None:
+    """torch's own compiler, in a process that finds no C or C++ compiler."""
+    code = """
+import numpy as np
+from PIL import Image
+from alignet_ray.models.features import Encoder
+image = Image.fromarray(np.zeros((40, 40, 3), np.uint8))
+encoder = Encoder.load(["random:test_vit"], 32)
+encoder.compile(2)
+found = encoder.encode([lambda: image] * 4, 2)
+print(found.columns["embedding"].shape, encoder.not_compiled)
+"""
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shape, _, reason = done.stdout.partition(") ")
+    assert shape.startswith("(4, ")
+    assert "compiler" in reason.lower()
+
+
+def test_memory_that_is_short_for_a_compiled_pass_is_no_failure_of_the_compiler() -> None:
+    def full(*_: object) -> object:
+        def forward(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return forward
+
+    torch._dynamo.reset()
+    encoder = Encoder.load(["random:test_vit"], 32)
+    encoder.compile(1, full)
+    with pytest.raises(UserError, match="use a smaller"):
+        encoder.encode([lambda: pictures(1)[0]], 1)
+    assert encoder.not_compiled == ""
+
+
+@given(unit=st.integers(1, 256), batch=st.integers(1, 512))
+def test_compiled_passes_divide_a_unit_unless_they_would_be_tiny(unit: int, batch: int) -> None:
+    size = pass_size(unit, batch)
+    largest = min(unit, batch)
+    assert 1 <= size <= largest
+    if unit % size == 0:
+        assert 2 * size > largest
+    else:
+        assert size == largest
+    # Copies that fill up a pass never cost more than the plain batch would.
+    assert math.ceil(unit / size) * size <= math.ceil(unit / largest) * largest
+
+
+def test_256_images_take_passes_of_64_and_not_288_forward_passes() -> None:
+    assert pass_size(256, 96) == 64
+    assert pass_size(256, 256) == 256
+    assert pass_size(251, 96) == 96, "a prime number has no smaller divisor than itself but 1"
 
 
 def test_pixels_from_another_process_give_the_same() -> None:

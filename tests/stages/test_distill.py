@@ -28,6 +28,7 @@ from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
 from alignet_ray.store import Artifact, Store
 from alignet_ray.training import checkpoints
+from alignet_ray.training.circumstances import Circumstances
 from alignet_ray.training.loop import Training
 from alignet_ray.training.student_worker import StudentWorker
 
@@ -299,10 +300,44 @@ def test_a_batch_that_does_not_fit_is_refused(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
 ) -> None:
     """By the stage before Ray Train starts, or by each process; the driver is told as of a loss that is not finite."""
-    with pytest.raises(UserError, match="multiple"):
-        distill.run(make_work(config(pictures, store, workers=3), "distill@student", parents))
+    with pytest.raises(UserError, match=r"less than one for each of the 100 .*--distill\.workers \d+ or less"):
+        distill.run(make_work(config(pictures, store, workers=100), "distill@student", parents))
     with pytest.raises(UserError, match="set a smaller"):
         alone(make_work(config(pictures, store, batch_size=64), "distill@student", parents, "big")).train()
+
+
+def test_a_machine_that_is_about_to_go_leaves_a_checkpoint(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the checkpoints after the first update and at the end: one at the row of metrics after the notice."""
+    steps: dict[str, list[int]] = {"staying": [], "leaving": []}
+    for name, saved in steps.items():
+        work = make_work(config(pictures, store, checkpoint_every=1e6), "distill@student", parents, name)
+        worker = alone(work)
+        monkeypatch.setattr(
+            worker.checkpoints, "save", lambda training, metrics, saved=saved: saved.append(training.step)
+        )
+        if name == "leaving":
+            answers = iter([False, True])
+            worker.circumstances = Circumstances(is_leaving=lambda answers=answers: next(answers, False))
+        worker.train()
+    assert steps["staying"] == [1, 12]
+    assert steps["leaving"] == [1, 6, 12]
+
+
+def test_any_number_of_processes_may_share_a_batch(ray_session: None) -> None:
+    section = Config().distill
+    for workers in (1, 3, 7, 48):
+        assert distill.worker_count(section.model_copy(update={"batch_size": 48, "workers": workers})) == workers
+    assert distill.worker_count(section.model_copy(update={"batch_size": 33})) == 2
+    assert distill.worker_count(section.model_copy(update={"batch_size": 1})) == 1
+
+
+def test_two_processes_on_one_gpu_are_refused(ray_session: None) -> None:
+    section = Config().distill.model_copy(update={"gpus_per_worker": 0.5})
+    assert distill.worker_count(section.model_copy(update={"workers": 1})) == 1
+    with pytest.raises(UserError, match=r"two of them on one GPU cannot exchange gradients"):
+        distill.worker_count(section.model_copy(update={"workers": 2}))
 
 
 @pytest.mark.slow

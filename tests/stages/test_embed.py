@@ -14,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.embedding_network import make_network, save_network
+from alignet_ray.models.features import Encoder
 from alignet_ray.stages import Work, embed
 from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
 from alignet_ray.stages.embed_jobs import EmbedJob, extra_job, find_job
@@ -343,6 +345,29 @@ def test_embeddings_that_are_not_finite_are_quarantined_with_readers(
 ) -> None:
     with pytest.raises(UserError, match="the model's output is not finite"):
         embed.run(make_work(overflowing.replace(embed__readers=1), "embed@corpus"))
+
+
+def test_a_network_that_cannot_be_compiled_is_told_once(
+    serial: None, folder: Path, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    def broken(self: Encoder, batch: int, backend: str = "") -> None:
+        self.compiled_batch = batch
+        self._compiled = fail
+
+    plain = make_work(config(folder), "embed@corpus", id="plain")
+    embed.run(plain)
+    monkeypatch.setattr(Encoder, "compile", broken)
+    work = make_work(config(folder, embed__compile="on"), "embed@corpus", id="compiled")
+    embed.run(work)
+    told = [text for text in work.warnings if "could not be compiled" in text]
+    assert len(told) == 1
+    assert "(Failed to find C compiler)" in told[0]
+    expected, found = (EmbedArtifact(made.out).embeddings() for made in (plain, work))
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
 
 
 def test_ids_know_what_changes_a_result(folder: Path) -> None:

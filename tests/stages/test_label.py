@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from support.small_corpus import SmallCorpus
 
+from alignet_ray import runtime
 from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
@@ -104,6 +105,20 @@ def test_workers_and_part_size_do_not_change_a_row(
         rows.append(np.concatenate([columns(out.read_parts(s), "i0 i1 i2 s01 s02 s12") for s in ("train", "valid")]))
     assert np.array_equal(rows[0], rows[1])
     assert np.array_equal(rows[0], rows[2])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "triplets", "expected"),
+    [(0, 10**9, 0), (1, 10_000_000, 0), (1, 300_000_000, 1)],
+    ids=["no GPU", "seconds of the cores", "minutes of the cores"],
+)
+def test_a_gpu_labels_where_the_cores_would_take_long_and_its_process_stays(
+    gpus: int, triplets: int, expected: int
+) -> None:
+    task = label.part_task(runtime.ClusterResources(gpus, cpus=16), triplets)
+    options = task._default_options
+    assert options["num_gpus"] == expected
+    assert options["max_calls"] == 0, "Ray would end the process after each part, and the matrix with it"
 
 
 def test_few_triplets_are_labelled_here_with_the_same_rows(

@@ -94,8 +94,6 @@ class _Spelling(TorchFunctionMode):
             options["device"] = _full(options["device"])
         if func is Tensor.cuda:
             return x.to(GPU)
-        if func is Tensor.pin_memory:
-            return x
         if isinstance(x, There) and (
             func is Tensor.cpu or (func is Tensor.to and CPU in (*args, options.get("device")))
         ):
@@ -113,12 +111,25 @@ def _full(a: Any) -> Any:
     return GPU if isinstance(a, torch.device) and a.type == "cuda" else a
 
 
+PINNED: list[torch.Size] = []
+"""Shapes of the tensors that were pinned."""
+
+
+def _pin(tensor: Tensor) -> Tensor:
+    PINNED.append(tensor.shape)
+    return tensor
+
+
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """In here, there is a GPU: `cuda`."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    pin_memory = Tensor.pin_memory
+    # Set for all threads: a mode holds in its own thread alone, and readers pin what they have read.
+    Tensor.pin_memory = _pin  # type: ignore[method-assign,assignment]
     try:
         with _Operations(), _Spelling():
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
+        Tensor.pin_memory = pin_memory  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from alignet_ray.training.batches import (
     distinct_rows,
     draw_triplets,
     epoch_rows,
+    fill_up,
     validation_batch,
 )
 
@@ -80,6 +81,36 @@ def test_batches_by_cluster_take_images_from_few_clusters():
     assert sorted(counts)[-3:] == [4, 4, 4]
     assert counts.sum() == 12
     assert len(set(batches(0).image_ids.tolist())) == 12
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 5), st.integers(0, 2**32))
+def test_a_batch_is_filled_up_with_other_images(size: int, drawn: int, more: int, seed: int) -> None:
+    images = size + more
+    rng = np.random.default_rng(seed)
+    begun = rng.permutation(images)[: min(size, drawn)]
+    filled = fill_up(rng, begun, size, images)
+    assert filled[: len(begun)].tolist() == begun.tolist()
+    assert len(set(filled.tolist())) == size
+    assert 0 <= filled.min() <= filled.max() < images
+
+
+def test_every_other_image_fills_up_as_often() -> None:
+    """Chi-square over 18,000 places among nine images; 26.1 is the limit of one in a thousand."""
+    counts = np.zeros(10)
+    for seed in range(6_000):
+        filled = fill_up(np.random.default_rng(seed), np.array([4]), 4, 10)
+        counts[filled[1:]] += 1
+    assert counts[4] == 0
+    others = np.delete(counts, 4)
+    assert ((others - 2_000) ** 2 / 2_000).sum() < 26.1
+
+
+def test_a_batch_by_clusters_of_more_images_than_there_are_is_refused() -> None:
+    batches = make_batches(
+        np.arange(5), np.eye(5, dtype=np.float32), np.arange(5), 6, clusters=(np.arange(5),), images_per_cluster=2
+    )
+    with pytest.raises(UserError, match=r"a batch of 6 distinct images, but only 5 to train on"):
+        batches(0)
 
 
 def test_labelled_batches_take_rows_in_epochs():

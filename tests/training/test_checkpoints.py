@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from support.training import make_recipe
 
 from alignet_ray.models.embedding_network import make_network
-from alignet_ray.store import Store
+from alignet_ray.store import Draft, Store
 from alignet_ray.training import checkpoints
 from alignet_ray.training.checkpoints import MetricsLog
 from alignet_ray.training.loop import Training
@@ -54,3 +56,46 @@ def test_objects_of_python_are_not_loaded(store: Store, tmp_path: Path) -> None:
     out.write_bytes(f"{checkpoints.FOLDER}/step-00000001.pt", sink.getvalue())
     with pytest.raises(pickle.UnpicklingError):
         checkpoints.resume(out, training())
+
+
+def test_a_checkpoint_is_written_as_it_was_when_training_went_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights that are written are those of the update, whatever becomes of them while the disk is slow."""
+    gate = threading.Event()
+    write_bytes = Draft.write_bytes
+
+    def slow(self: Draft, name: str, data: bytes) -> None:
+        assert gate.wait(60)
+        write_bytes(self, name, data)
+
+    monkeypatch.setattr(Draft, "write_bytes", slow)
+    out = store.draft("distill", "slow")
+    changing = training()
+    changing.step = 3
+    expected = {name: value.clone() for name, value in changing.model.state_dict().items()}
+    with closing(checkpoints.CheckpointWriter(out)) as writer:
+        writer.save(changing, MetricsLog([{"step": 3.0}]))
+        with torch.no_grad():
+            for parameter in changing.parameters:
+                parameter.add_(1)
+        changing.step = 4
+        assert out.files("checkpoints") == []
+        gate.set()
+        writer.wait()
+    assert out.files("checkpoints") == ["checkpoints/step-00000003.pt"]
+    again = training(seed=1)
+    assert checkpoints.resume(out, again).rows == [{"step": 3.0}]
+    for name, value in again.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_checkpoint_that_could_not_be_written_stops_the_training_at_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Draft, name: str, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Draft, "write_bytes", full)
+    with closing(checkpoints.CheckpointWriter(store.draft("distill", "full"))) as writer:
+        writer.save(training(), MetricsLog())
+        with pytest.raises(OSError, match="No space left"):
+            writer.save(training(), MetricsLog())

@@ -15,10 +15,10 @@ from support.training import make_batches, make_recipe
 
 from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
-from alignet_ray.errors import UserError
 from alignet_ray.models.embedding_network import EmbeddingNetwork, make_network
+from alignet_ray.training import loop
 from alignet_ray.training.batches import Batch, Batches, InBatchTriplets, LabelledBatches
-from alignet_ray.training.loop import NonFiniteLoss, Training
+from alignet_ray.training.loop import NonFiniteLoss, OutOfMemory, Training
 from alignet_ray.training.objective import spread, triplet_similarities
 
 COLOURS = 6
@@ -137,7 +137,7 @@ def test_gradient_caching_gives_the_gradient_of_the_whole_batch():
     for training in (whole, cached):
         training.calibrate(in_batch(), images)
         training.set_train_mode()
-        training.backward(training.model, training.preprocess(images(batch.image_ids)), batch)
+        training.backward(training.model, training.preprocess(images(batch.image_ids), 16), batch)
     for a, b in zip(whole.parameters, cached.parameters, strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-5)
 
@@ -256,7 +256,7 @@ def test_a_batch_can_be_learned_by_heart():
 
 
 @pytest.mark.parametrize("objective", ["jsd", "kld", "contrastive"])
-@pytest.mark.parametrize("options", [{"normalize": True}, {"grad_clip": 0.1}, {"bfloat16": True}], ids=str)
+@pytest.mark.parametrize("options", [{"normalize": True}, {"grad_clip": 0.1}, {"compute": "bfloat16"}], ids=str)
 def test_options_take_a_step(objective: str, options: dict[str, Any]):
     rows = train(start(steps=2, objective=objective, **options))
     assert all(np.isfinite(row["loss"]) for row in rows)
@@ -301,29 +301,131 @@ def test_real_architectures_take_a_step(name: str):
     assert any(not torch.equal(a, b) for a, b in zip(before, training.parameters, strict=True))
 
 
-def test_a_batch_that_a_gpu_cannot_hold_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+class SmallMemory:
+    """A network on a GPU that holds the activations of `room` images."""
 
-    training = start()
-    training.calibrate(in_batch(), images)
-    monkeypatch.setattr(training, "backward", full)
-    with pytest.raises(UserError, match=r"16 images at once are too many .*--distill\.micro-batch 8"):
-        training.run(in_batch(), images, lambda *_: None)
+    def __init__(self, training: Training, room: int) -> None:
+        self.forward = training.forward
+        self.room = room
+
+    def __call__(self, network: Any, pixels: torch.Tensor) -> Any:
+        if torch.is_grad_enabled() and len(pixels) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.forward(network, pixels)
+
+
+def test_passes_are_halved_until_they_fit_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 images where 3 fit: passes of 8, 4, and then 2, from the first update on."""
+    whole, small = start(steps=3), start(steps=3)
+    train(whole)
+    monkeypatch.setattr(small, "forward", SmallMemory(small, room=3))
+    train(small)
+    assert small.micro_batch == 2
+    assert [re.search(r": (\d+) images at once", notice).group(1) for notice in small.notices] == ["8", "4", "2"]
+    for a, b in zip(trained_weights(whole), trained_weights(small), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("section", "micro_batch", "says"),
+    ("recipe", "room", "says", "tries"),
     [
-        ("distill", 8, r"8 images at once .*--distill\.micro-batch 4 or less"),
-        ("distill", 64, r"16 images at once .*--distill\.micro-batch 8 or less"),
-        ("align.network", None, r"16 images at once .*set a smaller --align\.network\.batch-size"),
+        ({}, 0, r"one image does not fit into the GPU's memory: set a smaller --distill\.size", None),
+        (
+            {"batch_norm": "train"},
+            3,
+            r"16 images at once .*--distill\.micro-batch 8 or less \(BatchNorm then sees",
+            None,
+        ),
+        ({"batch_norm": "train", "micro_batch": 8}, 3, r"8 images at once .*--distill\.micro-batch 4 or less", None),
     ],
 )
-def test_messages_name_the_options_of_the_training_that_failed(
-    section: str, micro_batch: int | None, says: str
+def test_where_nothing_is_left_to_try_the_message_says_what_to_set(
+    recipe: dict[str, Any], room: int, says: str, tries: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    training = start(**recipe)
+    training.calibrate(in_batch(), images)
+    monkeypatch.setattr(training, "forward", SmallMemory(training, room))
+    with pytest.raises(OutOfMemory, match=says) as raised:
+        training.run(in_batch(), images, lambda *_: None)
+    assert raised.value.micro_batch is tries
+
+
+def test_where_other_processes_wait_the_error_says_with_how_many_to_begin_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They wait for this one's outputs, so it cannot try again alone: all processes begin again, see `ray_train`."""
     training = start()
-    training.recipe = replace(training.recipe, section=section, micro_batch=micro_batch)
-    assert re.search(says, str(training._too_many_images(16)))
+    training.calibrate(in_batch(), images)
+    monkeypatch.setattr(training, "forward", SmallMemory(training, room=3))
+    monkeypatch.setattr(loop, "world_size", lambda: 2)
+    monkeypatch.setattr(training, "parallel_network", lambda: training.model)
+    with pytest.raises(OutOfMemory, match="16 images at once are too many for this GPU") as raised:
+        training.run(in_batch(), images, lambda *_: None)
+    assert raised.value.micro_batch == 8
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_as_it_is() -> None:
+    plain, compiled = start(steps=3), start(steps=3)
+    train(plain)
+    compiled.compile = True
+    compile_network = torch.compile
+
+    def broken(network: Any) -> Any:
+        def backend(*_: object) -> None:
+            raise RuntimeError("Failed to find C compiler")
+
+        return compile_network(network, backend=backend)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(torch, "compile", broken)
+        train(compiled)
+    assert len(compiled.notices) == 1
+    assert "Failed to find C compiler" in compiled.notices[0]
+    for a, b in zip(trained_weights(plain), trained_weights(compiled), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_error_of_a_network_that_is_not_compiled_is_no_failure_of_the_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    training = start()
+    training.calibrate(in_batch(), images)
+    monkeypatch.setattr(training, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        training.run(in_batch(), images, lambda *_: None)
+
+
+def test_statistics_are_learned_once_where_images_pass_twice() -> None:
+    """Four passes of four images: BatchNorm counts each of them once, as it does without gradient caching."""
+    training = start("random:test_efficientnet", batch_norm="train", micro_batch=4)
+    training.calibrate(in_batch(), images)
+    training.set_train_mode()
+    batch = in_batch()(0)
+    layer = next(m for m in training.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    expected = start("random:test_efficientnet", batch_norm="train")
+    expected.set_train_mode()
+    other = next(m for m in expected.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    pixels = training.preprocess(images(batch.image_ids), 16)
+    training.backward(training.model, pixels, batch)
+    for chunk in torch.split(pixels, 4):
+        expected.model(chunk)
+    torch.testing.assert_close(layer.running_mean, other.running_mean)
+    assert layer.momentum == other.momentum
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_recipe_says_how_a_gpu_multiplies(on: bool, tf32: None) -> None:
+    start(compute="tf32" if on else "float32")
+    assert torch.backends.cuda.matmul.allow_tf32 is on
+
+
+@pytest.mark.parametrize("section", ["distill", "align.network"])
+def test_messages_name_the_options_of_the_training_that_failed(section: str) -> None:
+    training = start()
+    training.recipe = replace(training.recipe, section=section)
+    size = {"distill": "distill.size", "align.network": "embed.size"}[section]
+    assert f"set a smaller --{size}" in str(training._too_many_images(1))
     assert f"--{section}.lr" in str(training._non_finite_loss(in_batch()(0)))
