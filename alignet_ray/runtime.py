@@ -13,8 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -131,10 +130,18 @@ def state_dir(cfg: Config) -> Path:
 def cache_dir(cfg: Config) -> Path:
     """Local folder of what can be made again: matrices that processes share, vectors of pictures. `gc` empties it.
 
+    On several machines it may be one folder of them all, or one of the same name on each.
+
     Raises:
-        UserError: as `state_dir`.
+        UserError: as `state_dir`, or `--cache-dir` is remote.
     """
-    return state_dir(cfg) / CACHE
+    if cfg.cache_dir is None:
+        return state_dir(cfg) / CACHE
+    if "://" in cfg.cache_dir:
+        raise UserError(
+            f"--cache-dir {cfg.cache_dir} is remote: files in it are mapped into memory, give a local folder"
+        )
+    return Path(cfg.cache_dir).expanduser().resolve()
 
 
 class RayPlaces(NamedTuple):
@@ -158,7 +165,7 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     Raises:
         UserError: no cluster answers.
     """
-    address = _address(cfg)
+    address = ray_address(cfg)
     is_local = address == LOCAL
     require_answer(address)
     if is_local and cfg.ray.object_store_mb:
@@ -204,7 +211,7 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
     return _places(context)
 
 
-def _address(cfg: Config) -> str:
+def ray_address(cfg: Config) -> str:
     """Where Ray is: `LOCAL`, or the address of a cluster."""
     return cfg.ray.address or os.environ.get("RAY_ADDRESS") or LOCAL
 
@@ -344,163 +351,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-class ClusterNodes:
-    """The nodes that stages spread over: waited for, and each checked once, since any may join late.
-
-    Args:
-        cfg: sections `ray`, `store` and the image folders.
-        say: prints a line.
-    """
-
-    def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:
-        self.cfg = cfg
-        self.say = say
-        self.checked: set[str] = set()
-        self.has_told = False
-
-    def ready(self) -> None:
-        """Wait for what `--ray.gpus` and `--ray.cpus` ask for; check that new nodes share this process's storage.
-
-        A cluster that starts from zero has no CPU until somebody asks for one, so one at least is asked for.
-
-        Raises:
-            UserError: nothing came in time, or a node misses a folder or the package.
-        """
-        # GPUs first: their nodes bring CPUs with them.
-        for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
-            if _offered(kind) < count:
-                self._wait(kind, count)
-        if not _offered("CPU"):
-            self.say("   no worker is there and none was asked for: asking for one (--ray.gpus N, --ray.cpus N)")
-            self._wait("CPU", 1)
-        self._tell_of_no_gpu()
-        self._check_new_nodes()
-
-    def _tell_of_no_gpu(self) -> None:
-        """Say once that a cluster computes on CPUs, which it would do for days without a word."""
-        if not self.has_told and _address(self.cfg) != LOCAL and not _offered("GPU"):
-            self.say("   this cluster has no GPU now: all work is done by CPUs (--ray.gpus N asks for GPUs)")
-            self.has_told = True
-
-    def _wait(self, kind: str, count: int) -> None:
-        """Ask the autoscaler for `count` GPUs or CPUs, and wait for them."""
-        from ray.autoscaler.sdk import request_resources
-
-        patience = self.cfg.ray.patience
-        self.say(f"   waiting up to {patience:g} minutes for {count} {kind}s: {_offered(kind)} are there")
-        deadline = time.monotonic() + 60 * patience
-        request_resources(bundles=[{kind: 1}] * count)
-        try:
-            while _offered(kind) < count and time.monotonic() < deadline:
-                time.sleep(1)
-        finally:
-            # A request stands until the next one: withdrawn, so that idle nodes may leave after the run.
-            request_resources(bundles=[])
-
-        if not _offered(kind):
-            raise UserError(f"no {kind} came within {patience:g} minutes: `ray status` says why, or ask for fewer")
-        self.say(f"   going on with {_offered(kind)} {kind}s")
-
-    def _check_new_nodes(self) -> None:
-        """Ask every new node, all at once, whether it sees the folders that all must share."""
-        import ray
-
-        nodes = {}
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
-            if node["Alive"]:
-                nodes[node["NodeID"]] = node["NodeManagerAddress"]
-
-        # A single node shares its storage with itself.
-        new = {node: address for node, address in nodes.items() if node not in self.checked}
-        if len(nodes) > 1 and new:
-            _same_storage(self.cfg, new)
-        self.checked |= new.keys()
-
-
-class ClusterResources(NamedTuple):
-    """What the running Ray offers: GPUs, and CPU slots."""
-
-    gpus: int
-    cpus: int
-
-
-def cluster_resources() -> ClusterResources:
-    """GPUs and CPU slots of all nodes together."""
-    import ray
-
-    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return ClusterResources(gpus=int(offered.get("GPU", 0)), cpus=int(offered.get("CPU", 0)))
-
-
-def _offered(kind: str) -> int:
-    offered = cluster_resources()
-    return {"GPU": offered.gpus, "CPU": offered.cpus}[kind]
-
-
-def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
-    """Have every node (id -> address) look for the local folders and for a file that was made just now.
-
-    Raises:
-        UserError: naming the first node and folder that it does not see.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    folders = [folder for folder in (cfg.corpus.path, cfg.objects.path) if folder and "://" not in folder]
-    paths = [str(Path(folder).expanduser().resolve()) for folder in folders]
-
-    # A root of the same name may be another disk, so the nodes look for a new file in it.
-    probe = None
-    if "://" not in cfg.store.root:
-        probe = Path(cfg.store.root).expanduser().resolve() / f".shared-{os.getpid()}"
-        probe.touch()
-        paths.append(str(probe))
-
-    # All nodes are asked at once; a task without CPUs runs on a busy node as well.
-    task = ray.remote(num_cpus=0, max_retries=0)(_missing)
-    answers = {}
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        answers[node] = task.options(scheduling_strategy=there).remote(paths)
-    try:
-        for node, answer in answers.items():
-            _check_answer(nodes[node], answer)
-    finally:
-        if probe:
-            probe.unlink(missing_ok=True)
-
-
-def _missing(paths: list[str]) -> list[str]:
-    """The paths that this node does not see."""
-    return [path for path in paths if not os.path.exists(path)]
-
-
-def _check_answer(address: str, answer: Any) -> None:
-    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business.
-
-    Raises:
-        UserError: the node misses a folder, or cannot import the package.
-    """
-    import ray
-
-    try:
-        missing = ray.get(answer)
-    except ray.exceptions.RayTaskError as error:
-        raise UserError(
-            f"node {address} cannot import alignet_ray: submit with --working-dir . or install the package there"
-        ) from error
-    except ray.exceptions.RayError:
-        return
-    if missing:
-        # The probe's name says nothing to the user, its folder does.
-        folder = missing[0]
-        if ".shared-" in folder:
-            folder = os.path.dirname(folder)
-        raise UserError(
-            f"node {address} does not see {folder}: mount the same storage on every node at the same path, or use s3://"
-        )
 
 
 def stop() -> None:

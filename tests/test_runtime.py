@@ -1,7 +1,6 @@
 """Where a run may lie, and the nodes that it waits for and checks."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -38,72 +37,6 @@ def test_a_folder_that_cannot_be_written_names_the_option_that_it_comes_from(tmp
         runtime.state_path(Config(state_dir="s3://b/state"))
 
 
-def test_what_the_cluster_offers(ray_session: None) -> None:
-    assert runtime.cluster_resources() == (0, 4)
-
-
-def test_waiting_for_nodes_ends_when_told(ray_session: None, tmp_path: Path) -> None:
-    said: list[str] = []
-    cfg = Config().replace(store__root=str(tmp_path), ray__cpus=2)
-    runtime.ClusterNodes(cfg, said.append).ready()
-    assert said == []
-    with pytest.raises(UserError, match="no GPU came within 0 minutes"):
-        runtime.ClusterNodes(cfg.replace(ray__gpus=2, ray__patience=0), said.append).ready()
-    runtime.ClusterNodes(cfg.replace(ray__cpus=10_000, ray__patience=0), said.append).ready()
-    assert re.fullmatch(r" +going on with \d+ CPUs", said[-1])
-
-
-def test_a_cluster_without_workers_is_asked_for_one_and_no_gpu_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody asked for workers: without the request an autoscaler would leave the cluster as empty as it began."""
-    offered = {"CPU": 0, "GPU": 0}
-    asked: list[tuple[str, int]] = []
-
-    def come(self: runtime.ClusterNodes, kind: str, count: int) -> None:
-        asked.append((kind, count))
-        offered[kind] = 4
-
-    monkeypatch.setattr(runtime, "_offered", offered.__getitem__)
-    monkeypatch.setattr(runtime.ClusterNodes, "_wait", come)
-    monkeypatch.setattr(runtime.ClusterNodes, "_check_new_nodes", lambda self: None)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    said: list[str] = []
-    cfg = Config().replace(store__root=str(tmp_path))
-    runtime.ClusterNodes(cfg, said.append).ready()
-    assert asked == [("CPU", 1)]
-    assert [line.split(":")[0].strip() for line in said] == ["no worker is there and none was asked for"]
-
-    # A cluster on CPUs says so once; a Ray of this machine, where everybody knows, does not.
-    said.clear()
-    nodes = runtime.ClusterNodes(cfg.replace(ray__address="10.0.0.1:6379"), said.append)
-    nodes.ready()
-    nodes.ready()
-    assert [line.split(":")[0].strip() for line in said] == ["this cluster has no GPU now"]
-
-
-def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path) -> None:
-    import ray
-
-    runtime._check_answer("10.0.0.7", ray.put([]))
-    with pytest.raises(UserError, match=r"node 10\.0\.0\.7 does not see /shared/images: mount the same storage"):
-        runtime._check_answer("10.0.0.7", ray.put(["/shared/images", "/shared/runs/.shared-12"]))
-    with pytest.raises(UserError, match="does not see /shared/runs"):
-        runtime._check_answer("10.0.0.7", ray.put(["/shared/runs/.shared-12"]))
-
-
-def test_the_probe_reaches_every_node_and_goes(ray_session: None, tmp_path: Path) -> None:
-    import ray
-
-    node = {n["NodeID"]: "here" for n in ray.nodes()}
-    cfg = Config().replace(store__root=str(tmp_path), corpus__path=str(tmp_path))
-    runtime._same_storage(cfg, node)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="node here does not see"):
-        runtime._same_storage(cfg.replace(corpus__path="/nowhere/images"), node)
-    assert list(tmp_path.iterdir()) == []
-
-
 ASK = """
 import os, ray
 from alignet_ray import runtime
@@ -134,6 +67,14 @@ def test_a_cluster_that_is_gone_is_told_at_once(address: str, monkeypatch: pytes
     with pytest.raises(UserError, match=r"no Ray cluster answers at .*: start one, or leave out --ray\.address"):
         runtime.start(Config())
     assert time.monotonic() - start < runtime.CLUSTER_SECONDS + 5
+
+
+def test_the_cache_is_in_the_state_folder_or_where_the_user_says(tmp_path: Path) -> None:
+    cfg = Config().replace(store__root=str(tmp_path))
+    assert runtime.cache_dir(cfg) == tmp_path / "cache"
+    assert runtime.cache_dir(cfg.replace(cache_dir=str(tmp_path / "nvme"))) == tmp_path / "nvme"
+    with pytest.raises(UserError, match=r"--cache-dir s3://bucket is remote"):
+        runtime.cache_dir(cfg.replace(cache_dir="s3://bucket"))
 
 
 def test_sockets_lie_in_a_folder_whose_path_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,8 @@ def gc(options: CollectOptions) -> None:
             key = (artifact.stage, artifact.id)
             if key not in spared:
                 unused.append(artifact)
-        cached = [path for path in (state / runtime.CACHE).glob("*") if path.is_file()]
+        found = (state / runtime.CACHE).glob("*")
+        cached = [path for path in found if path.is_file() and path.suffix != ".lock"]
         if not unused and not cached:
             print("nothing to delete: every artifact belongs to a run")
             return

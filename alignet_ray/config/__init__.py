@@ -76,6 +76,9 @@ class Config(Section):
     """Random seed, also of the split of objects."""
     state_dir: RuntimeOnly[str | None] = None
     """Local folder for the run lock, logs and embedded tracking. Default: the root, which must be local then."""
+    cache_dir: RuntimeOnly[str | None] = None
+    """Folder for what can be made again: packed images and feature matrices. On several machines a fast disk of each
+    (the same path everywhere) serves best. Default: `cache` in the state folder."""
     corpus: Corpus = Corpus()
     objects: Objects = Objects()
     human: Human = Human()

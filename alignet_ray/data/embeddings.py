@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Float, Int
 
 from alignet_ray.artifacts.align import AlignArtifact
@@ -55,7 +56,7 @@ class SharedFeatures:
         """The shared matrix, written to the cache if this machine does not have it yet."""
         path = self.cache / f"{self.embed.id}-float32"
         if not _is_built(path):
-            _build(self.embed, lambda ids, features: features.astype(np.float32), np.float32, path)
+            _build_once(self.embed, lambda ids, features: features.astype(np.float32), np.float32, path)
         return _open(path)
 
 
@@ -107,7 +108,7 @@ def teacher_matrix(embed: Artifact, align: Artifact | None, cache: Path, raw: bo
         transform = None
         if align is not None and has_map:
             transform = AlignArtifact(align).transform()
-        _build(embed, _teacher_conversion(embed, transform, raw), np.float16, path)
+        _build_once(embed, _teacher_conversion(embed, transform, raw), np.float16, path)
     return _open(path)
 
 
@@ -126,9 +127,16 @@ def _open(path: Path) -> FeatureMatrix:
     return FeatureMatrix(ids, np.load(_matrix_file(path), mmap_mode="r", allow_pickle=False))
 
 
+def _build_once(embed: Artifact, convert: Conversion, dtype: type, path: Path) -> None:
+    """Write a matrix; other processes of the machine, which all want it at the same time, wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not _is_built(path):
+            _build(embed, convert, dtype, path)
+
+
 def _build(embed: Artifact, convert: Conversion, dtype: type, path: Path) -> None:
     """Write a matrix part by part, its ids first, so that whoever sees the matrix also finds the ids."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     artifact = EmbedArtifact(embed)
     ids = artifact.embedded_ids()
 

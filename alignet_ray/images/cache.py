@@ -4,8 +4,11 @@ A training run reads the same images at random over and over. Rows of the cache 
 of a machine share them, and reading one costs no more than copying it.
 """
 
+import errno
 import os
+import shutil
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,12 +16,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.transform import PixelTransform
+
+PIECE = 64
+"""Rows that are decoded and written at a time."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +90,27 @@ class CachedImages:
         path: the file.
         ids: image ids of its rows, ascending.
         size: side in pixels.
+        source: what the rows are made of, by a machine whose folder is its own; None: the file is there.
     """
 
     path: Path
     ids: Int[np.ndarray, " n"]
     size: int
+    source: DecodedImages | None = None
+
+    def require(self) -> None:
+        """Make the file if this machine does not have it; its other processes wait for the one that does.
+
+        Raises:
+            OSError: the disk is too small.
+        """
+        if self.source is not None and not self.path.exists():
+            pack_once(self.path, self.source, lambda pack: pack.write(0, len(self.ids)))
 
     @cached_property
     def pixels(self) -> np.ndarray:
         """The memory map, opened once in each process."""
+        self.require()
         return np.memmap(self.path, np.uint8, "r", shape=(len(self.ids), self.size, self.size, 3))
 
     def __call__(self, ids: Int[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 s s"]:
@@ -100,7 +119,7 @@ class CachedImages:
 
     def __getstate__(self) -> dict[str, object]:
         """Without the map: every process opens its own."""
-        return {"path": self.path, "ids": self.ids, "size": self.size}
+        return {"path": self.path, "ids": self.ids, "size": self.size, "source": self.source}
 
 
 @dataclass(frozen=True)
@@ -128,28 +147,53 @@ class CacheWriter:
         for leftover in target.parent.glob(f".{target.name}.*"):
             leftover.unlink(missing_ok=True)
 
-        # Space is reserved before hours of decoding, not found missing after them.
+        # A disk that is too small is found before hours of decoding. (Reserving the space would write it once more on
+        # network file systems, which know no other way.)
+        size = len(images.ids) * images.size**2 * 3
+        free = shutil.disk_usage(target.parent).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are needed, {free:,} are free")
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with temporary.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, len(images.ids) * images.size**2 * 3)
-        except OSError:
-            temporary.unlink()
-            raise
+        with temporary.open("wb") as file:
+            file.truncate(size)
         return cls(target, images, temporary)
 
     def write(self, start: int, stop: int) -> int:
         """Fill rows start..stop, and return their number."""
-        shape = (len(self.images.ids), self.images.size, self.images.size, 3)
-        rows = np.memmap(self.temporary, np.uint8, "r+", shape=shape)
-        rows[start:stop] = self.images.rows(np.arange(start, stop))
-        rows.flush()
+        row = self.images.size**2 * 3
+        # Written, not mapped: a full disk is an error of a write, where a map would end the process. A few rows at a
+        # time, so that a task of thousands of large images does not hold them all.
+        with self.temporary.open("r+b") as file:
+            for first in range(start, stop, PIECE):
+                last = min(first + PIECE, stop)
+                file.seek(first * row)
+                file.write(self.images.rows(np.arange(first, last)).data)
         return stop - start
 
     def finish(self) -> None:
         """Give the complete file its name."""
         # An atomic rename: another run must never map a file that is half full.
         os.replace(self.temporary, self.target)
+
+
+def pack_once(target: Path, images: DecodedImages, pack: Callable[[CacheWriter], object]) -> None:
+    """Make a cache file unless it is there; whoever else wants it on the same storage waits, and finds it made.
+
+    Args:
+        target: the file.
+        images: where its rows come from.
+        pack: fills it.
+
+    Raises:
+        OSError: the disk is too small.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Without the lock two trials of a sweep would each take the other's half file for a leftover.
+    with FileLock(target.with_name(f"{target.name}.lock")):
+        if not target.exists():
+            new = CacheWriter.begin(target, images)
+            pack(new)
+            new.finish()
 
 
 def positions_of(known_ids: Int[np.ndarray, " n"], ids: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:

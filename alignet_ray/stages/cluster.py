@@ -15,7 +15,7 @@ import ray
 import torch
 from jaxtyping import Float, Int
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes, runtime
 from alignet_ray.artifacts.cluster import ClusterArtifact, ClusterStats, CurvePoint
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Cluster, Config
@@ -246,7 +246,7 @@ class ShardPool:
     """
 
     def __init__(self, features: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
-        offered = runtime.cluster_resources()
+        offered = cluster_nodes.cluster_resources()
         self.shards = math.ceil(rows / SHARD)
         # One actor a GPU; on CPUs half of the slots, as each actor's matrix product uses several cores.
         size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))

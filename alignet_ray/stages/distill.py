@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.train import ScalingConfig
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes, runtime
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
@@ -96,7 +96,12 @@ def run(work: Work) -> None:
     settings = work.cfg.distill
     workers = worker_count(settings)
     cache = runtime.cache_dir(work.cfg)
-    job = make_student_job(work, cache, workers, partial(_pack_images, work))
+    pack = None
+    if cluster_nodes.nodes_share(cache):
+        pack = partial(_pack_images, work)
+    elif settings.cache_pixels:
+        work.screen.line("   each machine packs the images into a cache of its own, before its first update")
+    job = make_student_job(work, cache, workers, pack)
     facts = DistillFacts(settings.steps, len(job.image_ids), _first_step(work))
     work.facts = facts
     last = _train(work, facts, job, workers)
@@ -119,7 +124,7 @@ def worker_count(settings: Distill) -> int:
     # Without GPUs two processes use a small machine's cores best (jobs/README.md).
     default = min(2, settings.batch_size)
     # A process a GPU, unless the user says otherwise.
-    workers = settings.workers or runtime.cluster_resources().gpus or default
+    workers = settings.workers or cluster_nodes.cluster_resources().gpus or default
     fewest = settings.min_workers or workers
     if fewest > workers:
         raise UserError(
@@ -213,7 +218,7 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
 def _scaling(settings: Distill, workers: int) -> ScalingConfig:
     """Processes and their resources; a range of processes where fewer may go on."""
     # The processes decode images in threads of their own, which need no slots: Ray only counts, it does not limit.
-    use_gpu = runtime.cluster_resources().gpus > 0
+    use_gpu = cluster_nodes.cluster_resources().gpus > 0
     resources = {"CPU": 1.0}
     if use_gpu:
         resources["GPU"] = settings.gpus_per_worker

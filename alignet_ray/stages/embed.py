@@ -7,7 +7,6 @@ here one row, a unit's number, to which readers add the unit's pixels.)
 """
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Generator
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from alignet_ray import runtime, tracking
+from alignet_ray import cluster_nodes, runtime, tracking
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
@@ -399,15 +398,8 @@ def _embed_on_actors(
 
 def available_resources() -> Resources:
     """What the cluster offers; a local Ray may have more CPU slots than the machine has cores."""
-    import ray
-
-    # Slots of a local Ray may be more than cores (`_local_options`). Nodes of a cluster count their own, which the
-    # machine of this process says nothing about.
-    offered = runtime.cluster_resources()
-    cores = offered.cpus
-    if len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
-        cores = min(cores, os.cpu_count() or 1)
-    return Resources(offered.gpus, offered.cpus, cores)
+    offered = cluster_nodes.cluster_resources()
+    return Resources(offered.gpus, offered.cpus, cluster_nodes.cores())
 
 
 def pool_size(cfg: Config, resources: Resources) -> Pool:

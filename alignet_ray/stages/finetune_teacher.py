@@ -2,7 +2,7 @@
 
 from ray.train import ScalingConfig
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Reports, run_training
 
@@ -17,7 +17,7 @@ def fine_tune(work: Work) -> None:
     from alignet_ray.training.teacher_worker import TeacherWorker
 
     settings = work.cfg.align.network
-    gpus = runtime.cluster_resources().gpus
+    gpus = cluster_nodes.cluster_resources().gpus
     workers = settings.workers or gpus or 2
     job = make_teacher_job(work, workers)
     scaling = ScalingConfig(num_workers=workers, use_gpu=gpus > 0)

@@ -18,7 +18,7 @@ import ray
 import torch
 from jaxtyping import Int
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes, runtime
 from alignet_ray.artifacts.base import part_name
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import (
@@ -364,7 +364,7 @@ def _label_in_tasks(
     aligned: LabelArtifact | None,
 ) -> Iterator[tuple[PartTask, labelling.LabelSums]]:
     """Run a task for every part, a limited number at a time; each part with its sums, in the order of their ends."""
-    offered = runtime.cluster_resources()
+    offered = cluster_nodes.cluster_resources()
     task = part_task(offered, triplets)
     shared_pool = ray.put(pool)  # once into the object store, instead of with every task
 
@@ -381,7 +381,7 @@ def _label_in_tasks(
         yield pending.pop(ready[0]), ray.get(ready[0])
 
 
-def part_task(offered: runtime.ClusterResources, triplets: int) -> Any:
+def part_task(offered: cluster_nodes.ClusterResources, triplets: int) -> Any:
     """The task that labels a part: on a GPU only where the cores would take so long that copying the matrix pays."""
     gpus_per_task = 0
     if offered.gpus and triplets / (TRIPLETS_PER_SECOND * max(1, offered.cpus)) > GPU_PAYS_SECONDS:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.soften import LearningCurve, Posterior
 from alignet_ray.config import Config
 from alignet_ray.core import comparisons, learning_curve, scores, trace_norm, vice
@@ -288,7 +288,7 @@ def _fit_seeds(
 
     # The base seed is among them, so that one seed and several start alike.
     seeds = range(work.cfg.seed, work.cfg.seed + work.cfg.soften.seeds)
-    gpus = runtime.cluster_resources().gpus
+    gpus = cluster_nodes.cluster_resources().gpus
     device = "cpu"
     if gpus:
         device = "cuda"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from alignet_ray import root_lock, runtime, tracking
+from alignet_ray import cluster_nodes, root_lock, runtime, tracking
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
@@ -446,7 +446,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
             screen.line(f"Ray's dashboard at {started.dashboard}")
 
     # Distributed steps wait for the nodes that the config asks for; others start at once.
-    cluster_nodes = runtime.ClusterNodes(cfg, screen.line)
+    nodes = cluster_nodes.ClusterNodes(cfg, screen.line)
     artifacts = {step.node.name: step.artifact for step in steps}
     runner = Runner(cfg, store, session, screen)
     for step in steps:
@@ -455,7 +455,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
             continue
         # Nodes may have joined or left during the last stage.
         if step.node.stage in DISTRIBUTED:
-            cluster_nodes.ready()
+            nodes.ready()
         _run_step(runner, step, artifacts, parent)
 
 

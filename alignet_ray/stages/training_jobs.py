@@ -1,7 +1,6 @@
 """What the processes of `distill` and of `align`'s network teacher get, put together from config and artifacts."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
@@ -17,7 +17,7 @@ from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
 from alignet_ray.human.objects import images_folder
-from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
+from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, pack_once
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
@@ -30,14 +30,14 @@ IMAGES_PER_OBJECT = 8
 """Images of each validation object that the trained student is scored on: few-shot tasks need more than five."""
 
 
-def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[CacheWriter], None]) -> StudentJob:
+def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[CacheWriter], None] | None) -> StudentJob:
     """The job of a student or of the control, whose teacher is the unaligned one.
 
     Args:
         work: its parents are label, embed, align and cluster; and soften, if there are human responses.
         cache: local folder for packed images and the teacher's matrix, which student and control share.
         workers: number of training processes.
-        pack: fills a pack of images.
+        pack: fills a pack of images; None: every machine has a cache of its own, and fills its packs.
     """
     settings = work.cfg.distill
     # Validation triplets consist of held-out images, which training must not see in any batch.
@@ -110,8 +110,9 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
 
 
 def threads_per_worker(workers: int) -> int:
-    """CPU threads of each training process when these share a machine."""
-    return max(1, (os.cpu_count() or 1) // workers)
+    """CPU threads of each training process: its share of the cores of all machines, which are taken to be alike."""
+    cores = cluster_nodes.cores()
+    return max(1, cores // workers)
 
 
 def _parent(parents: Mapping[str, Artifact], stage: str) -> Artifact:
@@ -143,14 +144,16 @@ def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTran
     return DecodedImages(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
 
 
-def _packed(decoder: DecodedImages, embed: Artifact, cache: Path, pack: Callable[[CacheWriter], None]) -> CachedImages:
-    """All images decoded and resized once into a file, which is made here if it does not exist yet."""
+def _packed(
+    decoder: DecodedImages, embed: Artifact, cache: Path, pack: Callable[[CacheWriter], None] | None
+) -> CachedImages:
+    """All images decoded and resized once into a file, which is made here, or on each machine, if it is not there."""
     ids_hash = hashlib.sha256(decoder.ids.tobytes()).hexdigest()
     # The name hashes all that decides the pixels, so that student, control and later runs share one file.
     target = cache / f"pixels-{digest([embed.id, decoder.transform.data_config, ids_hash])}.u8"
+    if pack is None:
+        return CachedImages(target, decoder.ids, decoder.transform.size, source=decoder)
     if not target.exists():
         # Each task decodes its range in one thread, as Ray runs a task for every core.
-        new = CacheWriter.begin(target, replace(decoder, threads=1))
-        pack(new)
-        new.finish()
+        pack_once(target, replace(decoder, threads=1), pack)
     return CachedImages(target, decoder.ids, decoder.transform.size)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes, runtime
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.config import Config
@@ -58,7 +58,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
             runtime.start(resolved, dashboard=uses_ray_train)
             pipeline.carry_out(resolved, store, upstream, session, parent, screen)
             # Where all upstream artifacts are there, nobody has waited for nodes yet.
-            runtime.ClusterNodes(resolved, screen.line).ready()
+            cluster_nodes.ClusterNodes(resolved, screen.line).ready()
 
             # Trials differ in the swept stage alone, so all of them read the same upstream artifacts.
             pinned = {step.node.name: step.artifact.id for step in upstream}
@@ -258,7 +258,7 @@ class SweepRunner:
 
     def _room(self) -> Room:
         """How many trials fit on the cluster at a time."""
-        gpus, cpus = runtime.cluster_resources()
+        gpus, cpus = cluster_nodes.cluster_resources()
         # A map is fitted by the trial itself in seconds; a network takes workers that Ray Train starts.
         in_process = self.stage == "align" and self.cfg.align.map != "network"
         if in_process:

@@ -104,7 +104,7 @@ class StudentWorker:
     """
 
     def __init__(self, job: StudentJob, device: str, report: Report, circumstances: Circumstances = ORDINARY) -> None:
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(min(job.threads, os.cpu_count() or 1))
         settings = job.settings
         student = make_network(settings.model, settings.size, settings.head, job.seed, settings.squash)
         self.job = job
@@ -116,6 +116,9 @@ class StudentWorker:
         self.circumstances = circumstances
         self.checkpoints = checkpoints.CheckpointWriter(job.out)
         self.metrics = checkpoints.resume(job.out, self.training)
+        # Before the first update, as all processes wait for each other from then on.
+        if isinstance(job.images, CachedImages):
+            job.images.require()
         self.validation = validation_batch(job.label, settings.valid)
         self.last_log = time.monotonic()
         self.last_checkpoint: float | None = None

@@ -14,6 +14,7 @@ et al., "Fine-tuning can distort pretrained features", ICLR 2022).
 """
 
 import copy
+import os
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class TeacherWorker:
     """
 
     def __init__(self, job: TeacherJob, device: str, report: Report, circumstances: Circumstances = ORDINARY) -> None:
-        torch.set_num_threads(job.threads)
+        torch.set_num_threads(min(job.threads, os.cpu_count() or 1))
         self.job = job
         self.send_report = report
         backbone = load_backbone(job.model, job.size, job.seed).requires_grad_(True)

@@ -1,12 +1,17 @@
 import pickle
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
+from alignet_ray.images import cache
+from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, pack_once
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone, preprocessing
 
@@ -46,3 +51,66 @@ def test_cached_rows_equal_decoded_ones(images: DecodedImages, tmp_path: Path):
     assert cached(ids).is_contiguous(memory_format=torch.channels_last)
     with pytest.raises(AssertionError, match="may not see"):
         cached(np.array([11]))
+
+
+class Counted(DecodedImages):
+    """Images that count which of their rows are decoded."""
+
+    made: ClassVar[list[int]] = []
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        self.made.extend(positions.tolist())
+        return super().rows(positions)
+
+
+def test_a_machine_that_lacks_the_file_makes_it_once_for_all_its_processes(images: DecodedImages, tmp_path: Path):
+    """Two machines with folders of their own, of the same name; on the second one four processes start at once."""
+    source = Counted(images.uri, images.ids, images.paths, images.transform, images.threads)
+    for machine in ("first", "second"):
+        path = tmp_path / machine / "x.u8"
+        processes = [CachedImages(path, images.ids, images.size, source) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(CachedImages.require, processes))
+        assert sorted(Counted.made) == list(range(7))
+        Counted.made.clear()
+        assert torch.equal(pickle.loads(pickle.dumps(processes[3]))(images.ids), images(images.ids))
+
+
+def test_whoever_wants_the_same_file_waits_and_takes_nothing_away(images: DecodedImages, tmp_path: Path):
+    """Two trials of a sweep: the second one does not delete what the first one is writing."""
+    target = tmp_path / "cache" / "x.u8"
+    begun, go_on = threading.Event(), threading.Event()
+    packs: list[str] = []
+
+    def slowly(pack: CacheWriter) -> None:
+        packs.append("first")
+        begun.set()
+        assert go_on.wait(60)
+        assert pack.temporary.exists()
+        pack.write(0, 7)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(pack_once, target, images, slowly)
+        assert begun.wait(60)
+        second = pool.submit(pack_once, target, images, lambda pack: packs.append("second"))
+        go_on.set()
+        first.result()
+        second.result()
+    assert packs == ["first"]
+    assert torch.equal(CachedImages(target, images.ids, images.size)(images.ids), images(images.ids))
+
+
+def test_pieces_make_up_the_file(images: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cache, "PIECE", 2)
+    pack_once(tmp_path / "x.u8", images, lambda pack: pack.write(0, 7))
+    assert torch.equal(CachedImages(tmp_path / "x.u8", images.ids, images.size)(images.ids), images(images.ids))
+
+
+def test_a_disk_that_is_too_small_is_found_before_anything_is_decoded(
+    images: DecodedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    needed = 7 * 3 * images.size**2
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(needed, 1, needed - 1))
+    with pytest.raises(OSError, match=f"No space left on device: {needed:,} bytes are needed, {needed - 1:,} are free"):
+        CacheWriter.begin(tmp_path / "x.u8", images)
+    assert not list(tmp_path.glob("*.u8*"))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from support.small_corpus import SmallCorpus
 
-from alignet_ray import runtime
+from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.schemas import TRIPLETS, check
 from alignet_ray.core import labelling
 from alignet_ray.data import deepmind
@@ -115,7 +115,7 @@ def test_workers_and_part_size_do_not_change_a_row(
 def test_a_gpu_labels_where_the_cores_would_take_long_and_its_process_stays(
     gpus: int, triplets: int, expected: int
 ) -> None:
-    task = label.part_task(runtime.ClusterResources(gpus, cpus=16), triplets)
+    task = label.part_task(cluster_nodes.ClusterResources(gpus, cpus=16), triplets)
     options = task._default_options
     assert options["num_gpus"] == expected
     assert options["max_calls"] == 0, "Ray would end the process after each part, and the matrix with it"

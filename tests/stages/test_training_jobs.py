@@ -1,6 +1,5 @@
 """What training processes get: the images they may see, the pixels of each, the people they are validated on."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
 from alignet_ray.images.listing import list_images
-from alignet_ray.stages import Work
+from alignet_ray.stages import Work, training_jobs
 from alignet_ray.stages.training_jobs import (
     IMAGES_PER_OBJECT,
     make_student_job,
@@ -196,13 +195,24 @@ def test_a_pack_that_broke_off_is_made_again(cfg: Config, parents: dict[str, Art
     job = student_job(work, Packing())
     assert job.images(np.array([7])).float().mean() == 63
     assert isinstance(job.images, CachedImages)
-    assert list(job.images.path.parent.iterdir()) == [job.images.path], "the half of before is gone"
+    left = [path for path in job.images.path.parent.iterdir() if path.suffix != ".lock"]
+    assert left == [job.images.path], "the half of before is gone"
+
+
+def test_where_machines_have_caches_of_their_own_each_makes_the_pack(
+    cfg: Config, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    work = make_work(cfg, "distill@student", parents)
+    job = make_student_job(work, Path(work.out.root) / "cache", 1, pack=None)
+    assert isinstance(job.images, CachedImages)
+    assert not job.images.path.exists(), "nothing is made by the driver, which may train nothing itself"
+    assert job.images(np.array([6, 1, 3])).float().mean(dim=(1, 2, 3)).tolist() == [54.0, 9.0, 27.0]
 
 
 def test_packs_are_decoded_by_one_thread_a_task(
     cfg: Config, parents: dict[str, Artifact], make_work: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(training_jobs.cluster_nodes, "cores", lambda: 6)
     packing = Packing()
     job = student_job(make_work(cfg, "distill@student", parents), packing, workers=2)
     assert job.threads == 3
@@ -230,7 +240,7 @@ def test_people_validate_on_validation_objects_by_one_image_or_several(
 def test_processes_of_one_machine_share_its_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: int, threads: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(training_jobs.cluster_nodes, "cores", lambda: cores or 1)
     assert threads_per_worker(workers) == threads
 
 

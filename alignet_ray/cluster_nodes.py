@@ -1,0 +1,214 @@
+"""The nodes of Ray's cluster: waited for, asked what they offer, and whether they see the same storage."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alignet_ray.config import Config
+from alignet_ray.errors import UserError
+from alignet_ray.runtime import LOCAL, ray_address
+
+
+class ClusterNodes:
+    """The nodes that stages spread over: waited for, and each checked once, since any may join late.
+
+    Args:
+        cfg: sections `ray`, `store` and the image folders.
+        say: prints a line.
+    """
+
+    def __init__(self, cfg: Config, say: Callable[[str], None]) -> None:
+        self.cfg = cfg
+        self.say = say
+        self.checked: set[str] = set()
+        self.has_told = False
+
+    def ready(self) -> None:
+        """Wait for what `--ray.gpus` and `--ray.cpus` ask for; check that new nodes share this process's storage.
+
+        A cluster that starts from zero has no CPU until somebody asks for one, so one at least is asked for.
+
+        Raises:
+            UserError: nothing came in time, or a node misses a folder or the package.
+        """
+        # GPUs first: their nodes bring CPUs with them.
+        for kind, count in (("GPU", self.cfg.ray.gpus), ("CPU", self.cfg.ray.cpus)):
+            if _offered(kind) < count:
+                self._wait(kind, count)
+        if not _offered("CPU"):
+            self.say("   no worker is there and none was asked for: asking for one (--ray.gpus N, --ray.cpus N)")
+            self._wait("CPU", 1)
+        self._tell_of_no_gpu()
+        self._check_new_nodes()
+
+    def _tell_of_no_gpu(self) -> None:
+        """Say once that a cluster computes on CPUs, which it would do for days without a word."""
+        if not self.has_told and ray_address(self.cfg) != LOCAL and not _offered("GPU"):
+            self.say("   this cluster has no GPU now: all work is done by CPUs (--ray.gpus N asks for GPUs)")
+            self.has_told = True
+
+    def _wait(self, kind: str, count: int) -> None:
+        """Ask the autoscaler for `count` GPUs or CPUs, and wait for them."""
+        from ray.autoscaler.sdk import request_resources
+
+        patience = self.cfg.ray.patience
+        self.say(f"   waiting up to {patience:g} minutes for {count} {kind}s: {_offered(kind)} are there")
+        deadline = time.monotonic() + 60 * patience
+        request_resources(bundles=[{kind: 1}] * count)
+        try:
+            while _offered(kind) < count and time.monotonic() < deadline:
+                time.sleep(1)
+        finally:
+            # A request stands until the next one: withdrawn, so that idle nodes may leave after the run.
+            request_resources(bundles=[])
+
+        if not _offered(kind):
+            raise UserError(f"no {kind} came within {patience:g} minutes: `ray status` says why, or ask for fewer")
+        self.say(f"   going on with {_offered(kind)} {kind}s")
+
+    def _check_new_nodes(self) -> None:
+        """Ask every new node, all at once, whether it sees the folders that all must share."""
+        import ray
+
+        nodes = {}
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if node["Alive"]:
+                nodes[node["NodeID"]] = node["NodeManagerAddress"]
+
+        # A single node shares its storage with itself.
+        new = {node: address for node, address in nodes.items() if node not in self.checked}
+        if len(nodes) > 1 and new:
+            _same_storage(self.cfg, new)
+        self.checked |= new.keys()
+
+
+class ClusterResources(NamedTuple):
+    """What the running Ray offers: GPUs, and CPU slots."""
+
+    gpus: int
+    cpus: int
+
+
+def cluster_resources() -> ClusterResources:
+    """GPUs and CPU slots of all nodes together."""
+    import ray
+
+    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return ClusterResources(gpus=int(offered.get("GPU", 0)), cpus=int(offered.get("CPU", 0)))
+
+
+def cores() -> int:
+    """Cores of all nodes together: for threads, where slots of a local Ray may be more than there are cores."""
+    import ray
+
+    if not ray.is_initialized():
+        return os.cpu_count() or 1
+    # Nodes of a cluster count their own, of which this process's machine says nothing.
+    slots = cluster_resources().cpus
+    if len(ray.nodes()) > 1:  # type: ignore[no-untyped-call]
+        return slots
+    return min(slots, os.cpu_count() or 1)
+
+
+def nodes_share(folder: Path) -> bool:
+    """Whether all nodes see the files that this process writes into a folder."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if len(nodes) < 2:
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".shared-{os.getpid()}"
+    probe.touch()
+    try:
+        answers = [_ask(node["NodeID"], [str(probe)]) for node in nodes]
+        # A node that dies meanwhile says nothing, and needs nothing.
+        found = [answer for answer in map(_answer_of, answers) if answer is not None]
+        return not any(found)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _ask(node: str, paths: list[str]) -> Any:
+    """Have a node look for paths; the answer is one of Ray's references."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # A task without CPUs runs on a busy node as well.
+    task = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths)
+
+
+def _answer_of(answer: Any) -> list[str] | None:
+    """The paths that a node misses; None if it died."""
+    import ray
+
+    try:
+        missing: list[str] = ray.get(answer)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        return None
+    return missing
+
+
+def _offered(kind: str) -> int:
+    offered = cluster_resources()
+    return {"GPU": offered.gpus, "CPU": offered.cpus}[kind]
+
+
+def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
+    """Have every node (id -> address) look for the local folders and for a file that was made just now.
+
+    Raises:
+        UserError: naming the first node and folder that it does not see.
+    """
+    folders = [folder for folder in (cfg.corpus.path, cfg.objects.path) if folder and "://" not in folder]
+    paths = [str(Path(folder).expanduser().resolve()) for folder in folders]
+
+    # A root of the same name may be another disk, so the nodes look for a new file in it.
+    probe = None
+    if "://" not in cfg.store.root:
+        probe = Path(cfg.store.root).expanduser().resolve() / f".shared-{os.getpid()}"
+        probe.touch()
+        paths.append(str(probe))
+
+    # All nodes are asked at once.
+    answers = {node: _ask(node, paths) for node in nodes}
+    try:
+        for node, answer in answers.items():
+            _check_answer(nodes[node], answer)
+    finally:
+        if probe:
+            probe.unlink(missing_ok=True)
+
+
+def _missing(paths: list[str]) -> list[str]:
+    """The paths that this node does not see."""
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _check_answer(address: str, answer: Any) -> None:
+    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business.
+
+    Raises:
+        UserError: the node misses a folder, or cannot import the package.
+    """
+    import ray
+
+    try:
+        missing = _answer_of(answer)
+    except ray.exceptions.RayTaskError as error:
+        raise UserError(
+            f"node {address} cannot import alignet_ray: submit with --working-dir . or install the package there"
+        ) from error
+    if missing:
+        # The probe's name says nothing to the user, its folder does.
+        folder = missing[0]
+        if ".shared-" in folder:
+            folder = os.path.dirname(folder)
+        raise UserError(
+            f"node {address} does not see {folder}: mount the same storage on every node at the same path, or use s3://"
+        )
