@@ -10,6 +10,9 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.runtime import LOCAL, ray_address
 
+RELEASE_SECONDS = 5.0
+"""Time in which processes that have ended give back what they took."""
+
 
 class ClusterNodes:
     """The nodes that stages spread over: waited for, and each checked once, since any may join late.
@@ -152,6 +155,20 @@ def _answer_of(answer: Any) -> list[str] | None:
     except ray.exceptions.RayError:
         return None
     return missing
+
+
+def free_resources() -> ClusterResources:
+    """GPUs and CPU slots that nobody takes: what the stage before has left is waited for some seconds."""
+    import ray
+
+    offered = cluster_resources()
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while True:
+        available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = ClusterResources(gpus=int(available.get("GPU", 0)), cpus=int(available.get("CPU", 0)))
+        if free == offered or time.monotonic() > deadline:
+            return free
+        time.sleep(0.1)
 
 
 def _offered(kind: str) -> int:

@@ -89,6 +89,24 @@ def test_cores_are_slots_of_a_cluster_but_not_of_this_machine(
     assert cluster_nodes.cores() == 120
 
 
+def test_what_others_take_is_not_free(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    @ray.remote(num_cpus=3)
+    class Other:
+        def ready(self) -> None:
+            pass
+
+    assert cluster_nodes.free_resources() == (0, 4)
+    monkeypatch.setattr(cluster_nodes, "RELEASE_SECONDS", 0.2)
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    assert cluster_nodes.free_resources() == (0, 1)
+    ray.kill(other)
+    monkeypatch.setattr(cluster_nodes, "RELEASE_SECONDS", 60.0)
+    assert cluster_nodes.free_resources() == (0, 4), "what it gives back is waited for"
+
+
 @pytest.mark.parametrize(("seen", "shared"), [(True, True), (False, False)])
 def test_a_folder_of_each_node_is_told_from_one_of_all(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool, shared: bool

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
+from alignet_ray.images.storage import fetches
 from alignet_ray.images.transform import PixelTransform
 
 PIECE = 64
@@ -72,9 +73,10 @@ class DecodedImages:
 
     def rows(self, positions: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b s s 3"]:
         """Pixels of the images at these positions in `ids`."""
-        if self.threads == 1:
+        threads = fetches(self.uri, self.threads)
+        if threads == 1:
             return np.stack([self._decode_row(int(position)) for position in positions])
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             return np.stack(list(pool.map(self._decode_row, positions.tolist())))
 
     def _decode_row(self, position: int) -> UInt8[np.ndarray, "s s 3"]:

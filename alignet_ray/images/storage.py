@@ -30,6 +30,9 @@ from alignet_ray.images.roots import is_file, local_root, open_file, remote_root
 from alignet_ray.images.tar_shards import read_tar_member, tar_members
 from alignet_ray.store import filesystem, is_root
 
+FETCHES = 24
+"""Files of a remote source that one process fetches at a time: each waits for an answer much longer than it travels."""
+
 
 class File(NamedTuple):
     """A file under a source's root: POSIX path relative to it, bytes, modification time in nanoseconds."""
@@ -67,6 +70,13 @@ def files(uri: str, left_out: LeftOut | None = None) -> Iterator[File]:
         yield from _local_files(str(root), "", (), left_out)
     else:
         raise UserError(f"{uri} does not exist: give a folder of images")
+
+
+def fetches(uri: str, threads: int = 1) -> int:
+    """Files of a source that a process should read at a time, where it has so many threads for decoding."""
+    if "://" in uri:
+        return max(threads, FETCHES)
+    return threads
 
 
 def members(uri: str, path: str, left_out: LeftOut) -> Iterator[Member]:

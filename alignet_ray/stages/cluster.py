@@ -247,9 +247,14 @@ class ShardPool:
 
     def __init__(self, features: TeacherFeatures, soften: Artifact | None, rows: int, spherical: bool) -> None:
         offered = cluster_nodes.cluster_resources()
+        # As many as are free, since actors that find no place would be waited for without end.
+        free = cluster_nodes.free_resources()
         self.shards = math.ceil(rows / SHARD)
         # One actor a GPU; on CPUs half of the slots, as each actor's matrix product uses several cores.
-        size = min(self.shards, offered.gpus or max(1, offered.cpus // 2))
+        size = free.cpus // 2
+        if offered.gpus:
+            size = free.gpus
+        size = max(1, min(self.shards, size))
         gpus_per_actor = min(1, offered.gpus)
         actor = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=-1, max_task_retries=-1)(ShardWorker)
         # A restarted actor builds its matrix again from the files, and repeats the calls that were lost.

@@ -387,13 +387,26 @@ def _embed_on_actors(
         batch_size=1,
         num_cpus=1,
         num_gpus=gpus_per_actor,
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(
+            min_size=first_actors(pool, cluster_nodes.free_resources(), gpus_per_actor),
+            max_size=pool.actors,
+            max_tasks_in_flight_per_actor=2,
+        ),
         zero_copy_batch=True,
     )
     # Without this the first actor to start would take most of a small image set.
     answers.context.wait_for_min_actors_s = ACTOR_START_SECONDS
     for row in answers.iter_rows():
         yield UnitResult.from_row(row)
+
+
+def first_actors(pool: Pool, free: cluster_nodes.ClusterResources, gpus_per_actor: float) -> int:
+    """Actors that work begins with: those that fit beside what others run; the rest of the pool joins when it can."""
+    # A slot is left to a reader, for whose images actors would wait.
+    fitting = free.cpus - min(1, pool.readers)
+    if gpus_per_actor:
+        fitting = min(fitting, round(free.gpus / gpus_per_actor))
+    return max(1, min(pool.actors, fitting))
 
 
 def available_resources() -> Resources:

@@ -4,7 +4,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -24,10 +25,11 @@ from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import DARK, decode
 from alignet_ray.images.listing import read_bytes
+from alignet_ray.images.storage import fetches
 from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub
-from alignet_ray.models.features import Encoded, Encoder, open_image
+from alignet_ray.models.features import Encoded, Encoder, open_image, prefetch
 from alignet_ray.store import Artifact
 
 COMPARED = 64
@@ -217,7 +219,7 @@ class Embedder:
         """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
         views = self.encoder.transforms
         files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
-        return self.encoder.encode(files, self.batch, self.task.threads)
+        return self.encoder.encode(files, self.batch, fetches(self.task.image_root, self.task.threads))
 
     def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
         """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
@@ -290,13 +292,16 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
     dark: list[str] = []
-    for position, row in enumerate(task.artifact.unit_images(unit)):
-        opened = open_image(partial(read_picture, task, row.path, views, dark), prepare_image)
-        if isinstance(opened, str):
-            errors.append((position, opened))
-        else:
-            kept.append(position)
-            images.append(opened)
+    rows = task.artifact.unit_images(unit)
+    files = [partial(read_bytes, task.image_root, row.path) for row in rows]
+    with closing(fetched(task.image_root, files)) as contents:
+        for position, (row, content) in enumerate(zip(rows, contents, strict=True)):
+            opened = open_image(partial(decode_picture, task, row.path, content, views, dark), prepare_image)
+            if isinstance(opened, str):
+                errors.append((position, opened))
+            else:
+                kept.append(position)
+                images.append(opened)
 
     # One array instead of a list, which Ray shares between processes without copying.
     packed = pack(images)
@@ -310,8 +315,15 @@ def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
+    return decode_picture(task, path, partial(read_bytes, task.image_root, path), views, dark)
+
+
+def decode_picture(
+    task: ActorTask, path: str, content: Callable[[], bytes], views: list[PixelTransform], dark: list[str]
+) -> DecodedImage:
+    """As `read_picture`, of content that is there already, or is read when it is asked for."""
     # Fast decoding may shrink an image, but never below the side that the largest network needs.
-    data = read_bytes(task.image_root, path)
+    data = content()
     smallest_side = 0
     if task.fast:
         smallest_side = max(view.min_image_side for view in views)
@@ -319,6 +331,35 @@ def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: 
     if not isinstance(image, Tensor) and image.info.get(DARK):
         dark.append(path)
     return image
+
+
+def fetched(root: str, files: Sequence[Callable[[], bytes]]) -> Generator[Callable[[], bytes]]:
+    """Contents of files in order, each as a function that gives it or raises what reading it raised.
+
+    Those of a remote source are fetched ahead, many at a time; local ones are read when they are asked for.
+    """
+    at_once = fetches(root)
+    if at_once == 1:
+        yield from files
+        return
+    jobs = [partial(_try, file) for file in files]
+    with closing(prefetch(jobs, at_once, at_once)) as results:
+        for content, error in results:
+            yield partial(_give, content, error)
+
+
+def _try(file: Callable[[], bytes]) -> tuple[bytes, Exception | None]:
+    """Content of a file, or the error of reading it: one file must not end the reading of all others."""
+    try:
+        return file(), None
+    except (OSError, ValueError) as error:
+        return b"", error
+
+
+def _give(content: bytes, error: Exception | None) -> bytes:
+    if error is not None:
+        raise error
+    return content
 
 
 def compiling_pays(images: int, seconds: float) -> bool:

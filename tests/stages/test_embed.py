@@ -3,8 +3,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
+from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.cluster_nodes import ClusterResources
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.images import storage
 from alignet_ray.images.decode import decode
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.features import Encoder
 from alignet_ray.stages import Work, embed
-from alignet_ray.stages.embed_actor import Embedder, UnitResult, read_unit
+from alignet_ray.stages.embed import Pool
+from alignet_ray.stages.embed_actor import Embedder, UnitResult, fetched, read_unit
 from alignet_ray.stages.embed_jobs import EmbedJob, extra_job, find_job
 from alignet_ray.store import Artifact, Store
 
@@ -345,6 +352,68 @@ def test_embeddings_that_are_not_finite_are_quarantined_with_readers(
 ) -> None:
     with pytest.raises(UserError, match="the model's output is not finite"):
         embed.run(make_work(overflowing.replace(embed__readers=1), "embed@corpus"))
+
+
+@pytest.mark.parametrize(
+    ("pool", "free", "gpus_per_actor", "expected"),
+    [
+        (Pool(4, 0), (0, 4), 0.0, 4),
+        (Pool(4, 0), (0, 1), 0.0, 1),
+        (Pool(4, 0), (0, 0), 0.0, 1),
+        (Pool(16, 100), (8, 120), 0.5, 16),
+        (Pool(16, 100), (3, 120), 0.5, 6),
+        (Pool(16, 100), (8, 5), 0.5, 4),
+        (Pool(16, 100), (0, 120), 0.5, 1),
+    ],
+)
+def test_work_begins_with_the_actors_that_find_a_place(
+    pool: Pool, free: tuple[int, int], gpus_per_actor: float, expected: int
+) -> None:
+    assert embed.first_actors(pool, ClusterResources(*free), gpus_per_actor) == expected
+
+
+def test_a_busy_cluster_embeds_with_what_is_free(
+    ray_session: None, folder: Path, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three actors are wanted and three of four slots are taken: one works, where all were waited for."""
+    import ray
+
+    @ray.remote(num_cpus=3)
+    class Other:
+        def ready(self) -> None:
+            pass
+
+    monkeypatch.setattr(cluster_nodes, "RELEASE_SECONDS", 0.2)
+    other = Other.remote()
+    ray.get(other.ready.remote())
+    try:
+        work = make_work(config(folder, embed__actors=3), "embed@corpus")
+        embed.run(work)
+        assert len(work.facts.actors) == 1
+    finally:
+        ray.kill(other)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/images", "/local/images"])
+def test_remote_files_are_fetched_many_at_a_time_and_come_in_order(root: str) -> None:
+    """All of the first files have to be asked for before one of them is answered."""
+    together = threading.Barrier(storage.FETCHES if "://" in root else 1)
+
+    def file(number: int) -> bytes:
+        if number < storage.FETCHES:
+            together.wait(timeout=60)
+        if number == 30:
+            raise OSError("gone")
+        return str(number).encode()
+
+    found: list[str] = []
+    with closing(fetched(root, [partial(file, number) for number in range(40)])) as contents:
+        for content in contents:
+            try:
+                found.append(content().decode())
+            except OSError as error:
+                found.append(str(error))
+    assert found == [*map(str, range(30)), "gone", *map(str, range(31, 40))]
 
 
 def test_a_network_that_cannot_be_compiled_is_told_once(
