@@ -8,9 +8,10 @@ with an event-by-event simulation.
 import math
 from dataclasses import dataclass, replace
 
-from alignet_ray.config import Config
+from alignet_ray.config import Compute, Config
 from alignet_ray.config.cluster_spec import ClusterSpec
 from alignet_ray.errors import UserError
+from alignet_ray.images.storage import FETCHES
 from alignet_ray.screen import TableRow
 from alignet_ray.stages import Node, graph
 from alignet_ray.stages.embed_jobs import find_job, tunes_network
@@ -49,6 +50,8 @@ FIGURES = {
     "pass": Figure(0.028 / (1_281_167 * 1152 * 500), "s per image, dimension and centroid of a k-means pass", H100),
     "label": Figure(154_000 * 1152, "triplets/s times dimensions that a core labels", "two CPU cores"),
     "bytes": Figure(1_950 / 1_152, "bytes of a stored float16 embedding per dimension (zstd)", "random features"),
+    "list": Figure(20_000, "files/s that the driver lists, of an image folder"),
+    "path": Figure(157, "bytes that the driver holds of each image", "a million paths of ImageNet's form"),
     "start": Figure(60, "s to start the processes of a step and load its model"),
     "sync": Figure(0.02, "s that each training step adds for synchronisation"),
     "human": Figure(60, "s to fit the model of human choices, 4.1 M responses (driver)", "two CPU cores"),
@@ -65,6 +68,10 @@ TEACHERS = {
 """Beginning of a model's name -> its rate and its width."""
 TRAINING = Figure(2_265, "images/s trained on one GPU (bfloat16 autocast, eager)", H100)
 """Rate of a ViT-B/16 student."""
+
+PRECISION = {"bfloat16": 1.0, "tf32": 0.5, "float32": 0.11}
+"""Rate of a network in a number format, relative to bfloat16. Assumed, by what an H100's tensor cores and its other
+units can do at most."""
 
 DRIVER_FIGURES = {"soften": "human", "align": "affine", "evaluate": "report", "register": "register"}
 """Steps that the driver does alone -> the figure of their time."""
@@ -196,11 +203,12 @@ def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
         source = teachers[0].source
 
     student, _ = _model_figure(cfg.distill.model)
+    forward = replace(teachers[0], value=1 / seconds_per_image, source=source)
     figures = FIGURES | {
-        "forward": replace(teachers[0], value=1 / seconds_per_image, source=source),
-        "step": _training_figure(cfg.distill.model),
+        "forward": _in_format(forward, cfg.embed.compute),
+        "step": _in_format(_training_figure(cfg.distill.model), cfg.distill.compute),
         "width": Figure(width, "dimensions of the teacher", source),
-        "student": student,
+        "student": _in_format(student, cfg.embed.compute),
     }
 
     for name in ("decode", "forward", "step"):
@@ -229,6 +237,14 @@ def _training_figure(model: str) -> Figure:
     if model.startswith(VIT_B):
         return TRAINING
     return _as_vit_b(TRAINING)
+
+
+def _in_format(figure: Figure, compute: Compute) -> Figure:
+    """A rate that was measured in bfloat16, in another number format."""
+    if compute == "bfloat16":
+        return figure
+    share = PRECISION[compute]
+    return replace(figure, value=figure.value * share, what=f"{figure.what}, times {share:g} for {compute}", source="")
 
 
 def _as_vit_b(figure: Figure) -> Figure:
@@ -284,6 +300,10 @@ class _Estimator:
         # Whole units go to GPUs, so the busiest GPU decides.
         units_per_gpu = math.ceil(math.ceil(images / UNIT) / self.on.gpus)
 
+        # Listed by the driver before anything is read; objects' images lie in the same folder or in a small one.
+        listing = 0.0
+        if job.images == "corpus":
+            listing = images / self["list"]
         times = {
             "read": images / rates["read"],
             "decode": images / rates["decode"],
@@ -293,7 +313,7 @@ class _Estimator:
         return Row(
             node=node.name,
             work=f"{images:,} images",
-            seconds=self["start"] + times[limit],
+            seconds=self["start"] + listing + times[limit],
             rate=images / times[limit],
             limit=limit,
             gigabytes=images * self["width"] * self["bytes"] / 1e9,
@@ -301,8 +321,13 @@ class _Estimator:
 
     def image_rates(self, forward: Real, decoder: str = "decode") -> dict[str, Real]:
         """Images per second of the whole cluster: reading, decoding and forward passes."""
+        # A file travels for as long as its bytes take, and its request for as long as the storage takes to answer.
+        read = self.on.read * 1e3 / self.on.image_kb
+        if self.on.latency:
+            in_flight = FETCHES * self.on.cores * self.on.gpus
+            read = min(read, in_flight * 1e3 / self.on.latency)
         return {
-            "read": self.on.read * 1e3 / self.on.image_kb,
+            "read": read,
             "decode": self[decoder] * self.on.cores * self.on.gpus,
             "forward": forward * self.on.gpus,
         }
@@ -438,6 +463,19 @@ class _Estimator:
         return step + synchronisation, limit
 
 
+def too_large(result: Plan) -> list[str]:
+    """What would not fit into memory, with what would; nothing if all does."""
+    on = result.on
+    needed = on.images * result.figures["path"].value / 1e9
+    if needed <= USABLE_MEMORY * on.head_memory:
+        return []
+    fitting = int(USABLE_MEMORY * on.head_memory * 1e9 / result.figures["path"].value)
+    return [
+        f"cannot run: the driver would hold {needed:,.0f} GB of paths, and the head has {on.head_memory:g} GB: give it "
+        f"{math.ceil(needed / USABLE_MEMORY):,} GB (--on.head-memory), or take {fitting:,} images at most"
+    ]
+
+
 def describe(result: Plan) -> list[TableRow]:
     """The plan as rows of a table, with their sum."""
     # The sum has no rate and no bottleneck of its own.
@@ -468,7 +506,8 @@ def verdict(cfg: Config, result: Plan) -> list[str]:
     on = result.on
     slowest = result.slowest
     share = slowest.seconds / result.seconds
-    lines = [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
+    lines = too_large(result)
+    lines += [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
 
     # More than three would be a list to choose from, and not advice.
     for name, better in remedies(cfg, on)[:3]:

@@ -20,6 +20,11 @@ class ClusterSpec(Section):
     """Main memory beside each GPU, GB."""
     read: float = Field(2_000, gt=0)
     """What the storage of images and results delivers to the whole cluster, MB/s."""
+    latency: float = Field(0, ge=0)
+    """Time in which the storage begins to answer a request for a file, ms: 0 for a local one, some 30 for an object
+    store."""
+    head_memory: float = Field(32, gt=0)
+    """Main memory of the head, GB: the driver holds the paths of all images in it."""
     image_kb: float = Field(114, gt=0)
     """Mean size of an image file, kB."""
     gpu_hour: float = Field(3.0, ge=0)
