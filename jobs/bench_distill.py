@@ -110,7 +110,7 @@ def bare_step(args: argparse.Namespace, device: str) -> float:
     """Seconds an image of a step that learns nothing sensible: what the hardware allows."""
     training = make_training(args, device, args.steps)
     network = training.parallel_network()
-    images = training.preprocess(generate_pixels(args.size)[: args.batch])
+    images = training.preprocess(generate_pixels(args.size)[: args.batch], args.batch)
     training.set_train_mode()
 
     start = 0.0

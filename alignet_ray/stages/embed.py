@@ -37,7 +37,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.stages.embed_actor import ActorTask, UnitResult
 
-VERSION = 3
+VERSION = 4
 
 MIN_UNIT = 16
 MAX_UNIT = 256

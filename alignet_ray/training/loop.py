@@ -238,9 +238,12 @@ class Training:
             images: this process's share of the batch.
             batch: of all processes.
         """
-        chunks = torch.split(images, self.micro_batch or len(images))
+        # As many passes in every process, whose shares differ by an image: they wait for each other in each of them.
+        share = math.ceil(len(batch.image_ids) / world_size())
+        passes = math.ceil(share / (self.micro_batch or share))
+        chunks = [chunk for chunk in torch.tensor_split(images, passes) if len(chunk)]
         reference = self.reference_embeddings(chunks, len(batch.image_ids))
-        if len(chunks) == 1:
+        if passes == 1:
             return self._single_pass(network, images, batch, reference)
         # Triplets join images of different chunks: plain accumulation, a loss for each chunk, would lose them.
         return self._cached_pass(network, chunks, batch, reference)

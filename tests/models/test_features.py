@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignet_ray.errors import UserError
-from alignet_ray.models.features import Encoder
+from alignet_ray.models.features import Encoder, has_depthwise_convolutions
 from alignet_ray.stages.embed_actor import compiling_pays, pass_size
 
 
@@ -52,6 +52,21 @@ def test_an_image_that_never_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     small = Small(Encoder.load(["random:test_efficientnet_ln"], 32).members)
     with pytest.raises(UserError, match="use a smaller"):
         small.encode([lambda: pictures(1)[0]], 8)
+
+
+def test_channels_lie_last_where_that_is_faster_with_the_same_result() -> None:
+    """In the order of memory alone: depthwise networks, whose embeddings then differ by rounding; others not at all."""
+    images = [lambda image=image: image for image in pictures(5)]
+    for name, is_depthwise in (("test_efficientnet", True), ("test_vit", False), ("test_resnet", False)):
+        encoder = Encoder.load([f"random:{name}"], 64)
+        assert has_depthwise_convolutions(encoder.members[0]) is is_depthwise
+        for layer in encoder.members[0].modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3) and min(layer.weight.shape[:2]) > 1:
+                assert layer.weight.is_contiguous(memory_format=torch.channels_last) is is_depthwise
+        found = encoder.encode(images, 3).columns["embedding"]
+        plain = Encoder(tuple(member.to(memory_format=torch.contiguous_format) for member in encoder.members))
+        expected = plain.encode(images, 3).columns["embedding"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
