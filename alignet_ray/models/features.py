@@ -94,7 +94,7 @@ class Encoder:
             else:
                 member = load_network(name)
             member = member.to(device)
-            if has_depthwise_convolutions(member):
+            if is_convolutional(member):
                 member = member.to(memory_format=torch.channels_last)
             members.append(member)
         return cls(tuple(members), head, device, fast)
@@ -237,7 +237,7 @@ class Encoder:
         for member, transform, images in zip(self.members, self.transforms, pixels, strict=True):
             # Normalised in float32, so that pixels are rounded once.
             normalised = transform.normalize(images).to(dtype)
-            if has_depthwise_convolutions(member):
+            if is_convolutional(member):
                 normalised = normalised.contiguous(memory_format=torch.channels_last)
             for name, values in self._columns(member, normalised).items():
                 outputs[name].append(values.float())
@@ -339,16 +339,17 @@ class Encoder:
         return {"embedding": embedding}
 
 
-def has_depthwise_convolutions(network: nn.Module) -> bool:
-    """Whether a network convolves every channel by itself, as EfficientNets and MobileNets do.
+def is_convolutional(network: nn.Module) -> bool:
+    """Whether a network convolves its way from the pixels to the features: a ResNet does, a ViT cuts patches once.
 
-    Such a network is a third faster with the channels last in memory, on a CPU as well (jobs/EXPERIMENTS.md); others
-    are as fast or slower. It goes by the network and not by a measurement, as the last digits depend on it.
+    Such a network is a third faster with the channels last in memory, on a CPU as well (jobs/EXPERIMENTS.md). It goes
+    by the network and not by a measurement, as the last digits depend on it.
     """
+    convolutions = 0
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            return True
-    return False
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            convolutions += 1
+    return convolutions > 1
 
 
 def open_image(open_file: Callable[[], DecodedImage], convert: Callable[[DecodedImage], Result]) -> Result | str:

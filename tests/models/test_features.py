@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from alignet_ray.errors import UserError
-from alignet_ray.models.features import Encoder, has_depthwise_convolutions
+from alignet_ray.models.features import Encoder, is_convolutional
 from alignet_ray.stages.embed_actor import compiling_pays, pass_size
 
 
@@ -55,14 +55,14 @@ def test_an_image_that_never_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_channels_lie_last_where_that_is_faster_with_the_same_result() -> None:
-    """In the order of memory alone: depthwise networks, whose embeddings then differ by rounding; others not at all."""
+    """In the order of memory alone: the embeddings of convolutional networks differ by rounding, others not at all."""
     images = [lambda image=image: image for image in pictures(5)]
-    for name, is_depthwise in (("test_efficientnet", True), ("test_vit", False), ("test_resnet", False)):
+    for name, is_last in (("test_efficientnet", True), ("test_resnet", True), ("test_vit", False)):
         encoder = Encoder.load([f"random:{name}"], 64)
-        assert has_depthwise_convolutions(encoder.members[0]) is is_depthwise
+        assert is_convolutional(encoder.members[0]) is is_last
         for layer in encoder.members[0].modules():
             if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3) and min(layer.weight.shape[:2]) > 1:
-                assert layer.weight.is_contiguous(memory_format=torch.channels_last) is is_depthwise
+                assert layer.weight.is_contiguous(memory_format=torch.channels_last) is is_last
         found = encoder.encode(images, 3).columns["embedding"]
         plain = Encoder(tuple(member.to(memory_format=torch.contiguous_format) for member in encoder.members))
         expected = plain.encode(images, 3).columns["embedding"]
