@@ -4,7 +4,6 @@ The loop itself is `training/loop.py` and each process `training/student_worker.
 stage's inputs, its processes, and what a person sees meanwhile.
 """
 
-import errno
 import os
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +18,7 @@ from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.models.model_spec import ModelSpec
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import MetricsRow, Reports, run_training
+from alignet_ray.stages.ray_train import DISK_ERRORS, MetricsRow, Reports, disk_problem, run_training
 from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ VERSION = 5
 
 SHOWN_STALL = 0.05
 """Share of the time above which the progress line says that training waits for images."""
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""Errors of writing that the user can fix."""
 
 
 @dataclass
@@ -234,13 +230,7 @@ def _explain_failure(work: Work, failure: BaseException) -> UserError | None:
     text = str(failure)
     for number in DISK_ERRORS:
         if os.strerror(number) in text:
-            problem = os.strerror(number)
-            if number in (errno.ENOSPC, errno.EDQUOT):
-                problem = "the disk is full"
-            return UserError(
-                f"{problem} while writing to {work.out.uri}: "
-                "fix that and run again, training resumes from the last checkpoint"
-            )
+            return UserError(disk_problem(number, work.out.uri))
     return None
 
 

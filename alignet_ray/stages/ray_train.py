@@ -1,32 +1,39 @@
 """Ray Train as the driver sees it: a run in a thread, and the rows that its processes report (`align`, `distill`)."""
 
+import contextlib
+import errno
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.stages import Work
 from alignet_ray.store import Draft, JsonObject
 from alignet_ray.training import checkpoints
 from alignet_ray.training.circumstances import NOTICE, Circumstances
+from alignet_ray.training.loop import BeginAgain, NonFiniteLoss
 
 SCRATCH = ".train"
 """Folder for what Ray Train writes for itself, removed at the end."""
 
 COUNT = f"{SCRATCH}/starts.json"
 PROBLEM = f"{SCRATCH}/problem.json"
-PASSES = f"{SCRATCH}/passes.json"
+CHANGES = f"{SCRATCH}/changes.json"
+LAST = f"{SCRATCH}/last.json"
 """Notes of `Starts`."""
 
-MOST_STARTS = 1_000
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors of writing that the user can fix."""
+
+MOST_STARTS = 100
 """Starts after which Ray itself gives up: `Starts` does so much earlier, unless processes die before it is asked."""
 
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -178,18 +185,17 @@ def train_process(config: Mapping[str, Any]) -> None:
     from ray.train.collective import broadcast_from_rank_zero
     from ray.train.torch import get_device
 
-    from alignet_ray.training.loop import NonFiniteLoss, OutOfMemory
-
     # The main process counts, and all of them go by what it says.
     starts = Starts(config["out"], config["max_failures"])
     begun = None
     if get_context().get_world_rank() == 0:
         begun = starts.begin()
-    problem, micro_batch = broadcast_from_rank_zero(begun)
+    start: Start = broadcast_from_rank_zero(begun)
 
+    problem = start.problem
     worker: Worker | None = None
     if not problem:
-        circumstances = Circumstances(is_leaving, micro_batch)
+        circumstances = Circumstances(is_leaving, start.micro_batch, start.compile)
         try:
             worker = config["make_worker"](config["job"], str(get_device()), report, circumstances)
         except UserError as error:
@@ -199,15 +205,12 @@ def train_process(config: Mapping[str, Any]) -> None:
             worker.train()
         except NonFiniteLoss as error:
             problem = str(error)
-        except UserError as error:
-            if get_context().get_world_size() == 1:
-                problem = str(error)
-            else:
-                smaller = None
-                if isinstance(error, OutOfMemory):
-                    smaller = error.micro_batch
-                starts.note(str(error), smaller)
+        except Exception as error:
+            is_alone = get_context().get_world_size() == 1
+            if not (is_alone and isinstance(error, UserError)):
+                starts.note(error)
                 raise
+            problem = str(error)
     if problem:
         report({"problem": problem})
     report({ENDED: 1})
@@ -223,6 +226,19 @@ def is_leaving() -> bool:
     return get_preemption_info() is not None
 
 
+class Start(NamedTuple):
+    """How training processes are to begin.
+
+    Attributes:
+        problem: what ends the training for good; empty if nothing does.
+        micro_batch, compile: see `Circumstances`.
+    """
+
+    problem: str = ""
+    micro_batch: int | None = None
+    compile: bool = True
+
+
 class Starts:
     """How often processes were started, and what ended the last ones: notes beside Ray Train's own files.
 
@@ -234,47 +250,68 @@ class Starts:
         self.out = out
         self.max_failures = max_failures
 
-    def begin(self) -> tuple[str, int | None]:
-        """Begin once more.
-
-        Returns:
-            What ends the training for good (empty if nothing does), and the images of one pass, where an earlier start
-            ran out of memory.
-        """
-        noted = self._read(PROBLEM)
-        if noted:
-            return str(noted["text"]), None
+    def begin(self) -> Start:
+        """Begin once more."""
+        if noted := self._read(PROBLEM):
+            return Start(str(noted["text"]))
         count = self._read(COUNT) or {"checkpoint": None, "failures": -1}
         newest = checkpoints.latest(self.out)
         failures = int(count["failures"]) + 1
         if newest != count["checkpoint"]:
             failures = 0
-        self.out.write_json(COUNT, {"checkpoint": newest, "failures": failures})
+        # Without its count a training could begin again for ever, on a disk that is full for one.
+        try:
+            self.out.write_json(COUNT, {"checkpoint": newest, "failures": failures})
+        except OSError as error:
+            return Start(_cannot_write(error, self.out))
         if failures > self.max_failures:
-            return (
-                f"training processes were lost {failures} times in a row without a new checkpoint: Ray's worker logs "
-                "say why (the log of the run names their folder); run again to go on",
-                None,
-            )
-        passes = self._read(PASSES)
-        if passes is None:
-            return "", None
-        return "", int(passes["micro_batch"])
+            return Start(self._lost_too_often(failures))
+        changes = self._read(CHANGES) or {}
+        return Start(**changes)
 
-    def note(self, text: str, micro_batch: int | None) -> None:
-        """Write down what ends this process, for the next start: a problem, or smaller passes."""
-        if micro_batch is None:
-            self.out.write_json(PROBLEM, {"text": text})
-        else:
-            self.out.write_json(PASSES, {"micro_batch": micro_batch})
-            # Begun again for another reason than a loss, which is no reason to give up.
-            self.out.remove(COUNT)
+    def note(self, error: Exception) -> None:
+        """Write down what ends this process, for the next start."""
+        with contextlib.suppress(OSError):
+            if isinstance(error, BeginAgain):
+                changes = self._read(CHANGES) or {}
+                changes["micro_batch"] = error.micro_batch or changes.get("micro_batch")
+                changes["compile"] = error.compile and changes.get("compile", True)
+                self.out.write_json(CHANGES, changes)
+                # To begin again in another way is no reason to give up.
+                self.out.remove(COUNT)
+            elif isinstance(error, UserError):
+                self.out.write_json(PROBLEM, {"text": str(error)})
+            elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                self.out.write_json(PROBLEM, {"text": _cannot_write(error, self.out)})
+            else:
+                self.out.write_json(LAST, {"text": f"{type(error).__name__}: {first_line(error)}"})
+
+    def _lost_too_often(self, failures: int) -> str:
+        why = ""
+        if last := self._read(LAST):
+            why = f" (the last time by {last['text']})"
+        return (
+            f"training processes were lost {failures} times in a row without a new checkpoint{why}: Ray's worker logs "
+            "say more, the log of the run names their folder; run again to go on"
+        )
 
     def _read(self, name: str) -> JsonObject | None:
         if not self.out.has(name):
             return None
         content: JsonObject = self.out.read_json(name)
         return content
+
+
+def disk_problem(number: int, uri: str) -> str:
+    """One line about an error of writing that the user can fix, by the system's number of it."""
+    problem = os.strerror(number)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        problem = "the disk is full"
+    return f"{problem} while writing to {uri}: fix that and run again, training resumes from the last checkpoint"
+
+
+def _cannot_write(error: OSError, out: Draft) -> str:
+    return disk_problem(error.errno or errno.EIO, out.uri)
 
 
 class BackgroundTraining:

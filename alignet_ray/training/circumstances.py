@@ -22,10 +22,12 @@ class Circumstances:
         is_leaving: whether a machine is about to be taken away, so that a checkpoint is wanted now. All processes ask
             equally often.
         micro_batch: images in one pass, where a start before this one ran out of memory; None: as the settings say.
+        compile: whether the network may be compiled, which failed in a start before this one if not.
     """
 
     is_leaving: Callable[[], bool] = nobody_leaves
     micro_batch: int | None = None
+    compile: bool = True
 
 
 ORDINARY = Circumstances()

@@ -49,12 +49,3 @@ def gather_rows(rows: Float[Tensor, "b d"], count: int) -> Float[Tensor, "n d"]:
         gathered.append(part[:share])
     gathered[rank()] = rows
     return torch.cat(gathered)
-
-
-def any_process(flag: bool, device: str) -> bool:
-    """Whether the flag is set in any process; all of them get the same answer."""
-    if world_size() == 1:
-        return flag
-    flags = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return bool(flags.item())

@@ -52,16 +52,18 @@ class NonFiniteLoss(UserError):
     """The loss became infinite or not a number; the weights are those before the step."""
 
 
-class OutOfMemory(UserError):
-    """The images of one pass are too many for a GPU's memory.
+class BeginAgain(UserError):
+    """A process cannot go on as it is, and not in another way by itself, as others wait for its outputs.
 
     Attributes:
-        micro_batch: images with which to try again; None if nothing is left to try.
+        micro_batch: images in one pass with which all of them may begin again; None: that is not what is wrong.
+        compile: whether they may compile the network.
     """
 
-    def __init__(self, text: str, micro_batch: int | None) -> None:
+    def __init__(self, text: str, micro_batch: int | None = None, compile: bool = True) -> None:
         super().__init__(text)
         self.micro_batch = micro_batch
+        self.compile = compile
 
 
 class TrainingState(TypedDict):
@@ -178,32 +180,37 @@ class Training:
         """`backward`, or None where it is to be tried again in another way, which is then set.
 
         Raises:
-            OutOfMemory: nothing is left to try, or other processes wait, which cannot try again by themselves.
+            UserError: memory is too small for anything that would change nothing.
+            BeginAgain: another way is left, but other processes wait.
         """
         try:
             return self.backward(self.network, self.preprocess(pixels, len(batch.image_ids)), batch)
         except torch.OutOfMemoryError as error:
-            failure = self._too_many_images(len(pixels))
-            if failure.micro_batch is None or world_size() > 1:
-                raise failure from error
+            change: UserError = self._too_many_images(len(pixels))
+            if not isinstance(change, BeginAgain) or world_size() > 1:
+                raise change from error
         except UserError:
             raise
         except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a training
             if not self.compile:
                 raise
-            failure = None
-            self.compile = False
             reason = " ".join(str(error).split())[:200]
-            self.notices.append(f"the network could not be compiled, so training takes longer ({reason})")
+            change = BeginAgain(f"the network cannot be compiled, so training takes longer ({reason})", compile=False)
+            if world_size() > 1:
+                raise change from error
 
         # Outside of the handlers, which would hold on to the memory of the failed pass.
-        if failure is None:
-            self.network = self.parallel_network()
-            return None
-        self.micro_batch = failure.micro_batch
-        self.notices.append(f"the GPU's memory is small: {self.micro_batch} images at once (the result stays the same)")
-        torch.cuda.empty_cache()
+        self.notices.append(str(change))
+        self.change(change.micro_batch, change.compile)
+        self.network = self.parallel_network()
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
         return None
+
+    def change(self, micro_batch: int | None, compile: bool) -> None:
+        """Go on in a way that takes longer and gives the same result: in smaller passes, or without compiling."""
+        self.micro_batch = micro_batch or self.micro_batch
+        self.compile = self.compile and compile
 
     def optimizer_step(self, lr: float) -> None:
         """Adam's step with the decoupled decay to the initial weights, at each layer group's learning rate."""
@@ -374,20 +381,21 @@ class Training:
             f"the loss of update {self.step} is not finite: {fix} (image ids of its batch: {first_ids} ...)"
         )
 
-    def _too_many_images(self, count: int) -> OutOfMemory:
+    def _too_many_images(self, count: int) -> UserError:
         """What to do about a GPU whose memory is too small: half as many images at once, where that changes nothing."""
         at_once = min(count, self.micro_batch or count)
         if at_once == 1:
             size = {"distill": "--distill.size", "align.network": "--embed.size"}[self.recipe.section]
-            return OutOfMemory(f"one image does not fit into the GPU's memory: set a smaller {size}", None)
+            return UserError(f"one image does not fit into the GPU's memory: set a smaller {size}")
         half = at_once // 2
         if self.recipe.batch_norm == "train":
-            return OutOfMemory(
+            return UserError(
                 f"{at_once} images at once are too many for this GPU: set --distill.micro-batch {half} or less "
-                "(BatchNorm then sees fewer images)",
-                None,
+                "(BatchNorm then sees fewer images)"
             )
-        return OutOfMemory(f"{at_once} images at once are too many for this GPU", half)
+        return BeginAgain(
+            f"{at_once} images at once are too many for this GPU: going on with {half}, the result stays the same", half
+        )
 
     # --- Calibration and validation ---
 

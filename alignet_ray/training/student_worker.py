@@ -112,7 +112,7 @@ class StudentWorker:
 
         # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
         self.training = Training(student, student_recipe(settings, job.seed), device, settings.compile)
-        self.training.micro_batch = circumstances.micro_batch or self.training.micro_batch
+        self.training.change(circumstances.micro_batch, circumstances.compile)
         self.circumstances = circumstances
         self.checkpoints = checkpoints.CheckpointWriter(job.out)
         self.metrics = checkpoints.resume(job.out, self.training)

@@ -72,7 +72,7 @@ class TeacherWorker:
         backbone = load_backbone(job.model, job.size, job.seed).requires_grad_(True)
         recipe = teacher_recipe(job.settings, job.seed)
         self.training = TeacherTraining(EmbeddingNetwork(backbone, None), recipe, device)
-        self.training.micro_batch = circumstances.micro_batch
+        self.training.change(circumstances.micro_batch, circumstances.compile)
 
         # Features before training fix the head's centre and temperature, and are what the report compares with.
         # (Validation and report fill the head with features of the weights that they look at.)

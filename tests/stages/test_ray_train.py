@@ -1,5 +1,6 @@
 """Ray Train as the driver sees it: what ends a training and what does not, by processes that fail as they are told."""
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,10 @@ from ray.train import ScalingConfig
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Reports, Starts, run_training
+from alignet_ray.stages.ray_train import Reports, Start, Starts, run_training
 from alignet_ray.store import Draft, Store
 from alignet_ray.training.circumstances import NOTICE, Circumstances
-from alignet_ray.training.loop import OutOfMemory
+from alignet_ray.training.loop import BeginAgain
 
 Make = Callable[..., Work]
 
@@ -34,32 +35,54 @@ def test_losses_in_a_row_end_a_training_and_losses_after_progress_do_not(out: Dr
     """A hundred machines may go one after the other, if each leaves a checkpoint."""
     starts = Starts(out, max_failures=2)
     for step in range(100):
-        assert starts.begin() == ("", None)
+        assert starts.begin() == Start()
         checkpoint(out, step)
-    assert [starts.begin()[0] for _ in range(3)] == ["", "", ""]
-    text, _ = starts.begin()
-    assert text.startswith("training processes were lost 3 times in a row without a new checkpoint")
+    assert [starts.begin().problem for _ in range(3)] == ["", "", ""]
+    text = starts.begin().problem
+    assert text.startswith("training processes were lost 3 times in a row without a new checkpoint: Ray's worker logs")
 
 
-def test_without_patience_the_first_loss_ends_it(out: Draft) -> None:
+def test_without_patience_the_first_loss_ends_it_and_says_of_what(out: Draft) -> None:
     starts = Starts(out, max_failures=0)
-    assert starts.begin()[0] == ""
-    assert "lost 1 times" in starts.begin()[0]
+    assert starts.begin().problem == ""
+    starts.note(RuntimeError("CUDA error: an illegal memory access\nand more"))
+    text = starts.begin().problem
+    assert "lost 1 times" in text
+    assert "(the last time by RuntimeError: CUDA error: an illegal memory access)" in text
 
 
 def test_a_problem_of_one_process_is_what_all_say_when_they_begin_again(out: Draft) -> None:
     starts = Starts(out, max_failures=2)
-    assert starts.begin() == ("", None)
-    starts.note("image 7 is gone", None)
-    assert starts.begin() == ("image 7 is gone", None)
+    assert starts.begin() == Start()
+    starts.note(UserError("image 7 is gone"))
+    assert starts.begin() == Start("image 7 is gone")
 
 
-def test_short_memory_begins_again_with_smaller_passes_as_often_as_it_takes(out: Draft) -> None:
+def test_a_full_disk_is_told_at_once_though_nothing_can_be_noted(out: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    starts = Starts(out, max_failures=2)
+    starts.note(full)
+    assert starts.begin().problem.startswith(f"the disk is full while writing to {out.uri}: fix that and run again")
+
+    def refuse(self: Draft, name: str, content: object) -> None:
+        raise full
+
+    monkeypatch.setattr(Draft, "write_json", refuse)
+    other = Starts(Store.open(out.root).draft("distill", "other"), max_failures=2)
+    other.note(full)
+    assert other.begin().problem.startswith("the disk is full")
+
+
+def test_another_way_begins_again_as_often_as_it_takes(out: Draft) -> None:
     starts = Starts(out, max_failures=1)
     for size in (512, 256, 128, 64, 32):
         starts.begin()
-        starts.note("too many", size)
-        assert starts.begin() == ("", size)
+        starts.note(BeginAgain("too many", size))
+        assert starts.begin() == Start(micro_batch=size)
+    starts.note(BeginAgain("no compiler", compile=False))
+    assert starts.begin() == Start(micro_batch=32, compile=False), "one change does not undo the other"
+    starts.note(BeginAgain("too many", 16))
+    assert starts.begin() == Start(micro_batch=16, compile=False)
 
 
 class Obedient:
@@ -83,7 +106,7 @@ class Obedient:
             if self.job["trouble"] == "image":
                 raise UserError("image 7 is gone")
             if self.job["trouble"] == "memory":
-                raise OutOfMemory("512 images at once are too many", 256)
+                raise BeginAgain("512 images at once are too many", 256)
         # The others wait here for the one that fails, as they do for outputs and gradients.
         dist.barrier()
         text = f"passes of {self.circumstances.micro_batch}, leaving: {self.circumstances.is_leaving()}"
@@ -121,4 +144,4 @@ def test_all_processes_begin_again_with_smaller_passes(make_work: Make, tmp_path
     assert work.warnings == ["passes of 256, leaving: False"]
     assert [len(found) for found in reports] == [2]
     assert [(tmp_path / f"starts-{rank}").read_text() for rank in (0, 1)] == ["xx", "xx"]
-    assert not work.out.has(".train/passes.json")
+    assert not work.out.has(".train/changes.json")

@@ -29,8 +29,6 @@ def test_without_a_process_group_there_is_one_process_that_does_all() -> None:
     assert distributed.local_slice(7) == slice(0, 7)
     rows = torch.ones(2, 3)
     assert distributed.gather_rows(rows, 2) is rows
-    assert distributed.any_process(True, "cpu")
-    assert not distributed.any_process(False, "cpu")
 
 
 @given(st.integers(1, 7), st.integers(0, 40))
@@ -102,13 +100,3 @@ def test_any_number_of_processes_shares_a_batch_with_the_same_result(
         assert result.keys() == alone.keys()
         for name, values in alone.items():
             torch.testing.assert_close(result[name], values, rtol=1e-3, atol=2e-5, msg=name)
-
-
-def flags() -> torch.Tensor:
-    """Whether any process says yes: once rank 1 does, once nobody."""
-    answers = [distributed.any_process(distributed.rank() == 1, "cpu"), distributed.any_process(False, "cpu")]
-    return torch.tensor(answers)
-
-
-def test_all_processes_hear_what_one_of_them_says(tmp_path: Path) -> None:
-    assert [found.tolist() for found in in_processes(2, tmp_path / "group", flags)] == [[True, False]] * 2

@@ -15,10 +15,11 @@ from support.training import make_batches, make_recipe
 
 from alignet_ray.core.losses import locality
 from alignet_ray.core.optim import warmup_cosine
+from alignet_ray.errors import UserError
 from alignet_ray.models.embedding_network import EmbeddingNetwork, make_network
 from alignet_ray.training import loop
 from alignet_ray.training.batches import Batch, Batches, InBatchTriplets, LabelledBatches
-from alignet_ray.training.loop import NonFiniteLoss, OutOfMemory, Training
+from alignet_ray.training.loop import BeginAgain, NonFiniteLoss, Training
 from alignet_ray.training.objective import spread, triplet_similarities
 
 COLOURS = 6
@@ -321,47 +322,58 @@ def test_passes_are_halved_until_they_fit_with_the_same_result(monkeypatch: pyte
     monkeypatch.setattr(small, "forward", SmallMemory(small, room=3))
     train(small)
     assert small.micro_batch == 2
-    assert [re.search(r": (\d+) images at once", notice).group(1) for notice in small.notices] == ["8", "4", "2"]
+    assert [re.search(r"going on with (\d+)", notice).group(1) for notice in small.notices] == ["8", "4", "2"]
     for a, b in zip(trained_weights(whole), trained_weights(small), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "room", "says", "tries"),
+    ("recipe", "room", "says"),
     [
-        ({}, 0, r"one image does not fit into the GPU's memory: set a smaller --distill\.size", None),
-        (
-            {"batch_norm": "train"},
-            3,
-            r"16 images at once .*--distill\.micro-batch 8 or less \(BatchNorm then sees",
-            None,
-        ),
-        ({"batch_norm": "train", "micro_batch": 8}, 3, r"8 images at once .*--distill\.micro-batch 4 or less", None),
+        ({}, 0, r"one image does not fit into the GPU's memory: set a smaller --distill\.size"),
+        ({"batch_norm": "train"}, 3, r"16 images .*--distill\.micro-batch 8 or less \(BatchNorm then sees"),
+        ({"batch_norm": "train", "micro_batch": 8}, 3, r"8 images at once .*--distill\.micro-batch 4 or less"),
     ],
 )
 def test_where_nothing_is_left_to_try_the_message_says_what_to_set(
-    recipe: dict[str, Any], room: int, says: str, tries: int | None, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, Any], room: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = start(**recipe)
     training.calibrate(in_batch(), images)
     monkeypatch.setattr(training, "forward", SmallMemory(training, room))
-    with pytest.raises(OutOfMemory, match=says) as raised:
+    with pytest.raises(UserError, match=says) as raised:
         training.run(in_batch(), images, lambda *_: None)
-    assert raised.value.micro_batch is tries
+    assert not isinstance(raised.value, BeginAgain)
 
 
-def test_where_other_processes_wait_the_error_says_with_how_many_to_begin_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """They wait for this one's outputs, so it cannot try again alone: all processes begin again, see `ray_train`."""
-    training = start()
+def with_others(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a second process waited for this one's outputs."""
     training.calibrate(in_batch(), images)
-    monkeypatch.setattr(training, "forward", SmallMemory(training, room=3))
     monkeypatch.setattr(loop, "world_size", lambda: 2)
     monkeypatch.setattr(training, "parallel_network", lambda: training.model)
-    with pytest.raises(OutOfMemory, match="16 images at once are too many for this GPU") as raised:
+
+
+def test_where_others_wait_all_begin_again_with_smaller_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait for this one's outputs, so it cannot try again alone; see `ray_train`."""
+    training = start()
+    monkeypatch.setattr(training, "forward", SmallMemory(training, room=3))
+    with_others(training, monkeypatch)
+    with pytest.raises(BeginAgain, match="16 images at once are too many for this GPU: going on with 8") as raised:
         training.run(in_batch(), images, lambda *_: None)
-    assert raised.value.micro_batch == 8
+    assert (raised.value.micro_batch, raised.value.compile) == (8, True)
+
+
+def test_where_others_wait_all_begin_again_without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    training = start()
+    with_others(training, monkeypatch)
+    training.compile = True
+    monkeypatch.setattr(training, "forward", broken)
+    with pytest.raises(BeginAgain, match=r"cannot be compiled.*Failed to find C compiler") as raised:
+        training.run(in_batch(), images, lambda *_: None)
+    assert (raised.value.micro_batch, raised.value.compile) == (None, False)
 
 
 def test_a_network_that_cannot_be_compiled_is_trained_as_it_is() -> None:
