@@ -6,7 +6,6 @@ Every fault is really caused, while the stage works; the artifact must equal the
 import contextlib
 import functools
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -44,10 +43,6 @@ TINY = [
     *("--distill.batch-size", "48", "--evaluate.bootstrap", "50", "--cluster.k", "4"),
     "--ray.force",  # both nodes are to take part, though there is little work
 ]
-HEAD_NODE = "f" * 51 + "00000"
-"""Node id of the head, which Ray's provider of pretended machines wants to know beforehand."""
-PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-"""Ray's provider of pretended machines; under its short name Ray looks for a file that its wheel lacks."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts and network namespaces need root")
 
 
@@ -158,55 +153,6 @@ def test_a_sweep_is_one_job(cluster: LocalCluster, whole: tuple[Path, Done], tmp
     assert list(root.glob("**/sweep.html")), done.text[-3000:]
 
 
-def autoscaled(folder: Path) -> list[str]:
-    """Options of a head without CPUs that starts workers of two CPUs when they are asked for, and only then."""
-    worker = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    config: dict[str, Any] = {
-        "cluster_name": "from_zero",
-        "provider": {"type": "external", "module": PROVIDER, "launch_multiple": True, "head_node_id": HEAD_NODE},
-        "max_workers": 2,
-        "idle_timeout_minutes": 5,
-        "head_node_type": "ray.head.default",
-        "available_node_types": {"ray.head.default": head, "worker": worker},
-        "auth": {},
-        "file_mounts": {},
-        "cluster_synced_files": [],
-    }
-    for when in ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray"):
-        config[f"{when}_commands"] = []
-    file = folder / "autoscaling.json"
-    file.write_text(json.dumps(config))
-    return [f"--autoscaling-config={file}", "--num-cpus=0"]
-
-
-def test_a_cluster_that_begins_with_no_worker_gets_them_by_being_asked(
-    whole: tuple[Path, Done], tmp_path: Path
-) -> None:
-    """No --ray.cpus, no --ray.gpus: the job asks for what it cannot do without, and says so."""
-    settings = {
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",
-        "RAY_CLOUD_INSTANCE_ID": HEAD_NODE,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE,
-    }
-    root = without(whole[0], "embed@corpus", tmp_path / "root")
-    with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        zero = LocalCluster(Path(folder), settings=settings)
-        try:
-            zero.start(*autoscaled(Path(folder)))
-            assert zero.alive() == 1
-            done = job(zero, "embed", root)
-            assert done.code == 0, done.text[-4000:]
-            assert "no worker is there and none was asked for: asking for one" in done.text
-            assert "this cluster has no GPU now: all work is done by CPUs" in done.text
-            assert zero.alive() >= 2
-        finally:
-            zero.stop()
-    assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
-
-
 def test_a_mistake_ends_the_job_with_its_reason(cluster: LocalCluster, tmp_path: Path) -> None:
     done = cluster.job("python", "jobs/embed.py", *TINY)
     assert done.code == 1
@@ -250,6 +196,32 @@ def test_losing_a_worker_node_changes_nothing(
     cluster.start()
     assert state(cluster, submission) == "SUCCEEDED", log[-4000:]
     assert content(root, node) == content(whole[0], node)
+
+
+def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, Done], tmp_path: Path) -> None:
+    """`ray drain-node`, as a pod calls it that is stopped; no other checkpoint is due for hours."""
+    settings = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+    patient = ("--distill.workers", "2", "--distill.steps", "600", "--distill.checkpoint-every", "10000")
+    node = "distill@student"
+    with two_nodes("--num-cpus=2", settings=settings) as small:
+        undisturbed = without(whole[0], node, tmp_path / "undisturbed")
+        assert job(small, "distill", undisturbed, *patient).code == 0
+        root = without(whole[0], node, tmp_path / "root")
+        submission = background(small, "distill", root, *patient)
+        until(begun(root / "distill", "*/checkpoints/*"), 180, "checkpoint")
+        out = next(path for path in (root / "distill").iterdir() if any(path.glob("checkpoints/*")))
+        small.drain(small.running()[-1])
+        until(lambda: len(list(out.glob("checkpoints/step-*"))) == 2, 60, "checkpoint after the notice")
+        noticed = max(path.name for path in out.glob("checkpoints/step-*"))
+        assert noticed < "step-00000600.pt", "too late: the training had ended"
+        small.running()[-1].kill()
+        until(lambda: state(small, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
+        log = small.ask(f"/api/jobs/{submission}/logs")["logs"]
+    assert (out / "_SUCCESS").exists(), log[-4000:]
+    # The first update after a start is saved again: it is the one that follows the notice.
+    next_step = int(noticed.removeprefix("step-").removesuffix(".pt")) + 1
+    assert (out / "checkpoints" / f"step-{next_step:08d}.pt").exists()
+    assert content(root, node) == content(undisturbed, node)
 
 
 def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path) -> None:
