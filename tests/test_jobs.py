@@ -210,7 +210,7 @@ def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, 
         submission = background(small, "distill", root, *patient)
         until(begun(root / "distill", "*/checkpoints/*"), 180, "checkpoint")
         out = next(path for path in (root / "distill").iterdir() if any(path.glob("checkpoints/*")))
-        small.drain(small.running()[-1])
+        small.drain()
         until(lambda: len(list(out.glob("checkpoints/step-*"))) == 2, 60, "checkpoint after the notice")
         noticed = max(path.name for path in out.glob("checkpoints/step-*"))
         assert noticed < "step-00000600.pt", "too late: the training had ended"

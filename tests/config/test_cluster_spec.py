@@ -53,7 +53,7 @@ def test_every_field_is_an_option() -> None:
         ("memory", "0"),
         ("read", "0"),
         ("latency", "-1"),
-        ("head_memory", "0"),
+        ("head-memory", "0"),
         ("image-kb", "-3"),
         ("gpu-hour", "-0.1"),
         ("gb-month", "-1"),

@@ -168,10 +168,10 @@ class LocalCluster:
         command = [str(BIN / "ray"), "job", verb, "--address", f"http://127.0.0.1:{self.dashboard}", *rest]
         return Done.of(command, self.env, timeout)
 
-    def drain(self, machine: Machine) -> None:
-        """Give notice that a worker node will go, as a pod does that is stopped."""
+    def drain(self) -> None:
+        """Give notice that the worker node will go, as a pod does that is stopped."""
         nodes = self.ask("/nodes?view=summary")["data"]["summary"]
-        (node,) = [n["raylet"]["nodeId"] for n in nodes if n["agent"]["httpPort"] == machine.agent]
+        (node,) = [n["raylet"]["nodeId"] for n in nodes if not n["raylet"]["isHeadNode"]]
         command = [str(BIN / "ray"), "drain-node", "--address", self.address, "--node-id", node]
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "stopped"]
         done = Done.of([*command, "--deadline-remaining-seconds", "60"], self.env, 60)
