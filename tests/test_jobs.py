@@ -201,12 +201,11 @@ def test_losing_a_worker_node_changes_nothing(
 def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, Done], tmp_path: Path) -> None:
     """`ray drain-node`, as a pod calls it that is stopped; no other checkpoint is due for hours."""
     settings = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
-    patient = ("--distill.workers", "2", "--distill.steps", "600", "--distill.checkpoint-every", "10000")
-    node = "distill@student"
-    with two_nodes("--num-cpus=2", settings=settings) as small:
-        undisturbed = without(whole[0], node, tmp_path / "undisturbed")
-        assert job(small, "distill", undisturbed, *patient).code == 0
-        root = without(whole[0], node, tmp_path / "root")
+    # One slot a node, so that each of them has a training process, and the one that stays may go on alone.
+    patient = ("--distill.workers", "2", "--distill.min-workers", "1")
+    patient += ("--distill.steps", "600", "--distill.checkpoint-every", "10000")
+    root = without(whole[0], "distill@student", tmp_path / "root")
+    with two_nodes("--num-cpus=1", settings=settings) as small:
         submission = background(small, "distill", root, *patient)
         until(begun(root / "distill", "*/checkpoints/*"), 180, "checkpoint")
         out = next(path for path in (root / "distill").iterdir() if any(path.glob("checkpoints/*")))
@@ -221,7 +220,6 @@ def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, 
     # The first update after a start is saved again: it is the one that follows the notice.
     next_step = int(noticed.removeprefix("step-").removesuffix(".pt")) + 1
     assert (out / "checkpoints" / f"step-{next_step:08d}.pt").exists()
-    assert content(root, node) == content(undisturbed, node)
 
 
 def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path) -> None:
