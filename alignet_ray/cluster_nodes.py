@@ -1,8 +1,9 @@
 """The nodes of Ray's cluster: waited for, asked what they offer, and whether they see the same storage."""
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,10 @@ from alignet_ray.runtime import LOCAL, ray_address
 
 RELEASE_SECONDS = 5.0
 """Time in which processes that have ended give back what they took."""
+
+
+PROBE = ".shared-"
+"""Beginning of the name of a file by which nodes are asked what they see."""
 
 
 class ClusterNodes:
@@ -73,18 +78,12 @@ class ClusterNodes:
 
     def _check_new_nodes(self) -> None:
         """Ask every new node, all at once, whether it sees the folders that all must share."""
-        import ray
-
-        nodes = {}
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
-            if node["Alive"]:
-                nodes[node["NodeID"]] = node["NodeManagerAddress"]
-
+        nodes = alive_nodes()
+        new = [node for node in nodes if node.id not in self.checked]
         # A single node shares its storage with itself.
-        new = {node: address for node, address in nodes.items() if node not in self.checked}
         if len(nodes) > 1 and new:
-            _same_storage(self.cfg, new)
-        self.checked |= new.keys()
+            _require_storage(self.cfg, new)
+        self.checked |= {node.id for node in new}
 
 
 class ClusterResources(NamedTuple):
@@ -94,12 +93,49 @@ class ClusterResources(NamedTuple):
     cpus: int
 
 
+class RayNode(NamedTuple):
+    """A node of the cluster: its id, and its address."""
+
+    id: str
+    address: str
+
+
+def alive_nodes() -> list[RayNode]:
+    """The nodes that are there."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [RayNode(node["NodeID"], node["NodeManagerAddress"]) for node in nodes if node["Alive"]]
+
+
 def cluster_resources() -> ClusterResources:
     """GPUs and CPU slots of all nodes together."""
     import ray
 
-    offered: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return ClusterResources(gpus=int(offered.get("GPU", 0)), cpus=int(offered.get("CPU", 0)))
+    return _resources(ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free_resources() -> ClusterResources:
+    """GPUs and CPU slots that nobody takes: what the stage before has left is waited for some seconds."""
+    import ray
+
+    offered = cluster_resources()
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while True:
+        free = _resources(ray.available_resources())  # type: ignore[no-untyped-call]
+        if free == offered or time.monotonic() > deadline:
+            return free
+        time.sleep(0.1)
+
+
+def _resources(amounts: Mapping[str, float]) -> ClusterResources:
+    """What Ray calls by names, without the resources that are nothing to us."""
+    return ClusterResources(gpus=int(amounts.get("GPU", 0)), cpus=int(amounts.get("CPU", 0)))
+
+
+def _offered(kind: str) -> int:
+    offered = cluster_resources()
+    return {"GPU": offered.gpus, "CPU": offered.cpus}[kind]
 
 
 def cores() -> int:
@@ -110,74 +146,28 @@ def cores() -> int:
         return os.cpu_count() or 1
     # Nodes of a cluster count their own, of which this process's machine says nothing.
     slots = cluster_resources().cpus
-    if len(ray.nodes()) > 1:  # type: ignore[no-untyped-call]
+    if len(alive_nodes()) > 1:
         return slots
     return min(slots, os.cpu_count() or 1)
 
 
+# Storage
+
+
 def nodes_share(folder: Path) -> bool:
     """Whether all nodes see the files that this process writes into a folder."""
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = alive_nodes()
     if len(nodes) < 2:
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".shared-{os.getpid()}"
-    probe.touch()
-    try:
-        answers = [_ask(node["NodeID"], [str(probe)]) for node in nodes]
+    with _probe(folder) as probe:
+        answers = [_ask(node, [probe]) for node in nodes]
         # A node that dies meanwhile says nothing, and needs nothing.
-        found = [answer for answer in map(_answer_of, answers) if answer is not None]
-        return not any(found)
-    finally:
-        probe.unlink(missing_ok=True)
+        return not any(_answer_of(answer) for answer in answers)
 
 
-def _ask(node: str, paths: list[str]) -> Any:
-    """Have a node look for paths; the answer is one of Ray's references."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # A task without CPUs runs on a busy node as well.
-    task = ray.remote(num_cpus=0, max_retries=0)(_missing)
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(paths)
-
-
-def _answer_of(answer: Any) -> list[str] | None:
-    """The paths that a node misses; None if it died."""
-    import ray
-
-    try:
-        missing: list[str] = ray.get(answer)
-    except ray.exceptions.RayTaskError:
-        raise
-    except ray.exceptions.RayError:
-        return None
-    return missing
-
-
-def free_resources() -> ClusterResources:
-    """GPUs and CPU slots that nobody takes: what the stage before has left is waited for some seconds."""
-    import ray
-
-    offered = cluster_resources()
-    deadline = time.monotonic() + RELEASE_SECONDS
-    while True:
-        available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        free = ClusterResources(gpus=int(available.get("GPU", 0)), cpus=int(available.get("CPU", 0)))
-        if free == offered or time.monotonic() > deadline:
-            return free
-        time.sleep(0.1)
-
-
-def _offered(kind: str) -> int:
-    offered = cluster_resources()
-    return {"GPU": offered.gpus, "CPU": offered.cpus}[kind]
-
-
-def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
-    """Have every node (id -> address) look for the local folders and for a file that was made just now.
+def _require_storage(cfg: Config, nodes: Sequence[RayNode]) -> None:
+    """Have nodes look for the local folders and for a file that was made just now.
 
     Raises:
         UserError: naming the first node and folder that it does not see.
@@ -186,20 +176,34 @@ def _same_storage(cfg: Config, nodes: dict[str, str]) -> None:
     paths = [str(Path(folder).expanduser().resolve()) for folder in folders]
 
     # A root of the same name may be another disk, so the nodes look for a new file in it.
-    probe = None
-    if "://" not in cfg.store.root:
-        probe = Path(cfg.store.root).expanduser().resolve() / f".shared-{os.getpid()}"
-        probe.touch()
-        paths.append(str(probe))
+    with contextlib.ExitStack() as stack:
+        if "://" not in cfg.store.root:
+            paths.append(stack.enter_context(_probe(Path(cfg.store.root).expanduser().resolve())))
+        # All nodes are asked before one of them answers.
+        answers = [(node, _ask(node, paths)) for node in nodes]
+        for node, answer in answers:
+            _check_answer(node.address, answer)
 
-    # All nodes are asked at once.
-    answers = {node: _ask(node, paths) for node in nodes}
+
+@contextlib.contextmanager
+def _probe(folder: Path) -> Iterator[str]:
+    """The path of a file that is made just now, and gone at the end."""
+    file = folder / f"{PROBE}{os.getpid()}"
+    file.touch()
     try:
-        for node, answer in answers.items():
-            _check_answer(nodes[node], answer)
+        yield str(file)
     finally:
-        if probe:
-            probe.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
+
+def _ask(node: RayNode, paths: list[str]) -> Any:
+    """Have a node look for paths; the answer is one of Ray's references."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # A task without CPUs runs on a busy node as well.
+    task = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(paths)
 
 
 def _missing(paths: list[str]) -> list[str]:
@@ -207,8 +211,21 @@ def _missing(paths: list[str]) -> list[str]:
     return [path for path in paths if not os.path.exists(path)]
 
 
+def _answer_of(answer: Any) -> list[str]:
+    """The paths that a node misses; a node that died misses none."""
+    import ray
+
+    try:
+        missing: list[str] = ray.get(answer)
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        return []
+    return missing
+
+
 def _check_answer(address: str, answer: Any) -> None:
-    """Turn a node's answer into a message; a node that dies meanwhile is Ray's business.
+    """Turn a node's answer into a message.
 
     Raises:
         UserError: the node misses a folder, or cannot import the package.
@@ -224,7 +241,7 @@ def _check_answer(address: str, answer: Any) -> None:
     if missing:
         # The probe's name says nothing to the user, its folder does.
         folder = missing[0]
-        if ".shared-" in folder:
+        if PROBE in folder:
             folder = os.path.dirname(folder)
         raise UserError(
             f"node {address} does not see {folder}: mount the same storage on every node at the same path, or use s3://"

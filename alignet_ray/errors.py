@@ -23,6 +23,11 @@ def first_line(error: Exception) -> str:
     return lines[0][:MAX_CHARACTERS]
 
 
+def in_one_line(error: Exception) -> str:
+    """The beginning of an error's whole message in one line, for compilers, whose reason stands below their name."""
+    return " ".join(str(error).split())[:MAX_CHARACTERS]
+
+
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that was probably meant; None where none is near."""
     # Of `--section.field` the field says what is meant: equal sections alone would make any two of their fields alike.

@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +88,7 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
     """
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    now = tracking.milliseconds()
     metrics = []
     for score in scores:
         if score.model != "student" or score.level or score.value != score.value:
@@ -107,9 +106,7 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
                 run_id=tracker.server_id,
             )
         )
-    mlflow = tracking.client(tracker.uri)
-    for start in range(0, len(metrics), tracking.METRICS_PER_REQUEST):
-        mlflow.log_batch(tracker.server_id, metrics=metrics[start : start + tracking.METRICS_PER_REQUEST])
+    tracking.log_metrics(tracker.uri, tracker.server_id, metrics)
 
 
 def _log_models(student: LoggedStudent, name: str) -> LoggedModels:

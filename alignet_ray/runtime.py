@@ -51,9 +51,12 @@ With glibc's defaults every activation is mapped and faulted in again at every s
 step on a CPU. One arena is enough, as only the main one can hold large pieces.
 """
 
+NOTICE_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Environment variable by which Ray Train watches for the notice that a machine will be taken away; on by itself."""
+
 ALONE = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    NOTICE_WATCHER: "0",
     "RAY_metrics_report_interval_ms": "60000",
     "RAY_num_workers_soft_limit": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "20000",

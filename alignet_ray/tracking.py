@@ -14,7 +14,7 @@ import shlex
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -102,13 +102,13 @@ class Tracker:
         if self.uri:
             # Numbers of NumPy and torch are no JSON, and the row may have to wait in a file.
             numbers = {name: float(value) for name, value in metrics.items()}
-            self._send({"metrics": numbers, "step": step, "time": _milliseconds()})
+            self._send({"metrics": numbers, "step": step, "time": milliseconds()})
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         # The time of now: a row that waits is delivered long after the run's end.
         if self.uri:
-            self._send({"end": status, "time": _milliseconds()})
+            self._send({"end": status, "time": milliseconds()})
 
     def _send(self, row: SpoolRow) -> None:
         """Deliver a row after those that wait, or let it wait with them."""
@@ -159,7 +159,7 @@ def _forget(spool: str, run_id: str) -> None:
     (Path(spool) / f"{run_id}{CREATED}").unlink(missing_ok=True)
 
 
-def _milliseconds() -> int:
+def milliseconds() -> int:
     """The time now, as MLflow counts it."""
     return int(time.time() * 1000)
 
@@ -185,13 +185,17 @@ def _deliver(uri: str, run_id: str, rows: list[SpoolRow]) -> None:
     for row in rows:
         for name, value in row.get("metrics", {}).items():
             metrics.append(Metric(name, value, row["time"], row["step"]))
-    for start in range(0, len(metrics), METRICS_PER_REQUEST):
-        request = metrics[start : start + METRICS_PER_REQUEST]
-        client(uri).log_batch(run_id, metrics=request)
+    log_metrics(uri, run_id, metrics)
 
     for row in rows:
         if "end" in row:
             client(uri).set_terminated(run_id, row["end"], end_time=row["time"])
+
+
+def log_metrics(uri: str, run_id: str, metrics: Sequence[Any]) -> None:
+    """Send MLflow's metrics to a run, in as few requests as the server allows."""
+    for start in range(0, len(metrics), METRICS_PER_REQUEST):
+        client(uri).log_batch(run_id, metrics=metrics[start : start + METRICS_PER_REQUEST])
 
 
 def client(uri: str) -> Any:
@@ -424,7 +428,7 @@ class Session:
         tags = {key: hide(value) for key, value in tags.items()}
         if parent:
             tags[PARENT] = parent
-        row: SpoolRow = {"name": name, "tags": tags, "params": params, "time": _milliseconds()}
+        row: SpoolRow = {"name": name, "tags": tags, "params": params, "time": milliseconds()}
 
         if not parent.startswith(PENDING) and not _is_silent(self.uri):
             try:

@@ -68,12 +68,12 @@ def test_a_node_that_misses_a_folder_is_named(ray_session: None, tmp_path: Path)
 def test_the_probe_reaches_every_node_and_goes(ray_session: None, tmp_path: Path) -> None:
     import ray
 
-    node = {n["NodeID"]: "here" for n in ray.nodes()}
+    node = [cluster_nodes.RayNode(n["NodeID"], "here") for n in ray.nodes()]
     cfg = Config().replace(store__root=str(tmp_path), corpus__path=str(tmp_path))
-    cluster_nodes._same_storage(cfg, node)
+    cluster_nodes._require_storage(cfg, node)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="node here does not see"):
-        cluster_nodes._same_storage(cfg.replace(corpus__path="/nowhere/images"), node)
+        cluster_nodes._require_storage(cfg.replace(corpus__path="/nowhere/images"), node)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,11 +81,10 @@ def test_cores_are_slots_of_a_cluster_but_not_of_this_machine(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local Ray has four slots at least; the nodes of a cluster count their own cores, whatever the driver has."""
-    import ray
 
     assert cluster_nodes.cores() == min(4, os.cpu_count() or 1)
     monkeypatch.setattr(cluster_nodes, "cluster_resources", lambda: cluster_nodes.ClusterResources(gpus=8, cpus=120))
-    monkeypatch.setattr(ray, "nodes", lambda: [{}, {}])
+    monkeypatch.setattr(cluster_nodes, "alive_nodes", lambda: [cluster_nodes.RayNode(id, "here") for id in "ab"])
     assert cluster_nodes.cores() == 120
 
 
@@ -111,13 +110,11 @@ def test_what_others_take_is_not_free(ray_session: None, monkeypatch: pytest.Mon
 def test_a_folder_of_each_node_is_told_from_one_of_all(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bool, shared: bool
 ) -> None:
-    import ray
-
-    (node,) = ray.nodes()
+    (node,) = cluster_nodes.alive_nodes()
     assert cluster_nodes.nodes_share(tmp_path / "cache"), "one node shares with itself"
-    monkeypatch.setattr(ray, "nodes", lambda: [node, node])
+    monkeypatch.setattr(cluster_nodes, "alive_nodes", lambda: [node, node])
     if not seen:
         ask = cluster_nodes._ask
-        monkeypatch.setattr(cluster_nodes, "_ask", lambda id, paths: ask(id, ["/on/another/machine"]))
+        monkeypatch.setattr(cluster_nodes, "_ask", lambda node, paths: ask(node, ["/on/another/machine"]))
     assert cluster_nodes.nodes_share(tmp_path / "cache") is shared
     assert list((tmp_path / "cache").iterdir()) == []

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from support.pretended_gpu import PINNED, pretended_gpu
 from support.small_corpus import SmallCorpus
-from support.training import make_batches, make_recipe
+from support.training import make_batches, make_recipe, save_checkpoint
 
 from alignet_ray.config import Soften
 from alignet_ray.core import gpu as gpu_settings
@@ -165,7 +165,7 @@ def test_a_training_with_a_checkpoint_in_the_middle(gpu: None, store: Store, rec
 
             with suppress(InterruptedError):
                 training.run(batches, images, on_update)
-            checkpoints.save(out, training, checkpoints.MetricsLog())
+            save_checkpoint(out, training, checkpoints.MetricsLog())
             yield from rows
         yield from training.validate(valid, images).values()
 

@@ -291,6 +291,7 @@ def _pass(
 def _pass_over_blocks(
     x: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], spherical: bool, add: bool
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "k d"]]:
+    """`_pass`, in whatever precision the process multiplies."""
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
     distances = torch.empty(len(x), device=x.device)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=x.device)

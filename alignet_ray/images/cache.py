@@ -66,7 +66,7 @@ class DecodedImages:
                 return False
             return True
 
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(fetches(self.uri, self.threads)) as pool:
             kept = np.array(list(pool.map(is_readable, self.paths)), dtype=bool)
         paths = np.array(self.paths, dtype=object)
         return replace(self, ids=self.ids[kept], paths=tuple(paths[kept])), list(paths[~kept])

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, in_one_line
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, default_device, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
@@ -24,9 +24,6 @@ from alignet_ray.models.kernel_head import KernelHead
 Result = TypeVar("Result")
 
 NOT_FINITE = "the model's output is not finite"
-
-REASON_LENGTH = 200
-"""Characters of a compiler's message that are told; whole ones hold pages of its call stack."""
 
 FLOAT32_MODULES = (nn.modules.batchnorm._BatchNorm, KernelHead)
 """Modules whose tensors stay float32 in a bfloat16 network: their statistics and stored keys need the digits."""
@@ -150,6 +147,11 @@ class Encoder:
             transforms.append(replace(transform, fast=self.fast))
         return transforms
 
+    @cached_property
+    def channels_last(self) -> list[bool]:
+        """Whether every member takes images with the channels last in memory."""
+        return [is_convolutional(member) for member in self.members]
+
     def forward(self, pixels: list[UInt8[Tensor, "b 3 _ _"]]) -> dict[str, Float[np.ndarray, "b d"]]:
         """Columns of a batch, from every member's pixels, in as many passes as the GPU's memory makes necessary.
 
@@ -217,8 +219,7 @@ class Encoder:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a run
-            # The reason stands in the second line, below which part of the compiler it went through.
-            self.not_compiled = " ".join(str(error).split())[:REASON_LENGTH]
+            self.not_compiled = in_one_line(error)
             self.compiled_batch = 0
             return self._outputs([images[:count] for images in pixels])
 
@@ -234,10 +235,12 @@ class Encoder:
             dtype = torch.bfloat16
 
         outputs: dict[str, list[Tensor]] = {name: [] for name in self.widths}
-        for member, transform, images in zip(self.members, self.transforms, pixels, strict=True):
+        for member, transform, channels_last, images in zip(
+            self.members, self.transforms, self.channels_last, pixels, strict=True
+        ):
             # Normalised in float32, so that pixels are rounded once.
             normalised = transform.normalize(images).to(dtype)
-            if is_convolutional(member):
+            if channels_last:
                 normalised = normalised.contiguous(memory_format=torch.channels_last)
             for name, values in self._columns(member, normalised).items():
                 outputs[name].append(values.float())

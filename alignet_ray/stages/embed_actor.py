@@ -126,11 +126,8 @@ class Embedder:
 
     def __init__(self, task: ActorTask) -> None:
         # The driver divides the cluster's cores by its actors; this node may have fewer.
-        threads = min(task.threads, os.cpu_count() or 1)
-        torch.set_num_threads(threads)
-        # torch's compiler would start a process for every core of the node, in every actor.
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads))
-        set_tf32(task.compute == "tf32")
+        self.threads = min(task.threads, os.cpu_count() or 1)
+        torch.set_num_threads(self.threads)
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to shared pixels
         self.task = task
         self.problem = ""
@@ -154,6 +151,9 @@ class Embedder:
             if task.fast:
                 numbers["decode"] = "fast"
             task.artifact.write_networks(self.encoder.describe() | numbers)
+        # On a CPU this process may be somebody's notebook, whose settings are its own.
+        if self.encoder.device == "cuda":
+            set_tf32(task.compute == "tf32")
         if task.compute == "bfloat16":
             self.encoder.to_bfloat16()
         if task.compile == "on":
@@ -219,7 +219,7 @@ class Embedder:
         """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
         views = self.encoder.transforms
         files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
-        return self.encoder.encode(files, self.batch, fetches(self.task.image_root, self.task.threads))
+        return self.encoder.encode(files, self.batch, fetches(self.task.image_root, self.threads))
 
     def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
         """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
@@ -255,6 +255,8 @@ class Embedder:
 
     def _compile(self, unit: int) -> None:
         """Compile the networks for passes into which the images of a unit divide."""
+        # torch's compiler would start a process for every core of the node, in every actor.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(self.threads))
         self.batch = pass_size(unit, self.task.batch_size)
         self.encoder.compile(self.batch)
 

@@ -38,6 +38,7 @@ class Step:
         node: the node.
         artifact: where its result is or will be.
         recipe: all that the artifact's id is a hash of.
+        sources: files and folders that it reads besides artifacts; the recipe has their fingerprints.
         state: `finished`, `partial` (interrupted) or `missing`.
         why: the reason for the state.
         size: how much there is to do, in words.
@@ -46,6 +47,7 @@ class Step:
     node: Node
     artifact: Artifact
     recipe: Recipe
+    sources: list[str]
     state: str
     why: str
     size: str
@@ -144,7 +146,7 @@ def plan(
         size = ""
         if state != "finished":
             size = _size(cfg, node, recipe)
-        steps.append(Step(node, artifact, recipe, state, why, size))
+        steps.append(Step(node, artifact, recipe, stage_sources, state, why, size))
 
     return steps
 
@@ -329,7 +331,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         if unfinished:
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
             with tracked(resolved, state) as (session, parent):
-                session.inputs(parent, run_page.data_sets(_files_read(resolved, steps)))
+                session.inputs(parent, run_page.data_sets(_files_read(steps)))
                 carry_out(resolved, store, steps, session, parent, screen)
                 run_page.fill(resolved, {step.node.name: step.artifact for step in steps}, session, parent)
         else:
@@ -353,11 +355,10 @@ def _finished_before(cfg: Config, store: Store) -> dict[str, str]:
     return {step.node.name: step.artifact.id for step in steps if step.finished}
 
 
-def _files_read(cfg: Config, steps: Iterable[Step]) -> Iterator[run_page.FileRead]:
+def _files_read(steps: Iterable[Step]) -> Iterator[run_page.FileRead]:
     """Every file and folder that a step reads besides artifacts, with its fingerprint."""
     for step in steps:
-        sources = module(step.node.stage).sources(cfg, step.node.role)
-        for source, fingerprint in zip(sources, step.recipe.sources, strict=True):
+        for source, fingerprint in zip(step.sources, step.recipe.sources, strict=True):
             yield run_page.FileRead(source, digest(fingerprint), step.node.stage)
 
 

@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, rep
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.runtime import NOTICE_WATCHER
 from alignet_ray.stages import Work
 from alignet_ray.store import Draft, JsonObject
 from alignet_ray.training import checkpoints
@@ -35,9 +36,6 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 MOST_STARTS = 100
 """Starts after which Ray itself gives up: `Starts` does so much earlier, unless processes die before it is asked."""
-
-WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-"""Variable of the environment that turns Ray's watching for such notices off."""
 
 ENDED = "ended"
 """Key of the last report of every process."""
@@ -183,7 +181,6 @@ def train_process(config: Mapping[str, Any]) -> None:
     """
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero
-    from ray.train.torch import get_device
 
     # The main process counts, and all of them go by what it says.
     starts = Starts(config["out"], config["max_failures"])
@@ -192,28 +189,38 @@ def train_process(config: Mapping[str, Any]) -> None:
         begun = starts.begin()
     start: Start = broadcast_from_rank_zero(begun)
 
-    problem = start.problem
-    worker: Worker | None = None
-    if not problem:
-        circumstances = Circumstances(is_leaving, start.micro_batch, start.compile)
-        try:
-            worker = config["make_worker"](config["job"], str(get_device()), report, circumstances)
-        except UserError as error:
-            problem = str(error)
-    if worker is not None:
-        try:
-            worker.train()
-        except NonFiniteLoss as error:
-            problem = str(error)
-        except Exception as error:
-            is_alone = get_context().get_world_size() == 1
-            if not (is_alone and isinstance(error, UserError)):
-                starts.note(error)
-                raise
-            problem = str(error)
+    problem = start.problem or _train(config, start, starts)
     if problem:
         report({"problem": problem})
     report({ENDED: 1})
+
+
+def _train(config: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
+    """Train to the end; returns the problem that all processes meet alike, empty without any.
+
+    Raises:
+        Exception: what this process meets alone, which is noted in `starts`.
+    """
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    circumstances = Circumstances(is_leaving, start.micro_batch, start.compile)
+    try:
+        worker: Worker = config["make_worker"](config["job"], str(get_device()), report, circumstances)
+    except UserError as error:
+        return str(error)
+
+    try:
+        worker.train()
+    except NonFiniteLoss as error:
+        return str(error)
+    except Exception as error:
+        is_alone = get_context().get_world_size() == 1
+        if is_alone and isinstance(error, UserError):
+            return str(error)
+        starts.note(error)
+        raise
+    return ""
 
 
 def is_leaving() -> bool:
@@ -221,7 +228,7 @@ def is_leaving() -> bool:
     from ray.train import get_preemption_info
 
     # A Ray of one machine is not asked: nobody takes a machine away from under its own program.
-    if os.environ.get(WATCHER) == "0":
+    if os.environ.get(NOTICE_WATCHER) == "0":
         return False
     return get_preemption_info() is not None
 

@@ -53,11 +53,6 @@ class Batch:
             gram = rows @ rows.T * self.scale
         return gram_similarities(gram, self.triplets.to(device))
 
-    @property
-    def target_logits(self) -> Float[Tensor, "t 3"]:
-        """`targets` in main memory."""
-        return self.targets("cpu")
-
 
 Batches = Callable[[int], Batch]
 """The batch of every step."""

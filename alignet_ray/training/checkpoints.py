@@ -46,11 +46,6 @@ def step_of(name: str) -> int:
     return int(Path(name).stem.split("-")[1])
 
 
-def save(out: Draft, training: Training, metrics: MetricsLog) -> None:
-    """Write a checkpoint with the metrics so far, then remove all but the newest ones."""
-    write(out, _checkpoint(training, metrics))
-
-
 class CheckpointWriter:
     """Writes checkpoints in a thread, while training goes on: on shared storage a file of weights takes seconds.
 
@@ -70,8 +65,9 @@ class CheckpointWriter:
         """
         self.wait()
         # Training changes its tensors in place, so what is written is a copy, in main memory.
-        checkpoint = _copied(_checkpoint(training, metrics))
-        self.writing = self.thread.submit(write, self.out, checkpoint)
+        checkpoint: Checkpoint = {**training.state(), "metrics": json.dumps(asdict(metrics))}
+        copied = torch.utils._pytree.tree_map_only(torch.Tensor, _copy, checkpoint)
+        self.writing = self.thread.submit(_write, self.out, copied)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written.
@@ -88,21 +84,11 @@ class CheckpointWriter:
         self.thread.shutdown()
 
 
-def _checkpoint(training: Training, metrics: MetricsLog) -> Checkpoint:
-    return {**training.state(), "metrics": json.dumps(asdict(metrics))}
-
-
-def _copied(checkpoint: Checkpoint) -> Checkpoint:
-    """The same values in tensors of their own, in main memory."""
-    copied: Checkpoint = torch.utils._pytree.tree_map_only(torch.Tensor, _copy, checkpoint)
-    return copied
-
-
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
-def write(out: Draft, checkpoint: Checkpoint) -> None:
+def _write(out: Draft, checkpoint: Checkpoint) -> None:
     """Write a checkpoint's file, then remove all but the newest ones."""
     sink = io.BytesIO()
     torch.save(checkpoint, sink)

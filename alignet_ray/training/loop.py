@@ -21,7 +21,7 @@ from alignet_ray.core import losses
 from alignet_ray.core.gpu import set_tf32
 from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup_cosine
 from alignet_ray.core.triplets import choice_agreement
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, in_one_line
 from alignet_ray.images.transform import channel_statistics, standardize
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.training.augment import apply_crops, draw_crops
@@ -194,7 +194,7 @@ class Training:
         except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a training
             if not self.compile:
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error)
             change = BeginAgain(f"the network cannot be compiled, so training takes longer ({reason})", compile=False)
             if world_size() > 1:
                 raise change from error
@@ -468,10 +468,7 @@ class Training:
         self.parallel = None
         if world_size() > 1:
             # Only BatchNorm layers that learn their statistics have buffers that change.
-            self.parallel = nn.parallel.DistributedDataParallel(
-                network,
-                **_sync_buffers(self.recipe.batch_norm),  # type: ignore[arg-type]
-            )
+            self.parallel = _distributed(network, sync_buffers=self.recipe.batch_norm == "train")
             network = self.parallel
         # Compiled around the wrapper, so that gradients travel while others are still computed.
         if self.compile:
@@ -571,10 +568,14 @@ def _statistics_kept(model: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def _sync_buffers(batch_norm: str) -> dict[str, bool]:
-    """Arguments that make DDP send buffers of the main process to all others in every pass, or not at all."""
-    in_every_pass = batch_norm == "train"
+def _distributed(network: nn.Module, sync_buffers: bool) -> nn.parallel.DistributedDataParallel:
+    """A network whose gradients are averaged over the processes.
+
+    Args:
+        network: the same in all of them.
+        sync_buffers: whether the main process sends its buffers to all others in every pass.
+    """
     # Newer versions of torch warn of the old name, older ones do not know the new one.
     if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters:
-        return {"forward_sync_buffers": in_every_pass}
-    return {"broadcast_buffers": in_every_pass}
+        return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=sync_buffers)
+    return nn.parallel.DistributedDataParallel(network, broadcast_buffers=sync_buffers)

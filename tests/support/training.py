@@ -1,11 +1,15 @@
 """Recipes and batches for tests of training: the defaults of the config, but for what a test sets."""
 
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from alignet_ray.config import Config
+from alignet_ray.store import Draft
 from alignet_ray.training.batches import InBatchTriplets
+from alignet_ray.training.checkpoints import CheckpointWriter, MetricsLog
+from alignet_ray.training.loop import Training
 from alignet_ray.training.recipe import Recipe, student_recipe
 
 
@@ -30,3 +34,10 @@ def make_batches(
         "images_per_cluster": 0,
     }
     return InBatchTriplets(ids, teacher, rows, batch_size, **(settings | changes))
+
+
+def save_checkpoint(out: Draft, training: Training, metrics: MetricsLog) -> None:
+    """Write a checkpoint, and wait until it is there."""
+    with closing(CheckpointWriter(out)) as writer:
+        writer.save(training, metrics)
+        writer.wait()

@@ -64,7 +64,7 @@ def test_in_batch_is_a_pure_function_of_the_step_with_the_teachers_similarities(
     embeddings = TEACHER[ROWS[np.searchsorted(IDS, one.image_ids)]].astype(np.float32)
     first, second, third = (embeddings[column] for column in one.triplets.numpy().T)
     products = [(first * second).sum(1), (first * third).sum(1), (second * third).sum(1)]
-    assert np.allclose(one.target_logits, 0.5 * np.stack(products, axis=1), atol=1e-4)
+    assert np.allclose(one.targets("cpu"), 0.5 * np.stack(products, axis=1), atol=1e-4)
 
 
 def test_a_small_batch_gives_all_its_triplets():
@@ -118,7 +118,7 @@ def test_labelled_batches_take_rows_in_epochs():
     batches = LabelledBatches(ids, np.arange(30, dtype=np.float32).reshape(10, 3), batch_size=5, seed=0)
     first, second = batches(0), batches(1)
     assert sorted([*first.image_ids, *second.image_ids]) == list(range(30))
-    assert np.array_equal(first.image_ids[first.triplets.numpy()].astype(np.float32), first.target_logits.numpy())
+    assert np.array_equal(first.image_ids[first.triplets.numpy()].astype(np.float32), first.targets("cpu").numpy())
 
 
 def test_the_validation_batch_names_each_image_once(store: Store):
@@ -128,4 +128,4 @@ def test_the_validation_batch_names_each_image_once(store: Store):
     batch = validation_batch(label, 2)
     assert batch.image_ids.tolist() == [2, 4, 7, 9]
     assert batch.image_ids[batch.triplets.numpy()].tolist() == [[4, 9, 7], [9, 2, 4]]
-    assert torch.allclose(batch.target_logits, torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))
+    assert torch.allclose(batch.targets("cpu"), torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training import make_recipe
+from support.training import make_recipe, save_checkpoint
 
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Draft, Store
@@ -37,7 +37,7 @@ def test_the_newest_two_are_kept_and_the_last_is_resumed_with_its_metrics(store:
     for step in (9, 10, 100):  # by number, not by name
         saved.step = step
         log = MetricsLog(rows=[{"step": 0.0}, {"step": float(step), "loss": 0.5}], recent=[{"loss": 0.25}])
-        checkpoints.save(out, saved, log)
+        save_checkpoint(out, saved, log)
     assert [checkpoints.step_of(name) for name in out.files(checkpoints.FOLDER, ".pt")] == [10, 100]
 
     other = training(seed=1)

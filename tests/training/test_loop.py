@@ -150,7 +150,7 @@ def test_calibrated_tau_gives_the_student_the_teachers_spread():
     student = triplet_similarities(outputs.detach(), batch.triplets) / training.model.tau
     student_deviation, teacher_deviation = (
         float((logits - logits.mean(-1, keepdim=True)).square().mean().sqrt())
-        for logits in (student, batch.target_logits)
+        for logits in (student, batch.targets("cpu"))
     )
     assert student_deviation == pytest.approx(teacher_deviation, rel=0.2)  # over four batches, of which this is one
     fixed = start(tau=7.0)
@@ -166,7 +166,7 @@ def test_cosines_are_asked_to_spread_wider_by_similarity_spread():
         taus[width] = training.embedding_tau
         _, embeddings = training.representations(training.predict(batch.image_ids, images), batch)
         student = triplet_similarities(embeddings.detach(), batch.triplets) / training.embedding_tau
-        assert float(spread(student) / spread(batch.target_logits)) == pytest.approx(1 / width, rel=0.3)
+        assert float(spread(student) / spread(batch.targets("cpu"))) == pytest.approx(1 / width, rel=0.3)
     assert taus[4.0] == pytest.approx(4 * taus[1.0])
 
 
@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
 
     def poisoned(step: int) -> Batch:
         batch = in_batch()(step)
-        return batch if step < 5 else Batch(batch.image_ids, batch.triplets, batch.target_logits * float("nan"))
+        return batch if step < 5 else Batch(batch.image_ids, batch.triplets, batch.targets("cpu") * float("nan"))
 
     seen: list[torch.Tensor] = []
     training.calibrate(poisoned, images)
