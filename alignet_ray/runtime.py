@@ -136,14 +136,10 @@ def cache_dir(cfg: Config) -> Path:
     On several machines it may be one folder of them all, or one of the same name on each.
 
     Raises:
-        UserError: as `state_dir`, or `--cache-dir` is remote.
+        UserError: as `state_dir`.
     """
     if cfg.cache_dir is None:
         return state_dir(cfg) / CACHE
-    if "://" in cfg.cache_dir:
-        raise UserError(
-            f"--cache-dir {cfg.cache_dir} is remote: files in it are mapped into memory, give a local folder"
-        )
     return Path(cfg.cache_dir).expanduser().resolve()
 
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, ValidationError, model_validator
 
 from alignet_ray.config import yaml_file
-from alignet_ray.config.names import check_run_name
+from alignet_ray.config.names import check_local_folder, check_run_name
 from alignet_ray.config.sections import (
     Corpus,
     Human,
@@ -76,7 +76,7 @@ class Config(Section):
     """Random seed, also of the split of objects."""
     state_dir: RuntimeOnly[str | None] = None
     """Local folder for the run lock, logs and embedded tracking. Default: the root, which must be local then."""
-    cache_dir: RuntimeOnly[str | None] = None
+    cache_dir: RuntimeOnly[Annotated[str | None, AfterValidator(check_local_folder)]] = None
     """Folder for what can be made again: packed images and feature matrices. On several machines a fast disk of each
     (the same path everywhere) serves best. Default: `cache` in the state folder."""
     corpus: Corpus = Corpus()

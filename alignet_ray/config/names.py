@@ -1,4 +1,4 @@
-"""Names that users choose, checked where they are parsed: a run's, a registered model's, an alias's."""
+"""Names that users choose, checked where they are parsed: a run's, a registered model's, an alias's, a local folder's."""
 
 import re
 
@@ -66,3 +66,14 @@ def _is_encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_local_folder(folder: str | None) -> str | None:
+    """A folder whose files are mapped into memory.
+
+    Raises:
+        ValueError: it is behind a URL.
+    """
+    if folder is not None and "://" in folder:
+        raise ValueError("its files are mapped into memory: give a folder of the machine")
+    return folder

@@ -3,7 +3,7 @@
 import pytest
 
 from alignet_ray.config import Config
-from alignet_ray.config.names import check_set_name
+from alignet_ray.config.names import check_local_folder, check_set_name
 from alignet_ray.errors import UserError
 
 
@@ -58,3 +58,11 @@ def test_names_of_sets(name: str) -> None:
 def test_names_that_could_not_be_part_of_a_nodes_name(name: str) -> None:
     with pytest.raises(ValueError, match="a set's name has letters"):
         check_set_name(name)
+
+
+def test_a_folder_that_is_mapped_into_memory_is_on_this_machine() -> None:
+    """Refused while options are read, and not when the stage that needs it begins."""
+    assert check_local_folder(None) is None
+    assert Config(cache_dir="/nvme/cache").cache_dir == "/nvme/cache"
+    with pytest.raises(ValueError, match="its files are mapped into memory: give a folder of the machine"):
+        Config(cache_dir="s3://bucket/cache")
