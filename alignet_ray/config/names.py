@@ -1,4 +1,4 @@
-"""Names that users choose, checked where they are parsed: a run's, a registered model's, an alias's, a local folder's."""
+"""Names that users choose, checked where they are parsed: of runs, registered models, aliases and local folders."""
 
 import re
 
