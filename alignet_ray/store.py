@@ -461,7 +461,9 @@ class _Atomic:
         elif self.is_local:
             os.replace(self.temporary, self.path)
         else:
-            self.draft.write_bytes(self.name, self.temporary.read_bytes())
+            # Copied piece by piece: it may be larger than the memory.
+            fs, path = self.draft.where(self.name)
+            pafs.copy_files(str(self.temporary), path, pafs.LocalFileSystem(), fs)
             self.temporary.unlink()
 
 

@@ -3,6 +3,7 @@
     python jobs/bench.py NAME ... [--sizes small|medium|paper] [--json FILE]
     python jobs/bench.py embed --images DIR [--model NAME] [--size SIDE] [--json FILE]      (bench_embed.py)
     python jobs/bench.py distill [--model NAME] [--size SIDE] [--batch N] [--json FILE]     (bench_distill.py)
+    python jobs/bench.py scale [PART ...] [--images N ...] [--json FILE]                    (bench_scale.py)
 
 A bench is a generator of rows in BENCHES; ratios refer to its first row. Timings are medians and depend on the machine:
 compare ratios only.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
@@ -141,7 +143,7 @@ def pixels(size: Size, folder: Path) -> Iterator[Row]:
 
     view = PixelTransform({"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875})
     ids = np.arange(count)
-    paths = tuple(f"{i}.jpg" for i in range(count))
+    paths = pa.array([f"{i}.jpg" for i in range(count)])
     decoder = DecodedImages(str(folder), ids, paths, view, cores)
     batch = rng.permutation(count)[:128]
     preprocess = preprocessing(view.data)
@@ -383,8 +385,8 @@ def measure(name: str, size: Size) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run the benches that are named."""
-    # These two need a model and have their own options. The path is for `alignet-ray bench` and for spawned processes.
-    if sys.argv[1:2] in (["embed"], ["distill"]):
+    # These have options of their own. The path is for `alignet-ray bench` and for spawned processes.
+    if sys.argv[1:2] in (["embed"], ["distill"], ["scale"]):
         sys.path.insert(0, str(Path(__file__).parent))
         importlib.import_module(f"bench_{sys.argv[1]}").main(sys.argv[2:])
         return

@@ -317,7 +317,7 @@ def test_a_reader_in_a_worker_quarantines_damaged_pictures(tmp_path: Path) -> No
     backbone = load_backbone("random:test_vit", 32)
     artifact = EmbedArtifact(Store.open(str(tmp_path / "root")).draft("embed", "e"))
     listed = list_images(str(pictures))
-    artifact.write_images(listed, unit_size=100)
+    artifact.write_images(listed.to_batches())
     artifact.write_networks({"members": [backbone.describe()], "head": "none", "widths": {}})
     settings = {"models": (), "registry": "", "size": 32, "head": "none", "layer": "pre_logits", "compute": "float32"}
     settings |= {"fast": False, "dtype": "float16", "batch_size": 8, "threads": 1, "resize_on_device": False}

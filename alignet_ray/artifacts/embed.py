@@ -1,8 +1,9 @@
 """The embed artifact: the images of one job, their embeddings in parts, and the networks that made them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,14 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, part_number
+from alignet_ray.artifacts.schemas import NO_OFFSET, Span
 from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
+from alignet_ray.store import Artifact
 
 IMAGES = "images.parquet"
+IMAGE_ROWS = 65_536
+"""Rows of a row group of the image table: few groups, as all of them are described in the footer that a reader begins
+with, and none so large that a process could not hold it."""
 ERRORS = "errors.parquet"
 NETWORKS = "model.json"
 
@@ -39,12 +45,20 @@ class EmbeddedRows(NamedTuple):
 
 
 class ImageRow(NamedTuple):
-    """A row of the image table; label is the class folder, size the file's size in bytes."""
+    """A row of the image table: `schemas.IMAGES`."""
 
     image_id: int
     path: str
     label: str
     size: int
+    offset: int
+
+    @property
+    def span(self) -> Span | None:
+        """Where the image lies in a tar file; None for one that lies in none."""
+        if self.offset == NO_OFFSET:
+            return None
+        return Span(self.offset, self.size)
 
 
 class QuarantinedImage(NamedTuple):
@@ -59,7 +73,7 @@ class QuarantinedImage(NamedTuple):
 class EmbedArtifact(ArtifactView):
     """Images and their embeddings.
 
-    Work is cut into units of consecutive images: one row group of the image table and one part of the embeddings each.
+    Work is cut into units of consecutive images, each with one part of the embeddings.
     """
 
     # The images
@@ -78,18 +92,53 @@ class EmbedArtifact(ArtifactView):
         table = self.images(["image_id", "label"])
         return dict(zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True))
 
-    def unit_images(self, unit: int) -> list[ImageRow]:
-        """Rows of the image table that belong to one unit, without reading the others."""
-        # Row groups follow the units, so a worker reads a few kilobytes of a table of millions of rows.
+    def image_count(self) -> int:
+        """Number of listed images."""
         filesystem, path = self.files.where(IMAGES)
-        table = pq.ParquetFile(path, filesystem=filesystem).read_row_group(unit)
-        columns = [table[name].to_pylist() for name in schemas.IMAGES.names]
-        return [ImageRow(*values) for values in zip(*columns, strict=True)]
+        return int(pq.read_metadata(path, filesystem=filesystem).num_rows)
 
-    def write_images(self, table: pa.Table, unit_size: int) -> None:
-        """Write the table IMAGES, one row group a unit."""
-        # The last row group may be smaller, as the last unit is.
-        self.draft.write_table(IMAGES, schemas.check(table, schemas.IMAGES), row_group_size=unit_size)
+    def image_blocks(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The table IMAGES in pieces, of which one at a time is in memory."""
+        filesystem, path = self.files.where(IMAGES)
+        with pq.ParquetFile(path, filesystem=filesystem) as table:
+            yield from table.iter_batches(IMAGE_ROWS, columns=columns)
+
+    def unit_images(self, unit: int, unit_size: int) -> list[ImageRow]:
+        """Rows of the image table that belong to one unit, without reading the others.
+
+        Args:
+            unit: its number.
+            unit_size: images of a unit; the last one may have fewer.
+        """
+        rows: list[ImageRow] = []
+        first = unit * unit_size
+        # Where groups and units do not divide each other, a unit may lie in two groups.
+        for group in range(first // IMAGE_ROWS, (first + unit_size - 1) // IMAGE_ROWS + 1):
+            table = _image_group(self.files, group)
+            start = max(0, first - group * IMAGE_ROWS)
+            part = table.slice(start, first + unit_size - group * IMAGE_ROWS - start)
+            columns = [part[name].to_pylist() for name in schemas.IMAGES.names]
+            rows += [ImageRow(*values) for values in zip(*columns, strict=True)]
+        return rows
+
+    def write_images(self, batches: Iterable[pa.RecordBatch]) -> int:
+        """Write the table IMAGES as it comes, and return the number of its rows.
+
+        Args:
+            batches: schema IMAGES; every one but the last has `IMAGE_ROWS` rows.
+        """
+        rows = 0
+        with (
+            self.draft.atomic(IMAGES) as temporary,
+            # Classes repeat, so that a dictionary of them is all that a reader holds.
+            pq.ParquetWriter(temporary, schemas.IMAGES, compression="zstd", use_dictionary=["label"]) as writer,
+        ):
+            for batch in batches:
+                assert rows % IMAGE_ROWS == 0, "a short batch before the last one"
+                schemas.check(pa.Table.from_batches([batch]), schemas.IMAGES)
+                writer.write_batch(batch, row_group_size=IMAGE_ROWS)
+                rows += len(batch)
+        return rows
 
     def write_quarantine(self, table: pa.Table) -> None:
         """Write the table ERRORS of images that could not be used."""
@@ -218,3 +267,13 @@ class EmbedArtifact(ArtifactView):
         # All parts have one schema, so any of them answers.
         filesystem, path = self.files.where(self.files.parts()[0])
         return pq.read_schema(path, filesystem=filesystem)
+
+
+@lru_cache(maxsize=2)
+def _image_group(files: Artifact, group: int) -> pa.Table:
+    """A row group of the image table; kept, since the units in it are asked for one after the other."""
+    filesystem, path = files.where(IMAGES)
+    with pq.ParquetFile(path, filesystem=filesystem) as table:
+        if group >= table.num_row_groups:
+            return schemas.IMAGES.empty_table()
+        return table.read_row_group(group)

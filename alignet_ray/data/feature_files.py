@@ -87,6 +87,7 @@ def image_table(rows: FeatureRows) -> pa.Table:
         "path": names,
         "label": [PurePosixPath(name).parent.name for name in names],
         "bytes": [0] * count,
+        "offset": [schemas.NO_OFFSET] * count,
     }
     return schemas.check(pa.table(columns, schema=schemas.IMAGES), schemas.IMAGES)
 

@@ -15,11 +15,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from alignet_ray.artifacts.schemas import NO_OFFSET, Span
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.storage import fetches
@@ -36,16 +38,19 @@ class DecodedImages:
     Attributes:
         uri: folder of the images.
         ids: image ids, ascending.
-        paths: path of each.
+        paths: path of each, as an Arrow array of strings: a million of them as Python's would take 100 MB.
         transform: the network's resizing and cropping.
         threads: images decoded at once.
+        offsets, sizes: where tar files hold the images, as the listing says; None where there is no tar file.
     """
 
     uri: str
     ids: Int[np.ndarray, " n"]
-    paths: tuple[str, ...]
+    paths: pa.Array
     transform: PixelTransform
     threads: int = 1
+    offsets: Int[np.ndarray, " n"] | None = None
+    sizes: Int[np.ndarray, " n"] | None = None
 
     @property
     def size(self) -> int:
@@ -59,17 +64,24 @@ class DecodedImages:
     def readable(self) -> "tuple[DecodedImages, list[str]]":
         """The same images without those that cannot be decoded, and the paths of the latter."""
 
-        def is_readable(path: str) -> bool:
+        def is_readable(position: int) -> bool:
             try:
-                jpeg.decode(read_bytes(self.uri, path))
+                jpeg.decode(self._read(position))
             except (ValueError, OSError):
                 return False
             return True
 
         with ThreadPoolExecutor(fetches(self.uri, self.threads)) as pool:
-            kept = np.array(list(pool.map(is_readable, self.paths)), dtype=bool)
-        paths = np.array(self.paths, dtype=object)
-        return replace(self, ids=self.ids[kept], paths=tuple(paths[kept])), list(paths[~kept])
+            kept = np.array(list(pool.map(is_readable, range(len(self.ids)))), dtype=bool)
+        return self.chosen(np.flatnonzero(kept)), self.paths.filter(pa.array(~kept)).to_pylist()
+
+    def chosen(self, positions: Int[np.ndarray, " k"]) -> "DecodedImages":
+        """Some of the images, by their positions in `ids`, which ascend."""
+        paths = self.paths.take(pa.array(positions, pa.int64()))
+        if self.offsets is None or self.sizes is None:
+            return replace(self, ids=self.ids[positions], paths=paths)
+        offsets = self.offsets[positions]
+        return replace(self, ids=self.ids[positions], paths=paths, offsets=offsets, sizes=self.sizes[positions])
 
     def rows(self, positions: Int[np.ndarray, " b"]) -> UInt8[np.ndarray, "b s s 3"]:
         """Pixels of the images at these positions in `ids`."""
@@ -80,8 +92,14 @@ class DecodedImages:
             return np.stack(list(pool.map(self._decode_row, positions.tolist())))
 
     def _decode_row(self, position: int) -> UInt8[np.ndarray, "s s 3"]:
-        image = jpeg.decode(read_bytes(self.uri, self.paths[position]))
-        return self.transform(image).permute(1, 2, 0).numpy()
+        return self.transform(jpeg.decode(self._read(position))).permute(1, 2, 0).numpy()
+
+    def _read(self, position: int) -> bytes:
+        """Content of the image at this position in `ids`."""
+        span = None
+        if self.offsets is not None and self.sizes is not None and self.offsets[position] != NO_OFFSET:
+            span = Span(int(self.offsets[position]), int(self.sizes[position]))
+        return read_bytes(self.uri, self.paths[position].as_py(), span)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
 from typing import NamedTuple
+
+from alignet_ray.artifacts.schemas import NO_OFFSET
+from alignet_ray.store import JsonObject
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif"),
@@ -50,16 +53,25 @@ MAX_KINDS = 4
 
 
 class Member(NamedTuple):
-    """An image: path under the source's root, class ("" if its shard gives none), bytes (in Parquet the mean)."""
+    """An image of a source.
+
+    Attributes:
+        path: under the source's root.
+        label: its class; "" where nothing says it.
+        size: bytes (in Parquet the mean of the file).
+        offset: where it begins in its tar file; `NO_OFFSET` for all others.
+    """
 
     path: str
     label: str
     size: int
+    offset: int = NO_OFFSET
 
 
 def is_image(path: str, start: Callable[[], bytes]) -> bool:
     """Whether a file is listed as an image: by its suffix, or without one by its first bytes, which `start` reads."""
-    name = PurePosixPath(path).name
+    # Text alone, without an object of a path: this is asked for every file of a listing.
+    name = path.rpartition("/")[2]
     return name.lower().endswith(IMAGES) or ("." not in name and start().startswith(IMAGE_STARTS))
 
 
@@ -100,6 +112,11 @@ class Tally:
         self.first = self.first or name
         self.count += 1
 
+    def add_all(self, other: "Tally") -> None:
+        """Count all that another tally counted."""
+        self.first = self.first or other.first
+        self.count += other.count
+
 
 @dataclass
 class LeftOut:
@@ -128,6 +145,25 @@ class LeftOut:
             self.kinds[PurePosixPath(path).suffix.lower() or "no suffix"] += 1
         elif path.lower().endswith((*IMAGES, *SHARDS)):
             self.hidden.add(path)
+
+    def add_all(self, other: "LeftOut") -> None:
+        """Count all that another listing left out."""
+        self.kinds.update(other.kinds)
+        for entry in fields(self):
+            tally = getattr(self, entry.name)
+            if isinstance(tally, Tally):
+                tally.add_all(getattr(other, entry.name))
+
+    def to_json(self) -> JsonObject:
+        """All counts, for a listing that is kept."""
+        tallies = {name: vars(value) for name, value in vars(self).items() if isinstance(value, Tally)}
+        return {"kinds": dict(self.kinds)} | tallies
+
+    @classmethod
+    def from_json(cls, stored: JsonObject) -> "LeftOut":
+        """Inverse of `to_json`."""
+        tallies = {name: Tally(**value) for name, value in stored.items() if name != "kinds"}
+        return cls(kinds=Counter(stored["kinds"]), **tallies)
 
     @property
     def concerns_user(self) -> bool:

@@ -1,20 +1,28 @@
 """Lists the images of a source with stable ids, and reads one of them."""
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.artifacts.schemas import IMAGES, Span
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
+from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.file_kinds import IMAGES as IMAGE_SUFFIXES
 from alignet_ray.images.file_kinds import LeftOut, Member, folder_class, is_class_list, is_shard
 
 BATCH_ROWS = 65_536
 """Rows of a record batch while listing."""
+
+OPENED_SHARDS = 8
+"""Shards of a remote source that are opened at a time while listing."""
 
 
 class Fingerprint(TypedDict):
@@ -36,8 +44,7 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
 
     Images are files in folders, members of tar shards or rows of Parquet files. The order is that of the relative POSIX
     paths as UTF-8 bytes. `label` is the class that the shard gives, or a list of validation classes
-    (`file_kinds.CLASS_LISTS`), or the class folder; "" where it is unknown. Rows are streamed: memory is that of the
-    table.
+    (`file_kinds.CLASS_LISTS`), or the class folder; "" where it is unknown.
 
     Args:
         uri: see `storage.files`.
@@ -45,6 +52,22 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
 
     Raises:
         UserError: missing or empty folder, a damaged shard, or a file name that is not UTF-8.
+    """
+    return pa.Table.from_batches(list_batches(uri, left_out), schema=IMAGES)
+
+
+def list_batches(
+    uri: str, left_out: LeftOut | None = None, summary: "FolderSummary | None" = None
+) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of `BATCH_ROWS`, the last one smaller: no more than one of them need be in memory.
+
+    Args:
+        uri: see `storage.files`.
+        left_out: counts the files that are no images.
+        summary: adds up the files that were listed.
+
+    Raises:
+        UserError: as `list_images`; nothing found is known only at the end.
     """
     if left_out is None:
         left_out = LeftOut()
@@ -55,35 +78,59 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
         listed_classes |= storage.class_list(text)
 
     # An image's id is its rank, so batches only need to be counted through.
-    batches: list[pa.RecordBatch] = []
     first_id = 0
-    for members in _batched(_members(uri, listed_classes, left_out)):
-        columns = {
-            "image_id": np.arange(first_id, first_id + len(members)),
-            "path": [member.path for member in members],
-            "label": [member.label for member in members],
-            "bytes": [member.size for member in members],
-        }
-        batches.append(pa.RecordBatch.from_pydict(columns, schema=IMAGES))
+    for members in _batched(_members(uri, listed_classes, left_out, summary or FolderSummary())):
+        paths, labels, sizes, offsets = zip(*members, strict=True)
+        ids = np.arange(first_id, first_id + len(members))
+        columns = [pa.array(column) for column in (ids, paths, labels, sizes, offsets)]
+        yield pa.RecordBatch.from_arrays(columns, schema=IMAGES)
         first_id += len(members)
 
-    if not batches:
+    if not first_id:
         raise _no_images(uri, left_out)
-    return pa.Table.from_batches(batches, schema=IMAGES)
 
 
-def unlabelled(images: pa.Table) -> str:
+def unlabelled(blocks: Iterable[pa.Table | pa.RecordBatch]) -> str:
     """One line about images without a class among images with one; empty if all have a class, or none has.
 
     Args:
-        images: schema IMAGES.
+        blocks: rows of schema IMAGES, or of its columns `path` and `label`.
     """
-    labels = images["label"].to_pylist()
-    count = labels.count("")
-    if count in (0, len(labels)):
+    total = 0
+    count = 0
+    first = ""
+    for block in blocks:
+        is_unlabelled = pc.equal(block["label"], "")
+        total += len(block)
+        found = int(pc.sum(is_unlabelled).as_py() or 0)
+        if found and not count:
+            first = block["path"].filter(is_unlabelled)[0].as_py()
+        count += found
+    if count in (0, total):
         return ""
-    first = images["path"][labels.index("")].as_py()
-    return f"{count:,} of {len(labels):,} images have no class (first: {first!r})"
+    return f"{count:,} of {total:,} images have no class (first: {first!r})"
+
+
+class FolderSummary:
+    """What a folder holds, added up file by file: number of files, bytes, and a hash over paths, sizes and times."""
+
+    def __init__(self) -> None:
+        self._files = 0
+        self._bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def add(self, file: storage.File) -> None:
+        """Count one file; the order of files is part of the hash."""
+        # Contents are not read: that would take hours for a large corpus; a changed file changes its time.
+        path, size, modified = file
+        self._sha256.update(f"{path}\0{size}\0{modified}\n".encode())
+        self._files += 1
+        self._bytes += size
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The files so far."""
+        return {"files": self._files, "bytes": self._bytes, "sha256": self._sha256.hexdigest()[:16]}
 
 
 def fingerprint(uri: str) -> Fingerprint:
@@ -92,37 +139,62 @@ def fingerprint(uri: str) -> Fingerprint:
     Raises:
         UserError: nothing there.
     """
-    # Contents are not read: that would take hours for a large corpus; a changed file changes its time.
-    sha256 = hashlib.sha256()
-    file_count = 0
-    total_size = 0
+    summary = FolderSummary()
     left_out = LeftOut()
-    for path, size, modified in storage.files(uri, left_out):
-        sha256.update(f"{path}\0{size}\0{modified}\n".encode())
-        file_count += 1
-        total_size += size
+    for file in storage.files(uri, left_out):
+        summary.add(file)
 
-    if not file_count:
+    found = summary.fingerprint
+    if not found["files"]:
         raise _no_images(uri, left_out)
-    return {"files": file_count, "bytes": total_size, "sha256": sha256.hexdigest()[:16]}
+    return found
 
 
-def read_bytes(uri: str, path: str) -> bytes:
-    """Content of one image, by the path of the listing.
+def read_bytes(uri: str, path: str, span: Span | None = None) -> bytes:
+    """Content of one image, by the path of the listing, and by its place in a tar file where that is known.
 
     Raises:
         OSError: it is gone or may not be read.
     """
-    return storage.read(uri, path)
+    return storage.read(uri, path, span)
 
 
-def _members(uri: str, listed_classes: dict[str, str], left_out: LeftOut) -> Iterator[Member]:
-    for path, size, _ in storage.files(uri, left_out):
-        if is_shard(path):
-            yield from storage.members(uri, path, left_out)
-        elif not is_class_list(path):
-            stem = path.rpartition("/")[2].rsplit(".", 1)[0]
-            yield Member(path, listed_classes.get(stem) or folder_class(path), size)
+def _members(uri: str, listed_classes: dict[str, str], left_out: LeftOut, summary: FolderSummary) -> Iterator[Member]:
+    """All images, in the byte order of their paths."""
+
+    def counted() -> Iterator[storage.File]:
+        for file in storage.files(uri, left_out):
+            summary.add(file)
+            yield file
+
+    for are_shards, run in itertools.groupby(counted(), lambda file: is_shard(file.path)):
+        if are_shards:
+            yield from _in_shards(uri, run, left_out)
+            continue
+        for path, size, _ in run:
+            if not is_class_list(path):
+                stem = path.rpartition("/")[2].rsplit(".", 1)[0]
+                yield Member(path, listed_classes.get(stem) or folder_class(path), size)
+
+
+def _in_shards(uri: str, shards: Iterable[storage.File], left_out: LeftOut) -> Iterator[Member]:
+    """The images of shards that follow each other; those behind a URL are opened some at a time."""
+    if "://" not in uri:
+        for shard in shards:
+            yield from storage.members(uri, shard.path, left_out)
+        return
+    # Each of them waits for a server's answers, most of the time.
+    jobs = (partial(_in_shard, uri, shard.path) for shard in shards)
+    with closing(prefetch(jobs, OPENED_SHARDS, OPENED_SHARDS)) as found:
+        for members, besides in found:
+            left_out.add_all(besides)
+            yield from members
+
+
+def _in_shard(uri: str, path: str) -> tuple[list[Member], LeftOut]:
+    """The images of one shard, and what it holds besides."""
+    left_out = LeftOut()
+    return list(storage.members(uri, path, left_out)), left_out
 
 
 def _no_images(uri: str, left_out: LeftOut) -> UserError:

@@ -41,6 +41,12 @@ def open_file(uri: str, path: str) -> pa.NativeFile:
     return fs.open_input_file(f"{base}/{path}")
 
 
+def open_stream(uri: str, path: str, buffer: int) -> pa.NativeFile:
+    """A file under the root, for reading from its beginning to its end, so many bytes at a time."""
+    fs, base = remote_root(uri)
+    return fs.open_input_stream(f"{base}/{path}", buffer_size=buffer)
+
+
 def read_start(uri: str, path: str, size: int) -> bytes:
     """The first bytes of a file; none if it cannot be read."""
     try:

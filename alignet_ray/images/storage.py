@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
+from alignet_ray.artifacts.schemas import Span
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.file_kinds import (
     CLASS_LISTS,
@@ -90,8 +91,13 @@ def members(uri: str, path: str, left_out: LeftOut) -> Iterator[Member]:
     return parquet_members(uri, path, left_out)
 
 
-def read(uri: str, path: str) -> bytes:
+def read(uri: str, path: str, span: Span | None = None) -> bytes:
     """Content of an image by its path, or of any file under the root.
+
+    Args:
+        uri: root of the source.
+        path: under it.
+        span: where a tar file holds the image, as the listing says; without it the tar file is looked through.
 
     Raises:
         OSError: it is gone, may not be read, or is no path under the root.
@@ -103,7 +109,7 @@ def read(uri: str, path: str) -> bytes:
     if shard:
         try:
             if shard.lower().endswith(".tar"):
-                return read_tar_member(uri, shard, name)
+                return read_tar_member(uri, shard, name, span)
             return read_parquet_row(uri, shard, name)
         except UserError as error:
             # It was whole when it was listed: now its images fail one by one, as files that were deleted do.

@@ -5,11 +5,13 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from alignet_ray.artifacts.schemas import Span
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.file_kinds import (
     START_BYTES,
@@ -20,12 +22,15 @@ from alignet_ray.images.file_kinds import (
     is_hidden,
     is_image,
 )
-from alignet_ray.images.roots import open_file, read_start
+from alignet_ray.images.roots import open_file, open_stream, read_start
 
 CLASS_SUFFIX = ".cls"
 
 MAX_CLASS_BYTES = 256
 """Bytes that are read of a `.cls` file."""
+
+READ_AHEAD = 8 << 20
+"""Bytes of a remote tar file that one request brings."""
 
 COMPRESSED_STARTS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
 """First bytes of a compressed file."""
@@ -72,22 +77,30 @@ def tar_members(uri: str, path: str, left_out: LeftOut) -> Iterator[Member]:
     class_of_tar = _class_of_tar(path, index.images)
     for name, entry in index.images.items():
         label = entry.label or folder_class(name) or class_of_tar
-        yield Member(f"{path}/{name}", label, entry.size)
+        yield Member(f"{path}/{name}", label, entry.size, entry.offset)
 
 
-def read_tar_member(uri: str, shard: str, name: str) -> bytes:
+def read_tar_member(uri: str, shard: str, name: str, span: Span | None = None) -> bytes:
     """Content of an image in a tar file.
+
+    Args:
+        uri: root of the source.
+        shard: the tar file.
+        name: of the image in it.
+        span: where it lies, if that is known; without it the whole file is looked through, once in each process.
 
     Raises:
         OSError: it is not there, or the file ends inside it.
     """
-    entry = _tar_index(uri, shard).images.get(name)
-    if entry is None:
-        raise FileNotFoundError(f"{shard} holds no {name} any more")
+    if span is None:
+        entry = _tar_index(uri, shard).images.get(name)
+        if entry is None:
+            raise FileNotFoundError(f"{shard} holds no {name} any more")
+        span = Span(entry.offset, entry.size)
     with open_file(uri, shard) as stream:
-        stream.seek(entry.offset)
-        content: bytes = stream.read(entry.size)
-    if len(content) < entry.size:
+        stream.seek(span.offset)
+        content: bytes = stream.read(span.size)
+    if len(content) < span.size:
         raise OSError(f"{shard} ends inside {name}")
     return content
 
@@ -98,7 +111,7 @@ def _tar_index(uri: str, path: str) -> TarIndex:
     classes: dict[str, str] = {}
     index = TarIndex()
     try:
-        with open_file(uri, path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with _opened_tar(uri, path) as tar:
             for info in tar:
                 name = info.name.removeprefix("./")
                 if not info.isfile():
@@ -125,6 +138,19 @@ def _tar_index(uri: str, path: str) -> TarIndex:
         offset, size = contents[name]
         index.images[name] = TarEntry(offset, size, _class_of(name, classes, stems_of_sample))
     return index
+
+
+@contextmanager
+def _opened_tar(uri: str, path: str) -> Iterator[tarfile.TarFile]:
+    """A tar file to be gone through from its beginning to its end."""
+    if "://" not in uri:
+        with open_file(uri, path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            yield tar
+        return
+    # Read through: to skip from header to header would ask the server once for every image, and an answer takes longer
+    # than a photo travels.
+    with open_stream(uri, path, READ_AHEAD) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+        yield tar
 
 
 def _why_unreadable(uri: str, path: str, error: Exception) -> str:

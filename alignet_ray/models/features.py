@@ -1,9 +1,7 @@
 """Frozen feature extraction: one or several networks behind one call, from image files to columns of numbers."""
 
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
 from alignet_ray.errors import UserError, in_one_line
+from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models.backbone import Backbone, default_device, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, load_network
@@ -365,27 +364,6 @@ def open_image(open_file: Callable[[], DecodedImage], convert: Callable[[Decoded
         if isinstance(error, OSError) and error.strerror:
             text = error.strerror
         return text.split("\n")[0][:200]
-
-
-def prefetch(jobs: Sequence[Callable[[], Result]], ahead: int, threads: int) -> Generator[Result]:
-    """Results in order, with at most `ahead` of them computed before they are asked for: memory stays flat.
-
-    To be used with `contextlib.closing`. A generator that an error leaves behind would be ended by the garbage
-    collector in any thread, even in one of its own, for whose end it would then wait for ever.
-    """
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(job))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            # After an error nobody asks for the rest.
-            for future in waiting:
-                future.cancel()
 
 
 def _backbone_of(member: Backbone | EmbeddingNetwork) -> Backbone:

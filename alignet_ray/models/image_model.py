@@ -18,6 +18,7 @@ from torch import Tensor
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.pictures import (
     TENSOR_HELP,
     NamedPicture,
@@ -28,7 +29,6 @@ from alignet_ray.images.pictures import (
     open_picture,
 )
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
-from alignet_ray.models.features import prefetch
 
 if TYPE_CHECKING:
     import pandas as pd

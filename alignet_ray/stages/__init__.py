@@ -37,6 +37,7 @@ from typing import Any
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
+from alignet_ray.images.listings import Listings
 from alignet_ray.screen import Screen
 from alignet_ray.stages import embed_jobs, human_inputs
 from alignet_ray.stages.embed_jobs import EmbedJob
@@ -73,6 +74,7 @@ class Work:
         out: the artifact's folder, to write to.
         tracker: receives metrics while the stage works.
         screen: shows progress.
+        listings: listings of the images' folders, which all stages of a run share.
         facts: a dataclass set by the stage with figures about its result, for artifact.json and the tracking server;
             None if it has none.
         warnings: what `warn` said, for artifact.json.
@@ -84,6 +86,7 @@ class Work:
     out: Draft
     tracker: Tracker
     screen: Screen
+    listings: Listings = field(default_factory=Listings)
     facts: Any = None
     warnings: list[str] = field(default_factory=list)
 

@@ -9,7 +9,7 @@ here one row, a unit's number, to which readers add the unit's pixels.)
 import math
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.stages.embed_actor import ActorTask, UnitResult
 
-VERSION = 4
+VERSION = 5
 
 MIN_UNIT = 16
 MAX_UNIT = 256
@@ -177,12 +177,10 @@ def run(work: Work) -> None:
     if job.features:
         take_features(work, job, artifact)
         return
-    table = _list_images(work, job)
-    total = len(table)
+    total = artifact.write_images(_list_images(work, job))
+    _tell_unlabelled(work, job, artifact)
 
-    # Units depend on the number of images alone, so that a run may go on with other actors or on another machine.
-    unit_size = min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
-    artifact.write_images(table, unit_size)
+    unit_size = images_per_unit(total)
     units = range(math.ceil(total / unit_size))
     finished = _finished_units(work, artifact, len(units))
 
@@ -238,11 +236,13 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
         table = feature_files.image_table(rows)
         vectors = rows.vectors
     else:
-        table = _list_images(work, job)
+        table = pa.Table.from_batches(_list_images(work, job), schema=schemas.IMAGES)
         vectors = feature_files.rows_of_images(job.features, rows, table["path"].to_pylist())
 
     # The same layout as embeddings of a network: readers need not know where they come from.
-    artifact.write_images(table, MAX_UNIT)
+    artifact.write_images(embed_jobs.batched(table))
+    if not embed_jobs.has_no_images(work.cfg):
+        _tell_unlabelled(work, job, artifact)
     width = vectors.shape[1]
     name = Path(job.features).name
     artifact.write_networks({"members": [], "head": "none", "widths": {"embedding": width}, "features": name})
@@ -256,18 +256,29 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
     work.screen.line(f"   {len(table):,} rows of {width} features from {name}")
 
 
-def _list_images(work: Work, job: EmbedJob) -> pa.Table:
-    """The job's images; what their folder holds besides is told once."""
+def images_per_unit(total: int) -> int:
+    """Images of a unit, where a job has so many of them.
+
+    It depends on that number alone, so that a run may go on with other actors or on another machine.
+    """
+    return min(MAX_UNIT, max(MIN_UNIT, math.ceil(total / UNITS)))
+
+
+def _list_images(work: Work, job: EmbedJob) -> Iterator[pa.RecordBatch]:
+    """The job's images, batch by batch; what their folder holds besides is told once."""
     left_out = LeftOut()
-    table = embed_jobs.list_job_images(work.cfg, job.images, left_out)
+    yield from embed_jobs.list_job_images(work.cfg, work.listings, job.images, left_out)
     # Several jobs list the same folder, and one of them tells. Jobs of annotated objects look at a part of it only.
     if job.tells_left_out:
         work.tell_left_out(left_out)
-        without_class = listing.unlabelled(table)
-        # Judgements are about single images, whose classes nobody asks for.
-        if without_class and not job.images.startswith(embed_jobs.SET):
+
+
+def _tell_unlabelled(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
+    """Warn of images without a class among others, once; nobody asks for the classes of a set's images."""
+    if job.tells_left_out and not job.images.startswith(embed_jobs.SET):
+        without_class = listing.unlabelled(artifact.image_blocks(["path", "label"]))
+        if without_class:
             work.warn(without_class)
-    return table
 
 
 def _finished_units(work: Work, artifact: EmbedArtifact, units: int) -> list[int]:
@@ -486,8 +497,9 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
     default_batch = CPU_BATCH
     if has_gpu:
         default_batch = GPU_BATCH
+    artifact = EmbedArtifact(work.out)
     return ActorTask(
-        artifact=EmbedArtifact(work.out),
+        artifact=artifact,
         image_root=embed_jobs.image_root(cfg, job.images),
         models=job.models,
         trained=trained,
@@ -503,4 +515,5 @@ def actor_task(work: Work, job: EmbedJob, images: int, pool: Pool, resources: Re
         resize_on_device=cfg.embed.resize == "device" or (cfg.embed.resize == "auto" and has_gpu),
         compile=cfg.embed.compile,
         images_per_actor=math.ceil(images / pool.actors),
+        unit_size=images_per_unit(artifact.image_count()),
     )

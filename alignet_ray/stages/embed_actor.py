@@ -23,13 +23,14 @@ from alignet_ray.config import Compute
 from alignet_ray.core.gpu import set_tf32
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
+from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.decode import DARK, decode
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.storage import fetches
 from alignet_ray.images.transfer import PackedImages, pack, prepare
 from alignet_ray.images.transform import DecodedImage, PixelTransform
 from alignet_ray.models import hub
-from alignet_ray.models.features import Encoded, Encoder, open_image, prefetch
+from alignet_ray.models.features import Encoded, Encoder, open_image
 from alignet_ray.store import Artifact
 
 COMPARED = 64
@@ -58,6 +59,7 @@ class ActorTask:
         resize_on_device: readers send images as they are decoded, and actors resize them.
         compile: whether to compile the networks; auto: on a GPU, once that saves time on the remaining images.
         images_per_actor: images that an actor has to expect.
+        unit_size: images of a unit.
         trained: artifact whose folder holds the model instead, where the run itself trained it.
     """
 
@@ -76,6 +78,7 @@ class ActorTask:
     resize_on_device: bool
     compile: Literal["auto", "on", "off"]
     images_per_actor: int
+    unit_size: int
     trained: Artifact | None = None
 
 
@@ -157,7 +160,7 @@ class Embedder:
         if task.compute == "bfloat16":
             self.encoder.to_bfloat16()
         if task.compile == "on":
-            self._compile(len(task.artifact.unit_images(0)))
+            self._compile(len(task.artifact.unit_images(0, task.unit_size)))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Embed one unit and write its part.
@@ -186,7 +189,7 @@ class Embedder:
 
     def _embed(self, unit: int, sent: Mapping[str, np.ndarray]) -> UnitResult:
         # The time covers reading as well: where that is the bottleneck, compiling would save nothing.
-        rows = self.task.artifact.unit_images(unit)
+        rows = self.task.artifact.unit_images(unit, self.task.unit_size)
         start = time.perf_counter()
         dark: list[str] = []
         if "opened" in sent:
@@ -198,7 +201,7 @@ class Embedder:
         # One fixed unit, whose part keeps the figures: they are there after an interruption as well.
         cosines = None
         if self.task.fast and unit == 0:
-            compared = [rows[position].path for position in encoded.kept[:COMPARED]]
+            compared = [rows[position] for position in encoded.kept[:COMPARED]]
             cosines = self._cosines_to_exact(compared, encoded)
 
         quarantined = []
@@ -218,7 +221,7 @@ class Embedder:
     def _encode_files(self, rows: Sequence[ImageRow], dark: list[str]) -> Encoded:
         """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
         views = self.encoder.transforms
-        files = [partial(read_picture, self.task, row.path, views, dark) for row in rows]
+        files = [partial(read_picture, self.task, row, views, dark) for row in rows]
         return self.encoder.encode(files, self.batch, fetches(self.task.image_root, self.threads))
 
     def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
@@ -260,9 +263,9 @@ class Embedder:
         self.batch = pass_size(unit, self.task.batch_size)
         self.encoder.compile(self.batch)
 
-    def _cosines_to_exact(self, paths: list[str], fast: Encoded) -> list[float]:
+    def _cosines_to_exact(self, rows: list[ImageRow], fast: Encoded) -> list[float]:
         """Cosine similarities of the first images' fast-decoded embeddings to exactly decoded ones."""
-        files = [partial(self._read_exactly, path) for path in paths]
+        files = [partial(self._read_exactly, row) for row in rows]
         exact = self.encoder.encode(files, self.batch)
         exact_vectors = exact.columns["embedding"]
         fast_vectors = fast.columns["embedding"][exact.kept]
@@ -271,8 +274,8 @@ class Embedder:
         cosines = products / np.linalg.norm(exact_vectors, axis=1) / np.linalg.norm(fast_vectors, axis=1)
         return [float(cosine) for cosine in cosines]
 
-    def _read_exactly(self, path: str) -> DecodedImage:
-        return decode(read_bytes(self.task.image_root, path))
+    def _read_exactly(self, row: ImageRow) -> DecodedImage:
+        return decode(read_bytes(self.task.image_root, row.path, row.span))
 
 
 def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
@@ -294,8 +297,8 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
     dark: list[str] = []
-    rows = task.artifact.unit_images(unit)
-    files = [partial(read_bytes, task.image_root, row.path) for row in rows]
+    rows = task.artifact.unit_images(unit, task.unit_size)
+    files = [partial(read_bytes, task.image_root, row.path, row.span) for row in rows]
     with closing(fetched(task.image_root, files)) as contents:
         for position, (row, content) in enumerate(zip(rows, contents, strict=True)):
             opened = open_image(partial(decode_picture, task, row.path, content, views, dark), prepare_image)
@@ -311,13 +314,14 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     return {"unit": batch["unit"], "pixels": packed.pixels[None], "opened": [notes]}
 
 
-def read_picture(task: ActorTask, path: str, views: list[PixelTransform], dark: list[str]) -> DecodedImage:
+def read_picture(task: ActorTask, row: ImageRow, views: list[PixelTransform], dark: list[str]) -> DecodedImage:
     """An image, decoded as the task says; its path is added to `dark` if it came out nearly black.
 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
-    return decode_picture(task, path, partial(read_bytes, task.image_root, path), views, dark)
+    content = partial(read_bytes, task.image_root, row.path, row.span)
+    return decode_picture(task, row.path, content, views, dark)
 
 
 def decode_picture(

@@ -1,18 +1,20 @@
 """Which images each embedding job reads, and with which model."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
+from alignet_ray.artifacts.embed import IMAGE_ROWS
 from alignet_ray.artifacts.student_files import HeadUse
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.human import set_judgements
 from alignet_ray.human.judgement_sets import JudgementSet, open_sets
-from alignet_ray.images import listing
 from alignet_ray.images.file_kinds import LeftOut
+from alignet_ray.images.listings import Listings
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import human_inputs
 from alignet_ray.store import JsonObject, digest
@@ -209,11 +211,14 @@ def image_root(cfg: Config, images: ImageSet) -> str:
     return folder
 
 
-def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = None) -> pa.Table:
+def list_job_images(
+    cfg: Config, listings: Listings, images: ImageSet, left_out: LeftOut | None = None
+) -> Iterator[pa.RecordBatch]:
     """IMAGES rows of a set of images: all under its folder, those of annotated objects, or those that are judged.
 
     Args:
         cfg: says where the folders are.
+        listings: of the run's folders.
         images: which set.
         left_out: counts the files of the folder that are no images.
 
@@ -222,15 +227,23 @@ def list_job_images(cfg: Config, images: ImageSet, left_out: LeftOut | None = No
             fit the images.
     """
     root = image_root(cfg, images)
-    table = listing.list_images(root, left_out)
+    if images != "objects" and not images.startswith(SET):
+        yield from listings.batches(root, left_out)
+        return
+
+    table = listings.table(root, left_out)
     if images.startswith(SET):
         # Judgements may be about a few thousand images of ImageNet's million.
         paths = dict(zip(table["path"].to_pylist(), table["image_id"].to_pylist(), strict=True))
         judgements = set_judgements.read(find_set(cfg, images.removeprefix(SET)), paths)
-        return table.take(set_judgements.image_ids(judgements))
-    if images != "objects":
-        return table
+        chosen = set_judgements.image_ids(judgements).tolist()
+    else:
+        image_ids = human_inputs.object_images(cfg, table, root).image_ids
+        chosen = sorted(set().union(*image_ids.values()))
+    yield from batched(table.take(chosen))  # an image_id is a row number of the whole listing
 
-    image_ids = human_inputs.object_images(cfg, table, root).image_ids
-    ids = sorted(set().union(*image_ids.values()))
-    return table.take(ids)  # an image_id is a row number of the whole listing
+
+def batched(table: pa.Table) -> Iterator[pa.RecordBatch]:
+    """Rows of a table in batches as `EmbedArtifact.write_images` takes them."""
+    for start in range(0, len(table), IMAGE_ROWS):
+        yield from table.slice(start, IMAGE_ROWS).combine_chunks().to_batches()

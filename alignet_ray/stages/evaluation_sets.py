@@ -17,6 +17,7 @@ from alignet_ray.evals.spaces import shared_ids
 from alignet_ray.human import set_judgements
 from alignet_ray.human.benchmarks import ImageResponses
 from alignet_ray.human.judgement_sets import JudgementSet, open_sets
+from alignet_ray.images.listings import Listings
 from alignet_ray.images.overlap import Source, shared_images
 from alignet_ray.stages import Work, embed_jobs, evaluation_inputs
 from alignet_ray.stages.evaluation_inputs import Parents
@@ -50,7 +51,7 @@ def refuse(cfg: Config) -> None:
         UserError: as `embed_jobs.list_job_images`.
     """
     for judgements in open_sets(cfg.evaluate.sets):
-        embed_jobs.list_job_images(cfg, f"{embed_jobs.SET}{judgements.name}")
+        list(embed_jobs.list_job_images(cfg, Listings(), f"{embed_jobs.SET}{judgements.name}"))
 
 
 def score(work: Work) -> ScoredSets:

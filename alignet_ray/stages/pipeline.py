@@ -19,6 +19,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line, require_existing, require_regular
+from alignet_ray.images.listings import Listings
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons, run_page
@@ -65,6 +66,7 @@ class Runner(NamedTuple):
     store: Store
     session: Session
     screen: Screen
+    listings: Listings
 
 
 # Planning
@@ -112,7 +114,11 @@ def needed(cfg: Config, names: Iterable[str]) -> list[Node]:
 
 
 def plan(
-    cfg: Config, store: Store, names: Iterable[str] | None = None, pinned: Mapping[str, str] | None = None
+    cfg: Config,
+    store: Store,
+    names: Iterable[str] | None = None,
+    pinned: Mapping[str, str] | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> list[Step]:
     """What a run would do, node by node, without starting Ray.
 
@@ -121,13 +127,14 @@ def plan(
         store: where artifacts are.
         names: nodes wanted; all by default.
         pinned: artifact ids of nodes that are taken as they are, whatever `cfg` says; they make no steps.
+        known: fingerprints of files and folders that are not to be looked at again: of a plan before this one.
 
     Raises:
         UserError: an input that a node reads is missing.
     """
     pinned = dict(pinned or {})
     ids = dict(pinned)
-    fingerprints: JsonObject = {}
+    taken = dict(known or {})
     earlier = [manifest for manifest in kept.manifests(store) if not manifest.is_outdated]
 
     # A recipe holds the ids of its parents, which hash theirs (a Merkle tree): a change anywhere upstream gives every
@@ -138,7 +145,7 @@ def plan(
             continue
 
         stage_sources = module(node.stage).sources(cfg, node.role)
-        recipe = _recipe(cfg, node, ids, stage_sources, fingerprints)
+        recipe = _recipe(cfg, node, ids, stage_sources, taken)
         ids[node.name] = recipe.id
         artifact = store.artifact(node.stage, ids[node.name])
 
@@ -163,6 +170,14 @@ def _recipe(
         version=stage.VERSION,
         sources=[_fingerprint(source, fingerprints) for source in sources],
     )
+
+
+def fingerprints(steps: Iterable[Step]) -> JsonObject:
+    """Fingerprint of every file and folder that the steps read besides artifacts."""
+    taken: JsonObject = {}
+    for step in steps:
+        taken |= dict(zip(step.sources, step.recipe.sources, strict=True))
+    return taken
 
 
 def _fingerprint(source: str, known: JsonObject) -> Any:
@@ -302,8 +317,19 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
 # Running
 
 
-def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None = None) -> dict[str, Artifact]:
+def run(
+    cfg: Config,
+    screen: Screen | None = None,
+    names: Iterable[str] | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Artifact]:
     """Run the named nodes (all by default) and what they need; finished ones are reused.
+
+    Args:
+        cfg: the configuration.
+        screen: shows what happens.
+        names: of the nodes.
+        known: as for `plan`.
 
     Returns:
         The artifacts by node name.
@@ -316,7 +342,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         if note := kept.outdated_note(store):
             screen.line(note)
 
-        steps = plan(resolved, store, names)
+        steps = plan(resolved, store, names, known=known)
         unfinished = [step for step in steps if not step.finished]
         if unfinished:
             refuse(resolved, steps)
@@ -324,7 +350,7 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         # Written before any work, so that `gc` never takes an unfinished artifact of this run for garbage.
         ids = {step.node.name: step.artifact.id for step in steps}
         if names is not None:
-            ids = _finished_before(resolved, store) | ids
+            ids = _finished_before(resolved, store, fingerprints(steps)) | ids
         reference = Reference(ids, cfg.to_yaml())
         store.write_ref(cfg.name, reference.follows(store.read_ref(cfg.name)))
 
@@ -343,13 +369,13 @@ def run(cfg: Config, screen: Screen | None = None, names: Iterable[str] | None =
         return {step.node.name: step.artifact for step in steps}
 
 
-def _finished_before(cfg: Config, store: Store) -> dict[str, str]:
+def _finished_before(cfg: Config, store: Store, known: Mapping[str, Any]) -> dict[str, str]:
     """Ids of the whole run's nodes that are finished with these settings.
 
     After `alignet-ray run`, `alignet-ray label` still speaks of the same run, whose student `gc` must not take.
     """
     try:
-        steps = plan(cfg, store)
+        steps = plan(cfg, store, known=known)
     except UserError:  # an input of a later stage is not there yet, so that stage was never made
         return {}
     return {step.node.name: step.artifact.id for step in steps if step.finished}
@@ -449,7 +475,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     # Distributed steps wait for the nodes that the config asks for; others start at once.
     nodes = cluster_nodes.ClusterNodes(cfg, screen.line)
     artifacts = {step.node.name: step.artifact for step in steps}
-    runner = Runner(cfg, store, session, screen)
+    runner = Runner(cfg, store, session, screen, Listings(runtime.cache_dir(cfg), fingerprints(steps)))
     for step in steps:
         if step.finished:
             screen.line(f"-- {step.node.name} {step.artifact.id}: reused")
@@ -481,7 +507,7 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
     start = time.time()
     parents = {name: artifacts[name] for name in node.parents}
     draft = runner.store.draft(node.stage, step.artifact.id)
-    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen)
+    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen, runner.listings)
 
     with watched(runner.screen, node.name, runner.cfg.ray.stall_minutes):
         module(node.stage).run(work)

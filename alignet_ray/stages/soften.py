@@ -18,7 +18,6 @@ from alignet_ray.errors import UserError, require_existing
 from alignet_ray.human import answers, objects
 from alignet_ray.human.answers import Answers
 from alignet_ray.images.file_kinds import LeftOut
-from alignet_ray.images.listing import list_images
 from alignet_ray.stages import Work, human_inputs, people_model, people_screen
 from alignet_ray.stages.embed_jobs import has_no_images
 from alignet_ray.stages.people_model import FitFacts, PeopleFit
@@ -217,7 +216,7 @@ def _object_images(work: Work) -> dict[int, list[int]] | None:
     else:
         folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
         left_out = LeftOut()
-        shown = human_inputs.object_images(cfg, list_images(folder, left_out), folder)
+        shown = human_inputs.object_images(cfg, work.listings.table(folder, left_out), folder)
         # Files of the corpus are counted where all of it is embedded.
         if cfg.objects.path:
             work.tell_left_out(left_out)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
+from alignet_ray.artifacts.schemas import NO_OFFSET
 from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.errors import UserError
@@ -91,7 +93,7 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
     soften = work.parents["soften"]
     view = load_backbone(models[0], work.cfg.embed.size).pixel_transform
     images, unreadable = object_images(
-        soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view
+        soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), work.listings, view
     ).readable()
     if unreadable:
         work.warn(f"{len(unreadable):,} images of annotated objects cannot be read and are left out: {unreadable[0]!r}")
@@ -130,18 +132,27 @@ def _student_validation(work: Work, view: PixelTransform) -> HumanValidation | N
     if "soften" not in work.parents:
         return None
     soften = work.parents["soften"]
-    images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), view)
+    images = object_images(soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), work.listings, view)
     human = human_model(soften, work.cfg.soften.num_samples, work.cfg.seed)
     return human_validation(soften, human, images, IMAGES_PER_OBJECT)
 
 
 def _corpus_images(work: Work, embed: Artifact, ids: np.ndarray, view: PixelTransform, threads: int) -> DecodedImages:
     """These images of the corpus, decoded whenever they are read."""
-    # Ids ascend, so a binary search finds each one's row.
-    listed = EmbedArtifact(embed).images(["image_id", "path"]).sort_by("image_id")
-    rows = np.searchsorted(listed["image_id"].to_numpy(), ids)
-    paths = listed["path"].take(pa.array(rows)).to_pylist()
-    return DecodedImages(str(work.cfg.corpus.path), ids, tuple(paths), view, threads)
+    # Piece by piece, so that paths of other images never lie in memory. Ids ascend, here and in the table.
+    kept: list[pa.RecordBatch] = []
+    for block in EmbedArtifact(embed).image_blocks(["image_id", "path", "bytes", "offset"]):
+        listed_ids = block["image_id"].to_numpy()
+        start, stop = np.searchsorted(ids, [listed_ids[0], listed_ids[-1] + 1])
+        kept.append(block.take(pa.array(np.searchsorted(listed_ids, ids[start:stop]))))
+    listed = pa.Table.from_batches(kept).combine_chunks()
+
+    offsets = sizes = None
+    if pc.max(listed["offset"]).as_py() != NO_OFFSET:
+        offsets = listed["offset"].to_numpy()
+        sizes = listed["bytes"].to_numpy()
+    paths = listed["path"].combine_chunks()
+    return DecodedImages(str(work.cfg.corpus.path), ids, paths, view, threads, offsets, sizes)
 
 
 def _packed(

@@ -12,7 +12,7 @@ from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock, table
 from alignet_ray.stages import ask_answers, pipeline, report_inputs
-from alignet_ray.store import Artifact, Store, digest
+from alignet_ray.store import Artifact, JsonObject, Store, digest
 from alignet_ray.study import report
 from alignet_ray.study.folder import FrozenSettings, StudyFolder
 from alignet_ray.study.pooling import FoldScores, pool
@@ -54,7 +54,7 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
 
     # A generated world is drawn by the first run that opens it, and only then has the study's inputs their ids.
     with pipeline.opened(plans[0].cfg, screen) as (resolved, store, _):
-        folder = _open_folder(resolved, store)
+        folder, known = _open_folder(resolved, store)
     frozen = folder.freeze(cfg)
     for warning in _set_aside(cfg, frozen):
         screen.line(f"warning: {warning}")
@@ -63,7 +63,7 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     finished: list[report.FoldRun] = []
     for number, plan in enumerate(plans, 1):
         screen.heading("study", f"run {number} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
-        artifacts = pipeline.run(plan.cfg, screen, plan.nodes)
+        artifacts = pipeline.run(plan.cfg, screen, plan.nodes, known)
         finished.append(_read_run(plan, artifacts))
 
         people = report_inputs.people(resolved, SoftenArtifact(artifacts["soften"]))
@@ -106,13 +106,16 @@ def lines(folder: StudyFolder) -> list[str]:
     return [about, *table(shown).splitlines(), "", f"study    {folder.page_uri()}"]
 
 
-def _open_folder(cfg: Config, store: Store) -> StudyFolder:
-    """The study's folder, named by what its scores depend on."""
+def _open_folder(cfg: Config, store: Store) -> tuple[StudyFolder, JsonObject]:
+    """The study's folder, named by what its scores depend on, and the fingerprints of all that its runs read."""
     scored = []
+    known: JsonObject = {}
     for plan in fold_plans(cfg):
-        steps = pipeline.plan(plan.cfg, store, plan.nodes)
+        # All folds read the same files, in the state in which the first one found them.
+        steps = pipeline.plan(plan.cfg, store, plan.nodes, known=known)
+        known |= pipeline.fingerprints(steps)
         scored += [step.artifact.id for step in steps if step.node.name == "evaluate"]
-    return StudyFolder(store.draft("study", digest(scored)))
+    return StudyFolder(store.draft("study", digest(scored))), known
 
 
 def _read_run(plan: FoldPlan, artifacts: dict[str, Artifact]) -> report.FoldRun:

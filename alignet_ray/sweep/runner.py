@@ -62,7 +62,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
 
             # Trials differ in the swept stage alone, so all of them read the same upstream artifacts.
             pinned = {step.node.name: step.artifact.id for step in upstream}
-            setup = TrialSetup(resolved, objective, pinned, session, parent)
+            setup = TrialSetup(resolved, objective, pinned, pipeline.fingerprints(steps), session, parent)
             sweep = SweepRunner(setup, stage, space, store, store.draft("sweep", id), screen)
             sweep.search()
             sweep.repeat()
@@ -350,7 +350,7 @@ class SweepRunner:
     def _winner_steps(self, winner: Config) -> list[pipeline.Step]:
         """What the winner makes: the whole pipeline, or what its trial made."""
         if winner.sweep.full:
-            return pipeline.plan(winner, self.store, ["evaluate"])
+            return pipeline.plan(winner, self.store, ["evaluate"], known=self.setup.fingerprints)
         return self.setup.steps(winner, self.store)
 
     def _trial_nodes(self, trials: Sequence[Trial]) -> dict[str, str]:

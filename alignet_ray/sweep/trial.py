@@ -12,9 +12,10 @@ from alignet_ray.config import Config
 from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import AlignmentDataset, human_model
+from alignet_ray.images.listings import Listings
 from alignet_ray.screen import Screen
 from alignet_ray.stages import expects_human_data, pipeline
-from alignet_ray.store import Artifact, Store, digest
+from alignet_ray.store import Artifact, JsonObject, Store, digest
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Domain, Space, parse
 from alignet_ray.sweep.selection import FINISHED, Mode, Trial, TrialConfig, ValidationFigures
@@ -181,6 +182,8 @@ class TrialSetup:
         cfg: the given settings, generated worlds resolved.
         objective: what is swept.
         pinned: ids of everything upstream.
+        fingerprints: of the files and folders that are read, taken once for all trials: a corpus of a million files is
+            not listed by each of them.
         session: where trials are tracked.
         parent: the sweep's own tracking run.
     """
@@ -188,6 +191,7 @@ class TrialSetup:
     cfg: Config
     objective: SweepObjective
     pinned: dict[str, str]
+    fingerprints: JsonObject
     session: Session
     parent: Tracker
 
@@ -197,7 +201,7 @@ class TrialSetup:
 
     def steps(self, cfg: Config, store: Store) -> list[pipeline.Step]:
         """What a trial with this config makes."""
-        return pipeline.plan(cfg, store, self.objective.nodes, self.pinned)
+        return pipeline.plan(cfg, store, self.objective.nodes, self.pinned, self.fingerprints)
 
 
 def alternatives(space: Space) -> list[str]:
@@ -291,7 +295,8 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
 
 def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> ValidationFigures:
     store = Store.open(cfg.store.root)
-    screen = Screen()
+    listings = Listings(runtime.cache_dir(cfg), setup.fingerprints)
+    runner = pipeline.Runner(cfg, store, setup.session, Screen(), listings)
 
     # Ids travel to the trial, not artifacts: an open store belongs to its process.
     artifacts: dict[str, Artifact] = {}
@@ -301,7 +306,7 @@ def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> 
     for step in setup.steps(cfg, store):
         # A trial that a killed sweep finished without recording it is not made again.
         if step.state != "finished":
-            pipeline.make(pipeline.Runner(cfg, store, setup.session, screen), step, artifacts, tracker)
+            pipeline.make(runner, step, artifacts, tracker)
         artifacts[step.node.name] = step.artifact
 
     # By the given config, not the trial's: every setting is scored with the same draws.

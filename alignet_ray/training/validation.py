@@ -1,9 +1,10 @@
 """Human agreement on held-out objects during training."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.human.dataset import split_images
 from alignet_ray.images.cache import DecodedImages
-from alignet_ray.images.listing import list_images
+from alignet_ray.images.listings import Listings
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.store import Artifact
 from alignet_ray.training.batches import Batch
@@ -55,9 +56,8 @@ class HumanValidation:
         """Of these rows of `images` alone."""
         # An image may show several objects; a decoder wants each id once, ascending.
         kept = np.unique(np.concatenate(rows))
-        shown = replace(images, ids=images.ids[kept], paths=tuple(images.paths[row] for row in kept))
         places = [np.searchsorted(kept, own) for own in rows]
-        return cls(shown, places, triplet_set.TripletSet.of(places, triplets.numpy(), targets.numpy()))
+        return cls(images.chosen(kept), places, triplet_set.TripletSet.of(places, triplets.numpy(), targets.numpy()))
 
     def agreement(self, training: Training) -> float:
         """Expected share of human choices that the cosines of the embeddings make; the same in all processes."""
@@ -83,24 +83,23 @@ def human_validation(
     """
     split = split_images(soften, images.ids)
     first = np.unique(np.concatenate([rows[:images_per_object] for rows in split["validation"].values()]))
-    chosen = replace(images, ids=images.ids[first], paths=tuple(images.paths[row] for row in first))
-    shown, _ = chosen.readable()
+    shown, _ = images.chosen(first).readable()
 
     rows = split_images(soften, shown.ids, ("validation",))["validation"]
     triplets = triplet_set.soft_targets(list(rows), rows, human, MAX_TRIPLETS)
     return HumanValidation.of(shown, list(rows.values()), triplets.triplets, triplets.targets)
 
 
-def object_images(soften: Artifact, uri: str, view: PixelTransform) -> DecodedImages:
+def object_images(soften: Artifact, uri: str, listings: Listings, view: PixelTransform) -> DecodedImages:
     """The annotated objects' images, as a network sees them.
 
     Args:
         soften: says which images show objects.
         uri: the folder of the images.
+        listings: of the run's folders.
         view: the network's resizing and cropping.
     """
     ids = SoftenArtifact(soften).annotated_image_ids()
-    listed = list_images(uri)["path"]
-    paths = tuple(listed[int(image_id)].as_py() for image_id in ids)  # an image's id is its row
+    paths = pa.array(listings.paths(uri, ids), pa.string())
     threads = max(1, (os.cpu_count() or 2) // 2)
     return DecodedImages(uri, ids, paths, view, threads)

@@ -16,8 +16,10 @@ def embedding_rows(ids: list[int], width: int = 3) -> pa.Table:
 
 def test_embeddings_come_back_by_image_id_with_their_quarantine(store: Store) -> None:
     view = EmbedArtifact(store.draft("embed", "e"))
-    images = pa.table([[0, 1, 2], ["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["a", "a", "b"], [9, 9, 9]], schema=schemas.IMAGES)
-    view.write_images(images, unit_size=2)
+    images = pa.table(
+        [[0, 1, 2], ["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["a", "a", "b"], [9, 9, 9], [-1, -1, -1]], schema=schemas.IMAGES
+    )
+    view.write_images(images.to_batches())
     broken = QuarantinedImage(1, "a/1.jpg", "truncated")
     view.write_part(1, embedding_rows([2]), [], [])
     view.write_part(0, embedding_rows([0]), [broken], ["a.png"], cosines=[0.5])
@@ -26,7 +28,7 @@ def test_embeddings_come_back_by_image_id_with_their_quarantine(store: Store) ->
 
     assert view.image_paths() == {0: "a/0.jpg", 1: "a/1.jpg", 2: "b/2.jpg"}
     assert view.image_labels() == {0: "a", 1: "a", 2: "b"}
-    assert [row.image_id for row in view.unit_images(1)] == [2]
+    assert [row.image_id for row in view.unit_images(1, 2)] == [2]
     assert view.finished_units() == {0, 1}
     assert view.quarantined(0) == [broken]
     assert view.quarantined(1) == []

@@ -15,7 +15,7 @@ from alignet_ray.errors import UserError
 def images() -> pa.Table:
     """Twenty images in two class folders; their ids have gaps."""
     paths = [f"n{c}/n{c}_{i}.JPEG" for c in range(2) for i in range(10)]
-    columns = [list(range(5, 45, 2)), paths, [p[:2] for p in paths], [1] * 20]
+    columns = [list(range(5, 45, 2)), paths, [p[:2] for p in paths], [1] * 20, [-1] * 20]
     return pa.table(columns, schema=IMAGES)
 
 

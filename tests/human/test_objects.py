@@ -15,7 +15,7 @@ from alignet_ray.store import Store
 @pytest.fixture
 def images() -> pa.Table:
     paths = ["cat/a.png", "cat/b.png", "dog/c.png", "odd/d.png"]
-    return pa.table([[0, 1, 2, 3], paths, [p.split("/")[0] for p in paths], [1] * 4], schema=IMAGES)
+    return pa.table([[0, 1, 2, 3], paths, [p.split("/")[0] for p in paths], [1] * 4, [-1] * 4], schema=IMAGES)
 
 
 def read(tmp_path: Path, text: str, images: pa.Table) -> dict[int, list[int]]:
@@ -61,7 +61,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, images: pa.Table, tex
 
 def test_names_are_equal_in_either_form_of_unicode(tmp_path: Path) -> None:
     decomposed = "cafe\u0301"
-    images = pa.table([[0], [f"{decomposed}/1.png"], [decomposed], [1]], schema=IMAGES)
+    images = pa.table([[0], [f"{decomposed}/1.png"], [decomposed], [1], [-1]], schema=IMAGES)
     assert read(tmp_path, "label,object\ncaf\u00e9,3\n", images) == {3: [0]}
     assert read(tmp_path, "path,object\ncaf\u00e9/1.png,3\n", images) == {3: [0]}
 

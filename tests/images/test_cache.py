@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -26,7 +27,7 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> DecodedImages:
         data = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9}
     else:
         data = load_backbone(f"random:{request.param}", 32).data_config
-    paths = tuple(f"{i}.png" for i in range(7))
+    paths = pa.array([f"{i}.png" for i in range(7)])
     ids = np.arange(10, 24, 2)
     return DecodedImages(str(tmp_path), ids, paths, PixelTransform(data), threads=2)
 

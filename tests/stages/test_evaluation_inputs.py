@@ -33,8 +33,8 @@ def embed(
         columns.append(schemas.tensors(logits + numbers))
     schema = schemas.embeddings(2, "float32", 0 if logits is None else 1)
     EmbedArtifact(draft).write_part(0, pa.Table.from_arrays(columns, schema=schema), [], [])
-    images = pa.table([np.arange(4), PATHS, LABELS, np.ones(4, np.int64)], schema=schemas.IMAGES)
-    EmbedArtifact(draft).write_images(images, unit_size=4)
+    images = pa.table([np.arange(4), PATHS, LABELS, np.ones(4, np.int64), [-1] * 4], schema=schemas.IMAGES)
+    EmbedArtifact(draft).write_images(images.to_batches())
     return draft.finish({})
 
 

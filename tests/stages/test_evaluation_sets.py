@@ -30,6 +30,7 @@ from alignet_ray.human import set_judgements
 from alignet_ray.human.judgement_sets import open_set
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images
+from alignet_ray.images.listings import Listings
 from alignet_ray.models import backbone
 from alignet_ray.models.features import Encoder
 from alignet_ray.stages import Work, embed, embed_jobs, evaluate, evaluation_inputs, evaluation_sets, graph
@@ -116,7 +117,7 @@ class World:
         images = list_images(str(folder))
         kept = ids or images["image_id"].to_pylist()
         artifact = EmbedArtifact(self.store.draft("embed", name))
-        artifact.write_images(images, unit_size=99)
+        artifact.write_images(images.to_batches())
         part = pa.table(
             [pa.array(kept, pa.int64()), schemas.tensors(vectors)], schema=schemas.embeddings(WIDTH, "float32")
         )
@@ -351,7 +352,8 @@ def test_one_job_of_a_folder_tells_what_else_lies_there(world: World) -> None:
 def test_only_judged_images_are_embedded(world: World) -> None:
     cfg = world.config("nights")
     write_images(world.folder / "nights" / "images", [f"unjudged/{number}.png" for number in range(30)], seed=60)
-    assert embed_jobs.list_job_images(cfg, "set:nights")["path"].to_pylist() == NAMES
+    (judged,) = embed_jobs.list_job_images(cfg, Listings(), "set:nights")
+    assert judged["path"].to_pylist() == NAMES
 
 
 def test_ids_of_runs_without_sets_know_nothing_of_sets(world: World) -> None:
@@ -404,7 +406,7 @@ def test_the_base_network_on_92_images_and_16_people(sample: Path) -> None:
     except UserError as error:
         pytest.skip(str(error))
     rsa92 = open_set(cfg.evaluate.sets[0])
-    images = embed_jobs.list_job_images(cfg, "set:rsa92")
+    (images,) = embed_jobs.list_job_images(cfg, Listings(), "set:rsa92")
     paths = images["path"].to_pylist()
     files = [partial(decode, (Path(rsa92.images) / path).read_bytes()) for path in paths]
     encoded = Encoder.load([cfg.distill.model], cfg.distill.size).encode(files, batch=32)

@@ -54,8 +54,10 @@ def parents(store: Store, tmp_path: Path) -> dict[str, Artifact]:
     Image.new("RGB", (400, 200), (255, 0, 0)).save(folder / "0.png")
     (folder / "1.png").write_bytes(b"<html>")
     embed = store.draft("embed", "e")
-    listed = pa.table([[0, 1, 2], [f"c/{i}.png" for i in range(3)], ["c"] * 3, [9] * 3], schema=schemas.IMAGES)
-    EmbedArtifact(embed).write_images(listed, unit_size=3)
+    listed = pa.table(
+        [[0, 1, 2], [f"c/{i}.png" for i in range(3)], ["c"] * 3, [9] * 3, [-1] * 3], schema=schemas.IMAGES
+    )
+    EmbedArtifact(embed).write_images(listed.to_batches())
     cluster = store.draft("cluster", "k")
     table = pa.table([pa.array([0, 1, 2], pa.int64()), pa.array([0, 2, 2], pa.int32())], schema=schemas.CLUSTERS)
     cluster.write_table("part-00000.parquet", table)

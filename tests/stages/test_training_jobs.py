@@ -77,7 +77,7 @@ def soften(store: Store) -> Artifact:
 def parents(pictures: Path, store: Store) -> dict[str, Artifact]:
     """Training objects' images are clustered by their object, written in two parts that are not in order."""
     embed, label, cluster = store.draft("embed", "e"), store.draft("label", "l"), store.draft("cluster", "c")
-    EmbedArtifact(embed).write_images(list_images(str(pictures)), unit_size=100)
+    EmbedArtifact(embed).write_images(list_images(str(pictures)).to_batches())
     ids = np.setdiff1d(np.flatnonzero(owners() < 4), WITHOUT_EMBEDDING)
     for part, rows in enumerate((ids[::-1][:4], ids[::-1][4:])):
         ClusterArtifact(cluster).write_labels(part, rows.copy(), owners()[rows].astype(np.int32))

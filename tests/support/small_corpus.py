@@ -60,7 +60,9 @@ class SmallCorpus:
         names = {int(i): f"c{c}" for i, c in zip(self.ids, self.labels, strict=True)}
         labels = [names.get(i, "c0") for i in range(every)]
         paths = [f"{label}/{i:05d}.png" for i, label in enumerate(labels)]
-        images = pa.table([np.arange(every), paths, labels, np.ones(every, dtype=np.int64)], schema=IMAGES)
+        images = pa.table(
+            [np.arange(every), paths, labels, np.ones(every, dtype=np.int64), [-1] * every], schema=IMAGES
+        )
         draft.write_table("images.parquet", images)
         return draft.finish({})
 

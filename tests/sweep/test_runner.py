@@ -51,7 +51,7 @@ def make_sweep(
         stage, space = trial.read_space(cfg)
         session = Session.open(cfg, tmp_path)
         pinned = {name: artifact.id for name, artifact in parents.items()}
-        setup = trial.TrialSetup(cfg, trial.OBJECTIVES[stage], pinned, session, session.begin("tiny", cfg, {}))
+        setup = trial.TrialSetup(cfg, trial.OBJECTIVES[stage], pinned, {}, session, session.begin("tiny", cfg, {}))
         screen = Screen((tmp_path / "screen.txt").open("a"))
         return runner.SweepRunner(setup, stage, space, store, store.draft("sweep", "tiny"), screen)
 

@@ -77,7 +77,7 @@ def test_alternatives_are_the_fields_whose_values_are_names() -> None:
 def setup_of(stage: str) -> trial.TrialSetup:
     """A setup whose session is never asked."""
     session = create_autospec(Session, instance=True)
-    return trial.TrialSetup(Config(), trial.OBJECTIVES[stage], {}, session, Tracker())
+    return trial.TrialSetup(Config(), trial.OBJECTIVES[stage], {}, {}, session, Tracker())
 
 
 def test_a_trials_config_has_its_parameters_and_its_seed_and_nothing_else() -> None:

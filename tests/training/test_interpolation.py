@@ -12,6 +12,7 @@ from alignet_ray.config import Config
 from alignet_ray.evals import retention
 from alignet_ray.human.dataset import human_model
 from alignet_ray.human.objects import images_folder
+from alignet_ray.images.listings import Listings
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact
 from alignet_ray.training import interpolation
@@ -43,7 +44,7 @@ def pretrained() -> nn.Module:
 @pytest.fixture
 def validation(cfg: Config, soften: Artifact) -> HumanValidation:
     view = make_network(MODEL, 32, 8, 0, False).backbone.pixel_transform
-    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
+    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), Listings(), view)
     return human_validation(soften, human_model(soften, cfg.soften.num_samples, cfg.seed), images, 8)
 
 

@@ -7,6 +7,7 @@ from support.training import make_recipe
 from alignet_ray.config import Config
 from alignet_ray.human.dataset import human_model
 from alignet_ray.human.objects import images_folder
+from alignet_ray.images.listings import Listings
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact
 from alignet_ray.training.loop import Training
@@ -18,7 +19,7 @@ def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, s
     """One image each of the validation objects; the agreement is that of the embedding's cosines, computed plainly."""
     student = make_network("random:test_efficientnet_ln", 32, 8, 0, squash)
     view = student.backbone.pixel_transform
-    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
+    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), Listings(), view)
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     several = human_validation(soften, human, images, 8)
     assert all(len(ids) == 2 for ids in several.image_ids())
@@ -47,11 +48,11 @@ def test_a_student_is_validated_on_objects_that_nothing_trains_on(cfg: Config, s
 def test_images_that_cannot_be_read_are_left_out(cfg: Config, soften: Artifact) -> None:
     """The first image of one object is cut off, and both of another one are no images."""
     view = make_network("random:test_efficientnet_ln", 32, 8, 0, False).backbone.pixel_transform
-    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), view)
+    images = object_images(soften, images_folder(cfg.objects.path, cfg.corpus.path), Listings(), view)
     human = human_model(soften, cfg.soften.num_samples, cfg.seed)
     whole = human_validation(soften, human, images, 8)
     folder = Path(str(cfg.corpus.path))
-    path_of = dict(zip(images.ids.tolist(), images.paths, strict=True))
+    path_of = dict(zip(images.ids.tolist(), images.paths.to_pylist(), strict=True))
     cut, *gone = (ids.tolist() for ids in whole.image_ids()[:2])
     cut_file = folder / path_of[cut[0]]
     cut_file.write_bytes(cut_file.read_bytes()[:60])

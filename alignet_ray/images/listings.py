@@ -1,0 +1,108 @@
+"""Listings that a run keeps: a folder is listed once, and all steps see the same images under the same ids."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+from jaxtyping import Int
+
+from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.errors import UserError
+from alignet_ray.images.file_kinds import LeftOut
+from alignet_ray.images.listing import BATCH_ROWS, FolderSummary, list_batches
+from alignet_ray.store import digest
+
+VERSION = 1
+"""Raised when the rows of a listing change."""
+
+LEFT_OUT_KEY = b"alignet.left_out"
+"""Parquet metadata of a kept listing: what the folder holds besides images."""
+
+
+@dataclass(frozen=True)
+class Listings:
+    """The listings of a run's folders.
+
+    A folder whose fingerprint the run took is listed into a file of the cache, named by that fingerprint; all further
+    steps and runs read the file. So files that come or go meanwhile do not shift the ids of the others.
+
+    Attributes:
+        cache: local folder; None: nothing is kept.
+        fingerprints: fingerprint of every folder, as the plan found it. Folders that are not among them are listed
+            whenever they are asked for.
+    """
+
+    cache: Path | None = None
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self, uri: str, left_out: LeftOut | None = None) -> pa.Table:
+        """All images under a root: see `listing.list_images`."""
+        return pa.Table.from_batches(self.batches(uri, left_out), schema=IMAGES)
+
+    def batches(self, uri: str, left_out: LeftOut | None = None) -> Iterator[pa.RecordBatch]:
+        """All images under a root, batch by batch: see `listing.list_batches`.
+
+        Raises:
+            UserError: as there, or the folder is not what the run found at its start.
+        """
+        fingerprint = self.fingerprints.get(uri)
+        if self.cache is None or not isinstance(fingerprint, dict):
+            yield from list_batches(uri, left_out)
+            return
+
+        path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
+        if not path.exists():
+            _keep(path, uri, fingerprint)
+        with pq.ParquetFile(path) as kept:
+            if left_out is not None:
+                left_out.add_all(LeftOut.from_json(json.loads(kept.metadata.metadata[LEFT_OUT_KEY])))
+            yield from kept.iter_batches(BATCH_ROWS)
+
+    def paths(self, uri: str, ids: Int[np.ndarray, " n"]) -> list[str]:
+        """Paths of some images of a root, by their ids."""
+        path_of: dict[int, str] = {}
+        for batch in self.batches(uri):
+            # An image's id is its row, so each batch holds one range of ids.
+            first = int(batch["image_id"][0].as_py())
+            inside = ids[(ids >= first) & (ids < first + len(batch))]
+            found = batch["path"].take(pa.array(inside - first)).to_pylist()
+            path_of |= dict(zip(inside.tolist(), found, strict=True))
+        return [path_of[image_id] for image_id in ids.tolist()]
+
+
+def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+    """List a folder into a file, which gets its name once it is whole; other processes wait for the one that lists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            _write(temporary, uri, fingerprint)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+    left_out = LeftOut()
+    summary = FolderSummary()
+    # Classes repeat, so that a dictionary of them is all that a batch holds.
+    with pq.ParquetWriter(path, IMAGES, compression="zstd", use_dictionary=["label"]) as writer:
+        for batch in list_batches(uri, left_out, summary):
+            writer.write_batch(batch)
+        writer.add_key_value_metadata({LEFT_OUT_KEY.decode(): json.dumps(left_out.to_json())})
+
+    # The artifact's id stands for the folder as the plan found it: rows of another state must not get that id.
+    if summary.fingerprint != fingerprint:
+        raise UserError(
+            f"the images under {uri} changed after the run began: wait until nothing is written there, and run it again"
+        )
