@@ -2,6 +2,7 @@
 
     <root>/<stage>/<id>/       parts and files of one artifact
       artifact.json            what it is made of: config, parents, rows, bytes, seconds, versions, warnings
+      files.json               size of every file
       _SUCCESS                 written last; a folder without it is unfinished: resumed or discarded, never read
     <root>/refs/<name>.json    human names -> ids
 
@@ -23,13 +24,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from alignet_ray.errors import UserError, first_line, path_text, require_regular
+from alignet_ray.errors import UserError, first_line, path_text
+from alignet_ray.locations import filesystem
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object of free form: what people or other programs read. What the package itself reads back is a dataclass."""
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "artifact.json"
+FILES = "files.json"
 
 RUN_LOCK = "run.lock"
 """Lock of the run that works under a root."""
@@ -99,8 +102,7 @@ class Manifest:
         seconds: how long the stage took.
         host: the machine that the driver ran on.
         commit, python, versions: code and libraries; the commit is None outside a git checkout.
-        files: size of every member in bytes, added by `Draft.finish`.
-        bytes: their sum.
+        bytes: size of all members, added by `Draft.finish`.
     """
 
     schema: int = SCHEMA
@@ -115,7 +117,6 @@ class Manifest:
     commit: str | None = None
     python: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    files: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
 
     @property
@@ -180,47 +181,6 @@ class Reference:
             return self
         # One unfinished run after the other: the last finished one is still the one to keep.
         return replace(self, before=earlier.before or earlier.nodes)
-
-
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """pyarrow filesystem and path of a local path or URL; local paths become absolute.
-
-    URLs that pyarrow does not know (`az://`, ...) are fsspec's, if the package for them is installed.
-    """
-    if "://" in uri:
-        # pyarrow reads local paths, S3 and GCS itself; its prefix fsspec+ hands any other scheme to fsspec.
-        for known in (uri, f"fsspec+{uri}"):
-            try:
-                opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
-                return opened
-            except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
-                problem = str(error).splitlines()[0]
-                # An error of a scheme that pyarrow does know (no such host, no credentials) is the one to show.
-                if not problem.startswith("Unrecognized filesystem type"):
-                    break
-        raise UserError(f"cannot open {uri}: {problem}")
-    return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
-
-
-def read_bytes(path: str) -> bytes:
-    """A file's content, from a local path or a URL.
-
-    Raises:
-        UserError: there is no such file, it may not be read, or it is no file.
-    """
-    fs, name = filesystem(path)
-    # Reading a named pipe would wait for a writer for ever.
-    if isinstance(fs, pafs.LocalFileSystem):
-        require_regular(name)
-
-    try:
-        with fs.open_input_stream(name) as stream:
-            return bytes(stream.read())
-    except FileNotFoundError as error:
-        raise UserError(f"cannot read {path}: no such file") from error
-    except OSError as error:
-        # Not every reason is a missing file: rights, a folder, a server that does not answer.
-        raise UserError(f"cannot read {path}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -356,6 +316,13 @@ class Artifact:
         pafs.copy_files(path, str(target), source_filesystem=fs)
         return target
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every member of a finished artifact."""
+        # Artifacts of before 0.3 name them in their manifest.
+        if not self.has(FILES):
+            return dict(self.manifest.get("files", {}))
+        return dict(self.read_json(FILES))
+
     @property
     def manifest(self) -> JsonObject:
         """artifact.json as it is stored; `read_manifest` gives its fields."""
@@ -418,15 +385,17 @@ class Draft(Artifact):
             fs.delete_file(path)
 
     def finish(self, manifest: JsonObject) -> Artifact:
-        """Write artifact.json with every member's size, then `_SUCCESS`; from here on the artifact is immutable."""
+        """Write the sizes of all members, artifact.json, then `_SUCCESS`: from here on the artifact is immutable."""
         # A resumed artifact may hold the manifest of an earlier attempt, which does not count itself.
-        names = [name for name in self.files(deep=True) if name not in (MANIFEST, SUCCESS)]
+        names = [name for name in self.files(deep=True) if name not in (MANIFEST, FILES, SUCCESS)]
         fs, base = self.where()
         infos = fs.get_file_info([f"{base}/{name}" for name in names])
         sizes: dict[str, int] = {}
         for name, info in zip(names, infos, strict=True):
             sizes[name] = info.size
-        self.write_json(MANIFEST, manifest | {"files": sizes, "bytes": sum(sizes.values())})
+        # Apart from the manifest: lists of artifacts read all of these, and a million images have thousands of parts.
+        self.write_json(FILES, sizes)
+        self.write_json(MANIFEST, manifest | {"bytes": sum(sizes.values())})
 
         # The marker comes last: a crash before it leaves a folder that is resumed, never read.
         self.write_bytes(SUCCESS, b"")

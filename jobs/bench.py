@@ -146,7 +146,7 @@ def pixels(size: Size, folder: Path) -> Iterator[Row]:
     paths = pa.array([f"{i}.jpg" for i in range(count)])
     decoder = DecodedImages(str(folder), ids, paths, view, cores)
     batch = rng.permutation(count)[:128]
-    preprocess = preprocessing(view.data)
+    preprocess = preprocessing(view.data_config)
 
     def plain() -> None:
         torch.stack([preprocess(decode((folder / paths[i]).read_bytes())) for i in batch])

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-import pyarrow as pa
 
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
@@ -75,9 +74,11 @@ class PretendedFile(NamedTuple):
     path: str
 
     def is_dir(self) -> bool:
+        """Never."""
         return False
 
     def stat(self) -> os.stat_result:
+        """Size and time: the same for all."""
         return PRETENDED_STAT
 
 
@@ -100,7 +101,7 @@ def pretended_folder(images: int, folder: Path) -> Iterator[str]:
         names = (f"{name}_{number}.JPEG" for number in range(each))
         return contextlib.nullcontext(PretendedFile(file, f"{path}/{file}") for file in names)
 
-    os.scandir = scandir  # type: ignore[assignment]
+    os.scandir = scandir
     try:
         yield str(root)
     finally:
@@ -232,7 +233,7 @@ def ls(images: int, folder: Path) -> Result:
     root = pretended_root(images // 1_000, folder)
     options = ListOptions(store=Config().store.model_copy(update={"root": root}), json=True)
     start = time.perf_counter()
-    with contextlib.redirect_stdout(open(os.devnull, "w", encoding="utf-8")):  # noqa: SIM115
+    with contextlib.redirect_stdout(open(os.devnull, "w", encoding="utf-8")):
         results.ls(options)
     return Result(time.perf_counter() - start, notes={"artifacts": images // 1_000})
 
@@ -259,7 +260,8 @@ def pretended_root(artifacts: int, folder: Path) -> str:
         if not draft.finished:
             recipe = Recipe(role="corpus", version=embed.VERSION)
             manifest = Manifest(node="embed@corpus", id=draft.id, recipe=recipe, config=config)
-            draft.write_manifest(manifest.to_json(), sizes)
+            draft.write_json("files.json", sizes)
+            draft.write_json("artifact.json", manifest.to_json() | {"bytes": sum(sizes.values())})
             draft.write_bytes("_SUCCESS", b"")
     return str(root)
 
@@ -330,7 +332,9 @@ class PretendedBucket:
         return f"s3://bucket/images?scheme=http&endpoint_override=127.0.0.1%3A{port}&region=none"
 
     def __enter__(self) -> "PretendedBucket":
-        os.environ.update(AWS_ACCESS_KEY_ID="pretended", AWS_SECRET_ACCESS_KEY="pretended", AWS_EC2_METADATA_DISABLED="true")
+        os.environ.update(
+            AWS_ACCESS_KEY_ID="pretended", AWS_SECRET_ACCESS_KEY="pretended", AWS_EC2_METADATA_DISABLED="true"
+        )
         self.thread.start()
         return self
 
@@ -394,7 +398,7 @@ def page(entries: list[str], last: int, total: int) -> str:
 
 def own_memory() -> float:
     """Megabytes of this process that are no files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1_000
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000

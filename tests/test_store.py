@@ -22,8 +22,8 @@ def test_an_artifact_is_finished_only_with_success(store: Store) -> None:
     done = draft.finish({"node": "embed@corpus"})
     assert done.finished
     assert done.read_parts()["x"].to_pylist() == [1, 2, 3]
-    assert done.manifest["files"].keys() == {"part-00000.parquet", "part-00001.parquet"}
-    assert done.manifest["bytes"] == sum(done.manifest["files"].values())
+    assert done.sizes().keys() == {"part-00000.parquet", "part-00001.parquet"}
+    assert done.manifest["bytes"] == sum(done.sizes().values())
 
 
 def test_a_failed_write_leaves_nothing(store: Store) -> None:

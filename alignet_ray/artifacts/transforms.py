@@ -18,7 +18,8 @@ import safetensors.numpy
 from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.store import JsonObject, read_bytes
+from alignet_ray.locations import read_bytes
+from alignet_ray.store import JsonObject
 
 TRANSFORM = "transform.npz"
 TRANSFORM_TENSORS = "transform.safetensors"

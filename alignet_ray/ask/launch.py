@@ -23,8 +23,9 @@ from alignet_ray.ask.study_file import StudyFile, StudySettings
 from alignet_ray.data.files import plain_text
 from alignet_ray.demo import web
 from alignet_ray.errors import UserError
+from alignet_ray.locations import read_bytes
 from alignet_ray.screen import Screen
-from alignet_ray.store import JsonObject, read_bytes
+from alignet_ray.store import JsonObject
 
 TOKEN = "ALIGNET_ASK_TOKEN"
 """Environment variable with a token for the researcher's page that stays the same. Default: a new one every start."""

@@ -101,7 +101,7 @@ def show(options: ShowOptions) -> None:
     artifact = find(Store.existing(cfg.store.root), name)
     if not artifact.finished:
         raise UserError(f"{artifact.uri} is unfinished: run its pipeline again to finish it")
-    print(json.dumps(artifact.manifest, indent=1))
+    print(json.dumps(artifact.manifest | {"files": artifact.sizes()}, indent=1))
 
 
 def _print_run(store: Store, reference: Reference) -> None:

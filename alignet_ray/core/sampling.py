@@ -212,7 +212,8 @@ def _stream(
     fruitless = 0
     while len(pool) < n and fruitless < PATIENCE:
         missing = n - len(pool)
-        chunks = max(1, math.ceil(missing / CHUNK))
+        # More than are missing, for those that come twice: to look for repeats again takes longer than to draw these.
+        chunks = math.ceil(missing / CHUNK) + 1
         fresh = [draw(_generator(*entropy, number), groups, CHUNK) for number in range(chunk, chunk + chunks)]
         chunk += chunks
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 DELIMITERS = ("\t", ",", ";")
 """Delimiters that a header may use, the most telling first: a tab is never part of a name."""

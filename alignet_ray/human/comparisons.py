@@ -18,7 +18,7 @@ from alignet_ray.data.files import plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human import answer_tables
 from alignet_ray.human.answer_tables import LineNumbers
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 
 class Layout(NamedTuple):

@@ -35,7 +35,8 @@ from alignet_ray.data.files import plain_text
 from alignet_ray.errors import UserError, nearest
 from alignet_ray.human import set_layouts
 from alignet_ray.human.set_layouts import DESCRIPTION, Kind
-from alignet_ray.store import JsonObject, read_bytes
+from alignet_ray.locations import read_bytes
+from alignet_ray.store import JsonObject
 
 COLUMNS = ("image0", "image1", "image2", "choice", "level", "participant", "rt")
 """Our names of the columns of odd-one-out answers."""

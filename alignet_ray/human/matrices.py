@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 from alignet_ray.core.similarity import check_matrix
 from alignet_ray.data.files import parse_array, parse_numbers, plain_text
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 MAT_HEADER = 128
 """Bytes of the header of a MATLAB file (version 5 and on)."""

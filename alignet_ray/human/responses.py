@@ -21,7 +21,7 @@ from alignet_ray.data.files import delimiter_of, parse_array, plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human import answer_tables
 from alignet_ray.human.answer_tables import LineNumbers
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 OBJECT_COLUMNS = (("image1", "image2", "image3"), ("image0", "image1", "image2"), ("i", "j", "k"))
 """Headers that name the three objects of a row."""

@@ -19,7 +19,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.human import benchmarks, matrices
 from alignet_ray.human.benchmarks import ImageResponses
 from alignet_ray.human.judgement_sets import JudgementSet
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 MIN_ANSWERS = 2
 """Answers of a participant below which nothing can be said about the person."""

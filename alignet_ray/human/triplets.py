@@ -17,7 +17,7 @@ from alignet_ray.data.files import parse_array, parse_numbers, plain_text, requi
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.answer_tables import MOST_OBJECTS, LineNumbers, require_countable
 from alignet_ray.human.responses import ResponseTable, read_responses
-from alignet_ray.store import read_bytes
+from alignet_ray.locations import read_bytes
 
 CHECKED_ROWS = 100_000
 """Rows of a file that are compared with a reference embedding."""

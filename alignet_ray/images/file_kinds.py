@@ -82,7 +82,8 @@ def is_shard(path: str) -> bool:
 
 def is_class_list(path: str) -> bool:
     """Whether a file lists the classes of validation images."""
-    return path.endswith(CLASS_LISTS)
+    # Asked for every file of a listing: one look at the suffix settles most of them.
+    return path.endswith((".csv", ".txt")) and path.endswith(CLASS_LISTS)
 
 
 def is_hidden(path: str) -> bool:

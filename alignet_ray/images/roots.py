@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from alignet_ray.store import filesystem
+from alignet_ray.locations import filesystem
 
 
 @lru_cache(maxsize=8)

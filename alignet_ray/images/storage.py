@@ -29,7 +29,8 @@ from alignet_ray.images.file_kinds import (
 from alignet_ray.images.parquet_shards import parquet_members, read_parquet_row
 from alignet_ray.images.roots import is_file, local_root, open_file, remote_root
 from alignet_ray.images.tar_shards import read_tar_member, tar_members
-from alignet_ray.store import filesystem, is_root
+from alignet_ray.locations import filesystem
+from alignet_ray.store import is_root
 
 FETCHES = 24
 """Files of a remote source that one process fetches at a time: each waits for an answer much longer than it travels."""
@@ -219,7 +220,8 @@ def _is_special(entry: "os.DirEntry[str]") -> bool:
 
 
 def _is_listed(name: str, start: Callable[[], bytes]) -> bool:
-    return is_shard(name) or is_class_list(name) or is_image(name, start)
+    # Most files are images by their suffix, so that is looked at first.
+    return is_image(name, start) or is_shard(name) or is_class_list(name)
 
 
 def _local_start(file: str | Path) -> bytes:

@@ -6,7 +6,7 @@ The state is saved after every iteration, from which an interrupted run continue
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ VERSION = 2
 
 SHARD = 1 << 16
 """Rows of a shard."""
+
+GROUPS = 256
+"""Groups of shards whose sums come to the driver one by one, however many shards there are."""
 
 FAR_ROWS = 64
 """Rows that a shard offers to empty clusters: those furthest from their centroids."""
@@ -211,6 +214,10 @@ class ShardWorker:
         partial, labels = kmeans.step(self._shard(shard), on_device, self.spherical, FAR_ROWS)
         return partial, labels.cpu().numpy().astype(np.int32)
 
+    def assign_group(self, shards: range, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
+        """The merged sums of several shards, and the cluster of each of their rows."""
+        return _merged(self.assign(shard, centroids) for shard in shards)
+
     def _shard(self, shard: int) -> torch.Tensor:
         """The rows of a shard; a GPU keeps them for the next iteration."""
         if shard in self.on_gpu:
@@ -234,11 +241,11 @@ class ShardsHere:
 
     def assign(self, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
         """One assignment of all rows: the merged sums, and the cluster of every row."""
-        return _merged([self.worker.assign(shard, centroids) for shard in range(self.shards)])
+        return _merged(self.worker.assign_group(group, centroids) for group in shard_groups(self.shards))
 
 
 class ShardPool:
-    """The actors; shards are dealt out in turn, so that each actor always gets the same ones.
+    """The actors; groups of shards are dealt out in turn, so that each actor always gets the same ones.
 
     Attributes:
         shards: number of shards.
@@ -264,21 +271,34 @@ class ShardPool:
         """One assignment of all rows: the merged sums, and the cluster of every row."""
         shared = ray.put(centroids)
         pending = []
-        for shard in range(self.shards):
-            actor = self.actors[shard % len(self.actors)]
-            pending.append(actor.assign.remote(shard, shared))
+        for number, group in enumerate(shard_groups(self.shards)):
+            actor = self.actors[number % len(self.actors)]
+            pending.append(actor.assign_group.remote(group, shared))
 
-        return _merged(ray.get(pending))
+        return _merged(ray.get(answer) for answer in pending)
+
+
+def shard_groups(shards: int) -> list[range]:
+    """Consecutive shards in groups, which depend on the number of shards alone and never on that of the actors."""
+    size = math.ceil(shards / GROUPS)
+    return [range(first, min(first + size, shards)) for first in range(0, shards, size)]
 
 
 def _merged(
-    results: Sequence[tuple[kmeans.Partial, Int[np.ndarray, " _"]]],
+    results: Iterable[tuple[kmeans.Partial, Int[np.ndarray, " _"]]],
 ) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
-    """Sums and labels of all shards, in their order."""
+    """Sums and labels of shards or of groups of them, in their order; one set of sums is in memory beside the total."""
     # Sums of floats depend on their order: merged by shard, they are the same on any number of actors.
-    partials = [partial for partial, _ in results]
-    labels = [shard_labels for _, shard_labels in results]
-    return kmeans.merge(partials), np.concatenate(labels)
+    total: kmeans.Partial | None = None
+    labels: list[np.ndarray] = []
+    for partial, own_labels in results:
+        if total is None:
+            total = partial
+        else:
+            total = kmeans.merge([total, partial])
+        labels.append(own_labels)
+    assert total is not None, "there are shards"
+    return total, np.concatenate(labels)
 
 
 # The fit

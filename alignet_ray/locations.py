@@ -1,0 +1,68 @@
+"""Files by their location: a path of this machine, or a URL that pyarrow or fsspec understands."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from alignet_ray.errors import UserError, first_line, require_regular
+
+CREDENTIALS = ("AWS_", "GOOGLE_", "GCS_", "AZURE_")
+"""Beginnings of the environment's variables that say who may open a remote location."""
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """pyarrow filesystem and path of a local path or URL; local paths become absolute.
+
+    URLs that pyarrow does not know (`az://`, ...) are fsspec's, if the package for them is installed.
+
+    Raises:
+        UserError: no such host, no credentials, or a URL of an unknown kind.
+    """
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    # Credentials that somebody sets after a first try must count.
+    who = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(CREDENTIALS)))
+    return _remote_filesystem(uri, who, os.getpid())
+
+
+@lru_cache(maxsize=256)
+def _remote_filesystem(uri: str, who: tuple[tuple[str, str], ...], process: int) -> tuple[pafs.FileSystem, str]:
+    """The client of a URL, kept: a new one asks a store for the bucket's region, which takes longer than many a file.
+
+    Clients hold connections, so that every process has its own.
+    """
+    # pyarrow reads S3 and GCS itself; its prefix fsspec+ hands any other scheme to fsspec.
+    for known in (uri, f"fsspec+{uri}"):
+        try:
+            opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
+            return opened
+        except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
+            problem = str(error).splitlines()[0]
+            # An error of a scheme that pyarrow does know (no such host, no credentials) is the one to show.
+            if not problem.startswith("Unrecognized filesystem type"):
+                break
+    raise UserError(f"cannot open {uri}: {problem}")
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's content, from a local path or a URL.
+
+    Raises:
+        UserError: there is no such file, it may not be read, or it is no file.
+    """
+    fs, name = filesystem(path)
+    # Reading a named pipe would wait for a writer for ever.
+    if isinstance(fs, pafs.LocalFileSystem):
+        require_regular(name)
+
+    try:
+        with fs.open_input_stream(name) as stream:
+            return bytes(stream.read())
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read {path}: no such file") from error
+    except OSError as error:
+        # Not every reason is a missing file: rights, a folder, a server that does not answer.
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error

@@ -1,0 +1,38 @@
+"""Files by path or URL: local paths become absolute, clients of URLs are kept, and new credentials count."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+
+from alignet_ray.errors import UserError
+from alignet_ray.locations import filesystem, read_bytes
+
+BUCKET = "s3://bucket/images?region=none"
+
+
+def test_a_local_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fs, path = filesystem("images")
+    assert isinstance(fs, pafs.LocalFileSystem)
+    assert path == str(tmp_path.resolve() / "images")
+
+
+def test_the_client_of_a_url_is_kept_until_the_credentials_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, path = filesystem(BUCKET)
+    assert path == "bucket/images"
+    assert filesystem(BUCKET)[0] is first
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "else")
+    assert filesystem(BUCKET)[0] is not first
+
+
+def test_a_url_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cannot open nothing://there: "):
+        filesystem("nothing://there")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_bytes(str(tmp_path / "nothing"))
