@@ -13,6 +13,7 @@ small values (three strings): they travel to Ray workers as they are.
 import hashlib
 import json
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
@@ -234,8 +235,10 @@ class Artifact:
         return sorted(names)
 
     def parts(self, folder: str = "") -> list[str]:
-        """The Parquet parts `part-*.parquet` of a table, in order."""
-        return [name for name in self.files(folder, ".parquet") if Path(name).name.startswith("part-")]
+        """The Parquet parts `part-*.parquet` of a table, in the order of their numbers."""
+        names = [name for name in self.files(folder, ".parquet") if Path(name).name.startswith("part-")]
+        # Not that of the names: part-100000 comes after part-99999.
+        return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d+", Path(name).name)])
 
     def read_bytes(self, name: str) -> bytes:
         """Content of a member.

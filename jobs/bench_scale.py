@@ -364,7 +364,10 @@ class PretendedBucket:
         parts = prefix.strip("/").split("/")
         first, total = 0, self.images
         if len(parts) > 1:
-            first, total = int(parts[1][1:]) * each, each
+            # A list of classes is asked for as well, and is not there.
+            first, total = 0, 0
+            if parts[1].startswith("n"):
+                first, total = int(parts[1][1:]) * each, each
         last = min(after + limit, total)
         entries = [entry(first + number, each) for number in range(after, last)]
         return page(entries, last, total)

@@ -38,16 +38,21 @@ class ArtifactView:
 
 def part_name(number: int, folder: str = "") -> str:
     """File name of one part of a table: `part-00007.parquet`, in a folder where the artifact holds several tables."""
-    # Leading zeros make the order of names, in which parts are listed, that of the numbers.
     name = f"part-{number:05d}.parquet"
     if folder:
         return f"{folder}/{name}"
     return name
 
 
-def part_number(name: str) -> int:
-    """Number of the part with this file name."""
-    return int(name.rpartition("part-")[2].removesuffix(".parquet"))
+def merged_name(numbers: range) -> str:
+    """File name of several parts that became one: `part-00000-00127.parquet`."""
+    return f"part-{numbers[0]:05d}-{numbers[-1]:05d}.parquet"
+
+
+def part_numbers(name: str) -> range:
+    """Numbers of the parts that a file holds, by its name."""
+    first, _, last = name.rpartition("part-")[2].removesuffix(".parquet").partition("-")
+    return range(int(first), int(last or first) + 1)
 
 
 def to_rows(records: "Iterable[DataclassInstance]") -> list[JsonObject]:

@@ -1,7 +1,8 @@
 """The embed artifact: the images of one job, their embeddings in parts, and the networks that made them."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, part_number
+from alignet_ray.artifacts.base import ArtifactView, from_rows, merged_name, part_name, part_numbers
 from alignet_ray.artifacts.schemas import NO_OFFSET, Span
 from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
 from alignet_ray.store import Artifact
@@ -23,6 +24,10 @@ IMAGE_ROWS = 65_536
 with, and none so large that a process could not hold it."""
 ERRORS = "errors.parquet"
 NETWORKS = "model.json"
+
+PART_BYTES = 64_000_000
+"""Bytes of embeddings from which parts are large enough: stores take as long for small files, and each costs a request.
+"""
 
 ERRORS_KEY = b"alignet.errors"
 """Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
@@ -67,6 +72,41 @@ class QuarantinedImage(NamedTuple):
     image_id: int
     path: str
     reason: str
+
+
+class PartNotes(NamedTuple):
+    """What a part says of its images besides their embeddings; it stands in the metadata of its file.
+
+    Attributes:
+        quarantined: images that have no embedding.
+        dark: paths of those that came out nearly black.
+        cosines: of fast-decoded to exact embeddings, where they were compared.
+    """
+
+    quarantined: list[QuarantinedImage]
+    dark: list[str]
+    cosines: list[float]
+
+    def add(self, other: "PartNotes") -> None:
+        """Say of the images of another part what it says."""
+        self.quarantined.extend(other.quarantined)
+        self.dark.extend(other.dark)
+        self.cosines.extend(other.cosines)
+
+    def to_metadata(self) -> dict[bytes, str]:
+        """As metadata of a Parquet file."""
+        return {
+            ERRORS_KEY: json.dumps([image._asdict() for image in self.quarantined]),
+            DARK_KEY: json.dumps(self.dark),
+            COSINES_KEY: json.dumps(self.cosines),
+        }
+
+    @classmethod
+    def from_metadata(cls, stored: Mapping[bytes, bytes]) -> "PartNotes":
+        """Inverse of `to_metadata`; what an earlier version did not write is empty."""
+        quarantined = from_rows(QuarantinedImage, json.loads(stored.get(ERRORS_KEY, b"[]")))
+        dark = list(json.loads(stored.get(DARK_KEY, b"[]")))
+        return cls(quarantined, dark, list(json.loads(stored.get(COSINES_KEY, b"[]"))))
 
 
 @dataclass(frozen=True)
@@ -167,7 +207,10 @@ class EmbedArtifact(ArtifactView):
 
     def finished_units(self) -> set[int]:
         """Numbers of the units whose part is written."""
-        return {part_number(name) for name in self.files.parts()}
+        units: set[int] = set()
+        for name in self.files.parts():
+            units.update(part_numbers(name))
+        return units
 
     def write_part(
         self,
@@ -187,27 +230,57 @@ class EmbedArtifact(ArtifactView):
             cosines: of fast-decoded to exact embeddings, where they were compared.
         """
         # In the file's own metadata: a second file could be lost between the two writes.
-        notes = {
-            ERRORS_KEY: json.dumps([image._asdict() for image in quarantined]),
-            DARK_KEY: json.dumps(list(dark)),
-        }
-        if cosines is not None:
-            notes[COSINES_KEY] = json.dumps(list(cosines))
-        self.draft.write_table(part_name(unit), table.replace_schema_metadata(notes))
+        notes = PartNotes(list(quarantined), list(dark), list(cosines or []))
+        self.draft.write_table(part_name(unit), table.replace_schema_metadata(notes.to_metadata()))
 
-    def quarantined(self, unit: int) -> list[QuarantinedImage]:
-        """Images of a finished unit that have no embedding."""
-        notes = self._part_metadata(unit)
-        return from_rows(QuarantinedImage, json.loads(notes[ERRORS_KEY]))
-
-    def dark_images(self, unit: int) -> list[str]:
-        """Paths of a finished unit's images that came out nearly black."""
-        return list(json.loads(self._part_metadata(unit).get(DARK_KEY, b"[]")))
+    def notes(self) -> Iterator[PartNotes]:
+        """What is to be said of the images of all finished units, part by part."""
+        for name in self._whole_parts():
+            yield self._part_notes(name)
 
     def fast_cosines(self) -> list[float]:
         """Cosines of fast-decoded embeddings to exact ones; empty where all images were decoded exactly."""
-        stored = self._part_metadata(0).get(COSINES_KEY, b"[]")
-        return list(json.loads(stored))
+        return self._part_notes(self._whole_parts()[0]).cosines
+
+    # Many parts, made into few
+
+    def unit_groups(self, units: int, unit_size: int) -> list[range]:
+        """Units whose parts are to become one; none where all of them together would make no more than one.
+
+        Args:
+            units: number of units, all of them finished.
+            unit_size: images of a unit.
+        """
+        row_bytes = 0
+        for column in self._part_schema():
+            if isinstance(column.type, pa.FixedShapeTensorType):
+                row_bytes += math.prod(column.type.shape) * column.type.value_type.bit_width // 8
+        size = math.ceil(PART_BYTES / (row_bytes * unit_size))
+        if units <= size:
+            return []
+        groups = [range(first, min(first + size, units)) for first in range(0, units, size)]
+        # A unit that is left alone at the end is one part already.
+        return [group for group in groups if len(group) > 1]
+
+    def merge_units(self, units: range) -> None:
+        """Make the parts of some units one part; one that is there already replaces what an interruption left of them.
+
+        Raises:
+            UserError: a part is gone or damaged.
+        """
+        single = [part_name(unit) for unit in units]
+        target = merged_name(units)
+        if not self.files.has(target):
+            notes = PartNotes([], [], [])
+            tables = []
+            for name in single:
+                tables.append(self.files.read_table(name))
+                notes.add(self._part_notes(name))
+            table = pa.concat_tables([table.replace_schema_metadata() for table in tables])
+            self.draft.write_table(target, table.replace_schema_metadata(notes.to_metadata()))
+        # Only now: whoever looks before finds the rows twice, which `_whole_parts` knows, and never not at all.
+        for name in single:
+            self.draft.remove(name)
 
     def width(self) -> int:
         """Width of the stored embeddings."""
@@ -258,10 +331,19 @@ class EmbedArtifact(ArtifactView):
         blocks = [table["image_id"].to_numpy() for table in self.files.iter_parts(columns=["image_id"])]
         return np.sort(np.concatenate(blocks))
 
-    def _part_metadata(self, unit: int) -> dict[bytes, bytes]:
+    def _part_notes(self, name: str) -> PartNotes:
         # The footer of the file alone is read, not its vectors.
-        filesystem, path = self.files.where(part_name(unit))
-        return dict(pq.read_metadata(path, filesystem=filesystem).metadata or {})
+        filesystem, path = self.files.where(name)
+        return PartNotes.from_metadata(pq.read_metadata(path, filesystem=filesystem).metadata or {})
+
+    def _whole_parts(self) -> list[str]:
+        """Names of the parts, without those that a merged one holds as well."""
+        names = self.files.parts()
+        merged: set[int] = set()
+        for name in names:
+            if len(part_numbers(name)) > 1:
+                merged.update(part_numbers(name))
+        return [name for name in names if len(part_numbers(name)) > 1 or part_numbers(name)[0] not in merged]
 
     def _part_schema(self) -> pa.Schema:
         # All parts have one schema, so any of them answers.

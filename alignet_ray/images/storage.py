@@ -8,6 +8,7 @@ import os
 import re
 import stat as stat_module
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import pyarrow.fs as pafs
 
 from alignet_ray.artifacts.schemas import Span
 from alignet_ray.errors import UserError, first_line
+from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.file_kinds import (
     CLASS_LISTS,
     START_BYTES,
@@ -264,27 +266,65 @@ def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
     try:
         single = fs.get_file_info(base)
         if single.type == pafs.FileType.File:
-            infos = [single]
-            base = base.rpartition("/")[0]
-        else:
-            base = base.rstrip("/")
-            infos = fs.get_file_info(pafs.FileSelector(base, recursive=True))
+            name = base.rpartition("/")[2]
+            if not _is_listed(name, partial(_stream_start, fs, base)):
+                raise _no_image_file(uri)
+            yield _remote_file(name, single)
+            return
+        base = base.rstrip("/")
+        infos = _listed_folder(fs, base)
     except OSError as error:
         raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
-    listed = []
-    for info in infos:
-        if info.type == pafs.FileType.File:
-            path = info.path[len(base) + 1 :]
-            listed.append(File(path, info.size, info.mtime_ns or 0))
+    try:
+        yield from _remote_folder(fs, base, "", infos, left_out)
+    except OSError as error:
+        raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
-    # A store lists in an order of its own; ids need that of a local folder.
-    for file in sorted(listed, key=lambda file: _sort_key(file.path.encode())):
-        start = partial(_stream_start, fs, f"{base}/{file.path}")
-        if not is_hidden(file.path) and _is_listed(file.path, start):
-            yield file
+
+def _remote_folder(
+    fs: pafs.FileSystem, base: str, prefix: str, infos: list[pafs.FileInfo], left_out: LeftOut
+) -> Iterator[File]:
+    """Depth first, as `_local_files`; the next folders are listed ahead, as each of them waits for the server.
+
+    Folder by folder: a listing of all that lies below would have to be in memory as a whole, to be sorted.
+    """
+    entries: dict[str, pafs.FileInfo] = {}
+    for info in infos:
+        name = info.base_name
+        is_folder = info.type == pafs.FileType.Directory
+        if not is_hidden(name):
+            entries[name + "/" * is_folder] = info
+        elif is_folder:
+            left_out.hidden.add(f"{prefix}{name}/")
         else:
-            left_out.add(file.path)
+            left_out.add(prefix + name)
+    if is_root(entries):
+        # The results of earlier runs, as in a local folder.
+        left_out.hidden.add(prefix or base)
+        return
+
+    names = sorted(entries, key=lambda name: _sort_key(name.encode()))
+    jobs = (partial(_listed_folder, fs, entries[name].path) for name in names if name.endswith("/"))
+    with closing(prefetch(jobs, FETCHES, FETCHES)) as listed:
+        for name in names:
+            path = prefix + name
+            info = entries[name]
+            if name.endswith("/"):
+                yield from _remote_folder(fs, base, path, next(listed), left_out)
+            elif _is_listed(name, partial(_stream_start, fs, info.path)):
+                yield _remote_file(path, info)
+            else:
+                left_out.add(path)
+
+
+def _listed_folder(fs: pafs.FileSystem, path: str) -> list[pafs.FileInfo]:
+    infos: list[pafs.FileInfo] = fs.get_file_info(pafs.FileSelector(path))
+    return infos
+
+
+def _remote_file(path: str, info: pafs.FileInfo) -> File:
+    return File(path, info.size, info.mtime_ns or 0)
 
 
 def _stream_start(fs: pafs.FileSystem, path: str) -> bytes:

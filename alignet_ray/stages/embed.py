@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from alignet_ray import cluster_nodes, runtime, tracking
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.embed import EmbedArtifact
+from alignet_ray.artifacts.embed import PART_BYTES, EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.data import feature_files
 from alignet_ray.errors import UserError
@@ -54,6 +54,9 @@ NOT_COMPILED = (
     "the network could not be compiled, so the images take longer: a C compiler is needed on every node (gcc), or "
     "--embed.compile off"
 )
+
+MERGE_SECONDS = 0.5
+"""What merging the parts of a group takes at least; to decide where that is done."""
 
 FEW_IMAGES = 2_000
 """Images that this process may begin with, to see how long they take."""
@@ -188,9 +191,11 @@ def run(work: Work) -> None:
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
     dark: list[str] = []
+    if finished:
+        for notes in artifact.notes():
+            quarantine.add(notes.quarantined)
+            dark += notes.dark
     for unit in finished:
-        quarantine.add(artifact.quarantined(unit))
-        dark += artifact.dark_images(unit)
         done += min(unit_size, total - unit * unit_size)
 
     todo = sorted(set(units) - set(finished))
@@ -211,6 +216,7 @@ def run(work: Work) -> None:
             if result.not_compiled and not is_told:
                 work.warn(f"{NOT_COMPILED} ({result.not_compiled})")
                 is_told = True
+    _merge_parts(work, artifact, artifact.unit_groups(len(units), unit_size))
     artifact.write_quarantine(quarantine.table())
     if dark:
         work.warn(f"{len(dark):,} pictures (first: {min(dark)!r}): {DARK_HELP}")
@@ -247,10 +253,11 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
     name = Path(job.features).name
     artifact.write_networks({"members": [], "head": "none", "widths": {"embedding": width}, "features": name})
     schema = schemas.embeddings(width, str(vectors.dtype))
-    for unit, start in enumerate(range(0, len(table), MAX_UNIT)):
-        ids = table["image_id"][start : start + MAX_UNIT].combine_chunks()
-        part = pa.table([ids, schemas.tensors(vectors[start : start + MAX_UNIT])], schema=schema)
-        artifact.write_part(unit, part, quarantined=[], dark=[])
+    rows_of_part = math.ceil(PART_BYTES / (width * vectors.itemsize))
+    for number, start in enumerate(range(0, len(table), rows_of_part)):
+        ids = table["image_id"][start : start + rows_of_part].combine_chunks()
+        part = pa.table([ids, schemas.tensors(vectors[start : start + rows_of_part])], schema=schema)
+        artifact.write_part(number, part, quarantined=[], dark=[])
     artifact.write_quarantine(Quarantine(len(table), work.cfg.embed.max_bad).table())
     work.facts = EmbedFacts(rows=len(table), quarantined=0, reused_parts=0, actors=[])
     work.screen.line(f"   {len(table):,} rows of {width} features from {name}")
@@ -290,6 +297,31 @@ def _finished_units(work: Work, artifact: EmbedArtifact, units: int) -> list[int
     if finished:
         work.screen.line(f"   reused {len(finished)} finished parts of {units}")
     return finished
+
+
+def _merge_parts(work: Work, artifact: EmbedArtifact, groups: list[range]) -> None:
+    """Make the parts of each group of units one: here if that takes seconds, otherwise in Ray's tasks."""
+    if not groups:
+        return
+    with work.screen.progress(len(groups), "parts merged") as bar:
+        if stays_here(work.cfg, len(groups) * MERGE_SECONDS):
+            for group in groups:
+                artifact.merge_units(group)
+                bar.add(1)
+            return
+
+        import ray
+
+        task = ray.remote(num_cpus=1)(EmbedArtifact.merge_units)
+        # A task for each core at a time: all of them at once would hold their parts in memory together.
+        waiting = list(groups)
+        pending: list[Any] = []
+        while waiting or pending:
+            while waiting and len(pending) < max(1, cluster_nodes.cluster_resources().cpus):
+                pending.append(task.remote(artifact, waiting.pop(0)))
+            ready, pending = ray.wait(pending)
+            ray.get(ready)
+            bar.add(len(ready))
 
 
 def _compare_fast_decoding(work: Work, artifact: EmbedArtifact) -> None:

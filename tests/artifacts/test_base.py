@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignet_ray.artifacts.base import part_name, part_number
+from alignet_ray.artifacts.base import merged_name, part_name, part_numbers
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.store import Store
 
@@ -16,4 +16,5 @@ def test_a_finished_artifact_is_not_written_to(store: Store) -> None:
 def test_part_names_sort_as_their_numbers() -> None:
     names = [part_name(number, "train") for number in (0, 9, 10, 99_999)]
     assert names == sorted(names)
-    assert [part_number(name) for name in names] == [0, 9, 10, 99_999]
+    assert [part_numbers(name) for name in names] == [range(n, n + 1) for n in (0, 9, 10, 99_999)]
+    assert part_numbers(merged_name(range(128, 256))) == range(128, 256)

@@ -53,6 +53,8 @@ def test_walk_orders_any_tree_like_its_paths(tmp_path_factory: pytest.TempPathFa
             made.add(path.relative_to(root).as_posix())
     found = list_images(str(root))["path"].to_pylist() if made else []
     assert found == sorted(made, key=str.encode)
+    if made:
+        assert list_images(root.as_uri()).equals(list_images(str(root))), "behind a URL the ids are the same"
 
 
 def test_listing_leaves_out_what_is_not_an_image(tmp_path: Path) -> None:

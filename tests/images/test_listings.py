@@ -50,6 +50,14 @@ def test_a_folder_that_changed_since_the_plan_is_refused(folder: str, tmp_path: 
 def test_a_folder_is_listed_once(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Listings(tmp_path / "cache", {folder: fingerprint(folder)})
     kept.table(folder)
+    (file,) = (tmp_path / "cache").glob("*.parquet")
+
+    # A run that was killed in the middle leaves half a file under another name, which the next one takes away.
+    half = file.with_name(f".{file.name}.12345678")
+    file.rename(half)
+    kept.table(folder)
+    assert file.exists()
+    assert not half.exists()
 
     def refuse(*args: object) -> None:
         raise AssertionError("listed again")

@@ -124,6 +124,27 @@ def test_numbers_are_those_of_a_plain_loop(whole: Work, folder: Path) -> None:
     assert torch.nn.functional.cosine_similarity(actual, expected).min() > 0.9999
 
 
+def test_parts_that_are_small_become_few_with_the_same_rows(
+    whole: Work, folder: Path, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ray's tasks, and by an actor of this process; the first part's reasons for quarantine come along."""
+    monkeypatch.setattr("alignet_ray.artifacts.embed.PART_BYTES", 5_000)
+    work = make_work(config(folder), "embed@corpus")
+    embed.run(work)
+    names = work.out.parts()
+    assert 1 < len(names) < len(whole.out.parts())
+    found, expected = vectors(work.out), vectors(whole.out)
+    assert list(found) == list(expected)
+    assert all(np.array_equal(found[image_id], expected[image_id]) for image_id in expected)
+    assert work.out.read_table("errors.parquet").equals(whole.out.read_table("errors.parquet"))
+
+    # A run that was killed after that goes on with what is there.
+    again = make_work(config(folder), "embed@corpus")
+    embed.run(again)
+    assert again.facts.reused_parts == len(whole.out.parts())
+    assert again.out.parts() == names
+
+
 def test_model_json_says_what_made_it(whole: Work) -> None:
     (member,) = whole.out.read_json("model.json")["members"]
     assert member["model"] == "random:test_vit"
