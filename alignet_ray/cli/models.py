@@ -86,7 +86,7 @@ def import_student(options: ImportOptions) -> None:
         print(f"left   {len(done.left_out)} variables left out: {_listed(done.left_out_groups())}")
     print(f"wrote  {done.folder}")
     print(f"use    alignet_ray.load({str(done.folder)!r})")
-    print(f"       alignet-ray demo {shlex.quote(str(done.folder))} --images IMAGES")
+    print(f"       alignet-ray export {shlex.quote(str(done.folder))} --to timm EXPORTED    # or onnx, hub")
 
 
 def _listed(groups: dict[str, int]) -> str:

@@ -112,10 +112,14 @@ def weights_by_path(called: Mapping[str, str]) -> dict[str, str]:
     """
     paths: dict[str, str] = {}
     for name, call in called.items():
-        path = re.sub(r"[.~/]+", "/", call).strip("/").removeprefix(TARGET)
+        path = _slashed(call).removeprefix(TARGET)
         if not OPTIMISER & set(path.split("/")):
             paths[path] = name
     return paths
+
+
+def _slashed(call: str) -> str:
+    return re.sub(r"[.~/]+", "/", call).strip("/")
 
 
 def find_prefix(paths: Iterable[str], wanted: str | None = None) -> str | None:
@@ -140,7 +144,7 @@ def find_prefix(paths: Iterable[str], wanted: str | None = None) -> str | None:
 
     listed = ", ".join(sorted(prefix.rstrip("/") or "(no prefix)" for prefix in prefixes))
     if wanted is not None:
-        prefix = wanted.strip("/") + "/"
+        prefix = _slashed(f"{wanted}/x")[:-1]
         if prefix not in prefixes:
             raise UserError(f"there is no Vision Transformer under {wanted!r}: there is {listed or 'none at all'}")
         return prefix

@@ -2,13 +2,15 @@
 
 It is read from a TensorFlow SavedModel or an .npz archive, without TensorFlow and JAX.
 
-What was tried: SavedModels that TensorFlow wrote of AligNet's published network code with random weights, by orbax and
-by `tf.saved_model.save`, in float32 and bfloat16, with class token, mean and attention pooling. The released files
-themselves were not at hand, so their variables' names are not known here. Of DINO's, DINOv2's and CLIP's students even
-the layers' names are unknown: where they are not big_vision's, they are refused.
+What was tried: SavedModels that TensorFlow wrote of AligNet's published Vision Transformer (random weights, under the
+names of its published wrapper), by orbax and by `tf.saved_model.save`, in float32 and bfloat16, with class token, mean
+and attention pooling, up to SigLIP-B's size. The released files themselves were not at hand, so their variables' names
+are not known here, nor how the images of each were prepared: `alignet` is what the published SigLIP recipe does. Layers
+that are not called as big_vision's, as DINO's and CLIP's may be, are refused, and so are variables that a model keeps
+in a list without names of their own.
 
-flax computes GELU by tanh and timm's Vision Transformers exactly, for big_vision's own weights too. With random weights
-the features differed by 2e-4 of the largest for that; with tanh in timm's place, by 1e-6.
+flax computes GELU by tanh, timm's Vision Transformers exactly, for big_vision's own weights too. Features of the random
+weights differ by 2e-4 of the largest for that; with tanh in timm's place, by 2e-6.
 """
 
 import contextlib
@@ -18,14 +20,14 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from alignet_ray.artifacts.student_files import DataConfig
+from alignet_ray.artifacts.student_files import IMPORTED, DataConfig
 from alignet_ray.data.npz_arrays import NpzArrays
 from alignet_ray.data.tensor_bundle import INDEX, TensorBundle
 from alignet_ray.errors import UserError, path_text, require_existing, require_regular
@@ -72,7 +74,7 @@ class Imported:
     preprocessing: Literal["alignet", "timm"]
     head: int | None
     used: int
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...] = field(repr=False)
 
     def left_out_groups(self) -> dict[str, int]:
         """Number of variables left out, by the beginning of their names."""
@@ -157,7 +159,7 @@ def import_student(
     else:
         outputs = head.out_features
     with _new_folder(folder) as draft:
-        save_network(draft, EmbeddingNetwork(backbone, head, tau), {"role": "imported"})
+        save_network(draft, EmbeddingNetwork(backbone, head, tau), {"role": IMPORTED})
 
     used = found.used(layout)
     left_out = tuple(sorted(found.called.get(name, name) for name in set(source.names()) - used))

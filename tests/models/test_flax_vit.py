@@ -117,6 +117,8 @@ def test_the_prefix_is_what_stands_before_the_one_transformer_with_patches() -> 
     with pytest.raises(UserError, match=r"several.*choose one by --prefix from params/img, teacher$"):
         flax_vit.find_prefix(two)
     assert flax_vit.find_prefix(two, "teacher") == "teacher/"
+    assert flax_vit.find_prefix(two, "params.img") == "params/img/"
+    assert flax_vit.find_prefix(["Transformer/encoder_norm/scale"], "") == ""
     with pytest.raises(UserError, match=r"no Vision Transformer under 'student': there is params/img, teacher$"):
         flax_vit.find_prefix(two, "student")
 

@@ -42,7 +42,8 @@ def net() -> Any:
 
 @pytest.fixture(scope="module")
 def weights(net: Any) -> dict[str, np.ndarray]:
-    return below(PREFIX, flax_weights(net))
+    found: dict[str, np.ndarray] = below(PREFIX, flax_weights(net))
+    return found
 
 
 def require_same_features(folder: Path, net: Any, tolerance: float = 1e-6) -> None:
@@ -250,10 +251,21 @@ def test_the_command_says_what_it_did_and_how_to_go_on(
     assert "read   104 variables: test_vit at 160 px, triplet head of 10, images as alignet's" in said
     assert "left   2 variables left out: params/i1k_head (2)" in said
     assert f"wrote  {out}\nuse    alignet_ray.load({str(out)!r})\n" in said
-    assert f"alignet-ray demo {shlex.quote(str(out))} --images IMAGES" in said
+    assert f"alignet-ray export {shlex.quote(str(out))} --to timm EXPORTED" in said
     assert alignet_ray.load(out, device="cpu").network.tau == 100
 
     with pytest.raises(SystemExit) as stop:
         main(["import", str(folder), "--out", str(out)])
     assert stop.value.code == 2
     assert "is not an empty folder" in capsys.readouterr().err
+
+
+def test_an_imported_network_is_exported_without_claims(tmp_path: Path, net: Any, weights: dict[str, Any]) -> None:
+    import_student(write_saved_model(tmp_path / "model", weights | HEAD), tmp_path / "student")
+    main(["export", str(tmp_path / "student"), "--to", "hub", str(tmp_path / "hub")])
+    require_same_features(tmp_path / "hub", net)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "with weights that other people trained (test_vit@model), converted by alignet_ray" in card
+    assert "fine-tuned" not in card
+    assert "human-alignment" not in card
+    assert str(tmp_path) not in card
