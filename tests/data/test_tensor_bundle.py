@@ -1,5 +1,6 @@
 """TensorFlow's bundles of variables: number formats, shards, names, and damage that names the variable."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,32 @@ VARIABLES: dict[str, Any] = {
     "scalar": np.array(2.5, np.float32),
     "step": np.array(12),
 }
+
+
+# What TensorFlow 2.21.0 wrote: tf.train.Checkpoint of a module whose list `leaves` holds the variables
+# `params.kernel`, [[1, 2, 3], [4, 5, 6]] in float32, and `params.bias`, [0.5, -2] in bfloat16.
+WRITTEN_INDEX = (
+    "AAAGCAEaAggBABwOX0NIRUNLUE9JTlRBQkxFX09CSkVDVF9HUkFQSAgHEgAgHCjKATVfdhyOACMTbGVhdmVzLzAvLkFUVFJJQlVURVMvVkFS"
+    "SUFCTEVfVkFMVUUIARIIEgIIAhICCAMoGDV66/WrBxwRMS8uQVRUUklCVVRFUy9WQVJJQUJMRV9WQUxVRQgOEgQSAggCIBgoBDUzmOUEAAAA"
+    "AAEAAAAAhAXLuAAAAAABAAAAAMDyobAAAQNtAKcBAAAAAAEAAAAASbfQwawBCLkBDwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AABX+4CLJHVH2w=="
+)
+WRITTEN_DATA = (
+    "AACAPwAAAEAAAEBAAACAQAAAoEAAAMBAAD8AwMQBX39cfAoYCgoIARIGbGVhdmVzCgYSBHJvb3QqAggBChIKBQgCEgEwCgUIAxIBMSoCCAEK"
+    "ShJECg5WQVJJQUJMRV9WQUxVRRINcGFyYW1zLmtlcm5lbBojbGVhdmVzLzAvLkFUVFJJQlVURVMvVkFSSUFCTEVfVkFMVUUqAggBCkgSQgoO"
+    "VkFSSUFCTEVfVkFMVUUSC3BhcmFtcy5iaWFzGiNsZWF2ZXMvMS8uQVRUUklCVVRFUy9WQVJJQUJMRV9WQUxVRSoCCAE="
+)
+
+
+def test_what_tensorflow_itself_wrote_is_read(tmp_path: Path) -> None:
+    (tmp_path / "v.index").write_bytes(base64.b64decode(WRITTEN_INDEX))
+    (tmp_path / "v.data-00000-of-00001").write_bytes(base64.b64decode(WRITTEN_DATA))
+    bundle = TensorBundle(tmp_path / "v")
+    by_full_name = {full: name for name, full in bundle.full_names().items()}
+    assert plain_name(by_full_name["params.kernel"]) == "leaves/0"
+    assert bundle.read(by_full_name["params.kernel"]).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert bundle.read(by_full_name["params.bias"]).tolist() == [0.5, -2]
+    assert set(bundle.names()) == set(by_full_name.values()) == set(bundle.shapes)
 
 
 @pytest.mark.parametrize("shards", [1, 3])
