@@ -7,7 +7,8 @@
 `run("smoke")` runs a preset or a `Config` and returns its scores, report and student; `plan` says what it would do,
 `run_study` runs it on every fold of the objects, and `run_sweep` tunes its settings. `list_runs`, `open_run` and
 `compare` look at what ran before, `verify` checks a file of human judgements, and `embed` embeds a folder.
-`EmbeddingTransformer` is `embed` for scikit-learn. `presets` holds the named configurations.
+`import_student` makes a student of a released AligNet model or of big_vision's weights. `EmbeddingTransformer` is
+`embed` for scikit-learn. `presets` holds the named configurations.
 Names are imported when they are used: importing the package imports neither ray, torch nor mlflow.
 """
 
@@ -24,6 +25,7 @@ _SOURCES = {
     "UserError": ("alignet_ray.errors", "UserError"),
     "compare": ("alignet_ray.api", "compare"),
     "embed": ("alignet_ray.api", "embed"),
+    "import_student": ("alignet_ray.api", "import_student"),
     "list_runs": ("alignet_ray.api", "list_runs"),
     "load": ("alignet_ray.models.hub", "load"),
     "open_run": ("alignet_ray.api", "open_run"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from alignet_ray.images.pictures import Pictures
     from alignet_ray.models.image_model import ImageIndex, ImageModel, Layer
+    from alignet_ray.models.import_weights import Imported, Preprocessing
 
 OPTION = re.compile(r"(?<![\w-])--(?P<name>[a-z]+(?:[.-][a-z]+)*)(?: (?P<value>[A-Z]+\b|\d+))?")
 """An option in a message, and the value behind it."""
@@ -382,6 +383,30 @@ def embed(
     if not isinstance(model, ImageModel):
         model = load(model)
     return model.index(pictures, layer, batch, progress, skip_unreadable)
+
+
+def import_student(
+    path: str | Path,
+    out: str | Path,
+    model: str | None = None,
+    prefix: str | None = None,
+    tau: float = 100.0,
+    preprocessing: "Preprocessing" = "auto",
+) -> "Imported":
+    """Turn a released AligNet model or big_vision's weights into a student's folder, as `alignet-ray import` does.
+
+    Args:
+        path: the folder of a TensorFlow SavedModel, or an .npz file; neither TensorFlow nor JAX is needed.
+        out: the new folder, which `load` reads.
+        model, prefix, tau, preprocessing: as for `models.import_weights.import_student`.
+
+    Raises:
+        UserError: as `models.import_weights.import_student`.
+    """
+    from alignet_ray.models import import_weights
+
+    with _in_python():
+        return import_weights.import_student(path, out, model, prefix, tau, preprocessing)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ out, empty, filled with noise, and the valid files of all other readers under it
 import io
 import json
 import tarfile
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import scipy.io
 import torch
 import yaml
 from PIL import Image
+from support.foreign_weights import GRAPH, object_graph, tiny_weights, write_bundle
 
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.schemas import TRIPLETS
@@ -40,7 +42,9 @@ from alignet_ray.human.triplets import read_embedding, read_order
 from alignet_ray.images import jpeg
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
+from alignet_ray.models import flax_vit
 from alignet_ray.models.backbone import load_backbone
+from alignet_ray.models.import_weights import find, open_source
 from alignet_ray.models.weights_file import read_weights
 from alignet_ray.stages.embed_actor import ActorTask, read_unit
 from alignet_ray.store import Store
@@ -177,6 +181,43 @@ def list_with_classes(path: Path) -> None:
     list_images(str(folder))
 
 
+def bundle(suffix: str) -> bytes:
+    """One of the two files of a bundle of variables."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = object_graph({name: f"v/{name}" for name in ("params/cls", "step")})
+        write_bundle(Path(folder) / "variables", tiny_weights() | {GRAPH: record, "step": np.array(7)})
+        return next(Path(folder).glob(f"*.{suffix}*")).read_bytes()
+
+
+INDEX, DATA = bundle("index"), bundle("data")
+
+
+def read_vision_transformer(path: Path) -> None:
+    """All that `import` reads of foreign weights."""
+    source = open_source(path)
+    list(source.namings())
+    found = find(source)
+    layout = flax_vit.layout_of(found.weights, found.prefix)
+    flax_vit.check_variables(found.weights, layout, found.prefix)
+    flax_vit.read(found.weights, layout, found.prefix, source.read)
+
+
+def read_bundle(path: Path, index: bytes, data: bytes) -> None:
+    variables = path.parent / "model" / "variables"
+    variables.mkdir(parents=True, exist_ok=True)
+    (variables / "variables.index").write_bytes(index)
+    (variables / "variables.data-00000-of-00001").write_bytes(data)
+    read_vision_transformer(path.parent / "model")
+
+
+def read_damaged_index(path: Path) -> None:
+    read_bundle(path, path.read_bytes(), DATA)
+
+
+def read_damaged_variables(path: Path) -> None:
+    read_bundle(path, INDEX, path.read_bytes())
+
+
 def pickled(content: object) -> bytes:
     sink = io.BytesIO()
     torch.save(content, sink)
@@ -216,6 +257,9 @@ READERS: dict[str, tuple[Reader, str, list[bytes]]] = {
         ".pth",
         [pickled({"conv.weight": torch.eye(4)}), pickled({"state_dict": {"module.fc.bias": torch.ones(3)}})],
     ),
+    "weights as npz": (read_vision_transformer, ".npz", [npz(**tiny_weights())]),
+    "index of TensorFlow's variables": (read_damaged_index, ".index", [INDEX]),
+    "TensorFlow's variables": (read_damaged_variables, ".data", [DATA]),
     "answers on images": (
         read_answers_on_images,
         ".csv",

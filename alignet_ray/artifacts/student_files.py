@@ -22,6 +22,9 @@ MODEL_FILE = "model.json"
 
 FORMAT = "alignet_ray student 1"
 
+IMPORTED = "imported"
+"""Role, in a student's provenance, of a network whose weights come from elsewhere: `alignet-ray import` wrote it."""
+
 REQUIRED = ("architecture", "preprocessing", "head", "tau")
 """Keys of model.json without which a student cannot be loaded."""
 

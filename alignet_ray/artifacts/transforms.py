@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line
 from alignet_ray.locations import read_bytes
 from alignet_ray.store import JsonObject
 
@@ -178,7 +178,8 @@ def _parse_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], str]:
 def _checked_transform(arrays: Mapping[str, np.ndarray], path: str) -> AffineTransform:
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
-        raise UserError(f"{path} is not a transform: no {', '.join(missing)} in it (found {', '.join(arrays)})")
+        listed = ", ".join(arrays)[:MAX_CHARACTERS]
+        raise UserError(f"{path} is not a transform: no {', '.join(missing)} in it (found {listed})")
 
     weights = np.asarray(arrays["weights"], dtype=np.float32)
     if weights.ndim != 2:

@@ -68,6 +68,9 @@ COMMANDS = {
     "export": Command(
         "use a model", "write a model for timm, ONNX, thingsvision or a hub", "ExportOptions", "models:export"
     ),
+    "import": Command(
+        "use a model", "make a student of AligNet's or big_vision's weights", "ImportOptions", "models:import_student"
+    ),
     "bench": Command("measure", "time this package against plain loops", "BenchOptions", "results:bench"),
 }
 

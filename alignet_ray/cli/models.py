@@ -1,11 +1,15 @@
-"""Commands that use a finished model: demo, export."""
+"""Commands that use a finished model: demo, export, import."""
 
+import shlex
 import shutil
 from pathlib import Path
 
-from alignet_ray.cli.options import DemoOptions, ExportOptions
+from alignet_ray.cli.options import DemoOptions, ExportOptions, ImportOptions
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+
+MAX_GROUPS = 6
+"""Groups of variables left out that `import` names."""
 
 
 def demo(options: DemoOptions) -> None:
@@ -54,6 +58,43 @@ def export(options: ExportOptions) -> None:
     for file in sorted(folder.iterdir()):
         print(f"wrote  {file}")
     print(f"use    {usage}")
+
+
+def import_student(options: ImportOptions) -> None:
+    """Write a student's folder from foreign weights, and say what became of them.
+
+    Raises:
+        UserError: as `import_weights.import_student`.
+    """
+    from alignet_ray.models import import_weights
+
+    done = import_weights.import_student(
+        options.path,
+        options.out,
+        model=options.model,
+        prefix=options.prefix,
+        tau=options.tau,
+        preprocessing=options.preprocessing,
+    )
+    head = "no triplet head"
+    if done.head is not None:
+        head = f"triplet head of {done.head}"
+    print(
+        f"read   {done.used} variables: {done.architecture} at {done.size} px, {head}, images as {done.preprocessing}'s"
+    )
+    if done.left_out:
+        print(f"left   {len(done.left_out)} variables left out: {_listed(done.left_out_groups())}")
+    print(f"wrote  {done.folder}")
+    print(f"use    alignet_ray.load({str(done.folder)!r})")
+    print(f"       alignet-ray export {shlex.quote(str(done.folder))} --to timm EXPORTED    # or onnx, hub")
+
+
+def _listed(groups: dict[str, int]) -> str:
+    """Groups of variables with their numbers, the largest first."""
+    texts = [f"{name} ({count})" for name, count in list(groups.items())[:MAX_GROUPS]]
+    if len(groups) > MAX_GROUPS:
+        texts.append(f"{len(groups) - MAX_GROUPS} more groups")
+    return ", ".join(texts)
 
 
 def _empty(folder: Path, created: bool) -> None:

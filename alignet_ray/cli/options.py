@@ -320,6 +320,25 @@ class ExportOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """Turn a released AligNet model (a TensorFlow SavedModel) or big_vision's .npz weights into a student's folder."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """The SavedModel's folder, unpacked, or the .npz file. Neither TensorFlow nor JAX is needed."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Where the student goes: a new or empty folder."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="TIMM_NAME")] = None
+    """timm's name of the network. Default: the one that has these weights' shapes, if there is just one."""
+    prefix: str | None = None
+    """What stands before the names of the network's variables, where a file holds several networks."""
+    tau: float = 100.0
+    """Temperature of the triplet head, where there is one. Default: that of AligNet's published recipe."""
+    preprocessing: Literal["auto", "alignet", "timm"] = "auto"
+    """`alignet`: images are squashed to the square, with values from 0 to 1; `timm`: as timm prepares them for its
+    network of this name; `auto`: `alignet` with a triplet head, else `timm`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
     """List the field's data sets, or show one: terms, citation, how it is fetched, and the command that uses it."""
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from alignet_ray.artifacts import schemas
 from alignet_ray.data import stored
 from alignet_ray.data.files import comparable_path
-from alignet_ray.errors import UserError, first_line, require_regular
+from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, require_regular
 
 THINGSVISION_FEATURES = "features.npy"
 THINGSVISION_NAMES = "file_names.txt"
@@ -174,7 +174,7 @@ def _read_npz(path: Path) -> FeatureRows:
     tables = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind == "f"]
     if len(tables) != 1:
         shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items()) or "nothing"
-        raise UserError(f"{path} needs one array of decimal numbers (n, d), it holds {shapes}")
+        raise UserError(f"{path} needs one array of decimal numbers (n, d), it holds {shapes[:MAX_CHARACTERS]}")
     texts = [array for array in arrays.values() if array.ndim == 1 and array.dtype.kind in "US"]
     if len(texts) > 1:
         raise UserError(f"{path} holds {len(texts)} arrays of text: which one has the names? Leave the others out")

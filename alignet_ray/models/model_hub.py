@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
-from alignet_ray.artifacts.student_files import HEAD_FILE, MODEL_FILE, TIMM_WEIGHTS, StudentDescription
+from alignet_ray.artifacts.student_files import HEAD_FILE, IMPORTED, MODEL_FILE, TIMM_WEIGHTS, StudentDescription
 from alignet_ray.data.files import as_new_files_are
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.models import hub
@@ -29,8 +29,7 @@ FILES = (MODEL_FILE, HEAD_FILE, TIMM_WEIGHTS, "config.json", CARD_FILE)
 CARD = """
 # {title}
 
-{architecture} at {size} px, fine-tuned with [alignet_ray](https://doi.org/10.1038/s41586-025-09631-6) so that its
-similarities agree with people's: which of three images is the odd one out?
+{architecture} at {size} px, {origin}
 
 ## Use
 
@@ -56,6 +55,15 @@ Its similarity is that of the people whose judgements it was trained on, for ima
 ## Licences
 The base weights ({base}) keep their own licence{licence}. The human judgements have terms of their own.
 """
+
+
+ALIGNED = """fine-tuned with [alignet_ray](https://doi.org/10.1038/s41586-025-09631-6) so that its
+similarities agree with people's: which of three images is the odd one out?"""
+"""What the card says of a student that a run has trained."""
+
+CONVERTED = """with weights that other people trained ({base}), converted by alignet_ray. What they
+were trained for, and how well they agree with people, is for these people to say."""
+"""What the card says of an imported network."""
 
 
 def write_folder(name: str, folder: Path, root: str | None = None, tracking_uri: str | None = None) -> str:
@@ -104,12 +112,19 @@ def card(description: StudentDescription, evaluated: EvaluateArtifact | None) ->
     from huggingface_hub import ModelCardData
 
     title = f"{description.architecture}, aligned with human similarity judgements"
+    tags = ["timm", "alignet", "image-similarity", "human-alignment"]
+    origin = ALIGNED
+    # Nothing here knows what an imported network was trained for.
+    if description.provenance.get("role") == IMPORTED:
+        title = f"{description.architecture}, converted"
+        tags = ["timm", "image-similarity"]
+        origin = CONVERTED.format(base=description.model)
     known_licence = licence(description.architecture, description.model)
     header = ModelCardData(
         license=known_licence or "other",
         library_name="timm",
         pipeline_tag="image-feature-extraction",
-        tags=["timm", "alignet", "image-similarity", "human-alignment"],
+        tags=tags,
         model_name=title,
         eval_results=_results(evaluated),
     )
@@ -126,6 +141,7 @@ def card(description: StudentDescription, evaluated: EvaluateArtifact | None) ->
         title=title,
         architecture=description.architecture,
         size=description.preprocessing["input_size"][-1],
+        origin=origin,
         scores=scores,
         people=people,
         base=description.model,
@@ -205,6 +221,8 @@ def upload(folder: Path, repository: str, private: bool = True) -> str:
 def _evaluation(description: StudentDescription, root: str) -> EvaluateArtifact | None:
     """The finished evaluation of the student under a root; None without one."""
     student = description.provenance.get("artifact")
+    if student is None:
+        return None
     for artifact in Store.open(root).all(["evaluate"]):
         if artifact.finished and artifact.read_manifest().recipe.parents.get("distill@student") == student:
             return EvaluateArtifact(artifact)

@@ -21,6 +21,7 @@ REQUIRED = {
     "DemoOptions": ["student"],
     "AskOptions": ["images"],
     "ExportOptions": ["student", "--to", "timm", "out"],
+    "ImportOptions": ["model", "--out", "student"],
 }
 """Arguments without which a command cannot be called."""
 
@@ -53,7 +54,7 @@ def test_a_switch_has_no_value_and_no_negation(kind: str) -> None:
         chosen(kind, "--no-debug")
 
 
-@pytest.mark.parametrize("kind", sorted(set(CLASSES) - {"BenchOptions", "DataOptions"}))
+@pytest.mark.parametrize("kind", sorted(set(CLASSES) - {"BenchOptions", "DataOptions", "ImportOptions"}))
 def test_the_root_is_a_folder_named_runs_unless_it_is_given(kind: str) -> None:
     def root(found: Any) -> str | None:
         if isinstance(found, RunOptions):
@@ -114,6 +115,16 @@ def test_an_export_needs_a_known_format() -> None:
         read(options.ExportOptions, "export", ["student", "--to", "jpeg", "out"])
     with pytest.raises(UserError, match=r"^alignet-ray export needs .*--to.*: `alignet-ray export --help` explains$"):
         read(options.ExportOptions, "export", ["student", "out"])
+
+
+def test_an_import_needs_a_new_folder_and_guesses_the_rest() -> None:
+    found = chosen("ImportOptions")
+    assert (found.path, found.out, found.model, found.prefix) == (Path("model"), Path("student"), None, None)
+    assert (found.tau, found.preprocessing) == (100, "auto")
+    with pytest.raises(UserError, match=r"^alignet-ray import needs .*--out"):
+        read(options.ImportOptions, "import", ["model"])
+    with pytest.raises(UserError, match=r"^--preprocessing crop: choose alignet or auto or timm$"):
+        chosen("ImportOptions", "--preprocessing", "crop")
 
 
 def test_a_check_reads_numbers_as_numbers() -> None:
