@@ -111,7 +111,15 @@ def imagenet() -> Config:
         align=Align(map="affine"),
         cluster=Cluster(k=500),
         label=Label(train=10_000_000, valid=10_000),
-        distill=Distill(model=SIGLIP_B, steps=20_000, batch_size=1536, lr=3e-5, compute="bfloat16"),
+        distill=Distill(
+            model=SIGLIP_B,
+            steps=20_000,
+            batch_size=1536,
+            per_cluster=8,
+            in_batch_kinds="label",
+            lr=3e-5,
+            compute="bfloat16",
+        ),
     )
 
 

@@ -236,6 +236,9 @@ class Distill(Section):
     """Largest number of triplets within a batch that enter the loss."""
     per_cluster: int = Field(0, ge=0)
     """`in_batch`: draw this many images from each of batch_size / per_cluster clusters; 0: draw uniformly."""
+    in_batch_kinds: Literal["any", "label"] = "any"
+    """Triplets within a batch: any three of its images, or the kinds of `label` in its weights (most of them need
+    `per_cluster`, as few images of a random batch share a cluster)."""
     objective: Literal["jsd", "kld", "contrastive"] = "jsd"
     """Divergence between the teacher's and the student's choice probabilities."""
     tau: float | Literal["auto"] = "auto"

@@ -72,9 +72,16 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 
 def refuse(cfg: Config, role: str) -> None:
-    """Refuse an unknown model, or a size that it cannot take, before anything starts."""
+    """Refuse an unknown model, a size that it cannot take, and triplets that nothing would learn from, at the start."""
     from alignet_ray.models.backbone import check_model
 
+    if cfg.label.from_ and cfg.distill.batching == "in_batch":
+        raise UserError(
+            "--label.from gives labelled triplets, but in_batch training labels the triplets of its own batches: add "
+            "--distill.batching triplets to learn from the file"
+        )
+    if cfg.distill.in_batch_kinds == "label" and cfg.distill.batching == "triplets":
+        raise UserError("--distill.in-batch-kinds does nothing with --distill.batching triplets: leave one of them out")
     check_model(cfg.distill.model, cfg.distill.size)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.cluster import ClusterArtifact
@@ -15,7 +16,9 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
 from alignet_ray.artifacts.schemas import NO_OFFSET
 from alignet_ray.artifacts.student_files import Provenance
+from alignet_ray.config import Config
 from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, class_numbers
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
 from alignet_ray.human.objects import images_folder
@@ -24,6 +27,7 @@ from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, digest
+from alignet_ray.training.batches import KindInBatch
 from alignet_ray.training.student_worker import StudentJob
 from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
@@ -68,12 +72,30 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
         scale=label.stats().scale,
         image_ids=clustered.ids[in_training],
         clusters=clustered.clusters[in_training],
+        kinds=_kinds_in_batch(work.cfg, embed, clustered.ids[in_training], clustered.clusters[in_training]),
         images=images,
         threads=threads,
         human_validation=one_image_each,
         interpolation_objects=validation,
         provenance=_provenance(work, work.role),
     )
+
+
+def _kinds_in_batch(
+    cfg: Config, embed: Artifact, ids: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]
+) -> tuple[KindInBatch, ...]:
+    """The kinds of triplets of `label` with their weights; none where a batch's triplets are any three images."""
+    if cfg.distill.batching != "in_batch" or cfg.distill.in_batch_kinds == "any":
+        return ()
+    kinds = []
+    for name, kind in TRIPLET_KINDS.items():
+        weight = float(getattr(cfg.label, name))
+        groups = clusters
+        if weight and kind.grouping == "class":
+            groups, _ = class_numbers(embed, ids)
+        if weight:
+            kinds.append(KindInBatch(kind.sampler, groups, weight))
+    return tuple(kinds)
 
 
 def make_teacher_job(work: Work, workers: int) -> TeacherJob:

@@ -5,9 +5,11 @@ how the images of a batch are split, never which images they are.
 """
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, LabelArtifact, Subset
+from alignet_ray.core import sampling
 from alignet_ray.core.gpu import exact_products
 from alignet_ray.core.triplets import gram_similarities
 from alignet_ray.errors import UserError
@@ -123,6 +126,51 @@ class LabelledBatches:
         return Batch(self.image_ids[rows].reshape(-1), positions, target_logits)
 
 
+class KindInBatch(NamedTuple):
+    """A kind of triplets that a batch's images make.
+
+    Attributes:
+        sampler: how it is drawn: one of `core.sampling.DRAWS`.
+        groups: cluster or class of every image of `InBatchTriplets`.
+        weight: its share, relative to the others'.
+    """
+
+    sampler: str
+    groups: Int[np.ndarray, " n"]
+    weight: float
+
+
+def draw_kinds(
+    rng: np.random.Generator, kinds: Sequence[KindInBatch], drawn: Int[np.ndarray, " b"], count: int
+) -> Int[Tensor, "t 3"]:
+    """Triplets of positions in a batch, of several kinds in proportion to their weights.
+
+    Args:
+        rng: of the step.
+        kinds: the kinds and their weights. Those that the batch's images do not make (no three of one cluster, say)
+            leave their share to the others, and to any three images where there are none.
+        drawn: the batch's images, as positions in the kinds' `groups`.
+        count: number of triplets; the same one may come twice.
+    """
+    groups: list[sampling.Groups] = []
+    samplers: list[str] = []
+    weights: dict[str, float] = {}
+    for kind in kinds:
+        of_batch = sampling.group_by(kind.groups[drawn])
+        if sampling.count(kind.sampler, of_batch):
+            weights[str(len(groups))] = kind.weight
+            groups.append(of_batch)
+            samplers.append(kind.sampler)
+    if not groups:
+        return draw_triplets(rng, len(drawn), count)
+
+    numbers = sampling.shares(weights, count)
+    parts = []
+    for index, (sampler, of_batch) in enumerate(zip(samplers, groups, strict=True)):
+        parts.append(sampling.DRAWS[sampler](rng, of_batch, numbers[str(index)]))
+    return torch.from_numpy(np.concatenate(parts))
+
+
 @dataclass(frozen=True)
 class InBatchTriplets:
     """All triplets inside a batch of distinct images, labelled on the fly by the teacher's embeddings.
@@ -141,6 +189,7 @@ class InBatchTriplets:
             of each of batch_size / images_per_cluster clusters, filled up at random. None: images are drawn uniformly
             (every image once an epoch).
         images_per_cluster: used with `clusters` only.
+        kinds: kinds of triplets to draw; none: any three images.
     """
 
     image_ids: Int[np.ndarray, " n"]
@@ -152,13 +201,18 @@ class InBatchTriplets:
     max_triplets: int
     clusters: tuple[np.ndarray, ...] | None
     images_per_cluster: int
+    kinds: tuple[KindInBatch, ...] = ()
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step."""
         rng = np.random.default_rng([self.seed, step, 1])
         drawn = self._draw_images(rng, step)
-        triplets = self.all_triplets
-        if triplets is None:
+        if self.kinds:
+            count = min(self.max_triplets, math.comb(self.batch_size, 3))
+            triplets = draw_kinds(rng, self.kinds, drawn, count)
+        elif self.all_triplets is not None:
+            triplets = self.all_triplets
+        else:
             triplets = draw_triplets(rng, self.batch_size, self.max_triplets)
 
         embeddings = torch.from_numpy(np.asarray(self.teacher[self.teacher_rows[drawn]]))
@@ -167,10 +221,9 @@ class InBatchTriplets:
     @cached_property
     def all_triplets(self) -> Tensor | None:
         """All triplets of positions in a batch; None where there are more than `max_triplets`."""
-        size = self.batch_size
-        if size * (size - 1) * (size - 2) // 6 > self.max_triplets:
+        if math.comb(self.batch_size, 3) > self.max_triplets:
             return None
-        return torch.tensor(list(itertools.combinations(range(size), 3)))
+        return torch.tensor(list(itertools.combinations(range(self.batch_size), 3)))
 
     def _draw_images(self, rng: np.random.Generator, step: int) -> np.ndarray:
         """Positions in `image_ids` of the images of a batch."""

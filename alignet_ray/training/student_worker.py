@@ -22,6 +22,7 @@ from alignet_ray.training import checkpoints
 from alignet_ray.training.batches import (
     Batches,
     InBatchTriplets,
+    KindInBatch,
     cluster_members,
     labelled_batches,
     validation_batch,
@@ -52,6 +53,7 @@ class StudentJob:
         scale: factor of the teacher's dot products.
         image_ids: images that training may see, ascending.
         clusters: the cluster of each of them.
+        kinds: kinds of triplets within a batch; none: any three images.
         images: pixels of all images.
         threads: CPU threads of each process.
         human_validation: annotated objects to validate the student on; None without human responses.
@@ -67,6 +69,7 @@ class StudentJob:
     scale: float
     image_ids: Int64[np.ndarray, " n"]
     clusters: Int[np.ndarray, " n"]
+    kinds: tuple[KindInBatch, ...]
     images: CachedImages | DecodedImages
     threads: int
     human_validation: HumanValidation | None
@@ -93,6 +96,7 @@ class StudentJob:
             max_triplets=settings.in_batch_triplets,
             clusters=clusters,
             images_per_cluster=settings.per_cluster,
+            kinds=self.kinds,
         )
 
 

@@ -333,6 +333,18 @@ def test_any_number_of_processes_may_share_a_batch(ray_session: None) -> None:
     assert distill.worker_count(section.model_copy(update={"batch_size": 1})) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"label__from_": "triplets.npz"}, "add --distill.batching triplets to learn from the file"),
+        ({"distill__batching": "triplets", "distill__in_batch_kinds": "label"}, "leave one of them out"),
+    ],
+)
+def test_settings_that_nothing_would_learn_from_are_refused(changes: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        distill.refuse(Config().replace(**changes), "student")
+
+
 def test_two_processes_on_one_gpu_are_refused(ray_session: None) -> None:
     section = Config().distill.model_copy(update={"gpus_per_worker": 0.5})
     assert distill.worker_count(section.model_copy(update={"workers": 1})) == 1

@@ -209,6 +209,21 @@ def test_where_machines_have_caches_of_their_own_each_makes_the_pack(
     assert job.images(np.array([6, 1, 3])).float().mean(dim=(1, 2, 3)).tolist() == [54.0, 9.0, 27.0]
 
 
+def test_batches_have_the_kinds_of_triplets_that_label_names(
+    cfg: Config, parents: dict[str, Artifact], make_work: Make
+) -> None:
+    any_three = student_job(make_work(cfg, "distill@student", parents))
+    assert any_three.kinds == ()
+
+    changes = {"distill__in_batch_kinds": "label", "label__cluster_border": 2.0, "label__within_class": 1.0}
+    job = student_job(make_work(cfg.replace(**changes), "distill@student", parents, id="kinds"))
+    border, within = job.kinds
+    assert (border.sampler, border.weight) == ("border", 2.0)
+    assert np.array_equal(border.groups, job.clusters)
+    assert (within.sampler, within.weight) == ("within", 1.0)
+    assert len(within.groups) == len(job.image_ids)
+
+
 def test_packs_are_decoded_by_one_thread_a_task(
     cfg: Config, parents: dict[str, Artifact], make_work: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,15 +4,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from support.training import make_batches
 
 from alignet_ray.artifacts.schemas import TRIPLETS
 from alignet_ray.errors import UserError
 from alignet_ray.store import Store
 from alignet_ray.training.batches import (
+    KindInBatch,
     LabelledBatches,
     cluster_members,
     distinct_rows,
+    draw_kinds,
     draw_triplets,
     epoch_rows,
     fill_up,
@@ -129,3 +132,47 @@ def test_the_validation_batch_names_each_image_once(store: Store):
     assert batch.image_ids.tolist() == [2, 4, 7, 9]
     assert batch.image_ids[batch.triplets.numpy()].tolist() == [[4, 9, 7], [9, 2, 4]]
     assert torch.allclose(batch.targets("cpu"), torch.tensor([[0.3, 0.2, 0.1], [0.4, 0.1, 0.0]]))
+
+
+def kind_counts(triplets: np.ndarray, groups: np.ndarray) -> dict[str, int]:
+    """Triplets within one group, at the border of two, and between three."""
+    among = np.array([len(set(row)) for row in groups[triplets].tolist()])
+    return {"within": int((among == 1).sum()), "border": int((among == 2).sum()), "between": int((among == 3).sum())}
+
+
+def test_the_loss_sees_the_kinds_that_label_names_in_its_weights():
+    """Six clusters of unequal sizes; what reaches the loss is compared with what is configured."""
+    clusters = np.repeat(np.arange(6), [4, 5, 6, 7, 8, 10])
+    weights = {"border": 3.0, "within": 1.0, "between": 2.0}
+    kinds = tuple(KindInBatch(sampler, clusters, weight) for sampler, weight in weights.items())
+    members = cluster_members(clusters)
+    batches = make_batches(
+        IDS, TEACHER, ROWS, 20, max_triplets=600, clusters=members, images_per_cluster=5, kinds=kinds
+    )
+    for step in range(20):
+        batch = batches(step)
+        groups = clusters[batch.image_ids - IDS[0]]
+        assert kind_counts(batch.triplets.numpy(), groups) == {"border": 300, "within": 100, "between": 200}
+        assert all(len(set(row)) == 3 for row in batch.triplets.tolist())
+
+
+def test_kinds_are_uniform_among_groups_and_images():
+    """Chi-square of border triplets: the pair's group, the group of the odd one, and the images of the largest."""
+    clusters = np.repeat(np.arange(4), [2, 3, 4, 6])
+    kinds = (KindInBatch("border", clusters, 1.0),)
+    drawn = draw_kinds(np.random.default_rng(5), kinds, np.arange(15), 60_000).numpy()
+    groups = clusters[drawn]
+    pairs = np.bincount(groups[:, 0] * 4 + groups[:, 2], minlength=16)
+    assert np.count_nonzero(pairs) == 12
+    assert chisquare(pairs[pairs > 0]).pvalue > 1e-3
+    assert chisquare(np.bincount(drawn[groups[:, 0] == 3, 0])[9:]).pvalue > 1e-3
+
+
+def test_a_kind_that_a_batch_does_not_make_leaves_its_share_to_the_others():
+    single = np.arange(10)
+    pairs = np.repeat(np.arange(5), 2)
+    rng = np.random.default_rng(0)
+    kinds = [KindInBatch("within", pairs, 1.0), KindInBatch("border", pairs, 1.0)]
+    assert kind_counts(draw_kinds(rng, kinds, np.arange(10), 50).numpy(), pairs)["border"] == 50
+    alone = draw_kinds(rng, [KindInBatch("within", single, 1.0)], np.arange(10), 50).numpy()
+    assert kind_counts(alone, single)["between"] == 50, "any three images"
