@@ -34,7 +34,7 @@ def build(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
     drawn = _drawn(found)
     if drawn:
         caption = "Agreement with people, in %, with 95 % intervals: a row for each model, a mark for each run."
-        parts.append(figure(_figure(found, drawn), caption))
+        parts.append(figure(_figure(found, drawn), caption, "Dot plot. The tables below have its figures."))
 
     for dataset in found.datasets:
         of_people = [key for key in found.keys if key.dataset == dataset and _is_headline(key)]
@@ -81,7 +81,7 @@ def _drawn(found: ComparedRuns) -> list[ScoreKey]:
 def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
     """Values with their intervals: models from top to bottom, the runs of each model close together."""
     runs = list(found.scores)
-    canvas, axes = figures.empty(6.4, 1 + 0.28 * len(keys) * max(len(runs), 2))
+    canvas, axes = figures.empty(5.6, 1 + 0.28 * len(keys) * max(len(runs), 2))
     for row, key in enumerate(keys):
         colour = figures.COLOURS.get(key.model, NEUTRAL)
         for position, run in enumerate(runs):
