@@ -157,6 +157,26 @@ def test_contrast_is_that_of_wcag() -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+def test_the_keyboard_shows_an_object_on_all_maps(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    file = tmp_path / "report.html"
+    file.write_text(full_pages.full_report(), encoding="utf-8")
+    with playwright.sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(file.as_uri())
+        page.locator(".finder summary").press("Enter")
+        # One stop for all objects; arrows go from one to the next.
+        for key in ("Tab", "ArrowDown", "ArrowDown"):
+            page.keyboard.press(key)
+        shown = page.locator(".map .shown").evaluate_all(
+            "all => all.filter(card => getComputedStyle(card).visibility == 'visible').map(card => card.textContent)"
+        )
+        assert [text.strip() for text in shown] == ["animal 1"] * 3
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 def test_a_narrow_page_does_not_scroll_sideways(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as browsers:
