@@ -78,6 +78,14 @@ def _drawn(found: ComparedRuns) -> list[ScoreKey]:
     return [key for key in found.keys if key.metric == DRAWN and not key.level]
 
 
+def row_titles(keys: Sequence[ScoreKey]) -> list[str]:
+    """What stands beside the rows of the figure: the model, and of several data sets, which one."""
+    titles = [score_title(key) for key in keys]
+    if len({key.dataset for key in keys}) == 1:
+        return titles
+    return [f"{title}\n({key.dataset})" for title, key in zip(titles, keys, strict=True)]
+
+
 def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
     """Values with their intervals: models from top to bottom, the runs of each model close together."""
     runs = list(found.scores)
@@ -95,7 +103,7 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
             axes.plot(100 * score.value, height, marker, color=colour, ms=7, markeredgecolor="white")
 
     middles = [-row - 0.35 * (len(runs) - 1) / len(runs) for row in range(len(keys))]
-    axes.set_yticks(middles, [score_title(key) for key in keys])
+    axes.set_yticks(middles, row_titles(keys))
     axes.set_xlabel("agreement with people, %", fontsize=12)
     axes.grid(axis="x", color=figures.GRID)
     if len(runs) > 1:

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from alignet_ray.artifacts.schemas import SCORES
+from alignet_ray.evals.compare import ScoreKey
 from alignet_ray.report import compare_page
 
 NAN = float("nan")
@@ -52,6 +53,13 @@ def test_any_number_of_runs_without_differences(count: int) -> None:
     assert "difference" not in page
     assert "margin:high" in page
     assert f"{count} runs on test data of: objects" in page
+
+
+def test_rows_of_the_figure_say_their_data_set_where_there_are_several() -> None:
+    base = ScoreKey("base", "pre_logits", "objects", "odd_one_out", "", "test")
+    student = base._replace(model="student", layer="head")
+    assert compare_page.row_titles([base, student]) == ["base", "aligned student, head"]
+    assert compare_page.row_titles([base, base._replace(dataset="levels")]) == ["base\n(objects)", "base\n(levels)"]
 
 
 def test_data_sets_have_tables_of_their_own() -> None:
