@@ -68,8 +68,8 @@ def _figure(found: LearningCurve) -> bytes:
     high = [100 * point.high for point in found.points]
     middle = [100 * point.accuracy for point in found.points]
     lines = [
-        figures.Line("", counts, low, colour, ":", 1),
-        figures.Line("", counts, high, colour, ":", 1),
+        figures.Line("", counts, low, colour, ":", 1.5),
+        figures.Line("", counts, high, colour, ":", 1.5),
         figures.Line("held-out answers, with 95 % interval", counts, middle, colour),
     ]
     return figures.curves(lines, "answers predicted, %", "answers that the model saw", bottom=None)

@@ -34,7 +34,7 @@ def build(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
     drawn = _drawn(found)
     if drawn:
         caption = "Agreement with people, in %, with 95 % intervals: a row for each model, a mark for each run."
-        parts.append(figure(_figure(found, drawn), caption))
+        parts.append(figure(_figure(found, drawn), caption, "Dot plot. The tables below have its figures."))
 
     for dataset in found.datasets:
         of_people = [key for key in found.keys if key.dataset == dataset and _is_headline(key)]
@@ -78,10 +78,18 @@ def _drawn(found: ComparedRuns) -> list[ScoreKey]:
     return [key for key in found.keys if key.metric == DRAWN and not key.level]
 
 
+def row_titles(keys: Sequence[ScoreKey]) -> list[str]:
+    """What stands beside the rows of the figure: the model, and of several data sets, which one."""
+    titles = [score_title(key) for key in keys]
+    if len({key.dataset for key in keys}) == 1:
+        return titles
+    return [f"{title}\n({key.dataset})" for title, key in zip(titles, keys, strict=True)]
+
+
 def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
     """Values with their intervals: models from top to bottom, the runs of each model close together."""
     runs = list(found.scores)
-    canvas, axes = figures.empty(6.4, 1 + 0.28 * len(keys) * max(len(runs), 2))
+    canvas, axes = figures.empty(5.6, 1 + 0.28 * len(keys) * max(len(runs), 2))
     for row, key in enumerate(keys):
         colour = figures.COLOURS.get(key.model, NEUTRAL)
         for position, run in enumerate(runs):
@@ -95,7 +103,7 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
             axes.plot(100 * score.value, height, marker, color=colour, ms=7, markeredgecolor="white")
 
     middles = [-row - 0.35 * (len(runs) - 1) / len(runs) for row in range(len(keys))]
-    axes.set_yticks(middles, [score_title(key) for key in keys])
+    axes.set_yticks(middles, row_titles(keys))
     axes.set_xlabel("agreement with people, %", fontsize=12)
     axes.grid(axis="x", color=figures.GRID)
     if len(runs) > 1:

@@ -87,10 +87,14 @@ class LossCurve:
 
 
 class Illustration(NamedTuple):
-    """A figure as PNG bytes, and its caption."""
+    """A figure as PNG bytes, its caption, and what it shows in words, for those who cannot see it.
+
+    Without words (""), the caption stands for them.
+    """
 
     png: bytes
     caption: str
+    alt: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def paragraph(text: str, kind: str = "") -> Markup:
     return _element("paragraph", text, kind)
 
 
-def figure(png: bytes, caption: str) -> Markup:
-    """A picture with its caption."""
-    return _element("figure", png, caption)
+def figure(png: bytes, caption: str, alt: str = "") -> Markup:
+    """A picture with its caption; `alt` says what it shows to those who cannot see it (default: the caption)."""
+    return _element("figure", png, caption, alt)
 
 
 def grid(cells: Sequence[str]) -> Markup:
@@ -35,14 +35,19 @@ def grid(cells: Sequence[str]) -> Markup:
     return _element("grid", cells)
 
 
-def table(rows: Sequence[dict[str, str]], minor: Sequence[str] = ()) -> Markup:
-    """Rows (heading -> text) as a table; a phone leaves out the columns `minor`."""
-    return _element("table", rows, minor)
+def table(rows: Sequence[dict[str, str]]) -> Markup:
+    """Rows (heading -> text) as a table, whose first column names the rows."""
+    return _element("table", rows)
 
 
 def preformatted(text: str) -> Markup:
     """Text as it is, in a font of equal widths."""
     return _element("preformatted", text)
+
+
+def folded(summary: str, part: str) -> Markup:
+    """A part that only a click on `summary` shows."""
+    return _element("folded", summary, part)
 
 
 def _element(macro: str, *arguments: Any) -> Markup:

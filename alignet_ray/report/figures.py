@@ -4,6 +4,7 @@ import importlib.util
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from alignet_ray.errors import UserError
 
 Points = Float[np.ndarray, "n 2"]
 
-PALETTE = ("#3b6fb6", "#e07b39", "#3f9b5f", "#b3476b", "#8064a8", "#8c6d46", "#d9a520", "#4aa6b5", "#d16ba5", "#7f8c3b")
+PALETTE = ("#3b6fb6", "#d9702b", "#3f9b5f", "#b3476b", "#8064a8", "#8c6d46", "#b98a10", "#3793a3", "#d16ba5", "#7f8c3b")
 """Colours of groups and of alternatives, the most frequent first."""
 
 SHAPES = (
@@ -33,14 +34,27 @@ SHAPES = (
 )
 """Outlines of marks as SVG paths, one for each colour of the palette: groups are told apart without colours, too."""
 
-OTHER = "#c3c9d1"
+MARKERS = "os^DvPhX<>"
+"""Marks of alternatives in diagrams, one for each colour of the palette."""
+
+OTHER = "#70757c"
 """Colour of models and groups that have none of their own."""
 
 NO_GROUP = "no category"
 """Group of the objects without a category."""
 
-COLOURS = {"base": "#8a97a8", "teacher": "#d9a520", "student": "#2563b0", "control": "#c58f8f", "human": "#5f9e78"}
-"""Colour of each model, everywhere in the report."""
+COLOURS = {"base": "#838fa8", "teacher": "#ad8a0a", "student": "#1f6be0", "control": "#e05a78", "human": "#0a7f55"}
+"""Colour of each model, everywhere in the report. Colour-blind people tell them apart, and all stand out from a white
+ground as well as from a dark one: tests compute both."""
+
+MODEL_MARKERS = {"base": "s", "teacher": "^", "student": "o", "control": "D", "human": "P"}
+"""Mark of each model in diagrams."""
+
+OTHER_MARKER = "X"
+"""Mark of models that have none of their own."""
+
+MARKS_PER_LINE = 10
+"""Marks on a line of many points."""
 
 REFERENCE = "#8a94a3"
 """Colour of dashed reference lines."""
@@ -75,6 +89,7 @@ class Line(NamedTuple):
     colour: str
     style: str = "-"
     width: float = 2
+    marker: str = "o"
 
 
 def curves(
@@ -84,13 +99,15 @@ def curves(
     mark: float | None = None,
     bottom: float | None = 0,
 ) -> bytes:
-    """Curves with their points where there are few, from `bottom` up; a dashed vertical line at `mark`."""
-    figure, axes = empty(6.4, 3.5)
+    """Curves with marks on them, from `bottom` up; a dashed vertical line at `mark`."""
+    figure, axes = empty(5.2, 3.4)
     for line in lines:
-        # A curve of few points shows where they are; a thin one is background.
+        # Marks tell curves apart without colours. A thin curve is background and has none.
         marker = None
-        if len(line.x) < 15 and line.width > 1:
-            marker = "o"
+        if line.width >= 2:
+            marker = line.marker
+        # Of few points every one is marked.
+        every = max(1, len(line.x) // MARKS_PER_LINE)
         axes.plot(
             line.x,
             line.y,
@@ -99,7 +116,8 @@ def curves(
             ls=line.style,
             lw=line.width,
             marker=marker,
-            ms=4,
+            markevery=every,
+            ms=5,
         )
 
     if mark is not None:
@@ -115,11 +133,11 @@ def curves(
 def histogram(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str], top: float, xlabel: str) -> bytes:
     """Shares of triplets (percent) in equally wide bins between 0 and `top`, one outline for each name."""
     figure, axes = empty(4.8, 3.2)
-    for name, values in shares.items():
+    for (name, values), style in zip(shares.items(), cycle(("-", "--"))):
         percent = 100 * np.asarray(values)
         edges = np.linspace(0, top, len(values) + 1)
         # Outlines, with pale areas: solid bars would hide the other teacher's.
-        axes.stairs(percent, edges, label=name, color=colours.get(name), lw=2)
+        axes.stairs(percent, edges, label=name, color=colours.get(name), lw=2, ls=style)
         axes.stairs(percent, edges, fill=True, alpha=0.12, color=colours.get(name))
 
     axes.set_xlim(0, top)
@@ -135,7 +153,7 @@ def matrix(values: Float[np.ndarray, "m m"], groups: Sequence[str]) -> bytes:
     figure = Figure(figsize=(5.0, 3.7))
     # Fixed margins: matrices stand side by side, and their cells should line up whatever the length of the names.
     axes = figure.add_axes((1.35 / 5.0, 0.02, 3.6 / 5.0, 0.96))
-    axes.imshow(_rank_shades(values), cmap="GnBu", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(rank_shades(values), cmap="GnBu", vmin=0, vmax=1, interpolation="nearest")
 
     # Pixel i reaches from i - 1/2 to i + 1/2, so that a line between two groups stands at a half.
     runs = _long_runs(groups)
@@ -152,7 +170,7 @@ def matrix(values: Float[np.ndarray, "m m"], groups: Sequence[str]) -> bytes:
     return png(figure)
 
 
-def _rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
+def rank_shades(values: Float[np.ndarray, "m m"]) -> Float[np.ndarray, "m m"]:
     """Ranks of the entries above the diagonal, scaled to 0-1, on both sides of it; 1 on the diagonal."""
     size = len(values)
     rows, columns = np.triu_indices(size, 1)
@@ -179,13 +197,13 @@ def _long_runs(groups: Sequence[str]) -> Int[np.ndarray, "r 2"]:
     return runs[ends - starts >= max(2, size / 22)]
 
 
-def reliability(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], colours: Mapping[str, str]) -> bytes:
+def reliability(lines: Sequence[Line]) -> bytes:
     """Reliability curves: how sure a model is (x) against how often people agree (y); the diagonal is perfect."""
     figure, axes = empty(4.8, 4.2)
     # From a third up: the most probable of three choices cannot be less probable.
     axes.plot([1 / 3, 1], [1 / 3, 1], color=REFERENCE, ls="--", lw=1.5)
-    for name, (confidence, agreement) in lines.items():
-        axes.plot(confidence, agreement, label=name, color=colours.get(name), lw=2, marker="o", ms=5)
+    for line in lines:
+        axes.plot(line.x, line.y, label=line.name, color=line.colour, lw=line.width, marker=line.marker, ms=6)
 
     axes.set_xlabel("probability that the model gives its choice", fontsize=11)
     axes.set_ylabel("how often people agree", fontsize=11)
@@ -194,6 +212,12 @@ def reliability(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], co
     axes.grid(color="#eef1f4")
     axes.legend(frameon=False, fontsize=11)
     return png(figure)
+
+
+def model_line(model: str, name: str, x: Sequence[float], y: Sequence[float], style: str = "-") -> Line:
+    """A line in the colour of a model, and with its mark."""
+    colour = COLOURS.get(model, OTHER)
+    return Line(name, x, y, colour, style, marker=MODEL_MARKERS.get(model, OTHER_MARKER))
 
 
 def shorten(text: str, length: int = 16) -> str:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from alignet_ray.artifacts.cluster import CurvePoint
 from alignet_ray.evals.spaces import MODEL_TITLES
-from alignet_ray.report import figures
+from alignet_ray.report import alternatives, figures
 from alignet_ray.report.contents import Illustration, ReportContents, TripletExample
 
 ODD = (2, 1, 0)
@@ -98,7 +98,8 @@ def matrices(contents: ReportContents) -> list[Illustration]:
     """Similarity matrices side by side."""
     illustrations = []
     for name, values in contents.matrices.items():
-        illustrations.append(Illustration(figures.matrix(values, contents.groups), name))
+        alt = alternatives.of_matrix(name, figures.rank_shades(values), contents.groups)
+        illustrations.append(Illustration(figures.matrix(values, contents.groups), name, alt))
     return illustrations
 
 
@@ -107,13 +108,11 @@ def calibration(contents: ReportContents) -> Illustration | None:
     if not contents.calibration:
         return None
 
-    curves = {}
-    colours = {}
-    for model, curve in contents.calibration.items():
-        title = MODEL_TITLES.get(model, model)
-        curves[title] = curve
-        colours[title] = figures.COLOURS.get(model, figures.OTHER)
-    return Illustration(figures.reliability(curves, colours), "Confidence against agreement with people.")
+    lines = []
+    for model, (confidence, agreement) in contents.calibration.items():
+        lines.append(figures.model_line(model, MODEL_TITLES.get(model, model), confidence, agreement))
+    alt = alternatives.of_lines(lines, "how often people agree", "the probability that the model gives its choice")
+    return Illustration(figures.reliability(lines), "Confidence against agreement with people.", alt)
 
 
 def training(contents: ReportContents) -> Illustration | None:
@@ -125,12 +124,13 @@ def training(contents: ReportContents) -> Illustration | None:
     lines = []
     for curve in contents.losses:
         title = MODEL_TITLES[curve.model]
-        colour = figures.COLOURS[curve.model]
+        style = "-"
         if curve.held_out:
-            lines.append(figures.Line(f"{title}, held out", curve.steps, curve.losses, colour, "--"))
-        else:
-            lines.append(figures.Line(title, curve.steps, curve.losses, colour))
-    return Illustration(figures.curves(lines, "loss (nats)"), "Loss against training step.")
+            title += ", held out"
+            style = "--"
+        lines.append(figures.model_line(curve.model, title, curve.steps, curve.losses, style))
+    alt = alternatives.of_lines(lines, "loss (nats)", "training step")
+    return Illustration(figures.curves(lines, "loss (nats)"), "Loss against training step.", alt)
 
 
 @dataclass(frozen=True)
@@ -168,5 +168,7 @@ def _candidate_curves(candidates: Sequence[CurvePoint], provenance: dict[str, st
     for quantity, caption in captions.items():
         values = [getattr(candidate, quantity) for candidate in candidates]
         line = figures.Line(quantity, numbers, values, figures.COLOURS["student"])
-        illustrations.append(Illustration(figures.curves([line], quantity, "number of clusters k", mark), caption))
+        alt = alternatives.of_lines([line], quantity, "number of clusters k")
+        png = figures.curves([line], quantity, "number of clusters k", mark)
+        illustrations.append(Illustration(png, caption, alt))
     return illustrations

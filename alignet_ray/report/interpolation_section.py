@@ -7,6 +7,9 @@ from alignet_ray.core.scores import METRIC_TITLES
 from alignet_ray.report import figures
 from alignet_ray.report.contents import ReportContents, Row
 
+THIN_STYLES = ("--", "-.", ":")
+"""Dashes of the single scores, below the solid line of their mean."""
+
 X_TITLE = "share of the way from the pretrained weights, %"
 
 
@@ -20,7 +23,6 @@ class InterpolationSection:
         agreement: figure: agreement with people at every point.
         kept: figure: scores of telling objects apart at every point, as differences to the pretrained network.
         rows: a row for every point.
-        minor: columns that a phone leaves out: the single scores, whose mean stays.
     """
 
     chosen: float
@@ -28,7 +30,6 @@ class InterpolationSection:
     agreement: bytes
     kept: bytes
     rows: list[Row]
-    minor: list[str]
 
 
 def interpolation(contents: ReportContents) -> InterpolationSection | None:
@@ -44,7 +45,6 @@ def interpolation(contents: ReportContents) -> InterpolationSection | None:
         agreement=_agreement_figure(found.points, found.chosen),
         kept=_kept_figure(found.points, found.chosen),
         rows=rows,
-        minor=[METRIC_TITLES[name] for name in found.points[0].kept],
     )
 
 
@@ -77,7 +77,7 @@ def _agreement_figure(points: list[InterpolatedStudent], chosen: float) -> bytes
     ]
     head = [100 * point.head_agreement for point in points if point.head_agreement is not None]
     if head:
-        lines.append(figures.Line("head", shares, head, figures.COLOURS["teacher"]))
+        lines.append(figures.Line("head", shares, head, figures.COLOURS["teacher"], marker="^"))
     return figures.curves(lines, "agrees with people, %", X_TITLE, mark=100 * chosen, bottom=None)
 
 
@@ -86,7 +86,9 @@ def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
     lines = []
     for number, name in enumerate(points[0].kept):
         changes = [100 * point.kept[name].change for point in points]
-        lines.append(figures.Line(METRIC_TITLES[name], shares, changes, figures.PALETTE[number], width=1))
+        # Thin lines have no marks: these are told apart by their dashes.
+        style = THIN_STYLES[number % len(THIN_STYLES)]
+        lines.append(figures.Line(METRIC_TITLES[name], shares, changes, figures.PALETTE[number], style, 1.5))
     means = [100 * point.mean_change.change for point in points if point.mean_change is not None]
     if means:
         lines.append(figures.Line("mean of these", shares, means, figures.COLOURS["student"]))

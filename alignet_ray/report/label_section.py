@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 
 from alignet_ray.artifacts.label import LabelStats, SubsetStats
-from alignet_ray.report import figures
+from alignet_ray.report import alternatives, figures
 from alignet_ray.report.contents import Illustration, ReportContents, Row
 
 TEACHERS = {"aligned": "aligned teacher", "raw": "unaligned teacher"}
@@ -42,10 +42,15 @@ def _histograms(labels: Mapping[str, LabelStats]) -> list[Illustration]:
 
     # Three choices: a margin is at most 1, and an entropy at most ln 3 nats.
     return [
-        Illustration(figures.histogram(margins, COLOURS, 1.0, "margin"), "Margin: 0 is a toss-up, 1 is sure."),
+        Illustration(
+            figures.histogram(margins, COLOURS, 1.0, "margin"),
+            "Margin: 0 is a toss-up, 1 is sure.",
+            alternatives.of_shares(margins, 1.0, "margin"),
+        ),
         Illustration(
             figures.histogram(entropies, COLOURS, log(3), "entropy (nats)"),
             "Entropy of the three probabilities: 0 is sure, 1.10 is blind guessing.",
+            alternatives.of_shares(entropies, log(3), "entropy (nats)"),
         ),
     ]
 

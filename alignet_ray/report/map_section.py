@@ -55,6 +55,14 @@ class ObjectMap:
 
 
 @dataclass(frozen=True)
+class MapMember:
+    """An object of a group: its place among the points, and its name."""
+
+    number: int
+    name: str
+
+
+@dataclass(frozen=True)
 class MapSection:
     """What the section shows.
 
@@ -63,12 +71,14 @@ class MapSection:
         marks: colour and shape of every group.
         pictures: of all objects, in the order of the points; empty where they are too many.
         maps: one for each space.
+        members: the objects of every group by name, for those who do not point at them with a mouse.
     """
 
     method: str
     marks: dict[str, figures.Mark]
     pictures: list[Image.Image | None]
     maps: list[ObjectMap]
+    members: dict[str, list[MapMember]]
 
 
 def maps(contents: ReportContents) -> MapSection | None:
@@ -86,7 +96,21 @@ def maps(contents: ReportContents) -> MapSection | None:
     made = []
     for title, points in contents.maps.items():
         made.append(ObjectMap(title, _points(points, contents.map_names, shown)))
-    return MapSection(METHODS[contents.map_method], marks, pictures, made)
+    members = _members(contents.map_groups, contents.map_names, marks)
+    return MapSection(METHODS[contents.map_method], marks, pictures, made, members)
+
+
+def _members(groups: list[str], names: list[str], marks: dict[str, figures.Mark]) -> dict[str, list[MapMember]]:
+    """The objects of every group in alphabetical order; groups in the order of their marks."""
+    members: dict[str, list[MapMember]] = {title: [] for title in marks}
+    for number, (group, name) in enumerate(zip(groups, names, strict=True)):
+        title = group
+        if group not in marks:
+            title = "other"
+        members[title].append(MapMember(number, name))
+    for found in members.values():
+        found.sort(key=lambda member: member.name)
+    return members
 
 
 def _points(points: figures.Points, names: list[str], marks: list[figures.Mark]) -> list[MapPoint]:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from alignet_ray.evals.spaces import MODEL_TITLES
+
+MOST_COLUMNS = 4
+"""Columns that a table may have on a phone."""
+
+MOST_DIGITS = 10
+"""Characters of a cell that fits into a quarter of a phone's width."""
 
 THUMBNAIL = 128
 """Width and height of a thumbnail in pixels, unless a template asks for another size."""
@@ -35,6 +42,7 @@ def environment() -> Environment:
     jinja.filters["percent"] = percent
     jinja.filters["whole_percent"] = whole_percent
     jinja.filters["model_title"] = model_title
+    jinja.filters["table_layout"] = table_layout
     return jinja
 
 
@@ -51,6 +59,20 @@ def whole_percent(fraction: float) -> str:
 def model_title(model: str) -> str:
     """The title of a model of the scores table, or its own name where it has none."""
     return MODEL_TITLES.get(model, model)
+
+
+def table_layout(rows: Sequence[Mapping[str, str]]) -> str:
+    """How a phone lays out a table: as a table (""), or as a list of its rows with their cells in 2 or 4 columns."""
+    columns = list(rows[0])
+    if len(columns) <= MOST_COLUMNS:
+        return ""
+
+    # The first cell stands above the others. An interval takes half of a phone's width, a number a quarter of it.
+    cells = [text for row in rows for text in list(row.values())[1:]]
+    longest = max(map(len, cells))
+    if longest > MOST_DIGITS:
+        return "stacked"
+    return "stacked dense"
 
 
 def png_uri(png: bytes) -> str:

@@ -149,10 +149,9 @@ def agreement(contents: ReportContents) -> AgreementBars | None:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Rows, and the columns that a phone leaves out."""
+    """Rows of a table of scores."""
 
     rows: list[Row]
-    minor: list[str]
 
 
 def levels(contents: ReportContents) -> ScoreTable | None:
@@ -173,7 +172,7 @@ def levels(contents: ReportContents) -> ScoreTable | None:
         return None
     model, _ = subject(contents.scores)
     rows = [_level_row(level, scores, model) for level, scores in by_level.items()]
-    return ScoreTable(rows, _minor_columns(rows))
+    return ScoreTable(rows)
 
 
 def _levels_of(scores: Sequence[Score], dataset: str, metric: str) -> set[str]:
@@ -209,13 +208,6 @@ def _level_row(level: str, scores: Sequence[Score], model: str) -> Row:
     return row
 
 
-def _minor_columns(rows: Sequence[Row]) -> list[str]:
-    """Columns that a phone leaves out: heads, other models, numbers of triplets; never the first one, the titles."""
-    major = {"base", "student", "gain", "change", "control", "ceiling"}
-    columns = list(rows[0])[1:]
-    return [column for column in columns if column not in major]
-
-
 def _without_alignment(title: str) -> str:
     """`aligned student` -> `student`, `unaligned control` -> `control`: short enough for a column."""
     return title.replace("unaligned ", "").replace("aligned ", "")
@@ -236,7 +228,7 @@ def external(contents: ReportContents) -> ScoreTable | None:
             rows.append(row)
     if not rows:
         return None
-    return ScoreTable(_same_columns(rows), [])
+    return ScoreTable(_same_columns(rows))
 
 
 def _external_value(metric: str, value: float) -> str:
@@ -255,15 +247,7 @@ def _same_columns(rows: Sequence[Row]) -> list[Row]:
     return [blank | row for row in rows]
 
 
-@dataclass(frozen=True)
-class Generalisation:
-    """Scores that have nothing to do with human judgements."""
-
-    rows: list[Row]
-    minor: list[str]
-
-
-def generalisation(contents: ReportContents) -> Generalisation | None:
+def generalisation(contents: ReportContents) -> ScoreTable | None:
     """What simple classifiers on frozen features reach, percent, and how the student differs from the base."""
     rows = []
     for metric in GENERALISATION:
@@ -272,8 +256,7 @@ def generalisation(contents: ReportContents) -> Generalisation | None:
             rows.append(row)
     if not rows:
         return None
-    rows = _same_columns(rows)
-    return Generalisation(rows, _minor_columns(rows))
+    return ScoreTable(_same_columns(rows))
 
 
 def _generalisation_row(scores: Sequence[Score], metric: str, title: str, aligned: tuple[str, str]) -> Row | None:
@@ -338,7 +321,7 @@ def drift(contents: ReportContents) -> ScoreTable | None:
             "rank correlation with people": _three_digits(0.0),
         }
     )
-    return ScoreTable(rows, [])
+    return ScoreTable(rows)
 
 
 def _base_row(rsa_to_people: Mapping[tuple[str, str], float]) -> Row:

@@ -114,7 +114,7 @@ def _interpolation(report: AlignReport) -> InterpolationCurve | None:
     # Agreement against what it costs, as in WiSE-FT (Wortsman et al., 2022): a point per interpolation, no time axis.
     lines = [
         figures.Line("teacher", kept, teacher_agreement, figures.COLOURS["student"]),
-        figures.Line("features", kept, feature_agreement, figures.COLOURS["base"]),
+        figures.Line("features", kept, feature_agreement, figures.COLOURS["base"], marker="s"),
     ]
     png = figures.curves(lines, "agrees with people, %", "neighbours kept, %", bottom=None)
     return InterpolationCurve(png, rows)

@@ -12,7 +12,7 @@ def agreement_by_fold(folds: Sequence[Mapping[str, float]], colours: Mapping[str
         folds: model's title -> agreement (a fraction), of every fold; models in the order of the columns.
         colours: of the models, by title.
     """
-    figure, axes = empty(6.4, 3.6)
+    figure, axes = empty(5.6, 3.6)
     titles = list(folds[0])
     for fold in folds:
         # A model that one fold lacks leaves a gap in its line.

@@ -11,8 +11,9 @@ from alignet_ray.evals.compare import format_interval
 from alignet_ray.evals.reference_comparisons import KNOWN, MAJORITY, OTHERS, OTHERS_TITLE, VOTES
 from alignet_ray.evals.representation_drift import NEIGHBOURS
 from alignet_ray.evals.spaces import MODEL_TITLES
-from alignet_ray.report.elements import figure, page, paragraph, preformatted, section, table
-from alignet_ray.report.figures import COLOURS
+from alignet_ray.report import alternatives
+from alignet_ray.report.elements import figure, folded, page, paragraph, preformatted, section, table
+from alignet_ray.report.figures import COLOURS, OTHER
 from alignet_ray.screen import clock
 from alignet_ray.study import plots
 from alignet_ray.study.pooling import FoldScores, PooledScore
@@ -98,7 +99,7 @@ class Table(NamedTuple):
 def build(study: Study) -> str:
     """The whole page."""
     agreement, *others = [section(heading, paragraph(note), table(rows)) for heading, note, rows in tables(study)]
-    runs = section("Runs", table(run_rows(study.runs), minor=("time",)))
+    runs = section("Runs", table(run_rows(study.runs)))
     return page(study.title, [_lead(study), agreement, _by_fold(study), *others, runs, _protocol(study)])
 
 
@@ -268,11 +269,11 @@ def _by_fold(study: Study) -> str:
             if (score.dataset, score.metric, score.level) == ("objects", "odd_one_out", ""):
                 title = title_of(score.model, score.layer)
                 agreement[title] = score.value
-                colours[title] = COLOURS.get(score.model, COLOURS["base"])
+                colours[title] = COLOURS.get(score.model, OTHER)
         folds.append(agreement)
     picture = plots.agreement_by_fold(folds, colours)
     caption = "A point for each fold; lines join the points of one fold, whose test objects are the same"
-    return section("Fold by fold", figure(picture, caption))
+    return section("Fold by fold", figure(picture, caption, alternatives.of_folds(folds)))
 
 
 def _protocol(study: Study) -> str:
@@ -286,7 +287,7 @@ def _protocol(study: Study) -> str:
         "sets overlap.",
     ]
     parts = [paragraph(text) for text in texts]
-    return section("How it was measured", *parts, preformatted(study.settings))
+    return section("How it was measured", *parts, folded("All settings", preformatted(study.settings)))
 
 
 def _format_score(score: PooledScore | None) -> str:

@@ -6,7 +6,7 @@ from math import isinf
 
 import numpy as np
 
-from alignet_ray.report import figures
+from alignet_ray.report import alternatives, figures
 from alignet_ray.report.elements import figure, grid, paragraph, section, table
 from alignet_ray.sweep.learning_curves import LearningCurve, best_of_groups, commonly_reached_loss
 
@@ -32,19 +32,29 @@ def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
         "training, not over updates. All trainings are validated on the same held-out triplets. Thick: the best "
         "setting of each alternative, a line per seed; thin: the other settings."
     )
-    loss = _picture(curves, groups, "loss", "divergence from the teacher, nats")
-    agreement = _picture(curves, groups, "agreement", "same odd one as the teacher, share")
+    loss = _lines(curves, groups, "loss")
+    agreement = _lines(curves, groups, "agreement")
     pictures = [
-        figure(loss, "Held-out divergence over images processed"),
-        figure(agreement, "Held-out agreement with the teacher over images processed"),
+        _picture(loss, "divergence from the teacher, nats", "Held-out divergence over images processed"),
+        _picture(
+            agreement,
+            "same odd one as the teacher, share",
+            "Held-out agreement with the teacher over images processed",
+        ),
     ]
     return section("Sample efficiency", paragraph(text), grid(pictures), _comparison(groups))
 
 
-def _picture(curves: Sequence[LearningCurve], groups: Groups, metric: str, label: str) -> bytes:
+def _picture(lines: Sequence[figures.Line], label: str, caption: str) -> str:
+    images = "images processed"
+    return figure(figures.curves(lines, label, images), caption, alternatives.of_lines(lines, label, images))
+
+
+def _lines(curves: Sequence[LearningCurve], groups: Groups, metric: str) -> list[figures.Line]:
     """All curves of one metric, those of `groups` thick and on top."""
     # A sweep over several alternatives may have more groups than there are colours, which then come again.
     colours = dict(zip(groups, cycle(figures.PALETTE), strict=False))
+    markers = dict(zip(groups, cycle(figures.MARKERS), strict=False))
     chosen: set[tuple[int, int]] = set()
     for best in groups.values():
         for curve in best:
@@ -61,9 +71,11 @@ def _picture(curves: Sequence[LearningCurve], groups: Groups, metric: str, label
     for group, best in groups.items():
         name = group or "best setting"
         for curve in best:
-            lines.append(figures.Line(name, curve.images, getattr(curve, metric), colours[group], width=2.4))
+            values = getattr(curve, metric)
+            line = figures.Line(name, curve.images, values, colours[group], width=2.4, marker=markers[group])
+            lines.append(line)
             name = ""  # one entry per group in the legend
-    return figures.curves(lines, label, "images processed")
+    return lines
 
 
 def _comparison(groups: Groups) -> str:
@@ -101,7 +113,7 @@ def _comparison(groups: Groups) -> str:
         f"Every training in the table reaches a divergence of {target:.4f} nats. The last column compares the mean "
         "number of images with that of the alternative that needs most."
     )
-    return paragraph(about) + table(rows, minor=("best setting",))
+    return paragraph(about) + table(rows)
 
 
 def _image_count(images: float) -> str:

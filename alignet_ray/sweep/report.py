@@ -13,6 +13,9 @@ from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Space, format_value, short_name
 from alignet_ray.sweep.selection import Finalist, Mode, Trial, ValidationFigures
 
+IN_TABLE = "The table of all trials at the end of the page has the figures."
+"""For diagrams, to those who cannot see them."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -178,13 +181,15 @@ def _settings(outcome: Outcome) -> str:
         values = values_of[field]
         picture = plots.score_by_setting(values, scores, numbers, winner, field, domain)
         caption = f"{outcome.score_name} against {field}; the winner is ringed, the given setting is a diamond"
-        cells.append(figure(picture, caption))
+        cells.append(figure(picture, caption, f"Dot plot of the score by {field}. {IN_TABLE}"))
 
     # One column per field above, one row per trial here.
     settings = list(zip(*values_of.values(), strict=True))
     picture = plots.parallel_coordinates(outcome.space, settings, scores, outcome.mode, is_winner)
     caption = "Every finished trial as a line through its settings; dark is better, the winner is thick"
-    return section("Score against each setting", grid(cells), figure(picture, caption))
+    return section(
+        "Score against each setting", grid(cells), figure(picture, caption, f"Parallel coordinates. {IN_TABLE}")
+    )
 
 
 def _pareto_front(outcome: Outcome) -> str:
@@ -215,7 +220,8 @@ def _pareto_front(outcome: Outcome) -> str:
         "ten nearest neighbours that are still among them."
     )
     picture = plots.pareto_plot(points, [trial.number for trial in trials], front)
-    return section("What it costs", text, figure(picture, "Agreement against neighbours kept"), table(rows))
+    alt = f"Dot plot with the line of the settings in the table below. {IN_TABLE}"
+    return section("What it costs", text, figure(picture, "Agreement against neighbours kept", alt), table(rows))
 
 
 def _test_results(outcome: Outcome) -> str:
@@ -234,7 +240,7 @@ def _all_trials(outcome: Outcome) -> str:
     # By setting first, so that repeats with other seeds stand below the setting that they repeat.
     trials = sorted(outcome.trials, key=lambda trial: (place_of.get(trial.number, last), trial.seed))
     rows = [_trial_row(outcome.space, trial) for trial in trials]
-    return section("All trials", table(rows, minor=("seed", "time")))
+    return section("All trials", table(rows))
 
 
 def _trial_row(space: Space, trial: Trial) -> dict[str, str]:

@@ -239,9 +239,15 @@ def test_the_page_in_a_browser(url: str, tmp_path: Path) -> None:
             page.get_by_role("alert").get_by_text("notes.txt: not an image").wait_for()
             files = [{"name": f"{i}.png", "mimeType": "image/png", "buffer": picture(200 + i)} for i in range(3)]
             inputs.nth(0).set_input_files(files)
-            # The person chooses first.
-            page.get_by_role("button", name="C", exact=True).click()
+            # The person chooses first, here with the keyboard, whose focus moves on to the answer.
+            page.get_by_role("button", name="C", exact=True).press("Enter")
             page.locator("#aligned .three").wait_for()
+            assert page.evaluate("document.activeElement.id") == "result-heading"
+            assert re.fullmatch(
+                r"Base: [ABC], \d+ % sure. Aligned: [ABC], \d+ % sure.", page.get_by_role("status").first.inner_text()
+            )
+            assert page.get_by_role("button", name="B has a picture; choose another").count() == 1
+            assert page.locator("img:not([alt]), img[alt='']").count() == 0
             assert page.locator("#yours").inner_text().startswith("You chose C.")
             assert page.locator("#problem").is_hidden()
             names = [ask(f"{url}/pictures", f["buffer"])[1]["name"] for f in files]

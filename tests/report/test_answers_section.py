@@ -24,8 +24,8 @@ def test_figures_and_forecasts_are_shown() -> None:
     assert page is not None
     assert "<b>400 more answers would help.</b>" in page
     assert "1,234 others" in page
-    assert "<td>200</td><td>45.0 [40.0, 50.0] %</td>" in page
-    assert "<td>1,000</td><td>+2.1 [+1.2, +3.0]</td>" in page
+    assert '<th scope="row">200</th><td>45.0 [40.0, 50.0] %</td>' in page
+    assert '<th scope="row">1,000</th><td>+2.1 [+1.2, +3.0]</td>' in page
     assert page.count("<img") == 1
 
 

@@ -1,9 +1,12 @@
 """The page of several runs side by side."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
 from alignet_ray.artifacts.schemas import SCORES
+from alignet_ray.evals.compare import ScoreKey
 from alignet_ray.report import compare_page
 
 NAN = float("nan")
@@ -24,14 +27,15 @@ def scores(student: float, *, dataset: str = "objects", n: int = 10) -> pa.Table
 
 
 def plain(page: str) -> str:
-    return " ".join(page.split())
+    """The page in one line, its cells without what is for phones and screen readers alone."""
+    return " ".join(re.sub(r"<t(d|h) [^>]*>", r"<t\1>", page).split())
 
 
 def test_two_runs_stand_side_by_side_with_their_difference() -> None:
     page = plain(compare_page.build({"one": scores(0.46), "two": scores(0.56)}))
     assert "<h1>alignet_ray: one, two</h1>" in page
     assert (
-        "<td>agreement with people</td><td>aligned student, head</td><td>higher</td><td>46.0 [44.0, 48.0]</td>" in page
+        "<th>agreement with people</th><td>aligned student, head</td><td>higher</td><td>46.0 [44.0, 48.0]</td>" in page
     )
     assert "<td>56.0 [54.0, 58.0]</td><td>+10.0 *</td>" in page
     assert page.index("<h2>As people see it</h2>") < page.index("<h2>Everything else</h2>")
@@ -49,6 +53,13 @@ def test_any_number_of_runs_without_differences(count: int) -> None:
     assert "difference" not in page
     assert "margin:high" in page
     assert f"{count} runs on test data of: objects" in page
+
+
+def test_rows_of_the_figure_say_their_data_set_where_there_are_several() -> None:
+    base = ScoreKey("base", "pre_logits", "objects", "odd_one_out", "", "test")
+    student = base._replace(model="student", layer="head")
+    assert compare_page.row_titles([base, student]) == ["base", "aligned student, head"]
+    assert compare_page.row_titles([base, base._replace(dataset="levels")]) == ["base\n(objects)", "base\n(levels)"]
 
 
 def test_data_sets_have_tables_of_their_own() -> None:

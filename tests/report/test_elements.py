@@ -43,15 +43,32 @@ def test_a_picture_lies_inside_the_page() -> None:
     assert "data:image/png;base64," in made
 
 
-def test_a_table_has_a_heading_per_column_and_marks_minor_ones() -> None:
+def test_a_table_has_a_heading_for_each_column_and_each_row() -> None:
     rows = [{"model": "base", "trial": "1"}, {"model": "student", "trial": "2"}]
     plain = elements.table(rows)
-    marked = elements.table(rows, minor=("trial",))
     assert plain.count("<tr") == 3
-    assert plain.count("<th") >= 2
+    assert plain.count('<th scope="col">') == 2
+    assert plain.count('<th scope="row">') == 2
     assert plain.index("model") < plain.index("trial") < plain.index("base") < plain.index("student")
-    assert "minor" not in plain
-    assert marked.count("minor") == 3, "the heading and both cells"
+    assert "role=" not in plain, "nobody has to say what a plain table is"
+
+
+def test_a_table_of_many_columns_says_what_its_cells_are_wherever_they_stand() -> None:
+    made = elements.table([{"model": "base", "a": "1", "b": "2", "c": "3", "d": "<4"}])
+    assert '<table class="stacked dense" role="table">' in made
+    assert '<th scope="row" role="rowheader" data-heading="model">base</th>' in made
+    assert '<td role="cell" data-heading="d">&lt;4</td>' in made
+    assert 'tabindex="0" role="group" aria-label="Table: model, a, b, c, d"' in made
+
+
+def test_a_figure_has_words_of_its_own_or_those_of_its_caption() -> None:
+    assert 'alt="A line that falls."' in elements.figure(b"", "caption", "A line that falls.")
+    assert 'alt="caption"' in elements.figure(b"", "caption")
+
+
+def test_a_folded_part_stands_below_its_summary() -> None:
+    made = elements.folded("All of it", elements.paragraph("part"))
+    assert made.index("<summary>All of it</summary>") < made.index("<p>part</p>")
 
 
 def test_kind_is_a_class_of_the_style_sheet() -> None:

@@ -41,7 +41,7 @@ def test_groups_are_told_apart_by_shape_as_well_as_by_colour() -> None:
 def test_shades_are_the_ranks_of_the_pairs() -> None:
     values = np.array([[9.0, 0.3, 0.1], [0.3, 9.0, 0.2], [0.1, 0.2, 9.0]])
     expected = np.array([[1, 1, 0], [1, 1, 0.5], [0, 0.5, 1]])
-    np.testing.assert_array_equal(figures._rank_shades(values), expected)
+    np.testing.assert_array_equal(figures.rank_shades(values), expected)
 
 
 @given(st.integers(3, 8), st.integers(0, 1000))
@@ -50,7 +50,7 @@ def test_shades_are_those_of_scipys_ranks(count: int, seed: int) -> None:
     values += values.T
     rows, columns = np.triu_indices(count, 1)
     ranks = rankdata(values[rows, columns]) - 1
-    shades = figures._rank_shades(values)
+    shades = figures.rank_shades(values)
     np.testing.assert_allclose(shades[rows, columns], ranks / (len(ranks) - 1))
     np.testing.assert_array_equal(shades, shades.T)
 
@@ -89,10 +89,11 @@ def test_a_map_whose_package_is_not_there_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_every_figure_is_a_png_of_its_size() -> None:
     line = figures.Line("student", [0, 10], [1.0, 0.5], "#000000")
-    assert size(figures.curves([line], "loss", mark=5)) == (960, 525)
+    assert size(figures.curves([line], "loss", mark=5)) == (780, 510)
     assert size(figures.histogram({"raw": [0.5, 0.5]}, {}, 1.1, "entropy")) == (720, 480)
     assert size(figures.matrix(np.eye(4), ["a", "a", "b", "b"])) == (750, 555)
-    assert size(figures.reliability({"base": ([0.4, 0.8], [0.4, 0.7])}, figures.COLOURS)) == (720, 630)
+    reliability = figures.model_line("base", "base", [0.4, 0.8], [0.4, 0.7])
+    assert size(figures.reliability([reliability])) == (720, 630)
 
 
 def test_a_figure_is_the_same_each_time_and_shows_its_numbers() -> None:

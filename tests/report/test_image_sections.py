@@ -84,9 +84,12 @@ def test_reliability_curves_have_the_models_title_and_colour() -> None:
     curves = {"student": ([0.4, 0.8], [0.5, 0.7]), "my-model": ([0.5, 0.9], [0.4, 0.6])}
     found = image_sections.calibration(contents(calibration=curves))
     assert found is not None
-    named = {"aligned student": curves["student"], "my-model": curves["my-model"]}
-    colours = {"aligned student": figures.COLOURS["student"], "my-model": figures.OTHER}
-    assert found.png == figures.reliability(named, colours)
+    lines = [
+        figures.Line("aligned student", [0.4, 0.8], [0.5, 0.7], figures.COLOURS["student"], marker="o"),
+        figures.Line("my-model", [0.5, 0.9], [0.4, 0.6], figures.OTHER, marker=figures.OTHER_MARKER),
+    ]
+    assert found.png == figures.reliability(lines)
+    assert "my-model: from 0.4 at 0.5 to 0.6 at 0.9." in found.alt
     assert image_sections.calibration(contents()) is None
 
 
@@ -103,7 +106,7 @@ def test_held_out_losses_are_dashed_in_the_colour_of_their_model() -> None:
     lines = [
         figures.Line("aligned student", steps, [1.0, 0.6, 0.4], blue),
         figures.Line("aligned student, held out", steps, [1.0, 0.7, 0.8], blue, "--"),
-        figures.Line("unaligned control", steps, [1.1, 0.9, 0.7], pink),
+        figures.Line("unaligned control", steps, [1.1, 0.9, 0.7], pink, marker="D"),
     ]
     assert found.png == figures.curves(lines, "loss (nats)")
     assert image_sections.training(contents()) is None

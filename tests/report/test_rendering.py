@@ -6,7 +6,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from alignet_ray.report import elements
-from alignet_ray.report.rendering import percent, render, thumbnail, whole_percent
+from alignet_ray.report.rendering import percent, render, table_layout, thumbnail, whole_percent
 
 
 def test_text_is_escaped_and_elements_are_not() -> None:
@@ -17,10 +17,12 @@ def test_text_is_escaped_and_elements_are_not() -> None:
     assert '<p class="note">1 &lt; 2</p>' in page
 
 
-def test_a_table_marks_the_columns_that_a_phone_leaves_out() -> None:
-    table = elements.table([{"model": "base", "n": "3"}, {"model": "student", "n": "4"}], minor=("n",))
-    assert '<th>model</th><th class="minor">n</th>' in table
-    assert '<td>student</td><td class="minor">4</td>' in table
+def test_a_phone_shows_a_table_of_many_columns_as_a_list() -> None:
+    numbers = {"model": "a name as long as it likes", "a": "1", "b": "2", "c": "3", "d": "1,234.5678"}
+    assert table_layout([numbers]) == "stacked dense"
+    assert table_layout([numbers, numbers | {"b": "45.0 [40.0, 50.0]"}]) == "stacked"
+    del numbers["d"]
+    assert table_layout([numbers]) == ""
 
 
 def test_a_missing_variable_is_an_error() -> None:

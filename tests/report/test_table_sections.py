@@ -74,7 +74,6 @@ def test_levels_show_the_gain_and_the_largest_categories() -> None:
         "number": "40",
     }
     assert [row["triplets"] for row in found.rows[1:]] == [f"{number:02}" for number in range(8)]
-    assert found.minor == ["number"]
 
 
 def test_generalisation_shows_the_change_with_its_interval() -> None:

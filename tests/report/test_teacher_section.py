@@ -45,7 +45,7 @@ def test_a_fine_tuned_network_shows_its_interpolation_curve() -> None:
     assert "40% of every" in page
     assert "by its features, 20% by what it says of them" in page
     assert "as its classifier weighs features (temperature 0.055)" in page
-    assert re.search(r"50%</td><td>45\.0 %</td><td>43\.0 %</td><td>75 %", page)
+    assert re.search(r"50%</th><td>45\.0 %</td><td>43\.0 %</td><td>75 %", page)
     assert page.count("<img") == 1
 
 

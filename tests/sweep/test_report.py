@@ -2,6 +2,8 @@
 
 import re
 
+from support.page_check import faults
+
 from alignet_ray.sweep import report
 from alignet_ray.sweep.search_space import parse
 from alignet_ray.sweep.selection import FAILED, FINISHED, STOPPED, Trial, ValidationFigures, compare_finalists
@@ -50,6 +52,7 @@ def test_the_page_is_one_file_and_names_the_winner() -> None:
     assert "stopped at step 20" in html
     assert "is the best" in html
     assert "aligned 46.0%" in html
+    assert faults(html) == []
 
 
 def test_without_repeats_the_effect_of_the_seed_is_unknown() -> None:
