@@ -214,11 +214,15 @@ def _stream(
         missing = n - len(pool)
         # More than are missing, for those that come twice: to look for repeats again takes longer than to draw these.
         chunks = math.ceil(missing / CHUNK) + 1
-        fresh = [draw(_generator(*entropy, number), groups, CHUNK) for number in range(chunk, chunk + chunks)]
-        chunk += chunks
-
         before = len(pool)
-        pool = _new(np.concatenate([pool, *fresh]), taken, len(groups.group))
+        candidates = np.empty((before + chunks * CHUNK, 3), dtype=np.int64)
+        candidates[:before] = pool
+        # Each chunk goes to its place at once, so that ten million triplets are in memory once and not twice.
+        for place in range(before, len(candidates), CHUNK):
+            candidates[place : place + CHUNK] = draw(_generator(*entropy, chunk), groups, CHUNK)
+            chunk += 1
+
+        pool = _new(candidates, taken, len(groups.group))
         fruitless = fruitless + 1 if len(pool) == before else 0
     return pool
 
@@ -238,6 +242,8 @@ def _new(triplets: Int[np.ndarray, "n 3"], taken: Int[np.ndarray, "t 3"] | None,
         rows = np.flatnonzero(np.isin(keys, repeated))
         _, first = np.unique(keys[rows], return_index=True)
         keep[np.delete(rows, first)] = False
+    if keep.all():
+        return triplets
     return np.asarray(triplets[keep])
 
 

@@ -28,6 +28,9 @@ TIE = -1
 EXACT_KEYS = 1 << 21
 """Number of images up to which `set_keys` packs three image numbers into one integer without loss."""
 
+KEY_BLOCK = 1 << 15
+"""Triplets whose keys are computed at once."""
+
 
 def pair_similarities(embeddings: Float[Tensor, "*b 3 d"]) -> Float[Tensor, "*b 3"]:
     """Dot products of the three pairs of each triplet of embeddings, in the order of `PAIRS`."""
@@ -112,16 +115,20 @@ def set_keys(triplets: Int[np.ndarray, "n 3"], size: int = EXACT_KEYS) -> Int[np
         triplets: image numbers.
         size: number of images; all keys that are compared with each other need the same.
     """
-    first, second, third = triplets.astype(np.uint64).T
-    low = np.minimum(np.minimum(first, second), third)
-    high = np.maximum(np.maximum(first, second), third)
-    middle = first + second + third - low - high
+    keys = np.empty(len(triplets), dtype=np.int64)
+    # In blocks that stay in the processor's cache: ten million rows at once would take half a gigabyte in between.
+    for start in range(0, len(triplets), KEY_BLOCK):
+        first, second, third = triplets[start : start + KEY_BLOCK].astype(np.uint64).T
+        low = np.minimum(np.minimum(first, second), third)
+        high = np.maximum(np.maximum(first, second), third)
+        middle = first + second + third - low - high
 
-    if size <= EXACT_KEYS:
-        packed = (low << np.uint64(42)) | (middle << np.uint64(21)) | high
-    else:
-        packed = scramble(scramble(scramble(low) ^ middle) ^ high)
-    return np.asarray(packed.view(np.int64))
+        if size <= EXACT_KEYS:
+            packed = (low << np.uint64(42)) | (middle << np.uint64(21)) | high
+        else:
+            packed = scramble(scramble(scramble(low) ^ middle) ^ high)
+        keys[start : start + KEY_BLOCK] = packed.view(np.int64)
+    return keys
 
 
 def scramble(values: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
