@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignet_ray import tracking
 from alignet_ray.artifacts.register import RegisteredVersion
@@ -80,6 +80,25 @@ def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -
     for name, value in scores.items():
         tags[SCORE + name] = value
     return tags
+
+
+class Champion(NamedTuple):
+    """The champion of a registered model: its version, and the id of its student's artifact ("" where unknown)."""
+
+    version: str
+    student: str
+
+
+def champion(uri: str, name: str) -> Champion | None:
+    """The reigning champion of a registered model; None if there is none, or no such model."""
+    mlflow = tracking.client(uri)
+    with _readable(uri, name):
+        models = mlflow.search_registered_models(f"name='{name}'")
+        if not models or _champion(models[0]) is None:
+            return None
+        version = str(_champion(models[0]))
+        tags = mlflow.get_model_version(name, version).tags
+    return Champion(version, str(tags.get(f"{tracking.NODE}distill.student", "")))
 
 
 def promote(uri: str, name: str, version: str) -> None:

@@ -14,7 +14,7 @@ A node is a stage in a role (`embed@corpus`, `distill@control`). The nodes of a 
     embed@base, embed@student, ...         (images of the annotated objects; network: every model to be scored)
     embed@ood-..., embed@set-NAME-...      (the same networks on other images: `evaluate.ood`, `evaluate.sets`)
     evaluate          all of these
-    register          distill@student, evaluate
+    register          distill@student, evaluate, soften, embed@student (to compare it with the registry's champion)
 
 The control is a student whose teacher is not aligned: what it lacks is what alignment brings. With `align.map network`
 the teacher itself is fine-tuned: `align` then reads soften alone, embed@objects and embed@corpus read `align`, and
@@ -202,7 +202,8 @@ def evaluation_nodes(cfg: Config) -> list[Node]:
     return [
         *(_embed_node(job) for job in jobs),
         Node("evaluate", "", parents),
-        Node("register", "", ("distill@student", "evaluate")),
+        # What it is compared on with the champion of the registry: objects, and the student's embeddings of them.
+        Node("register", "", ("distill@student", "evaluate", "soften", "embed@student")),
     ]
 
 

@@ -89,14 +89,7 @@ def run(work: Work) -> None:
     splits = suite.SplitObjects(listed.train.embedded_in(spaces), listed.validation.embedded_in(spaces), test)
     work.screen.line(f"   {len(test)} test objects, {len(spaces)} spaces")
 
-    options = suite.SuiteOptions(
-        image_draws=evaluate.num_samples,
-        triplets=evaluate.triplets,
-        bootstrap=evaluate.bootstrap,
-        posterior_draws=cfg.soften.num_samples,
-        shots=evaluate.shots,
-        seed=cfg.seed,
-    )
+    options = evaluation_inputs.suite_options(cfg)
     results = suite.evaluate(spaces, splits, soften.responses(), options, soften.comparisons())
     external_results = external_scores(work, spaces, test, images)
     ood_results = ood_scores(work, spaces, images)

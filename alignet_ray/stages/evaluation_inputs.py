@@ -14,7 +14,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.ood import OodFolder
 from alignet_ray.evals.spaces import MODEL_TITLES, EmbeddingSpace, Kind
-from alignet_ray.evals.suite import SplitObjects
+from alignet_ray.evals.suite import SplitObjects, SuiteOptions
 from alignet_ray.images.class_names import class_title
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import embed_jobs
@@ -100,6 +100,19 @@ def _layers(model: str, job: EmbedJob, parents: Parents, head_similarity: Kind =
     if artifact.has_triplet_logits():
         spaces.append(EmbeddingSpace(model, "head", *artifact.embeddings("triplet_logits"), head_similarity))
     return spaces
+
+
+def suite_options(cfg: Config) -> SuiteOptions:
+    """How much the evaluations sample."""
+    evaluate = cfg.evaluate
+    return SuiteOptions(
+        image_draws=evaluate.num_samples,
+        triplets=evaluate.triplets,
+        bootstrap=evaluate.bootstrap,
+        posterior_draws=cfg.soften.num_samples,
+        shots=evaluate.shots,
+        seed=cfg.seed,
+    )
 
 
 def ood_folder(cfg: Config, parents: Parents) -> OodFolder | None:

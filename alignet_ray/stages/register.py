@@ -16,10 +16,11 @@ from alignet_ray.evals import gate
 from alignet_ray.logged_student import LoggedStudent, log_scores
 from alignet_ray.models.model_hub import licence
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
-from alignet_ray.stages import Work
-from alignet_ray.store import JsonObject
+from alignet_ray.stages import Work, champion
+from alignet_ray.stages.champion import AgainstChampion
+from alignet_ray.store import Artifact, JsonObject
 
-VERSION = 8
+VERSION = 9
 
 CARD = """# {name}
 
@@ -90,7 +91,13 @@ def run(work: Work) -> None:
     if "evaluate" in work.parents:
         evaluated = EvaluateArtifact(work.parents["evaluate"])
         facts = evaluated.facts()
-    card = artifact.write_card(_card(work, student, evaluated))
+    # Only who passed the gate may take the champion's place.
+    against = None
+    passed = facts is not None and facts.verdict == gate.Verdict.YES
+    if passed:
+        against = champion.compare(work)
+    is_champion = passed and (against is None or against.verdict == gate.Verdict.YES)
+    card = artifact.write_card(_card(work, student, evaluated, against))
 
     # The signature tells servers and other programs the shape of every output.
     widths = {"embedding": description.width}
@@ -114,21 +121,40 @@ def run(work: Work) -> None:
             name=work.cfg.register.name,
             alias=work.cfg.register.alias,
             card=card,
-            tags=registry.version_tags(work.parents, _score_tags(evaluated)),
+            tags=registry.version_tags(_made_of(work), _score_tags(evaluated)),
         )
         registered = registry.register(work.tracker, logged, registration)
 
     if evaluated is not None:
         scores = [Score(**row) for row in evaluated.scores().to_pylist()]
         log_scores(work.tracker, registered.model_id, scores, evaluated.id)
-    if facts and facts.verdict == gate.Verdict.YES:
+    if is_champion:
         registry.promote(work.tracker.uri, registered.name, registered.version)
     artifact.write_version(registered)
     work.facts = RegisterFacts(registered.version)
     work.screen.line(f"   {registered.model} is version {registered.version} of {registered.name}")
+    for line in _champion_lines(against):
+        work.screen.line(f"   {line}")
 
 
-def _card(work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | None) -> str:
+def _made_of(work: Work) -> dict[str, Artifact]:
+    """The artifacts that a version names: all others are found through their manifests."""
+    return {node: artifact for node, artifact in work.parents.items() if node in ("distill@student", "evaluate")}
+
+
+def _champion_lines(against: AgainstChampion | None) -> list[str]:
+    """How the student compares with the champion, for people; nothing without one."""
+    if against is None:
+        return []
+    consequence = f"version {against.version} stays the champion"
+    if against.verdict == gate.Verdict.YES:
+        consequence = f"it takes the place of version {against.version}"
+    return [f"Better than the champion, on validation objects: {against.verdict} ({consequence})", *against.reasons]
+
+
+def _card(
+    work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | None, against: AgainstChampion | None
+) -> str:
     """The model card (Markdown)."""
     from alignet_ray import __version__
 
@@ -150,28 +176,34 @@ def _card(work: Work, student: DistillArtifact, evaluated: EvaluateArtifact | No
         seed=cfg.seed,
         version=__version__,
         licence=_licence(description.architecture, description.model),
-        scores=_card_scores(evaluated),
+        scores=_card_scores(evaluated, against),
     )
 
 
-def _card_scores(evaluated: EvaluateArtifact | None) -> str:
+def _card_scores(evaluated: EvaluateArtifact | None, against: AgainstChampion | None) -> str:
     """The card's section on scores."""
     if evaluated is None:
         return "Not scored: this run had no human judgements; its teacher was a stored transform."
     facts = evaluated.facts()
     table = "\n".join(facts.table)
     where = f"Scored on {facts.test_objects} test objects. All scores: evaluate/{evaluated.id}/scores.parquet."
-    return f"```\n{table}\n```\n{where}\n{_gate_decision(facts)}"
+    return f"```\n{table}\n```\n{where}\n{_gate_decision(facts, against)}"
 
 
-def _gate_decision(facts: EvaluateFacts) -> str:
-    """The gate's verdict and its reasons."""
+def _gate_decision(facts: EvaluateFacts, against: AgainstChampion | None) -> str:
+    """The gate's verdict with its reasons, and how the student compares with the champion, if there was one."""
     consequence = "a candidate only"
     if facts.verdict == gate.Verdict.YES:
-        consequence = "this version is the champion"
+        consequence = "it may become the champion"
+        if against is None:
+            consequence = "this version is the champion"
     reasons = "".join(f"* {reason}\n" for reason in facts.reasons)
     question = "Nearer to people and no worse at anything else, on validation objects"
-    return f"\n{question}: {facts.verdict} ({consequence})\n{reasons}"
+    decision = f"\n{question}: {facts.verdict} ({consequence})\n{reasons}"
+    if against is not None:
+        comparison, *details = _champion_lines(against)
+        decision += f"\n{comparison}\n" + "".join(f"* {detail}\n" for detail in details)
+    return decision
 
 
 def _licence(architecture: str, model: str) -> str:
