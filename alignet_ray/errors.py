@@ -24,6 +24,13 @@ def first_line(error: Exception) -> str:
     return lines[0][:MAX_CHARACTERS]
 
 
+def array_problem(error: Exception) -> str:
+    """Why NumPy cannot read an array, in one line; its own advice about arrays of objects would have pickles opened."""
+    if "allow_pickle" in str(error) or "Python objects in dtype" in str(error):
+        return "it holds Python objects, which are never unpickled: save plain numbers or texts, as with .astype(float)"
+    return first_line(error)
+
+
 def in_one_line(error: Exception) -> str:
     """The beginning of an error's whole message in one line, for compilers, whose reason stands below their name."""
     return " ".join(str(error).split())[:MAX_CHARACTERS]

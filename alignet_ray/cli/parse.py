@@ -2,9 +2,11 @@
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
@@ -15,7 +17,7 @@ from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import Options, RunOptions
 from alignet_ray.config import Config, field_name
 from alignet_ray.config.presets import PRESETS
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_named
 
 T = TypeVar("T", bound=Options)
 
@@ -74,9 +76,28 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
     if isinstance(chosen, RunOptions):
         _require_preset_first(command, chosen.preset, args)
 
+    _require_named_paths(chosen, args)
+
     # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
     return dataclasses.replace(chosen, given=given)
+
+
+def _require_named_paths(chosen: Options, args: Sequence[str]) -> None:
+    """Refuse what a `Path` turns into another place: nothing into the working directory, a URL into a local folder.
+
+    Raises:
+        UserError: naming the option.
+    """
+    # Such as the empty text of a shell's variable that is not set.
+    has_empty = any(arg == "" or (arg.startswith("--") and arg.endswith("=")) for arg in args)
+    for field in dataclasses.fields(chosen):
+        value = getattr(chosen, field.name)
+        if has_empty and value == Path():
+            require_named("", field.name.replace("_", "-"))
+        if isinstance(value, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", str(value)) and not value.exists():
+            address = str(value).replace(":/", "://", 1)
+            raise UserError(f"{field.name.replace('_', '-')} {address} is a URL: give a folder or file of this machine")
 
 
 def read_config(command: str, args: Sequence[str]) -> Config:

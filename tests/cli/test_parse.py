@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from alignet_ray.cli.options import (
     DemoOptions,
     ExportOptions,
+    ImportOptions,
     Options,
     PlanOptions,
     RunOptions,
@@ -271,3 +272,19 @@ def test_a_value_with_a_line_break_is_told_in_one_line() -> None:
 def test_of_several_values_the_wrong_one_is_named(words: tuple[str, ...], wrong: str) -> None:
     with pytest.raises(UserError, match=rf"--evaluate\.shots {wrong}: expected"):
         read_config("run", ["--evaluate.shots", *words])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["", "--out", "there"], "the path of path is empty: give its name"),
+        (["weights", "--out", ""], "the path of out is empty: give its name"),
+        (["weights", "--out="], "the path of out is empty: give its name"),
+        (["weights", "--out", "s3://bucket/there"], "out s3://bucket/there is a URL: give a folder or file"),
+        (["gs://bucket/weights", "--out", "there"], "path gs://bucket/weights is a URL: give a folder or file"),
+    ],
+)
+def test_a_path_that_would_become_another_place_is_refused(args: list[str], message: str) -> None:
+    told = refusal(ImportOptions, *args)
+    assert told.startswith(message)
+    assert read(ImportOptions, "import", ["a:b", "--out", "."]).out == Path()
