@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,13 @@ def first_line(error: Exception) -> str:
     return lines[0][:MAX_CHARACTERS]
 
 
+def array_problem(error: Exception) -> str:
+    """Why NumPy cannot read an array, in one line; its own advice about arrays of objects would have pickles opened."""
+    if "allow_pickle" in str(error) or "Python objects in dtype" in str(error):
+        return "it holds Python objects, which are never unpickled: save plain numbers or texts, as with .astype(float)"
+    return first_line(error)
+
+
 def in_one_line(error: Exception) -> str:
     """The beginning of an error's whole message in one line, for compilers, whose reason stands below their name."""
     return " ".join(str(error).split())[:MAX_CHARACTERS]
@@ -33,10 +41,32 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
     # Of `--section.field` the field says what is meant: equal sections alone would make any two of their fields alike.
     section, _, field = name.rpartition(".")
     if section:
-        same_field = [other for other in known if difflib.get_close_matches(field, [other.rpartition(".")[2]], 1, 0.7)]
-        if same_field:
-            return max(same_field, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+        return _nearest_field(name, section, field, known)
     return next(iter(difflib.get_close_matches(name, known, 1)), None)
+
+
+def _nearest_field(name: str, section: str, field: str, known: Sequence[str]) -> str | None:
+    """`nearest` for a dotted name."""
+    # The field's usual abbreviation: `lr` for a learning rate.
+    initials = "".join(word[0] for word in re.split("[-_]", field) if word)
+    if len(initials) > 1 and f"{section}.{initials}" in known:
+        return f"{section}.{initials}"
+
+    # A section in place of a field of it.
+    for other in known:
+        if other.startswith(f"{name}."):
+            return other
+
+    same_field = [other for other in known if difflib.get_close_matches(field, [other.rpartition(".")[2]], 1, 0.7)]
+    if same_field:
+        return max(same_field, key=lambda other: difflib.SequenceMatcher(None, name, other).ratio())
+    # Fields of the section itself may be less alike, such as `epochs` and `steps`.
+    of_section = [other for other in known if other.rpartition(".")[0] == section]
+    fields = [other.rpartition(".")[2] for other in of_section]
+    close = difflib.get_close_matches(field, fields, 1)
+    if close:
+        return f"{section}.{close[0]}"
+    return None
 
 
 def require_named(path: object, what: str) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -206,7 +207,8 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
         raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
 
     # ray.init installs a handler of its own, under which a stop would not look like one.
-    signal.signal(signal.SIGTERM, sigterm_handler)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm_handler)
     return _places(context)
 
 
@@ -363,17 +365,26 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM stops the run the way Ctrl-C does."""
+    """Within it, SIGTERM and SIGHUP stop the run the way Ctrl-C does."""
+    # Only the main thread of a program can take signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
-    # Batch systems and `docker stop` send SIGTERM, at which Python would end without closing anything.
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # Batch systems and `docker stop` send SIGTERM, a terminal that closes sends SIGHUP. At both Python would end
+    # without closing anything. Under `nohup` the latter is ignored, and stays so.
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def tags() -> dict[str, str]:

@@ -23,6 +23,10 @@ TableRow: TypeAlias = dict[str, Cell]
 REDRAW_SECONDS = 0.2
 """Shortest time between two states of the progress line on a terminal."""
 BAR_WIDTH = 20
+
+NARROW = 40
+"""Columns of a terminal below which a table that does not fit is no table any more."""
+
 RULE_UNDER_HEAD = Box("    \n    \n -  \n    \n    \n    \n    \n    \n", ascii=True)
 """Table frame: columns are separated by spaces, with a rule of hyphens under the head."""
 
@@ -218,11 +222,20 @@ def _console(stream: Any) -> Console:
 
 
 def print_table(rows: Sequence[Mapping[str, Cell]]) -> None:
-    """Print rows as a table: within the terminal's width, or unwrapped where there is no terminal."""
+    """Print rows as a table: within the terminal's width, or unwrapped where there is no terminal.
+
+    On a very narrow terminal, where columns would be a few letters wide, every cell has a line of its own.
+    """
     # Other programs read a table line by line, so a row must not be broken for them.
     console = _console(sys.stdout)
     if not sys.stdout.isatty() or not rows:
         print(table(rows))
+        return
+    if console.width < NARROW and len(table(rows).splitlines()[1]) > console.width:
+        for row in rows:
+            for head in row:
+                console.print(f"{head}: {_cell(row, head)}", overflow="fold")
+            console.print()
         return
     drawn = Table(box=RULE_UNDER_HEAD, show_edge=False, pad_edge=False)
     for head in rows[0]:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "alignet_ray"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each room may import from itself, from the ground, and from the rooms listed.
-GROUND = {"errors", "config", "store", "screen"}
+GROUND = {"errors", "config", "locations", "store", "screen"}
 ROOMS = {
     "core": {"errors"},
     "artifacts": GROUND | {"core"},

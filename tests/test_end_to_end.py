@@ -160,7 +160,9 @@ def test_the_commands_on_results_work(smoke: SmokeRun) -> None:
     listed = alignet("ls", *root).stdout
     assert "smoke" in listed
     assert "distill@student" in listed
-    assert "files of the cache" in alignet("gc", "--yes", *root).stdout
+    deleted = alignet("gc", "--yes", *root).stdout
+    assert "every artifact belongs to a run\ncache: " in deleted
+    assert "(nothing)" not in deleted
     assert "nothing to delete" in alignet("gc", *root).stdout
     manifest = json.loads(alignet("show", smoke["cluster"].id, *root).stdout)
     assert manifest["node"] == "cluster"

@@ -1,11 +1,13 @@
 """Where a run may lie, and the nodes that it waits for and checks."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,32 @@ def test_workers_find_a_package_that_is_not_installed(monkeypatch: pytest.Monkey
     assert runtime._package_path() == f"{folder}{os.pathsep}/elsewhere"
     monkeypatch.setattr(runtime.sysconfig, "get_path", lambda name: folder)
     assert runtime._package_path() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_batch_system_and_a_closed_terminal_stop_a_command_as_ctrl_c_does(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), runtime.terminable():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runtime.terminable():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_in_a_thread_of_a_program_nothing_is_done_about_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work() -> object:
+        with runtime.terminable():
+            return signal.getsignal(signal.SIGTERM)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == before

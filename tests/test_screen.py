@@ -119,6 +119,20 @@ def test_table_puts_numbers_to_the_right() -> None:
     assert table([]) == "(nothing)"
 
 
+def test_on_a_very_narrow_terminal_every_cell_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"artifact": "distill/0123", "node": "student", "MB": 1}, {"artifact": "embed/4567", "node": "corpus"}]
+
+    def write(terminal: io.TextIOWrapper) -> None:
+        monkeypatch.setattr(screen.sys, "stdout", terminal)
+        print_table(rows)
+        monkeypatch.undo()
+
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_a_terminal(write, monkeypatch, 20)).splitlines()
+    shown = " ".join(" ".join(lines).split())
+    assert shown == "artifact: distill/0123 node: student MB: 1 artifact: embed/4567 node: corpus"
+    assert max(map(len, lines)) <= 20
+
+
 def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"artifact": "distill/" + "0" * 30, "why": "changed: " + "steps, " * 10, "n": 1}]
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from alignet_ray.artifacts.student_files import MODEL_FILE
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line
+from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem
 from alignet_ray.locations import read_bytes
 from alignet_ray.store import JsonObject
 
@@ -90,7 +90,7 @@ def read_transform(path: str | Path) -> StoredTransform:
         # It says already what is wrong with the file.
         raise
     except Exception as error:  # zip, zlib, NumPy and safetensors raise errors of many types on damaged bytes
-        raise UserError(f"{path} is not a transform: {first_line(error)}") from error
+        raise UserError(f"{path} is not a transform: {array_problem(error)}") from error
 
 
 def locate(name: str, root: str) -> str:

@@ -212,16 +212,19 @@ def dispatch(args: list[str]) -> None:
     command = COMMANDS[name]
 
     # tyro and pydantic take a second, which the overview and wrong commands need not wait for.
+    from alignet_ray import runtime
     from alignet_ray.cli import options, parse
 
     chosen = parse.read(getattr(options, command.options), name, rest)
     module, _, function = command.function.partition(":")
 
     call = getattr(importlib.import_module(f"alignet_ray.cli.{module}"), function)
-    if command.group == "stages":
-        call(chosen, name)
-    else:
-        call(chosen)
+    # Whatever stops a command, it takes back what it has half written.
+    with runtime.terminable():
+        if command.group == "stages":
+            call(chosen, name)
+        else:
+            call(chosen)
 
 
 def overview() -> str:

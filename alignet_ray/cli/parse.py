@@ -2,10 +2,12 @@
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -15,7 +17,7 @@ from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import Options, RunOptions
 from alignet_ray.config import Config, field_name
 from alignet_ray.config.presets import PRESETS
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, require_named
 
 T = TypeVar("T", bound=Options)
 
@@ -74,9 +76,28 @@ def read(kind: type[T], command: str, args: Sequence[str]) -> T:
     if isinstance(chosen, RunOptions):
         _require_preset_first(command, chosen.preset, args)
 
+    _require_named_paths(chosen, args)
+
     # Some commands need to know what was typed, and not only the values, which may equal the defaults.
     given = tuple(arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--"))
     return dataclasses.replace(chosen, given=given)
+
+
+def _require_named_paths(chosen: Options, args: Sequence[str]) -> None:
+    """Refuse what a `Path` turns into another place: nothing into the working directory, a URL into a local folder.
+
+    Raises:
+        UserError: naming the option.
+    """
+    # Such as the empty text of a shell's variable that is not set.
+    has_empty = any(arg == "" or (arg.startswith("--") and arg.endswith("=")) for arg in args)
+    for field in dataclasses.fields(chosen):
+        value = getattr(chosen, field.name)
+        if has_empty and value == Path():
+            require_named("", field.name.replace("_", "-"))
+        if isinstance(value, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", str(value)) and not value.exists():
+            address = str(value).replace(":/", "://", 1)
+            raise UserError(f"{field.name.replace('_', '-')} {address} is a URL: give a folder or file of this machine")
 
 
 def read_config(command: str, args: Sequence[str]) -> Config:
@@ -209,6 +230,10 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
             placed = _negation_in_place(flag)
             if placed in known:
                 return f"unknown option {flag!r}: did you mean {placed!r}?"
+            meant = _option_with_value(flag)
+            # `--align.network` has options below it, and is a choice of `--align.map` as well.
+            if meant and not any(option.startswith(f"{flag}.") for option in known):
+                return f"unknown option {flag!r}: did you mean {meant!r}?"
             return unknown("option", flag, known)
 
     explained = f"`{event.prog} --help` explains"
@@ -226,6 +251,20 @@ def describe_mistake(event: tyro_errors.ParseErrorEvent, known: list[str], args:
     if isinstance(event, tyro_errors.InstantiationFailure):
         return _describe_value(event, args)
     return f"{event.prog}: the options cannot be read: {explained}"
+
+
+def _option_with_value(flag: str) -> str | None:
+    """`--section.field value` for a choice that was written as if it were a field: `--distill.bfloat16`."""
+    section, _, choice = flag.removeprefix("--").partition(".")
+    if section not in Config.model_fields:
+        return None
+    kind = Config.model_fields[section].annotation
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return None
+    for name, field in kind.model_fields.items():
+        if get_origin(field.annotation) is Literal and choice in get_args(field.annotation):
+            return f"--{section}.{name.replace('_', '-')} {choice}"
+    return None
 
 
 def _describe_bad_value(event: tyro_errors.BadValue, explained: str) -> str:
@@ -281,7 +320,7 @@ def _wrong_value(flag: str, args: Sequence[str], kind: Any) -> str:
     """The value behind an option that is not of its kind; of a list the first such one."""
     values = _given_values(flag, args)
     for number in (int, float):
-        if number not in get_args(kind):
+        if number not in _plain_types(kind):
             continue
         for value in values:
             try:
@@ -289,6 +328,14 @@ def _wrong_value(flag: str, args: Sequence[str], kind: Any) -> str:
             except ValueError:
                 return value
     return " ".join(values[:1])
+
+
+def _plain_types(kind: Any) -> set[Any]:
+    """The types that an annotation is made of; limits of values are looked through."""
+    types = {kind}
+    for inner in get_args(kind):
+        types |= _plain_types(inner)
+    return types
 
 
 def _given_values(flag: str, args: Sequence[str]) -> list[str]:

@@ -231,10 +231,17 @@ def gc(options: CollectOptions) -> None:
             print("nothing to delete: every artifact belongs to a run")
             return
 
-        print_table([artifact_row(artifact, used) for artifact in unused])
-        megabytes = sum(path.stat().st_size for path in cached) / 1e6
-        print(f"and {len(cached)} files of the cache, {megabytes:,.0f} MB, made again when a run needs them")
-        if _confirmed(options.yes, f"delete these {len(unused)} artifacts and the cache"):
+        things = []
+        if unused:
+            print_table([artifact_row(artifact, used) for artifact in unused])
+            things.append(f"these {len(unused)} artifacts")
+        else:
+            print("every artifact belongs to a run")
+        if cached:
+            megabytes = sum(path.stat().st_size for path in cached) / 1e6
+            print(f"cache: {len(cached)} files, {megabytes:,.1f} MB, made again when a run needs them")
+            things.append("the cache")
+        if _confirmed(options.yes, f"delete {' and '.join(things)}"):
             for artifact in unused:
                 store.delete(artifact)
             for path in cached:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from alignet_ray.config import yaml_file
 from alignet_ray.config.names import check_local_folder, check_run_name
@@ -72,7 +72,7 @@ class Config(Section):
 
     name: RuntimeOnly[Annotated[str, AfterValidator(check_run_name)]] = "run"
     """Name of the run: `<root>/refs/<name>.json` lists its artifacts."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     """Random seed, also of the split of objects."""
     state_dir: RuntimeOnly[str | None] = None
     """Local folder for the run lock, logs and embedded tracking. Default: the root, which must be local then."""
@@ -100,6 +100,12 @@ class Config(Section):
     def _features_are_not_fine_tuned(self) -> "Config":
         if self.embed.from_ and self.align.map == "network" and not self.align.from_:
             raise ValueError("align.map network fine-tunes a network, and embed.from gives features: take affine")
+        return self
+
+    @model_validator(mode="after")
+    def _one_network_is_fine_tuned(self) -> "Config":
+        if len(self.embed.model) > 1 and self.align.map == "network" and not self.align.from_:
+            raise ValueError("align.map network fine-tunes one network: give one embed.model, not several")
         return self
 
     def to_yaml(self) -> str:

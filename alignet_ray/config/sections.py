@@ -225,7 +225,7 @@ class RaySection(Section):
 
     address: RuntimeOnly[str | None] = None
     """Address of a running cluster. Default: RAY_ADDRESS, or else a new Ray on this machine."""
-    num_cpus: RuntimeOnly[int | None] = None
+    num_cpus: RuntimeOnly[int | None] = Field(None, ge=1)
     """Logical CPUs of a local Ray. Default: the machine's cores, at least 4 (these are slots, not threads)."""
     object_store_mb: RuntimeOnly[int | None] = Field(None, ge=80)
     """Shared memory of a local Ray in MB. Default: chosen by Ray."""

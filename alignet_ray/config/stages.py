@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from alignet_ray.config.names import check_alias, check_model_name
 from alignet_ray.config.sections import InputPath, RuntimeOnly, Section
@@ -11,6 +11,9 @@ from alignet_ray.config.sections import InputPath, RuntimeOnly, Section
 Compute = Literal["float32", "tf32", "bfloat16"]
 """Number formats of networks. tf32: on a GPU, factors of products have 11 binary digits, which is several times as fast
 as float32 with all its 24; on a CPU it is float32. bfloat16: 8 digits, and half the memory."""
+
+MIN_CANDIDATES = 3
+"""Fewer numbers of clusters make no curve with a bend in it."""
 
 
 class Embed(Section):
@@ -23,11 +26,11 @@ class Embed(Section):
     model: tuple[str, ...] = ("vit_so400m_patch14_siglip_384.webli",)
     """The teacher: a timm name (pretrained weights), `NAME@FILE` (local checkpoint), `pip:efficientnet-lite0`,
     `random:NAME`, or a folder written by `distill`. Embeddings of several models are concatenated."""
-    size: int | None = None
+    size: int | None = Field(None, ge=1)
     """Side of the square input in pixels. Default: the model's own."""
     batch_size: RuntimeOnly[int | None] = Field(None, ge=1)
     """Images per forward pass. Default: 256 on a GPU (fewer if memory is short), else 32."""
-    actors: RuntimeOnly[int | None] = None
+    actors: RuntimeOnly[int | None] = Field(None, ge=1)
     """Embedding actors. Default: two per GPU; without GPUs one per two cores, at least two."""
     readers: RuntimeOnly[int | None] = Field(None, ge=0)
     """Processes that read and decode images for the actors; 0: each actor reads its own. Default: the cores that GPU
@@ -118,7 +121,7 @@ class Network(Section):
     """Smallest side of random crops, as a share of the image's; half of them are flipped. 1: no augmentation."""
     every: int = Field(10, ge=1)
     """Updates between two validations, the best of which is kept."""
-    workers: RuntimeOnly[int | None] = None
+    workers: RuntimeOnly[int | None] = Field(None, ge=1)
     """Training processes. Default: one per GPU, or two on CPU."""
 
 
@@ -165,7 +168,7 @@ class Cluster(Section):
 
     k: int = Field(500, ge=2)
     """Number of clusters ("superordinate categories")."""
-    candidates: tuple[int, ...] = ()
+    candidates: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """Numbers of clusters to compare on a sample of the images; the one selected by `choose` replaces k."""
     choose: Literal["elbow", "silhouette"] = "elbow"
     """How a candidate is selected: elbow of the inertia curve, or highest mean silhouette."""
@@ -183,6 +186,12 @@ class Cluster(Section):
     """Stop when an iteration reassigns less than this share of the images."""
     sample: int = Field(20_000, ge=1)
     """Random images used for k-means++ seeding and for comparing candidates; at least 20 per cluster are taken."""
+
+    @model_validator(mode="after")
+    def _candidates_make_a_curve(self) -> "Cluster":
+        if self.candidates and len(set(self.candidates)) < MIN_CANDIDATES:
+            raise ValueError("cluster.candidates must be three or more different numbers from 2 up")
+        return self
 
 
 class Label(Section):
@@ -214,13 +223,27 @@ class Label(Section):
     uniform: float = Field(0.0, ge=0)
     """Weight of triplets of any three images."""
 
+    @model_validator(mode="after")
+    def _something_is_drawn(self) -> "Label":
+        weights = (
+            self.cluster_border,
+            self.within_cluster,
+            self.class_border,
+            self.within_class,
+            self.between_class,
+            self.uniform,
+        )
+        if not self.from_ and not any(weights):
+            raise ValueError("all kinds of triplets have weight 0: give one a weight, as in --label.cluster-border 1")
+        return self
+
 
 class Distill(Section):
     """distill: train the student on the teacher's similarity judgements."""
 
     model: str = "vit_base_patch16_siglip_224.webli"
     """The student's backbone, named as in `embed.model`."""
-    size: int | None = None
+    size: int | None = Field(None, ge=1)
     """Side of the square input in pixels. Default: the model's own."""
     squash: bool = False
     """Squash whole images to the square input, with values in [0, 1], as AligNet's released students do, instead of the
@@ -241,7 +264,7 @@ class Distill(Section):
     `per_cluster`, as few images of a random batch share a cluster)."""
     objective: Literal["jsd", "kld", "contrastive"] = "jsd"
     """Divergence between the teacher's and the student's choice probabilities."""
-    tau: float | Literal["auto"] = "auto"
+    tau: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Temperature of the head's dot products. `auto`: matches their spread to that of the teacher's similarities."""
     normalize: bool = False
     """Normalise the head's outputs to unit length before the dot products."""
@@ -264,7 +287,7 @@ class Distill(Section):
     """Learning rate of each layer group relative to the next one; the head uses `lr`."""
     hard_fraction: float = Field(1.0, gt=0, le=1)
     """Share of an update's triplets that enter the loss: those with the largest loss."""
-    grad_clip: float | None = None
+    grad_clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient. Default: no clipping."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """EMA decay of the weights; 0 disables it."""
@@ -274,7 +297,7 @@ class Distill(Section):
     objects; the report shows the trade-off. 1: as published."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Keep the pretrained statistics of BatchNorm layers, or update them (each worker from its own images)."""
-    trainable: Literal["all", "head"] | int = "all"
+    trainable: Annotated[int, Field(ge=1)] | Literal["all", "head"] = "all"
     """What is trained: everything, the head alone, or the head and this many of the last layer groups."""
     crop: float = Field(1.0, gt=0, le=1)
     """Smallest side of random crops, as a share of the image's, with random flips. 1: no augmentation."""
@@ -301,7 +324,7 @@ class Distill(Section):
     machine will be taken away. Default: 30, on GPUs 180."""
     max_failures: RuntimeOnly[int] = Field(2, ge=0)
     """How often in a row, without a new checkpoint in between, lost workers are replaced before the run fails."""
-    workers: RuntimeOnly[int | None] = None
+    workers: RuntimeOnly[int | None] = Field(None, ge=1)
     """Training processes. Default: one per GPU, or two on CPU."""
     min_workers: RuntimeOnly[int | None] = Field(None, ge=1)
     """Minimum number of workers for elastic training; training grows again when machines return. Default: wait for all
@@ -311,11 +334,20 @@ class Distill(Section):
     control: RuntimeOnly[bool] = True
     """Also train the control: the same student with labels of the unaligned teacher."""
 
+    @model_validator(mode="after")
+    def _batches_can_be_divided(self) -> "Distill":
+        if self.batching == "in_batch" and self.per_cluster > self.batch_size:
+            raise ValueError(
+                f"--distill.per-cluster {self.per_cluster} is more than the {self.batch_size} images of a batch: "
+                "use less, or a larger --distill.batch-size"
+            )
+        return self
+
 
 class Evaluate(Section):
     """evaluate: human agreement, generalisation, and the report."""
 
-    num_samples: int = 20
+    num_samples: int = Field(20, ge=1)
     """Random choices of one image per object that scores are averaged over, where objects have several images."""
     triplets: int = Field(1_000_000, ge=1)
     """Largest number of triplets of test objects to score; a random sample where there are more."""
@@ -349,7 +381,7 @@ class Evaluate(Section):
     sets: InputPath[tuple[str, ...]] = ()
     """Sets of human judgements with images of their own (Levels, NIGHTS, multi-arrangement, ratings): folders with a
     set.yaml, such YAML files, or folders with images/ and one file of a known layout."""
-    shots: tuple[int, ...] = (1, 5)
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = (1, 5)
     """Training images per object of few-shot classifiers; objects with more images than that take part."""
 
 
@@ -365,9 +397,9 @@ class Register(Section):
 class Study(Section):
     """study: the same settings on every fold of the objects, with several seeds."""
 
-    folds: RuntimeOnly[int] = Field(5, ge=3)
+    folds: RuntimeOnly[int] = Field(5, ge=3, le=100)
     """Folds of the objects: in each run one of them is tested, so that every object is a test object once."""
-    seeds: RuntimeOnly[int] = Field(1, ge=1)
+    seeds: RuntimeOnly[int] = Field(1, ge=1, le=100)
     """Seeds, counted up from `seed`; each divides the objects anew and trains anew."""
     chosen: RuntimeOnly[str] = ""
     """How these settings were chosen, in a sentence for the page: on which objects, with which seeds, of how many."""
@@ -389,9 +421,9 @@ class Sweep(Section):
     repeats: RuntimeOnly[int] = Field(0, ge=0)
     """Repetitions with other seeds of the best three settings, the given ones and the best of each categorical choice
     (such as distill.batching), before one is selected."""
-    minutes: RuntimeOnly[float | None] = None
+    minutes: RuntimeOnly[float | None] = Field(None, gt=0)
     """Time limit; unfinished trials can be continued later. Default: none."""
-    concurrent: RuntimeOnly[int | None] = None
+    concurrent: RuntimeOnly[int | None] = Field(None, ge=1)
     """Concurrent trials. Default: as many as the machine or cluster can hold."""
     full: RuntimeOnly[bool] = True
     """Run the selected settings through the rest of the pipeline up to evaluation, reusing the trial's artifacts."""

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from alignet_ray.artifacts import schemas
 from alignet_ray.data import stored
 from alignet_ray.data.files import comparable_path
-from alignet_ray.errors import MAX_CHARACTERS, UserError, first_line, require_regular
+from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem, first_line, require_regular
 
 THINGSVISION_FEATURES = "features.npy"
 THINGSVISION_NAMES = "file_names.txt"
@@ -120,10 +120,16 @@ def _check(source: str, rows: FeatureRows) -> None:
     if not len(vectors) or not vectors.shape[1]:
         raise UserError(f"{source} holds no features: it is empty")
     is_finite = np.isfinite(vectors).all(axis=1)
+    # Double precision reaches further than the single precision that they are stored in.
+    if vectors.dtype.itemsize > np.dtype(np.float32).itemsize:
+        is_finite &= (np.abs(vectors) <= np.finfo(np.float32).max).all(axis=1)
     if not is_finite.all():
         first = int(np.flatnonzero(~is_finite)[0])
         count = int((~is_finite).sum())
-        raise UserError(f"{source}: {count:,} rows are not finite (NaN or infinity), the first is row {first} (from 0)")
+        raise UserError(
+            f"{source}: {count:,} rows are not finite (NaN, infinity or beyond float32), "
+            f"the first is row {first} (from 0)"
+        )
     if names is None:
         return
 
@@ -167,7 +173,7 @@ def _read_npz(path: Path) -> FeatureRows:
         with np.load(path, allow_pickle=False) as archive:
             loaded = dict(archive)
     except Exception as error:  # damaged bytes raise errors of many types
-        raise UserError(f"{path} holds no features: {first_line(error)}") from error
+        raise UserError(f"{path} holds no features: {array_problem(error)}") from error
 
     # A zip may hold anything; what is no array comes as bytes.
     arrays = {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}

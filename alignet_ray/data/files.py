@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import UserError, array_problem
 from alignet_ray.locations import read_bytes
 
 DELIMITERS = ("\t", ",", ";")
@@ -142,7 +142,7 @@ def parse_array(data: bytes, path: str) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a header is parsed as Python literals, so damaged bytes raise errors of many types
-        raise UserError(f"{path} is not a plain .npy array: {first_line(error)}") from error
+        raise UserError(f"{path} is not a plain .npy array: {array_problem(error)}") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path} is not a plain .npy array: it is an .npz archive")
     return array

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.data import embeddings
 from alignet_ray.data.files import comparable_path, read_rows
-from alignet_ray.errors import UserError, first_line
+from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem
 from alignet_ray.store import MANIFEST, Artifact, Store
 
 SUFFIXES = (".npy", ".safetensors")
@@ -167,15 +167,11 @@ def read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
             # Exports name the tensor; a file of somebody else may call it anything.
-            columns = load_file(path)
-            if "embedding" in columns:
-                vectors = columns["embedding"]
-            else:
-                vectors = next(iter(columns.values()))
-    except StopIteration as error:
-        raise UserError(f"{path} holds no embeddings: it is empty") from error
+            vectors = _only_table(path, load_file(path))
+    except UserError:
+        raise
     except Exception as error:  # damaged bytes raise errors of many types in both libraries
-        raise UserError(f"{path} holds no embeddings: {first_line(error)}") from error
+        raise UserError(f"{path} holds no embeddings: {array_problem(error)}") from error
     # A zip with several arrays opens under any name.
     if not isinstance(vectors, np.ndarray):
         raise UserError(f"{path} holds no embeddings: it is a zip of arrays; save the one that is meant")
@@ -183,7 +179,22 @@ def read_vectors(path: Path) -> Float[np.ndarray, "n d"]:
         raise UserError(
             f"{path}: embeddings are rows of decimal numbers (n, d), these are {vectors.dtype} {vectors.shape}"
         )
-    return np.asarray(vectors)
+    # PyTorch takes no numbers in the byte order of another machine.
+    return np.asarray(vectors, vectors.dtype.newbyteorder("="))
+
+
+def _only_table(path: Path, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The tensor with the embeddings: called so, or the only one with rows."""
+    if "embedding" in tensors:
+        return tensors["embedding"]
+    tables = [tensor for tensor in tensors.values() if tensor.ndim == 2]
+    # Any one of several would do, and be the wrong one as often as not.
+    if len(tables) != 1:
+        shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in tensors.items()) or "nothing"
+        raise UserError(
+            f"{path} needs one tensor of rows (n, d), or one called embedding; it holds {shapes[:MAX_CHARACTERS]}"
+        )
+    return tables[0]
 
 
 def rows_file(path: Path) -> Path | None:

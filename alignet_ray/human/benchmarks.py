@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data.files import comparable_path
 from alignet_ray.errors import UserError
+from alignet_ray.human.answer_tables import LineNumbers
 from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.responses import read_responses
 
@@ -51,8 +52,10 @@ def read_image_responses(path: str, image_ids: Mapping[str, int], columns: Seque
     if not responses.object_names:
         raise UserError(f"{path}: image0, image1 and image2 must be paths of images, these are numbers")
     ids = _ids_of_paths(list(responses.object_names), image_ids, path)
+    triplets = ids[responses.triplets]
+    _require_distinct(triplets, path, responses.lines)
     return ImageResponses(
-        triplets=ids[responses.triplets],
+        triplets=triplets,
         levels=responses.table["level"].to_pylist(),
         times=responses.table["rt"].to_numpy(),
         participants=responses.table["participant"].to_pylist(),
@@ -89,7 +92,24 @@ def read_choices(path: str, image_ids: Mapping[str, int]) -> Comparisons:
     if not table.object_names:
         raise UserError(f"{path}: the reference and the two others must be paths of images, these are numbers")
     # Shares and counts alike: what is scored is the share of a row's votes.
-    return Comparisons(_ids_of_paths(list(table.object_names), image_ids, path)[table.rows], table.votes)
+    rows = _ids_of_paths(list(table.object_names), image_ids, path)[table.rows]
+    _require_distinct(rows, path, table.lines)
+    return Comparisons(rows, table.votes)
+
+
+def _require_distinct(rows: Int[np.ndarray, "n 3"], path: str, lines: LineNumbers) -> None:
+    """Refuse rows that name an image twice, whatever it is called: no model could answer them wrongly.
+
+    Raises:
+        UserError: with the number of such rows, and the line of the first one.
+    """
+    first, second, third = rows.T
+    repeated = (first == second) | (first == third) | (second == third)
+    if repeated.any():
+        line = lines.first_of(repeated)
+        raise UserError(
+            f"{path}: {int(repeated.sum()):,} rows name one image twice (first: line {line}): leave them out"
+        )
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:

@@ -40,6 +40,9 @@ LAYOUTS = (
     Layout(("head", "winner", "loser"), ()),
 )
 
+MOST_VOTES = 1_000_000
+"""Votes for one side of a question: more are no counts of people, and each vote takes a row of memory."""
+
 CHOICES = ({"1", "a", "left"}, {"2", "b", "right"})
 """How files write that the first candidate was chosen, and the second one."""
 
@@ -183,7 +186,14 @@ def _counted_votes(columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
     is_negative = np.asarray((votes < 0).any(axis=1))
     if is_negative.any():
         raise UserError(
-            f"{path}: {int(is_negative.sum()):,} rows have negative votes (first: line {lines.first_of(is_negative)})"
+            f"{path}: {int(is_negative.sum()):,} rows have negative votes (first: line {lines.first_of(is_negative)}): "
+            "give counts of people, from 0"
+        )
+    is_huge = np.asarray((votes > MOST_VOTES).any(axis=1))
+    if is_huge.any():
+        raise UserError(
+            f"{path}: {int(is_huge.sum()):,} rows have more than {MOST_VOTES:,} votes for one side "
+            f"(first: line {lines.first_of(is_huge)}): give counts of people"
         )
     total = votes.sum(axis=1)
     is_empty: Bool[np.ndarray, " n"] = np.logical_not(np.isfinite(total) & (total > 0))

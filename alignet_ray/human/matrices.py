@@ -92,7 +92,11 @@ def _load(path: str, variable: str | None) -> Float[np.ndarray, "..."]:
             stream: Any = io.BytesIO(data)
             return _choose_variable(scipy.io.loadmat(stream), variable, path)
         if path.endswith(".npy"):
-            return np.asarray(parse_array(data, path), dtype=np.float64)
+            array = parse_array(data, path)
+            # NumPy would drop the imaginary parts.
+            if array.dtype.kind == "c":
+                raise UserError(f"{path} holds complex numbers: save the similarities as real ones")
+            return np.asarray(array, dtype=np.float64)
         return np.asarray(parse_numbers(plain_text(data, path)), dtype=np.float64)
     except UserError:
         raise

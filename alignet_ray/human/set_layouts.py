@@ -45,13 +45,18 @@ def recognise(folder: Path) -> JsonObject:
 
     # Every file is looked at: one that comes second would be overlooked otherwise, and be the right one.
     known: dict[str, JsonObject] = {}
+    problems: list[str] = []
     for path in sorted(folder.iterdir()):
         is_data = path.suffix.lower() in SUFFIXES and not path.name.lower().startswith(NO_DATA)
         if path.is_file() and is_data and not path.name.startswith("."):
             state = path.stat()
             found = _layout(path, state.st_size, state.st_mtime_ns)
-            if found is not None:
+            if isinstance(found, str):
+                problems.append(found)
+            elif found is not None:
                 known[path.name] = dict(found)
+    if not known and len(problems) == 1:
+        raise UserError(f"{folder} has no file of judgements: {problems[0]}")
     if not known:
         raise UserError(f"{folder} has no file of judgements of a known layout: {write_one}")
     if len(known) > 1:
@@ -67,8 +72,10 @@ def recognise(folder: Path) -> JsonObject:
 
 # A run asks what its sets are at every step of its plan.
 @lru_cache(maxsize=64)
-def _layout(path: Path, size: int, modified: int) -> JsonObject | None:
+def _layout(path: Path, size: int, modified: int) -> JsonObject | str | None:
     """Kind of the judgements in a file, and what goes with it; None if it is none of the known layouts.
+
+    A file that can only be a matrix, and is a wrong one, gives what is wrong with it.
 
     Args:
         path: the file.
@@ -87,7 +94,10 @@ def _layout(path: Path, size: int, modified: int) -> JsonObject | None:
         return None
     try:
         people = read_participants(str(path), "similarity")
-    except UserError:  # not a matrix: a table of something else, or a .mat with structures
+    except UserError as error:
+        # A table may be one of something else, and a .mat may hold structures.
+        if path.suffix.lower() == ".npy":
+            return str(error)
         return None
     values = _values_of(people[0])
     # Similarities whose diagonal was set to zero look like distances: a name that says so makes it doubtful.

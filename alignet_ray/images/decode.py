@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pillow warns of pictures half as large as its limit, in lines of its own between those of a run; all are decoded.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""

@@ -41,9 +41,6 @@ FAR_ROWS = 64
 MULTIPLICATIONS_PER_SECOND = 5e9
 """What one core does at least, with memory in between; to decide where rows are assigned."""
 
-MIN_CANDIDATES = 3
-"""Numbers of clusters that make a curve with an elbow."""
-
 
 @dataclass
 class ClusterFacts:
@@ -137,7 +134,7 @@ def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, 
 
 
 def _check_k(section: Cluster, images: int) -> None:
-    """Raise a UserError if there are too few images for the clusters, or too few candidates for a curve."""
+    """Raise a UserError if there are too few images for the clusters."""
     candidates = section.candidates
     field = "k"
     if candidates:
@@ -148,8 +145,6 @@ def _check_k(section: Cluster, images: int) -> None:
             f"cluster.{field} asks for {largest} clusters, but only {images} images may be clustered:"
             f" set a smaller --cluster.{field}, or add images"
         )
-    if candidates and (len(set(candidates)) < MIN_CANDIDATES or min(candidates) < 2):
-        raise UserError("cluster.candidates must be three or more different numbers from 2 up")
 
 
 def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarray, seed: int) -> list[CurvePoint]:

@@ -51,6 +51,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
 
         # What ran before under this id is found again in its folder: that is how a killed sweep goes on.
         id = _sweep_id(resolved, swept.artifact, space)
+        _require_readable(store.draft("sweep", id))
         screen.line(f"sweep {id} over {stage}; logs in {pipeline.log_file(cfg, state)}")
 
         with pipeline.tracked(resolved, state, f"{cfg.name} sweep") as (session, parent):
@@ -68,6 +69,13 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
             sweep.repeat()
             sweep.conclude()
         return sweep.draft
+
+
+def _require_readable(draft: Draft) -> None:
+    """Refuse a damaged file of an earlier sweep now, and not after what is upstream has been made."""
+    from alignet_ray.sweep.tune import TrialLedger
+
+    TrialLedger(draft)
 
 
 def winner_name(cfg: Config) -> str:

@@ -21,6 +21,9 @@ CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 Point: TypeAlias = dict[str, Any]
 """One setting: dotted field name -> value. Values are of free form: numbers, words, true, false or none."""
 
+LARGEST_INTEGER = 2**53
+"""Up to here a double holds every whole number, and 64 bits hold the range."""
+
 ATTEMPTS = 20
 """Draws per wanted point before a space counts as exhausted."""
 
@@ -114,6 +117,11 @@ def parse(texts: Sequence[str]) -> dict[str, Domain]:
             )
 
         field, kind, listed = match.groups()
+        # A list holds no further field: `a=choice(1,2) b=choice(3,4)` would be read as one long list.
+        if "=" in listed or "(" in listed:
+            raise UserError(
+                f"--sweep.space {text!r} has two fields in one text: quote each FIELD=KIND(VALUE,...) alone"
+            )
         # As everywhere on the command line, a hyphen in a field's name stands for an underscore.
         field = field.replace("-", "_")
         if field in space:
@@ -148,6 +156,8 @@ def _checked_domain(text: str, kind: str, values: tuple[Any, ...]) -> Domain:
     # 1e3 is read as a float but is a whole number.
     if low != int(low) or high != int(high):
         raise UserError(f"--sweep.space {text!r}: {kind}() needs whole numbers")
+    if max(abs(low), abs(high)) > LARGEST_INTEGER:
+        raise UserError(f"--sweep.space {text!r}: {kind}() takes whole numbers up to 2^53")
     return Domain(kind, (int(low), int(high)))
 
 

@@ -1,12 +1,10 @@
 """Model selection among trials: ranking, repeats with other seeds, and the probability that a setting is the best."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
 import numpy as np
-
-from alignet_ray.store import JsonObject
 
 FINISHED = "finished"
 STOPPED = "stopped"
@@ -71,14 +69,30 @@ class Trial:
     problem: str = ""
 
     @classmethod
-    def from_json(cls, stored: JsonObject) -> "Trial":
-        """The trial that `dataclasses.asdict` turned into plain values."""
-        figures = stored["figures"]
-        # A trial that did not finish has none.
-        if figures is not None:
-            figures = ValidationFigures(**figures)
+    def from_json(cls, stored: Any) -> "Trial":
+        """The trial that `dataclasses.asdict` turned into plain values.
 
-        return cls(**{**stored, "figures": figures})
+        Raises:
+            ValueError: they are not what a trial is made of.
+        """
+        try:
+            figures = stored["figures"]
+            # A trial that did not finish has none.
+            if figures is not None:
+                figures = ValidationFigures(**figures)
+            trial = cls(**{**stored, "figures": figures})
+        except (TypeError, KeyError) as error:
+            raise ValueError("it describes no trial") from error
+
+        if trial.status not in (FINISHED, STOPPED, FAILED, RUNNING):
+            raise ValueError(f"{trial.status!r} is no status of a trial")
+        if (trial.status == FINISHED) != (figures is not None):
+            raise ValueError("a trial has figures if it is finished, and else none")
+        if figures is not None and not all(isinstance(value, int | float) for value in asdict(figures).values()):
+            raise ValueError("its figures are no numbers")
+        if not isinstance(trial.params, dict):
+            raise ValueError("its parameters are no names with values")
+        return trial
 
     @property
     def score(self) -> float:

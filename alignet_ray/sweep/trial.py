@@ -10,7 +10,7 @@ from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import similarity, teacher_metrics
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, nearest
 from alignet_ray.human.dataset import AlignmentDataset, human_model
 from alignet_ray.images.listings import Listings
 from alignet_ray.screen import Screen
@@ -22,6 +22,12 @@ from alignet_ray.sweep.selection import FINISHED, Mode, Trial, TrialConfig, Vali
 from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
+
+RANGE_OF_INTEGERS = {"uniform": "randint", "loguniform": "lograndint"}
+"""Ranges of numbers, and the same for whole numbers."""
+
+GOLDEN = 0.381966
+"""A place between two bounds that is hardly ever a whole number: the golden section."""
 
 LOSS_FIELDS = ("objective", "tau", "normalize", "head", "valid")
 """Fields of distill that make held-out losses incomparable."""
@@ -119,11 +125,17 @@ def read_space(cfg: Config) -> tuple[str, Space]:
             select by.
     """
     space = parse(cfg.sweep.space)
+    if not space:
+        raise UserError("a sweep needs --sweep.space: --sweep.space 'align.lr=loguniform(1e-3,1e-1)' for example")
     stages = {field.partition(".")[0] for field in space}
-    if len(stages) != 1 or not stages <= set(OBJECTIVES):
-        raise UserError(
-            "--sweep.space needs fields of align or of distill, not of both: align.lr=loguniform(1e-3,1e-1) for example"
-        )
+    for field in space:
+        if field.partition(".")[0] not in OBJECTIVES:
+            raise UserError(
+                f"--sweep.space: {field} is no field of align or of distill, which are what a sweep can search"
+                f"{_suggestion(cfg, field)}"
+            )
+    if len(stages) != 1:
+        raise UserError("--sweep.space needs fields of align or of distill, not of both: sweep one, then the other")
 
     # Without people's answers there are no validation objects; a map that is taken over (align.from) is not fitted.
     stage = stages.pop()
@@ -141,7 +153,8 @@ def read_space(cfg: Config) -> tuple[str, Space]:
 def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Domain:
     """The domain with its values as the config holds them, each of which must change the stage's result."""
     if field not in cfg.flat():
-        raise UserError(f"--sweep.space: there is no field {field}: `alignet-ray show` lists them")
+        suggestion = _suggestion(cfg, field) or ": `alignet-ray show` lists them"
+        raise UserError(f"--sweep.space: there is no field {field}{suggestion}")
 
     # What goes into an artifact's id tells whether a value changes its result; the bounds of a range stand for it.
     role = OBJECTIVES[stage].nodes[0].partition("@")[2]
@@ -157,9 +170,38 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
 
     # The bounds of a range are no settings of their own and stay as they were written.
     if domain.is_range:
+        # Bounds may be whole numbers where the field takes no others; draws between them are not.
+        low, high = domain.values
+        if not domain.is_integer and not _takes(cfg, field, low + GOLDEN * (high - low)):
+            raise UserError(
+                f"--sweep.space: {field} takes whole numbers: write {RANGE_OF_INTEGERS[domain.kind]}(...) instead of "
+                f"{domain.kind}(...)"
+            )
         return domain
     # The config turns 0 of a float field into 0.0.
     return replace(domain, values=tuple(values))
+
+
+def _suggestion(cfg: Config, field: str) -> str:
+    """What was probably meant by an unknown field, as the end of a message; empty where nothing is near."""
+    known = [name for name in cfg.flat() if name.partition(".")[0] in OBJECTIVES]
+    meant = nearest(field, known)
+    # A name without its section is that of a field all the same.
+    if meant is None:
+        same_field = [name for name in known if name.endswith(f".{field}")]
+        meant = min(same_field, key=len, default=None)
+    if meant in (None, field):
+        return ""
+    return f": did you mean {meant}?"
+
+
+def _takes(cfg: Config, field: str, value: Any) -> bool:
+    """Whether a field can have a value."""
+    try:
+        _replaced(cfg, field, value)
+    except UserError:
+        return False
+    return True
 
 
 def _replaced(cfg: Config, field: str, value: Any) -> Config:

@@ -14,7 +14,7 @@ from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import Screen, clock
 from alignet_ray.store import Draft
 from alignet_ray.sweep.search_space import Domain, Space, format_value, short_name
@@ -29,18 +29,33 @@ class TrialLedger:
     """The trials of a sweep, one small file each, so that a killed sweep knows what it has."""
 
     def __init__(self, draft: Draft) -> None:
+        """Read what there is.
+
+        Raises:
+            UserError: a file is damaged.
+        """
         self.draft = draft
         # By setting and seed: a repeat has the number of its setting.
         self.trials: dict[tuple[int, int], Trial] = {}
         for name in draft.files("trials", ".json"):
-            trial = Trial.from_json(draft.read_json(name))
+            stored = draft.read_json(name)
+            try:
+                trial = Trial.from_json(stored)
+            except ValueError as error:
+                raise draft.damaged(name, first_line(error)) from error
+            # A copy under another name would take that trial's place.
+            if name != self._file(trial):
+                raise draft.damaged(name, f"it is about trial {trial.number} with seed {trial.seed}")
             self.trials[trial.number, trial.seed] = trial
 
     def write(self, trial: Trial) -> None:
         """Record what is known of a trial now."""
         self.trials[trial.number, trial.seed] = trial
-        name = f"trials/{trial.number:04d}-{trial.seed}.json"
-        self.draft.write_bytes(name, json.dumps(asdict(trial)).encode())
+        self.draft.write_bytes(self._file(trial), json.dumps(asdict(trial)).encode())
+
+    @staticmethod
+    def _file(trial: Trial) -> str:
+        return f"trials/{trial.number:04d}-{trial.seed}.json"
 
     def is_done(self, number: int, seed: int) -> bool:
         """Whether a trial need not run (again)."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from alignet_ray.cli.options import (
     DemoOptions,
     ExportOptions,
+    ImportOptions,
     Options,
     PlanOptions,
     RunOptions,
@@ -111,13 +112,35 @@ def test_what_is_shown_may_be_a_run_of_any_name() -> None:
         (RunOptions, ["--no-distill.control"], "unknown option '--no-distill.control': did you mean "),
         (RunOptions, ["--zzz"], "unknown option '--zzz': --help lists them"),
         (RunOptions, ["--align.network", "x"], "unknown option '--align.network': did you mean '--align.network."),
+        (
+            RunOptions,
+            ["--distill.learning-rate", "1"],
+            "unknown option '--distill.learning-rate': did you mean '--distill.lr'?",
+        ),
+        (
+            RunOptions,
+            ["--align.learning_rate", "1"],
+            "unknown option '--align.learning_rate': did you mean '--align.lr'?",
+        ),
+        (
+            RunOptions,
+            ["--distill.bfloat16"],
+            "unknown option '--distill.bfloat16': did you mean '--distill.compute bfloat16'?",
+        ),
+        (
+            RunOptions,
+            ["--distill.in_batch"],
+            "unknown option '--distill.in_batch': did you mean '--distill.batching in_batch'?",
+        ),
+        (RunOptions, ["--distill.bf16"], "unknown option '--distill.bf16': --help lists them"),
+        (RunOptions, ["--ray.address-s", "x"], "unknown option '--ray.address-s': did you mean '--ray.address'?"),
         (RunOptions, ["--seed", "1.5"], "--seed 1.5: expected INT"),
         (RunOptions, ["--seed=1.5", "--quiet"], "--seed 1.5: expected INT"),
         (RunOptions, ["--seed="], "--seed : expected INT"),
         (RunOptions, ["--seed"], "--seed needs a value"),
         (RunOptions, ["--seed", "--quiet"], "--seed needs a value"),
         (RunOptions, ["--distill.grad_clip", "x"], "--distill.grad-clip x: expected FLOAT"),
-        (RunOptions, ["--distill.trainable", "some"], "--distill.trainable some: expected {all,head}|INT"),
+        (RunOptions, ["--distill.trainable", "some"], "--distill.trainable some: expected INT|{all,head}"),
         (RunOptions, ["--align.map", "linear"], "--align.map linear: choose affine or diagonal or "),
         (RunOptions, ["--cluster.k", "1"], "--cluster.k 1: input should be greater than or equal to 2"),
         (RunOptions, ["--register.alias", "v2"], "--register.alias v2: "),
@@ -249,3 +272,19 @@ def test_a_value_with_a_line_break_is_told_in_one_line() -> None:
 def test_of_several_values_the_wrong_one_is_named(words: tuple[str, ...], wrong: str) -> None:
     with pytest.raises(UserError, match=rf"--evaluate\.shots {wrong}: expected"):
         read_config("run", ["--evaluate.shots", *words])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["", "--out", "there"], "the path of path is empty: give its name"),
+        (["weights", "--out", ""], "the path of out is empty: give its name"),
+        (["weights", "--out="], "the path of out is empty: give its name"),
+        (["weights", "--out", "s3://bucket/there"], "out s3://bucket/there is a URL: give a folder or file"),
+        (["gs://bucket/weights", "--out", "there"], "path gs://bucket/weights is a URL: give a folder or file"),
+    ],
+)
+def test_a_path_that_would_become_another_place_is_refused(args: list[str], message: str) -> None:
+    told = refusal(ImportOptions, *args)
+    assert told.startswith(message)
+    assert read(ImportOptions, "import", ["a:b", "--out", "."]).out == Path()

@@ -72,6 +72,42 @@ def test_a_field_called_like_a_word_of_python_is_found_by_its_option() -> None:
     assert Config().replace(embed__from_="features.npy").embed.from_ == "features.npy"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**31),
+        ("embed.size", 0),
+        ("embed.actors", 0),
+        ("cluster.candidates", (1, 2, 3)),
+        ("cluster.candidates", (4, 4, 5)),
+        ("distill.size", -3),
+        ("distill.tau", -1.0),
+        ("distill.trainable", 0),
+        ("distill.grad_clip", 0.0),
+        ("distill.workers", 0),
+        ("distill.per_cluster", 1000),
+        ("align.network.workers", -1),
+        ("label.cluster_border", 0.0),
+        ("evaluate.num_samples", 0),
+        ("evaluate.shots", (0, 1)),
+        ("study.folds", 1_000_000),
+        ("study.seeds", 1_000_000),
+        ("sweep.minutes", 0.0),
+        ("sweep.concurrent", -2),
+        ("ray.num_cpus", 0),
+    ],
+)
+def test_an_amount_that_no_run_could_use_is_refused_when_it_is_read(field: str, value: object) -> None:
+    with pytest.raises(UserError, match=field.replace(".", r"\.") + "|weight 0|per-cluster"):
+        Config().replace(**{field.replace(".", "__"): value})
+
+
+def test_several_networks_are_not_fine_tuned() -> None:
+    with pytest.raises(UserError, match=r"^align\.map network fine-tunes one network: give one embed\.model"):
+        Config().replace(align__map="network", embed__model=("a", "b"))
+
+
 def test_a_value_has_no_fields_of_its_own() -> None:
     with pytest.raises(UserError, match="distill__lr__x"):
         Config().replace(distill__lr__x=1)

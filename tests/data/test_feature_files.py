@@ -164,11 +164,37 @@ def truncated(folder: Path) -> str:
     return "f.npz"
 
 
+def too_large(folder: Path) -> str:
+    wrong = VECTORS.astype(np.float64)
+    wrong[1, 1] = -1e300
+    np.save(folder / "f.npy", wrong)
+    return "f.npy"
+
+
+def objects(folder: Path) -> str:
+    np.save(folder / "f.npy", VECTORS.astype(object))
+    return "f.npy"
+
+
+def two_tensors(folder: Path) -> str:
+    save_file({"image": VECTORS, "text": VECTORS}, folder / "f.safetensors")
+    return "f.safetensors"
+
+
+def no_tensors(folder: Path) -> str:
+    save_file({"ids": np.arange(4)}, folder / "f.safetensors")
+    return "f.safetensors"
+
+
 MISTAKES = {
+    too_large: "1 rows are not finite .* the first is row 1",
+    objects: "holds Python objects, which are never unpickled: save plain numbers",
+    two_tensors: r"needs one tensor of rows .* image \(4, 3\), text \(4, 3\)",
+    no_tensors: r"needs one tensor of rows .* ids \(4,\)",
     not_finite: "1 rows are not finite .* the first is row 2",
     empty: "it is empty",
     two_tables: r"needs one array of decimal numbers .* a float32 \(4, 3\), b float32",
-    pickled: "holds no features",
+    pickled: "holds no features: it holds Python objects, which are never unpickled",
     two_names: "2 arrays of text",
     few_names: "3 names and 4 rows",
     same_names: "two rows are of 'cat/b.jpg'",

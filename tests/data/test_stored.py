@@ -58,6 +58,13 @@ def test_what_is_stored_and_what_is_a_model(artifact: Artifact, tmp_path: Path) 
     assert stored.files(artifact.uri) == [f"{artifact.uri}/artifact.json"]
 
 
+def test_numbers_of_another_byte_order_become_this_machines(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", X.astype(X.dtype.newbyteorder(">")))
+    rows(tmp_path / "mine.csv", PATHS)
+    check(str(tmp_path / "mine.npy"), "")
+    assert stored.read_vectors(tmp_path / "mine.npy").dtype.isnative
+
+
 @pytest.mark.parametrize(
     ("array", "paths", "says"),
     [

@@ -87,3 +87,14 @@ def test_times_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     found = benchmarks.read_image_responses(str(file), IMAGES)
     assert "1 of 2 response times cannot be read" in found.unread_times
     assert found.times[0] == 812
+
+
+@pytest.mark.parametrize("twice", ["dog/1.png", "./dog/1.png"])
+def test_rows_that_name_an_image_twice_are_refused(tmp_path: Path, twice: str) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text(f"image0,image1,image2,choice\ndog/1.png,dog/2.png,cup/1.png,3\ndog/1.png,{twice},cup/1.png,3\n")
+    with pytest.raises(UserError, match=r"1 rows name one image twice \(first: line 3\)"):
+        benchmarks.read_image_responses(str(file), IMAGES)
+    file.write_text(f"reference,a,b,votes_a,votes_b\ncup/1.png,dog/1.png,{twice},3,1\n")
+    with pytest.raises(UserError, match=r"line 2"):
+        benchmarks.read_choices(str(file), IMAGES)

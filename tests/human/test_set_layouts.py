@@ -62,6 +62,22 @@ def test_what_is_not_unmistakable_needs_a_description(folder: Path) -> None:
         recognise(folder)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "says"),
+    [
+        (np.array([[1, 0.5, np.nan], [0.5, 1, 0.2], [np.nan, 0.2, 1]]), "finite|nobody|rated"),
+        (np.array([[1, 0.5, 0.1], [0.3, 1, 0.2], [0.1, 0.2, 1]]), "symmetric"),
+        (np.eye(3, dtype=complex), "complex numbers"),
+        (np.eye(3).astype(object), "Python objects"),
+    ],
+)
+def test_a_matrix_that_is_wrong_is_named_with_the_reason(folder: Path, matrix: np.ndarray, says: str) -> None:
+    np.save(folder / "mean.npy", matrix)
+    with pytest.raises(UserError, match=rf"has no file of judgements: .*mean\.npy.*({says})") as error:
+        recognise(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "distances.npy", DISTANCES)
     with pytest.raises(UserError, match=r"has neither set\.yaml nor a folder images: describe it in"):

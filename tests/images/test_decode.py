@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -279,3 +281,18 @@ def test_a_jpeg_is_decoded_no_smaller_than_needed(
     assert picture.size == expected
     whole = decode(data.getvalue()).resize(expected)
     assert np.abs(np.asarray(picture, np.int16) - np.asarray(whole, np.int16)).max() <= 6
+
+
+def test_a_large_picture_is_decoded_without_a_warning_of_pillows() -> None:
+    program = (
+        "import io\n"
+        "from PIL import Image\n"
+        "from alignet_ray.images.decode import decode\n"
+        "sink = io.BytesIO()\n"
+        "Image.new('RGB', (15, 10)).save(sink, 'PNG')\n"
+        "Image.MAX_IMAGE_PIXELS = 100\n"
+        "print(decode(sink.getvalue()).size)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "(15, 10)\n"
+    assert "DecompressionBomb" not in done.stderr

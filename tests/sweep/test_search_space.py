@@ -43,6 +43,9 @@ def test_every_form_is_read() -> None:
         ("align.rank=randint(1.5,3)", "whole numbers"),
         ("align.rank=choice(1,1)", "different values"),
         ("align.rank=choice()", "different values"),
+        ("align.rank=randint(1,99999999999999999999999)", r"up to 2\^53"),
+        ("align.rank=choice(1,2) align.lr=choice(1,2)", "two fields in one text"),
+        ("align.rank=choice(1,2);align.lr=choice(1,2)", "two fields in one text"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(text: str, says: str) -> None:

@@ -19,10 +19,17 @@ WITH_RESPONSES = {"human__triplets": "x", "corpus__path": "x"}
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        ((), "needs fields of align or of distill"),
+        ((), "a sweep needs --sweep.space"),
         (("align.lr=choice(1,2)", "distill.lr=choice(1,2)"), "not of both"),
-        (("cluster.k=choice(5,6)",), "needs fields of align or of distill"),
+        (("cluster.k=choice(5,6)",), "cluster.k is no field of align or of distill"),
+        (("lr=choice(5,6)",), r"lr is no field of align or of distill.*: did you mean align\.lr\?"),
+        (("distil.head=choice(5,6)",), r"did you mean distill\.head\?"),
         (("align.pul=choice(1,2)",), "no field align.pul"),
+        (("distill.learning-rate=uniform(1,2)",), r"no field distill\.learning_rate: did you mean distill\.lr\?"),
+        (("distill.steps=uniform(1,5)",), r"distill\.steps takes whole numbers: write randint\(\.\.\.\)"),
+        (("align.rank=loguniform(1,5)",), r"align\.rank takes whole numbers: write lograndint\(\.\.\.\)"),
+        (("distill.tau=uniform(-1,1)",), "distill.tau cannot be -1"),
+        (("distill.trainable=choice(head,0)",), "distill.trainable cannot be 0"),
         (("align.rank=uniform(1.5,2.5)",), "align.rank cannot be 1.5"),
         (("align.lr=uniform(-1,1)",), "align.lr cannot be -1"),
         (("distill.log_every=choice(1,2)",), "changes no result"),
@@ -33,6 +40,12 @@ def test_invalid_spaces_are_refused(texts: tuple[str, ...], says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         trial.read_space(Config().replace(sweep__space=texts, **WITH_RESPONSES))
     assert "\n" not in str(error.value)
+
+
+def test_a_narrow_range_at_the_end_of_what_a_field_takes_is_read() -> None:
+    cfg = Config().replace(sweep__space=("distill.hard_fraction=uniform(0.9999,1)",), **WITH_RESPONSES)
+    _, space = trial.read_space(cfg)
+    assert space["distill.hard_fraction"].values == (0.9999, 1.0)
 
 
 def test_a_sweep_needs_human_responses_to_select_by() -> None:

@@ -9,6 +9,7 @@ from unittest.mock import create_autospec
 import pytest
 from ray.tune.search import Searcher
 
+from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.store import Store
 from alignet_ray.sweep import tune
@@ -37,6 +38,29 @@ def test_a_new_ledger_reads_what_an_earlier_one_wrote(store: Store) -> None:
     assert [(t.number, t.seed) for t in found.all()] == [(0, 0), (0, 1), (1, 0)]
     assert found.all()[2].figures == FIGURES
     assert found.all()[0].problem == "disk"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b"null",
+        b'{"number": 1, "params": {}, "seed": 0, "figures": null, "other": 1}',
+        b'{"number": 1, "params": {}, "seed": 0, "figures": null, "status": "finished"}',
+        b'{"number": 1, "params": {}, "seed": 0, "figures": null, "status": "done"}',
+        b'{"number": 1, "params": [], "seed": 0, "figures": null}',
+        b'{"number": 1, "params": {}, "seed": 0, "figures": {"score": 1}, "status": "finished"}',
+        b'{"number": 2, "params": {}, "seed": 0, "figures": null}',
+    ],
+)
+def test_a_damaged_trial_is_named(store: Store, content: bytes) -> None:
+    draft = store.draft("sweep", "s")
+    draft.write_bytes("trials/0001-0.json", content)
+    with pytest.raises(UserError, match=r"sweep/s/trials/0001-0\.json is damaged .*: delete the folder ") as error:
+        tune.TrialLedger(draft)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("status", "done"), [(FINISHED, True), (STOPPED, True), (FAILED, False), (RUNNING, False)])
