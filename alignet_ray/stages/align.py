@@ -161,8 +161,8 @@ def _fit(work: Work, dataset: AlignmentDataset, settings: alignment.FitSettings)
         def report(row: dict[str, float]) -> None:
             step = int(row["step"])
             bar.add(step - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
-            metrics = {f"align_{name}": value for name, value in row.items() if name != "step"}
-            work.tracker.log_batch(metrics, step)
+            metrics = {name: value for name, value in row.items() if name != "step"}
+            work.tracker.log_curve(metrics, step)
 
         return alignment.fit(dataset.features, train, validation, settings, work.cfg.seed, report)
 

@@ -389,7 +389,7 @@ class KMeansFit:
                 self.artifact.write_fit_state(state.to_bytes())
 
             total = sum(len(iterations) for iterations in state.history)
-            self.work.tracker.log_batch({"inertia": merged.inertia, "moved": moved}, total)
+            self.work.tracker.log_curve({"inertia": merged.inertia, "moved": moved}, total)
             yield f"inertia {merged.inertia:.6g}, {moved:.1%} moved"
 
 

@@ -195,8 +195,7 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
             if "images_per_second" in main.metrics:
                 last.update(main.metrics)
                 bar.add(int(last["step"]) * images - bar.done, _progress_note(last))
-                figures = {name: value for name, value in main.metrics.items() if name != "step"}
-                work.tracker.log_batch(figures, int(last["step"]))
+                work.tracker.log_curve(_curves(main.metrics), int(last["step"]))
 
         # Workers raise inside Ray, so an error of the disk arrives as text.
         try:
@@ -209,6 +208,15 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
                 raise
             raise explanation from failure
     return last
+
+
+def _curves(row: MetricsRow) -> dict[str, float]:
+    """What the tracking server gets of a row of metrics."""
+    left_out = {"step"}
+    # Before the first step there is no speed; its zero would stand at the beginning of a curve.
+    if not row["step"]:
+        left_out |= {"images_per_second", "stall"}
+    return {name: value for name, value in row.items() if name not in left_out}
 
 
 def _scaling(settings: Distill, workers: int) -> ScalingConfig:

@@ -275,7 +275,7 @@ def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, p
 
         def report(step: int, cross_entropy: float, dims: int) -> None:
             bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-            work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
+            work.tracker.log_curve({"cross_entropy": cross_entropy, "dimensions": dims}, step)
 
         return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, _device(), votes)
 
