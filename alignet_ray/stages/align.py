@@ -238,7 +238,8 @@ def _cross_validate(
     fit = ray.remote(scheduling_strategy="SPREAD")(fit_fold)
     tasks = {}
     for number, fold in enumerate(fold_data):
-        tasks[fit.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
+        named = fit.options(name=f"{work.node.name}: fit fold {number}")
+        tasks[named.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
 
     # Results are shown as they come, and sorted afterwards: the report does not depend on which fold was faster.
     results = []

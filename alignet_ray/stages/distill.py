@@ -157,7 +157,11 @@ def _pack_images(work: Work, pack: "CacheWriter") -> None:
     size = max(16, min(4096, total // 16))
     shared = ray.put(pack)
     task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
-    pending = [task.remote(shared, start, min(start + size, total)) for start in range(0, total, size)]
+    pending = []
+    for start in range(0, total, size):
+        stop = min(start + size, total)
+        named = task.options(name=f"{work.node.name}: pack images {start} to {stop - 1}")
+        pending.append(named.remote(shared, start, stop))
     with work.screen.progress(total, "images packed") as bar:
         while pending:
             done, pending = ray.wait(pending)
