@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignet_ray import invocation
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.config import Config
@@ -216,7 +217,8 @@ def run_sweep(config: Config | str, quiet: bool = False, **changes: Any) -> RunR
     from alignet_ray.sweep import runner
 
     settings = _settings(config, changes)
-    with _without_hints(), _in_python(), open_screen(quiet) as screen:
+    called = invocation.called_as("alignet_ray.run_sweep")
+    with called, _without_hints(), _in_python(), open_screen(quiet) as screen:
         runner.run(settings, screen)
     return open_run(runner.winner_name(settings), settings.store.root)
 
@@ -235,7 +237,8 @@ def run_study(config: Config | str, quiet: bool = False, **changes: Any) -> Stud
     from alignet_ray.study import runner
 
     settings = _settings(config, changes)
-    with _without_hints(), _in_python(), open_screen(quiet) as screen:
+    called = invocation.called_as("alignet_ray.run_study")
+    with called, _without_hints(), _in_python(), open_screen(quiet) as screen:
         folder = runner.run(settings, screen)
     page = Report(folder.page_uri(), folder.page_file().read_text(encoding="utf-8"))
     return StudyResult(folder.draft.uri, page, pd.DataFrame([vars(score) for score in folder.scores()]))

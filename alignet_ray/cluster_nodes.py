@@ -203,7 +203,8 @@ def _ask(node: RayNode, paths: list[str]) -> Any:
 
     # A task without CPUs runs on a busy node as well.
     task = ray.remote(num_cpus=0, max_retries=0)(_missing)
-    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(paths)
+    on_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return task.options(name="look for files", scheduling_strategy=on_node).remote(paths)
 
 
 def _missing(paths: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from alignet_ray import invocation
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
 
@@ -403,6 +404,11 @@ def tags() -> dict[str, str]:
 
     # A server may be shared with other programs, whose tags have names of their own.
     return {f"alignet.{name}": value for name, value in described.items()}
+
+
+def source_tags() -> dict[str, str]:
+    """What every tracked run says of where it comes from: the command, the commit, and who called it."""
+    return invocation.tags(JOB in os.environ, provenance().commit)
 
 
 class Provenance(NamedTuple):

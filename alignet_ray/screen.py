@@ -1,6 +1,7 @@
 """What a user sees during a run: headings, a progress line with rate and time left, and tables, drawn by rich."""
 
 import os
+import re
 import sys
 import threading
 import time
@@ -270,6 +271,30 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> str:
     # Columns back to rows; spaces at the end of a line would only wrap it.
     first, *others = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
     return "\n".join([first, "  ".join(rules), *others])
+
+
+def markdown_tables(lines: Sequence[str]) -> str:
+    """Lines of text as Markdown: each table that `table` has drawn in them becomes a table there, too."""
+    found = list(lines)
+    spans: list[tuple[int, int]] = []
+    for number, line in enumerate(lines):
+        # A rule under the heads says where the columns are; the table ends with the first line that is none of its own.
+        if re.fullmatch(r"-+(  -+)+", line):
+            spans = [rule.span() for rule in re.finditer("-+", line)]
+            found[number - 1] = "\n" + _markdown_row(lines[number - 1], spans)
+            found[number] = "|" + "---|" * len(spans)
+        elif spans and all(line.ljust(start)[start - 2 : start] == "  " for start, _ in spans[1:]):
+            found[number] = _markdown_row(line, spans)
+        elif spans:
+            spans = []
+            found[number] = f"\n{line}"
+    return "\n".join(found)
+
+
+def _markdown_row(line: str, spans: Sequence[tuple[int, int]]) -> str:
+    """A line of a table as Markdown, by the places of its columns."""
+    cells = (line[start:end].strip().replace("|", "\\|") for start, end in spans)
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(row: Mapping[str, Cell], head: str) -> str:

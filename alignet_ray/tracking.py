@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -35,6 +35,11 @@ PENDING = "pending-"
 """Prefix of the name of a run that the server does not know yet."""
 CREATED = ".id"
 """Suffix of the file that holds the id of such a run, once the server has given it one."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment that trains networks; without it MLflow shows its runs as evaluations of language models."""
+CURVE = "curve/"
+"""Prefix of what a stage measures while it works. MLflow shows groups by prefix, in alphabetical order: curves come
+before the single numbers of `result/`."""
 METRICS_PER_REQUEST = 500
 UPLOAD_SECONDS = 600
 """Seconds that a server may take for one file, as weights are large; metrics wait for ten at most."""
@@ -103,6 +108,10 @@ class Tracker:
             # Numbers of NumPy and torch are no JSON, and the row may have to wait in a file.
             numbers = {name: float(value) for name, value in metrics.items()}
             self._send({"metrics": numbers, "step": step, "time": milliseconds()})
+
+    def log_curve(self, metrics: dict[str, float], step: int) -> None:
+        """Log what a stage measures while it works: `log_batch`, in the group of curves."""
+        self.log_batch({f"{CURVE}{name}": value for name, value in metrics.items()}, step)
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
@@ -370,10 +379,11 @@ class Session:
     uri: str
     experiment: str
     spool: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, cfg: Config, state: Path) -> "Session":
-        """Connect, find or create the experiment, and deliver what earlier runs could not.
+    def open(cls, cfg: Config, state: Path, tags: dict[str, str] | None = None) -> "Session":
+        """Connect, find or create the experiment, and deliver what earlier runs could not. All runs get `tags`.
 
         Raises:
             UserError: the server does not answer.
@@ -388,7 +398,8 @@ class Session:
                 place = None
                 if uri.startswith("sqlite"):
                     place = (state / ARTIFACTS).as_uri()
-                return cls(uri, client(uri).create_experiment(name, artifact_location=place), spool)
+                created = client(uri).create_experiment(name, artifact_location=place, tags=KIND)
+                return cls(uri, created, spool, tags or {})
         except Exception as error:
             raise UserError(_why_unavailable(uri, error)) from error
 
@@ -399,7 +410,7 @@ class Session:
                 f"--experiment-id {experiment.experiment_id}) or name another with --tracking.experiment"
             )
 
-        session = cls(uri, experiment.experiment_id, spool)
+        session = cls(uri, experiment.experiment_id, spool, tags or {})
         session.flush()
         return session
 
@@ -425,7 +436,7 @@ class Session:
         params: dict[str, str] = {}
         if cfg is not None:
             params = {key: hide(value)[:500] for key, value in cfg.flat().items()}
-        tags = {key: hide(value) for key, value in tags.items()}
+        tags = {key: hide(value) for key, value in {**self.tags, **tags}.items()}
         if parent:
             tags[PARENT] = parent
         row: SpoolRow = {"name": name, "tags": tags, "params": params, "time": milliseconds()}

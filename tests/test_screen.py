@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignet_ray import screen
-from alignet_ray.screen import Progress, Screen, clock, print_table, table
+from alignet_ray.screen import Progress, Screen, clock, markdown_tables, print_table, table
 
 
 def test_clock() -> None:
@@ -146,3 +146,19 @@ def test_a_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, lines)) <= 60
     assert "artifact" in lines[0]
     assert set(lines[1].strip()) == {"-", " "}
+
+
+def test_a_table_in_markdown() -> None:
+    rows = [{"layer": "pre_logits", "base": "37.7 [36, 39]", "a|b": ""}, {"layer": "head", "base": "-", "a|b": "1"}]
+    text = markdown_tables(["What it is about", *table(rows).splitlines(), "Asked in another way: 40 %"])
+    assert text.splitlines() == [
+        "What it is about",
+        "",
+        r"| layer | base | a\|b |",
+        "|---|---|---|",
+        "| pre_logits | 37.7 [36, 39] |  |",
+        "| head | - | 1 |",
+        "",
+        "Asked in another way: 40 %",
+    ]
+    assert markdown_tables(["no table", "at all"]) == "no table\nat all"

@@ -23,12 +23,12 @@ def test_a_run_tree_with_params_metrics_and_lineage(tmp_path: Path, store: Store
     session = Session.open(cfg, tmp_path)
     parent = session.begin("night", cfg, {"alignet.commit": "abc"})
     child = session.begin("label@aligned", None, {}, parent.run_id)
-    child.log_batch({"loss": 0.5}, 3)
+    child.log_curve({"loss": 0.5}, 3)
     session.lineage(child, [store.artifact("embed", "0123456789ab")])
     session.end(child, "FINISHED")
     run = client(session.uri).get_run(child.run_id)
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert run.data.metrics == {"loss": 0.5}
+    assert run.data.metrics == {"curve/loss": 0.5}
     assert [d.dataset.digest for d in run.inputs.dataset_inputs] == ["0123456789ab"]
     params = client(session.uri).get_run(parent.run_id).data.params
     assert params.keys() == cfg.flat().keys()

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from alignet_ray import invocation
 from alignet_ray.errors import UserError, nearest
 
 
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     args = list(argv)
     debug = "--debug" in args
     try:
-        dispatch(args)
+        with invocation.called_as("alignet-ray", *args):
+            dispatch(args)
     except KeyboardInterrupt:
         print("\nstopped: finished steps are kept; the same command goes on from there", file=sys.stderr)
         sys.exit(130)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
 
-from alignet_ray.artifacts.student_files import StudentDescription
+from alignet_ray.artifacts.student_files import IMPORTED, StudentDescription
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.core.triplets import choice_probabilities, pair_similarities
 from alignet_ray.errors import UserError
@@ -156,14 +156,21 @@ class ModelComparison:
             tracking_uri: MLflow server of a `models:/` name.
 
         Raises:
-            UserError: as `hub.load`; or no base is given and none is known.
+            UserError: as `hub.load`; or no base is given and none is known, as of an imported student.
         """
         folder = locate(name, tracking_uri)
         student, _ = load(folder or name)
         if base is None:
             if folder is None:
                 raise UserError(f"{name} is not a student's folder: name the network to compare it with, --base NAME")
-            base = StudentDescription.read(folder).model
+            description = StudentDescription.read(folder)
+            # Imported weights began from others, which the file does not hold, and its name is no name of a network.
+            if description.provenance.get("role") == IMPORTED:
+                raise UserError(
+                    f"{name} was imported, and nothing here knows its network before alignment: name that one with "
+                    f"--base NAME (--base {description.architecture} is timm's network of this architecture)"
+                )
+            base = description.model
 
         # At the student's size: the two must see the same pixels.
         try:

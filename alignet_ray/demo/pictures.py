@@ -22,6 +22,7 @@ from alignet_ray.demo.compare import (
     random_triplets,
 )
 from alignet_ray.demo.encoded import KnownPictures, digest_of
+from alignet_ray.demo.stored import StoredVectors
 from alignet_ray.errors import UserError
 from alignet_ray.images.class_names import class_title
 from alignet_ray.images.decode import decode
@@ -87,7 +88,11 @@ class Pictures:
     """
 
     def __init__(
-        self, comparison: ModelComparison, listing: FolderListing | None = None, known: KnownPictures | None = None
+        self,
+        comparison: ModelComparison,
+        listing: FolderListing | None = None,
+        known: KnownPictures | None = None,
+        stored: StoredVectors | None = None,
     ) -> None:
         self.comparison = comparison
         self.folder: ImageFolder | None = None
@@ -96,6 +101,7 @@ class Pictures:
         self.problem = ""
         self.uploads: OrderedDict[str, Upload] = OrderedDict()
         self._known = known or KnownPictures()
+        self._stored = stored
         # One image or chunk at a time: a large image takes half a gigabyte while it is decoded.
         self._lock = Lock()
 
@@ -120,7 +126,7 @@ class Pictures:
             for start in range(0, total, CHUNK):
                 paths = listing.paths[start : start + CHUNK]
                 contents = list(readers.map(partial(_read, listing.uri), paths))
-                positions, digests, reasons = self._learn(contents)
+                positions, digests, reasons = self._learn(paths, contents)
                 kept += [start + position for position in positions]
                 usable += digests
                 if reasons and not first_reason:
@@ -133,6 +139,10 @@ class Pictures:
             raise UserError(f"{listing.uri} holds {len(kept)} usable pictures: three or more are needed")
         screen.line(f"{len(kept)} pictures of {listing.uri}, {total - len(kept)} could not be used{first_reason}")
 
+        if self._stored is not None:
+            reused = sum(path in self._stored.row_of for path in listing.paths)
+            screen.line(f"{reused} of them as the run {self._stored.run} has embedded them")
+
         self._keep(screen)
         vectors = self._known.take(usable)
         self.comparison.match_confidence(vectors)
@@ -140,13 +150,18 @@ class Pictures:
         labels = [listing.labels[row] for row in kept]
         return ImageFolder(listing.uri, paths, labels, self.comparison.views(vectors))
 
-    def _learn(self, contents: Sequence[bytes]) -> tuple[list[int], list[bytes], list[str]]:
+    def _learn(self, paths: Sequence[str], contents: Sequence[bytes]) -> tuple[list[int], list[bytes], list[str]]:
         """Positions and hashes of the usable pictures, which are known then, and why the others are not usable.
 
-        Known pictures are not embedded again.
+        Known pictures, and those that a run has embedded, are not embedded again.
         """
         digests = [digest_of(data) for data in contents]
         known = self._known
+        if self._stored is not None:
+            row_of = self._stored.row_of
+            there = [position for position, path in enumerate(paths) if path in row_of and contents[position]]
+            vectors = self._stored.take([paths[position] for position in there])
+            known.add([digests[position] for position in there], vectors)
         new = [position for position, digest in enumerate(digests) if digest not in known]
         reasons: list[str] = []
         if new:

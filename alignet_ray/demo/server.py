@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignet_ray.demo import web
+from alignet_ray.demo import stored, web
 from alignet_ray.demo.compare import FEATURES, MODELS, ModelComparison, ModelView, stacked
 from alignet_ray.demo.encoded import KnownPictures
 from alignet_ray.demo.pictures import MIN_PICTURES, ImageFolder, Pictures, list_folder
@@ -82,7 +82,8 @@ def serve(
         pictures = Pictures(comparison)
     else:
         listing = list_folder(images, most)
-        pictures = Pictures(comparison, listing, KnownPictures.of(comparison, cache))
+        known = KnownPictures.of(comparison, cache)
+        pictures = Pictures(comparison, listing, known, stored.find(comparison, images, listing.paths))
 
     # Whoever is quicker than the server's start waits in the queue, and is not refused.
     listener.listen(web.WAITING)

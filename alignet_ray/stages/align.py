@@ -161,8 +161,8 @@ def _fit(work: Work, dataset: AlignmentDataset, settings: alignment.FitSettings)
         def report(row: dict[str, float]) -> None:
             step = int(row["step"])
             bar.add(step - bar.done, f"held-out cross-entropy {row['cross_entropy']:.4f}")
-            metrics = {f"align_{name}": value for name, value in row.items() if name != "step"}
-            work.tracker.log_batch(metrics, step)
+            metrics = {name: value for name, value in row.items() if name != "step"}
+            work.tracker.log_curve(metrics, step)
 
         return alignment.fit(dataset.features, train, validation, settings, work.cfg.seed, report)
 
@@ -238,7 +238,8 @@ def _cross_validate(
     fit = ray.remote(scheduling_strategy="SPREAD")(fit_fold)
     tasks = {}
     for number, fold in enumerate(fold_data):
-        tasks[fit.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
+        named = fit.options(name=f"{work.node.name}: fit fold {number}")
+        tasks[named.remote(dataset.shared, fold, settings, work.cfg.seed)] = number
 
     # Results are shown as they come, and sorted afterwards: the report does not depend on which fold was faster.
     results = []

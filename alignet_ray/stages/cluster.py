@@ -155,7 +155,9 @@ def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarra
     pending = []
     for k in sorted(set(section.candidates)):
         candidate = section.model_copy(update={"k": k})
-        pending.append(task.remote(features, shared, candidate, seed))
+        # Names in Ray's dashboard and `ray list tasks`.
+        named = task.options(name=f"cluster: try {k} clusters")
+        pending.append(named.remote(features, shared, candidate, seed))
     points: list[CurvePoint] = ray.get(pending)
     return points
 
@@ -201,6 +203,9 @@ class ShardWorker:
             self.device = torch.device("cuda")
         self.on_gpu: dict[int, torch.Tensor] = {}
         self.has_room = True
+
+    def __repr__(self) -> str:
+        return "k-means worker"  # its name in Ray's dashboard
 
     def assign(self, shard: int, centroids: np.ndarray) -> tuple[kmeans.Partial, Int[np.ndarray, " n"]]:
         """Partial sums of one shard, and the cluster of each of its rows."""
@@ -268,7 +273,8 @@ class ShardPool:
         pending = []
         for number, group in enumerate(shard_groups(self.shards)):
             actor = self.actors[number % len(self.actors)]
-            pending.append(actor.assign_group.remote(group, shared))
+            named = actor.assign_group.options(name=f"cluster: assign shards {group[0]} to {group[-1]}")
+            pending.append(named.remote(group, shared))
 
         return _merged(ray.get(answer) for answer in pending)
 
@@ -384,7 +390,7 @@ class KMeansFit:
                 self.artifact.write_fit_state(state.to_bytes())
 
             total = sum(len(iterations) for iterations in state.history)
-            self.work.tracker.log_batch({"inertia": merged.inertia, "moved": moved}, total)
+            self.work.tracker.log_curve({"inertia": merged.inertia, "moved": moved}, total)
             yield f"inertia {merged.inertia:.6g}, {moved:.1%} moved"
 
 

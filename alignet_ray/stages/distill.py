@@ -164,7 +164,11 @@ def _pack_images(work: Work, pack: "CacheWriter") -> None:
     size = max(16, min(4096, total // 16))
     shared = ray.put(pack)
     task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
-    pending = [task.remote(shared, start, min(start + size, total)) for start in range(0, total, size)]
+    pending = []
+    for start in range(0, total, size):
+        stop = min(start + size, total)
+        named = task.options(name=f"{work.node.name}: pack images {start} to {stop - 1}")
+        pending.append(named.remote(shared, start, stop))
     with work.screen.progress(total, "images packed") as bar:
         while pending:
             done, pending = ray.wait(pending)
@@ -202,8 +206,7 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
             if "images_per_second" in main.metrics:
                 last.update(main.metrics)
                 bar.add(int(last["step"]) * images - bar.done, _progress_note(last))
-                figures = {name: value for name, value in main.metrics.items() if name != "step"}
-                work.tracker.log_batch(figures, int(last["step"]))
+                work.tracker.log_curve(_curves(main.metrics), int(last["step"]))
 
         # Workers raise inside Ray, so an error of the disk arrives as text.
         try:
@@ -216,6 +219,15 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
                 raise
             raise explanation from failure
     return last
+
+
+def _curves(row: MetricsRow) -> dict[str, float]:
+    """What the tracking server gets of a row of metrics."""
+    left_out = {"step"}
+    # Before the first step there is no speed; its zero would stand at the beginning of a curve.
+    if not row["step"]:
+        left_out |= {"images_per_second", "stall"}
+    return {name: value for name, value in row.items() if name not in left_out}
 
 
 def _scaling(settings: Distill, workers: int) -> ScalingConfig:

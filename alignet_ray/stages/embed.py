@@ -31,6 +31,7 @@ from alignet_ray.models import hub
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs, human_inputs
 from alignet_ray.stages.embed_jobs import EmbedJob
+from alignet_ray.stages.ray_names import named_class, named_function
 from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
@@ -318,7 +319,9 @@ def _merge_parts(work: Work, artifact: EmbedArtifact, groups: list[range]) -> No
         pending: list[Any] = []
         while waiting or pending:
             while waiting and len(pending) < max(1, cluster_nodes.cluster_resources().cpus):
-                pending.append(task.remote(artifact, waiting.pop(0)))
+                group = waiting.pop(0)
+                name = f"{work.node.name}: merge parts {group[0]} to {group[-1]}"
+                pending.append(task.options(name=name).remote(artifact, group))
             ready, pending = ray.wait(pending)
             ray.get(ready)
             bar.add(len(ready))
@@ -415,7 +418,7 @@ def _embed_on_actors(
     data.set_name(work.node.name)  # the name in Ray's dashboard and in Prometheus
     if pool.readers:
         data = data.map_batches(
-            read_unit,  # type: ignore[arg-type]
+            named_function(read_unit, f"{work.node.name}: read images"),
             fn_args=(task,),
             batch_size=1,
             num_cpus=1,
@@ -425,7 +428,7 @@ def _embed_on_actors(
     gpus_per_actor = min(1.0, resources.gpus / pool.actors)
     # Two tasks in flight: the next unit's pixels are fetched while an actor computes.
     answers = data.map_batches(
-        Embedder,
+        named_class(Embedder, f"{work.node.name}: embed images"),
         fn_constructor_args=(task,),
         batch_size=1,
         num_cpus=1,

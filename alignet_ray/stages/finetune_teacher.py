@@ -31,6 +31,6 @@ def fine_tune(work: Work) -> None:
                 return
             step = int(row.pop("step"))
             bar.add(step - bar.done, f"held-out accuracy {row['accuracy']:.1%}")
-            work.tracker.log_batch({f"align_{name}": value for name, value in row.items()}, step)
+            work.tracker.log_curve(row, step)
 
         run_training(work, TeacherWorker, job, scaling, show)

@@ -376,7 +376,9 @@ def _label_in_tasks(
     while waiting or pending:
         while waiting and len(pending) < max_pending:
             part = waiting.pop(0)
-            pending[task.remote(teacher, artifact, part, shared_pool, aligned)] = part
+            # The name in Ray's dashboard and `ray list tasks`, such as `label train/part-00007`.
+            named = task.options(name=f"label {part.name.removesuffix('.parquet')}")
+            pending[named.remote(teacher, artifact, part, shared_pool, aligned)] = part
         ready, _ = ray.wait(list(pending), num_returns=1)
         yield pending.pop(ready[0]), ray.get(ready[0])
 

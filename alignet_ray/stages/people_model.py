@@ -275,7 +275,7 @@ def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, p
 
         def report(step: int, cross_entropy: float, dims: int) -> None:
             bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-            work.tracker.log_batch({"soften_cross_entropy": cross_entropy, "soften_dims": dims}, step)
+            work.tracker.log_curve({"cross_entropy": cross_entropy, "dimensions": dims}, step)
 
         return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, _device(), votes)
 
@@ -296,7 +296,10 @@ def _fit_seeds(
     remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
     rows = ray.put(given.triplets)
     votes = ray.put(single_answers(given.comparisons))
-    tasks = [remote_fit.remote(rows, count, schedule, prior, seed, None, device, votes) for seed in seeds]
+    tasks = []
+    for seed in seeds:
+        named = remote_fit.options(name=f"{work.node.name}: fit from seed {seed}")
+        tasks.append(named.remote(rows, count, schedule, prior, seed, None, device, votes))
 
     with work.screen.progress(len(tasks), "fits") as bar:
         waiting = list(tasks)

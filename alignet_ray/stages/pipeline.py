@@ -416,7 +416,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
 @contextlib.contextmanager
 def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session, Tracker]]:
     """Context with an MLflow run that others can be children of; at its end Ray is stopped."""
-    session = Session.open(cfg, state)
+    session = Session.open(cfg, state, runtime.source_tags())
     session.kill_orphans(str(state))
     tags = {tracking.STATE: str(state)} | runtime.tags()
     parent = session.begin(name or cfg.name, cfg, tags)

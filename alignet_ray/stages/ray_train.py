@@ -367,6 +367,9 @@ class MetricsQueue:
     def __init__(self) -> None:
         self.reports: list[Reports] = []
 
+    def __repr__(self) -> str:
+        return "reports of training processes"  # its name in Ray's dashboard
+
     def put(self, reports: Reports) -> None:
         """Add what the processes have reported at the same time."""
         self.reports.append(reports)

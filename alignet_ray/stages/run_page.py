@@ -8,6 +8,7 @@ from typing import NamedTuple
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
+from alignet_ray.screen import markdown_tables
 from alignet_ray.store import Artifact
 from alignet_ray.tracking import DataSet, Session, Tracker
 
@@ -75,8 +76,8 @@ def fill(cfg: Config, artifacts: Mapping[str, Artifact], session: Session, paren
     parent.log_batch(headline, 0)
     session.attach(parent, evaluation.report_file())
 
-    # MLflow shows a description as Markdown; indented lines keep the table's columns.
-    lines = [f"    {line}" for line in evaluation.facts().table]
+    # As a table of its own, whose cells may wrap, and not as lines of text, which a narrow page would cut off.
+    lines = [markdown_tables(evaluation.facts().table)]
     if "register" in artifacts:
         version = RegisterArtifact(artifacts["register"]).version()
         lines += ["", f"Registered as `{version.model}`, version {version.version}."]

@@ -1,6 +1,7 @@
 """Watchdog: warns when a stage has made no progress for some minutes, and names the tasks and actors it waits for."""
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ def running_tasks() -> str:
     """The running tasks with their process and node, as far as Ray's dashboard or this machine can tell."""
     names = _tasks_by_dashboard()
     if not names:
-        # A process title with a dot names an actor's method or a task; those come first.
-        names = sorted(_ray_processes(), key=lambda title: "." not in title)
+        # An actor's title has a dot or a colon while it works, and a task has a colon; those come first.
+        names = sorted(_ray_processes(), key=lambda title: not re.search(r"\.|^[^(]+: ", title))
     if not names:
         return "nothing that can be seen"
 

@@ -98,7 +98,7 @@ OBJECTIVES = {
     "align": SweepObjective(
         nodes=("align",),
         also_needed=(),
-        live_metric="align_cross_entropy",
+        live_metric="cross_entropy",
         live_mode="min",
         score_name="cross-entropy (nats)",
         mode="min",
@@ -291,9 +291,9 @@ class TuneTracker(Tracker):
 
     live_metric: str = ""
 
-    def log_batch(self, metrics: dict[str, float], step: int) -> None:
+    def log_curve(self, metrics: dict[str, float], step: int) -> None:
         """Log, and report; Tune may end the trial here."""
-        super().log_batch(metrics, step)
+        super().log_curve(metrics, step)
         if self.live_metric in metrics:
             from ray import tune
 
@@ -313,7 +313,7 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
         cfg = setup.config(trial.params, trial.seed)
         tracker = _begin(setup, cfg, trial)
         figures = _make_and_evaluate(setup, cfg, tracker)
-        metrics = {f"validation_{name}": value for name, value in asdict(figures).items()}
+        metrics = {f"result/validation_{name}": value for name, value in asdict(figures).items()}
         tracker.log_batch(metrics, 0)
         result = {"figures": asdict(figures), "score": figures.score}
     except UserError as error:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from alignet_ray.artifacts.student_files import IMPORTED
 from alignet_ray.core.similarity import unit_rows
 from alignet_ray.demo.compare import (
     FEATURES,
@@ -228,6 +229,13 @@ def test_a_network_that_is_no_student_needs_a_base() -> None:
     with pytest.raises(UserError, match=r"^random:test_vit is not a student's folder: .*--base NAME$"):
         ModelComparison.open("random:test_vit")
     assert ModelComparison.open("random:test_vit", base=NET).labels == {"base": NET, "aligned": "random:test_vit"}
+
+
+def test_an_imported_student_needs_a_base(tmp_path: Path) -> None:
+    save_network(tmp_path, make_network(NET, 32, 8, seed=1), {"role": IMPORTED})
+    with pytest.raises(UserError, match=r"was imported, .* --base NAME \(--base test_efficientnet is timm's network"):
+        ModelComparison.open(str(tmp_path))
+    assert ModelComparison.open(str(tmp_path), base=NET).labels == {"base": NET, "aligned": str(tmp_path)}
 
 
 def test_a_base_that_is_gone_can_be_replaced_by_another(folder: Path, tmp_path: Path) -> None:

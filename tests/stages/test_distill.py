@@ -371,3 +371,10 @@ def test_a_killed_process_is_replaced_and_ends_with_the_same_weights(
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(killed)[name]), name
     assert killed.out.read_bytes("metrics.jsonl") == whole.out.read_bytes("metrics.jsonl")
+
+
+def test_no_speed_before_the_first_step() -> None:
+    first = {"step": 0, "valid_loss": 0.5, "images_per_second": 0.0, "stall": 0.0, "memory": 1.5}
+    assert distill._curves(first) == {"valid_loss": 0.5, "memory": 1.5}
+    later = {"step": 20, "loss": 0.5, "images_per_second": 80.0, "stall": 0.0, "memory": 1.5}
+    assert distill._curves(later) == {name: value for name, value in later.items() if name != "step"}

@@ -537,7 +537,7 @@ def test_kill_9_loses_nothing(
         assert len(alive) == 2
         os.kill(alive[0], signal.SIGKILL)
     elif victim == "reader":
-        while not (alive := processes(os.getpid(), b"MapBatches(read_unit)")):
+        while not (alive := processes(os.getpid(), b"read images")):
             assert process.poll() is None, "no reader was seen at work"
         os.kill(alive[0], signal.SIGKILL)
     else:

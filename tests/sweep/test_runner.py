@@ -93,7 +93,7 @@ def test_a_killed_sweep_continues_with_what_it_has(
     assert {float(r.data.params["align.identity_penalty"]) for r in children} == {
         t.params["align.identity_penalty"] for t in trials
     }
-    curve = client(again.setup.session.uri).get_metric_history(children[0].info.run_id, "align_cross_entropy")
+    curve = client(again.setup.session.uri).get_metric_history(children[0].info.run_id, "curve/cross_entropy")
     assert [m.step for m in curve] == [20, 40, 60]
 
 

@@ -67,8 +67,8 @@ def test_the_tracker_reports_the_live_metric_alone(monkeypatch: pytest.MonkeyPat
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr("ray.tune.report", reported.append)
     tracker = trial.TuneTracker("", "run", "", "loss")
-    tracker.log_batch({"loss": 1.5, "other": 2.0}, 20)
-    tracker.log_batch({"other": 2.0}, 40)
+    tracker.log_curve({"loss": 1.5, "other": 2.0}, 20)
+    tracker.log_curve({"other": 2.0}, 40)
     assert reported == [{"step": 20, "live": 1.5, "run_id": "run", "score": None}]
     assert isinstance(tracker, Tracker)
 
