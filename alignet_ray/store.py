@@ -15,6 +15,7 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -522,6 +523,9 @@ class Store:
 
         references = Artifact(self.root, "refs", "")
         file = f"{name}.json"
+        # Names are written in one Unicode form and may be typed in the other, as file managers of macOS give them.
+        if not references.has(file):
+            file = f"{unicodedata.normalize('NFC', name)}.json"
         if not references.has(file):
             return None
         # Not skipped: `gc` would delete what a name that cannot be read points at.
@@ -534,6 +538,8 @@ class Store:
 
     def delete_ref(self, name: str) -> None:
         """Forget a human name; its artifacts stay."""
+        if name not in self.refs():
+            name = unicodedata.normalize("NFC", name)
         if name not in self.refs():
             raise UserError(f"there is no run {name!r} under {self.root}")
         Draft(self.root, "refs", "").remove(f"{name}.json")

@@ -108,7 +108,7 @@ def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) 
         assert kind.__doc__, name
         if "--tracking.uri" in text and command.group == "results":
             assert "--store.root" in text, name
-        assert "--store.root" in text or name in ("bench", "data"), (name, undocumented)
+        assert "--store.root" in text or name in ("bench", "data", "import"), (name, undocumented)
     assert {name for name, command in COMMANDS.items() if command.group == "stages"} == set(STAGES)
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages.kept import reachable
 from alignet_ray.store import SUCCESS, Artifact, Reference, Store, digest
@@ -84,6 +85,16 @@ def test_delete_takes_success_first(store: Store) -> None:
     draft.finish({})
     store.delete(Artifact(store.root, "embed", "abc"))
     assert not Path(draft.uri).exists()
+
+
+def test_a_run_is_found_in_either_unicode_form_of_its_name(store: Store) -> None:
+    reference = Reference({"soften": "1"}, "seed: 0")
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert Config().replace(name=decomposed).name == composed
+    store.write_ref(composed, reference)
+    assert store.read_ref(decomposed) == reference
+    store.delete_ref(decomposed)
+    assert store.refs() == []
 
 
 def test_refs(store: Store) -> None:

@@ -1,6 +1,7 @@
 """Names that users choose, checked where they are parsed: of runs, registered models, aliases and local folders."""
 
 import re
+import unicodedata
 
 MAX_BYTES = 200
 """Bytes of a name: file systems take 255, and a suffix and a temporary's marks are added to it."""
@@ -19,7 +20,8 @@ def check_run_name(name: str) -> str:
     # File systems count bytes, not characters.
     if len(name.encode()) > MAX_BYTES:
         raise ValueError(f"a run's name has at most {MAX_BYTES} bytes, this has {len(name.encode())}")
-    return name
+    # One form of accented letters: two runs whose names look the same would be two files.
+    return unicodedata.normalize("NFC", name)
 
 
 def check_model_name(name: str) -> str:
