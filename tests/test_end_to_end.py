@@ -126,9 +126,8 @@ def test_mlflow_holds_one_tree_with_lineage(smoke: SmokeRun) -> None:
         parents = [value for (value,) in db.execute("select value from tags where key = 'mlflow.parentRunId'")]
         states = {status for (status,) in db.execute("select status from runs")}
         digests = {digest for (digest,) in db.execute("select digest from datasets")}
-        steps = [
-            step for (step,) in db.execute("select step from metrics where key = 'loss' order by timestamp, rowid")
-        ]
+        curve = db.execute("select step from metrics where key = 'curve/loss' order by timestamp, rowid")
+        steps = [step for (step,) in curve]
         top = parents[0]
         headline = {key for (key,) in db.execute("select key from metrics where run_uuid = ?", (top,))}
         note = db.execute(

@@ -365,7 +365,7 @@ def test_a_reader_in_a_worker_quarantines_damaged_pictures(tmp_path: Path) -> No
     artifact.write_networks({"members": [backbone.describe()], "head": "none", "widths": {}})
     settings = {"models": (), "registry": "", "size": 32, "head": "none", "layer": "pre_logits", "compute": "float32"}
     settings |= {"fast": False, "dtype": "float16", "batch_size": 8, "threads": 1, "resize_on_device": False}
-    task = ActorTask(artifact, str(pictures), compile="off", images_per_actor=1, **settings)  # type: ignore[arg-type]
+    task = ActorTask(artifact, str(pictures), compile="off", images_per_actor=1, unit_size=100, **settings)  # type: ignore[arg-type]
 
     opened = 0
     reasons: list[str] = []

@@ -1,11 +1,11 @@
 """How a run was called, for MLflow."""
 
 import getpass
+import importlib
 
 import pytest
 
 from alignet_ray import invocation
-from alignet_ray.cli.__main__ import main
 
 
 def test_the_command_as_typed_and_its_beginning() -> None:
@@ -32,6 +32,8 @@ def test_tags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_line_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    monkeypatch.setitem(main.__globals__, "dispatch", lambda args: seen.append(invocation.command()))
-    main(["run", "smoke", "--name", "a b"])
+    # Its module by name: the package has a function of the same one.
+    module = importlib.import_module("alignet_ray.cli.main")
+    monkeypatch.setattr(module, "dispatch", lambda args: seen.append(invocation.command()))
+    module.main(["run", "smoke", "--name", "a b"])
     assert seen == ["alignet-ray run smoke --name 'a b'"]

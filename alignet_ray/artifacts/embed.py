@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, from_rows, merged_name, part_name, part_numbers
-from alignet_ray.artifacts.schemas import NO_OFFSET, Span
+from alignet_ray.artifacts.spans import NO_OFFSET, Span
 from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
 from alignet_ray.store import Artifact
 

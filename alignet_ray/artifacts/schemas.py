@@ -1,7 +1,5 @@
 """Schemas of the tables that stages hand to each other: column names, types and row rules, each stated once."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,16 +16,6 @@ IMAGES = pa.schema(
 )
 """images.parquet: every listed image. image_id = rank of the POSIX path under the root, in UTF-8 byte order; offset is
 where it begins in a tar file, `NO_OFFSET` for all others."""
-
-NO_OFFSET = -1
-"""Offset of an image that does not lie in a tar file."""
-
-
-class Span(NamedTuple):
-    """Where an image lies in its tar file: offset of its content, and bytes."""
-
-    offset: int
-    size: int
 
 
 ERRORS = pa.schema([("image_id", pa.int64()), ("path", pa.string()), ("reason", pa.string())])

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.spans import NO_OFFSET
 from alignet_ray.data import stored
 from alignet_ray.data.files import comparable_path
 from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem, first_line, require_regular
@@ -87,7 +88,7 @@ def image_table(rows: FeatureRows) -> pa.Table:
         "path": names,
         "label": [PurePosixPath(name).parent.name for name in names],
         "bytes": [0] * count,
-        "offset": [schemas.NO_OFFSET] * count,
+        "offset": [NO_OFFSET] * count,
     }
     return schemas.check(pa.table(columns, schema=schemas.IMAGES), schemas.IMAGES)
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from alignet_ray.artifacts.schemas import NO_OFFSET, Span
+from alignet_ray.artifacts.spans import NO_OFFSET, Span
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.storage import fetches

@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from alignet_ray.artifacts.schemas import NO_OFFSET
-from alignet_ray.store import JsonObject
+from alignet_ray.artifacts.spans import NO_OFFSET
+
+if TYPE_CHECKING:
+    # The store needs pyarrow, which a machine that only uses a student may not have.
+    from alignet_ray.store import JsonObject
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".avifs", ".gif"),
@@ -155,13 +158,13 @@ class LeftOut:
             if isinstance(tally, Tally):
                 tally.add_all(getattr(other, entry.name))
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> "JsonObject":
         """All counts, for a listing that is kept."""
         tallies = {name: vars(value) for name, value in vars(self).items() if isinstance(value, Tally)}
         return {"kinds": dict(self.kinds)} | tallies
 
     @classmethod
-    def from_json(cls, stored: JsonObject) -> "LeftOut":
+    def from_json(cls, stored: "JsonObject") -> "LeftOut":
         """Inverse of `to_json`."""
         tallies = {name: Tally(**value) for name, value in stored.items() if name != "kinds"}
         return cls(kinds=Counter(stored["kinds"]), **tallies)

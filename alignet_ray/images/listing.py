@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alignet_ray.artifacts.schemas import IMAGES, Span
+from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
 from alignet_ray.images.ahead import prefetch

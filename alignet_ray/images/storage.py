@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow.fs as pafs
 
-from alignet_ray.artifacts.schemas import Span
+from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.file_kinds import (

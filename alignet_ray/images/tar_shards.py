@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from alignet_ray.artifacts.schemas import Span
+from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.file_kinds import (
     START_BYTES,

@@ -26,6 +26,9 @@ CHUNK = 128
 BATCH = 32
 """Images of a forward pass."""
 
+LEAST_GAIN = 0.001
+"""How much nearer to people a student must be for sure (fraction): what is only as good takes nobody's place."""
+
 
 class AgainstChampion(NamedTuple):
     """How a student compares with the champion.
@@ -44,8 +47,8 @@ class AgainstChampion(NamedTuple):
 def compare(work: Work) -> AgainstChampion | None:
     """Score champion and student on the same images of validation objects; None without a champion to beat.
 
-    Nearer to people means by any margin here: the least gain of `evaluate.margin` is over the base. A champion of
-    another split may have been trained on some of these objects, which is to its advantage.
+    The least gain of `evaluate.margin` is over the base; over a champion, `LEAST_GAIN` will do. A champion of another
+    split may have been trained on some of these objects, which is to its advantage.
     """
     name = work.cfg.register.name
     reigning = registry.champion(work.tracker.uri, name)
@@ -78,7 +81,7 @@ def _decide(work: Work, champion: str) -> gate.Decision:
     nobody = listed.test.take(np.empty(0, np.int64))
     splits = suite.SplitObjects(listed.train.embedded_in(spaces), listed.validation.embedded_in(spaces), nobody)
     scores = suite.validate(spaces, splits, evaluation_inputs.suite_options(work.cfg))
-    return gate.decide(scores, margin=0.0, tolerance=work.cfg.evaluate.tolerance)
+    return gate.decide(scores, margin=LEAST_GAIN, tolerance=work.cfg.evaluate.tolerance)
 
 
 def _embed(work: Work, model: str, listed: EmbedArtifact, ids: np.ndarray) -> EmbeddedRows:

@@ -293,12 +293,13 @@ def _fit_seeds(
     if gpus:
         device = "cuda"
     # The fits share the GPUs; the responses lie once in the object store.
-    remote_fit = ray.remote(vice.fit).options(num_gpus=min(1.0, gpus / len(seeds)))
+    remote_fit = ray.remote(vice.fit)
+    gpus_per_fit = min(1.0, gpus / len(seeds))
     rows = ray.put(given.triplets)
     votes = ray.put(single_answers(given.comparisons))
     tasks = []
     for seed in seeds:
-        named = remote_fit.options(name=f"{work.node.name}: fit from seed {seed}")
+        named = remote_fit.options(num_gpus=gpus_per_fit, name=f"{work.node.name}: fit from seed {seed}")
         tasks.append(named.remote(rows, count, schedule, prior, seed, None, device, votes))
 
     with work.screen.progress(len(tasks), "fits") as bar:

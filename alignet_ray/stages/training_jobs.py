@@ -14,7 +14,7 @@ from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
-from alignet_ray.artifacts.schemas import NO_OFFSET
+from alignet_ray.artifacts.spans import NO_OFFSET
 from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Config
 from alignet_ray.data.embeddings import TeacherFeatures

@@ -1,5 +1,6 @@
 """A student takes the champion's place only where it is better on validation objects: models of the smoke run."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_student_that_is_nearer_to_people_beats_the_champion(work: Work, monke
     against = champion.compare(work)
     assert against is not None
     assert against.version == "3"
-    assert against.reasons[0].startswith("odd-one-out agreement: yes, +")
+    assert against.reasons[0].startswith("agreement with people: yes, +")
 
 
 def test_the_same_weights_are_no_better_than_themselves(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,10 @@ def test_the_same_weights_are_no_better_than_themselves(work: Work, monkeypatch:
     assert against is not None
     assert against.verdict is not Verdict.YES
     # Stored embeddings are in half precision, the champion's are not: a choice in thousands may differ.
-    assert " 0.0 [" in against.reasons[0].replace("+", " ").replace("-", " ")
+    assert re.match(
+        r"agreement with people: \w+, [+-]0\.0 \[[+-]0\.\d, [+-]0\.\d\]",
+        against.reasons[0].replace("cannot tell", "no"),
+    )
 
 
 def test_nobody_takes_the_place_of_a_champion_that_cannot_be_loaded(

@@ -14,7 +14,7 @@ from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.stages import pipeline
-from alignet_ray.store import Artifact, Store
+from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.study import runner
 from tests.support.smoke_run import SmokeRun, alignet
 
@@ -29,7 +29,7 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Settings of the runs that a study asked for; each of them gets the artifacts of the smoke run."""
     called: list[Config] = []
 
-    def run(cfg: Config, screen: Screen, names: Iterable[str]) -> dict[str, Artifact]:
+    def run(cfg: Config, screen: Screen, names: Iterable[str], known: JsonObject) -> dict[str, Artifact]:
         called.append(cfg)
         return {name: smoke[name] for name in names}
 
@@ -77,10 +77,10 @@ def test_settings_are_written_before_the_first_run_and_never_again(
 ) -> None:
     finished = pipeline.run
 
-    def stop(settings: Config, screen: Screen, names: Iterable[str]) -> dict[str, Artifact]:
+    def stop(settings: Config, screen: Screen, names: Iterable[str], known: JsonObject) -> dict[str, Artifact]:
         if settings.objects.fold == 1:
             raise UserError("the disk is full")
-        return finished(settings, screen, names)
+        return finished(settings, screen, names, known)
 
     monkeypatch.setattr(pipeline, "run", stop)
     with pytest.raises(UserError, match="the disk is full"):

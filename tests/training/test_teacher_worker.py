@@ -162,10 +162,9 @@ def test_a_gpu_trains_as_a_cpu_does(cfg: Config, soften: Artifact, make_work: Ma
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
 
 
-def test_several_teachers_are_refused(cfg: Config, soften: Artifact, make_work: Make) -> None:
-    both = cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
+def test_several_teachers_are_refused(cfg: Config) -> None:
     with pytest.raises(UserError, match=r"one embed\.model"):
-        make_teacher_job(make_work(both, "align", {"soften": soften}), workers=1)
+        cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
 
 
 @pytest.mark.slow
