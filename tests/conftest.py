@@ -51,7 +51,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         os._exit(config.stash[ENDED])
 
 
-SMOKE_TESTS = ("tests/test_readme.py", "tests/test_api.py", "tests/test_end_to_end.py", "tests/test_example.py")
+SMOKE_TESTS = (
+    "tests/test_readme.py",
+    "tests/test_api.py",
+    "tests/test_end_to_end.py",
+    "tests/test_example.py",
+    "tests/stages/test_champion.py",
+    "tests/study/test_runner.py",
+)
 """Files whose tests share the one smoke run."""
 
 LONGEST = ("tests/test_cluster.py", "tests/stages/", "tests/sweep/", "tests/training/", "tests/test_field.py")
