@@ -14,6 +14,7 @@ from alignet_ray.models import hub
 from alignet_ray.registry import Champion
 from alignet_ray.screen import Screen
 from alignet_ray.stages import Node, Work, champion, pipeline, register
+from alignet_ray.store import Store
 from alignet_ray.tracking import Tracker, client
 
 NODES = ("distill@student", "distill@control", "embed@student", "soften", "evaluate")
@@ -29,7 +30,9 @@ def work(smoke: SmokeRun, tmp_path: Path) -> Work:
     cfg = Config.from_yaml(settings).replace(store__root=str(smoke.root))
     cfg = pipeline.resolve(cfg, smoke.root, Screen())
     parents = {node: smoke[node] for node in NODES}
-    return Work(cfg, Node("register"), parents, smoke.store.draft("register", "champion"), Tracker(), Screen())
+    # A root of its own: other tests count what lies under that of the smoke run.
+    draft = Store.open(str(tmp_path / "root")).draft("register", "champion")
+    return Work(cfg, Node("register"), parents, draft, Tracker(), Screen())
 
 
 def reign(monkeypatch: pytest.MonkeyPatch, student: str | UserError) -> None:
