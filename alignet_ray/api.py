@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignet_ray import invocation
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
+from alignet_ray.artifacts.student_files import RELEASED_TAU, Preparation
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from alignet_ray.images.pictures import Pictures
     from alignet_ray.models.image_model import ImageIndex, ImageModel, Layer
-    from alignet_ray.models.import_weights import Imported, Preprocessing
+    from alignet_ray.models.import_weights import Imported
 
 OPTION = re.compile(r"(?<![\w-])--(?P<name>[a-z]+(?:[.-][a-z]+)*)(?: (?P<value>[A-Z]+\b|\d+))?")
 """An option in a message, and the value behind it."""
@@ -393,8 +394,8 @@ def import_student(
     out: str | Path,
     model: str | None = None,
     prefix: str | None = None,
-    tau: float = 100.0,
-    preprocessing: "Preprocessing" = "auto",
+    tau: float = RELEASED_TAU,
+    preprocessing: Preparation = "auto",
 ) -> "Imported":
     """Turn a released AligNet model or big_vision's weights into a student's folder, as `alignet-ray import` does.
 

@@ -1,4 +1,4 @@
-"""How a run was called, by whom, and from which commit: what MLflow shows as the source of a run"""
+"""How a run was called, by whom, and from which commit: what MLflow shows as the source of a run."""
 
 import contextlib
 import contextvars

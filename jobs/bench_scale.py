@@ -31,11 +31,11 @@ import numpy as np
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.config import Config
 from alignet_ray.core import sampling
-from alignet_ray.data.embeddings import FeatureMatrix
+from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.images import listing
 from alignet_ray.screen import table
 from alignet_ray.stages import embed
-from alignet_ray.store import Manifest, Recipe, Store
+from alignet_ray.store import Artifact, Manifest, Recipe, Store
 
 FOLDERS = 1_000
 """Class folders of the pretended images."""
@@ -108,15 +108,12 @@ def pretended_folder(images: int, folder: Path) -> Iterator[str]:
         os.scandir = real
 
 
-@dataclass(frozen=True)
-class PretendedFeatures:
-    """Features of a corpus: a float16 matrix on disk."""
-
-    path: Path
+class PretendedFeatures(TeacherFeatures):
+    """A teacher's features of a corpus: a float16 matrix on disk, whose path is `cache`, and no artifact."""
 
     def matrix(self) -> FeatureMatrix:
         """As of a teacher."""
-        features = np.load(self.path, mmap_mode="r")
+        features = np.load(self.cache, mmap_mode="r")
         return FeatureMatrix(np.arange(len(features)), features)
 
 
@@ -129,7 +126,7 @@ def features(images: int, folder: Path) -> PretendedFeatures:
         for start in range(0, images, len(block)):
             matrix[start : start + len(block)] = block[: images - start]
         matrix.flush()
-    return PretendedFeatures(path)
+    return PretendedFeatures(Artifact(str(folder), "embed", "pretended"), None, path)
 
 
 # The parts
@@ -182,7 +179,7 @@ def cluster(images: int, folder: Path) -> Result:
     """A pass of k-means in this process: what travels to the driver is counted."""
     from alignet_ray.stages.cluster import SHARD, ShardsHere, ShardWorker
 
-    worker = ShardWorker(features(images, folder), None, False, SHARD)  # type: ignore[arg-type]
+    worker = ShardWorker(features(images, folder), None, False, SHARD)
     shards = ShardsHere(worker, images)
     centroids = np.random.default_rng(1).normal(size=(CLUSTERS, WIDTH)).astype(np.float32)
     start = time.perf_counter()

@@ -30,11 +30,13 @@ from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.cli import main
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.evals.gate import Verdict
 from alignet_ray.images.decode import decode
 from alignet_ray.models.embedding_network import make_network, save_network
 from alignet_ray.models.hub import fetch, load
 from alignet_ray.screen import Screen
-from alignet_ray.stages import Node, Work, register
+from alignet_ray.stages import Node, Work, champion, register
+from alignet_ray.stages.champion import AgainstChampion
 from alignet_ray.store import Artifact, Store
 from alignet_ray.tracking import IMAGES, Session, client
 
@@ -49,10 +51,9 @@ def artifact(store: Store, node: str, id: str, parents: dict[str, Artifact], fac
     return draft.finish({"node": node, "finished": 0.0, "recipe": {"parents": ids}, "facts": facts})
 
 
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
-    """A student that passed the gate, registered by the stage as version 1; the registry's address, and the store."""
-    store = Store.open(str(tmp_path_factory.mktemp("registry")))
+def register_student(folder: Path) -> Work:
+    """A student that passed the gate, as the stage `register` gets it."""
+    store = Store.open(str(folder))
     align = artifact(store, "align", "a" * 12, {}, {})
     folder = Path(store.draft("distill", "d" * 12).uri)
     save_network(folder, make_network("random:test_efficientnet", 32, 8, seed=1), {})
@@ -68,10 +69,16 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
     session = Session.open(cfg, Path(store.root))
     parents = {"distill@student": student, "evaluate": evaluated}
     node, draft = Node("register", "", tuple(parents)), store.draft("register", "r" * 12)
-    work = Work(cfg, node, parents, draft, session.begin("register", cfg, {}), Screen())
+    return Work(cfg, node, parents, draft, session.begin("register", cfg, {}), Screen())
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Store]:
+    """A student that passed the gate, registered by the stage as version 1; the registry's address, and the store."""
+    work = register_student(tmp_path_factory.mktemp("registry"))
     register.run(work)
-    draft.finish({"node": "register", "facts": asdict(work.facts)})
-    return session.uri, store
+    work.out.finish({"node": "register", "facts": asdict(work.facts)})
+    return work.tracker.uri, Store.open(work.out.root)
 
 
 @pytest.fixture
@@ -84,6 +91,24 @@ def three(store: Store) -> tuple[str, Store]:
         client(uri).create_model_version(NAME, store.root)
     registry.promote(uri, NAME, "1")
     return uri, store
+
+
+@pytest.mark.parametrize(("verdict", "reigning"), [(Verdict.YES, "2"), (Verdict.CANNOT_TELL, "1"), (Verdict.NO, "1")])
+def test_only_who_is_better_takes_the_champions_place(
+    tmp_path: Path, verdict: Verdict, reigning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = register_student(tmp_path)
+    mlflow = client(work.tracker.uri)
+    mlflow.create_registered_model(NAME)
+    mlflow.create_model_version(NAME, str(tmp_path))
+    registry.promote(work.tracker.uri, NAME, "1")
+
+    monkeypatch.setattr(champion, "compare", lambda work: AgainstChampion("1", verdict, ["agreement: as measured"]))
+    register.run(work)
+    assert registry.champion(work.tracker.uri, NAME).version == reigning
+    card = mlflow.get_model_version(NAME, "2").description
+    assert f"Better than the champion, on validation objects: {verdict}" in card
+    assert "* agreement: as measured" in card
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> str:

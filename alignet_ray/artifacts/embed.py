@@ -14,14 +14,12 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.base import ArtifactView, from_rows, merged_name, part_name, part_numbers
+from alignet_ray.artifacts.schemas import IMAGE_ROWS
 from alignet_ray.artifacts.spans import NO_OFFSET, Span
 from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
 from alignet_ray.store import Artifact
 
 IMAGES = "images.parquet"
-IMAGE_ROWS = 65_536
-"""Rows of a row group of the image table: few groups, as all of them are described in the footer that a reader begins
-with, and none so large that a process could not hold it."""
 ERRORS = "errors.parquet"
 NETWORKS = "model.json"
 
@@ -278,7 +276,7 @@ class EmbedArtifact(ArtifactView):
                 notes.add(self._part_notes(name))
             table = pa.concat_tables([table.replace_schema_metadata() for table in tables])
             self.draft.write_table(target, table.replace_schema_metadata(notes.to_metadata()))
-        # Only now: whoever looks before finds the rows twice, which `_whole_parts` knows, and never not at all.
+        # Only now: a reader before that finds the rows twice, which `_whole_parts` knows, and never not at all.
         for name in single:
             self.draft.remove(name)
 

@@ -17,6 +17,10 @@ IMAGES = pa.schema(
 """images.parquet: every listed image. image_id = rank of the POSIX path under the root, in UTF-8 byte order; offset is
 where it begins in a tar file, `NO_OFFSET` for all others."""
 
+IMAGE_ROWS = 65_536
+"""Rows of a batch while listing, and of a row group of the image table: few groups, as all of them are described in the
+footer that a reader begins with, and none so large that a process could not hold it."""
+
 
 ERRORS = pa.schema([("image_id", pa.int64()), ("path", pa.string()), ("reason", pa.string())])
 """errors.parquet: images in quarantine; their ids stay as gaps."""

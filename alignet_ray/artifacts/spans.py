@@ -1,4 +1,4 @@
-"""Where an image lies in a tar file; apart from `schemas`, so that a student reads pictures without pyarrow"""
+"""Where an image lies in a tar file; apart from `schemas`, so that a student reads pictures without pyarrow."""
 
 from typing import NamedTuple
 

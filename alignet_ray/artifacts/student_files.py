@@ -22,6 +22,13 @@ MODEL_FILE = "model.json"
 
 FORMAT = "alignet_ray student 1"
 
+RELEASED_TAU = 100.0
+"""Temperature of the triplet head in AligNet's published recipe."""
+
+Preparation = Literal["auto", "alignet", "timm"]
+"""How images are prepared for imported weights: `alignet` squashes them to the square with values in [0, 1]; `timm` is
+the timm network's own way; `auto` is `alignet` where there is a triplet head, else `timm`."""
+
 IMPORTED = "imported"
 """Role, in a student's provenance, of a network whose weights come from elsewhere: `alignet-ray import` wrote it."""
 

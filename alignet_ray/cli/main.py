@@ -42,8 +42,9 @@ COMMANDS = {
     "sweep": Command("whole runs", "tune align or distill, then run the best setting", "RunOptions", "runs:sweep"),
     "study": Command("whole runs", "the same settings on every fold of the objects", "RunOptions", "runs:study"),
     "data": Command(
-        "data", "the field's data sets: terms, citation, how they plug in; --fetch", "DataOptions", "data:data"
+        "human data", "the field's data sets: terms, citation, how they plug in; --fetch", "DataOptions", "data:data"
     ),
+    "ask": Command("human data", "ask people in a browser which pictures are alike", "AskOptions", "ask:ask"),
     "embed": Command("stages", "images -> embeddings of the teacher network", "EmbedOptions", "runs:stage"),
     "soften": Command("stages", "human responses -> a model of human choices", "RunOptions", "runs:stage"),
     "align": Command("stages", "teacher network -> teacher aligned with human choices", "RunOptions", "runs:stage"),
@@ -65,7 +66,6 @@ COMMANDS = {
     "rm": Command("results", "delete artifacts, or the name of a run", "RemoveOptions", "results:rm"),
     "gc": Command("results", "delete artifacts that no run uses, and the cache", "CollectOptions", "results:gc"),
     "demo": Command("use a model", "local web page: base against aligned student", "DemoOptions", "models:demo"),
-    "ask": Command("human data", "ask people in a browser which pictures are alike", "AskOptions", "ask:ask"),
     "export": Command(
         "use a model", "write a model for timm, ONNX, thingsvision or a hub", "ExportOptions", "models:export"
     ),

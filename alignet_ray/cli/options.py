@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from alignet_ray.artifacts.student_files import RELEASED_TAU, Preparation
 from alignet_ray.ask.study_file import StudySettings
 from alignet_ray.config import Config, StoreSection
 from alignet_ray.config.cluster_spec import ClusterSpec
@@ -331,9 +332,9 @@ class ImportOptions(Options):
     """timm's name of the network. Default: the one that has these weights' shapes, if there is just one."""
     prefix: str | None = None
     """What stands before the names of the network's variables, where a file holds several networks."""
-    tau: float = 100.0
+    tau: float = RELEASED_TAU
     """Temperature of the triplet head, where there is one. Default: that of AligNet's published recipe."""
-    preprocessing: Literal["auto", "alignet", "timm"] = "auto"
+    preprocessing: Preparation = "auto"
     """`alignet`: images are squashed to the square, with values from 0 to 1; `timm`: as timm prepares them for its
     network of this name; `auto`: `alignet` with a triplet head, else `timm`."""
 

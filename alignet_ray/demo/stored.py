@@ -1,11 +1,11 @@
-"""Vectors that a run has computed already, of the same pictures by the same base and student"""
+"""Vectors that a run has computed already, of the same pictures by the same base and student."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.core.similarity import unit_rows
@@ -127,9 +127,10 @@ def _read(found: _Embeddings, comparison: ModelComparison, paths: Sequence[str])
         head = (_rows(student, "triplet_logits", ids) / comparison.student.tau**0.5).astype(np.float32)
     base_rows = unit_rows(_rows(base, "embedding", ids))
     vectors = Vectors(base_rows, unit_rows(_rows(student, "embedding", ids)), head)
-    return StoredVectors(found.run, {path_of[int(id)]: row for row, id in enumerate(ids)}, vectors)
+    return StoredVectors(found.run, {path_of[image_id]: row for row, image_id in enumerate(ids.tolist())}, vectors)
 
 
-def _rows(artifact: EmbedArtifact, column: str, ids: Int[np.ndarray, " n"]) -> Any:
-    """Rows of a column as float32, by ascending image_id."""
-    return artifact.embeddings(column, ids).vectors.astype(np.float32)
+def _rows(artifact: EmbedArtifact, column: str, ids: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
+    """Rows of a column, by ascending image_id."""
+    rows: Float32[np.ndarray, "n d"] = artifact.embeddings(column, ids).vectors.astype(np.float32)
+    return rows

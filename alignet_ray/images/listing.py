@@ -11,16 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.artifacts.schemas import IMAGE_ROWS, IMAGES
 from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
 from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.file_kinds import IMAGES as IMAGE_SUFFIXES
 from alignet_ray.images.file_kinds import LeftOut, Member, folder_class, is_class_list, is_shard
-
-BATCH_ROWS = 65_536
-"""Rows of a record batch while listing."""
 
 OPENED_SHARDS = 8
 """Shards of a remote source that are opened at a time while listing."""
@@ -60,7 +57,7 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
 def list_batches(
     uri: str, left_out: LeftOut | None = None, summary: "FolderSummary | None" = None
 ) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of `BATCH_ROWS`, the last one smaller: no more than one of them need be in memory.
+    """The same rows in batches of `IMAGE_ROWS`, the last one smaller: no more than one of them need be in memory.
 
     Args:
         uri: see `storage.files`.
@@ -211,7 +208,7 @@ def _batched(members: Iterator[Member]) -> Iterator[list[Member]]:
     batch: list[Member] = []
     for member in members:
         batch.append(member)
-        if len(batch) == BATCH_ROWS:
+        if len(batch) == IMAGE_ROWS:
             yield batch
             batch = []
     if batch:

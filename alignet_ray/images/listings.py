@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from jaxtyping import Int
 
-from alignet_ray.artifacts.schemas import IMAGES
+from alignet_ray.artifacts.schemas import IMAGE_ROWS, IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
-from alignet_ray.images.listing import BATCH_ROWS, FolderSummary, list_batches
+from alignet_ray.images.listing import FolderSummary, list_batches
 from alignet_ray.store import digest
 
 VERSION = 1
@@ -64,7 +64,7 @@ class Listings:
         with pq.ParquetFile(path) as kept:
             if left_out is not None:
                 left_out.add_all(LeftOut.from_json(json.loads(kept.metadata.metadata[LEFT_OUT_KEY])))
-            yield from kept.iter_batches(BATCH_ROWS)
+            yield from kept.iter_batches(IMAGE_ROWS)
 
     def paths(self, uri: str, ids: Int[np.ndarray, " n"]) -> list[str]:
         """Paths of some images of a root, by their ids."""

@@ -411,6 +411,9 @@ def load_into(net: nn.Module, weights: Mapping[str, Float32[np.ndarray, "*n"]]) 
     Raises:
         UserError: timm refuses them, or leaves a weight of the network without a value.
     """
+    from timm.models.vision_transformer import VisionTransformer
+
+    assert isinstance(net, VisionTransformer), "`net_layout` knows no other networks"
     # What timm's mapping forgets would keep the random values of a new network, and nobody would notice.
     state = net.state_dict()
     for value in state.values():
@@ -419,10 +422,9 @@ def load_into(net: nn.Module, weights: Mapping[str, Float32[np.ndarray, "*n"]]) 
     # timm reads files alone. The prefix tells it that the names are those of today.
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.npz"
-        arrays: dict[str, Any] = {f"params/{name}": values for name, values in weights.items()}
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **{f"params/{name}": values for name, values in weights.items()})
         try:
-            net.load_pretrained(str(file))  # type: ignore[operator]
+            net.load_pretrained(str(file))
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(f"timm cannot load these weights: {first_line(error)}") from error
     for name, value in state.items():

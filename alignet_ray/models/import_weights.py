@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from alignet_ray.artifacts.student_files import IMPORTED, DataConfig
+from alignet_ray.artifacts.student_files import IMPORTED, RELEASED_TAU, DataConfig, Preparation
 from alignet_ray.data.npz_arrays import NpzArrays
 from alignet_ray.data.tensor_bundle import INDEX, TensorBundle
 from alignet_ray.errors import UserError, path_text, require_existing, require_regular
@@ -41,14 +41,6 @@ GRAPH_FILE = "saved_model.pb"
 
 HEAD = "triplet_head"
 """The layer of AligNet's students that answers triplets."""
-
-TAU = 100.0
-"""Temperature of the released recipe's triplet head."""
-
-Preprocessing = Literal["auto", "alignet", "timm"]
-"""How images are prepared: `alignet` squashes them to the square with values in [0, 1]; `timm` is the timm network's
-own way; `auto` is `alignet` where there is a triplet head, else `timm`."""
-
 
 Source = TensorBundle | NpzArrays
 """Variables of a file: both have `shapes`, `names`, `namings` and `read`."""
@@ -109,8 +101,8 @@ def import_student(
     out: str | Path,
     model: str | None = None,
     prefix: str | None = None,
-    tau: float = TAU,
-    preprocessing: Preprocessing = "auto",
+    tau: float = RELEASED_TAU,
+    preprocessing: Preparation = "auto",
 ) -> Imported:
     """Write a student's folder from a SavedModel or from big_vision's .npz weights.
 
@@ -120,15 +112,15 @@ def import_student(
         model: timm's name of the network. Default: the one that has these weights' shapes.
         prefix: what stands before the network's names, where a file holds several.
         tau: temperature of the triplet head, where there is one.
-        preprocessing: see `Preprocessing`.
+        preprocessing: see `student_files.Preparation`.
 
     Raises:
         UserError: the files cannot be read, hold no such network, or a variable is missing or has another shape; no
             network of timm fits, or several; or `out` is there already.
     """
     folder = _require_new(out)
-    if preprocessing not in get_args(Preprocessing):
-        raise UserError(f"preprocessing={preprocessing!r}: use {', '.join(get_args(Preprocessing))}")
+    if preprocessing not in get_args(Preparation):
+        raise UserError(f"preprocessing={preprocessing!r}: use {', '.join(get_args(Preparation))}")
     if not 0 < tau < float("inf"):
         raise UserError(f"tau={tau}: a temperature is a number above 0")
 

@@ -50,7 +50,10 @@ def build(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
 
 
 def _lead(found: ComparedRuns) -> str:
-    text = f"{len(found.scores)} runs on test data of: {', '.join(found.datasets)}. Shares in %, with 95 % intervals."
+    runs = "1 run"
+    if len(found.scores) > 1:
+        runs = f"{len(found.scores)} runs"
+    text = f"{runs} on test data of: {', '.join(found.datasets)}. Shares in %, with 95 % intervals."
     if found.differences:
         text += f" {DIFFERENCE_NOTE}."
     return text
@@ -109,5 +112,5 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
     if len(runs) > 1:
         marks = [MARKERS[position % len(MARKERS)] for position in range(len(runs))]
         handles = [Line2D([], [], marker=mark, color=NEUTRAL, ls="", ms=7) for mark in marks]
-        axes.legend(handles, runs, fontsize=10, frameon=False)
+        figures.legend(axes, handles, list(runs))
     return figures.png(canvas)

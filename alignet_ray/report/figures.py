@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from alignet_ray.errors import UserError
 
@@ -80,6 +81,19 @@ def empty(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def legend(axes: Axes, handles: Sequence[Line2D] = (), names: Sequence[str] = ()) -> None:
+    """What the lines are called, on a pale ground, so that it is read where one of them passes beneath it.
+
+    Args:
+        axes: the diagram.
+        handles, names: marks and what they stand for. Default: the lines that have names.
+    """
+    if handles:
+        axes.legend(handles, names, fontsize=10, framealpha=0.85, edgecolor="none")
+    else:
+        axes.legend(fontsize=11, framealpha=0.85, edgecolor="none")
+
+
 class Line(NamedTuple):
     """One line of a diagram; without a name it is left out of the legend."""
 
@@ -126,7 +140,7 @@ def curves(
     axes.set_ylabel(ylabel, fontsize=12)
     axes.set_ylim(bottom=bottom)
     axes.grid(axis="y", color=GRID)
-    axes.legend(frameon=False, fontsize=11)
+    legend(axes)
     return png(figure)
 
 
@@ -144,7 +158,7 @@ def histogram(shares: Mapping[str, Sequence[float]], colours: Mapping[str, str],
     axes.set_ylim(bottom=0)
     axes.set_xlabel(xlabel, fontsize=11)
     axes.set_ylabel("% of triplets", fontsize=11)
-    axes.legend(frameon=False, fontsize=11)
+    legend(axes)
     return png(figure)
 
 
@@ -210,7 +224,7 @@ def reliability(lines: Sequence[Line]) -> bytes:
     axes.set_xlim(0.3, 1)
     axes.set_ylim(0.2, 1)
     axes.grid(color="#eef1f4")
-    axes.legend(frameon=False, fontsize=11)
+    legend(axes)
     return png(figure)
 
 

@@ -18,13 +18,11 @@ from alignet_ray.images.storage import fetches
 from alignet_ray.images.transform import DecodedImage
 from alignet_ray.models import hub
 from alignet_ray.models.features import Encoder
+from alignet_ray.models.image_model import BATCH
 from alignet_ray.stages import Work, embed_jobs, evaluation_inputs
 
 CHUNK = 128
-"""Images that the champion embeds between two looks of the progress line."""
-
-BATCH = 32
-"""Images of a forward pass."""
+"""Images between two updates of the progress line."""
 
 LEAST_GAIN = 0.001
 """How much nearer to people a student must be for sure (fraction): what is only as good takes nobody's place."""

@@ -32,6 +32,7 @@ from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import Work, embed_jobs, human_inputs
 from alignet_ray.stages.embed_jobs import EmbedJob
 from alignet_ray.stages.ray_names import named_class, named_function
+from alignet_ray.stages.ray_tasks import in_tasks
 from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
@@ -314,17 +315,13 @@ def _merge_parts(work: Work, artifact: EmbedArtifact, groups: list[range]) -> No
         import ray
 
         task = ray.remote(num_cpus=1)(EmbedArtifact.merge_units)
-        # A task for each core at a time: all of them at once would hold their parts in memory together.
-        waiting = list(groups)
-        pending: list[Any] = []
-        while waiting or pending:
-            while waiting and len(pending) < max(1, cluster_nodes.cluster_resources().cpus):
-                group = waiting.pop(0)
-                name = f"{work.node.name}: merge parts {group[0]} to {group[-1]}"
-                pending.append(task.options(name=name).remote(artifact, group))
-            ready, pending = ray.wait(pending)
-            ray.get(ready)
-            bar.add(len(ready))
+
+        def merge(group: range) -> Any:
+            name = f"{work.node.name}: merge parts {group[0]} to {group[-1]}"
+            return task.options(name=name).remote(artifact, group)
+
+        for _ in in_tasks(groups, merge, max(1, cluster_nodes.cluster_resources().cpus)):
+            bar.add(1)
 
 
 def _compare_fast_decoding(work: Work, artifact: EmbedArtifact) -> None:

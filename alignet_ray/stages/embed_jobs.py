@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from alignet_ray.artifacts.embed import IMAGE_ROWS
+from alignet_ray.artifacts.schemas import IMAGE_ROWS
 from alignet_ray.artifacts.student_files import HeadUse
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError

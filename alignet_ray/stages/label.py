@@ -37,6 +37,7 @@ from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, ImagePool, SampledTriplets, sample_triplets
 from alignet_ray.errors import UserError
 from alignet_ray.stages import Work
+from alignet_ray.stages.ray_tasks import in_tasks
 from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
@@ -368,19 +369,13 @@ def _label_in_tasks(
     task = part_task(offered, triplets)
     shared_pool = ray.put(pool)  # once into the object store, instead of with every task
 
-    # Two tasks a core keep all cores busy; more would only hold their triplets in the object store.
-    max_pending = 2 * max(1, offered.cpus)
+    def label(part: PartTask) -> Any:
+        # The name in Ray's dashboard and `ray list tasks`, such as `label train/part-00007`.
+        named = task.options(name=f"label {part.name.removesuffix('.parquet')}")
+        return named.remote(teacher, artifact, part, shared_pool, aligned)
 
-    waiting = list(parts)
-    pending: dict[Any, PartTask] = {}
-    while waiting or pending:
-        while waiting and len(pending) < max_pending:
-            part = waiting.pop(0)
-            # The name in Ray's dashboard and `ray list tasks`, such as `label train/part-00007`.
-            named = task.options(name=f"label {part.name.removesuffix('.parquet')}")
-            pending[named.remote(teacher, artifact, part, shared_pool, aligned)] = part
-        ready, _ = ray.wait(list(pending), num_returns=1)
-        yield pending.pop(ready[0]), ray.get(ready[0])
+    # Two tasks a core keep all cores busy; more would only hold their triplets in the object store.
+    yield from in_tasks(parts, label, 2 * max(1, offered.cpus))
 
 
 def part_task(offered: cluster_nodes.ClusterResources, triplets: int) -> Any:

@@ -1,4 +1,4 @@
-"""Names in Ray's dashboard and `ray list tasks` for the work of Ray Data: what is done, not which function does it"""
+"""Names in Ray's dashboard and `ray list tasks` for the work of Ray Data: what is done, not which function does it."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

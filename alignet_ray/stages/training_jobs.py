@@ -19,7 +19,6 @@ from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Config
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, class_numbers
-from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import human_model, split_images
 from alignet_ray.human.objects import images_folder
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, pack_once
@@ -106,14 +105,11 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
         workers: number of training processes.
 
     Raises:
-        UserError: several teachers, too few objects, or as `load_backbone`.
+        UserError: too few objects, or as `load_backbone`.
     """
-    models = work.cfg.embed.model
-    if len(models) != 1:
-        raise UserError("align.map network fine-tunes one network: give one embed.model, not several")
-
+    (model,) = work.cfg.embed.model  # the config refuses several
     soften = work.parents["soften"]
-    view = load_backbone(models[0], work.cfg.embed.size).pixel_transform
+    view = load_backbone(model, work.cfg.embed.size).pixel_transform
     images, unreadable = object_images(
         soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), work.listings, view
     ).readable()
@@ -121,7 +117,7 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
         work.warn(f"{len(unreadable):,} images of annotated objects cannot be read and are left out: {unreadable[0]!r}")
     return TeacherJob(
         settings=work.cfg.align.network,
-        model=models[0],
+        model=model,
         size=work.cfg.embed.size,
         seed=work.cfg.seed,
         out=work.out,

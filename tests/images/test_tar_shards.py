@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 from support.image_files import labels_of, write_tar
 
+from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError
+from alignet_ray.images import tar_shards
 from alignet_ray.images.file_kinds import LeftOut, Tally
 from alignet_ray.images.listing import list_images, read_bytes
 
@@ -101,3 +103,28 @@ def test_a_member_that_is_gone_is_the_images_own_fault(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"1.png": b"A"})
     with pytest.raises(OSError, match=r"a\.tar holds no 2\.png"):
         read_bytes(str(tmp_path), "a.tar/2.png")
+
+
+def test_a_place_from_the_listing_needs_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "a.tar", {"1.png": b"A", "1.cls": b"0", "2.png": b"BBB"})
+    listed = list_images(str(tmp_path)).to_pylist()
+
+    def search(uri: str, path: str) -> None:
+        raise AssertionError("looked through the tar file")
+
+    monkeypatch.setattr(tar_shards, "_tar_index", search)
+    spans = {row["path"]: Span(row["offset"], row["bytes"]) for row in listed}
+    assert read_bytes(str(tmp_path), "a.tar/2.png", spans["a.tar/2.png"]) == b"BBB"
+    with pytest.raises(OSError, match=r"a\.tar ends inside 2\.png"):
+        read_bytes(str(tmp_path), "a.tar/2.png", Span(spans["a.tar/2.png"].offset, 10**6))
+
+
+def test_a_tar_behind_a_url_is_read_through_with_the_same_rows(tmp_path: Path) -> None:
+    for number in range(12):
+        members = {f"{number}.png": b"A" * (number + 1), f"{number}.cls": b"7", "x/y.jpg": b"B", "notes.txt": b"C"}
+        write_tar(tmp_path / f"{number:02}.tar", members)
+    (tmp_path / "05x.png").write_bytes(b"beside")
+    here, there = LeftOut(), LeftOut()
+    assert list_images(tmp_path.as_uri(), there).equals(list_images(str(tmp_path), here))
+    assert there == here
+    assert there.files.count == 12

@@ -52,7 +52,8 @@ def test_any_number_of_runs_without_differences(count: int) -> None:
     page = plain(compare_page.build({f"run{number}": scores(0.5) for number in range(count)}, levels=True))
     assert "difference" not in page
     assert "margin:high" in page
-    assert f"{count} runs on test data of: objects" in page
+    number = "1 run" if count == 1 else f"{count} runs"
+    assert f"{number} on test data of: objects" in page
 
 
 def test_rows_of_the_figure_say_their_data_set_where_there_are_several() -> None:

@@ -119,3 +119,12 @@ def test_too_few_images(corpus: SmallCorpus, make_work: Callable[..., Work]) -> 
         clustered(corpus, make_work, "few", cluster__k=500)
     with pytest.raises(UserError, match="three or more"):
         clustered(corpus, make_work, "two", cluster__candidates=(2, 3))
+
+
+@pytest.mark.parametrize("shards", [1, 5, 256, 257, 1000, 15_259])
+def test_shards_come_in_few_groups_that_hold_each_once(shards: int) -> None:
+    groups = cluster.shard_groups(shards)
+    assert len(groups) <= cluster.GROUPS
+    assert [shard for group in groups for shard in group] == list(range(shards))
+    if shards <= cluster.GROUPS:
+        assert all(len(group) == 1 for group in groups), "sums are added as one shard after the other"

@@ -9,6 +9,7 @@ from PIL import Image
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
+from alignet_ray.images import listing
 from alignet_ray.screen import Screen
 from alignet_ray.stages import STAGES, Work, graph, human_inputs, kept, pipeline, run_page
 from alignet_ray.store import SCHEMA, Store
@@ -275,3 +276,21 @@ def test_without_judgements_a_stored_transform_labels_the_corpus(small: Config, 
         *("embed@corpus", "align", "cluster", "label@aligned", "distill@student"),
         "register",
     ], "nobody could score a control"
+
+
+def test_a_plan_that_is_told_the_fingerprints_looks_at_no_folder(
+    small: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the trials of a sweep and the folds of a study are, of which each would list the corpus again."""
+    steps = pipeline.plan(small, store)
+    known = pipeline.fingerprints(steps)
+    assert isinstance(known[small.corpus.path], dict)
+
+    def look(source: str) -> None:
+        raise AssertionError(f"{source} is listed again")
+
+    monkeypatch.setattr(listing, "fingerprint", look)
+    again = pipeline.plan(small, store, known=known)
+    assert [step.artifact.id for step in again] == [step.artifact.id for step in steps]
+    with pytest.raises(AssertionError, match="listed again"):
+        pipeline.plan(small, store)

@@ -296,11 +296,6 @@ def test_annotated_images_may_lie_in_a_folder_of_their_own(
     assert job.images.uri == str(pictures)
 
 
-def test_several_teachers_are_refused_before_anything_is_read(cfg: Config, make_work: Make) -> None:
-    with pytest.raises(UserError, match=r"^align\.map network fine-tunes one network: give one embed\.model"):
-        make_teacher_job(make_work(cfg.replace(embed__model=(NET, NET)), "align", {}), workers=1)
-
-
 def test_without_a_folder_of_images_there_is_no_job(cfg: Config, soften: Artifact, make_work: Make) -> None:
     with pytest.raises(UserError, match=r"^no images: give --corpus\.path"):
         make_teacher_job(make_work(cfg.replace(corpus__path=None), "align", {"soften": soften}), workers=1)

@@ -9,7 +9,6 @@ from support.pretended_gpu import pretended_gpu
 
 from alignet_ray.config import Config
 from alignet_ray.core import triplet_set
-from alignet_ray.errors import UserError
 from alignet_ray.models.backbone import checksum, load_backbone
 from alignet_ray.models.embedding_network import load_network, make_network
 from alignet_ray.models.features import Encoder
@@ -160,11 +159,6 @@ def test_a_gpu_trains_as_a_cpu_does(cfg: Config, soften: Artifact, make_work: Ma
         assert isinstance(load_network(job.out.local()).head, KernelHead)
         histories.append([row["cross_entropy"] for row in worker.validator.history])
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
-
-
-def test_several_teachers_are_refused(cfg: Config) -> None:
-    with pytest.raises(UserError, match=r"one embed\.model"):
-        cfg.replace(embed__model=("random:test_vit", "random:test_resnet"))
 
 
 @pytest.mark.slow
