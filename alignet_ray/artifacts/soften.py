@@ -1,8 +1,8 @@
 """The soften artifact: the objects and their split, the model of human choices, and the responses it was fitted to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from alignet_ray.core import comparisons
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.core.learning_curve import Forecast, Point
 from alignet_ray.core.participants import PersonFit
+from alignet_ray.store import JsonObject
 
 OBJECTS = "objects.parquet"
 POSTERIOR = "embedding.safetensors"
@@ -53,6 +54,19 @@ class LearningCurve:
     tested: int
     points: list[Point]
     forecasts: list[Forecast]
+
+    def to_json(self) -> JsonObject:
+        """As a JSON object."""
+        points = [point._asdict() for point in self.points]
+        forecasts = [forecast._asdict() for forecast in self.forecasts]
+        return {"model": self.model, "tested": self.tested, "points": points, "forecasts": forecasts}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "LearningCurve":
+        """What `to_json` gave."""
+        points = [Point(**point) for point in stored["points"]]
+        forecasts = [Forecast(**forecast) for forecast in stored["forecasts"]]
+        return cls(stored["model"], stored["tested"], points, forecasts)
 
 
 @dataclass(frozen=True)
@@ -155,14 +169,8 @@ class SoftenArtifact(ArtifactView):
         """How far more answers would help; None where it was not measured."""
         if not self.files.has(LEARNING_CURVE):
             return None
-        stored = self.files.read_json(LEARNING_CURVE)
-        points = [Point(**point) for point in stored["points"]]
-        forecasts = [Forecast(**forecast) for forecast in stored["forecasts"]]
-        return LearningCurve(stored["model"], stored["tested"], points, forecasts)
+        return LearningCurve.from_json(self.files.read_json(LEARNING_CURVE))
 
     def write_learning_curve(self, curve: LearningCurve) -> None:
         """Write how far more answers would help."""
-        points = [point._asdict() for point in curve.points]
-        forecasts = [forecast._asdict() for forecast in curve.forecasts]
-        stored = {"model": curve.model, "tested": curve.tested, "points": points, "forecasts": forecasts}
-        self.draft.write_json(LEARNING_CURVE, stored)
+        self.draft.write_json(LEARNING_CURVE, curve.to_json())

@@ -166,6 +166,37 @@ def paper() -> Config:
     )
 
 
+def published() -> Config:
+    """The published chain at the size of `sample`, to compare with it: as `paper`, with the networks of `sample`.
+
+    alignet-ray run published --corpus.path DIR --objects.table CSV --human.triplets FILE
+
+    An affine map of the teacher's embeddings, clusters and labelled triplets, JSD by the head alone, the weights as
+    trained; the updates see about as many images as those of `sample`. What cannot be taken over from SigLIP: the
+    temperature is set from the teacher's similarities (tau 100 suits SigLIP's outputs), the network keeps its own
+    preprocessing, and the learning rate is the best of three on simulated responses (jobs/EXPERIMENTS.md, Batching).
+    """
+    ours, theirs = sample(), paper().distill
+    return ours.replace(
+        name="published",
+        align=Align(map="affine"),
+        distill=Distill(
+            model=ours.distill.model,
+            size=ours.distill.size,
+            batching=theirs.batching,
+            objective=theirs.objective,
+            normalize=theirs.normalize,
+            head=theirs.head,
+            embedding_loss_weight=theirs.embedding_loss_weight,
+            decay_to_init=theirs.decay_to_init,
+            interpolation=theirs.interpolation,
+            steps=67,
+            batch_size=64,
+            lr=3e-4,
+        ),
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
-    preset.__name__: preset for preset in (smoke, sample, sample_224, mine, features, imagenet, paper)
+    preset.__name__: preset for preset in (smoke, sample, sample_224, mine, features, imagenet, paper, published)
 }

@@ -32,6 +32,7 @@ are soften, embed@objects, align and evaluate alone. Each stage's module offers
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alignet_ray.config import Config
@@ -94,6 +95,11 @@ class Work:
     def role(self) -> str:
         """The node's role."""
         return self.node.role
+
+    @property
+    def cache(self) -> Path | None:
+        """Local folder of what can be made again; None: nothing is kept."""
+        return self.listings.cache
 
     def warn(self, message: str) -> None:
         """Print a warning that the user can act on, and keep it in artifact.json."""

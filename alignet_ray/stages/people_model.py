@@ -275,9 +275,19 @@ def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, p
 
         def report(step: int, cross_entropy: float, dims: int) -> None:
             bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
-            work.tracker.log_curve({"cross_entropy": cross_entropy, "dimensions": dims}, step)
+            _log_point(work, step, cross_entropy, dims)
 
         return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, _device(), votes)
+
+
+def log_history(work: Work, facts: FitFacts) -> None:
+    """Log the curve of a fit that was made earlier."""
+    for row in facts.history:
+        _log_point(work, int(row["step"]), row["cross_entropy"], row["dims"])
+
+
+def _log_point(work: Work, step: int, cross_entropy: float, dims: float) -> None:
+    work.tracker.log_curve({"cross_entropy": cross_entropy, "dimensions": dims}, step)
 
 
 def _fit_seeds(

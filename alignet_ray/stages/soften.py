@@ -18,7 +18,7 @@ from alignet_ray.errors import UserError, require_existing
 from alignet_ray.human import answers, objects
 from alignet_ray.human.answers import Answers
 from alignet_ray.images.file_kinds import LeftOut
-from alignet_ray.stages import Work, human_inputs, people_model, people_screen
+from alignet_ray.stages import Work, human_inputs, kept_fits, people_model, people_screen
 from alignet_ray.stages.embed_jobs import has_no_images
 from alignet_ray.stages.people_model import FitFacts, PeopleFit
 from alignet_ray.store import JsonObject
@@ -190,7 +190,7 @@ def run(work: Work) -> None:
 def _model(work: Work, given: Answers, count: int, published: Float32[np.ndarray, "m d"] | None) -> PeopleFit:
     """The published embedding, which is a point estimate (a posterior without spread), or a fit."""
     if published is None:
-        return people_model.fit(work, given, count)
+        return kept_fits.fit(work, given, count, VERSION)
     return PeopleFit(Posterior(published, np.zeros_like(published)), None, None)
 
 

@@ -87,7 +87,10 @@ def test_without_a_preset_the_defaults_are_changed() -> None:
     ("args", "message"),
     [
         (["smok"], r"^unknown preset 'smok': did you mean 'smoke'\?$"),
-        (["qqqqq"], "^unknown preset 'qqqqq': there are smoke, sample, sample_224, mine, features, imagenet, paper$"),
+        (
+            ["qqqqq"],
+            "^unknown preset 'qqqqq': there are smoke, sample, sample_224, mine, features, imagenet, paper, published$",
+        ),
         ([""], "^unknown preset '': there are smoke"),
         (["--config"], r"^--config needs a file: write --config run\.yaml$"),
         (["--config", "/nowhere.yaml"], r"^--config /nowhere\.yaml: No such file or directory$"),

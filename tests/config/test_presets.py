@@ -8,7 +8,7 @@ import timm
 import yaml
 
 from alignet_ray.config import Config
-from alignet_ray.config.presets import PRESETS, features, imagenet, paper, sample, sample_224, smoke
+from alignet_ray.config.presets import PRESETS, features, imagenet, paper, published, sample, sample_224, smoke
 from alignet_ray.models.model_spec import ModelKind, ModelSpec
 from alignet_ray.stages import graph
 
@@ -104,3 +104,15 @@ def test_published_numbers_of_the_released_student() -> None:
     assert distill.squash
     assert distill.model == imagenet().distill.model == "vit_base_patch16_siglip_224.webli"
     assert made.embed.model == imagenet().embed.model == ("vit_so400m_patch14_siglip_384.webli",)
+
+
+def test_the_published_chain_sees_as_many_images_as_ours() -> None:
+    ours, theirs = sample(), published()
+    assert theirs.embed == ours.embed
+    assert theirs.cluster == ours.cluster
+    assert theirs.label == ours.label
+    # Three images a triplet.
+    images = theirs.distill.steps * theirs.distill.batch_size * 3
+    assert images == pytest.approx(ours.distill.steps * ours.distill.batch_size, rel=0.01)
+    for field in ("batching", "objective", "normalize", "head", "embedding_loss_weight", "interpolation"):
+        assert getattr(theirs.distill, field) == getattr(paper().distill, field), field
