@@ -57,6 +57,7 @@ SMOKE_TESTS = (
     "tests/test_end_to_end.py",
     "tests/test_example.py",
     "tests/stages/test_champion.py",
+    "tests/stages/test_farewell.py",
     "tests/study/test_runner.py",
 )
 """Files whose tests share the one smoke run."""

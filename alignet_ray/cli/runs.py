@@ -9,28 +9,28 @@ from alignet_ray.screen import Screen, open_screen, print_table
 
 def run(options: RunOptions) -> None:
     """Run the whole pipeline."""
-    from alignet_ray.stages import pipeline
+    from alignet_ray.stages import farewell, pipeline
 
     # The table and the report's address are the result: they are printed with --quiet as well.
     screen = Screen()
     with open_screen(options.quiet) as shown:
         artifacts = pipeline.run(options.settings, shown)
     screen.line()
-    pipeline.farewell(options.settings, artifacts, screen)
+    farewell.say(options.settings, artifacts, screen)
 
 
 def stage(options: RunOptions, name: str) -> None:
     """Run the pipeline up to one stage."""
     from alignet_ray import runtime
     from alignet_ray.data import export
-    from alignet_ray.stages import pipeline
+    from alignet_ray.stages import farewell, pipeline
 
     cfg = options.settings
     screen = Screen()
     with open_screen(options.quiet) as shown:
         artifacts = pipeline.run(cfg, shown, pipeline.targets(cfg, name))
     screen.line()
-    pipeline.farewell(cfg, artifacts, screen)
+    farewell.say(cfg, artifacts, screen)
 
     # A copy for other programs is no artifact, so it lies beside them.
     folder = runtime.state_dir(cfg) / "exports"

@@ -401,6 +401,8 @@ class Study(Section):
     """Folds of the objects: in each run one of them is tested, so that every object is a test object once."""
     seeds: RuntimeOnly[int] = Field(1, ge=1, le=100)
     """Seeds, counted up from `seed`; each divides the objects anew and trains anew."""
+    concurrent: RuntimeOnly[int] = Field(1, ge=1, le=1000)
+    """Runs at a time, on a cluster with room for several. What they share is made once, before them."""
     chosen: RuntimeOnly[str] = ""
     """How these settings were chosen, in a sentence for the page: on which objects, with which seeds, of how many."""
 

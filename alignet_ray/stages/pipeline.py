@@ -3,20 +3,15 @@
 import contextlib
 import importlib
 import os
-import shlex
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from alignet_ray import cluster_nodes, root_lock, runtime, tracking
-from alignet_ray.artifacts.align import AlignArtifact
-from alignet_ray.artifacts.distill import DistillArtifact
-from alignet_ray.artifacts.evaluate import EvaluateArtifact
-from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line, require_existing, require_regular
 from alignet_ray.images.listings import Listings
@@ -347,12 +342,7 @@ def run(
         if unfinished:
             refuse(resolved, steps)
 
-        # Written before any work, so that `gc` never takes an unfinished artifact of this run for garbage.
-        ids = {step.node.name: step.artifact.id for step in steps}
-        if names is not None:
-            ids = _finished_before(resolved, store, fingerprints(steps)) | ids
-        reference = Reference(ids, cfg.to_yaml())
-        store.write_ref(cfg.name, reference.follows(store.read_ref(cfg.name)))
+        refer(cfg, resolved, store, steps, names)
 
         if unfinished:
             screen.line(f"{len(unfinished)} of {len(steps)} steps to do; logs in {log_file(cfg, state)}")
@@ -365,8 +355,29 @@ def run(
 
         # From here on the name stands for these results alone; single stages do not replace a finished run.
         if names is None:
-            store.write_ref(cfg.name, reference)
+            store.write_ref(cfg.name, _reference(cfg, steps))
         return {step.node.name: step.artifact for step in steps}
+
+
+def refer(cfg: Config, resolved: Config, store: Store, steps: Sequence[Step], names: Iterable[str] | None) -> None:
+    """Let a run's name stand for its artifacts before any work, so that `gc` never takes unfinished ones for garbage.
+
+    Args:
+        cfg: the configuration as it was given.
+        resolved: the same, its generated world resolved.
+        store: where artifacts are.
+        steps: what the run makes.
+        names: nodes that were asked for; None: all.
+    """
+    reference = _reference(cfg, steps)
+    if names is not None:
+        before = _finished_before(resolved, store, fingerprints(steps))
+        reference = replace(reference, nodes=before | reference.nodes)
+    store.write_ref(cfg.name, reference.follows(store.read_ref(cfg.name)))
+
+
+def _reference(cfg: Config, steps: Iterable[Step]) -> Reference:
+    return Reference({step.node.name: step.artifact.id for step in steps}, cfg.to_yaml())
 
 
 def _finished_before(cfg: Config, store: Store, known: Mapping[str, Any]) -> dict[str, str]:
@@ -421,7 +432,7 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
     tags = {tracking.STATE: str(state)} | runtime.tags()
     parent = session.begin(name or cfg.name, cfg, tags)
     try:
-        with _ended(session, parent), tracking.system_metrics(parent):
+        with ended(session, parent), tracking.system_metrics(parent):
             yield session, parent
     finally:
         session.flush()
@@ -429,7 +440,7 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
 
 
 @contextlib.contextmanager
-def _ended(session: Session, tracker: Tracker) -> Iterator[None]:
+def ended(session: Session, tracker: Tracker) -> Iterator[None]:
     """End a tracked run with the status that its block ends with; a failed one says why."""
     # Failed until shown otherwise, so that every kind of exception counts.
     status = "FAILED"
@@ -483,10 +494,10 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
         # Nodes may have joined or left during the last stage.
         if step.node.stage in DISTRIBUTED:
             nodes.ready()
-        _run_step(runner, step, artifacts, parent)
+        run_step(runner, step, artifacts, parent)
 
 
-def _run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], parent: Tracker) -> None:
+def run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], parent: Tracker) -> None:
     """Run one node, in an MLflow run of its own."""
     start = time.time()
     details = [step.artifact.id, step.size, f"({step.why})"]
@@ -496,7 +507,7 @@ def _run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], par
     # The student is uploaded to the server, which may have been away while other steps worked.
     needs_server = step.node.stage == "register"
     tracker = runner.session.begin(step.node.name, None, tags, parent.run_id, needs_server)
-    with _ended(runner.session, tracker):
+    with ended(runner.session, tracker):
         make(runner, step, artifacts, tracker)
         runner.screen.line(f"   done in {clock(time.time() - start)}")
 
@@ -559,28 +570,3 @@ def _numbers(facts: JsonObject) -> dict[str, float]:
         elif isinstance(value, dict):
             numbers |= _numbers(value)
     return numbers
-
-
-def farewell(cfg: Config, artifacts: dict[str, Artifact], screen: Screen) -> None:
-    """End of a run: the table of scores, where the report is, how to open MLflow and how to load the model."""
-    evaluated = artifacts.get("evaluate")
-    if evaluated is None or not evaluated.finished:
-        for name, artifact in artifacts.items():
-            screen.line(f"{name:16} {artifact.uri}")
-        return
-
-    scores = EvaluateArtifact(evaluated)
-    for line in scores.facts().table:
-        screen.line(line)
-    screen.line(f"\nreport   {scores.report_uri()}")
-
-    uri = tracking.hide(tracking.resolve_uri(cfg, runtime.state_dir(cfg)))
-    screen.line(f"mlflow   mlflow ui --backend-store-uri {shlex.quote(uri)}")
-    if "distill@student" in artifacts:
-        student = DistillArtifact(artifacts["distill@student"])
-        screen.line(f"model    model = alignet_ray.load({student.files.uri!r})")
-    else:
-        screen.line(f"map      {AlignArtifact(artifacts['align']).files.uri}")
-    if "register" in artifacts:
-        version = RegisterArtifact(artifacts["register"]).version()
-        screen.line(f"         or alignet_ray.load({version.model!r}) with MLFLOW_TRACKING_URI={shlex.quote(uri)}")

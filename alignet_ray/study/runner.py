@@ -1,7 +1,7 @@
 """Runs a study: the pipeline once for every fold and seed, then the page; what is finished is reused."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from alignet_ray.artifacts.distill import DistillArtifact
@@ -11,7 +11,7 @@ from alignet_ray.config import Config, Objects
 from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock, table
-from alignet_ray.stages import ask_answers, pipeline, report_inputs
+from alignet_ray.stages import ask_answers, pipeline, report_inputs, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store, digest
 from alignet_ray.study import report
 from alignet_ray.study.folder import FrozenSettings, StudyFolder
@@ -58,21 +58,65 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     frozen = folder.freeze(cfg)
     for warning in _set_aside(cfg, frozen):
         screen.line(f"warning: {warning}")
-    began = time.monotonic()
 
-    finished: list[report.FoldRun] = []
-    for number, plan in enumerate(plans, 1):
-        screen.heading("study", f"run {number} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
-        artifacts = pipeline.run(plan.cfg, screen, plan.nodes, known)
-        finished.append(_read_run(plan, artifacts))
+    pages = _Pages(cfg, resolved, folder, frozen, plans, screen)
+    if cfg.study.concurrent > 1:
+        settings = [plan.cfg for plan in plans]
+        name = f"{cfg.name}-study"
+        side_by_side.run(name, settings, plans[0].nodes, cfg.study.concurrent, screen, known, pages.add)
+        return folder
 
-        people = report_inputs.people(resolved, SoftenArtifact(artifacts["soften"]))
-        study = _study(cfg, frozen, finished, people)
-        folder.write(study.scores, report.build(study), report.markdown(study), report.latex(study))
-        left = (time.monotonic() - began) / number * (len(plans) - number)
-        if left:
-            screen.line(f"   {number} of {len(plans)} runs are finished, about {clock(left)} left: {folder.page_uri()}")
+    for number, plan in enumerate(plans):
+        screen.heading("study", f"run {number + 1} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
+        pages.add(number, pipeline.run(plan.cfg, screen, plan.nodes, known))
     return folder
+
+
+class _Pages:
+    """Writes the study's page anew after every run that has ended.
+
+    Args:
+        cfg: the study's settings.
+        resolved: the same, generated worlds resolved.
+        folder: the study's.
+        frozen: its settings as they were written before the first run.
+        plans: all of its runs.
+        screen: shows how many are finished.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        resolved: Config,
+        folder: StudyFolder,
+        frozen: FrozenSettings,
+        plans: Sequence[FoldPlan],
+        screen: Screen,
+    ) -> None:
+        self.cfg = cfg
+        self.resolved = resolved
+        self.folder = folder
+        self.frozen = frozen
+        self.plans = plans
+        self.screen = screen
+        self.began = time.monotonic()
+        self.finished: dict[int, report.FoldRun] = {}
+
+    def add(self, number: int, artifacts: dict[str, Artifact]) -> None:
+        """Take over the scores of a run that has ended, and write the page."""
+        self.finished[number] = _read_run(self.plans[number], artifacts)
+        # In the order of the folds, in whatever order they end.
+        runs = [self.finished[done] for done in sorted(self.finished)]
+        people = report_inputs.people(self.resolved, SoftenArtifact(artifacts["soften"]))
+        study = _study(self.cfg, self.frozen, runs, people)
+        self.folder.write(study.scores, report.build(study), report.markdown(study), report.latex(study))
+
+        count, total = len(runs), len(self.plans)
+        left = (time.monotonic() - self.began) / count * (total - count)
+        if left:
+            self.screen.line(
+                f"   {count} of {total} runs are finished, about {clock(left)} left: {self.folder.page_uri()}"
+            )
 
 
 def _set_aside(cfg: Config, frozen: FrozenSettings) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """The order and the names of a study's runs on finished artifacts; a real study is a slow test."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -13,7 +14,7 @@ from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import pipeline
+from alignet_ray.stages import pipeline, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.study import runner
 from tests.support.smoke_run import SmokeRun, alignet
@@ -105,6 +106,35 @@ def test_settings_are_written_before_the_first_run_and_never_again(
     assert "runs are finished" not in again.page_file().read_text()
     # Other settings are another study.
     assert runner.run(cfg.replace(distill__steps=121)).draft.id != again.draft.id
+
+
+def test_runs_side_by_side_make_the_same_page_in_whatever_order_they_end(
+    cfg: Config, ran: list[Config], smoke: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = runner.run(cfg)
+    asked: list[tuple[int, list[str]]] = []
+
+    def run(
+        title: str,
+        cfgs: list[Config],
+        names: list[str],
+        concurrent: int,
+        screen: Screen,
+        known: JsonObject,
+        finished: Callable[[int, dict[str, Artifact]], None],
+    ) -> None:
+        asked.append((concurrent, [each.name for each in cfgs]))
+        for number in reversed(range(len(cfgs))):
+            finished(number, {name: smoke[name] for name in names})
+
+    monkeypatch.setattr(side_by_side, "run", run)
+    together = runner.run(cfg.replace(study__concurrent=2, store__root=str(tmp_path / "other")))
+    assert asked == [(2, [each.name for each in ran])]
+    assert together.draft.id == one_by_one.draft.id
+    tables = [folder.draft.read_table("study.parquet").to_pandas() for folder in (together, one_by_one)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    for file in ("study.md", "study.tex"):
+        assert together.draft.read_bytes(file) == one_by_one.draft.read_bytes(file)
 
 
 def test_a_study_needs_human_data() -> None:
