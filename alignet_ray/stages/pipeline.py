@@ -289,9 +289,12 @@ def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
 
     name, folder = named_folder
     if not world.is_materialised(folder):
-        screen.heading("world", f"drawing {name!r} and training its base network")
-        with screen.progress(world.WORLDS[name].base.steps, "steps") as bar:
-            world.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
+        screen.heading("world", f"drawing {name!r}")
+        if world.WORLDS[name].trains_base:
+            with screen.progress(world.WORLDS[name].base.steps, "steps of its base network's training") as bar:
+                world.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
+        else:
+            world.materialise(name, folder)
 
     # What the user gives beside the world's name replaces the world's own.
     paths = world.paths(name, folder)

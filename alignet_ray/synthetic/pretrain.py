@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from alignet_ray.synthetic.render import TEXTURES, TRAITS, Appearance, figure_masks, render, sample_appearance
 
+VERSION = 1
+"""Raised by hand when the same recipe gives other weights."""
+
 PLACE = slice(6, 8)
 LIGHT = slice(8, 10)
 """Columns of `appearance_targets` that change when the image is flipped or transposed."""

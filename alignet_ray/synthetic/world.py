@@ -21,8 +21,8 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from scipy.special import softmax
 
 from alignet_ray.core.triplets import gram_similarities, odd_last
-from alignet_ray.data.files import as_new_files_are
-from alignet_ray.synthetic.pretrain import BaseRecipe, train_base
+from alignet_ray.synthetic import base
+from alignet_ray.synthetic.pretrain import BaseRecipe
 from alignet_ray.synthetic.render import TRAITS, Appearance, render, sample_appearance
 
 FAMILIES = ("11000", "00110", "10001", "01100", "00011", "10100", "01010", "00101")
@@ -73,6 +73,11 @@ class World:
     def objects(self) -> int:
         """Number of objects."""
         return self.families * self.objects_per_family
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the base network is trained when the world is made; else it comes with the package."""
+        return not base.comes_along(self.base, self.size, self.seed)
 
 
 WORLDS: dict[str, World] = {
@@ -130,7 +135,7 @@ def materialise(name: str, folder: str | Path, on_progress: Callable[[int, int],
     Args:
         name: one of WORLDS.
         folder: where to; an existing one is left as it is.
-        on_progress: called with the finished and the total number of updates of the base's training.
+        on_progress: called with the finished and the total number of updates, where the base is trained.
     """
     target = Path(folder)
     if target.exists():
@@ -151,14 +156,14 @@ def materialise(name: str, folder: str | Path, on_progress: Callable[[int, int],
 
 def paths(name: str, folder: str | Path) -> dict[str, str]:
     """Where the parts of a world lie: corpus, table, triplets, concepts, truth, and model as `ARCH@FILE`."""
-    base = Path(folder)
+    place = Path(folder)
     return {
-        "corpus": str(base / IMAGES),
-        "table": str(base / OBJECTS),
-        "triplets": str(base / RESPONSES),
-        "concepts": str(base / CONCEPTS),
-        "truth": str(base / TRUTH),
-        "model": f"{WORLDS[name].base.arch}@{base / WEIGHTS}",
+        "corpus": str(place / IMAGES),
+        "table": str(place / OBJECTS),
+        "triplets": str(place / RESPONSES),
+        "concepts": str(place / CONCEPTS),
+        "truth": str(place / TRUTH),
+        "model": f"{WORLDS[name].base.arch}@{place / WEIGHTS}",
     }
 
 
@@ -251,7 +256,7 @@ def _write(folder: Path, world: World, on_progress: Callable[[int, int], None]) 
     np.savez(folder / TRUTH, **arrays)
 
     # The description comes last: `is_materialised` takes it as the sign of a complete world.
-    _write_base(folder / WEIGHTS, world, on_progress)
+    base.write(folder / WEIGHTS, world.base, world.size, world.seed, lambda step: on_progress(step, world.base.steps))
     (folder / INFO).write_text(json.dumps(asdict(world), indent=1) + "\n", encoding="utf-8")
 
 
@@ -265,14 +270,6 @@ def _write_images(folder: Path, images: UInt8[np.ndarray, "n s s 3"], labels: Se
         counts[label] = number + 1
         (folder / label).mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / label / f"{number:03d}.png", compress_level=1)
-
-
-def _write_base(file: Path, world: World, on_progress: Callable[[int, int], None]) -> None:
-    from safetensors.torch import save_file
-
-    weights = train_base(world.base, world.size, world.seed, lambda step: on_progress(step, world.base.steps))
-    save_file(weights, file)
-    as_new_files_are(file)
 
 
 def _write_csv(file: Path, header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:

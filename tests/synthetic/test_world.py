@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from alignet_ray.core.splits import split_of
-from alignet_ray.synthetic import pretrain, render, world
+from alignet_ray.synthetic import base, pretrain, render, world
 from alignet_ray.synthetic.pretrain import BaseRecipe, Targets
 from alignet_ray.synthetic.render import TRAITS, Appearance, sample_appearance
 from alignet_ray.synthetic.world import WORLDS, Meaning
@@ -262,14 +262,14 @@ def test_an_interrupted_world_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise RuntimeError("stopped")
 
-    monkeypatch.setattr(world, "train_base", fail)
+    monkeypatch.setattr(base, "train_base", fail)
     with pytest.raises(RuntimeError, match="stopped"):
         world.materialise("tiny", tmp_path / "world")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_world_is_left_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "train_base", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(base, "train_base", lambda *_: pytest.fail("made again"))
     world.materialise("tiny", tiny)
 
 
