@@ -88,10 +88,11 @@ def correlation(a: Float[np.ndarray, " p"], b: Float[np.ndarray, " p"], method: 
     a = a.astype(np.float64) - a.mean(dtype=np.float64)
     b = b.astype(np.float64) - b.mean(dtype=np.float64)
 
-    scale = float(np.sqrt((a @ a) * (b @ b)))
+    # Plain sums: for vectors of this length the threads of a dot product cost more than they bring.
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
     if scale == 0:
         return float("nan")
-    return float(a @ b) / scale
+    return float((a * b).sum()) / scale
 
 
 def rsa(
@@ -114,17 +115,50 @@ def rsa_bootstrap(
     draws = min(draws, max(20, BOOTSTRAP_ENTRIES // len(a) ** 2))
     rng = np.random.default_rng(seed)
     rows, columns = np.triu_indices(len(a), 1)
+    left, right = _Entries(upper(a), method), _Entries(upper(b), method)
 
-    # Items are resampled and not pairs, which are not independent: pairs share items.
+    # Items are resampled and not pairs, which are not independent: pairs share items. Two items that were drawn twice
+    # and three times stand for six equal pairs, which are counted instead of written out and sorted.
     values = []
     for _ in range(draws):
-        items = rng.integers(0, len(a), len(a))
-        left = items[rows]
-        right = items[columns]
-        distinct = left != right
-        pairs = (left[distinct], right[distinct])
-        values.append(correlation(a[pairs], b[pairs], method))
+        times = np.bincount(rng.integers(0, len(a), len(a)), minlength=len(a))
+        weights = (times[rows] * times[columns]).astype(np.float64)
+        values.append(_weighted_correlation(left.scores(weights), right.scores(weights), weights))
     return np.array(values)
+
+
+class _Entries:
+    """Entries of a matrix of which each counts several times, as values (Pearson) or as ranks (Spearman)."""
+
+    def __init__(self, values: Float[np.ndarray, " p"], method: str) -> None:
+        self.values = values.astype(np.float64)
+        self.by_rank = method == "spearman"
+        # Equal values have one rank, the mean of the places that they take together.
+        _, self.group = np.unique(self.values, return_inverse=True)
+
+    def scores(self, weights: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
+        """What is to be correlated, where entry i counts `weights[i]` times."""
+        if not self.by_rank:
+            return self.values
+        taken = np.bincount(self.group, weights=weights)
+        last = np.cumsum(taken)
+        mean_rank = last - (taken - 1) / 2
+        return np.asarray(mean_rank[self.group])
+
+
+def _weighted_correlation(
+    a: Float[np.ndarray, " p"], b: Float[np.ndarray, " p"], weights: Float[np.ndarray, " p"]
+) -> float:
+    """Pearson correlation where entry i counts `weights[i]` times; NaN where one of the two is constant."""
+    total = weights.sum()
+    if total == 0:
+        return float("nan")
+    a = a - (weights * a).sum() / total
+    b = b - (weights * b).sum() / total
+    scale = float(np.sqrt((weights * a * a).sum() * (weights * b * b).sum()))
+    if scale == 0:
+        return float("nan")
+    return float((weights * a * b).sum()) / scale
 
 
 def linear_cka(x: Float[np.ndarray, "n p"], y: Float[np.ndarray, "n q"], unbiased: bool = False) -> float:

@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import pearsonr, spearmanr
@@ -43,6 +45,31 @@ def test_rsa_bootstrap_surrounds_the_value(x: np.ndarray) -> None:
     drawn = similarity.rsa_bootstrap(a, b, 100)
     assert drawn.min() < similarity.rsa(a, b) < drawn.max()
     assert similarity.rsa_bootstrap(a, a, 5) == pytest.approx(np.ones(5))
+
+
+@pytest.mark.parametrize("method", ["spearman", "pearson"])
+@given(seed=st.integers(0, 10_000), items=st.integers(3, 12), levels=st.sampled_from([2, 5, 1000]))
+@settings(max_examples=40, deadline=None)
+def test_rsa_bootstrap_equals_correlations_of_the_pairs_written_out(
+    method: str, seed: int, items: int, levels: int
+) -> None:
+    """Few levels make ties, and few items draws in which all pairs are of an item with its own copy."""
+    rng = np.random.default_rng(seed)
+    squares = rng.integers(0, levels, (2, items, items)).astype(np.float64)
+    a, b = squares + squares.transpose(0, 2, 1)
+    expected = []
+    again = np.random.default_rng(seed)
+    for _ in range(20):
+        drawn = again.integers(0, items, items)
+        pairs = [(i, j) for i, j in itertools.combinations(drawn.tolist(), 2) if i != j]
+        left, right = (np.array([matrix[pair] for pair in pairs]) for matrix in (a, b))
+        if len(pairs) < 2 or left.std() == 0 or right.std() == 0:
+            expected.append(np.nan)
+        else:
+            oracle = {"spearman": spearmanr, "pearson": pearsonr}[method]
+            expected.append(oracle(left, right).statistic)
+    found = similarity.rsa_bootstrap(a, b, 20, seed, method)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_cka_is_one_for_rotations_and_small_for_noise() -> None:
