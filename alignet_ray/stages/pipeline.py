@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from alignet_ray import cluster_nodes, root_lock, runtime, tracking
+from alignet_ray import cluster_nodes, root_lease, root_lock, runtime, tracking
 from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
@@ -406,7 +406,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
     # held while a root is removed, so that no other run starts there meanwhile.
     with (
         runtime.terminable(),
-        root_lock.lock(state),
+        root_lock.hold(cfg.store.root, state, screen.line),
         root_lock.removed_if_refused(created),
         log_to(log_file(cfg, state), screen),
     ):
@@ -514,6 +514,7 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
 
     seconds = time.time() - start
     manifest = _manifest(work, step.recipe, seconds)
+    root_lease.require(runner.store.root)
     work.out.finish(manifest.to_json())
     runner.session.lineage(tracker, parents.values())
     # Names of their own: under the names of the training's curves they would be a point at step 0, after the last one.
