@@ -122,7 +122,7 @@ class Network(Section):
     every: int = Field(10, ge=1)
     """Updates between two validations, the best of which is kept."""
     workers: RuntimeOnly[int | None] = Field(None, ge=1)
-    """Training processes. Default: one per GPU, or two on CPU."""
+    """Training processes. Default: one per GPU, or two on CPU; in a sweep one a trial."""
 
 
 class Align(Section):
@@ -325,7 +325,7 @@ class Distill(Section):
     max_failures: RuntimeOnly[int] = Field(2, ge=0)
     """How often in a row, without a new checkpoint in between, lost workers are replaced before the run fails."""
     workers: RuntimeOnly[int | None] = Field(None, ge=1)
-    """Training processes. Default: one per GPU, or two on CPU."""
+    """Training processes. Default: one per GPU, or two on CPU; in a sweep one a trial."""
     min_workers: RuntimeOnly[int | None] = Field(None, ge=1)
     """Minimum number of workers for elastic training; training grows again when machines return. Default: wait for all
     of them."""

@@ -60,13 +60,14 @@ class Step:
 
 
 class Runner(NamedTuple):
-    """What the steps of a run share."""
+    """What the steps of a run share; fields as in `Work`."""
 
     cfg: Config
     store: Store
     session: Session
     screen: Screen
     listings: Listings
+    concurrent: int = 1
 
 
 # Planning
@@ -507,7 +508,7 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
     start = time.time()
     parents = {name: artifacts[name] for name in node.parents}
     draft = runner.store.draft(node.stage, step.artifact.id)
-    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen, runner.listings)
+    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen, runner.listings, runner.concurrent)
 
     with watched(runner.screen, node.name, runner.cfg.ray.stall_minutes):
         module(node.stage).run(work)
