@@ -6,6 +6,7 @@ with an event-by-event simulation.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from alignet_ray.config import Compute, Config
@@ -28,7 +29,7 @@ class Figure:
     Attributes:
         value: the number.
         what: its unit and meaning.
-        source: where it was measured; empty for an assumption.
+        source: where the number is from: where it was measured, or who gave it; empty for an assumption.
     """
 
     value: Real
@@ -37,28 +38,35 @@ class Figure:
 
     @property
     def mark(self) -> str:
-        """`measured, SOURCE` or `assumed`."""
-        if self.source:
-            return f"measured, {self.source}"
-        return "assumed"
+        """What a reader is told of where it is from."""
+        return self.source or "assumed"
 
 
-H100 = "one H100 80 GB, 16 cores"
+H100 = "measured on one H100 80 GB, 16 cores"
+TWO_CORES = "measured on two CPU cores"
+GIVEN = "given on the command line"
+COUNTED = "counted"
 FIGURES = {
     "decode": Figure(2_485 / 16, "images/s a core decodes (Pillow, and resizes; full-size JPEG)", H100),
     "turbo": Figure(7_313 / 16, "images/s a core decodes (libjpeg-turbo, full-size JPEG)", H100),
     "pass": Figure(0.028 / (1_281_167 * 1152 * 500), "s per image, dimension and centroid of a k-means pass", H100),
-    "label": Figure(154_000 * 1152, "triplets/s times dimensions that a core labels", "two CPU cores"),
-    "bytes": Figure(1_950 / 1_152, "bytes of a stored float16 embedding per dimension (zstd)", "random features"),
+    "label": Figure(154_000 * 1152, "triplets/s times dimensions that a core labels", TWO_CORES),
+    "bytes": Figure(
+        1_950 / 1_152, "bytes of a stored float16 embedding per dimension (zstd)", "measured on random features"
+    ),
     "list": Figure(20_000, "files/s that the driver lists, of an image folder"),
-    "path": Figure(157, "bytes that the driver holds of each image", "a million paths of ImageNet's form"),
+    "path": Figure(157, "bytes that the driver holds of each image", "measured on a million paths of ImageNet's form"),
     "start": Figure(60, "s to start the processes of a step and load its model"),
     "sync": Figure(0.02, "s that each training step adds for synchronisation"),
-    "human": Figure(60, "s to fit the model of human choices, 4.1 M responses (driver)", "two CPU cores"),
-    "affine": Figure(100, "s to fit an affine map, 1,854 x 1,152 (driver)", "two CPU cores"),
+    "human": Figure(60, "s to fit the model of human choices, 4.1 M responses (driver)", TWO_CORES),
+    "affine": Figure(100, "s to fit an affine map, 1,854 x 1,152 (driver)", TWO_CORES),
     "report": Figure(300, "s for scores, intervals and the report (driver)"),
     "register": Figure(60, "s to register the student"),
     "triplet": Figure(30, "bytes of a stored triplet"),
+    "weight": Figure(4, "bytes of a parameter in a file of weights (float32)", COUNTED),
+    "state": Figure(12, "bytes of a parameter in a checkpoint: weights and two moments of Adam", COUNTED),
+    "trained": Figure(20, "bytes of a parameter on a GPU in training: the same, gradient and initial value", COUNTED),
+    "snapshot": Figure(2, "GB/s from a GPU to main memory, while training waits for a checkpoint"),
 }
 VIT_B = "vit_base_patch16"
 TEACHERS = {
@@ -66,6 +74,8 @@ TEACHERS = {
     VIT_B: (Figure(10_996, "images/s forward on one GPU (bfloat16, compiled)", H100), 768),
 }
 """Beginning of a model's name -> its rate and its width."""
+PARAMETERS = {"vit_so400m_patch14_siglip_384": 428_225_600, VIT_B: 85_798_656}
+"""Beginning of a model's name -> its parameters, as timm builds it without a classifier."""
 TRAINING = Figure(2_265, "images/s trained on one GPU (bfloat16 autocast, eager)", H100)
 """Rate of a ViT-B/16 student."""
 
@@ -98,6 +108,7 @@ class Row:
         rate: units of work per second.
         limit: the bottleneck: read, decode, forward, step, synchronisation, compute, memory, driver.
         gigabytes: storage of its artifact.
+        lost: seconds among them that machines which are taken away cost.
     """
 
     node: str
@@ -106,6 +117,7 @@ class Row:
     rate: Real
     limit: str
     gigabytes: Real
+    lost: Real = 0.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ def plan(cfg: Config, on: ClusterSpec) -> Plan:
         raise UserError("--on plans networks on images; with --embed.from there is nothing for a cluster")
     # The nodes are those of the pipeline itself, so a stage that a configuration skips is not counted.
     estimator = _Estimator(cfg, on, _figures(cfg, on))
-    rows = [estimator.row(node) for node in graph(cfg)]
+    rows = [estimator.with_losses(estimator.row(node)) for node in graph(cfg)]
     return Plan(on, rows, estimator.figures)
 
 
@@ -209,12 +221,14 @@ def _figures(cfg: Config, on: ClusterSpec) -> dict[str, Figure]:
         "step": _in_format(_training_figure(cfg.distill.model), cfg.distill.compute),
         "width": Figure(width, "dimensions of the teacher", source),
         "student": _in_format(student, cfg.embed.compute),
+        "teacher_size": _parameters(cfg.embed.model, "teacher"),
+        "student_size": _parameters((cfg.distill.model,), "student"),
     }
 
     for name in ("decode", "forward", "step"):
         given = getattr(on, name)
         if given:
-            figures[name] = replace(figures[name], value=given, source="given on the command line")
+            figures[name] = replace(figures[name], value=given, source=GIVEN)
 
     # The command line knows one rate of decoding, which is meant for both decoders.
     if on.decode:
@@ -230,6 +244,17 @@ def _model_figure(model: str) -> tuple[Figure, int]:
             return figure_and_width
     figure, width = TEACHERS[VIT_B]
     return _as_vit_b(figure), width
+
+
+def _parameters(models: Sequence[str], role: str) -> Figure:
+    """Parameters of the networks together; unknown ones are assumed to be like a ViT-B/16."""
+    counts = []
+    for model in models:
+        counts += [count for known, count in PARAMETERS.items() if model.startswith(known)]
+    if len(counts) == len(models):
+        return Figure(sum(counts), f"parameters of the {role}", COUNTED)
+    unknown = len(models) - len(counts)
+    return Figure(sum(counts) + unknown * PARAMETERS[VIT_B], f"parameters of the {role}, as a ViT-B/16")
 
 
 def _training_figure(model: str) -> Figure:
@@ -310,10 +335,14 @@ class _Estimator:
             "forward": units_per_gpu * UNIT / forward,
         }
         limit = max(times, key=lambda name: times[name])
+        # Weights come once, with the first step that needs them; later ones find them in the shared HF_HOME.
+        download = 0.0
+        if job.images == "corpus" and job.is_teacher:
+            download = self.download("teacher_size")
         return Row(
             node=node.name,
             work=f"{images:,} images",
-            seconds=self["start"] + listing + times[limit],
+            seconds=self["start"] + listing + download + times[limit],
             rate=images / times[limit],
             limit=limit,
             gigabytes=images * self["width"] * self["bytes"] / 1e9,
@@ -331,6 +360,43 @@ class _Estimator:
             "decode": self[decoder] * self.on.cores * self.on.gpus,
             "forward": forward * self.on.gpus,
         }
+
+    def download(self, size: str) -> Real:
+        """Seconds in which the weights of a network arrive."""
+        return self[size] * self["weight"] / 1e6 / self.on.download
+
+    def checkpoints(self, seconds: Real) -> Real:
+        """Seconds that training for so long waits for its checkpoints."""
+        gigabytes = self["student_size"] * self["state"] / 1e9
+        every = self.cfg.distill.checkpoint_seconds(on_gpu=True)
+        # A thread writes them; training waits for the copy, and for a file before that is not written yet.
+        waiting = gigabytes / self["snapshot"] + max(0.0, gigabytes * 1e3 / self.on.read - every)
+        return math.ceil(seconds / max(every, waiting)) * waiting
+
+    def with_losses(self, row: Row) -> Row:
+        """The row with what machines that are taken away cost: the head, where the driver works, stays.
+
+        Raises:
+            UserError: they go faster than the step makes progress.
+        """
+        if not self.on.losses or row.limit == "driver":
+            return row
+
+        machines = math.ceil(self.on.gpus / self.on.machine_gpus)
+        if row.node.startswith("distill"):
+            # All wait for the new machine, and do again on average half of what came since the last checkpoint.
+            cost = self["start"] + self.cfg.distill.checkpoint_seconds(on_gpu=True) / 2
+        else:
+            # The others go on; parts that are finished stay.
+            cost = self["start"] / machines
+        share = self.on.losses * machines / 86_400 * cost
+        if share >= 1:
+            raise UserError(
+                f"{row.node} would never end: {machines} machines are lost {self.on.losses:g} times a day each, and "
+                f"every loss costs {cost:.0f} s: take machines that stay, or fewer (--on.losses, --on.gpus)"
+            )
+        seconds = row.seconds / (1 - share)
+        return replace(row, seconds=seconds, lost=seconds - row.seconds)
 
     @property
     def matrix_gb(self) -> Real:
@@ -432,8 +498,14 @@ class _Estimator:
         caching = 0.0
         if section.cache_pixels and node.role == "student":
             caching = max(self.on.images / rates["read"], self.on.images / rates["decode"])
-        if caching > section.steps * per_update:
+        training = section.steps * per_update
+        if caching > training:
             limit = min(("read", "decode"), key=lambda name: rates[name])
+
+        # The control starts from the same weights, which are there by then.
+        download = 0.0
+        if node.role == "student":
+            download = self.download("student_size")
 
         cache_gb = 0.0
         if caching:
@@ -442,7 +514,7 @@ class _Estimator:
         return Row(
             node=node.name,
             work=f"{section.steps:,} updates of {batch:,}",
-            seconds=self["start"] + caching + section.steps * per_update,
+            seconds=self["start"] + download + caching + training + self.checkpoints(training),
             rate=batch / per_update,
             limit=limit,
             gigabytes=STUDENT_GB + cache_gb,
@@ -461,19 +533,6 @@ class _Estimator:
         if synchronisation > step:
             limit = "synchronisation"
         return step + synchronisation, limit
-
-
-def too_large(result: Plan) -> list[str]:
-    """What would not fit into memory, with what would; nothing if all does."""
-    on = result.on
-    needed = on.images * result.figures["path"].value / 1e9
-    if needed <= USABLE_MEMORY * on.head_memory:
-        return []
-    fitting = int(USABLE_MEMORY * on.head_memory * 1e9 / result.figures["path"].value)
-    return [
-        f"cannot run: the driver would hold {needed:,.0f} GB of paths, and the head has {on.head_memory:g} GB: give it "
-        f"{math.ceil(needed / USABLE_MEMORY):,} GB (--on.head-memory), or take {fitting:,} images at most"
-    ]
 
 
 def describe(result: Plan) -> list[TableRow]:
@@ -506,8 +565,11 @@ def verdict(cfg: Config, result: Plan) -> list[str]:
     on = result.on
     slowest = result.slowest
     share = slowest.seconds / result.seconds
-    lines = too_large(result)
-    lines += [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
+    lines = [f"{slowest.node} takes {share:.0%} of the time, held back by: {slowest.limit}"]
+
+    if on.losses:
+        lost = sum(row.lost for row in result.rows)
+        lines.append(f"machines that are taken away cost {lost / 3600:.2f} of the hours ({lost / result.seconds:.0%})")
 
     # More than three would be a list to choose from, and not advice.
     for name, better in remedies(cfg, on)[:3]:

@@ -4,17 +4,19 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from alignet_ray import root_lease
 from alignet_ray.errors import UserError
 from alignet_ray.store import RUN_LOCK
 
 OWNER = "run.owner"
+CLAIM_NOTES = "run.claims"
 LOGS = "logs"
-"""Names under the root beside the lock's file: who holds it, and the folder of the runs' logs."""
+"""Names beside the lock's file: who holds it, claims of a remote root made from here, the folder of the runs' logs."""
 
 
 def missing_folders(path: Path) -> list[Path]:
@@ -47,9 +49,30 @@ def _holds_results(root: Path) -> bool:
     """Whether anything but the run's lock and logs lies under a root."""
     for path in root.rglob("*"):
         top = path.relative_to(root).parts[0]
-        if not path.is_dir() and top not in (RUN_LOCK, OWNER, LOGS):
+        if not path.is_dir() and top not in (RUN_LOCK, OWNER, CLAIM_NOTES, LOGS):
             return True
     return False
+
+
+@contextlib.contextmanager
+def hold(root: str, state: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a root for this run: its local folder by a lock, and a remote root by a lease, too.
+
+    Args:
+        root: a local folder or a URL.
+        state: the local folder of lock and logs.
+        say: shows a line while it waits.
+
+    Raises:
+        UserError: another run has it, or takes it over because this one was not heard of for long.
+    """
+    with lock(state):
+        if "://" not in root:
+            yield
+            return
+        # Another machine does not see the lock. Whoever has it, though, knows that earlier runs from here have ended.
+        with root_lease.hold(root, root_lease.ClaimNotes(state / CLAIM_NOTES), say):
+            yield
 
 
 @contextlib.contextmanager

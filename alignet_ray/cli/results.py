@@ -6,13 +6,13 @@ import runpy
 import sys
 import time
 from collections.abc import Set
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
 import yaml
 
-from alignet_ray import registry, root_lock, runtime, tracking
+from alignet_ray import registry, root_lease, root_lock, runtime, tracking
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.cli.main import unknown
 from alignet_ray.cli.options import (
@@ -201,11 +201,11 @@ def rm(options: RemoveOptions) -> None:
 def _no_run(root: str, state_dir: str | None) -> AbstractContextManager[None]:
     """Holds the lock of a root, so that nothing is deleted which a run is making or reading.
 
-    Runs under a remote root hold a lock in a local folder, which nothing names here unless the user does.
+    A remote root has a lease; the lock in a local folder comes to it where the user names the folder.
     """
     if "://" in root and not state_dir:
-        return nullcontext()
-    return root_lock.lock(runtime.state_dir(Config().replace(store__root=root, state_dir=state_dir)))
+        return root_lease.hold(root, root_lease.ClaimNotes(None), print)
+    return root_lock.hold(root, runtime.state_dir(Config().replace(store__root=root, state_dir=state_dir)), print)
 
 
 def gc(options: CollectOptions) -> None:
@@ -213,7 +213,7 @@ def gc(options: CollectOptions) -> None:
     store = Store.existing(options.store.root)
     state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
     # A run in progress holds this lock, so nothing that it is making can be deleted.
-    with root_lock.lock(state):
+    with root_lock.hold(options.store.root, state, print):
         used = kept.reachable(store)
         if note := kept.outdated_note(store):
             print(note)

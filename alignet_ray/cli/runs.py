@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from alignet_ray.cli.options import EmbedOptions, LabelOptions, PlanOptions, RunOptions
+from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, open_screen, print_table
 
 
@@ -67,9 +68,12 @@ def plan(options: PlanOptions) -> None:
 
 def _plan_cluster(options: PlanOptions) -> None:
     """Hours, storage and money on a cluster."""
-    from alignet_ray import capacity
+    from alignet_ray import capacity, capacity_memory
 
     result = capacity.plan(options.settings, options.on)
+    # Hours of a run that cannot even start would be taken for a promise.
+    if problems := capacity_memory.too_large(options.settings, result):
+        raise UserError("this run cannot be done: " + "; ".join(problems))
     rows = capacity.describe(result)
     verdict = capacity.verdict(options.settings, result)
     if options.json:

@@ -18,6 +18,14 @@ class ClusterSpec(Section):
     """CPU cores beside each GPU."""
     memory: float = Field(128, gt=0)
     """Main memory beside each GPU, GB."""
+    gpu_memory: float = Field(80, gt=0)
+    """Memory of each GPU, GB."""
+    machine_gpus: int = Field(8, ge=1)
+    """GPUs of each machine."""
+    losses: float = Field(0, ge=0)
+    """How often a day each machine is taken away (spot); another one takes its place."""
+    download: float = Field(100, gt=0)
+    """What arrives of pretrained weights, MB/s."""
     read: float = Field(2_000, gt=0)
     """What the storage of images and results delivers to the whole cluster, MB/s."""
     latency: float = Field(0, ge=0)

@@ -12,6 +12,10 @@ Compute = Literal["float32", "tf32", "bfloat16"]
 """Number formats of networks. tf32: on a GPU, factors of products have 11 binary digits, which is several times as fast
 as float32 with all its 24; on a CPU it is float32. bfloat16: 8 digits, and half the memory."""
 
+CPU_CHECKPOINT_SECONDS = 30.0
+GPU_CHECKPOINT_SECONDS = 180.0
+"""Seconds between checkpoints. Students on GPUs are larger, and a notice before a machine goes makes one more."""
+
 MIN_CANDIDATES = 3
 """Fewer numbers of clusters make no curve with a bend in it."""
 
@@ -122,7 +126,7 @@ class Network(Section):
     every: int = Field(10, ge=1)
     """Updates between two validations, the best of which is kept."""
     workers: RuntimeOnly[int | None] = Field(None, ge=1)
-    """Training processes. Default: one per GPU, or two on CPU."""
+    """Training processes. Default: one per GPU, or two on CPU; in a sweep one a trial."""
 
 
 class Align(Section):
@@ -325,7 +329,7 @@ class Distill(Section):
     max_failures: RuntimeOnly[int] = Field(2, ge=0)
     """How often in a row, without a new checkpoint in between, lost workers are replaced before the run fails."""
     workers: RuntimeOnly[int | None] = Field(None, ge=1)
-    """Training processes. Default: one per GPU, or two on CPU."""
+    """Training processes. Default: one per GPU, or two on CPU; in a sweep one a trial."""
     min_workers: RuntimeOnly[int | None] = Field(None, ge=1)
     """Minimum number of workers for elastic training; training grows again when machines return. Default: wait for all
     of them."""
@@ -333,6 +337,14 @@ class Distill(Section):
     """GPUs per training process; a fraction lets small trials of a sweep share a GPU."""
     control: RuntimeOnly[bool] = True
     """Also train the control: the same student with labels of the unaligned teacher."""
+
+    def checkpoint_seconds(self, on_gpu: bool) -> float:
+        """Seconds between checkpoints: those given, or the default of the device."""
+        if self.checkpoint_every is not None:
+            return self.checkpoint_every
+        if on_gpu:
+            return GPU_CHECKPOINT_SECONDS
+        return CPU_CHECKPOINT_SECONDS
 
     @model_validator(mode="after")
     def _batches_can_be_divided(self) -> "Distill":

@@ -76,6 +76,7 @@ class Work:
         tracker: receives metrics while the stage works.
         screen: shows progress.
         listings: listings of the images' folders, which all stages of a run share.
+        concurrent: trainings that share the machines' cores: trials of a sweep.
         facts: a dataclass set by the stage with figures about its result, for artifact.json and the tracking server;
             None if it has none.
         warnings: what `warn` said, for artifact.json.
@@ -88,6 +89,7 @@ class Work:
     tracker: Tracker
     screen: Screen
     listings: Listings = field(default_factory=Listings)
+    concurrent: int = 1
     facts: Any = None
     warnings: list[str] = field(default_factory=list)
 

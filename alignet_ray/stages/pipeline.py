@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from alignet_ray import cluster_nodes, root_lock, runtime, tracking
+from alignet_ray import cluster_nodes, root_lease, root_lock, runtime, tracking
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line, require_existing, require_regular
 from alignet_ray.images.listings import Listings
@@ -55,13 +55,14 @@ class Step:
 
 
 class Runner(NamedTuple):
-    """What the steps of a run share."""
+    """What the steps of a run share; fields as in `Work`."""
 
     cfg: Config
     store: Store
     session: Session
     screen: Screen
     listings: Listings
+    concurrent: int = 1
 
 
 # Planning
@@ -420,7 +421,7 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
     # held while a root is removed, so that no other run starts there meanwhile.
     with (
         runtime.terminable(),
-        root_lock.lock(state),
+        root_lock.hold(cfg.store.root, state, screen.line),
         root_lock.removed_if_refused(created),
         log_to(log_file(cfg, state), screen),
     ):
@@ -521,13 +522,14 @@ def make(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], tracker:
     start = time.time()
     parents = {name: artifacts[name] for name in node.parents}
     draft = runner.store.draft(node.stage, step.artifact.id)
-    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen, runner.listings)
+    work = Work(runner.cfg, node, parents, draft, tracker, runner.screen, runner.listings, runner.concurrent)
 
     with watched(runner.screen, node.name, runner.cfg.ray.stall_minutes):
         module(node.stage).run(work)
 
     seconds = time.time() - start
     manifest = _manifest(work, step.recipe, seconds)
+    root_lease.require(runner.store.root)
     work.out.finish(manifest.to_json())
     runner.session.lineage(tracker, parents.values())
     # Names of their own: under the names of the training's curves they would be a point at step 0, after the last one.

@@ -57,6 +57,7 @@ class TaskSetup:
         fingerprints: of the files and folders that the runs read, taken once for all of them.
         session: where it is tracked.
         parent: the tracking run of all runs.
+        concurrent: runs at a time, whose trainings share the cores.
     """
 
     cfg: Config
@@ -64,6 +65,7 @@ class TaskSetup:
     fingerprints: JsonObject
     session: Session
     parent: Tracker
+    concurrent: int
 
 
 def run(
@@ -163,7 +165,7 @@ def _make_rest(
                 number = queue.pop(0)
                 cfg = runs[number].cfg
                 taken = pipeline.fingerprints(runs[number].steps)
-                setup = TaskSetup(cfg, list(names), taken, session, parent)
+                setup = TaskSetup(cfg, list(names), taken, session, parent, concurrent)
                 pending[_submit(setup)] = number
             if not pending:
                 break
@@ -246,7 +248,7 @@ def _make(setup: TaskSetup, tracker: Tracker) -> None:
     # An open store belongs to its process, so the plan is made anew.
     store = Store.open(setup.cfg.store.root)
     listings = Listings(runtime.cache_dir(setup.cfg), setup.fingerprints)
-    runner = pipeline.Runner(setup.cfg, store, setup.session, Screen(), listings)
+    runner = pipeline.Runner(setup.cfg, store, setup.session, Screen(), listings, setup.concurrent)
     steps = pipeline.plan(setup.cfg, store, setup.names, known=setup.fingerprints)
     artifacts = {step.node.name: step.artifact for step in steps}
     for step in steps:

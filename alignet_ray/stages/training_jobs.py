@@ -52,7 +52,7 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
     in_training = ~np.isin(clustered.ids, label.held_out())
 
     view = load_backbone(settings.model, settings.size, squash=settings.squash).pixel_transform
-    threads = threads_per_worker(workers)
+    threads = threads_per_worker(workers * work.concurrent)
     decoder = _corpus_images(work, embed, clustered.ids, view, threads)
     images: CachedImages | DecodedImages = decoder
     if settings.cache_pixels:
@@ -124,13 +124,13 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
         human=human_model(soften, work.cfg.soften.num_samples, work.cfg.seed),
         split=split_images(soften, images.ids),
         images=images,
-        threads=threads_per_worker(workers),
+        threads=threads_per_worker(workers * work.concurrent),
         provenance=_provenance(work, "teacher"),
     )
 
 
 def threads_per_worker(workers: int) -> int:
-    """CPU threads of each training process: its share of the cores of all machines, which are taken to be alike."""
+    """CPU threads of each of so many training processes: its share of the cores of all machines, taken to be alike."""
     cores = cluster_nodes.cores()
     return max(1, cores // workers)
 

@@ -20,12 +20,18 @@ from alignet_ray.store import Artifact, Draft, Reference, Store, digest
 from alignet_ray.sweep import report, selection
 from alignet_ray.sweep.search_space import Space, grid_size, sample_points
 from alignet_ray.sweep.selection import Finalist, Trial
-from alignet_ray.sweep.trial import OBJECTIVES, TrialSetup, alternatives, learning_curves, read_space, run_trial
+from alignet_ray.sweep.trial import (
+    OBJECTIVES,
+    TrialSetup,
+    alternatives,
+    learning_curves,
+    read_space,
+    run_trial,
+    with_one_worker,
+)
 
 if TYPE_CHECKING:
-    from ray.tune.schedulers import ASHAScheduler
-
-    from alignet_ray.sweep.tune import TrialQueue
+    from alignet_ray.sweep.tune import ContinuedASHA, TrialQueue
 
 
 def run(cfg: Config, screen: Screen | None = None) -> Artifact:
@@ -225,7 +231,8 @@ class SweepRunner:
             reuse_actors=room.in_process,
         )
         try:
-            tune.run_trials(run_trial, {"setup": self.setup}, queue, monitor, options)
+            shared = {"setup": self.setup, "concurrent": room.concurrent}
+            tune.run_trials(run_trial, shared, queue, monitor, options)
         finally:
             self.draft.remove_folder("sweep")  # what Tune wrote for itself
 
@@ -237,9 +244,9 @@ class SweepRunner:
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
 
-    def _early_stopping(self) -> "ASHAScheduler | None":
+    def _early_stopping(self) -> "ContinuedASHA | None":
         """ASHA, asynchronous successive halving (Li et al., 2020), on the live metric; None where it is off."""
-        from ray.tune.schedulers import ASHAScheduler
+        from alignet_ray.sweep.tune import ContinuedASHA
 
         if not self.cfg.sweep.halving:
             return None
@@ -254,7 +261,8 @@ class SweepRunner:
 
         # The first decision falls after 1/factor^2 of the steps, the second after 1/factor.
         factor = max(2, self.cfg.sweep.halving)
-        return ASHAScheduler(
+        return ContinuedASHA(
+            [trial for trial in self.ledger.all() if trial.seed == self.cfg.seed],
             time_attr="step",
             metric="live",
             mode=self.objective.live_mode,
@@ -277,19 +285,18 @@ class SweepRunner:
 
     def _trials_of_ray_train(self, cpus: int, gpus: float) -> int:
         """How many trials fit that start workers of Ray Train."""
+        cfg = with_one_worker(self.cfg)
         if self.stage == "distill":
-            workers = self.cfg.distill.workers
-            gpus_per_worker = self.cfg.distill.gpus_per_worker
+            workers = cfg.distill.workers or 1
+            gpus_per_worker = cfg.distill.gpus_per_worker
         else:
-            workers = self.cfg.align.network.workers
+            workers = cfg.align.network.workers or 1
             gpus_per_worker = 1
 
-        # By default one training takes every GPU, or two processes where there is none.
-        workers = workers or int(gpus) or 2
         if gpus:
             return int(gpus / (workers * gpus_per_worker))
-        # One core stays for the trials themselves and the driver.
-        return (cpus - 1) // workers
+        # One slot stays for the trials themselves and the driver; a small machine has more slots than cores.
+        return min(cpus - 1, cluster_nodes.cores()) // workers
 
     def conclude(self) -> None:
         """Select the winner, make what is missing of it, delete what stopped trials left, and write the report."""

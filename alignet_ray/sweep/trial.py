@@ -246,6 +246,19 @@ class TrialSetup:
         return pipeline.plan(cfg, store, self.objective.nodes, self.pinned, self.fingerprints)
 
 
+def with_one_worker(cfg: Config) -> Config:
+    """A trial's settings where the number of training processes is not given: one, so that trials run side by side.
+
+    Several processes for one trial would exchange gradients at every update, and leave the other trials waiting.
+    """
+    changes: dict[str, int] = {}
+    if cfg.distill.workers is None:
+        changes["distill__workers"] = cfg.distill.min_workers or 1
+    if cfg.align.network.workers is None:
+        changes["align__network__workers"] = 1
+    return cfg.replace(**changes)
+
+
 def alternatives(space: Space) -> list[str]:
     """Fields whose values are names."""
     return [field for field, domain in space.items() if domain.is_named]
@@ -301,8 +314,14 @@ class TuneTracker(Tracker):
             tune.report({"step": step, "live": live, "run_id": self.run_id, "score": None})
 
 
-def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
-    """A trial, as Ray Tune calls it; its last report holds the figures, or the problem."""
+def run_trial(config: TrialConfig, setup: TrialSetup, concurrent: int = 1) -> None:
+    """A trial, as Ray Tune calls it; its last report holds the figures, or the problem.
+
+    Args:
+        config: which trial it is.
+        setup: what all trials share.
+        concurrent: trials at a time, which share the cores.
+    """
     from ray import tune
 
     trial = Trial(**config["job"])
@@ -310,9 +329,9 @@ def run_trial(config: TrialConfig, setup: TrialSetup) -> None:
     tracker = Tracker()
     result: dict[str, Any]
     try:
-        cfg = setup.config(trial.params, trial.seed)
+        cfg = with_one_worker(setup.config(trial.params, trial.seed))
         tracker = _begin(setup, cfg, trial)
-        figures = _make_and_evaluate(setup, cfg, tracker)
+        figures = _make_and_evaluate(setup, cfg, tracker, concurrent)
         metrics = {f"result/validation_{name}": value for name, value in asdict(figures).items()}
         tracker.log_batch(metrics, 0)
         result = {"figures": asdict(figures), "score": figures.score}
@@ -335,10 +354,10 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
     return TuneTracker(tracker.uri, tracker.run_id, tracker.spool, setup.objective.live_metric)
 
 
-def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker) -> ValidationFigures:
+def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker, concurrent: int) -> ValidationFigures:
     store = Store.open(cfg.store.root)
     listings = Listings(runtime.cache_dir(cfg), setup.fingerprints)
-    runner = pipeline.Runner(cfg, store, setup.session, Screen(), listings)
+    runner = pipeline.Runner(cfg, store, setup.session, Screen(), listings, concurrent)
 
     # Ids travel to the trial, not artifacts: an open store belongs to its process.
     artifacts: dict[str, Artifact] = {}

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
@@ -20,6 +21,9 @@ from alignet_ray.store import Draft
 from alignet_ray.sweep.search_space import Domain, Space, format_value, short_name
 from alignet_ray.sweep.selection import FAILED, FINISHED, RUNNING, STOPPED, Mode, Trial, TrialConfig, ValidationFigures
 from alignet_ray.tracking import Session, Tracker
+
+LEDGER_SECONDS = 5.0
+"""Seconds between two records of a running trial."""
 
 FIGURE_HEADINGS = ("   score", "agreement", " kept")
 """Columns of a finished trial's figures; an unfinished one shows its status across them."""
@@ -81,7 +85,7 @@ class TrialQueue(Searcher):
         if not self.trials:
             return Searcher.FINISHED
         trial = self.trials.pop(0)
-        return _job(trial.number, trial.params, trial.seed)
+        return _config_of(trial)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to learn from."""
@@ -117,6 +121,10 @@ class SuggestedTrials(TrialQueue):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the searcher the score of its suggestion; one that was stopped or failed has none."""
         self.searcher.on_trial_complete(trial_id, result, error)
+
+
+def _config_of(trial: Trial) -> TrialConfig:
+    return _job(trial.number, trial.params, trial.seed)
 
 
 def _job(number: int, params: Mapping[str, Any], seed: int) -> TrialConfig:
@@ -165,6 +173,34 @@ def _tune_domain(domain: Domain) -> Any:
     return getattr(tune, domain.kind)(low, high)
 
 
+class ContinuedASHA(ASHAScheduler):
+    """ASHA that goes on where an earlier run of the sweep ended: its rungs hold what that run's trials reported.
+
+    By hand, from the ledger's curves: `Tuner.restore` begins with empty rungs, since a Tune controller does not store
+    its scheduler (Ray 2.60), and it unpickles files of the root, which may come from strangers.
+    """
+
+    def __init__(self, known: Sequence[Trial], **options: Any) -> None:
+        """Replay the trials so far.
+
+        Args:
+            known: trials of the sweep, those that ended and those that will run again.
+            options: of Ray's scheduler.
+        """
+        super().__init__(**options)
+        self.curves = {trial.number: trial.curve for trial in known}
+        for trial in known:
+            # What Ray asks of a trial here is a name.
+            if trial.status in (FINISHED, STOPPED):
+                self.on_trial_add(None, SimpleNamespace(trial_id=f"known-{trial.number}", config=_config_of(trial)))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial in, with what it reported before an interruption, so that it is not compared with itself."""
+        super().on_trial_add(tune_controller, trial)
+        for step, live in self.curves.get(trial.config["job"]["number"], []):
+            self.on_trial_result(tune_controller, trial, {self._time_attr: step, self._metric: live})
+
+
 class TrialMonitor(Callback):
     """Callback of Ray Tune in the driver: records trials in the ledger and shows them, a line for each that ends.
 
@@ -190,6 +226,7 @@ class TrialMonitor(Callback):
         self.deadline = time.monotonic() + (seconds or math.inf)
         self.running: dict[str, Trial] = {}
         self.started: dict[str, float] = {}
+        self.written: dict[str, float] = {}
         self.last_shown = time.monotonic()
 
     def __getstate__(self) -> dict[str, object]:
@@ -199,6 +236,9 @@ class TrialMonitor(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record it as begun."""
         begun = Trial(**trial.config["job"])
+        # A trial that an interruption cut off keeps what it reported: it reports the same again.
+        if earlier := self.ledger.trials.get((begun.number, begun.seed)):
+            begun = replace(begun, curve=earlier.curve)
         self.running[trial.trial_id] = begun
         self.started[trial.trial_id] = time.monotonic()
         # Also before it has a result: a continued sweep must not give its number to another setting.
@@ -216,6 +256,7 @@ class TrialMonitor(Callback):
         elif not known.curve or result["step"] > known.curve[-1][0]:
             # A trial that was restarted reports its earlier steps again.
             known = replace(known, curve=[*known.curve, (float(result["step"]), result["live"])])
+            self._record(trial.trial_id, known)
         self.running[trial.trial_id] = known
 
         # A terminal redraws one line; a log file gets a new line each time, so there it is rare.
@@ -238,6 +279,13 @@ class TrialMonitor(Callback):
         """Its process was lost, again and again."""
         ended = self.running.pop(trial.trial_id)
         self._close(replace(ended, status=FAILED, problem="its process was lost"), trial)
+
+    def _record(self, trial_id: str, known: Trial) -> None:
+        """Write down what a running trial reported, so that a continued sweep compares others with it; now and then."""
+        now = time.monotonic()
+        if now - self.written.get(trial_id, -math.inf) >= LEDGER_SECONDS:
+            self.written[trial_id] = now
+            self.ledger.write(known)
 
     def _close(self, ended: Trial, tune_trial: Any) -> None:
         seconds = time.monotonic() - self.started.pop(tune_trial.trial_id)
@@ -300,7 +348,7 @@ class TuneOptions:
     count: int
     concurrent: int
     cpus: float
-    scheduler: ASHAScheduler | None
+    scheduler: ContinuedASHA | None
     storage: str
     reuse_actors: bool
 

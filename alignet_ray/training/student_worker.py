@@ -35,10 +35,6 @@ from alignet_ray.training.outputs import write_network
 from alignet_ray.training.recipe import student_recipe
 from alignet_ray.training.validation import HumanValidation
 
-CPU_CHECKPOINT_SECONDS = 30.0
-GPU_CHECKPOINT_SECONDS = 180.0
-"""Seconds between checkpoints. Students on GPUs are larger, and a notice before a machine goes makes one more."""
-
 
 @dataclass(frozen=True)
 class StudentJob:
@@ -227,11 +223,7 @@ class StudentWorker:
     def _checkpoint_is_due(self) -> bool:
         if self.last_checkpoint is None:
             return True
-        seconds = self.job.settings.checkpoint_every
-        if seconds is None:
-            seconds = CPU_CHECKPOINT_SECONDS
-            if self.training.device != "cpu":
-                seconds = GPU_CHECKPOINT_SECONDS
+        seconds = self.job.settings.checkpoint_seconds(on_gpu=self.training.device != "cpu")
         return time.monotonic() - self.last_checkpoint >= seconds
 
 

@@ -1,8 +1,3 @@
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +6,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from support.image_files import labels_of, write_tar
+from support.object_server import object_server
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import fingerprint, list_images, read_bytes
@@ -40,34 +36,13 @@ def test_class_lists_in_their_three_layouts() -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """An s3:// prefix on a server of our own, on loopback; the environment names it, as a user's would."""
-    pytest.importorskip("moto.server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    log = (tmp_path_factory.mktemp("s3") / "server.log").open("w")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    names = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    names["AWS_ENDPOINT_URL"] = endpoint
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= names
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        fs = pafs.S3FileSystem(endpoint_override=endpoint, scheme="http", allow_bucket_creation=True)
-        fs.create_dir("pictures")
-        yield f"s3://pictures/set?endpoint_override=127.0.0.1:{port}&scheme=http"
-    finally:
-        server.terminate()
-        server.wait()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with object_server("pictures") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        server = environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+        yield f"s3://pictures/set?endpoint_override={server}&scheme=http"
 
 
 def write_corpus(folder: Path) -> None:

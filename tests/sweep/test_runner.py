@@ -97,6 +97,54 @@ def test_a_killed_sweep_continues_with_what_it_has(
     assert [m.step for m in curve] == [20, 40, 60]
 
 
+def test_a_continued_sweep_prunes_by_the_rungs_of_before(
+    make_sweep: Callable[..., runner.SweepRunner], store: Store
+) -> None:
+    """The good trial ran before the interruption, the bad one after it: alone, ASHA would let it run to its end."""
+    changes = {"sweep__halving": 2, "align__identity_penalty": 1e-3}
+    space = ("align.identity_penalty=choice(1000.0)",)
+    first = make_sweep(sweep__trials=1, sweep__space=space, **changes)
+    first.search()
+    assert [(t.status, len(t.curve)) for t in first.ledger.all()] == [(selection.FINISHED, 3)]
+
+    again = make_sweep(sweep__trials=2, sweep__space=space, **changes)
+    again.search()
+    good, bad = again.ledger.all()
+    assert bad.status == selection.STOPPED
+    assert [step for step, _ in bad.curve] == [20]
+    assert bad.curve[0][1] > good.curve[0][1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "resources", "cores", "changes", "concurrent"),
+    [
+        ("distill", (8, 128), 128, {}, 8),
+        ("distill", (8, 128), 128, {"distill__workers": 4}, 2),
+        ("distill", (2, 16), 16, {"distill__gpus_per_worker": 0.5}, 4),
+        ("distill", (0, 4), 2, {}, 2),
+        ("distill", (0, 4), 2, {"distill__workers": 2}, 1),
+        ("distill", (0, 1), 1, {}, 1),
+        ("align", (0, 8), 8, {}, 4),
+        ("align", (4, 32), 32, {"align__map": "network"}, 4),
+    ],
+)
+def test_as_many_trials_at_a_time_as_there_is_room_for(
+    make_sweep: Callable[..., runner.SweepRunner],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    resources: tuple[int, int],
+    cores: int,
+    changes: dict[str, Any],
+    concurrent: int,
+) -> None:
+    made = make_sweep(sweep__concurrent=None)
+    made.cfg = made.cfg.replace(**changes)
+    made.stage = stage
+    monkeypatch.setattr(runner.cluster_nodes, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(runner.cluster_nodes, "cores", lambda: cores)
+    assert made._room().concurrent == concurrent
+
+
 def test_a_trial_that_fails_is_shown_and_the_others_go_on(
     make_sweep: Callable[..., runner.SweepRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,18 @@ def setup_of(stage: str) -> trial.TrialSetup:
     return trial.TrialSetup(Config(), trial.OBJECTIVES[stage], {}, {}, session, Tracker())
 
 
+def test_a_trial_trains_in_one_process_unless_told_otherwise() -> None:
+    distill = Config().replace(distill__steps=7)
+    assert trial.with_one_worker(distill).distill.workers == 1
+    assert trial.with_one_worker(distill).align.network.workers == 1
+    told = distill.replace(distill__workers=4, align__network__workers=2)
+    assert trial.with_one_worker(told) == told
+    elastic = distill.replace(distill__min_workers=3)
+    assert trial.with_one_worker(elastic).distill.workers == 3
+    # It stays the same artifact: the winner's run finds what its trial made.
+    assert trial.with_one_worker(distill).distill.result_fields() == distill.distill.result_fields()
+
+
 def test_a_trials_config_has_its_parameters_and_its_seed_and_nothing_else() -> None:
     setup = setup_of("align")
     made = setup.config({"align.network.lr": 0.5, "align.map": "affine"}, seed=3)

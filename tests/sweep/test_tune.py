@@ -7,6 +7,9 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from alignet_ray.errors import UserError
@@ -184,6 +187,70 @@ def test_a_lost_process_is_a_failure(watched: Watched) -> None:
     watched.monitor.on_trial_error(0, [], watched.trial)
     (recorded,) = watched.ledger.all()
     assert (recorded.status, recorded.problem) == (FAILED, "its process was lost")
+
+
+def test_what_a_running_trial_reported_survives_a_kill_and_its_restart(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "LEDGER_SECONDS", 0.0)
+    killed = Watched(store, tmp_path / "screen.txt")
+    killed.report(step=20, live=1.5)
+    killed.report(step=40, live=1.4)
+    again = Watched(store, tmp_path / "screen.txt")
+    (known,) = again.ledger.all()
+    assert list(map(tuple, known.curve)) == [(20.0, 1.5), (40.0, 1.4)]
+    assert known.status == RUNNING
+    again.report(step=20, live=1.5)
+    again.report(step=60, live=1.3)
+    assert list(map(tuple, again.complete().curve)) == [(20.0, 1.5), (40.0, 1.4), (60.0, 1.3)]
+
+
+def test_reports_are_written_now_and_then(watched: Watched) -> None:
+    for step in range(1, 100):
+        watched.report(step=step, live=1.0)
+    (recorded,) = tune.TrialLedger(watched.ledger.draft).all()
+    assert len(recorded.curve) < 50, "a file for every report"
+
+
+ASHA = {"time_attr": "step", "metric": "live", "mode": "min", "grace_period": 4, "max_t": 17, "reduction_factor": 2}
+
+
+@given(
+    curves=st.lists(st.lists(st.floats(0, 9), min_size=16, max_size=16), min_size=2, max_size=12),
+    killed_after=st.floats(0, 1),
+    cut=st.integers(0, 16),
+)
+@settings(deadline=None)
+def test_a_continued_search_decides_as_one_that_never_ended(
+    curves: list[list[float]], killed_after: float, cut: int
+) -> None:
+    """Trials one after the other through Ray's own ASHA; then the same with an interruption in the middle of one."""
+    uninterrupted = ASHAScheduler(**ASHA)
+    expected = [run_through(uninterrupted, number, curve) for number, curve in enumerate(curves)]
+
+    ended = int(killed_after * (len(curves) - 1))
+    ledger = []
+    for number, reported in enumerate(expected[:ended]):
+        status = FINISHED if len(reported) == 16 else STOPPED
+        ledger.append(Trial(number, {}, 0, status, curve=reported))
+    # The report at which the scheduler stops a trial is its last one: before it the kill comes at any place.
+    cut = min(cut, len(expected[ended]) - 1)
+    ledger.append(Trial(ended, {}, 0, RUNNING, curve=expected[ended][:cut]))
+    continued = tune.ContinuedASHA(ledger, **ASHA)
+    for number in range(ended, len(curves)):
+        assert run_through(continued, number, curves[number]) == expected[number]
+
+
+def run_through(scheduler: ASHAScheduler, number: int, curve: list[float]) -> list[tuple[float, float]]:
+    """The reports of a trial until the scheduler stops it, or to their end."""
+    trial = SimpleNamespace(trial_id=f"t{number}", config={"job": {"number": number, "params": {}, "seed": 0}})
+    scheduler.on_trial_add(None, trial)
+    reported = []
+    for step, live in enumerate(curve, 1):
+        reported.append((float(step), live))
+        if scheduler.on_trial_result(None, trial, {"step": step, "live": live}) == TrialScheduler.STOP:
+            break
+    return reported
 
 
 def test_without_a_limit_there_is_no_deadline(watched: Watched) -> None:

@@ -1,0 +1,49 @@
+"""What of a planned run would not fit into memory, and what would: the driver's paths, and networks on a GPU."""
+
+import math
+
+from alignet_ray.capacity import USABLE_MEMORY, Plan
+from alignet_ray.config import Config
+from alignet_ray.stages.embed_jobs import tunes_network
+
+GPU_SHARE = 0.8
+"""Share of a GPU's memory that a network and its training state may fill: one image's activations need the rest."""
+
+
+def too_large(cfg: Config, result: Plan) -> list[str]:
+    """A line for each thing that does not fit, with what would; nothing if all does."""
+    lines = _paths(result)
+    lines += _network(result, "the student", "student_size", "trained")
+    if tunes_network(cfg):
+        lines += _network(result, "the teacher", "teacher_size", "trained")
+    else:
+        lines += _network(result, "the teacher", "teacher_size", "weight")
+    return lines
+
+
+def _paths(result: Plan) -> list[str]:
+    """The paths of all images, which the driver holds."""
+    on = result.on
+    needed = on.images * result.figures["path"].value / 1e9
+    if needed <= USABLE_MEMORY * on.head_memory:
+        return []
+    fitting = int(USABLE_MEMORY * on.head_memory * 1e9 / result.figures["path"].value)
+    return [
+        f"the driver would hold {needed:,.0f} GB of paths, and the head has {on.head_memory:g} GB: give it "
+        f"{math.ceil(needed / USABLE_MEMORY):,} GB (--on.head-memory), or take {fitting:,} images at most"
+    ]
+
+
+def _network(result: Plan, name: str, size: str, use: str) -> list[str]:
+    """A network on each GPU; what else `embed` and `distill` hold there they halve until it fits."""
+    parameters = result.figures[size].value
+    each = result.figures[use].value
+    memory = result.on.gpu_memory
+    needed = parameters * each / 1e9
+    if needed <= GPU_SHARE * memory:
+        return []
+    fitting = GPU_SHARE * memory * 1e3 / each
+    return [
+        f"{name} would take {needed:,.1f} GB of each GPU, which has {memory:g} GB: take GPUs with "
+        f"{math.ceil(needed / GPU_SHARE):,} GB (--on.gpu-memory), or a network of {fitting:,.0f} M parameters at most"
+    ]
