@@ -57,8 +57,8 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
 
     # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
-    # Descriptions are what MLflow's pages show, as Markdown.
-    card = registration.card.read_text(encoding="utf-8")
+    # Descriptions are what MLflow's pages show, as Markdown. They have a title, and lists show the first line alone.
+    card = registration.card.read_text(encoding="utf-8").removeprefix(f"# {name}").lstrip()
     if f"{tracking.NODE}evaluate" in registration.tags:
         card += _link_to_report(mlflow.get_run(tracker.server_id))
     mlflow.update_model_version(name, version, description=card)
@@ -87,7 +87,8 @@ def _link_to_report(run: Any) -> str:
 
 def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:
     """Tags of a new version: its artifacts by node, the root that they lie under, its scores by name."""
-    tags: dict[str, str] = {}
+    # MLflow shows tags in this order, and the scores are what is looked for.
+    tags = {SCORE + score: value for score, value in scores.items()}
     roots: set[str] = set()
     for node, artifact in artifacts.items():
         # Names of tags must not hold an @; `lineage` puts it back.
@@ -97,8 +98,6 @@ def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -
     # Addresses may hold a password, and the registry is read by others.
     assert len(roots) == 1, roots
     tags[STORE] = tracking.hide(roots.pop())
-    for name, value in scores.items():
-        tags[SCORE + name] = value
     return tags
 
 

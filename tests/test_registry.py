@@ -126,7 +126,7 @@ def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
     for word in (NAME, "candidate champion", "41.0 (40.0-60.0)", "50.0 (", "55.0 (", "yes"):
         assert word in listed[2]
     shown = run(capsys, "show", f"models:/{NAME}@champion", "--store.root", store.root)
-    assert f"# {NAME}" in shown  # the card
+    assert "## Agreement with people" in shown  # the card
     rows = registry.lineage(client(uri).get_model_version(NAME, "1").tags)
     assert [row["node"] for row in rows] == ["distill@student", "evaluate", "align"]
     assert all(row["state"] == "finished" and (Path(row["artifact"]) / "_SUCCESS").exists() for row in rows)
@@ -164,10 +164,11 @@ def test_the_card_is_markdown_with_intervals_and_a_way_to_the_report(registered:
     uri, _ = registered
     version = client(uri).get_model_version(NAME, "1")
     lines = version.description.splitlines()
+    assert lines[0].startswith("A `random:test_efficientnet` student")
     start = lines.index("|---|---|")
     assert lines[start - 2 : start + 5] == [
         "",
-        "| model | agreement, % |",
+        "| model, and the layer compared | agreement, % |",
         "|---|---|",
         "| base network | 41.0 (40.0-60.0) |",
         "| **student**, embedding | 50.0 (40.0-60.0) |",

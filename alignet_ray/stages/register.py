@@ -211,7 +211,7 @@ def _card_scores(evaluated: EvaluateArtifact | None, against: AgainstChampion | 
         f"On {answers:,} odd-one-out questions about {facts.test_objects} test objects, which no training used; "
         f"95 % intervals over objects, chance 33.3 %."
     )
-    table = "\n".join(["| model | agreement, % |", "|---|---|", *rows])
+    table = "\n".join(["| model, and the layer compared | agreement, % |", "|---|---|", *rows])
     return f"{about}\n\n{table}\n\nAll scores: `evaluate/{evaluated.id}`.\n{_gate_decision(facts, against)}"
 
 
