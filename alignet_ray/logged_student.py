@@ -1,5 +1,6 @@
-"""A student as MLflow logs it: two models from code and safetensors (for tensors, for image files), and its scores."""
+"""A student as MLflow logs it: one model from code and safetensors, for tensors and image files, and its scores."""
 
+import base64
 import io
 import os
 from collections.abc import Sequence
@@ -20,34 +21,30 @@ class LoggedStudent:
     Attributes:
         code: Python file of the pyfunc model.
         folder: the student's folder.
-        size: side of the square input in pixels.
         widths: output name -> width.
         requirements: what the model needs to load, as pip requirements.
     """
 
     code: Path
     folder: Path
-    size: int
     widths: dict[str, int]
     requirements: list[str]
 
 
-class LoggedModels(NamedTuple):
+class LoggedModel(NamedTuple):
     """What MLflow made of a student.
 
     Attributes:
-        version: number of the registered version, which takes tensors.
+        version: number of the registered version.
         model_id: the logged model of that version.
-        images: URI of the model that takes image files.
     """
 
     version: str
     model_id: str
-    images: str
 
 
-def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path) -> LoggedModels:
-    """Log a student to a run twice: for tensors, registered as a new version of `name`, and for image files.
+def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path) -> LoggedModel:
+    """Log a student to a run, registered as a new version of `name`.
 
     Args:
         tracker: the run that it belongs to.
@@ -70,7 +67,7 @@ def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path)
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with tracking.patient_uploads(), mlflow.start_run(run_id=tracker.server_id):
-            logged = _log_models(student, name)
+            logged = _log_model(student, name)
             mlflow.log_artifact(str(card))
     finally:
         mlflow.set_tracking_uri(environment or "")
@@ -109,49 +106,38 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
     tracking.log_metrics(tracker.uri, tracker.server_id, metrics)
 
 
-def _log_models(student: LoggedStudent, name: str) -> LoggedModels:
+def _log_model(student: LoggedStudent, name: str) -> LoggedModel:
     """Within an MLflow run: as `log_student`."""
     import mlflow
     import numpy as np
     import pandas
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types import Schema, TensorSpec
 
-    # Signatures let MLflow check requests before they reach the model; -1 is the size of the batch.
-    size = student.size
+    # A schema of inputs would allow either tensors or image files, and a second model would hold the weights once more:
+    # the model looks at what it is given, and checks it.
     float32 = np.dtype("float32")
     outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])
-
-    # Both models carry the package's code, so that a server needs no installation of it.
-    shared = {
-        "python_model": str(student.code),
-        "artifacts": {"student": str(student.folder)},
-        "pip_requirements": student.requirements,
-        "code_paths": [str(Path(__file__).parent)],
-    }
-    for_tensors = mlflow.pyfunc.log_model(
+    logged = mlflow.pyfunc.log_model(
         name="student",
-        signature=ModelSignature(Schema([TensorSpec(float32, (-1, 3, size, size))]), outputs),
-        input_example=np.zeros((2, 3, size, size), np.float32),
+        python_model=str(student.code),
+        artifacts={"student": str(student.folder)},
+        pip_requirements=student.requirements,
+        # The package's code, so that a server needs no installation of it.
+        code_paths=[str(Path(__file__).parent)],
+        signature=ModelSignature(outputs=outputs),
+        # As text, which is how image files travel by HTTP.
+        input_example=pandas.DataFrame({"image": [base64.b64encode(_grey_png()).decode()]}),
         registered_model_name=name,
-        **shared,
     )
-    for_images = mlflow.pyfunc.log_model(
-        name="student-images",
-        signature=ModelSignature(Schema([ColSpec("binary", "image")]), outputs),
-        model_config={"takes": "images"},
-        input_example=pandas.DataFrame({"image": [_grey_png(size)]}),
-        **shared,
-    )
-    version = str(for_tensors.registered_model_version)
-    return LoggedModels(version, str(for_tensors.model_id), str(for_images.model_uri))
+    return LoggedModel(str(logged.registered_model_version), str(logged.model_id))
 
 
-def _grey_png(size: int) -> bytes:
+def _grey_png() -> bytes:
     """The file of a grey picture."""
     # MLflow calls a model with its example when it is logged, so the example has to be a picture.
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.new("RGB", (size, size), "grey").save(stream, "PNG")
+    Image.new("RGB", (32, 32), "grey").save(stream, "PNG")
     return stream.getvalue()

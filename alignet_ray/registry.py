@@ -24,6 +24,13 @@ STORE = "alignet.store"
 SCORE = "alignet.score."
 """Prefix of the tags that hold a version's scores."""
 
+ABOUT = """Students of alignet_ray: networks whose similarities follow human judgements, made by one pipeline.
+
+The description of a version is its model card. `@{alias}` is the newest version, `@champion` the best so far: nearer to
+people than the network it began as, no worse at anything else, and better than the champion before it.
+"""
+"""Description of a registered model (Markdown)."""
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -50,9 +57,15 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
 
     # The alias moves last: whoever loads it gets a version with its card and all its tags.
     mlflow = tracking.client(tracker.uri)
-    # The description is what MLflow's page of the version shows.
-    mlflow.update_model_version(name, version, description=registration.card.read_text(encoding="utf-8"))
-    for key, value in (registration.tags | {tracking.IMAGES: logged.images}).items():
+    # Descriptions are what MLflow's pages show, as Markdown. They have a title, and lists show the first line alone.
+    card = registration.card.read_text(encoding="utf-8").removeprefix(f"# {name}").lstrip()
+    if f"{tracking.NODE}evaluate" in registration.tags:
+        card += _link_to_report(mlflow.get_run(tracker.server_id))
+    mlflow.update_model_version(name, version, description=card)
+    # What somebody wrote there by hand stays.
+    if not mlflow.get_registered_model(name).description:
+        mlflow.update_registered_model(name, ABOUT.format(alias=registration.alias))
+    for key, value in registration.tags.items():
         mlflow.set_model_version_tag(name, version, key, value)
     mlflow.set_registered_model_alias(name, registration.alias, version)
     return RegisteredVersion(
@@ -60,14 +73,22 @@ def register(tracker: Tracker, student: LoggedStudent, registration: Registratio
         version=version,
         aliases=[registration.alias],
         model=f"models:/{name}@{registration.alias}",
-        images=logged.images,
         model_id=logged.model_id,
     )
 
 
+def _link_to_report(run: Any) -> str:
+    """The last lines of a card on MLflow's page: where the report is, with the whole run."""
+    # The report belongs to the whole run; a step that runs alone has no other run above it.
+    whole = run.data.tags.get(tracking.PARENT, run.info.run_id)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{whole}"
+    return f"\n[The run]({page}) has the [report]({page}/artifacts/report.html).\n"
+
+
 def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -> dict[str, str]:
     """Tags of a new version: its artifacts by node, the root that they lie under, its scores by name."""
-    tags: dict[str, str] = {}
+    # MLflow shows tags in this order, and the scores are what is looked for.
+    tags = {SCORE + score: value for score, value in scores.items()}
     roots: set[str] = set()
     for node, artifact in artifacts.items():
         # Names of tags must not hold an @; `lineage` puts it back.
@@ -77,8 +98,6 @@ def version_tags(artifacts: Mapping[str, Artifact], scores: Mapping[str, str]) -
     # Addresses may hold a password, and the registry is read by others.
     assert len(roots) == 1, roots
     tags[STORE] = tracking.hide(roots.pop())
-    for name, value in scores.items():
-        tags[SCORE + name] = value
     return tags
 
 
@@ -227,6 +246,7 @@ def describe(uri: str, spec: str) -> VersionDescription:
         if key not in ("name", "version"):
             facts[key] = value
     facts["run"] = version.run_id
+    # Only of versions that earlier releases registered: a model takes image files itself now.
     facts["takes images"] = version.tags.get(tracking.IMAGES)
     root = _root_of(version.tags, uri)
     facts["store"] = root

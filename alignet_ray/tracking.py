@@ -50,7 +50,7 @@ ARTIFACTS = "mlflow-artifacts"
 NODE = "alignet.node."
 """Prefix of the tags that hold the artifacts that a version was made of, such as `alignet.node.distill.student`."""
 IMAGES = "alignet.images"
-"""Tag of a version: URI of the same student as a model that takes image files."""
+"""Tag of versions of earlier releases: URI of a second model of the same student, which takes image files."""
 
 _silent_until: dict[str, float] = {}
 """When (time.monotonic) a server that did not answer is asked again."""

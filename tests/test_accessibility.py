@@ -19,6 +19,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 PAGES = {"report": full_pages.full_report, "study": full_pages.full_study, "compare": full_pages.full_comparison}
 STYLE = files("alignet_ray.report").joinpath("templates/style.css").read_text(encoding="utf-8")
+ASK = files("alignet_ray.ask").joinpath("pages/page.css").read_text(encoding="utf-8")
 DEMO = files("alignet_ray.demo").joinpath("page.html").read_text(encoding="utf-8")
 
 TEXT = 4.5
@@ -92,7 +93,11 @@ def test_every_object_of_the_maps_can_be_found_without_a_mouse() -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(scheme: str) -> None:
-    for css, inks in ((STYLE, ("ink", "soft", "good", "bad")), (DEMO, ("ink", "soft", "bad", "base", "aligned"))):
+    for css, inks in (
+        (STYLE, ("ink", "soft", "good", "bad")),
+        (DEMO, ("ink", "soft", "bad", "base", "aligned")),
+        (ASK, ("ink", "soft", "bad", "main")),
+    ):
         colours = page_check.palettes(css)[scheme]
         for ink in inks:
             for ground in ("paper", "wash"):
@@ -113,7 +118,7 @@ def test_diagrams_and_the_focus_stand_out(scheme: str) -> None:
 
 
 def test_the_focus_is_seen_and_nothing_moves() -> None:
-    for css in (STYLE, DEMO):
+    for css in (STYLE, DEMO, ASK):
         assert ":focus-visible" in css
         assert not re.search(r"outline:\s*(none|0)", css)
         # Whoever cannot bear moving things needs no setting for a page where none moves.

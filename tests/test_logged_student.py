@@ -10,7 +10,7 @@ from alignet_ray.tracking import PENDING, Tracker
 
 
 def test_without_a_server_the_student_is_kept_and_the_fix_is_said(tmp_path: Path) -> None:
-    student = LoggedStudent(Path(__file__), tmp_path, size=32, widths={"embedding": 8}, requirements=[])
+    student = LoggedStudent(Path(__file__), tmp_path, widths={"embedding": 8}, requirements=[])
     waiting = Tracker("http://me:sesame@127.0.0.1:1", f"{PENDING}1", str(tmp_path))
     with pytest.raises(UserError, match=r"no MLflow answers at http://me:\*\*\*@127.*run again; the student is kept"):
         log_student(waiting, student, "student", tmp_path / "card.md")

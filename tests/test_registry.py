@@ -38,10 +38,11 @@ from alignet_ray.screen import Screen
 from alignet_ray.stages import Node, Work, champion, register
 from alignet_ray.stages.champion import AgainstChampion
 from alignet_ray.store import Artifact, Store
-from alignet_ray.tracking import IMAGES, Session, client
+from alignet_ray.tracking import Session, client
 
 ROOT = Path(__file__).parent.parent
 NAME = "alignet-student"
+EXPERIMENT = "1"
 SCORE = {"dataset": "objects", "metric": "odd_one_out", "level": "", "low": 0.4, "high": 0.6, "n": 100}
 
 
@@ -125,7 +126,7 @@ def test_a_version_says_how_good_it_is_and_what_it_is_made_of(
     for word in (NAME, "candidate champion", "41.0 (40.0-60.0)", "50.0 (", "55.0 (", "yes"):
         assert word in listed[2]
     shown = run(capsys, "show", f"models:/{NAME}@champion", "--store.root", store.root)
-    assert f"# {NAME}" in shown  # the card
+    assert "## Agreement with people" in shown  # the card
     rows = registry.lineage(client(uri).get_model_version(NAME, "1").tags)
     assert [row["node"] for row in rows] == ["distill@student", "evaluate", "align"]
     assert all(row["state"] == "finished" and (Path(row["artifact"]) / "_SUCCESS").exists() for row in rows)
@@ -149,6 +150,40 @@ def test_the_logged_model_holds_the_scores_of_the_student(registered: tuple[str,
         ("objects/odd_one_out/pre_logits", 0.5, "objects", "e" * 12),
         ("objects/odd_one_out/head", 0.55, "objects", "e" * 12),
     }
+
+
+def test_the_weights_are_stored_once(registered: tuple[str, Store]) -> None:
+    """Beside the artifact of the run itself; one logged model takes tensors and image files."""
+    uri, store = registered
+    logged = Path(store.root, "mlflow-artifacts")
+    assert len(list(logged.rglob("*.safetensors"))) == len(list(Path(store.root, "distill").rglob("*.safetensors")))
+    assert len(client(uri).search_logged_models([EXPERIMENT])) == 1
+
+
+def test_the_card_is_markdown_with_intervals_and_a_way_to_the_report(registered: tuple[str, Store]) -> None:
+    uri, _ = registered
+    version = client(uri).get_model_version(NAME, "1")
+    lines = version.description.splitlines()
+    assert lines[0].startswith("A `random:test_efficientnet` student")
+    start = lines.index("|---|---|")
+    assert lines[start - 2 : start + 5] == [
+        "",
+        "| model, and the layer compared | agreement, % |",
+        "|---|---|",
+        "| base network | 41.0 (40.0-60.0) |",
+        "| **student**, embedding | 50.0 (40.0-60.0) |",
+        "| **student**, triplet head | 55.0 (40.0-60.0) |",
+        "",
+    ]
+    assert f"[report](#/experiments/{EXPERIMENT}/runs/{version.run_id}/artifacts/report.html)" in lines[-1]
+    assert "`@candidate` is the newest version" in client(uri).get_registered_model(NAME).description
+
+
+def test_what_somebody_wrote_about_a_model_stays(tmp_path: Path) -> None:
+    work = register_student(tmp_path)
+    client(work.tracker.uri).create_registered_model(NAME, description="ours")
+    register.run(work)
+    assert client(work.tracker.uri).get_registered_model(NAME).description == "ours"
 
 
 @pytest.fixture
@@ -225,11 +260,10 @@ print(json.dumps([alignet_ray.__file__, "ray" in sys.modules, out["triplet_logit
 
 
 def test_the_logged_model_brings_its_code(registered: tuple[str, Store], tmp_path: Path) -> None:
-    """The model that takes image files, in a process where alignet_ray is not installed; nothing of it is pickled."""
+    """Given image files, in a process where alignet_ray is not installed; nothing of it is pickled."""
     uri, store = registered
     (tmp_path / "a.png").write_bytes(picture(1))
-    model = client(uri).get_model_version(NAME, "1").tags[IMAGES]
-    code = BARE.format(root=str(ROOT), uri=model, file=str(tmp_path / "a.png"))
+    code = BARE.format(root=str(ROOT), uri=f"models:/{NAME}@champion", file=str(tmp_path / "a.png"))
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": ""}
     environment |= {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     done = subprocess.run(
@@ -279,13 +313,9 @@ def test_mlflow_serves_tensors_and_image_files(registered: tuple[str, Store]) ->
     files = [picture(1), picture(2)]
     x = torch.stack([preprocess(decode(f)) for f in files])
     expected = student(x)
-    images = client(uri).get_model_version(NAME, "1").tags[IMAGES]
     table = {"columns": ["image"], "data": [[base64.b64encode(f).decode()] for f in files]}
-    for model, body in (
-        (f"models:/{NAME}@champion", {"inputs": x.tolist()}),
-        (images, {"dataframe_split": table}),
-    ):
-        with served(uri, model) as url:
+    with served(uri, f"models:/{NAME}@champion") as url:
+        for body in ({"inputs": x.tolist()}, {"dataframe_split": table}):
             found = post(url, body)
             np.testing.assert_allclose(found["embedding"], expected.embedding.numpy(), atol=1e-4)
             np.testing.assert_allclose(found["triplet_logits"], expected.triplet_logits.numpy(), atol=1e-4)

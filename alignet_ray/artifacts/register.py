@@ -18,7 +18,6 @@ class RegisteredVersion:
         version: its number, as MLflow writes it.
         aliases: aliases that it got.
         model: `models:/NAME@ALIAS`, which `alignet_ray.load` takes.
-        images: URI of the same student as a model that takes image files (logged beside it, not registered).
         model_id: MLflow's logged model behind the version, which holds its scores.
     """
 
@@ -26,7 +25,6 @@ class RegisteredVersion:
     version: str
     aliases: list[str]
     model: str
-    images: str
     model_id: str
 
 

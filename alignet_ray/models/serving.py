@@ -5,11 +5,12 @@ MLflow runs this file (`python_model=<its path>`, "models from code") with the s
     mlflow.pyfunc.log_model(name="student", python_model=serving.__file__, artifacts={"student": folder},
                             code_paths=[folder of the package alignet_ray], pip_requirements=requirements(), ...)
 
-Input: float32 (b, 3, s, s), preprocessed; or, with `model_config={"takes": "images"}`, a table whose column `image`
-holds image files' bytes (base64 in JSON). Output: a dictionary of float32 arrays, `embedding` (b, d) and, with a head,
-`triplet_logits` (b, k).
+Input: preprocessed images, float32 (b, 3, s, s); or a table whose column `image` holds image files, as bytes or as
+base64 text. Output: a dictionary of float32 arrays, `embedding` (b, d) and, with a head, `triplet_logits` (b, k). The
+weights are stored once for both inputs, so that the signature has no schema of inputs, and they are checked here.
 """
 
+import base64
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -28,6 +29,8 @@ BATCH = 64
 
 MAX_IMAGES = 1_024
 """Images of one request, so that nobody fills the server's memory by a single one."""
+
+WANTED = "send image files (a table with a column 'image', base64 in JSON) or preprocessed images"
 
 
 def requirements() -> list[str]:
@@ -49,17 +52,13 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if torch.cuda.is_available():
             self.device = "cuda"
         self.student = load_network(context.artifacts["student"]).to(self.device)
-        # A model that was logged without a configuration takes tensors.
-        self.takes = (context.model_config or {}).get("takes", "tensors")
 
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> dict[str, np.ndarray]:
         """Outputs of a batch: of an array, or (MLflow allows one type to be named) of a table with a column `image`.
 
         Raises:
-            ValueError: bytes that are no usable image, with their row and the reason; too many images.
+            ValueError: neither of the two; bytes that are no usable image, with their row; too many images.
         """
-        if len(model_input) > MAX_IMAGES:
-            raise ValueError(f"{len(model_input):,} images in one request: send at most {MAX_IMAGES:,}")
         columns: dict[str, list[Tensor]] = {}
         with torch.inference_mode():
             for images in self._batches(model_input):
@@ -70,26 +69,65 @@ class Pyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _batches(self, model_input: Any) -> Iterator[Tensor]:
         """Preprocessed images, as many at a time as one forward pass takes."""
-        if self.takes == "images":
-            files = list(model_input["image"])
+        # Tables of pandas and the dictionaries that MLflow makes of JSON both have keys.
+        if hasattr(model_input, "keys"):
+            files = _column_of_files(model_input)
             for start in range(0, len(files), BATCH):
                 yield _decode_and_preprocess(files[start : start + BATCH], start, self.student.preprocess)
             return
-        images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+        images = _array(model_input, tuple(self.student.backbone.data_config["input_size"]))
         yield from torch.split(images, BATCH)
 
 
-def _decode_and_preprocess(files: list[bytes], first_row: int, preprocess: Preprocess) -> Tensor:
+def _column_of_files(table: Any) -> list[Any]:
+    """The image files of a table."""
+    if "image" not in table:
+        raise ValueError(f"a table needs a column 'image' of image files; this one has {', '.join(map(str, table))}")
+    files = list(table["image"])
+    _require_count(len(files))
+    return files
+
+
+def _array(model_input: Any, shape: tuple[int, ...]) -> Tensor:
+    """Preprocessed images of a shape as a tensor."""
+    try:
+        images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{WANTED}: {error}") from error
+    if images.shape[1:] != shape:
+        raise ValueError(f"{WANTED} of shape (b, {', '.join(map(str, shape))}); this is {tuple(images.shape)}")
+    _require_count(len(images))
+    return images
+
+
+def _require_count(count: int) -> None:
+    if not count:
+        raise ValueError("no images in this request")
+    if count > MAX_IMAGES:
+        raise ValueError(f"{count:,} images in one request: send at most {MAX_IMAGES:,}")
+
+
+def _decode_and_preprocess(files: list[Any], first_row: int, preprocess: Preprocess) -> Tensor:
     # A server of tensors needs no decoder.
     from alignet_ray.images.decode import decode
 
     images = []
     for row, data in enumerate(files, start=first_row):
         try:
-            images.append(preprocess(decode(data)))
+            images.append(preprocess(decode(_file_bytes(data))))
         except ValueError as error:
             raise ValueError(f"image {row}: {error}") from error
     return torch.stack(images)
+
+
+def _file_bytes(data: Any) -> bytes:
+    """The bytes of an image file, which JSON holds as base64."""
+    if isinstance(data, bytes):
+        return data
+    try:
+        return base64.b64decode(data, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"neither an image file's bytes nor base64: {error}") from error
 
 
 mlflow.models.set_model(Pyfunc())

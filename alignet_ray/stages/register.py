@@ -20,33 +20,50 @@ from alignet_ray.stages import Work, champion
 from alignet_ray.stages.champion import AgainstChampion
 from alignet_ray.store import Artifact, JsonObject
 
-VERSION = 9
+VERSION = 10
 
 CARD = """# {name}
 
-A {backbone} student, aligned with human similarity judgements by alignet_ray {version}.
+A `{backbone}` student, aligned with human similarity judgements by alignet_ray {version}.
 
-## Recipe
-* teacher: {teacher} ({map} map), aligned with human odd-one-out responses
-* student: {backbone} at {size} px, triplet head of {head} dimensions
-* artifact: distill/{id}, seed {seed}; the whole configuration is in the run's parameters
-
-## Scores on objects that no training used
+## Agreement with people
 {scores}
 
 ## Use
-    model, preprocess = alignet_ray.load("models:/{name}@{alias}")
-    model(preprocess(image)[None]).embedding
+In Python:
 
-By HTTP: preprocessed float32 images in, both outputs back. The model named by the version's tag `alignet.images` takes
-image files instead (base64):
+```python
+model = alignet_ray.load("models:/{name}@{alias}")
+model.embed("IMAGES")
+```
 
-    mlflow models serve -m "models:/{name}@{alias}" --env-manager local
+By HTTP, with image files in base64 (or preprocessed images, as `{{"inputs": [...]}}`):
+
+```
+mlflow models serve -m "models:/{name}@{alias}" --env-manager local
+curl http://127.0.0.1:5000/invocations -H "Content-Type: application/json" \\
+     -d '{{"dataframe_split": {{"columns": ["image"], "data": [["BASE64"]]}}}}'
+```
+
+## Recipe
+* teacher: `{teacher}` ({map} map), aligned with human odd-one-out responses
+* student: `{backbone}` at {size} px, {head}
+* artifact: `distill/{id}`, seed {seed}; the whole configuration is in the run's parameters
 
 ## Limits
 The student's similarity is that of the people whose responses it was trained on.
-The base weights ({backbone}) keep their own licence{licence}.
+The base weights (`{backbone}`) keep their own licence{licence}.
 """
+
+CARD_ROWS = {
+    ("base", "pre_logits"): "base network",
+    ("teacher", "aligned"): "aligned teacher",
+    ("student", "pre_logits"): "**student**, embedding",
+    ("student", "head"): "**student**, triplet head",
+    ("control", "pre_logits"): "unaligned control",
+    ("human", ""): "noise ceiling",
+}
+"""(model, layer) of the scores that the card shows -> their names there."""
 
 AGREEMENT_NAMES = {
     ("base", "pre_logits"): "base",
@@ -113,7 +130,6 @@ def run(work: Work) -> None:
         logged = LoggedStudent(
             code=Path(serving.__file__),
             folder=folder,
-            size=description.preprocessing["input_size"][1],
             widths=widths,
             requirements=serving.requirements(),
         )
@@ -161,15 +177,15 @@ def _card(
     cfg = work.cfg
     description = student.description()
     head = description.head
-    head_width = 0
+    head_text = "no triplet head"
     if head:
-        head_width = head.width
+        head_text = f"triplet head of {head.width} dimensions"
     return CARD.format(
         name=cfg.register.name,
         alias=cfg.register.alias,
         backbone=ModelSpec.parse(description.model).identity,  # a card is for others: no folders of this machine
         size=description.preprocessing["input_size"][1],
-        head=head_width,
+        head=head_text,
         teacher=" + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model),
         map=cfg.align.map,
         id=student.id,
@@ -185,9 +201,18 @@ def _card_scores(evaluated: EvaluateArtifact | None, against: AgainstChampion | 
     if evaluated is None:
         return "Not scored: this run had no human judgements; its teacher was a stored transform."
     facts = evaluated.facts()
-    table = "\n".join(facts.table)
-    where = f"Scored on {facts.test_objects} test objects. All scores: evaluate/{evaluated.id}/scores.parquet."
-    return f"```\n{table}\n```\n{where}\n{_gate_decision(facts, against)}"
+    scores = _agreement(evaluated)
+    rows = []
+    for key, name in CARD_ROWS.items():
+        if key in scores:
+            rows.append(f"| {name} | {_with_interval(scores[key])} |")
+    answers = scores["student", "pre_logits"]["n"]
+    about = (
+        f"On {answers:,} odd-one-out questions about {facts.test_objects} test objects, which no training used; "
+        f"95 % intervals over objects, chance 33.3 %."
+    )
+    table = "\n".join(["| model, and the layer compared | agreement, % |", "|---|---|", *rows])
+    return f"{about}\n\n{table}\n\nAll scores: `evaluate/{evaluated.id}`.\n{_gate_decision(facts, against)}"
 
 
 def _gate_decision(facts: EvaluateFacts, against: AgainstChampion | None) -> str:
@@ -199,10 +224,11 @@ def _gate_decision(facts: EvaluateFacts, against: AgainstChampion | None) -> str
             consequence = "this version is the champion"
     reasons = "".join(f"* {reason}\n" for reason in facts.reasons)
     question = "Nearer to people and no worse at anything else, on validation objects"
-    decision = f"\n{question}: {facts.verdict} ({consequence})\n{reasons}"
+    # A list needs an empty line before it, or it is text of the paragraph.
+    decision = f"\n{question}: **{facts.verdict}** ({consequence})\n\n{reasons}"
     if against is not None:
         comparison, *details = _champion_lines(against)
-        decision += f"\n{comparison}\n" + "".join(f"* {detail}\n" for detail in details)
+        decision += f"\n{comparison}\n\n" + "".join(f"* {detail}\n" for detail in details)
     return decision
 
 
@@ -222,9 +248,23 @@ def _score_tags(evaluated: EvaluateArtifact | None) -> dict[str, str]:
         return {}
 
     tags = {}
-    for row in evaluated.scores().to_pylist():
-        name = AGREEMENT_NAMES.get((row["model"], row["layer"]))
-        if name and row["metric"] == "odd_one_out" and not row["level"]:
-            tags[name] = f"{100 * row['value']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})"
+    scores = _agreement(evaluated)
+    for key, name in AGREEMENT_NAMES.items():
+        if key in scores:
+            tags[name] = _with_interval(scores[key])
     tags["gate"] = evaluated.facts().verdict
     return tags
+
+
+def _agreement(evaluated: EvaluateArtifact) -> dict[tuple[str, str], JsonObject]:
+    """(model, layer) -> its agreement with people on the test objects, a row of the scores table."""
+    found = {}
+    for row in evaluated.scores().to_pylist():
+        if (row["dataset"], row["metric"], row["level"]) == ("objects", "odd_one_out", ""):
+            found[row["model"], row["layer"]] = row
+    return found
+
+
+def _with_interval(score: JsonObject) -> str:
+    """A score in percent, with its interval."""
+    return f"{100 * score['value']:.1f} ({100 * score['low']:.1f}-{100 * score['high']:.1f})"

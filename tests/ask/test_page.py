@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.studies import TOKEN, begin_study, served
+from support.studies import TOKEN, Browser, begin_study, served
 
 from alignet_ray.ask.study_file import NotSaved
 
@@ -142,7 +142,7 @@ def test_two_people_at_once_to_the_end(browser: Any, tmp_path: Path) -> None:
 
         researcher = Visitor(browser, url, 1280, 800)
         researcher.open(f"/researcher#{TOKEN}")
-        researcher.page.get_by_role("cell", name="5f3a", exact=True).wait_for()
+        researcher.page.get_by_role("rowheader", name="5f3a", exact=True).wait_for()
         assert TOKEN not in researcher.page.url
         researcher.page.screenshot(path=tmp_path / "researcher.png", full_page=True)
         # The rule may have left this person out already, for speed: what counts is that the decision is stored.
@@ -270,3 +270,40 @@ def pictures(page: Any) -> list[list[float]]:
         ".map(box => [box.x, box.y, box.width, box.height])"
     )
     return found
+
+
+def test_the_focus_is_never_lost(browser: Any, tmp_path: Path) -> None:
+    """Who listens to the page hears the question, the break and the end, as their headings or buttons get the focus."""
+    folder, study = begin_study(tmp_path, trials=QUESTIONS, break_every=QUESTIONS - 1)
+    with served(folder, study) as (url, _):
+        one = Visitor(browser, url, 1280, 800)
+        one.open("/")
+        one.begin()
+        until(one.page, "document.activeElement.id == 'prompt'")
+        for number in range(QUESTIONS - 1):
+            one.page.keyboard.press("2")
+            until(one.page, f"{COUNT}.startsWith('{number + 1} ') || !document.querySelector('#pause').hidden")
+            if number < QUESTIONS - 2:
+                one.wait()
+        until(one.page, "document.activeElement.id == 'continue'")
+        one.page.keyboard.press("Enter")
+        one.wait()
+        until(one.page, "document.activeElement.id == 'prompt'")
+        one.page.keyboard.press("2")
+        until(one.page, "document.activeElement.id == 'thanks'")
+        assert one.errors == []
+
+
+def test_the_researchers_page_on_a_phone_says_all_of_a_person(browser: Any, tmp_path: Path) -> None:
+    folder, study = begin_study(tmp_path, trials=QUESTIONS)
+    with served(folder, study) as (url, _):
+        Browser(url, participant="anna").answer(1)
+        phone = Visitor(browser, url, 390, 844)
+        phone.open(f"/researcher#{TOKEN}")
+        phone.page.get_by_role("rowheader", name="anna").wait_for()
+        assert phone.page.locator("#people").evaluate("box => box.scrollWidth <= innerWidth")
+        # Answers, time, side, counts, decision: with one answer there is nothing to say about the rest.
+        assert phone.page.get_by_role("table").get_by_role("cell").count() == 5
+        heading = phone.page.get_by_role("cell").first.evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert heading == '"answers" / ""'
+        assert phone.errors == []

@@ -1,3 +1,4 @@
+import base64
 import io
 import subprocess
 import sys
@@ -62,9 +63,9 @@ def test_pyfunc_folder_and_registry_give_equal_numbers(registry: tuple[Path, str
 
 @pytest.fixture
 def context(tmp_path: Path, untyped_caller: None) -> SimpleNamespace:
-    """What MLflow hands to a model that takes image files."""
+    """What MLflow hands to a model."""
     save_network(tmp_path, make_network("random:test_efficientnet", 32, 8, seed=1), {})
-    return SimpleNamespace(artifacts={"student": str(tmp_path)}, model_config={"takes": "images"})
+    return SimpleNamespace(artifacts={"student": str(tmp_path)})
 
 
 def files(count: int) -> list[bytes]:
@@ -94,6 +95,50 @@ def test_image_files_are_decoded_a_batch_at_a_time(context: SimpleNamespace, mon
         model.predict(None, pd.DataFrame({"image": images}))
 
 
+def test_image_files_come_as_bytes_or_base64_in_any_form_of_request(context: SimpleNamespace) -> None:
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    from alignet_ray.models import serving
+
+    model = serving.Pyfunc()
+    model.load_context(context)
+    images = files(2)
+    expected = model.predict(None, pd.DataFrame({"image": images}))["embedding"]
+    texts = [base64.b64encode(data).decode() for data in images]
+    for request in (
+        {"dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]}},
+        {"dataframe_records": [{"image": text} for text in texts]},
+        {"inputs": {"image": texts}},
+        {"instances": [{"image": text} for text in texts]},
+    ):
+        found = model.predict(None, infer_and_parse_data(request))["embedding"]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("request_body", "problem"),
+    [
+        (pd.DataFrame({"picture": [b"x"]}), r"a table needs a column 'image' of image files; this one has picture"),
+        (pd.DataFrame({"image": ["no base64!"]}), r"image 0: neither an image file's bytes nor base64"),
+        (pd.DataFrame({"image": [3.5]}), r"image 0: neither an image file's bytes nor base64"),
+        (pd.DataFrame({"image": []}), r"no images"),
+        (np.zeros((2, 3, 16, 16)), r"shape \(b, 3, 32, 32\); this is \(2, 3, 16, 16\)"),
+        (np.zeros((0, 3, 32, 32)), r"no images"),
+        (np.array(["words"]), r"send image files .* or preprocessed images"),
+        ([[1.0], [2.0, 3.0]], r"send image files .* or preprocessed images"),
+    ],
+)
+def test_what_is_neither_tensors_nor_image_files_is_refused(
+    context: SimpleNamespace, request_body: object, problem: str
+) -> None:
+    from alignet_ray.models import serving
+
+    model = serving.Pyfunc()
+    model.load_context(context)
+    with pytest.raises(ValueError, match=problem):
+        model.predict(None, request_body)
+
+
 def test_a_request_holds_so_many_images_at_most(context: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignet_ray.models import serving
 
@@ -102,6 +147,8 @@ def test_a_request_holds_so_many_images_at_most(context: SimpleNamespace, monkey
     monkeypatch.setattr(serving, "MAX_IMAGES", 3)
     with pytest.raises(ValueError, match="4 images in one request: send at most 3"):
         model.predict(None, pd.DataFrame({"image": files(4)}))
+    with pytest.raises(ValueError, match="4 images in one request: send at most 3"):
+        model.predict(None, np.zeros((4, 3, 32, 32), np.float32))
 
 
 def test_a_student_is_served_on_the_gpu_where_there_is_one(

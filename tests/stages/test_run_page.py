@@ -54,9 +54,7 @@ def test_the_page_of_a_run(store: Store) -> None:
 
     model = client(session.uri).create_logged_model(session.experiment, name="student")
     registered = RegisterArtifact(store.draft("register", "r"))
-    registered.write_version(
-        RegisteredVersion("shoes", "2", ["candidate"], "models:/shoes@candidate", "", model.model_id)
-    )
+    registered.write_version(RegisteredVersion("shoes", "2", ["candidate"], "models:/shoes@candidate", model.model_id))
 
     run = session.begin("night", None, {})
     run_page.fill(Config(), {"evaluate": evaluated, "register": registered.draft}, session, run)

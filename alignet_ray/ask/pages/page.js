@@ -110,7 +110,9 @@ async function ask() {
     shownAt = performance.now();
     for (const button of buttons) button.disabled = false;
     // A button that is switched off loses the focus, and whoever moves by Tab their place.
-    focused?.focus({ preventScroll: true });
+    // The button that was pressed before may be hidden now: who listens to a page hears the question instead of nothing.
+    const lost = document.activeElement === document.body ? $("prompt") : null;
+    (focused || lost)?.focus({ preventScroll: true });
   }));
 }
 
@@ -140,6 +142,7 @@ async function save(answer) {
 
 function finish() {
   show("end");
+  $("thanks").focus();
   $("code").textContent = state.code;
   $("code-line").hidden = !state.code;
   if (state.redirect) {

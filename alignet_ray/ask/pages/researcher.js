@@ -13,6 +13,11 @@ function make(tag, text, className) {
   if (className) element.className = className;
   return element;
 }
+function rowHead(text) {
+  const head = make("th", text);
+  head.scope = "row";
+  return head;
+}
 async function call(path, body) {
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   const options = body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers };
@@ -87,8 +92,9 @@ function drawOutlook(outlook, chance) {
     + `predicts ${tested.toLocaleString("en")} others to random questions (chance ${(100 * chance).toFixed(1)} %):`;
   $("curve").replaceChildren(...points.map(point => {
     const line = make("tr");
+    const head = rowHead(point.answers.toLocaleString("en"));
     const text = `${(100 * point.accuracy).toFixed(1)} % [${(100 * point.low).toFixed(1)}, ${(100 * point.high).toFixed(1)}]`;
-    line.append(make("td", point.answers.toLocaleString("en")), make("td", text));
+    line.append(head, make("td", text));
     return line;
   }));
 }
@@ -108,10 +114,10 @@ function drawHours(hours) {
 function row(one) {
   const line = make("tr", undefined, one.counts ? "" : "out");
   const time = one.median_rt === null ? "" : `${Math.round(one.median_rt)} ms`;
-  const cells = [one.name, `${one.answers}`, time, `picture ${one.side_label}: ${percent(one.side_share)}`,
+  const cells = [`${one.answers}`, time, `picture ${one.side_label}: ${percent(one.side_share)}`,
     one.repeats ? `${one.consistent} of ${one.repeats}` : "", one.catch ? `${one.catch_failed} of ${one.catch}` : "",
     one.counts ? "yes" : "no"];
-  line.append(...cells.map(text => make("td", text)), make("td", one.reasons.join("; "), "left"));
+  line.append(rowHead(one.name), ...cells.map(text => make("td", text)), make("td", one.reasons.join("; "), "left"));
   const select = make("select");
   select.setAttribute("aria-label", `decision about ${one.name}`);
   for (const [value, text] of [["", "the rule"], ["keep", "keep"], ["leave out", "leave out"]]) {
@@ -133,6 +139,13 @@ function row(one) {
   const cell = make("td");
   cell.append(select);
   line.append(cell);
+  // On a narrow page the cells are a list, each under its column's heading; what is no table any more is called one.
+  const headings = document.querySelectorAll(".stacked thead th");
+  line.setAttribute("role", "row");
+  [...line.cells].forEach((one, column) => {
+    one.dataset.heading = headings[column].textContent;
+    one.setAttribute("role", column ? "cell" : "rowheader");
+  });
   return line;
 }
 refresh();
