@@ -210,6 +210,8 @@ def _state(
 ) -> tuple[str, str]:
     """A step's state and the reason: what differs from the newest artifact of the same node."""
     if artifact.finished:
+        # Now rather than after hours: another artifact's folder under this name, or half a copy.
+        artifact.read_manifest()
         return "finished", "is there already"
     if artifact.files(deep=True):
         return "partial", "was interrupted: finished parts are kept"
