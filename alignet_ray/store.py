@@ -339,9 +339,27 @@ class Artifact:
         """artifact.json.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged, or another artifact's.
         """
-        return Manifest.from_json(self.manifest)
+        manifest = Manifest.from_json(self.manifest)
+        # A folder that was copied over another one would be taken for what its name stands for.
+        if manifest.id not in ("", self.id):
+            raise self.damaged(MANIFEST, f"it is about {manifest.node} {manifest.id}")
+        return manifest
+
+    def require_size(self, name: str) -> None:
+        """Refuse a member of a finished artifact that was replaced, or copied in part.
+
+        Raises:
+            UserError: it has not the size that it had when the artifact was finished.
+        """
+        if not self.has(FILES):
+            return
+        expected = self.sizes().get(name)
+        fs, path = self.where(name)
+        size = fs.get_file_info(path).size
+        if None not in (expected, size) and size != expected:
+            raise self.damaged(name, f"{size:,} bytes instead of {expected:,}")
 
 
 @dataclass(frozen=True)

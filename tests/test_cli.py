@@ -14,7 +14,7 @@ import yaml
 from alignet_ray import root_lock
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.cli import options
-from alignet_ray.cli.main import COMMANDS, main, user_message
+from alignet_ray.cli.main import COMMANDS, main, stopped_message, user_message
 from alignet_ray.cli.parse import ESSENTIAL, read_config
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
@@ -312,3 +312,13 @@ def test_a_file_that_a_bench_cannot_write_is_refused_before_it_measures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "cannot write" in fails(capsys, "bench", "label", "--json", str(tmp_path / "nowhere" / "x.json"))
+
+
+@pytest.mark.parametrize(
+    ("args", "goes_on"),
+    [(["run", "smoke"], True), (["--debug", "distill"], True), (["ls"], False), (["export", "x"], False), ([], False)],
+)
+def test_only_a_command_that_goes_on_says_so_when_it_is_stopped(args: list[str], goes_on: bool) -> None:
+    said = stopped_message(args)
+    assert said.startswith("stopped")
+    assert ("goes on from there" in said) == goes_on

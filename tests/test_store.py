@@ -1,6 +1,7 @@
 """The store: nothing unfinished is read, nothing half-written is left, values travel."""
 
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.stages.kept import reachable
-from alignet_ray.store import SUCCESS, Artifact, Reference, Store, digest
+from alignet_ray.store import SUCCESS, Artifact, Manifest, Reference, Store, digest
 
 
 def test_an_artifact_is_finished_only_with_success(store: Store) -> None:
@@ -168,6 +169,16 @@ def test_a_table_that_is_cut_off_is_damaged(store: Store) -> None:
 def test_a_manifest_that_is_no_object_is_damaged(store: Store, content: bytes) -> None:
     with pytest.raises(UserError, match=r"artifact\.json is damaged"):
         damaged_artifact(store, "artifact.json", content).read_manifest()
+
+
+def test_a_folder_that_was_copied_over_another_one_is_not_taken_for_it(store: Store) -> None:
+    made = store.draft("evaluate", "abc").finish(Manifest(node="evaluate", id="abc").to_json())
+    assert made.read_manifest().id == "abc"
+    shutil.copytree(made.uri, Path(made.uri).with_name("xyz"))
+    with pytest.raises(
+        UserError, match=r"xyz/artifact\.json is damaged \(it is about evaluate abc\): delete the folder"
+    ):
+        store.artifact("evaluate", "xyz").read_manifest()
 
 
 def test_unknown_schemes_are_a_users_mistake() -> None:

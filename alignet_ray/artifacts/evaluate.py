@@ -68,8 +68,17 @@ class EvaluateArtifact(ArtifactView):
     """Scores of base, teacher, student and control."""
 
     def scores(self) -> pa.Table:
-        """Table SCORES, one row a score."""
-        return self.files.read_table(SCORES)
+        """Table SCORES, one row a score.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        # A study pools these rows: half of them would give other means, and no error.
+        self.files.require_size(SCORES)
+        table = self.files.read_table(SCORES)
+        if table.schema.names != schemas.SCORES.names:
+            raise self.files.damaged(SCORES, f"its columns are {', '.join(table.schema.names)}")
+        return table
 
     def write_scores(self, scores: Sequence[Score]) -> None:
         """Write the scores."""

@@ -10,7 +10,7 @@ import locale
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from alignet_ray import invocation
@@ -75,6 +75,9 @@ COMMANDS = {
     "bench": Command("measure", "time this package against plain loops", "BenchOptions", "results:bench"),
 }
 
+RESUMED = ("whole runs", "stages")
+"""Groups of commands that go on where they were stopped."""
+
 SHORT_LIST = 12
 """Number of names up to which an error message lists them all."""
 
@@ -105,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         with invocation.called_as("alignet-ray", *args):
             dispatch(args)
     except KeyboardInterrupt:
-        print("\nstopped: finished steps are kept; the same command goes on from there", file=sys.stderr)
+        print(f"\n{stopped_message(args)}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has left; without this, Python complains again when it flushes at exit.
@@ -115,6 +118,14 @@ def main(argv: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         sys.exit(report_error(error, debug))
+
+
+def stopped_message(args: Sequence[str]) -> str:
+    """What is left of a command that was stopped; only those that make artifacts go on later."""
+    name = next((arg for arg in args if arg != "--debug"), "")
+    if name in COMMANDS and COMMANDS[name].group in RESUMED:
+        return "stopped: finished steps are kept; the same command goes on from there"
+    return "stopped"
 
 
 def _require_utf8() -> None:

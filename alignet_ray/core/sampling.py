@@ -193,13 +193,18 @@ def shares(weights: dict[str, float], n: int) -> dict[str, int]:
 
 
 def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.ndarray, " n"]:
-    """Which images are set aside for validation: round(share * n) of them, those of lowest hash(seed, image_id)."""
+    """Which images are set aside for validation: `held_out_count` of them, those of lowest hash(seed, image_id)."""
     # By hash and not by a draw: two images keep their order when others are added or left out.
     start = scramble(np.array([seed % (1 << 63)], dtype=np.uint64))
     order = np.argsort(scramble(ids.astype(np.uint64) ^ start), kind="stable")
     chosen = np.zeros(len(ids), dtype=bool)
-    chosen[order[: round(share * len(ids))]] = True
+    chosen[order[: held_out_count(len(ids), share)]] = True
     return chosen
+
+
+def held_out_count(images: int, share: float) -> int:
+    """How many images `held_out` sets aside."""
+    return round(share * images)
 
 
 def _stream(

@@ -1,5 +1,6 @@
 """Sampling of image triplets: the training and validation images of a corpus, and the mixture of triplet kinds."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,6 +13,7 @@ from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import SUBSETS, Subset
 from alignet_ray.artifacts.schemas import positions_of
+from alignet_ray.config import Label
 from alignet_ray.core import sampling
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
@@ -124,12 +126,7 @@ def sample_triplets(
         UserError: the images do not give that many, or lie in no class folders where a kind needs classes.
     """
     images = int(pool.in_subset(subset).sum())
-    if images < 3:
-        raise UserError(
-            f"{images} of {len(pool.ids)} images are for {subset} triplets; a triplet needs 3: "
-            "change --label.held-out, or add images"
-        )
-
+    _require_three(subset, images, len(pool.ids))
     plan = _mixture_plan(pool, subset, count, weights)
     warning = ""
     # Few images are set aside, so fewer validation triplets than asked for are no error.
@@ -139,11 +136,40 @@ def sample_triplets(
     try:
         positions = sampling.mixture([*plan], seed, SUBSETS.index(subset))
     except sampling.Exhausted as error:
-        raise UserError(
-            f"--label.{subset} {count}: the {images} images for it give only {error.found} distinct triplets of kind "
-            f"{error.kind!r}: lower it, mix in --label.uniform, or add images"
-        ) from error
+        raise _too_few(subset, count, images, error) from error
     return SampledTriplets(pool.ids[positions], warning)
+
+
+def require_triplets(section: Label, images: int) -> None:
+    """Refuse a number of triplets that so many images cannot give, whatever their clusters and classes are.
+
+    Raises:
+        UserError: no image can be in a triplet, or there are fewer training triplets.
+    """
+    held_out = sampling.held_out_count(images, section.held_out)
+    _require_three("train", images - held_out, images)
+    _require_three("valid", held_out, images)
+    possible = math.comb(images - held_out, 3)
+    if section.train > possible:
+        raise _too_few("train", section.train, images - held_out, sampling.Exhausted("uniform", possible))
+
+
+def _require_three(subset: Subset, images: int, total: int) -> None:
+    if images < 3:
+        raise UserError(
+            f"{images} of {total} images are for {subset} triplets; a triplet needs 3: "
+            "change --label.held-out, or add images"
+        )
+
+
+def _too_few(subset: Subset, count: int, images: int, exhausted: sampling.Exhausted) -> UserError:
+    advice = "lower it, mix in --label.uniform, or add images"
+    if exhausted.kind == "uniform":
+        advice = "lower it, or add images"
+    return UserError(
+        f"--label.{subset} {count}: the {images} images for it give only {exhausted.found} distinct triplets of kind "
+        f"{exhausted.kind!r}: {advice}"
+    )
 
 
 def _mixture_plan(pool: ImagePool, subset: Subset, count: int, weights: Mapping[str, float]) -> list[_PlanEntry]:

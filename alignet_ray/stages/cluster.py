@@ -22,8 +22,7 @@ from alignet_ray.config import Cluster, Config
 from alignet_ray.core import gpu, kmeans
 from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.data.triplet_sampling import class_numbers
-from alignet_ray.errors import UserError
-from alignet_ray.stages import Work
+from alignet_ray.stages import Work, amounts
 from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import Artifact, JsonObject
 
@@ -112,7 +111,7 @@ def allowed_rows(matrix: FeatureMatrix, soften: Artifact | None) -> Int[np.ndarr
 def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, rows: np.ndarray) -> Cluster:
     """The section, with `k` replaced by the best candidate if there are candidates."""
     section = work.cfg.cluster
-    _check_k(section, len(rows))
+    amounts.require_clusters(work.cfg, len(rows))
     if not section.candidates:
         return section
 
@@ -131,20 +130,6 @@ def _choose_k(work: Work, artifact: ClusterArtifact, features: TeacherFeatures, 
     names = ", ".join(map(str, candidates))
     work.screen.line(f"   {candidates[best]} clusters, by the {section.choose} over {names}")
     return section.model_copy(update={"k": candidates[best]})
-
-
-def _check_k(section: Cluster, images: int) -> None:
-    """Raise a UserError if there are too few images for the clusters."""
-    candidates = section.candidates
-    field = "k"
-    if candidates:
-        field = "candidates"
-    largest = max(candidates or (section.k,))
-    if images < largest:
-        raise UserError(
-            f"cluster.{field} asks for {largest} clusters, but only {images} images may be clustered:"
-            f" set a smaller --cluster.{field}, or add images"
-        )
 
 
 def _fit_candidates(section: Cluster, features: TeacherFeatures, rows: np.ndarray, seed: int) -> list[CurvePoint]:

@@ -18,6 +18,7 @@ from alignet_ray.images.listings import Listings
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
 from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons, run_page
+from alignet_ray.stages.amounts import refuse_amounts
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
 from alignet_ray.tracking import Session, Tracker
@@ -205,6 +206,8 @@ def _state(
 ) -> tuple[str, str]:
     """A step's state and the reason: what differs from the newest artifact of the same node."""
     if artifact.finished:
+        # Now rather than after hours: another artifact's folder under this name, or half a copy.
+        artifact.read_manifest()
         return "finished", "is there already"
     if artifact.files(deep=True):
         return "partial", "was interrupted: finished parts are kept"
@@ -481,6 +484,9 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     if all(step.finished for step in steps):
         return
 
+    listings = Listings(runtime.cache_dir(cfg), fingerprints(steps))
+    refuse_amounts(cfg, [step.node.name for step in steps if not step.finished], listings)
+
     started = runtime.start(cfg)
     if started:
         screen.line(f"Ray's worker logs in {started.logs}")
@@ -490,7 +496,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     # Distributed steps wait for the nodes that the config asks for; others start at once.
     nodes = cluster_nodes.ClusterNodes(cfg, screen.line)
     artifacts = {step.node.name: step.artifact for step in steps}
-    runner = Runner(cfg, store, session, screen, Listings(runtime.cache_dir(cfg), fingerprints(steps)))
+    runner = Runner(cfg, store, session, screen, listings)
     for step in steps:
         if step.finished:
             screen.line(f"-- {step.node.name} {step.artifact.id}: reused")

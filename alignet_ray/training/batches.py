@@ -88,13 +88,18 @@ def distinct_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.nd
     Raises:
         UserError: there are fewer rows than a batch holds.
     """
-    _require_images(batch_size, rows)
+    require_images(batch_size, rows)
     epoch, position = divmod(step, rows // batch_size)
     start = position * batch_size
     return _epoch_order(seed, epoch, rows)[start : start + batch_size]
 
 
-def _require_images(batch_size: int, images: int) -> None:
+def require_images(batch_size: int, images: int) -> None:
+    """Refuse a batch of more distinct images than there are.
+
+    Raises:
+        UserError: there are fewer.
+    """
     if batch_size > images:
         raise UserError(
             f"a batch of {batch_size} distinct images, but only {images} to train on: set a smaller "
@@ -248,7 +253,7 @@ def fill_up(rng: np.random.Generator, drawn: np.ndarray, size: int, images: int)
     Raises:
         UserError: there are fewer images.
     """
-    _require_images(size, images)
+    require_images(size, images)
     taken = dict.fromkeys(drawn.tolist())
     while len(taken) < size:
         for position in rng.integers(0, images, size - len(taken)).tolist():

@@ -7,6 +7,7 @@ import pytest
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts, SetFacts
 from alignet_ray.core.scores import Score
+from alignet_ray.errors import UserError
 from alignet_ray.store import Manifest, Store
 
 SCORES = [
@@ -42,6 +43,21 @@ def test_no_scores_are_an_empty_table_with_all_columns(artifact: EvaluateArtifac
     artifact.write_scores([])
     assert artifact.scores().num_rows == 0
     assert artifact.scores().schema.names == schemas.SCORES.names
+
+
+def test_half_a_table_of_scores_and_other_columns_are_damage(artifact: EvaluateArtifact) -> None:
+    artifact.write_scores(SCORES)
+    finished = EvaluateArtifact(artifact.draft.finish(Manifest(id="e").to_json()))
+    whole = finished.scores()
+    artifact.draft.write_table("scores.parquet", whole.slice(0, 1))
+    with pytest.raises(UserError, match=r"scores\.parquet is damaged \([0-9,]+ bytes instead of .*delete the folder"):
+        finished.scores()
+
+    renamed = whole.rename_columns(["figure" if name == "value" else name for name in whole.column_names])
+    artifact.draft.write_table("scores.parquet", renamed)
+    artifact.draft.finish(Manifest(id="e").to_json())
+    with pytest.raises(UserError, match=r"scores\.parquet is damaged \(its columns are model, layer, .*figure"):
+        finished.scores()
 
 
 def test_facts_come_back_from_the_manifest(artifact: EvaluateArtifact) -> None:

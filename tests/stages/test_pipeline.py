@@ -12,7 +12,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.images import listing
 from alignet_ray.screen import Screen
 from alignet_ray.stages import STAGES, Work, graph, human_inputs, kept, pipeline, run_page
-from alignet_ray.store import SCHEMA, Store
+from alignet_ray.store import SCHEMA, Manifest, Store
 
 
 @pytest.fixture
@@ -64,6 +64,14 @@ def test_another_model_leaves_the_other_embeddings_alone(small: Config, store: S
     embedded = {name: id for name, id in before.items() if name.startswith("embed@")}
     assert embedded.items() <= after.items()
     assert len(after) == len(before) + 2, "the new model on two image sets"
+
+
+def test_another_artifacts_folder_is_not_planned_as_finished(small: Config, store: Store) -> None:
+    soften, *_ = pipeline.plan(small, store)
+    made = store.draft("soften", "0123456789ab").finish(Manifest(node="soften", id="0123456789ab").to_json())
+    Path(made.uri).rename(soften.artifact.uri)
+    with pytest.raises(UserError, match=r"artifact\.json is damaged \(it is about soften 0123456789ab\)"):
+        pipeline.plan(small, store)
 
 
 def test_ids_ignore_where_and_how(small: Config, store: Store) -> None:
