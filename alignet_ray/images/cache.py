@@ -4,9 +4,9 @@ A training run reads the same images at random over and over. Rows of the cache 
 of a machine share them, and reading one costs no more than copying it.
 """
 
-import errno
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from alignet_ray.artifacts.spans import NO_OFFSET, Span
+from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.storage import fetches
@@ -122,7 +123,7 @@ class CachedImages:
         """Make the file if this machine does not have it; its other processes wait for the one that does.
 
         Raises:
-            OSError: the disk is too small.
+            UserError: the disk is too small.
         """
         if self.source is not None and not self.path.exists():
             pack_once(self.path, self.source, lambda pack: pack.write(0, len(self.ids)))
@@ -161,7 +162,7 @@ class CacheWriter:
         """Reserve the space, and remove the leftovers of an interrupted run.
 
         Raises:
-            OSError: the disk is too small.
+            UserError: the disk is too small.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{target.name}.*"):
@@ -172,7 +173,11 @@ class CacheWriter:
         size = len(images.ids) * images.size**2 * 3
         free = shutil.disk_usage(target.parent).free
         if free < size:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are needed, {free:,} are free")
+            place = f"{target.parent} on {socket.gethostname()}"
+            raise UserError(
+                f"{place} is too small: {size:,} bytes are needed, {free:,} are free: make room there, or name another "
+                "folder with --cache-dir"
+            )
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
         with temporary.open("wb") as file:
             file.truncate(size)
@@ -205,7 +210,7 @@ def pack_once(target: Path, images: DecodedImages, pack: Callable[[CacheWriter],
         pack: fills it.
 
     Raises:
-        OSError: the disk is too small.
+        UserError: the disk is too small.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # Without the lock two trials of a sweep would each take the other's half file for a leftover.

@@ -225,12 +225,14 @@ def _train(config: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
 
 def is_leaving() -> bool:
     """Whether a machine of this training is about to be taken away; all processes ask equally often."""
-    from ray.train import get_preemption_info
+    import ray.train
 
     # A Ray of one machine is not asked: nobody takes a machine away from under its own program.
     if os.environ.get(NOTICE_WATCHER) == "0":
         return False
-    return get_preemption_info() is not None
+    # Ray 2.55 passes no notice on to training: a machine that goes is then lost without one.
+    notice = getattr(ray.train, "get_preemption_info", None)
+    return notice is not None and notice() is not None
 
 
 class Start(NamedTuple):

@@ -116,15 +116,16 @@ class StudentWorker:
         self.circumstances = circumstances
         self.checkpoints = checkpoints.CheckpointWriter(job.out)
         self.metrics = checkpoints.resume(job.out, self.training)
-        # Before the first update, as all processes wait for each other from then on.
-        if isinstance(job.images, CachedImages):
-            job.images.require()
         self.validation = validation_batch(job.label, settings.valid)
         self.last_log = time.monotonic()
         self.last_checkpoint: float | None = None
 
     def train(self) -> None:
         """Train to the end, then write the student and its metrics."""
+        # Before the first update, as all processes wait for each other from then on. Not before training: a machine
+        # whose disk is full is alone with that, and what ends `train` of one process is told to all.
+        if isinstance(self.job.images, CachedImages):
+            self.job.images.require()
         with closing(self.checkpoints):
             self._train()
 

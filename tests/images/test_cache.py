@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alignet_ray.errors import UserError
 from alignet_ray.images import cache
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, pack_once
 from alignet_ray.images.transform import PixelTransform
@@ -113,6 +114,6 @@ def test_a_disk_that_is_too_small_is_found_before_anything_is_decoded(
 ):
     needed = 7 * 3 * images.size**2
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
-    with pytest.raises(OSError, match=f"No space left on device: {needed:,} bytes are needed, {needed - 1:,} are free"):
+    with pytest.raises(UserError, match=rf"too small: {needed:,} bytes are needed, {needed - 1:,} are free: make room"):
         CacheWriter.begin(tmp_path / "x.u8", images)
     assert not list(tmp_path.glob("*.u8*"))

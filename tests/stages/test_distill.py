@@ -22,7 +22,7 @@ from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
-from alignet_ray.images.cache import CacheWriter
+from alignet_ray.images.cache import CachedImages, CacheWriter
 from alignet_ray.models.embedding_network import load_network, make_network
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
@@ -117,6 +117,21 @@ def alone(work: Work, workers: int = 1) -> StudentWorker:
     reported: list[dict[str, float]] = []
     work.facts = reported
     return StudentWorker(job, "cpu", reported.append)
+
+
+def test_a_machine_without_room_for_the_pixels_says_so_in_training_where_all_are_told(
+    pictures: Path, parents: dict[str, Artifact], store: Store, make_work: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when the process is built: the others would begin to train, and wait for it."""
+
+    def too_small(images: CachedImages) -> None:
+        raise UserError("/nvme on node-b is too small")
+
+    monkeypatch.setattr(CachedImages, "require", too_small)
+    worker = alone(make_work(config(pictures, store), "distill@student", parents))
+    with pytest.raises(UserError, match="node-b is too small"):
+        worker.train()
+    assert worker.training.step == 0
 
 
 def test_a_process_ends_with_the_same_student_wherever_it_is_interrupted(

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.train
 from ray import cloudpickle
 from ray.train import ScalingConfig
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
+from alignet_ray.runtime import NOTICE_WATCHER
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Reports, Start, Starts, run_training
+from alignet_ray.stages.ray_train import Reports, Start, Starts, is_leaving, run_training
 from alignet_ray.store import Draft, Store
 from alignet_ray.training.circumstances import NOTICE, Circumstances
 from alignet_ray.training.loop import BeginAgain
@@ -29,6 +31,24 @@ def out(store: Store) -> Draft:
 
 def checkpoint(out: Draft, step: int) -> None:
     out.write_bytes(f"checkpoints/step-{step:08d}.pt", b"")
+
+
+def test_a_machine_leaves_when_ray_says_so_and_never_where_ray_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(NOTICE_WATCHER, raising=False)
+    notices = iter([None, "in two minutes"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(notices))
+    assert [is_leaving(), is_leaving()] == [False, True]
+
+    # Ray of one machine: nobody asks, so that not even a notice would count.
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: "now")
+    monkeypatch.setenv(NOTICE_WATCHER, "0")
+    assert not is_leaving()
+    monkeypatch.delenv(NOTICE_WATCHER)
+    assert is_leaving()
+
+    # An earlier Ray has no such function.
+    monkeypatch.delattr(ray.train, "get_preemption_info")
+    assert not is_leaving()
 
 
 def test_losses_in_a_row_end_a_training_and_losses_after_progress_do_not(out: Draft) -> None:
