@@ -218,6 +218,15 @@ def ray_address(cfg: Config) -> str:
     return cfg.ray.address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
+def dashboard_line(places: RayPlaces) -> str:
+    """One line about where Ray's dashboard is, and what it asks for."""
+    line = f"Ray's dashboard at {places.dashboard}"
+    # Ray sets the variable when it starts or joins a cluster with tokens; without one the page shows nothing.
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        line += " (it asks for a token: `ray get-auth-token` prints it)"
+    return line
+
+
 def _places(context: Any) -> RayPlaces:
     """Where to look at the Ray that `ray.init` gave this context of."""
     logs = Path(context.address_info["session_dir"]) / "logs"

@@ -133,3 +133,11 @@ def test_in_a_thread_of_a_program_nothing_is_done_about_signals() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(work).result() == before
+
+
+@pytest.mark.parametrize(("mode", "ends"), [("token", "`ray get-auth-token` prints it)"), ("disabled", ":8265")])
+def test_who_opens_the_dashboard_knows_of_its_token(monkeypatch: pytest.MonkeyPatch, mode: str, ends: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    line = runtime.dashboard_line(runtime.RayPlaces("logs", "http://127.0.0.1:8265"))
+    assert line.startswith("Ray's dashboard at http://127.0.0.1:8265")
+    assert line.endswith(ends)

@@ -89,6 +89,7 @@ OVERVIEW = """alignet-ray: vision models aligned with human similarity judgement
 usage: alignet-ray COMMAND [OPTIONS]
 {commands}
 
+First try: `alignet-ray run smoke` generates its own images; minutes, no GPU.
 `alignet-ray run --help` lists the presets and the settings that matter most,
 `alignet-ray COMMAND --help` the options of a command. --version: the version.
 """

@@ -345,7 +345,7 @@ def _label_parts(
                 sums_by_part[part.name] = label_part(teacher, artifact, part, pool, aligned)
                 bar.add(1)
         else:
-            for part, part_sums in _label_in_tasks(artifact, parts, triplets, teacher, pool, aligned):
+            for part, part_sums in _label_in_tasks(work.node.name, artifact, parts, triplets, teacher, pool, aligned):
                 sums_by_part[part.name] = part_sums
                 bar.add(1)
 
@@ -357,6 +357,7 @@ def _label_parts(
 
 
 def _label_in_tasks(
+    node: str,
     artifact: LabelArtifact,
     parts: Sequence[PartTask],
     triplets: int,
@@ -370,8 +371,8 @@ def _label_in_tasks(
     shared_pool = ray.put(pool)  # once into the object store, instead of with every task
 
     def label(part: PartTask) -> Any:
-        # The name in Ray's dashboard and `ray list tasks`, such as `label train/part-00007`.
-        named = task.options(name=f"label {part.name.removesuffix('.parquet')}")
+        # The name in Ray's dashboard and `ray list tasks`, such as `label@aligned: train/part-00007`.
+        named = task.options(name=f"{node}: {part.name.removesuffix('.parquet')}")
         return named.remote(teacher, artifact, part, shared_pool, aligned)
 
     # Two tasks a core keep all cores busy; more would only hold their triplets in the object store.

@@ -491,7 +491,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     if started:
         screen.line(f"Ray's worker logs in {started.logs}")
         if started.dashboard:
-            screen.line(f"Ray's dashboard at {started.dashboard}")
+            screen.line(runtime.dashboard_line(started))
 
     # Distributed steps wait for the nodes that the config asks for; others start at once.
     nodes = cluster_nodes.ClusterNodes(cfg, screen.line)

@@ -53,8 +53,8 @@ def test_tasks_are_called_by_what_they_do(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cluster_nodes, "cluster_resources", lambda: offered)
     monkeypatch.setattr(label, "label_part", own_name)
     part = label.PartTask("train/part-00003.parquet", "train")
-    arguments: Any = (None, [part], 10, None, None, None)
-    assert list(label._label_in_tasks(*arguments)) == [(part, "label train/part-00003")]
+    arguments: Any = ("label@aligned", None, [part], 10, None, None, None)
+    assert list(label._label_in_tasks(*arguments)) == [(part, "label@aligned: train/part-00003")]
 
     monkeypatch.setattr(cluster, "curve_point", own_name)
     section = Config().cluster.model_copy(update={"candidates": (4, 2)})
