@@ -15,7 +15,7 @@ from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.student_files import RELEASED_TAU, Preparation
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
-from alignet_ray.errors import UserError
+from alignet_ray.errors import UserError, path_text
 from alignet_ray.screen import open_screen
 from alignet_ray.stages import STAGES, pipeline
 from alignet_ray.store import Artifact, Reference, Store
@@ -358,9 +358,10 @@ def verify(path: str | Path, **references: Any) -> FileCheck:
         if name not in known:
             raise UserError(f"there is no reference {name!r}: use {', '.join(known)}")
 
+    file = path_text(path, "the file to check")
     with _in_python():
-        kind, findings = examine(str(path), References(**references))
-    return FileCheck(str(path), kind, findings.ok, pd.DataFrame(findings.rows))
+        kind, findings = examine(file, References(**references))
+    return FileCheck(file, kind, findings.ok, pd.DataFrame(findings.rows))
 
 
 def embed(

@@ -140,6 +140,12 @@ def test_messages_name_settings_as_python_writes_them(tmp_path: Path) -> None:
         alignet_ray.list_runs(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("path", [None, 3, b"x", ["rows.txt"]])
+def test_what_is_no_path_is_not_called_a_missing_file(path: Any, untyped_caller: None) -> None:
+    with pytest.raises(UserError, match="is no path of the file to check: give it as text"):
+        alignet_ray.verify(path)
+
+
 @pytest.mark.parametrize(
     ("text", "in_python"),
     [

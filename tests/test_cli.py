@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import yaml
 
@@ -115,7 +114,7 @@ def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) 
 def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ("--store.root", str(tmp_path))
     draft = Store.open(str(tmp_path)).draft("evaluate", "e" * 12)
-    draft.write_table("scores.parquet", pa.table({"model": ["base"], "value": [0.5]}))
+    EvaluateArtifact(draft).write_scores([Score("base", "pre_logits", "objects", "odd_one_out", 0.5)])
     draft.finish({"node": "evaluate", "finished": 0.0})
     draft.write_bytes("triplets.txt", b"0 1 2\n" * 10)
     text = Config(name="night").to_yaml()
@@ -126,9 +125,8 @@ def test_results_can_be_read_as_json(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert listed["artifacts"][0]["artifact"] == "evaluate/" + "e" * 12
     assert json.loads(printed(capsys, "show", "night", "--json", *root))["name"] == "night"
     assert json.loads(printed(capsys, "show", "smoke", "--seed", "3", "--json", *root))["seed"] == 3
-    assert json.loads(printed(capsys, "compare", "night", "--json", *root)) == [
-        {"run": "night", "model": "base", "value": 0.5}
-    ]
+    (compared,) = json.loads(printed(capsys, "compare", "night", "--json", *root))
+    assert (compared["run"], compared["model"], compared["value"]) == ("night", "base", 0.5)
     checked = json.loads(printed(capsys, "verify", f"evaluate/{'e' * 12}/triplets.txt", "--json", *root))
     assert checked["kind"].startswith("human responses")
     assert {"check": "rows", "value": "10", "verdict": "ok", "note": ""} in checked["checks"]

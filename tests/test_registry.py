@@ -43,7 +43,16 @@ from alignet_ray.tracking import Session, client
 ROOT = Path(__file__).parent.parent
 NAME = "alignet-student"
 EXPERIMENT = "1"
-SCORE = {"dataset": "objects", "metric": "odd_one_out", "level": "", "low": 0.4, "high": 0.6, "n": 100}
+SCORE = {
+    "dataset": "objects",
+    "metric": "odd_one_out",
+    "level": "",
+    "low": 0.4,
+    "high": 0.6,
+    "n": 100,
+    "split": "test",
+    "seed": 0,
+}
 
 
 def artifact(store: Store, node: str, id: str, parents: dict[str, Artifact], facts: dict[str, Any]) -> Artifact:

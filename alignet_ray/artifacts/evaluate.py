@@ -76,7 +76,7 @@ class EvaluateArtifact(ArtifactView):
         # A study pools these rows: half of them would give other means, and no error.
         self.files.require_size(SCORES)
         table = self.files.read_table(SCORES)
-        if table.schema.names != schemas.SCORES.names:
+        if set(table.schema.names) != set(schemas.SCORES.names):
             raise self.files.damaged(SCORES, f"its columns are {', '.join(table.schema.names)}")
         return table
 

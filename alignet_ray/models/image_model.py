@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -401,6 +402,7 @@ class ImageModel:
 
     @torch.no_grad()
     def _forward(self, images: list[Tensor], layer: Layer) -> Float[np.ndarray, "b d"]:
+        _use_one_thread_after_fork()
         output = self(torch.stack(images).to(self.device))
         chosen: Tensor | None = output.embedding
         if layer == "head":
@@ -416,6 +418,20 @@ def _with_suffix(file: str | Path) -> Path:
     if path.suffix == ".npz":
         return path
     return path.with_name(f"{path.name}.npz")
+
+
+_is_forked = threading.Event()
+os.register_at_fork(after_in_child=_is_forked.set)
+
+
+def _use_one_thread_after_fork() -> None:
+    """Compute with one thread in a process that was forked (as `multiprocessing` does on Linux).
+
+    Torch's threads are not forked with the process, and waiting for them would never end.
+    """
+    if _is_forked.is_set():
+        torch.set_num_threads(1)
+        _is_forked.clear()
 
 
 def _require_count(name: str, number: int, what: str) -> None:

@@ -1,5 +1,7 @@
 """A loaded model takes pictures as people have them, and always gives what its network gives for them."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -323,3 +325,29 @@ def test_an_empty_path_is_no_picture(model: ImageModel) -> None:
             ask("")
     with pytest.raises(UserError, match="the path of a picture is empty"):
         model.distance([""], noise(1))
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np, torch
+from alignet_ray.models.hub import load
+
+torch.set_num_threads(4)
+model = load(sys.argv[1], device="cpu")
+pictures = list(np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), dtype=np.uint8))
+before = model.embed(pictures)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = np.allclose(model.embed(pictures), before, atol=1e-5)
+    os._exit(0 if same and torch.get_num_threads() == 1 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert torch.get_num_threads() == 4
+"""
+"""A program that embeds, forks, and embeds in both processes."""
+
+
+def test_a_forked_process_embeds_the_same(tmp_path: Path) -> None:
+    save_network(tmp_path, make_network(NETWORK, 64, 8, seed=1), {"role": "student"})
+    done = subprocess.run([sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
