@@ -3,6 +3,8 @@
 import base64
 import io
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,8 @@ def log_student(tracker: Tracker, student: LoggedStudent, name: str, card: Path)
     mlflow.set_tracking_uri(tracker.uri)
     try:
         with tracking.patient_uploads(), mlflow.start_run(run_id=tracker.server_id):
-            logged = _log_model(student, name)
+            with tempfile.TemporaryDirectory() as folder:
+                logged = _log_model(student, name, _package_code(Path(folder)))
             mlflow.log_artifact(str(card))
     finally:
         mlflow.set_tracking_uri(environment or "")
@@ -106,8 +109,15 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
     tracking.log_metrics(tracker.uri, tracker.server_id, metrics)
 
 
-def _log_model(student: LoggedStudent, name: str) -> LoggedModel:
-    """Within an MLflow run: as `log_student`."""
+def _package_code(folder: Path) -> Path:
+    """A copy of this package without the weights that it brings for generated worlds: no student needs them."""
+    package = Path(__file__).parent
+    ignored = shutil.ignore_patterns("*.safetensors", "__pycache__")
+    return Path(shutil.copytree(package, folder / package.name, ignore=ignored))
+
+
+def _log_model(student: LoggedStudent, name: str, code: Path) -> LoggedModel:
+    """Within an MLflow run: as `log_student`, with the code of the package in a folder of its name."""
     import mlflow
     import numpy as np
     import pandas
@@ -124,7 +134,7 @@ def _log_model(student: LoggedStudent, name: str) -> LoggedModel:
         artifacts={"student": str(student.folder)},
         pip_requirements=student.requirements,
         # The package's code, so that a server needs no installation of it.
-        code_paths=[str(Path(__file__).parent)],
+        code_paths=[str(code)],
         signature=ModelSignature(outputs=outputs),
         # As text, which is how image files travel by HTTP.
         input_example=pandas.DataFrame({"image": [base64.b64encode(_grey_png()).decode()]}),
