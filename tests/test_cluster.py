@@ -444,4 +444,5 @@ def test_a_job_ships_the_package_and_not_the_data(tmp_path: Path) -> None:
     }
     assert not {".git", ".github"} & top
     assert {"alignet_ray/cli/main.py", "jobs/pipeline.py"} <= set(names)
-    assert package.stat().st_size < 3_000_000
+    # The weights of the generated world's base network are 1.5 MB of it.
+    assert package.stat().st_size < 5_000_000

@@ -49,7 +49,8 @@ def test_three_folds_are_what_they_are_one_after_the_other(
             assert artifact.id == together[number][name].id, name
         for node, file in (("soften", "objects.parquet"), ("evaluate", "scores.parquet")):
             tables = [found[node].read_table(file).to_pandas() for found in (alone, together[number])]
-            pd.testing.assert_frame_equal(*tables, check_exact=True)
+            # To rounding: a task of Ray's has fewer threads, and the order of sums depends on their number.
+            pd.testing.assert_frame_equal(*tables, rtol=1e-9, atol=1e-12)
 
     # Every fold has a name that keeps its artifacts, and nothing is left to do.
     store = Store.open(str(tmp_path / "together"))

@@ -107,8 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
 
         if files.breaks_after:
             body = body[: files.breaks_after.pop(0)]
-        self.wfile.write(body)
+        # Counted before: who asked for it may be done, and look here, before the write returns.
         files.sent.append(len(body))
+        self.wfile.write(body)
 
 
 @contextmanager
