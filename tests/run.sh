@@ -14,5 +14,7 @@ if [ "${1:-}" = "--all" ]; then
   shift
   python -m pytest "$@"
 else
+  # One thread each: threads of two processes that wait for each other on the same cores cost several times the work.
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
   python -m pytest -m "not slow" -n "${TEST_PROCESSES:-2}" --dist loadscope --no-loadscope-reorder "$@"
 fi

@@ -31,11 +31,12 @@ ROOMS = {
     "demo": GROUND | {"core", "data", "artifacts", "images", "models"},
     "ask": GROUND | {"core", "data", "artifacts", "images", "human", "demo"},
 }
-MACHINERY = {"cluster_nodes", "runtime", "root_lease", "root_lock", "run_log", "tracking", "logged_student", "registry"}
+MACHINERY = {"cluster_nodes", "runtime", "root_lease", "root_lock", "run_log", "tracking", "train_reports"}
+MACHINERY |= {"logged_student", "registry"}
 ROOMS["stages"] = set(ROOMS) - {"demo"} | GROUND | MACHINERY
 ROOMS["sweep"] = ROOMS["stages"] | {"stages"}
 ROOMS["study"] = ROOMS["stages"] | {"stages"}
-RAY = ("stages/", "sweep/", "runtime.py", "cluster_nodes.py")
+RAY = ("stages/", "sweep/", "runtime.py", "cluster_nodes.py", "train_reports.py")
 """Where Ray may be imported."""
 
 

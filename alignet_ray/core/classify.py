@@ -2,9 +2,6 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize
-from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 
 def coordinates(
@@ -50,6 +47,10 @@ def fit_logistic(
     Returns:
         weights and biases; scores are features @ weights + biases.
     """
+    # Late: training processes import this module when they start, and need scipy at their end, if at all.
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
     problems, n, width = features.shape
     with_bias = np.concatenate([features, np.ones((problems, n, 1))], axis=2)
     target = np.eye(classes)[labels]
@@ -109,6 +110,8 @@ def auroc(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> f
     negatives = int((~positive).sum())
     if not positives or not negatives:
         return float("nan")
+    from scipy.stats import rankdata
+
     # The Mann-Whitney U statistic of the positives, as a share of all pairs.
     rank_sum = rankdata(score)[positive].sum()
     return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import scipy.io
 from jaxtyping import Float
-from scipy.spatial.distance import squareform
 
 from alignet_ray.core.similarity import check_matrix
 from alignet_ray.data.files import parse_array, parse_numbers, plain_text
@@ -50,6 +48,9 @@ def read_participants(path: str, kind: Kind, variable: str | None = None) -> Flo
     # Files, above all MATLAB's, often have extra dimensions of length one.
     values = np.squeeze(_load(path, variable))
     if values.ndim == 1:
+        # Late: scipy takes as long to import as all the rest of a command.
+        from scipy.spatial.distance import squareform
+
         try:
             values = squareform(values, checks=False)
         except ValueError as error:
@@ -88,6 +89,8 @@ def _load(path: str, variable: str | None) -> Float[np.ndarray, "..."]:
     data = read_bytes(path)
     try:
         if path.endswith(".mat"):
+            import scipy.io
+
             _check_compressed(data)
             stream: Any = io.BytesIO(data)
             return _choose_variable(scipy.io.loadmat(stream), variable, path)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, report
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.train import FailureConfig, RunConfig, ScalingConfig, report
 
+from alignet_ray import train_reports
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.runtime import NOTICE_WATCHER
 from alignet_ray.stages import Work
@@ -36,6 +36,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 MOST_STARTS = 100
 """Starts after which Ray itself gives up: `Starts` does so much earlier, unless processes die before it is asked."""
+
+SETTINGS = "settings"
+"""Key of the only thing that Ray Train hands to every process: a reference to what they all read."""
 
 ENDED = "ended"
 """Key of the last report of every process."""
@@ -112,22 +115,19 @@ def run_training(
     from ray.train.torch import TorchTrainer
 
     # Ray Train's own result has the last report only; the screen needs each one while training goes on.
-    queue = make_metrics_queue()
+    queue = train_reports.make_queue()
     # Checkpoints are written by the workers, not by Ray: a name of its own each time keeps Ray from resuming.
     run_config = RunConfig(
         name=f"{work.node.name}-{time.time_ns():x}",
         storage_path=f"{work.out.uri}/{SCRATCH}",
         failure_config=FailureConfig(max_failures=MOST_STARTS),
-        callbacks=[ForwardReports(queue)],  # type: ignore[list-item]
+        callbacks=[train_reports.ForwardReports(queue)],  # type: ignore[list-item]
     )
+    settings = {"make_worker": make_worker, "job": job, "out": work.out, "max_failures": max_failures}
     trainer = TorchTrainer(
         train_process,
-        train_loop_config={
-            "make_worker": make_worker,
-            "job": job,
-            "out": work.out,
-            "max_failures": max_failures,
-        },
+        # Ray's controller reads these, too: a reference spares it the import of all that training needs.
+        train_loop_config={SETTINGS: ray.put(settings)},
         scaling_config=scaling,
         run_config=run_config,
     )
@@ -161,7 +161,8 @@ def _forward_reports(
             deadline = time.monotonic()
             if not training.failure:
                 deadline += LAST_REPORTS_SECONDS
-        for reports in ray.get(queue.take.remote()):
+        for rows in ray.get(queue.take.remote()):
+            reports = [ProcessReport.from_row(row) for row in rows]
             if reports[0].ended:
                 ended = True
                 continue
@@ -183,19 +184,20 @@ def train_process(config: Mapping[str, Any]) -> None:
     from ray.train.collective import broadcast_from_rank_zero
 
     # The main process counts, and all of them go by what it says.
-    starts = Starts(config["out"], config["max_failures"])
+    settings: Mapping[str, Any] = ray.get(config[SETTINGS])
+    starts = Starts(settings["out"], settings["max_failures"])
     begun = None
     if get_context().get_world_rank() == 0:
         begun = starts.begin()
     start: Start = broadcast_from_rank_zero(begun)
 
-    problem = start.problem or _train(config, start, starts)
+    problem = start.problem or _train(settings, start, starts)
     if problem:
         report({"problem": problem})
     report({ENDED: 1})
 
 
-def _train(config: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
+def _train(settings: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
     """Train to the end; returns the problem that all processes meet alike, empty without any.
 
     Raises:
@@ -206,7 +208,7 @@ def _train(config: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
 
     circumstances = Circumstances(is_leaving, start.micro_batch, start.compile)
     try:
-        worker: Worker = config["make_worker"](config["job"], str(get_device()), report, circumstances)
+        worker: Worker = settings["make_worker"](settings["job"], str(get_device()), report, circumstances)
     except UserError as error:
         return str(error)
 
@@ -350,42 +352,3 @@ class BackgroundTraining:
     def join(self) -> None:
         """Wait for its end."""
         self.thread.join()
-
-
-class ForwardReports(UserCallback):
-    """Callback in Train's controller that hands the processes' reports on to the driver."""
-
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[JsonObject], checkpoint: Any) -> None:
-        """Called when all processes have reported."""
-        self.queue.put.remote([ProcessReport.from_row(row) for row in metrics])
-
-
-class MetricsQueue:
-    """An actor that holds reports until the driver takes them."""
-
-    def __init__(self) -> None:
-        self.reports: list[Reports] = []
-
-    def __repr__(self) -> str:
-        return "reports of training processes"  # its name in Ray's dashboard
-
-    def put(self, reports: Reports) -> None:
-        """Add what the processes have reported at the same time."""
-        self.reports.append(reports)
-
-    def take(self) -> list[Reports]:
-        """All reports since the last call."""
-        reports = self.reports
-        self.reports = []
-        return reports
-
-
-def make_metrics_queue() -> Any:
-    """Start the queue on the driver's node, because any other node may be lost."""
-    node = ray.get_runtime_context().get_node_id()
-    on_this_node = NodeAffinitySchedulingStrategy(node, soft=False)
-    actor: Any = ray.remote(num_cpus=0)(MetricsQueue)
-    return actor.options(scheduling_strategy=on_this_node).remote()
