@@ -19,7 +19,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, SUBSETS
 from alignet_ray.artifacts.transforms import TRANSFORM
 from alignet_ray.core import consistency, labelling
-from alignet_ray.core.triplets import set_keys
+from alignet_ray.core.triplet_rows import set_keys
 from alignet_ray.data import deepmind
 from alignet_ray.errors import UserError, first_line, path_text, require_named, require_regular
 from alignet_ray.findings import INFO, OK, WARNING, WRONG, Findings

@@ -24,7 +24,7 @@ from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.scores import mean_interval
 from alignet_ray.core.trace_norm import PeopleModel
-from alignet_ray.core.triplets import odd_last
+from alignet_ray.core.triplet_rows import odd_last
 
 FIRST = 100
 """Answers before the first fit, at least; until then all questions are random."""

@@ -32,7 +32,7 @@ class QuestionForm:
 
     @property
     def pairs(self) -> int:
-        """How many of `core.triplets.PAIRS` compete, the first ones: as many as images can be chosen."""
+        """How many of `core.triplet_rows.PAIRS` compete, the first ones: as many as images can be chosen."""
         return len(self.positions)
 
     def label(self, position: int) -> int:

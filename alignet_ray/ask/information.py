@@ -8,7 +8,8 @@ from scipy.special import entr, softmax
 
 from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.study_file import Mode
-from alignet_ray.core.triplets import gram_similarities, set_keys
+from alignet_ray.core.triplet_rows import set_keys
+from alignet_ray.core.triplets import gram_similarities
 
 BITS = 21
 """Bits of an object's number in a key: enough for two million objects."""
@@ -39,7 +40,7 @@ def unseen(questions: Int64[np.ndarray, "n 3"], seen: Int64[np.ndarray, " k"], m
 def choice_probabilities(
     gram: Float[np.ndarray, "m m"], questions: Int64[np.ndarray, "n 3"], mode: Mode
 ) -> Float[np.ndarray, "n c"]:
-    """How likely people are to choose each of the pairs that compete, in the order of `core.triplets.PAIRS`.
+    """How likely people are to choose each of the pairs that compete, in the order of `core.triplet_rows.PAIRS`.
 
     In a reference comparison the two pairs with the reference compete, which are the first ones.
 

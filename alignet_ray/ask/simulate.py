@@ -14,7 +14,7 @@ from alignet_ray.ask.study_file import Mode
 from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.trace_norm import PeopleModel
-from alignet_ray.core.triplets import odd_last
+from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.errors import UserError
 from alignet_ray.screen import TableRow
 

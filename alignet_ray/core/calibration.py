@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import entr, log_softmax
 
-from alignet_ray.core.triplets import TIE
+from alignet_ray.core.triplet_rows import TIE
 
 
 def cross_entropy(logits: Float[np.ndarray, "t 3"], human: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, " t"]:

@@ -1,7 +1,7 @@
 """Reference comparisons: which of two objects is more like a third one; people's votes, and how well a model agrees.
 
 A row names (reference, a, b). Of the three pairs of a triplet only (reference, a) and (reference, b) compete, in the
-order of `core.triplets.PAIRS` the first two; the pair (a, b) is never asked about.
+order of `core.triplet_rows.PAIRS` the first two; the pair (a, b) is never asked about.
 """
 
 from typing import NamedTuple

@@ -8,7 +8,7 @@ import scipy.sparse as sparse
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse.linalg import svds
 
-from alignet_ray.core.triplets import ODD_LAST, set_keys
+from alignet_ray.core.triplet_rows import ODD_LAST, set_keys
 
 ODD_POSITIONS = ("last", "middle", "first")
 """Positions that the odd one may have in a row, in the order in which `ODD_LAST` lists their columns."""

@@ -10,7 +10,8 @@ from scipy.special import softmax
 from torch import Tensor
 
 from alignet_ray.core import calibration
-from alignet_ray.core.triplets import PAIRS, pair_similarities
+from alignet_ray.core.triplet_rows import PAIRS
+from alignet_ray.core.triplets import pair_similarities
 
 GATHER = 48
 """Triplets per gather: their rows, in float16 and float32, fit into a core's second-level cache."""

@@ -4,7 +4,7 @@ The divergences are those of Muttenthaler et al., "Aligning machine and human vi
 levels" (Nature 2025). Their released code takes `softmax` and then `log`, which gives infinities and NaN gradients at
 logits of +-300; these stay finite.
 
-Similarities come in the order of `core.triplets.PAIRS`. A teacher's similarities are logits at temperature 1; `tau`
+Similarities come in the order of `core.triplet_rows.PAIRS`. A teacher's similarities are logits at temperature 1; `tau`
 divides the student's alone. Unless it says "mean", a loss has one value per triplet.
 """
 

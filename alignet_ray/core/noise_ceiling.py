@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from scipy.stats import rankdata
 
 from alignet_ray.core import scores, similarity
-from alignet_ray.core.triplets import set_keys
+from alignet_ray.core.triplet_rows import set_keys
 
 Method = Literal["spearman", "pearson"]
 

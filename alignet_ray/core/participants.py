@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import binom
 
 from alignet_ray.core.scores import CHANCE
 
@@ -75,6 +74,9 @@ def fits(
         is_hit: whether the model predicts it.
         times: response times in milliseconds; NaN where unknown.
     """
+    # Late: scipy.stats takes half a second to import, and few of those who import this module call it.
+    from scipy.stats import binom
+
     names, person_of = np.unique(np.asarray(participants, dtype=object).astype(str), return_inverse=True)
     # A model that predicts nobody's answers tells nobody apart.
     usual = min(max(float(is_hit.mean()), CHANCE), 1 - 1e-6)

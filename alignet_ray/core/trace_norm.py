@@ -16,7 +16,8 @@ from torch import Tensor
 
 from alignet_ray.core.answer_rows import AnswerRows, competing
 from alignet_ray.core.optim import cosine_to_twentieth
-from alignet_ray.core.triplets import PAIRS, gram_similarities, pair_similarities
+from alignet_ray.core.triplet_rows import PAIRS
+from alignet_ray.core.triplets import gram_similarities, pair_similarities
 
 DIMS = 12
 """Dimensions of the vectors, at most."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
 
 from alignet_ray.artifacts.schemas import TRIPLETS, check, positions_of
+from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.errors import UserError, first_line
 
 MEMBERS = ("filenames", "similarities")
@@ -157,9 +158,6 @@ def most_similar_pair_first(
     ids: Int64[np.ndarray, "n 3"], similarities: Float32[np.ndarray, "n 3"]
 ) -> tuple[Int64[np.ndarray, "n 3"], Float32[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
     """Images and similarities permuted together, so that pair 01 is the most similar one; and which rows were moved."""
-    # Late, since it brings torch, which most readers of this module's other parts do not need.
-    from alignet_ray.core.triplets import odd_last
-
     # The most similar pair leaves the third image as the odd one.
     best = similarities.argmax(axis=1)
     moved_similarities = np.take_along_axis(similarities, PAIR_ORDER[best], axis=1)

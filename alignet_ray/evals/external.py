@@ -13,7 +13,8 @@ from alignet_ray.core import calibration, labelling, scores, similarity
 from alignet_ray.core.comparisons import CANDIDATES, Comparisons, majority_share, vote_agreement
 from alignet_ray.core.noise_ceiling import noise_ceilings, repeated
 from alignet_ray.core.scores import Score
-from alignet_ray.core.triplets import TIE, choices, set_keys
+from alignet_ray.core.triplet_rows import TIE, set_keys
+from alignet_ray.core.triplets import choices
 from alignet_ray.evals import paired, rsa
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core import noise_ceiling, scores, similarity
 from alignet_ray.core.scores import Score
-from alignet_ray.core.triplets import TIE, choices, expected_agreement, gram_similarities
+from alignet_ray.core.triplet_rows import TIE
+from alignet_ray.core.triplets import choices, expected_agreement, gram_similarities
 from alignet_ray.evals.annotated_objects import AnnotatedObjects, TripletTrials
 from alignet_ray.evals.spaces import EmbeddingSpace
 

@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 from jaxtyping import Int64
 
 from alignet_ray.artifacts.schemas import ANSWERS
-from alignet_ray.core.triplets import odd_last
+from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.data.files import delimiter_of, parse_array, plain_text
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human import answer_tables

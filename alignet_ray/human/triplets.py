@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
-from alignet_ray.core import vice
 from alignet_ray.data.files import parse_array, parse_numbers, plain_text, require_rows
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.human.answer_tables import MOST_OBJECTS, LineNumbers, require_countable
@@ -152,6 +151,9 @@ class Plausibility:
 
 def plausibility(rows: Int64[np.ndarray, "n 3"], reference: Float[np.ndarray, "m d"]) -> Plausibility:
     """Compare responses with a reference embedding, on at most `CHECKED_ROWS` rows spread over the file."""
+    # Late, since it brings torch, which commands that only look at a run do without.
+    from alignet_ray.core import vice
+
     # Spread over the file, as rows may be sorted by object.
     step = max(1, len(rows) // CHECKED_ROWS)
     embedding = reference.astype(np.float32)

@@ -7,7 +7,6 @@ from alignet_ray.core import sampling
 from alignet_ray.data import triplet_sampling
 from alignet_ray.errors import UserError
 from alignet_ray.images.listings import Listings
-from alignet_ray.training.batches import require_images
 
 
 def refuse_amounts(cfg: Config, names: Collection[str], listings: Listings) -> None:
@@ -32,7 +31,7 @@ def refuse_amounts(cfg: Config, names: Collection[str], listings: Listings) -> N
     if "label@aligned" in names and not cfg.label.from_:
         triplet_sampling.require_triplets(cfg.label, images)
     if "distill@student" in names and cfg.distill.batching == "in_batch":
-        require_images(cfg.distill.batch_size, images - sampling.held_out_count(images, cfg.label.held_out))
+        sampling.require_images(cfg.distill.batch_size, images - sampling.held_out_count(images, cfg.label.held_out))
 
 
 def require_clusters(cfg: Config, images: int) -> None:

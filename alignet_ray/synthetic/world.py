@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 from scipy.special import softmax
 
-from alignet_ray.core.triplets import gram_similarities, odd_last
+from alignet_ray.core.triplet_rows import odd_last
+from alignet_ray.core.triplets import gram_similarities
 from alignet_ray.synthetic import base
 from alignet_ray.synthetic.pretrain import BaseRecipe
 from alignet_ray.synthetic.render import TRAITS, Appearance, render, sample_appearance

@@ -21,7 +21,6 @@ from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, Label
 from alignet_ray.core import sampling
 from alignet_ray.core.gpu import exact_products
 from alignet_ray.core.triplets import gram_similarities
-from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
 
@@ -88,23 +87,10 @@ def distinct_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.nd
     Raises:
         UserError: there are fewer rows than a batch holds.
     """
-    require_images(batch_size, rows)
+    sampling.require_images(batch_size, rows)
     epoch, position = divmod(step, rows // batch_size)
     start = position * batch_size
     return _epoch_order(seed, epoch, rows)[start : start + batch_size]
-
-
-def require_images(batch_size: int, images: int) -> None:
-    """Refuse a batch of more distinct images than there are.
-
-    Raises:
-        UserError: there are fewer.
-    """
-    if batch_size > images:
-        raise UserError(
-            f"a batch of {batch_size} distinct images, but only {images} to train on: set a smaller "
-            "--distill.batch-size"
-        )
 
 
 @dataclass(frozen=True)
@@ -253,7 +239,7 @@ def fill_up(rng: np.random.Generator, drawn: np.ndarray, size: int, images: int)
     Raises:
         UserError: there are fewer images.
     """
-    require_images(size, images)
+    sampling.require_images(size, images)
     taken = dict.fromkeys(drawn.tolist())
     while len(taken) < size:
         for position in rng.integers(0, images, size - len(taken)).tolist():

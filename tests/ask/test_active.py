@@ -12,7 +12,7 @@ from alignet_ray.ask.dealer import Dealer
 from alignet_ray.ask.forms import question_key
 from alignet_ray.ask.study_file import StudyFile
 from alignet_ray.core.trace_norm import DIMS, PRECISION, PeopleModel
-from alignet_ray.core.triplets import set_keys
+from alignet_ray.core.triplet_rows import set_keys
 
 
 def study_of(folder: Path, answers: int) -> StudyFile:

@@ -7,7 +7,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from alignet_ray.core import calibration
-from alignet_ray.core.triplets import TIE
+from alignet_ray.core.triplet_rows import TIE
 
 
 @given(st.integers(0, 10_000))

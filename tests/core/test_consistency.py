@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignet_ray.core import consistency
-from alignet_ray.core.triplets import set_keys
+from alignet_ray.core.triplet_rows import set_keys
 
 
 def responses(n: int, m: int = 60, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from alignet_ray.core import sampling
 from alignet_ray.core.sampling import Exhausted, Groups, group_by, sample
-from alignet_ray.core.triplets import set_keys
+from alignet_ray.core.triplet_rows import set_keys
 
 KINDS = list(sampling.DRAWS)
 

@@ -8,7 +8,8 @@ from alignet_ray.ask.information import random_questions
 from alignet_ray.core import trace_norm
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.trace_norm import PRECISION, PeopleModel, _precision
-from alignet_ray.core.triplets import gram_similarities, odd_last, pair_similarities
+from alignet_ray.core.triplet_rows import odd_last
+from alignet_ray.core.triplets import gram_similarities, pair_similarities
 
 
 def answers(count: int, seed: int, objects: int = 20) -> np.ndarray:

@@ -2,8 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignet_ray.core.triplet_rows import TIE
 from alignet_ray.core.triplets import (
-    TIE,
     choice_agreement,
     choice_probabilities,
     choices,

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from alignet_ray.core import similarity
 from alignet_ray.core.comparisons import Comparisons, no_comparisons
 from alignet_ray.core.scores import DATASETS, Score
-from alignet_ray.core.triplets import odd_last
+from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.evals import external, judgement_sets, ood
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human.benchmarks import ImageResponses

@@ -8,7 +8,8 @@ import pytest
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
 from alignet_ray.core.comparisons import Comparisons, no_comparisons
-from alignet_ray.core.triplets import gram_similarities, odd_last
+from alignet_ray.core.triplet_rows import odd_last
+from alignet_ray.core.triplets import gram_similarities
 from alignet_ray.human.answers import Answers
 from alignet_ray.stages import Work, people_model
 
