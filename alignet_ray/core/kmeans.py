@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 
 from alignet_ray.core.gpu import exact_products
@@ -49,6 +48,9 @@ class Partial(NamedTuple):
 
 def seed_centroids(x: Float[np.ndarray, "n d"], k: int, seed: int) -> Float[np.ndarray, "k d"]:
     """k-means++ centroids (scikit-learn) from a sample of rows, float32."""
+    # Late: a plan, and a run with nothing to do, import this module and cluster nothing.
+    from sklearn.cluster import kmeans_plusplus
+
     centroids, _ = kmeans_plusplus(np.ascontiguousarray(x, dtype=np.float32), k, random_state=seed)
     return np.asarray(centroids, dtype=np.float32)
 
