@@ -4,6 +4,7 @@
     python jobs/bench.py embed --images DIR [--model NAME] [--size SIDE] [--json FILE]      (bench_embed.py)
     python jobs/bench.py distill [--model NAME] [--size SIDE] [--batch N] [--json FILE]     (bench_distill.py)
     python jobs/bench.py scale [PART ...] [--images N ...] [--json FILE]                    (bench_scale.py)
+    python jobs/bench.py start [--rounds N] [--json FILE]                                   (bench_start.py)
 
 A bench is a generator of rows in BENCHES; ratios refer to its first row. Timings are medians and depend on the machine:
 compare ratios only.
@@ -386,7 +387,7 @@ def measure(name: str, size: Size) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the benches that are named."""
     # These have options of their own. The path is for `alignet-ray bench` and for spawned processes.
-    if sys.argv[1:2] in (["embed"], ["distill"], ["scale"]):
+    if sys.argv[1:2] in (["embed"], ["distill"], ["scale"], ["start"]):
         sys.path.insert(0, str(Path(__file__).parent))
         importlib.import_module(f"bench_{sys.argv[1]}").main(sys.argv[2:])
         return
