@@ -142,7 +142,16 @@ def pixels(size: Size, folder: Path) -> Iterator[Row]:
         coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3), dtype=np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=95)
 
-    view = PixelTransform({"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875})
+    view = PixelTransform(
+        {
+            "input_size": (3, 224, 224),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "crop_pct": 0.875,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+        }
+    )
     ids = np.arange(count)
     paths = pa.array([f"{i}.jpg" for i in range(count)])
     decoder = DecodedImages(str(folder), ids, paths, view, cores)

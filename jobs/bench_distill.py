@@ -119,9 +119,10 @@ def bare_step(args: argparse.Namespace, device: str) -> float:
             start = now(device)
         training.optimizer.zero_grad(set_to_none=True)
         squares = [output.square().mean() for output in network(images) if output is not None]
-        torch.autograd.backward(sum(squares))
+        torch.autograd.backward(torch.stack(squares).sum())
         training.optimizer.step()
-    return (now(device) - start) / args.steps / args.batch
+    seconds: float = (now(device) - start) / args.steps / args.batch
+    return seconds
 
 
 def loop(mode: str, args: argparse.Namespace, device: str, report: OnUpdate | None = None) -> float:

@@ -8,7 +8,7 @@ source jobs/environment.sh test
 
 ruff check .
 ruff format --check .
-mypy alignet_ray
+mypy alignet_ray jobs
 # Two test processes divide the default tests by file. Slow ones stop processes and fill disks, so they run alone.
 if [ "${1:-}" = "--all" ]; then
   shift
