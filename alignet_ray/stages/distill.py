@@ -5,6 +5,7 @@ stage's inputs, its processes, and what a person sees meanwhile.
 """
 
 import os
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,19 @@ from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.models.model_spec import ModelSpec
+from alignet_ray.screen import Progress
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import DISK_ERRORS, MetricsRow, Reports, disk_problem, run_training
+from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
     from alignet_ray.images.cache import CacheWriter
 
 VERSION = 5
+
+PACKED_AT_ONCE = 32
+"""Images that this process packs before it asks itself whether tasks would do the rest sooner."""
 
 SHOWN_STALL = 0.05
 """Share of the time above which the progress line says that training waits for images."""
@@ -158,21 +164,47 @@ def _first_step(work: Work) -> int:
 
 
 def _pack_images(work: Work, pack: "CacheWriter") -> None:
-    """Decode and resize all images, a range of them in each Ray task."""
+    """Decode and resize all images: here while the rest takes a few seconds, otherwise a range in each Ray task."""
+    total = len(pack.images.ids)
+    with work.screen.progress(total, "images packed") as bar:
+        packed = 0
+        if stays_here(work.cfg, 0):
+            packed = _pack_here(work, pack, bar)
+        if packed < total:
+            _pack_in_tasks(work, pack, packed, bar)
+
+
+def _pack_here(work: Work, pack: "CacheWriter", bar: Progress) -> int:
+    """Pack images in this process until the rest would take too long; returns how many it has packed."""
+    total = len(pack.images.ids)
+    for start in range(0, total, PACKED_AT_ONCE):
+        stop = min(start + PACKED_AT_ONCE, total)
+        begun = time.perf_counter()
+        bar.add(pack.write(start, stop))
+        seconds = time.perf_counter() - begun
+
+        # The first images wait for the decoders to be imported, which says nothing about the others.
+        left = seconds / (stop - start) * (total - stop)
+        if start and not stays_here(work.cfg, left):
+            return stop
+    return total
+
+
+def _pack_in_tasks(work: Work, pack: "CacheWriter", packed: int, bar: Progress) -> None:
+    """Pack the images from this one on, a range of them in each Ray task."""
     # Ranges small enough to keep every core busy to the end, large enough to be worth a task.
     total = len(pack.images.ids)
-    size = max(16, min(4096, total // 16))
+    size = max(16, min(4096, (total - packed) // 16))
     shared = ray.put(pack)
     task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
     pending = []
-    for start in range(0, total, size):
+    for start in range(packed, total, size):
         stop = min(start + size, total)
         named = task.options(name=f"{work.node.name}: pack images {start} to {stop - 1}")
         pending.append(named.remote(shared, start, stop))
-    with work.screen.progress(total, "images packed") as bar:
-        while pending:
-            done, pending = ray.wait(pending)
-            bar.add(sum(ray.get(done)))
+    while pending:
+        done, pending = ray.wait(pending)
+        bar.add(sum(ray.get(done)))
 
 
 def _pack_range(pack: "CacheWriter", start: int, stop: int) -> int:

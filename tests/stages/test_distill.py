@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from alignet_ray.config import Config
 from alignet_ray.core.labelling import odd_last, similarities
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
-from alignet_ray.images.cache import CachedImages, CacheWriter
+from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, pack_once
+from alignet_ray.images.transform import PixelTransform
+from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.embedding_network import load_network, make_network
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
@@ -117,6 +120,40 @@ def alone(work: Work, workers: int = 1) -> StudentWorker:
     reported: list[dict[str, float]] = []
     work.facts = reported
     return StudentWorker(job, "cpu", reported.append)
+
+
+def packed_file(pictures: Path, folder: Path, work: Work) -> bytes:
+    """The file that the stage packs all pictures into."""
+    listed = listing.list_images(str(pictures))
+    view = PixelTransform(load_backbone("random:test_efficientnet_ln", 32).data_config)
+    images = DecodedImages(str(pictures), listed["image_id"].to_numpy(), listed["path"].combine_chunks(), view, 1)
+    target = folder / "pixels"
+    pack_once(target, images, partial(distill._pack_images, work))
+    return target.read_bytes()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_images_packed_here_and_in_tasks_are_the_same(
+    pictures: Path,
+    store: Store,
+    parents: dict[str, Artifact],
+    make_work: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg = config(pictures, store)
+    in_tasks = packed_file(pictures, tmp_path / "tasks", make_work(cfg, "distill@student", parents))
+
+    # Few images: no task is begun, which the absence of Ray's `put` shows.
+    here = make_work(cfg, "distill@student", parents, "here", force=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(distill.ray, "put", lambda _: pytest.fail("a task was begun"))
+        assert packed_file(pictures, tmp_path / "here", here) == in_tasks
+
+    # Slow ones: the first two pieces here, the rest in tasks.
+    monkeypatch.setattr(distill, "PACKED_AT_ONCE", 4)
+    monkeypatch.setattr("alignet_ray.stages.small_work.START_SECONDS", 1e-9)
+    assert packed_file(pictures, tmp_path / "both", here) == in_tasks
 
 
 def test_a_machine_without_room_for_the_pixels_says_so_in_training_where_all_are_told(
