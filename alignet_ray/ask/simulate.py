@@ -152,18 +152,21 @@ def simulate(
     """
     objects = len(embedding)
     form = FORMS[plan.mode]
+    total = plan.people * plan.trials
+
+    # The questions that test the model are never asked.
     tested = min(TEST_QUESTIONS, count_questions(objects, plan.mode) // 5)
     test = random_questions(objects, tested, np.random.default_rng([seed, 1]), plan.mode)
     forbidden = question_keys(test, plan.mode)
     rng = np.random.default_rng([seed, 2])
     people = SimulatedPeople(embedding, plan, rng)
     truth = people.probabilities(test)
-    total = plan.people * plan.trials
 
     rows = np.empty((0, 3), dtype=np.int64)
     model = None
     curve = Curve([], [], float(truth.max(axis=1).mean()), form.chance)
     while len(rows) < total:
+        # As in a study: so many answers, then the next fit.
         count = min(due(len(rows), objects), total - len(rows))
         chooser = None
         if sampler == "active":
@@ -171,6 +174,8 @@ def simulate(
         asked = _questions(chooser, count, plan, objects, rng, forbidden)
         rows = np.concatenate([rows, people.answer(asked)])
         forbidden = np.concatenate([forbidden, question_keys(asked, plan.mode)])
+
+        # From the last fit on, which takes fewer steps than to begin anew.
         model = trace_norm.fit(AnswerRows(*by_kind(rows, plan.mode)), objects, seed, model)
         chosen = model.choices(test, form.pairs)
         curve.answers.append(len(rows))
@@ -214,8 +219,10 @@ def compare(curves: Sequence[tuple[Curve, Curve]]) -> list[TableRow]:
             second = active.needed(active.at_share(share))
             if first is not None and second is not None:
                 pairs.append((first, second))
+        # A level that some study never reached has no mean.
         if len(pairs) < len(curves):
             continue
+
         ratios = [second / first for first, second in pairs]
         agreement = float(np.mean([random.at_share(share) for random, _ in curves]))
         rows.append(

@@ -157,11 +157,14 @@ class Pictures:
         """
         digests = [digest_of(data) for data in contents]
         known = self._known
+
+        # What the run has embedded is taken over, for pictures with content: an empty one has none to be known by.
         if self._stored is not None:
             row_of = self._stored.row_of
             there = [position for position, path in enumerate(paths) if path in row_of and contents[position]]
             vectors = self._stored.take([paths[position] for position in there])
             known.add([digests[position] for position in there], vectors)
+
         new = [position for position, digest in enumerate(digests) if digest not in known]
         reasons: list[str] = []
         if new:

@@ -189,12 +189,15 @@ def _counted_votes(columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
             f"{path}: {int(is_negative.sum()):,} rows have negative votes (first: line {lines.first_of(is_negative)}): "
             "give counts of people, from 0"
         )
+
+    # Counts so large are something else, such as identifiers in the wrong column.
     is_huge = np.asarray((votes > MOST_VOTES).any(axis=1))
     if is_huge.any():
         raise UserError(
             f"{path}: {int(is_huge.sum()):,} rows have more than {MOST_VOTES:,} votes for one side "
             f"(first: line {lines.first_of(is_huge)}): give counts of people"
         )
+
     total = votes.sum(axis=1)
     is_empty: Bool[np.ndarray, " n"] = np.logical_not(np.isfinite(total) & (total > 0))
     if is_empty.any():

@@ -99,6 +99,7 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
             score = found.scores[run].get(key)
             if score is None:
                 continue
+            # Runs of a model share seven tenths of its row, so that the rows stay apart.
             height = -row - 0.7 * position / len(runs)
             if not isnan(score.low):
                 axes.plot([100 * score.low, 100 * score.high], [height, height], color=colour, lw=1.5)
@@ -109,6 +110,8 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
     axes.set_yticks(middles, row_titles(keys))
     axes.set_xlabel("agreement with people, %", fontsize=12)
     axes.grid(axis="x", color=figures.GRID)
+
+    # Colours are those of models; runs differ by their marks alone.
     if len(runs) > 1:
         marks = [MARKERS[position % len(MARKERS)] for position in range(len(runs))]
         handles = [Line2D([], [], marker=mark, color=NEUTRAL, ls="", ms=7) for mark in marks]

@@ -97,6 +97,8 @@ def fit(work: Work, given: Answers, count: int) -> PeopleFit:
     soften = work.cfg.soften
     answers = _AnswerSet(given)
     model: str = soften.model
+
+    # Held-out answers serve two ends: to choose between models, and to say what more answers would bring.
     trial = None
     if soften.model == AUTO or soften.forecast:
         if len(answers) >= learning_curve.MIN_ANSWERS:
@@ -106,7 +108,9 @@ def fit(work: Work, given: Answers, count: int) -> PeopleFit:
                 f"{len(answers)} answers are too few to hold some out (from {learning_curve.MIN_ANSWERS} on): models "
                 "of people are not compared, and nothing is said about more answers"
             )
+
     if model == AUTO:
+        # Of too few answers to compare, the model with the stronger prior makes more.
         model = TRACE_NORM
         if trial:
             model = trial.best()

@@ -25,6 +25,8 @@ def review(work: Work, given: Answers, table: ResponseTable | None, posterior: P
     """
     if table is None or not table.participants:
         return []
+
+    # Only odd-one-out answers come with who gave them, so no comparisons are predicted.
     soften = work.cfg.soften
     none = np.empty((0, 3), np.int64)
     found = vice.predict(*posterior, given.triplets, none, soften.num_samples, work.cfg.seed)
