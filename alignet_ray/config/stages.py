@@ -317,6 +317,9 @@ class Distill(Section):
     """Decode and resize every image once into a memory-mapped file; otherwise decode images whenever they are drawn."""
     locality: float = Field(0.0, ge=0)
     """Weight of gLocal's local term, which preserves each image's neighbours (costs a forward pass of the base)."""
+    class_retention: float = Field(0.0, ge=0)
+    """Weight of a term that keeps the classes that the network was trained with (learning without forgetting; costs a
+    forward pass of the base). Needs weights that come with their classifier."""
     valid: RuntimeOnly[int] = Field(500, ge=1)
     """Validation triplets used during training."""
     valid_every: RuntimeOnly[int] = Field(100, ge=1)

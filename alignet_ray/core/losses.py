@@ -67,13 +67,25 @@ def locality(before: Float[Tensor, "n d"], after: Float[Tensor, "n e"], tau: flo
     return -(target * log_neighbours.masked_fill(itself, 0)).sum(dim=-1).mean()
 
 
+def class_retention(before: Float[Tensor, "n c"], after: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    """Mean KL(before || after) of class probabilities, in nats: zero where a network tells classes as it did.
+
+    Learning without forgetting, at temperature 1 (Li and Hoiem, ECCV 2016).
+
+    Args:
+        before: class logits of each image before training.
+        after: the same classifier's logits now.
+    """
+    return _kl(before.log_softmax(dim=-1), after.log_softmax(dim=-1)).mean()
+
+
 def identity_penalty(weights: Float[Tensor, "p p"]) -> Float[Tensor, ""]:
     """gLocal's R_eye = ||W - mean(diag W) I||_F^2: squared distance to the nearest multiple of the identity."""
     identity = torch.eye(len(weights), dtype=weights.dtype, device=weights.device)
     return (weights - weights.diagonal().mean() * identity).square().sum()
 
 
-def _kl(log_p: Float[Tensor, "*b 3"], log_q: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b"]:
+def _kl(log_p: Float[Tensor, "*b c"], log_q: Float[Tensor, "*b c"]) -> Float[Tensor, "*b"]:
     """KL(p || q) of two distributions given by their logarithms."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlparse
 
 import torch
@@ -196,8 +196,15 @@ def load_backbone(
     return backbone.eval().requires_grad_(False)
 
 
-def classifier_weights(name: str, width: int) -> Float[Tensor, "c d"] | None:
-    """Weights of the classifier that a network was trained with; None where its weights come without one.
+class Classifier(NamedTuple):
+    """The linear layer by which a network tells the classes that it was trained with: features @ weight.T + bias."""
+
+    weight: Float[Tensor, "c d"]
+    bias: Float[Tensor, " c"]
+
+
+def classifier(name: str, width: int) -> Classifier | None:
+    """The classifier that a network was trained with; None where its weights come without one.
 
     Args:
         name: as for `load_backbone`, which has loaded it.
@@ -206,28 +213,51 @@ def classifier_weights(name: str, width: int) -> Float[Tensor, "c d"] | None:
     import timm
 
     spec = ModelSpec.parse(name)
-    weights: Tensor | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
     if spec.kind is ModelKind.PACKAGE:
         # The classifier comes last in such a file: its weight, then its bias.
-        *_, weights, _bias = package_weights(name)[0].values()
+        *_, weight, bias = package_weights(name)[0].values()
     elif spec.kind is ModelKind.CHECKPOINT:
         checkpoint = read_weights(spec.path, spec.weights_key)
-        layers = _classifier_layers(getattr(timm.get_pretrained_cfg(spec.architecture), "classifier", None))
         # A distilled DeiT has two classifiers; the first is the one of the class token.
-        for layer in layers:
+        for layer in _classifier_names(spec.architecture):
             if f"{layer}.weight" in checkpoint:
-                weights = checkpoint[f"{layer}.weight"]
+                weight, bias = checkpoint[f"{layer}.weight"], checkpoint.get(f"{layer}.bias")
                 break
     elif spec.kind is ModelKind.TIMM and timm.is_model_pretrained(name):
         with _offline_if_unreachable():
             net: Any = timm.create_model(name, pretrained=True)
-        weights = getattr(net.get_classifier(), "weight", None)
+        layer = net.get_classifier()
+        weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
 
     # Some classifiers are 1 x 1 convolutions; flattened, their weights are a matrix as those of a linear layer.
-    if weights is None or weights.flatten(1).shape[1] != width:
+    if weight is None or weight.flatten(1).shape[1] != width:
         return None
-    rows: Tensor = weights.detach().float().flatten(1)
-    return rows
+    rows = weight.detach().float().flatten(1)
+    if bias is None:
+        return Classifier(rows, torch.zeros(len(rows)))
+    return Classifier(rows, bias.detach().float())
+
+
+def _classifier_names(architecture: str) -> tuple[str, ...]:
+    """What timm calls the classifier layers of an architecture."""
+    import timm
+
+    return _classifier_layers(getattr(timm.get_pretrained_cfg(architecture), "classifier", None))
+
+
+def may_have_classifier(name: str) -> bool:
+    """Whether a network's weights come with a classifier, as far as that is known without downloading them."""
+    import timm
+
+    spec = ModelSpec.parse(name)
+    if spec.kind is ModelKind.CHECKPOINT:
+        checkpoint = read_weights(spec.path, spec.weights_key)
+        return any(f"{layer}.weight" in checkpoint for layer in _classifier_names(spec.architecture))
+    if spec.kind is ModelKind.TIMM:
+        return bool(getattr(timm.get_pretrained_cfg(name), "num_classes", 0))
+    return spec.kind is ModelKind.PACKAGE
 
 
 def _classifier_layers(configured: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 
 def refuse(cfg: Config, role: str) -> None:
     """Refuse an unknown model, a size that it cannot take, and triplets that nothing would learn from, at the start."""
-    from alignet_ray.models.backbone import check_model
+    from alignet_ray.models.backbone import check_model, may_have_classifier
 
     if cfg.label.from_ and cfg.distill.batching == "in_batch":
         raise UserError(
@@ -89,6 +89,10 @@ def refuse(cfg: Config, role: str) -> None:
     if cfg.distill.in_batch_kinds == "label" and cfg.distill.batching == "triplets":
         raise UserError("--distill.in-batch-kinds does nothing with --distill.batching triplets: leave one of them out")
     check_model(cfg.distill.model, cfg.distill.size)
+    if cfg.distill.class_retention and not may_have_classifier(cfg.distill.model):
+        from alignet_ray.training.student_worker import no_classifier
+
+        raise UserError(no_classifier(cfg.distill.model))
 
 
 def images_per_step(cfg: Config) -> int:

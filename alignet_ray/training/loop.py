@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.optim.optimizer import StateDict
 
 from alignet_ray.core import losses
@@ -23,6 +24,7 @@ from alignet_ray.core.optim import decay_to_init, l2_to_init, update_ema, warmup
 from alignet_ray.core.triplets import choice_agreement
 from alignet_ray.errors import UserError, in_one_line
 from alignet_ray.images.transform import channel_statistics, standardize
+from alignet_ray.models.backbone import Classifier
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.training.augment import apply_crops, draw_crops
 from alignet_ray.training.batches import Batch, Batches
@@ -98,10 +100,18 @@ class Training:
         step: updates done.
         micro_batch: images in one pass of a process; None: all at once. Begins as the recipe says, and is halved when a
             GPU's memory is too small.
+        classes: the network's own classifier, whose probabilities are to stay as they are; None: they need not.
         notices: what a person should be told of, until somebody takes it.
     """
 
-    def __init__(self, model: EmbeddingNetwork, recipe: Recipe, device: str = "cpu", compile: bool = False) -> None:
+    def __init__(
+        self,
+        model: EmbeddingNetwork,
+        recipe: Recipe,
+        device: str = "cpu",
+        compile: bool = False,
+        classes: Classifier | None = None,
+    ) -> None:
         # Convolutions in mixed precision are faster with the channels last in memory.
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         choose_trainable(model, recipe.trainable)
@@ -123,7 +133,10 @@ class Training:
         if recipe.ema_decay:
             self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.reference_backbone = None
-        if recipe.locality:
+        self.classes = None
+        if classes is not None:
+            self.classes = Classifier(classes.weight.to(device), classes.bias.to(device))
+        if recipe.locality or self.classes:
             self.reference_backbone = copy.deepcopy(model.backbone).requires_grad_(False).eval()
 
         # The decay to the initial weights is the loop's own (`optimizer_step`), so plain Adam is enough.
@@ -302,7 +315,7 @@ class Training:
 
     @torch.no_grad()
     def reference_embeddings(self, chunks: Sequence[Tensor], count: int) -> Tensor | None:
-        """Embeddings of the whole batch by the backbone before training; None unless the local term needs them."""
+        """Embeddings of the whole batch by the backbone before training; None unless a term compares with them."""
         if self.reference_backbone is None:
             return None
         embeddings = [self.reference_backbone(chunk).float() for chunk in chunks]
@@ -321,7 +334,7 @@ class Training:
         Args:
             local: outputs for this process's images.
             batch: of all processes.
-            reference: embeddings of the whole batch before training, for the local term.
+            reference: embeddings of the whole batch before training, for the terms that compare with them.
 
         Raises:
             NonFiniteLoss: naming the step and the first images.
@@ -341,10 +354,15 @@ class Training:
             embedding_loss = self.mean_divergence(cosines, targets, self.embedding_tau)
             loss = loss + recipe.embedding_loss_weight * embedding_loss
             figures["loss_embedding"] = embedding_loss.detach()
-        if reference is not None:
+        if recipe.locality and reference is not None:
             local_term = losses.locality(reference, embeddings, LOCALITY_TAU)
             loss = loss + recipe.locality * local_term
             figures["loss_locality"] = local_term.detach()
+        if self.classes is not None and reference is not None:
+            before, after = (linear(rows, *self.classes) for rows in (reference, whole.embedding))
+            class_term = losses.class_retention(before, after)
+            loss = loss + recipe.class_retention * class_term
+            figures["loss_classes"] = class_term.detach()
 
         figures["agreement"] = choice_agreement(similarities.detach(), targets).float().mean()
         figures["all_equal"] = (similarities.amax(-1) == similarities.amin(-1)).float().mean()

@@ -22,6 +22,7 @@ class Recipe:
         similarity_spread: how many times as wide as before training these cosines are to spread within triplets. At 1
             the head does most of the work; wider ones change the embedding itself, and keep less of what it was.
         locality: weight of gLocal's local term between the embeddings before training and now.
+        class_retention: weight of the divergence between the class probabilities before training and now.
         hard_fraction: share of a batch's triplets that count, those with the largest loss.
         decay_to_init: strength of the decoupled decay to the initial weights, relative to the learning rate.
         l2_to_init: weight of half the squared distance to the initial weights in the loss itself (L2-SP).
@@ -50,6 +51,7 @@ class Recipe:
     embedding_loss_weight: float
     similarity_spread: float
     locality: float
+    class_retention: float
     hard_fraction: float
     decay_to_init: float
     l2_to_init: float
@@ -81,6 +83,7 @@ def teacher_recipe(section: Network, seed: int) -> Recipe:
         objective="kld",
         tau=1.0,  # dot products of human dimensions are choice logits as they are
         normalize=False,
+        class_retention=0.0,
         hard_fraction=1.0,
         l2_to_init=0.0,
         layer_decay=1.0,

@@ -14,8 +14,10 @@ from alignet_ray.artifacts.distill import DistillArtifact, Interpolation
 from alignet_ray.artifacts.student_files import Provenance
 from alignet_ray.config import Distill
 from alignet_ray.data.embeddings import TeacherFeatures
+from alignet_ray.errors import UserError
 from alignet_ray.evals import retention
 from alignet_ray.images.cache import CachedImages, DecodedImages
+from alignet_ray.models.backbone import Classifier, classifier
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.store import Artifact, Draft
 from alignet_ray.training import checkpoints
@@ -111,7 +113,11 @@ class StudentWorker:
         self.report = report
 
         # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
-        self.training = Training(student, student_recipe(settings, job.seed), device, settings.compile)
+        classes = None
+        if settings.class_retention:
+            classes = _classifier(settings.model, student.backbone.width)
+        recipe = student_recipe(settings, job.seed)
+        self.training = Training(student, recipe, device, settings.compile, classes)
         self.training.change(circumstances.micro_batch, circumstances.compile)
         self.circumstances = circumstances
         self.checkpoints = checkpoints.CheckpointWriter(job.out)
@@ -235,3 +241,20 @@ def used_memory(device: str) -> float:
     else:
         used = torch.cuda.max_memory_allocated()
     return float(used / 1e9)
+
+
+def _classifier(model: str, width: int) -> Classifier:
+    """The classifier that the student's pretrained weights came with.
+
+    Raises:
+        UserError: they came without one.
+    """
+    found = classifier(model, width)
+    if found is None:
+        raise UserError(no_classifier(model))
+    return found
+
+
+def no_classifier(model: str) -> str:
+    """What to do about weights that come without a classifier."""
+    return f"--distill.class-retention keeps classes, but the weights of {model} come without a classifier: set it to 0"

@@ -25,7 +25,7 @@ from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.core import triplet_set
 from alignet_ray.errors import UserError
 from alignet_ray.human.dataset import SCORED_TRIPLETS
-from alignet_ray.models.backbone import classifier_weights, load_backbone
+from alignet_ray.models.backbone import classifier, load_backbone
 from alignet_ray.models.embedding_network import EmbeddingNetwork, Output
 from alignet_ray.models.kernel_head import KernelHead, class_metric, group_positions
 from alignet_ray.training.batches import Batch
@@ -160,7 +160,7 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
 
 def _metric_of_classifier(model: str, width: int) -> Float[Tensor, "d r"] | None:
     """How the network's own classifier weighs features; None where the network came without a classifier."""
-    weights = classifier_weights(model, width)
-    if weights is None:
+    layer = classifier(model, width)
+    if layer is None:
         return None
-    return class_metric(weights)
+    return class_metric(layer.weight)

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from alignet_ray.core.losses import contrastive, cross_entropy, identity_penalty, jsd, kl_to_choices, kld, locality
+from alignet_ray.core.losses import (
+    class_retention,
+    contrastive,
+    cross_entropy,
+    identity_penalty,
+    jsd,
+    kl_to_choices,
+    kld,
+    locality,
+)
 from alignet_ray.core.triplets import pair_similarities
 
 Z = 10 * torch.tensor([[1, 2, 0.5], [0.5, 1.5, 1], [-1, 0, 2]], dtype=torch.float64)
@@ -71,3 +80,24 @@ def test_locality_is_least_where_nothing_changed():
 def test_identity_penalty_is_zero_for_any_scaled_identity():
     assert float(identity_penalty(3 * torch.eye(4))) == 0
     assert float(identity_penalty(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))) == pytest.approx(1 + 4 + 1)
+
+
+def test_class_retention_is_the_mean_divergence_of_class_probabilities():
+    """Worked value: probabilities (1/2, 1/2) before and (3/4, 1/4) now; the second image has not changed."""
+    before = torch.log(torch.tensor([[0.5, 0.5], [0.9, 0.1]], dtype=torch.float64))
+    after = torch.log(torch.tensor([[0.75, 0.25], [0.9, 0.1]], dtype=torch.float64)) + 7.0
+    expected = 0.5 * (0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+    assert float(class_retention(before, after)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_class_retention_pulls_nowhere_before_training_and_stays_finite_far_away():
+    before = 30 * torch.randn(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    same = before.clone().requires_grad_()
+    class_retention(before, same).backward()
+    assert same.grad is not None
+    assert same.grad.abs().max() < 1e-12
+    far = (-20 * before).requires_grad_()
+    loss = class_retention(before, far)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(far.grad).all()

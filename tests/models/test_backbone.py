@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 from alignet_ray.errors import UserError
 from alignet_ray.images.decode import decode
 from alignet_ray.images.listing import list_images, read_bytes
-from alignet_ray.models.backbone import WEIGHT_PACKAGES, checksum, classifier_weights, load_backbone, package_weights
+from alignet_ray.models.backbone import (
+    WEIGHT_PACKAGES,
+    checksum,
+    classifier,
+    load_backbone,
+    may_have_classifier,
+    package_weights,
+)
 
 
 @pytest.fixture
@@ -98,24 +105,28 @@ def test_the_classifier_of_a_checkpoint_is_found(tmp_path: Path, name: str) -> N
     save_file(timm.create_model(name, num_classes=0).state_dict(), tmp_path / "without.safetensors")
     spec = f"{name}@{tmp_path / 'with.safetensors'}"
     width = load_backbone(spec).width
-    weights = classifier_weights(spec, width)
-    assert weights is not None
+    found = classifier(spec, width)
+    assert found is not None
     x = torch.randn(2, 3, 160, 160)
-    torch.testing.assert_close(load_backbone(spec, 160)(x) @ weights.T + net.get_classifier().bias, net(x))
-    assert classifier_weights(spec, width + 1) is None, "its features are others"
-    assert classifier_weights(f"{name}@{tmp_path / 'without.safetensors'}", width) is None
-    assert classifier_weights(f"random:{name}", width) is None
+    torch.testing.assert_close(load_backbone(spec, 160)(x) @ found.weight.T + found.bias, net(x))
+    assert classifier(spec, width + 1) is None, "its features are others"
+    assert may_have_classifier(spec)
+    for without in (f"{name}@{tmp_path / 'without.safetensors'}", f"random:{name}"):
+        assert classifier(without, width) is None
+        assert not may_have_classifier(without)
 
 
 def test_the_classifier_of_timms_own_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a network in the place of the downloaded one."""
     net = timm.create_model("test_resnet", num_classes=10)
     monkeypatch.setattr(timm, "create_model", lambda spec, pretrained: net)
-    weights = classifier_weights("test_resnet.r160_in1k", net.num_features)
-    assert weights is not None
-    assert torch.equal(weights, net.get_classifier().weight)
+    found = classifier("test_resnet.r160_in1k", net.num_features)
+    assert found is not None
+    assert torch.equal(found.weight, net.get_classifier().weight)
+    assert torch.equal(found.bias, net.get_classifier().bias)
+    assert may_have_classifier("test_resnet.r160_in1k")
     net.reset_classifier(0)  # as contrastively trained networks are
-    assert classifier_weights("test_resnet.r160_in1k", net.num_features) is None
+    assert classifier("test_resnet.r160_in1k", net.num_features) is None
 
 
 def test_position_embeddings_are_resampled_for_another_size(tmp_path: Path) -> None:
@@ -178,9 +189,11 @@ def test_packaged_weights_fill_timms_network(name: str) -> None:
     assert backbone.architecture == WEIGHT_PACKAGES[name][1]
     assert backbone.width == 1280
     assert torch.isfinite(backbone(torch.zeros(1, 3, 64, 64))).all()
-    weights = classifier_weights(f"pip:{name}", backbone.width)
-    assert weights is not None
-    assert weights.shape == (1000, 1280)
+    found = classifier(f"pip:{name}", backbone.width)
+    assert found is not None
+    assert found.weight.shape == (1000, 1280)
+    assert found.bias.shape == (1000,)
+    assert may_have_classifier(f"pip:{name}")
 
 
 def test_packaged_weights_recognise_real_images(sample: Path) -> None:

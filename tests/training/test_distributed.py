@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.process_group import in_processes
 from support.training import make_batches, make_recipe
 
+from alignet_ray.models.backbone import Classifier
 from alignet_ray.models.embedding_network import make_network
 from alignet_ray.training import distributed
 from alignet_ray.training.loop import Training
@@ -72,9 +73,12 @@ def train_a_little(micro_batch: int | None) -> dict[str, torch.Tensor]:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
     teacher = np.random.default_rng(1).normal(size=(80, 6)).astype(np.float16)
     batches = make_batches(ids, teacher, ids, 64, max_triplets=500)
-    options = {"crop": 0.7, "locality": 0.1, "embedding_loss_weight": 0.5, "micro_batch": micro_batch}
-    recipe = make_recipe(steps=2, lr=1e-3, **options)
-    training = Training(make_network("random:test_efficientnet_ln", 32, 8, seed=0), recipe)
+    options = {"crop": 0.7, "locality": 0.1, "class_retention": 0.3, "embedding_loss_weight": 0.5}
+    recipe = make_recipe(steps=2, lr=1e-3, micro_batch=micro_batch, **options)
+    network = make_network("random:test_efficientnet_ln", 32, 8, seed=0)
+    layer = np.random.default_rng(2).normal(size=(10, network.backbone.width + 1)).astype(np.float32)
+    classes = Classifier(torch.from_numpy(layer[:, 1:].copy()), torch.from_numpy(layer[:, 0].copy()))
+    training = Training(network, recipe, classes=classes)
     losses: list[float] = []
 
     def images(wanted: np.ndarray) -> torch.Tensor:

@@ -12,10 +12,12 @@ import pytest
 import timm
 import torch
 from support.training import make_batches, make_recipe
+from torch.nn.functional import linear
 
-from alignet_ray.core.losses import locality
+from alignet_ray.core.losses import class_retention, locality
 from alignet_ray.core.optim import warmup_cosine
 from alignet_ray.errors import UserError
+from alignet_ray.models.backbone import Classifier
 from alignet_ray.models.embedding_network import EmbeddingNetwork, make_network
 from alignet_ray.training import loop
 from alignet_ray.training.batches import Batch, Batches, InBatchTriplets, LabelledBatches
@@ -215,6 +217,25 @@ def test_the_local_term_holds_on_to_the_neighbours():
         float(locality(before, training.predict(image_ids, images).embedding, 0.1)) for training in (free, held)
     )
     assert held_loss < free_loss
+
+
+def test_the_network_goes_on_telling_the_classes_that_it_was_trained_with():
+    weight = torch.randn(10, start().model.backbone.width, generator=torch.Generator().manual_seed(3))
+    classes = Classifier(weight, torch.randn(10, generator=torch.Generator().manual_seed(4)))
+    settings = {"steps": 20, "lr": 3e-3, "warmup": 2, "decay_to_init": 0.1, "embedding_loss_weight": 1.0}
+    found = []
+    for retention in (0.0, 1.0):
+        network = make_network("random:test_efficientnet_ln", 32, 16, seed=0)
+        recipe = make_recipe(**settings, class_retention=retention)
+        training = Training(network, recipe, classes=classes)
+        image_ids = in_batch()(0).image_ids
+        before = linear(training.predict(image_ids, images).embedding, *classes)
+        rows = train(training)
+        after = linear(training.predict(image_ids, images).embedding, *classes)
+        found.append((float(class_retention(before, after)), rows))
+    (free, _), (held, rows) = found
+    assert held < free / 2
+    assert rows[0]["loss_classes"] < 1e-4 < rows[-1]["loss_classes"], "nothing has changed before the first update"
 
 
 def test_a_fresh_student_has_not_collapsed():
