@@ -525,6 +525,9 @@ class _Estimator:
         # The GPU with the most images decides, as the others wait for it in the all-reduce.
         images_per_gpu = math.ceil(batch / self.on.gpus)
         step = images_per_gpu / self["step"]
+        # Terms that compare with the network before training add its forward pass to the three of a step.
+        if self.cfg.distill.locality or self.cfg.distill.class_retention:
+            step = step * 4 / 3
         synchronisation: Real = 0.0
         if self.on.gpus > 1:
             synchronisation = self["sync"]

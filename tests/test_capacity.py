@@ -245,3 +245,14 @@ def test_options_for_the_cluster_leave_the_others(capsys: pytest.CaptureFixture[
     assert "embed@corpus" in out
     assert "held back by" in out
     assert "assumed" in out
+
+
+@pytest.mark.parametrize("term", ["locality", "class_retention"])
+def test_a_term_that_compares_with_the_base_costs_its_forward_pass(term: str) -> None:
+    """On one GPU, where nobody waits for anybody."""
+    rates = []
+    for weight in (0.0, 0.1):
+        cfg = Config().replace(**{f"distill__{term}": weight})
+        row = next(row for row in capacity.plan(cfg, ClusterSpec(gpus=1)).rows if row.node == "distill@student")
+        rates.append(row.rate)
+    assert rates[0] / rates[1] == pytest.approx(4 / 3)

@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alignet_ray.artifacts.distill import DistillArtifact, Interpolation
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
@@ -154,6 +154,25 @@ def test_images_packed_here_and_in_tasks_are_the_same(
     monkeypatch.setattr(distill, "PACKED_AT_ONCE", 4)
     monkeypatch.setattr("alignet_ray.stages.small_work.START_SECONDS", 1e-9)
     assert packed_file(pictures, tmp_path / "both", here) == in_tasks
+
+
+def test_classes_are_kept_only_where_the_weights_know_some(
+    pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make, tmp_path: Path
+) -> None:
+    """Without a classifier the setting is refused at the start of the run, and by the process that trains."""
+    cfg = config(pictures, store, class_retention=0.1)
+    with pytest.raises(UserError, match=r"^--distill.class-retention .* without a classifier: set it to 0$"):
+        distill.refuse(cfg, "student")
+    with pytest.raises(UserError, match="without a classifier"):
+        alone(make_work(cfg, "distill@student", parents))
+
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet_ln", num_classes=10).state_dict(), file)
+    cfg = config(pictures, store, class_retention=0.1, model=f"test_efficientnet_ln@{file}")
+    distill.refuse(cfg, "student")
+    work = make_work(cfg, "distill@student", parents, "kept")
+    alone(work).train()
+    assert all("loss_classes" in row for row in work.facts if "loss" in row)
 
 
 def test_a_machine_without_room_for_the_pixels_says_so_in_training_where_all_are_told(
