@@ -51,6 +51,7 @@ def sample() -> Config:
             lr=7e-4,
             layer_decay=0.7,
             crop=0.8,
+            class_retention=0.02,
         ),
     )
 
@@ -86,6 +87,8 @@ def mine() -> Config:
         distill__steps=80,
         distill__batch_size=32,
         distill__per_cluster=0,
+        # Materials and shoes are none of the classes that pretrained networks know; nothing was measured with them.
+        distill__class_retention=0.0,
     )
 
 

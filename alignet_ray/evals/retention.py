@@ -25,7 +25,7 @@ DRAWS = 5
 TOLERANCE = 0.01
 """What a score may lose against the pretrained network: one point in a hundred."""
 
-MIN_NEIGHBOURS = 0.6
+MIN_NEIGHBOURS = 0.66
 """Share of an image's ten nearest neighbours that a student keeps at least."""
 
 MIN_OBJECTS = 20

@@ -27,7 +27,7 @@ from alignet_ray.store import JsonObject
 if TYPE_CHECKING:
     from alignet_ray.images.cache import CacheWriter
 
-VERSION = 5
+VERSION = 6
 
 PACKED_AT_ONCE = 32
 """Images that this process packs before it asks itself whether tasks would do the rest sooner."""

@@ -36,7 +36,7 @@ def test_where_every_point_loses_more_the_first_one_is_taken() -> None:
 
 
 def test_most_neighbours_must_be_kept() -> None:
-    points = [START, point(0.3, 0.42, 0), replace(point(0.6, 0.46, 0), neighbours_kept=0.59)]
+    points = [START, point(0.3, 0.42, 0), replace(point(0.6, 0.46, 0), neighbours_kept=0.65)]
     assert retention.choose(points).interpolation == 0.3
 
     # New neighbours are no loss where objects are surely told apart better.
