@@ -95,6 +95,13 @@ def test_one_field_reruns_only_what_depends_on_it(smoke: SmokeRun) -> None:
     assert "valid" in plan
 
 
+def test_scores_alone_are_computed_without_ray(smoke: SmokeRun) -> None:
+    options = ("--name", "again", "--evaluate.bootstrap", "50", "--store.root", str(smoke.root))
+    printed = alignet("evaluate", "smoke", *options).stdout
+    assert "== evaluate" in printed
+    assert "Ray" not in printed
+
+
 def test_the_registered_model_equals_the_folder(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 

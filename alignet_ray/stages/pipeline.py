@@ -26,6 +26,9 @@ from alignet_ray.tracking import Session, Tracker
 DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 """Stages that use all nodes of a cluster: before each of them the nodes are waited for and checked."""
 
+WITHOUT_RAY = ("evaluate", "register")
+"""Stages that work in the calling process alone: Ray is not started for them."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -480,18 +483,15 @@ def refuse(cfg: Config, steps: Iterable[Step]) -> None:
 
 
 def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, parent: Tracker, screen: Screen) -> None:
-    """Do the unfinished steps; Ray is started for the first of them."""
+    """Do the unfinished steps; Ray is started for the first of them that needs it."""
     if all(step.finished for step in steps):
         return
 
     listings = Listings(runtime.cache_dir(cfg), fingerprints(steps))
     refuse_amounts(cfg, [step.node.name for step in steps if not step.finished], listings)
 
-    started = runtime.start(cfg)
-    if started:
-        screen.line(f"Ray's worker logs in {started.logs}")
-        if started.dashboard:
-            screen.line(runtime.dashboard_line(started))
+    if any(not step.finished and step.node.stage not in WITHOUT_RAY for step in steps):
+        _start_ray(cfg, screen)
 
     # Distributed steps wait for the nodes that the config asks for; others start at once.
     nodes = cluster_nodes.ClusterNodes(cfg, screen.line)
@@ -505,6 +505,15 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
         if step.node.stage in DISTRIBUTED:
             nodes.ready()
         run_step(runner, step, artifacts, parent)
+
+
+def _start_ray(cfg: Config, screen: Screen) -> None:
+    """Start Ray, or join a cluster, and say where to look at it."""
+    started = runtime.start(cfg)
+    if started:
+        screen.line(f"Ray's worker logs in {started.logs}")
+        if started.dashboard:
+            screen.line(runtime.dashboard_line(started))
 
 
 def run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], parent: Tracker) -> None:
