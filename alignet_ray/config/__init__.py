@@ -63,6 +63,9 @@ __all__ = [
 KINDS = ("float", "int", "str", "bool", "none")
 """Names of types at the end of a validation error's location."""
 
+MAX_SEED = 2**31 - 1
+"""Largest seed that all libraries take."""
+
 # A section is named after its stage, and `register` is also a method of abstract base classes.
 warnings.filterwarnings("ignore", message='Field name "register" in "Config" shadows')
 
@@ -72,7 +75,7 @@ class Config(Section):
 
     name: RuntimeOnly[Annotated[str, AfterValidator(check_run_name)]] = "run"
     """Name of the run: `<root>/refs/<name>.json` lists its artifacts."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Random seed, also of the split of objects."""
     state_dir: RuntimeOnly[str | None] = None
     """Local folder for the run lock, logs and embedded tracking. Default: the root, which must be local then."""
@@ -106,6 +109,16 @@ class Config(Section):
     def _one_network_is_fine_tuned(self) -> "Config":
         if len(self.embed.model) > 1 and self.align.map == "network" and not self.align.from_:
             raise ValueError("align.map network fine-tunes one network: give one embed.model, not several")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_are_counted_up(self) -> "Config":
+        further = {"study.seeds": self.study.seeds - 1, "sweep.repeats": self.sweep.repeats}
+        for name, count in further.items():
+            if self.seed + count > MAX_SEED:
+                raise ValueError(
+                    f"with {name} seeds are counted up from seed, which must not be above {MAX_SEED - count}"
+                )
         return self
 
     def to_yaml(self) -> str:

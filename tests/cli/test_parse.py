@@ -154,6 +154,17 @@ def test_what_is_shown_may_be_a_run_of_any_name() -> None:
             ["--embed.from=x", "--align.map=network"],
             "align.map network fine-tunes a network, and embed.from",
         ),
+        (RunOptions, ["--seed=2147483648"], "--seed 2147483648: input should be less than or equal to 2147483647"),
+        (
+            RunOptions,
+            ["--seed=2147483646", "--study.seeds=3"],
+            "with study.seeds seeds are counted up from seed, which must not be above 2147483645",
+        ),
+        (
+            RunOptions,
+            ["--seed=2147483647", "--sweep.repeats=1"],
+            "with sweep.repeats seeds are counted up from seed, which must not be above 2147483646",
+        ),
         (RunOptions, ["smoke", "-x"], "unexpected argument '-x': `alignet-ray cmd --help` explains"),
         (RunOptions, ["smoke", "sample"], "unexpected argument 'sample': `alignet-ray cmd --help` explains"),
         (PlanOptions, ["--on.gpus=0"], "--on.gpus 0: input should be greater than or equal to 1"),
