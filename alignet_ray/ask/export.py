@@ -83,11 +83,14 @@ def export(study: StudyFile, folder: Path) -> list[Path]:
     kept = counted(people, answers)
     object_of = {image.image: image.object for image in study.images()}
     mode = study.settings.mode
+
+    # What a run reads holds the answers that count; the table of all answers says which ones those are.
     texts = {
         RESPONSES[mode]: responses_text(kept, mode, object_of, names),
         OBJECTS: objects_text(study),
         CONCEPTS: concepts_text(study),
     }
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

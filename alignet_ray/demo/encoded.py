@@ -50,15 +50,19 @@ class KnownPictures:
         self._row_of: dict[bytes, int] = {}
         if file is None:
             return
+
         try:
             arrays = safetensors.numpy.load_file(file)
             digests = arrays[DIGESTS]
             vectors = Vectors(arrays["base"], arrays["student"], arrays.get("head"))
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return
+
+        # A file of an earlier form may have fewer vectors than pictures.
         parts = [part for part in vectors if part is not None]
         if any(len(part) != len(digests) for part in parts):
             return
+
         self._vectors = vectors
         self._row_of = {row.tobytes(): number for number, row in enumerate(digests)}
 

@@ -138,11 +138,15 @@ def provenance(cfg: Config, parents: Parents) -> dict[str, str]:
     if cfg.embed.from_:
         teacher = f"features of {Path(cfg.embed.from_).name}"
     settings = {"teacher": teacher, "map to human similarity": cfg.align.from_ or cfg.align.map}
+
+    # A run on stored features alone has neither a corpus nor a student.
     if "cluster" in parents:
         clusters = ClusterArtifact(parents["cluster"]).labels().clusters
         settings["student"] = ModelSpec.parse(cfg.distill.model).identity
         settings["corpus"] = Path(str(cfg.corpus.path)).name
         settings["clusters"] = str(int(clusters.max()) + 1)
+
+    # A published embedding takes the place of answers. Names alone: a report is for others, who have other folders.
     human = cfg.human
     files = [human.embedding]
     if not human.embedding:
