@@ -1,7 +1,7 @@
-"""What the processes of a training report, on its way to the driver: a callback in Ray Train's controller, and a queue.
+"""Carries the reports of training processes to the driver: a callback in Ray Train's controller fills a queue.
 
-Both live in small processes of Ray's, which import this module and with it hardly more than Ray. A training waits for
-them before its first step, so torch stays out of here.
+The controller and the queue are small processes of Ray's that import this module. A training waits for them before its
+first step, so torch, whose import takes seconds, stays out of here.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from alignet_ray.store import JsonObject
 
 Rows = list[JsonObject]
-"""What the processes have reported at the same time, by rank."""
+"""What the processes have reported at the same time, by rank: `ray_train.Reports` before they are read."""
 
 
 class ForwardReports(UserCallback):

@@ -35,7 +35,7 @@ MAX_HALF_WIDTH = 0.08
 """Half the width of the mean change's 95 % interval above which nobody can tell whether something was lost."""
 
 SAFE_SHARE = 0.5
-"""How far from the pretrained weights a student may be where the loss cannot be judged."""
+"""Share of the way to its trained weights up to which a student may be where the loss cannot be judged."""
 
 ObjectScores = Mapping[str, Float[np.ndarray, " o"]]
 """A score's name -> its value for every object; NaN for objects that do not take part in it."""
@@ -114,30 +114,33 @@ def _change(base: Float[np.ndarray, " o"], point: Float[np.ndarray, " o"], seed:
 
 
 def choose(points: Sequence[InterpolatedStudent]) -> Choice:
-    """As near to people as possible while telling objects apart loses `TOLERANCE` at most on average.
+    """The point nearest to people of those that lose at most `TOLERANCE` of telling objects apart (mean of all scores).
 
-    Every single score has too few objects to decide by, so their mean does. `MIN_NEIGHBOURS` are kept as well, but for
-    a student that surely tells objects apart better than before: its new neighbours are no loss.
+    Every single score has too few objects to decide by, so their mean does. `MIN_NEIGHBOURS` are kept as well, except
+    by a student that surely tells objects apart better than before: its new neighbours are no loss.
 
     Args:
         points: in ascending order; the first one is the pretrained network.
     """
     candidates = points[1:]
     keeping = [point for point in candidates if _keeps(point)]
-    # Where every point loses more, the nearest one to the pretrained network loses least.
-    best = candidates[0]
-    reason = "every point loses more, this one least"
+    point_of_telling = f"{100 * TOLERANCE:.0f} point of telling objects apart"
+    neighbours = f"{MIN_NEIGHBOURS:.0%} of neighbours"
     if keeping:
         best = max(keeping, key=_agreement)
-        reason = "nearest to people of those that lose no more"
-    reason += f" than {100 * TOLERANCE:.0f} point of telling objects apart and keep {MIN_NEIGHBOURS:.0%} of neighbours"
-    if _surely_gains(best):
-        reason = "nearest to people, and better at telling objects apart"
+        reason = f"nearest to people of those that lose no more than {point_of_telling} and keep {neighbours}"
+        if _surely_gains(best):
+            reason = "nearest to people of those allowed, and better at telling objects apart"
+    else:
+        # Losses mostly grow with the way, so the first point is taken; nothing compares their losses.
+        best = candidates[0]
+        reason = f"every point loses more than {point_of_telling} or keeps less than {neighbours}: the shortest way"
 
     doubt = _doubt(best)
     if not doubt:
         return Choice(best.interpolation, reason)
-    cautious = [point for point in candidates if point.interpolation <= min(best.interpolation, SAFE_SHARE)]
+    allowed = keeping or candidates
+    cautious = [point for point in allowed if point.interpolation <= min(best.interpolation, SAFE_SHARE)]
     safest = max(cautious, key=_agreement, default=candidates[0])
     return Choice(safest.interpolation, f"cannot tell what more would lose ({doubt}), so at most {SAFE_SHARE:.0%}")
 

@@ -35,9 +35,9 @@ class KernelHead(nn.Module):
 
     Attributes:
         centre: mean feature of the annotated images, (d,).
-        metric: G, (d, r); None: features as they are, r = d.
+        metric: G of the formula above, (d, r); None: features as they are, r = d.
         keys: directions of the annotated images, unit rows (n, r).
-        shares: 1 / (images of the same object), (n,).
+        shares: 1 / (images of the same object), (n,); in a `subset` still those of the whole head.
         values: human dimensions of the annotated images' objects, (n, k).
         temperature: T, ().
         own_weight: weight of an image's own direction beside its dimensions, (); 0: dimensions alone.
@@ -125,7 +125,7 @@ class KernelHead(nn.Module):
         return self.values.shape[1]
 
     def with_features(self, features: Float[Tensor, "n d"]) -> "KernelHead":
-        """The same head over new features of its images, after the network has changed."""
+        """The same head over new features of its images, after the network has changed; only the keys are made anew."""
         keys = self.directions(features)
         return KernelHead(self.centre, self.metric, keys, self.shares, self.values, self.temperature, self.own_weight)
 
@@ -146,8 +146,8 @@ class KernelHead(nn.Module):
         """Unit rows whose dot products are the kernel's cosines."""
         return directions(features.float(), self.centre, self.metric)
 
-    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
-        """Human dimensions of images, from their features, and their own direction where that has a weight."""
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b o"]:
+        """Human dimensions of images; beside them, where it has a weight, their own direction at length sqrt(b)."""
         # Queries times keys would be too large a matrix for all images of a corpus at once.
         predictions = []
         for queries in torch.split(self.directions(features), CHUNK_ROWS):
@@ -161,7 +161,8 @@ class KernelHead(nn.Module):
     def leave_one_out(self, features: Float[Tensor, "b d"], values: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Human dimensions of every image, predicted from the *other* images of a batch, which show one object each.
 
-        This imitates a new object: none of the images that it is compared with shows it.
+        This imitates a new object: none of the images that it is compared with shows it. The own direction is left out,
+        as it predicts nothing.
         """
         queries = self.directions(features)
         # One image an object: the image itself is all that would give the answer away, and shares are equal.
@@ -176,7 +177,7 @@ class KernelHead(nn.Module):
 
         Args:
             objects: number of the object that each of its images shows.
-            loss: error of the predicted human dimensions of its images.
+            loss: of the choices that predicted human dimensions give for triplets of its images; less is better.
         """
         # Images of the same object are excluded as well: a new object has none among the keys.
         object_numbers = torch.from_numpy(objects).to(self.keys.device)

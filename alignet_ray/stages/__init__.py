@@ -126,16 +126,29 @@ def expects_human_data(cfg: Config) -> bool:
 
 
 def graph(cfg: Config) -> list[Node]:
-    """All nodes of a run, each after its parents."""
+    """All nodes of a run, each after its parents.
+
+    A run has one of three shapes: stored features alone; images and human data; images and a stored transform, which
+    ends with a student that nobody scores.
+
+    Raises:
+        UserError: sets of judgements from outside are given to a run of the last shape.
+    """
     if embed_jobs.has_no_images(cfg):
         return feature_nodes(cfg)
     nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
+
+    # Also where neither judgements nor a stored transform are given: `soften` then says what is missing.
     if expects_human_data(cfg):
         return [*nodes, *evaluation_nodes(cfg)]
+
+    # Sets were asked for by name, so they are not left out in silence.
     if cfg.evaluate.sets:
-        raise UserError("evaluate.sets: a run without human data of its own (human.triplets) evaluates nothing")
-    # Without human data there is nothing to agree with, so the student is registered unscored.
-    return [*nodes, Node("register", "", ("distill@student",))]
+        raise UserError(
+            "evaluate.sets needs human data of the run's own, without which nothing is evaluated: give "
+            "--human.triplets, --human.comparisons or --human.embedding, or leave the sets out"
+        )
+    return [*nodes, Node("register", parents=("distill@student",))]
 
 
 def feature_nodes(cfg: Config) -> list[Node]:

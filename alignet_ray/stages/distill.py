@@ -168,10 +168,11 @@ def _first_step(work: Work) -> int:
 
 
 def _pack_images(work: Work, pack: "CacheWriter") -> None:
-    """Decode and resize all images: here while the rest takes a few seconds, otherwise a range in each Ray task."""
+    """Decode and resize all images: first here; once the rest would take longer than starting processes, in tasks."""
     total = len(pack.images.ids)
     with work.screen.progress(total, "images packed") as bar:
         packed = 0
+        # Nothing is begun here only where the user sends all work to Ray (`ray.force`).
         if stays_here(work.cfg, 0):
             packed = _pack_here(work, pack, bar)
         if packed < total:
@@ -186,10 +187,11 @@ def _pack_here(work: Work, pack: "CacheWriter", bar: Progress) -> int:
         begun = time.perf_counter()
         bar.add(pack.write(start, stop))
         seconds = time.perf_counter() - begun
+        seconds_left = seconds / (stop - start) * (total - stop)
 
         # The first images wait for the decoders to be imported, which says nothing about the others.
-        left = seconds / (stop - start) * (total - stop)
-        if start and not stays_here(work.cfg, left):
+        is_first = start == 0
+        if not is_first and not stays_here(work.cfg, seconds_left):
             return stop
     return total
 

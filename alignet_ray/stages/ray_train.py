@@ -136,7 +136,7 @@ def run_training(
     work.out.remove_folder(SCRATCH)
     training = BackgroundTraining(trainer)
     try:
-        problem = _forward_reports(training, queue, on_report, work.warn)
+        problem = _take_reports(training, queue, on_report, work.warn)
         training.join()
     finally:
         work.out.remove_folder(SCRATCH)
@@ -146,7 +146,7 @@ def run_training(
         raise training.failure
 
 
-def _forward_reports(
+def _take_reports(
     training: "BackgroundTraining", queue: Any, on_report: Callable[[Reports], None], tell: Callable[[str], None]
 ) -> str:
     """Hand on what the processes report until they have ended; returns the first problem that the user can fix."""
@@ -178,12 +178,13 @@ def train_process(config: Mapping[str, Any]) -> None:
 
     What all processes meet alike, such as a wrong setting, each of them reports, so that Ray does not try again. What
     one of them meets alone it writes down and dies of: the others wait for it, in a collective operation that nothing
-    else ends. Ray then starts all of them again, and they find the note.
+    else ends. Ray then starts all of them again, and they find the note:
+    it ends the training, lets it begin in another way (`BeginAgain`), or only says what happened.
     """
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero
 
-    # The main process counts, and all of them go by what it says.
+    # The main process counts this start, reads the notes of earlier ones, and tells the others how to begin.
     settings: Mapping[str, Any] = ray.get(config[SETTINGS])
     starts = Starts(settings["out"], settings["max_failures"])
     begun = None
@@ -194,6 +195,7 @@ def train_process(config: Mapping[str, Any]) -> None:
     problem = start.problem or _train(settings, start, starts)
     if problem:
         report({"problem": problem})
+    # A report of its own: nobody is shown the one that ends the driver's waiting.
     report({ENDED: 1})
 
 
@@ -251,7 +253,7 @@ class Start(NamedTuple):
 
 
 class Starts:
-    """How often processes were started, and what ended the last ones: notes beside Ray Train's own files.
+    """How often processes failed in a row, and what ended the last ones: notes beside Ray Train's own files.
 
     A training may lose its machines a hundred times and end well, if it gets on in between. So starts are not counted,
     but those in a row without a new checkpoint.
@@ -262,7 +264,7 @@ class Starts:
         self.max_failures = max_failures
 
     def begin(self) -> Start:
-        """Begin once more."""
+        """Count this start, and say how to begin, or why not."""
         if noted := self._read(PROBLEM):
             return Start(str(noted["text"]))
         count = self._read(COUNT) or {"checkpoint": None, "failures": -1}

@@ -328,7 +328,9 @@ class SweepRunner:
         return ranking
 
     def _run_winner(self, winner: Config, trials: Sequence[Trial]) -> dict[str, Artifact]:
-        """Give the winner a run's name in the store, delete what stopped trials left, and make what is missing of it.
+        """Make the winner's run: name it, delete what stopped trials left, and do the steps that are missing.
+
+        Nothing is registered: that takes a run of the winner's settings.
 
         Returns:
             The winner's artifacts by node. With `sweep.full` these are the whole pipeline up to `evaluate`; without it
@@ -349,6 +351,8 @@ class SweepRunner:
 
         # Its trial made some of these artifacts already, under the same ids: they are found finished.
         pipeline.carry_out(winner, self.store, steps, self.setup.session, self.setup.parent, self.screen)
+
+        # Finished: what the name stood for before need not be kept any longer.
         self.store.write_ref(winner.name, reference)
         return artifacts
 

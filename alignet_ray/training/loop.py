@@ -100,7 +100,7 @@ class Training:
         step: updates done.
         micro_batch: images in one pass of a process; None: all at once. Begins as the recipe says, and is halved when a
             GPU's memory is too small.
-        classes: the network's own classifier, whose probabilities are to stay as they are; None: they need not.
+        class_layer: the network's own classifier, whose probabilities are to stay as they are; None: they need not.
         notices: what a person should be told of, until somebody takes it.
     """
 
@@ -110,7 +110,7 @@ class Training:
         recipe: Recipe,
         device: str = "cpu",
         compile: bool = False,
-        classes: Classifier | None = None,
+        class_layer: Classifier | None = None,
     ) -> None:
         # Convolutions in mixed precision are faster with the channels last in memory.
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -133,10 +133,10 @@ class Training:
         if recipe.ema_decay:
             self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.reference_backbone = None
-        self.classes = None
-        if classes is not None:
-            self.classes = Classifier(classes.weight.to(device), classes.bias.to(device))
-        if recipe.locality or self.classes:
+        self.class_layer = None
+        if class_layer is not None:
+            self.class_layer = Classifier(class_layer.weight.to(device), class_layer.bias.to(device))
+        if recipe.locality or self.class_layer:
             self.reference_backbone = copy.deepcopy(model.backbone).requires_grad_(False).eval()
 
         # The decay to the initial weights is the loop's own (`optimizer_step`), so plain Adam is enough.
@@ -258,7 +258,7 @@ class Training:
             images: this process's share of the batch.
             batch: of all processes.
         """
-        # As many passes in every process, whose shares differ by an image: they wait for each other in each of them.
+        # As many passes in every process, but for one that would be empty: only the last one synchronises.
         share = math.ceil(len(batch.image_ids) / world_size())
         passes = math.ceil(share / (self.micro_batch or share))
         chunks = [chunk for chunk in torch.tensor_split(images, passes) if len(chunk)]
@@ -284,9 +284,10 @@ class Training:
     ) -> dict[str, float]:
         """GradCache: the gradient of a loss over the whole batch, with the activations of one chunk in memory.
 
-        Both forward passes of a chunk must give the same outputs. They do: timm's networks have no dropout unless it
-        is asked for, and BatchNorm in training mode is the exception that `_too_many_images` tells of. Gao et al.,
-        "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
+        Both forward passes of a chunk must give the same outputs, and do: timm's networks have no dropout unless it is
+        asked for, and `_statistics_kept` keeps the first pass out of BatchNorm's running statistics. The result is that
+        of a single pass, except with `batch_norm: train`, where BatchNorm sees a chunk instead of the whole share. Gao
+        et al., "Scaling deep contrastive learning batch size under memory limited setup", RepL4NLP 2021.
         """
         # First pass, without activations: the outputs of all chunks. The loss on them gives its gradient with respect
         # to each output, which stays in their `.grad`.
@@ -303,7 +304,7 @@ class Training:
             with self._gradient_sync(is_last=number == len(chunks)):
                 recomputed = self.forward(network, chunk)
 
-                # Outputs that the loss does not use, such as an embedding beside a head, have no gradient.
+                # Embedding and triplet logits; what the loss does not use of them has no gradient.
                 tensors, gradients = [], []
                 for tensor, cache in zip(recomputed, cached, strict=True):
                     if tensor is not None and cache is not None and cache.grad is not None:
@@ -334,7 +335,7 @@ class Training:
         Args:
             local: outputs for this process's images.
             batch: of all processes.
-            reference: embeddings of the whole batch before training, for the terms that compare with them.
+            reference: what `reference_embeddings` gives.
 
         Raises:
             NonFiniteLoss: naming the step and the first images.
@@ -345,7 +346,7 @@ class Training:
         whole = map_output(lambda rows: gather_rows(rows, len(batch.image_ids)), local)
         outputs, embeddings = self.representations(whole, batch)
 
-        # The head learns the teacher's choices; by the second term the embedding itself learns them, too.
+        # The outputs learn the choices, the embedding by the second term. The figure `loss` is the first term alone.
         similarities = triplet_similarities(outputs, triplets)
         loss = self.mean_divergence(similarities, targets, self.model.tau)
         figures = {"loss": loss.detach()}
@@ -358,8 +359,8 @@ class Training:
             local_term = losses.locality(reference, embeddings, LOCALITY_TAU)
             loss = loss + recipe.locality * local_term
             figures["loss_locality"] = local_term.detach()
-        if self.classes is not None and reference is not None:
-            before, after = (linear(rows, *self.classes) for rows in (reference, whole.embedding))
+        if self.class_layer is not None and reference is not None:
+            before, after = (linear(rows, *self.class_layer) for rows in (reference, whole.embedding))
             class_term = losses.class_retention(before, after)
             loss = loss + recipe.class_retention * class_term
             figures["loss_classes"] = class_term.detach()

@@ -113,11 +113,11 @@ class StudentWorker:
         self.report = report
 
         # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
-        classes = None
+        class_layer = None
         if settings.class_retention:
-            classes = _classifier(settings.model, student.backbone.width)
+            class_layer = _classifier(settings.model, student.backbone.width)
         recipe = student_recipe(settings, job.seed)
-        self.training = Training(student, recipe, device, settings.compile, classes)
+        self.training = Training(student, recipe, device, settings.compile, class_layer)
         self.training.change(circumstances.micro_batch, circumstances.compile)
         self.circumstances = circumstances
         self.checkpoints = checkpoints.CheckpointWriter(job.out)

@@ -32,7 +32,10 @@ def test_the_head_counts_beside_the_embedding() -> None:
 def test_where_every_point_loses_more_the_first_one_is_taken() -> None:
     choice = retention.choose([START, point(0.2, 0.4, 0.02), point(1, 0.49, 0.05)])
     assert choice.interpolation == 0.2
-    assert choice.reason.startswith("every point loses more")
+    assert choice.reason == (
+        "every point loses more than 1 point of telling objects apart or keeps less than 66% of neighbours: "
+        "the shortest way"
+    )
 
 
 def test_most_neighbours_must_be_kept() -> None:
@@ -43,7 +46,7 @@ def test_most_neighbours_must_be_kept() -> None:
     better = replace(point(0.6, 0.46, -0.1, half_width=0.09), neighbours_kept=0.2)
     choice = retention.choose([*points[:2], better])
     assert choice.interpolation == 0.6
-    assert choice.reason == "nearest to people, and better at telling objects apart"
+    assert choice.reason == "nearest to people of those allowed, and better at telling objects apart"
 
 
 @pytest.mark.parametrize("change", [None, ScoreChange(0.5, 0.0, -0.2, 0.2)])
@@ -51,6 +54,15 @@ def test_a_loss_that_cannot_be_judged_keeps_the_safer_half(change: ScoreChange |
     points = [replace(point(share, 0.4 + share / 10, 0), mean_change=change) for share in (0, 0.3, 0.5, 0.8, 1)]
     choice = retention.choose(points)
     assert choice.interpolation == 0.5
+    assert "cannot tell" in choice.reason
+
+
+def test_the_safer_half_holds_only_points_that_keep() -> None:
+    """The first point is nearer to people, and has lost more than is allowed."""
+    wide = {"half_width": 0.2}
+    points = [START, point(0.2, 0.47, 0.05, **wide), point(0.4, 0.46, 0.0, **wide), point(0.8, 0.48, 0.0, **wide)]
+    choice = retention.choose(points)
+    assert choice.interpolation == 0.4
     assert "cannot tell" in choice.reason
 
 

@@ -78,7 +78,7 @@ def train_a_little(micro_batch: int | None) -> dict[str, torch.Tensor]:
     network = make_network("random:test_efficientnet_ln", 32, 8, seed=0)
     layer = np.random.default_rng(2).normal(size=(10, network.backbone.width + 1)).astype(np.float32)
     classes = Classifier(torch.from_numpy(layer[:, 1:].copy()), torch.from_numpy(layer[:, 0].copy()))
-    training = Training(network, recipe, classes=classes)
+    training = Training(network, recipe, class_layer=classes)
     losses: list[float] = []
 
     def images(wanted: np.ndarray) -> torch.Tensor:

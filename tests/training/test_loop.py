@@ -227,7 +227,7 @@ def test_the_network_goes_on_telling_the_classes_that_it_was_trained_with():
     for retention in (0.0, 1.0):
         network = make_network("random:test_efficientnet_ln", 32, 16, seed=0)
         recipe = make_recipe(**settings, class_retention=retention)
-        training = Training(network, recipe, classes=classes)
+        training = Training(network, recipe, class_layer=classes)
         image_ids = in_batch()(0).image_ids
         before = linear(training.predict(image_ids, images).embedding, *classes)
         rows = train(training)
