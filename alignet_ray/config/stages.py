@@ -298,7 +298,7 @@ class Distill(Section):
     interpolation: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """The finished student's place between its pretrained weights (0) and its trained ones (1); the head stays as
     trained. `auto`: as near to people as possible while telling objects apart loses one point at most, on validation
-    objects; the report shows the trade-off. 1: as published."""
+    objects, and two thirds of the neighbours stay; the report shows the trade-off. 1: as published."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Keep the pretrained statistics of BatchNorm layers, or update them (each worker from its own images)."""
     trainable: Annotated[int, Field(ge=1)] | Literal["all", "head"] = "all"

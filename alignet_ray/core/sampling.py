@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alignet_ray.core.triplet_rows import scramble, set_keys
-from alignet_ray.errors import UserError
 
 CHUNK = 1 << 16
 """Candidates that are drawn at once."""
@@ -206,19 +205,6 @@ def held_out(ids: Int[np.ndarray, " n"], share: float, seed: int) -> Bool[np.nda
 def held_out_count(images: int, share: float) -> int:
     """How many images `held_out` sets aside."""
     return round(share * images)
-
-
-def require_images(batch_size: int, images: int) -> None:
-    """Refuse a batch of more distinct images than there are.
-
-    Raises:
-        UserError: there are fewer.
-    """
-    if batch_size > images:
-        raise UserError(
-            f"a batch of {batch_size} distinct images, but only {images} to train on: set a smaller "
-            "--distill.batch-size"
-        )
 
 
 def _stream(

@@ -211,3 +211,16 @@ def _reduced_plan(plan: list[_PlanEntry], all_images: sampling.Groups, images: i
         f"the {images} images set aside for validation give no triplet of the kinds asked for: any three are taken"
     )
     return [_PlanEntry("uniform", all_images, anything)], warning
+
+
+def require_images(batch_size: int, images: int) -> None:
+    """Refuse a batch of more distinct images than there are.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if batch_size > images:
+        raise UserError(
+            f"a batch of {batch_size} distinct images, but only {images} to train on: set a smaller "
+            "--distill.batch-size"
+        )

@@ -124,17 +124,17 @@ def choose(points: Sequence[InterpolatedStudent]) -> Choice:
     """
     candidates = points[1:]
     keeping = [point for point in candidates if _keeps(point)]
-    point_of_telling = f"{100 * TOLERANCE:.0f} point of telling objects apart"
-    neighbours = f"{MIN_NEIGHBOURS:.0%} of neighbours"
+    allowed_loss = f"{100 * TOLERANCE:.0f} point of telling objects apart"
+    least_kept = f"{MIN_NEIGHBOURS:.0%} of neighbours"
     if keeping:
         best = max(keeping, key=_agreement)
-        reason = f"nearest to people of those that lose no more than {point_of_telling} and keep {neighbours}"
+        reason = f"nearest to people of those that lose no more than {allowed_loss} and keep {least_kept}"
         if _surely_gains(best):
             reason = "nearest to people of those allowed, and better at telling objects apart"
     else:
         # Losses mostly grow with the way, so the first point is taken; nothing compares their losses.
         best = candidates[0]
-        reason = f"every point loses more than {point_of_telling} or keeps less than {neighbours}: the shortest way"
+        reason = f"every point loses more than {allowed_loss} or keeps less than {least_kept}: the shortest way"
 
     doubt = _doubt(best)
     if not doubt:

@@ -219,12 +219,7 @@ def classifier(name: str, width: int) -> Classifier | None:
         # The classifier comes last in such a file: its weight, then its bias.
         *_, weight, bias = package_weights(name)[0].values()
     elif spec.kind is ModelKind.CHECKPOINT:
-        checkpoint = read_weights(spec.path, spec.weights_key)
-        # A distilled DeiT has two classifiers; the first is the one of the class token.
-        for layer in _classifier_names(spec.architecture):
-            if f"{layer}.weight" in checkpoint:
-                weight, bias = checkpoint[f"{layer}.weight"], checkpoint.get(f"{layer}.bias")
-                break
+        weight, bias = _checkpoint_classifier(spec)
     elif spec.kind is ModelKind.TIMM and timm.is_model_pretrained(name):
         with _offline_if_unreachable():
             net: Any = timm.create_model(name, pretrained=True)
@@ -240,11 +235,16 @@ def classifier(name: str, width: int) -> Classifier | None:
     return Classifier(rows, bias.detach().float())
 
 
-def _classifier_names(architecture: str) -> tuple[str, ...]:
-    """What timm calls the classifier layers of an architecture."""
+def _checkpoint_classifier(spec: ModelSpec) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of the classifier in a file of weights; None each where there is none."""
     import timm
 
-    return _classifier_layers(getattr(timm.get_pretrained_cfg(architecture), "classifier", None))
+    checkpoint = read_weights(spec.path, spec.weights_key)
+    # A distilled DeiT has two classifiers; the first is the one of the class token.
+    for layer in _classifier_layers(getattr(timm.get_pretrained_cfg(spec.architecture), "classifier", None)):
+        if f"{layer}.weight" in checkpoint:
+            return checkpoint[f"{layer}.weight"], checkpoint.get(f"{layer}.bias")
+    return None, None
 
 
 def may_have_classifier(name: str) -> bool:
@@ -253,8 +253,7 @@ def may_have_classifier(name: str) -> bool:
 
     spec = ModelSpec.parse(name)
     if spec.kind is ModelKind.CHECKPOINT:
-        checkpoint = read_weights(spec.path, spec.weights_key)
-        return any(f"{layer}.weight" in checkpoint for layer in _classifier_names(spec.architecture))
+        return _checkpoint_classifier(spec)[0] is not None
     if spec.kind is ModelKind.TIMM:
         return bool(getattr(timm.get_pretrained_cfg(name), "num_classes", 0))
     return spec.kind is ModelKind.PACKAGE

@@ -31,7 +31,9 @@ def refuse_amounts(cfg: Config, names: Collection[str], listings: Listings) -> N
     if "label@aligned" in names and not cfg.label.from_:
         triplet_sampling.require_triplets(cfg.label, images)
     if "distill@student" in names and cfg.distill.batching == "in_batch":
-        sampling.require_images(cfg.distill.batch_size, images - sampling.held_out_count(images, cfg.label.held_out))
+        triplet_sampling.require_images(
+            cfg.distill.batch_size, images - sampling.held_out_count(images, cfg.label.held_out)
+        )
 
 
 def require_clusters(cfg: Config, images: int) -> None:

@@ -167,25 +167,25 @@ def _first_step(work: Work) -> int:
     return checkpoints.step_of(checkpoint)
 
 
-def _pack_images(work: Work, pack: "CacheWriter") -> None:
+def _pack_images(work: Work, writer: "CacheWriter") -> None:
     """Decode and resize all images: first here; once the rest would take longer than starting processes, in tasks."""
-    total = len(pack.images.ids)
+    total = len(writer.images.ids)
     with work.screen.progress(total, "images packed") as bar:
         packed = 0
         # Nothing is begun here only where the user sends all work to Ray (`ray.force`).
         if stays_here(work.cfg, 0):
-            packed = _pack_here(work, pack, bar)
+            packed = _pack_here(work, writer, bar)
         if packed < total:
-            _pack_in_tasks(work, pack, packed, bar)
+            _pack_in_tasks(work, writer, packed, bar)
 
 
-def _pack_here(work: Work, pack: "CacheWriter", bar: Progress) -> int:
+def _pack_here(work: Work, writer: "CacheWriter", bar: Progress) -> int:
     """Pack images in this process until the rest would take too long; returns how many it has packed."""
-    total = len(pack.images.ids)
+    total = len(writer.images.ids)
     for start in range(0, total, PACKED_AT_ONCE):
         stop = min(start + PACKED_AT_ONCE, total)
         begun = time.perf_counter()
-        bar.add(pack.write(start, stop))
+        bar.add(writer.write(start, stop))
         seconds = time.perf_counter() - begun
         seconds_left = seconds / (stop - start) * (total - stop)
 
@@ -196,12 +196,12 @@ def _pack_here(work: Work, pack: "CacheWriter", bar: Progress) -> int:
     return total
 
 
-def _pack_in_tasks(work: Work, pack: "CacheWriter", packed: int, bar: Progress) -> None:
+def _pack_in_tasks(work: Work, writer: "CacheWriter", packed: int, bar: Progress) -> None:
     """Pack the images from this one on, a range of them in each Ray task."""
     # Ranges small enough to keep every core busy to the end, large enough to be worth a task.
-    total = len(pack.images.ids)
+    total = len(writer.images.ids)
     size = max(16, min(4096, (total - packed) // 16))
-    shared = ray.put(pack)
+    shared = ray.put(writer)
     task = ray.remote(scheduling_strategy="SPREAD")(_pack_range)  # not inside a trial's own CPU
     pending = []
     for start in range(packed, total, size):
@@ -213,8 +213,8 @@ def _pack_in_tasks(work: Work, pack: "CacheWriter", packed: int, bar: Progress) 
         bar.add(sum(ray.get(done)))
 
 
-def _pack_range(pack: "CacheWriter", start: int, stop: int) -> int:
-    return pack.write(start, stop)
+def _pack_range(writer: "CacheWriter", start: int, stop: int) -> int:
+    return writer.write(start, stop)
 
 
 def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRow:

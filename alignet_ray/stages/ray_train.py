@@ -178,8 +178,8 @@ def train_process(config: Mapping[str, Any]) -> None:
 
     What all processes meet alike, such as a wrong setting, each of them reports, so that Ray does not try again. What
     one of them meets alone it writes down and dies of: the others wait for it, in a collective operation that nothing
-    else ends. Ray then starts all of them again, and they find the note:
-    it ends the training, lets it begin in another way (`BeginAgain`), or only says what happened.
+    else ends. Ray then starts all of them again, and they find the note: it ends the training, lets it begin in another
+    way (`BeginAgain`), or only says what happened.
     """
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero

@@ -21,6 +21,7 @@ from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, Label
 from alignet_ray.core import sampling
 from alignet_ray.core.gpu import exact_products
 from alignet_ray.core.triplets import gram_similarities
+from alignet_ray.data.triplet_sampling import require_images
 from alignet_ray.store import Artifact
 
 
@@ -87,7 +88,7 @@ def distinct_rows(seed: int, step: int, batch_size: int, rows: int) -> Int[np.nd
     Raises:
         UserError: there are fewer rows than a batch holds.
     """
-    sampling.require_images(batch_size, rows)
+    require_images(batch_size, rows)
     epoch, position = divmod(step, rows // batch_size)
     start = position * batch_size
     return _epoch_order(seed, epoch, rows)[start : start + batch_size]
@@ -239,7 +240,7 @@ def fill_up(rng: np.random.Generator, drawn: np.ndarray, size: int, images: int)
     Raises:
         UserError: there are fewer images.
     """
-    sampling.require_images(size, images)
+    require_images(size, images)
     taken = dict.fromkeys(drawn.tolist())
     while len(taken) < size:
         for position in rng.integers(0, images, size - len(taken)).tolist():

@@ -360,8 +360,8 @@ class Training:
             loss = loss + recipe.locality * local_term
             figures["loss_locality"] = local_term.detach()
         if self.class_layer is not None and reference is not None:
-            before, after = (linear(rows, *self.class_layer) for rows in (reference, whole.embedding))
-            class_term = losses.class_retention(before, after)
+            before = linear(reference, *self.class_layer)
+            class_term = losses.class_retention(before, linear(whole.embedding, *self.class_layer))
             loss = loss + recipe.class_retention * class_term
             figures["loss_classes"] = class_term.detach()
 

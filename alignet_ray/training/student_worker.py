@@ -112,10 +112,11 @@ class StudentWorker:
         self.job = job
         self.report = report
 
-        # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
         class_layer = None
         if settings.class_retention:
             class_layer = _classifier(settings.model, student.backbone.width)
+
+        # The student is built as for step 0 even where a checkpoint follows: the decay aims at these initial weights.
         recipe = student_recipe(settings, job.seed)
         self.training = Training(student, recipe, device, settings.compile, class_layer)
         self.training.change(circumstances.micro_batch, circumstances.compile)

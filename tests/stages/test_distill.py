@@ -27,6 +27,7 @@ from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages, p
 from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.models.embedding_network import load_network, make_network
+from alignet_ray.screen import Progress
 from alignet_ray.stages import Work, distill
 from alignet_ray.stages.training_jobs import make_student_job
 from alignet_ray.store import Artifact, Store
@@ -150,10 +151,19 @@ def test_images_packed_here_and_in_tasks_are_the_same(
         patched.setattr(distill.ray, "put", lambda _: pytest.fail("a task was begun"))
         assert packed_file(pictures, tmp_path / "here", here) == in_tasks
 
-    # Slow ones: the first two pieces here, the rest in tasks.
+    # Where any time is too long, the first two pieces here and the rest in tasks.
+    begun_in_tasks = []
+    pack_in_tasks = distill._pack_in_tasks
+
+    def noted(work: Work, writer: CacheWriter, packed: int, bar: Progress) -> None:
+        begun_in_tasks.append(packed)
+        pack_in_tasks(work, writer, packed, bar)
+
+    monkeypatch.setattr(distill, "_pack_in_tasks", noted)
     monkeypatch.setattr(distill, "PACKED_AT_ONCE", 4)
     monkeypatch.setattr("alignet_ray.stages.small_work.START_SECONDS", 1e-9)
     assert packed_file(pictures, tmp_path / "both", here) == in_tasks
+    assert begun_in_tasks == [8]
 
 
 def test_classes_are_kept_only_where_the_weights_know_some(
