@@ -95,13 +95,6 @@ def test_one_field_reruns_only_what_depends_on_it(smoke: SmokeRun) -> None:
     assert "valid" in plan
 
 
-def test_scores_alone_are_computed_without_ray(smoke: SmokeRun) -> None:
-    options = ("--name", "again", "--evaluate.bootstrap", "50", "--store.root", str(smoke.root))
-    printed = alignet("evaluate", "smoke", *options).stdout
-    assert "== evaluate" in printed
-    assert "Ray" not in printed
-
-
 def test_the_registered_model_equals_the_folder(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
@@ -242,6 +235,13 @@ def test_annotated_objects_may_have_separate_images(smoke: SmokeRun, tmp_path: P
     assert reference is not None
     clustered = smoke.store.artifact("cluster", reference.nodes["cluster"])
     assert sum(len(table) for table in clustered.iter_parts()) == 60
+
+
+def test_scores_alone_are_computed_without_ray(smoke: SmokeRun) -> None:
+    options = ("--name", "again", "--evaluate.bootstrap", "50", "--store.root", str(smoke.root))
+    printed = alignet("evaluate", "smoke", *options).stdout
+    assert "== evaluate" in printed
+    assert "Ray" not in printed
 
 
 def test_show_ends_with_the_scores_and_the_log_has_what_the_screen_said(smoke: SmokeRun) -> None:
