@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
 from scipy.special import entr, log_softmax
 
 from alignet_ray.core.triplet_rows import TIE
@@ -28,6 +27,9 @@ def fit_temperature(similarities: Float[np.ndarray, "t 3"], human: Float[np.ndar
     minimised over seven decades around the spread of the similarities. A model that knows nothing gets a very high
     temperature, at which all its probabilities are a third.
     """
+    # Commands that only plan need no optimiser, and its import takes a while.
+    from scipy.optimize import minimize_scalar
+
     wide = similarities.astype(np.float64)
     scale = float(wide.std(axis=1).mean()) or 1.0
 

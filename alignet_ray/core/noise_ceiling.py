@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
-from scipy.stats import rankdata
 
 from alignet_ray.core import scores, similarity
 from alignet_ray.core.triplet_rows import set_keys
@@ -127,6 +126,9 @@ def _upper_triangles(people: Float[np.ndarray, "p n n"]) -> Float[np.ndarray, "p
 def _comparable(ratings: Float[np.ndarray, " q"], method: Method) -> Float[np.ndarray, " q"]:
     """One person's ratings as ranks or standardised values, so that they can be averaged with other people's."""
     if method == "spearman":
+        # Commands that only plan rank nothing, and this import takes a while.
+        from scipy.stats import rankdata
+
         return np.asarray(rankdata(ratings, nan_policy="omit"))
     spread = float(np.nanstd(ratings)) or 1.0
     return np.asarray((ratings - np.nanmean(ratings)) / spread)

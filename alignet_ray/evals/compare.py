@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from alignet_ray.core.scores import Score, holm
 from alignet_ray.screen import TableRow, table
@@ -187,7 +187,7 @@ def _significant(pairs: Mapping[ScoreKey, tuple[Score, Score]]) -> set[ScoreKey]
         deviation = np.hypot(_standard_error(before), _standard_error(after))
         # Without an interval, or with one of no width, there is nothing to test by.
         if deviation > 0:
-            p_values[key] = 2 * norm.sf(abs(after.value - before.value) / deviation)
+            p_values[key] = 2 * ndtr(-abs(after.value - before.value) / deviation)
 
     # Among dozens of rows one in twenty would differ at 5 % by chance alone.
     adjusted = holm(np.array(list(p_values.values())))
@@ -196,7 +196,7 @@ def _significant(pairs: Mapping[ScoreKey, tuple[Score, Score]]) -> set[ScoreKey]
 
 def _standard_error(score: Score) -> float:
     """Standard error behind a 95 % interval, as if it came from a normal distribution."""
-    return float((score.high - score.low) / (2 * norm.ppf(0.975)))
+    return float((score.high - score.low) / (2 * ndtri(0.975)))
 
 
 def _cell(score: Score | None) -> str:

@@ -1,6 +1,6 @@
 """Figures as PNG bytes, drawn by matplotlib without its global state."""
 
-import importlib.util
+import importlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-
-from alignet_ray.errors import UserError
 
 Points = Float[np.ndarray, "n 2"]
 
@@ -278,19 +276,8 @@ def principal_plane(embeddings: Float[np.ndarray, "n d"]) -> Points:
     return plane * np.where(largest < 0, -1, 1)
 
 
-def check_map_method(method: str) -> None:
-    """Refuse maps whose package is not installed.
-
-    Raises:
-        UserError: saying how to install it.
-    """
-    if method == "umap" and importlib.util.find_spec("umap") is None:
-        raise UserError("evaluate.maps umap needs its package: pip install umap-learn, or take pca")
-
-
 def umap_plane(embeddings: Float[np.ndarray, "n d"], seed: int) -> Points:
     """Coordinates by UMAP of cosine distances (McInnes et al. 2018); one thread and a seed, so that maps repeat."""
-    check_map_method("umap")
     # A spectral start needs more points than it has dimensions to solve for.
     start = "spectral"
     if len(embeddings) < 10:

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.train import ScalingConfig
 
 from alignet_ray import cluster_nodes, runtime
 from alignet_ray.artifacts.distill import DistillArtifact
@@ -25,6 +24,8 @@ from alignet_ray.stages.small_work import stays_here
 from alignet_ray.store import JsonObject
 
 if TYPE_CHECKING:
+    from ray.train import ScalingConfig
+
     from alignet_ray.images.cache import CacheWriter
 
 VERSION = 6
@@ -268,8 +269,10 @@ def _curves(row: MetricsRow) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in left_out}
 
 
-def _scaling(settings: Distill, workers: int) -> ScalingConfig:
+def _scaling(settings: Distill, workers: int) -> "ScalingConfig":
     """Processes and their resources; a range of processes where fewer may go on."""
+    from ray.train import ScalingConfig
+
     # The processes decode images in threads of their own, which need no slots: Ray only counts, it does not limit.
     use_gpu = cluster_nodes.cluster_resources().gpus > 0
     resources = {"CPU": 1.0}

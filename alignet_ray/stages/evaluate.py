@@ -5,24 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from alignet_ray import report
 from alignet_ray.artifacts.embed import EmbedArtifact
-from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts, SetFacts
+from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.config import Config
-from alignet_ray.core import similarity
 from alignet_ray.core.scores import Score
 from alignet_ray.errors import UserError
 from alignet_ray.evals import external, gate, ood, suite, summary
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
-from alignet_ray.human import benchmarks, objects
+from alignet_ray.human import benchmarks
 from alignet_ray.human.comparisons import read_table
 from alignet_ray.human.matrices import read_participants
 from alignet_ray.human.responses import read_responses
 from alignet_ray.models.model_spec import ModelSpec
-from alignet_ray.report import examples, figures
-from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, evaluation_sets, report_inputs
+from alignet_ray.stages import Work, embed_jobs, evaluation_inputs, evaluation_sets
 from alignet_ray.store import JsonObject
 
 VERSION = 7
@@ -63,7 +60,7 @@ def refuse(cfg: Config, role: str) -> None:
             "give --corpus.path as well"
         )
     evaluation_sets.refuse(cfg)
-    figures.check_map_method(cfg.evaluate.maps)
+    evaluation_inputs.check_map_method(cfg.evaluate.maps)
     # Their images are looked up when all is embedded, hours later; their form can be checked now.
     evaluate = cfg.evaluate
     if evaluate.answers:
@@ -76,6 +73,9 @@ def refuse(cfg: Config, role: str) -> None:
 
 def run(work: Work) -> None:
     """Score every space, write the table of scores and the report."""
+    # Drawing takes half a second to import: commands that only plan do without it.
+    from alignet_ray.stages import evaluation_report
+
     cfg = work.cfg
     evaluate = cfg.evaluate
     artifact = EvaluateArtifact(work.out)
@@ -106,7 +106,7 @@ def run(work: Work) -> None:
         verdict = decision.verdict
         reasons = decision.reasons
     rows = summary.rows(results.scores, [ModelSpec.parse(model).label for model in evaluate.models])
-    artifact.write_report(build_report(work, spaces, test, results, rows, decision, sets.facts))
+    artifact.write_report(evaluation_report.build(work, spaces, test, results, rows, decision, sets.facts))
     work.facts = EvaluateFacts(
         table=summary.lines(rows, len(results.trials), len(test), summary.comparison_line(results.scores)),
         test_objects=len(test),
@@ -165,87 +165,3 @@ def ood_scores(work: Work, spaces: list[EmbeddingSpace], images: EmbedArtifact) 
     embedded = set(images.embedded_ids().tolist())
     labels = {image_id: label for image_id, label in images.image_labels().items() if image_id in embedded}
     return ood.evaluate(spaces, labels, folder, work.cfg.seed)
-
-
-def build_report(
-    work: Work,
-    spaces: list[EmbeddingSpace],
-    test: AnnotatedObjects,
-    results: suite.SuiteResults,
-    rows: list[dict[str, str]],
-    decision: gate.Decision | None,
-    sets: list[SetFacts],
-) -> str:
-    """Gather the contents of the report, and render it."""
-    cfg = work.cfg
-    parents = work.parents
-    human = test.human_similarity()
-    groups = examples.object_groups(test, human)
-    order = similarity.category_order(human, groups)
-    compared = [space for space in spaces if space.layer == "pre_logits" and space.model in ("base", "student")]
-    # The teacher has a space of its own, in which the student is to see: it belongs beside both.
-    with_teacher = compared + [space for space in spaces if space.model == "teacher"]
-
-    calibration = {}
-    for (model, layer), curve in results.curves.items():
-        if layer in ("pre_logits", "aligned"):
-            calibration[model] = curve
-
-    contents = report.ReportContents(
-        title=f"alignet_ray: {cfg.name}",
-        people=report_inputs.people(cfg, SoftenArtifact(parents["soften"])),
-        about=report_inputs.about(parents),
-        provenance=report_inputs.provenance(cfg, parents),
-        summary=rows,
-        scores=results.scores,
-        sets=sets,
-        losses=report_inputs.loss_curves(parents),
-        matrices=examples.similarity_matrices(with_teacher, test, human, order),
-        groups=[groups[row] for row in order],
-        maps=examples.object_maps(with_teacher, test, cfg.evaluate.maps, cfg.seed),
-        map_method=cfg.evaluate.maps,
-        map_groups=groups,
-        map_names=test.names,
-        decision=decision,
-        labels=report_inputs.label_statistics(parents),
-        teacher=report_inputs.teacher_report(parents),
-        calibration=calibration,
-        learning_curve=SoftenArtifact(parents["soften"]).learning_curve(),
-    )
-    # Stored features come without pictures, and end with the teacher.
-    if not embed_jobs.has_no_images(cfg):
-        contents = _with_pictures(work, contents, compared, test, results)
-    return report.build(contents)
-
-
-def _with_pictures(
-    work: Work,
-    contents: report.ReportContents,
-    compared: list[EmbeddingSpace],
-    test: AnnotatedObjects,
-    results: suite.SuiteResults,
-) -> report.ReportContents:
-    """The contents with all that shows images: examples, neighbours, clusters, and the student's use.
-
-    Args:
-        work: names the images and the artifacts.
-        contents: everything else.
-        compared: spaces whose neighbours are shown.
-        test: the test objects.
-        results: what the models chose, on which images.
-    """
-    cfg = work.cfg
-    parents = work.parents
-    folder = objects.images_folder(cfg.objects.path, cfg.corpus.path)
-    read_image = report_inputs.image_reader(EmbedArtifact(parents["embed@objects"]), folder)
-    image_of_object = results.image_draws[0]
-    return replace(
-        contents,
-        use=report.use(cfg.register.name, cfg.register.alias),
-        map_pictures=[read_image(int(image_id)) for image_id in image_of_object],
-        disagreements=examples.triplet_examples(results.responses, results.trials, test, image_of_object, read_image),
-        queries=examples.neighbour_queries(compared, test, contents.map_groups, read_image),
-        clusters=report_inputs.cluster_sheets(cfg, parents),
-        cluster_candidates=report_inputs.cluster_candidates(parents),
-        interpolation=report_inputs.student_interpolation(parents),
-    )

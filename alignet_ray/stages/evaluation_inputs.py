@@ -1,5 +1,6 @@
 """Inputs of the evaluations, read from artifacts and files: the models' embedding spaces and the annotated objects."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -38,6 +39,16 @@ def check_names(cfg: Config) -> None:
         if label in models:
             raise UserError(f"evaluate.models: {model} and {models[label]} would both be called {label!r}: rename one")
         models[label] = model
+
+
+def check_map_method(method: str) -> None:
+    """Refuse maps of objects whose package is not installed.
+
+    Raises:
+        UserError: saying how to install it.
+    """
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise UserError("evaluate.maps umap needs its package: pip install umap-learn, or take pca")
 
 
 def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:

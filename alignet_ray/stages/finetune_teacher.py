@@ -1,7 +1,5 @@
 """Fine-tune the teacher network on human choice probabilities, with Ray Train. Part of `align`."""
 
-from ray.train import ScalingConfig
-
 from alignet_ray import cluster_nodes
 from alignet_ray.stages import Work
 from alignet_ray.stages.ray_train import Reports, run_training
@@ -13,6 +11,8 @@ def fine_tune(work: Work) -> None:
     Raises:
         UserError: what a process said that the user can fix.
     """
+    from ray.train import ScalingConfig
+
     from alignet_ray.stages.training_jobs import make_teacher_job
     from alignet_ray.training.teacher_worker import TeacherWorker
 

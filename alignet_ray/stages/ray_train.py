@@ -8,12 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, report
 
-from alignet_ray import train_reports
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.runtime import NOTICE_WATCHER
 from alignet_ray.stages import Work
@@ -21,6 +19,10 @@ from alignet_ray.store import Draft, JsonObject
 from alignet_ray.training import checkpoints
 from alignet_ray.training.circumstances import NOTICE, Circumstances
 from alignet_ray.training.loop import BeginAgain, NonFiniteLoss
+
+# Ray Train takes half a second to import: commands that only plan do without it.
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
 
 SCRATCH = ".train"
 """Folder for what Ray Train writes for itself, removed at the end."""
@@ -95,7 +97,7 @@ def run_training(
     work: Work,
     make_worker: MakeWorker,
     job: object,
-    scaling: ScalingConfig,
+    scaling: "ScalingConfig",
     on_report: Callable[[Reports], None],
     max_failures: int = 2,
 ) -> None:
@@ -112,7 +114,10 @@ def run_training(
     Raises:
         UserError: what a process said that the user can fix.
     """
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
+
+    from alignet_ray import train_reports
 
     # Ray Train's own result has the last report only; the screen needs each one while training goes on.
     queue = train_reports.make_queue()
@@ -181,7 +186,7 @@ def train_process(config: Mapping[str, Any]) -> None:
     else ends. Ray then starts all of them again, and they find the note: it ends the training, lets it begin in another
     way (`BeginAgain`), or only says what happened.
     """
-    from ray.train import get_context
+    from ray.train import get_context, report
     from ray.train.collective import broadcast_from_rank_zero
 
     # The main process counts this start, reads the notes of earlier ones, and tells the others how to begin.
@@ -205,7 +210,7 @@ def _train(settings: Mapping[str, Any], start: "Start", starts: "Starts") -> str
     Raises:
         Exception: what this process meets alone, which is noted in `starts`.
     """
-    from ray.train import get_context
+    from ray.train import get_context, report
     from ray.train.torch import get_device
 
     circumstances = Circumstances(is_leaving, start.micro_batch, start.compile)

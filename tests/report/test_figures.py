@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import rankdata
 
-from alignet_ray.errors import UserError
 from alignet_ray.report import figures
 
 
@@ -78,13 +77,6 @@ def test_the_principal_plane_is_that_of_an_eigendecomposition_with_fixed_signs()
 def test_one_dimension_gives_a_plane_all_the_same() -> None:
     plane = figures.principal_plane(np.array([[1.0], [2.0]]))
     np.testing.assert_allclose(np.abs(plane), [[0.5, 0], [0.5, 0]])
-
-
-def test_a_map_whose_package_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
-    figures.check_map_method("pca")
-    with pytest.raises(UserError, match="pip install umap-learn, or take pca"):
-        figures.check_map_method("umap")
 
 
 def test_every_figure_is_a_png_of_its_size() -> None:

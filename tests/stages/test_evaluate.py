@@ -22,7 +22,7 @@ from alignet_ray.core.affine import AffineTransform
 from alignet_ray.errors import UserError
 from alignet_ray.images.listing import list_images
 from alignet_ray.report import figures
-from alignet_ray.stages import Work, evaluate, graph
+from alignet_ray.stages import Work, evaluate, evaluation_inputs, graph
 from alignet_ray.stages.embed_jobs import extra_job
 from alignet_ray.store import Artifact, Draft, Store
 
@@ -271,7 +271,7 @@ def test_maps_by_another_method(
     world: World, cfg: Config, make_work: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = cfg.replace(evaluate__maps="umap")
-    monkeypatch.setattr(figures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(evaluation_inputs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install umap-learn"):
         evaluate.refuse(cfg, "")
     monkeypatch.undo()

@@ -271,3 +271,10 @@ def test_an_object_has_a_name_that_people_can_read(
     rows = [("first", "", "train", [0]), (name, "", "test", image_ids)]
     splits = evaluation_inputs.annotated_objects(soften(store, rows), EmbedArtifact(parents["embed@objects"]))
     assert splits.test.names == [expected]
+
+
+def test_a_map_whose_package_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation_inputs.importlib.util, "find_spec", lambda name: None)
+    evaluation_inputs.check_map_method("pca")
+    with pytest.raises(UserError, match="pip install umap-learn, or take pca"):
+        evaluation_inputs.check_map_method("umap")
