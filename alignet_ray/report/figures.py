@@ -55,6 +55,9 @@ OTHER_MARKER = "X"
 MARKS_PER_LINE = 10
 """Marks on a line of many points."""
 
+LEGEND_COLUMNS = 2
+"""Columns of names above curves."""
+
 REFERENCE = "#8a94a3"
 """Colour of dashed reference lines."""
 
@@ -138,7 +141,10 @@ def curves(
     axes.set_ylabel(ylabel, fontsize=12)
     axes.set_ylim(bottom=bottom)
     axes.grid(axis="y", color=GRID)
-    legend(axes)
+    # Above the diagram: curves that rise and fall leave no corner free.
+    if any(line.name for line in lines):
+        place = "outside upper left"
+        figure.legend(fontsize=9, frameon=False, loc=place, ncols=LEGEND_COLUMNS, handlelength=2.4, columnspacing=1)
     return png(figure)
 
 
