@@ -29,6 +29,9 @@ DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 WITHOUT_RAY = ("evaluate", "register")
 """Stages that work in the calling process alone: Ray is not started for them."""
 
+NEVER_MADE = "never made under this root"
+"""Why a step is to do that has no artifact here, not even one of other settings."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -217,7 +220,7 @@ def _state(
 
     same_node = [manifest for manifest in earlier if manifest.node == node.name]
     if not same_node:
-        return "missing", "never made under this root"
+        return "missing", NEVER_MADE
 
     newest = max(same_node, key=lambda manifest: manifest.finished)
     return "missing", plan_reasons.text(recipe, newest.recipe, sources)
@@ -519,7 +522,10 @@ def _start_ray(cfg: Config, screen: Screen) -> None:
 def run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], parent: Tracker) -> None:
     """Run one node, in an MLflow run of its own."""
     start = time.time()
-    details = [step.artifact.id, step.size, f"({step.why})"]
+    details = [step.artifact.id, step.size]
+    # Under a new root that is so of every step.
+    if step.why != NEVER_MADE:
+        details.append(f"({step.why})")
     runner.screen.heading(step.node.name, " ".join(filter(None, details)))
 
     tags = {"alignet.artifact": step.artifact.id}

@@ -116,7 +116,7 @@ def test_new_files_make_new_artifacts(small: Config, store: Store, tmp_path: Pat
 
 
 def test_the_plan_says_why(small: Config, store: Store) -> None:
-    assert {s.why for s in pipeline.plan(small, store)} == {"never made under this root"}
+    assert {s.why for s in pipeline.plan(small, store)} == {pipeline.NEVER_MADE}
     steps = {s.node.name: s for s in pipeline.plan(small, store)}
     draft = store.draft("cluster", steps["cluster"].artifact.id)
     draft.write_bytes("part-00000.parquet", b"")
