@@ -6,6 +6,7 @@ Every fault is really caused, while the stage works; the artifact must equal the
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -100,13 +101,13 @@ def begun(folder: Path, pattern: str) -> Callable[[], bool]:
 
 
 @contextlib.contextmanager
-def two_nodes(*options: str, settings: dict[str, str] | None = None) -> Iterator[LocalCluster]:
-    """A head and a worker, gone at the end."""
+def cluster_of_nodes(*options: str, settings: dict[str, str] | None = None, workers: int = 1) -> Iterator[LocalCluster]:
+    """A head and a worker (or more), gone at the end."""
     with tempfile.TemporaryDirectory(prefix="aj", dir="/tmp", ignore_cleanup_errors=True) as folder:
         made = LocalCluster(Path(folder), settings=settings or {})
         try:
-            made.start(*options)
-            made.start(*options)
+            for _ in range(1 + workers):
+                made.start(*options)
             yield made
         finally:
             made.stop()
@@ -114,7 +115,7 @@ def two_nodes(*options: str, settings: dict[str, str] | None = None) -> Iterator
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with two_nodes() as made:
+    with cluster_of_nodes() as made:
         yield made
 
 
@@ -145,12 +146,47 @@ def test_work_went_to_both_nodes(cluster: LocalCluster, whole: tuple[Path, Done]
     assert len({a["node_id"] for a in actors(cluster) if "MapWorker" in a["class_name"]}) == 2
 
 
+SWEEP = ("--align.folds", "2", "--sweep.space", "align.identity_penalty=choice(1e-4,1e-2)")
+SWEEP += ("--sweep.trials", "2", "--sweep.repeats", "0", "--sweep.no-full")
+"""A sweep of the teacher's map: two trials, nothing after them."""
+
+
 def test_a_sweep_is_one_job(cluster: LocalCluster, whole: tuple[Path, Done], tmp_path: Path) -> None:
     root = without(whole[0], "align", tmp_path / "root")
-    space = ("--sweep.space", "align.identity_penalty=choice(1e-4,1e-2)", "--sweep.trials", "2", "--sweep.repeats", "0")
-    done = job(cluster, "sweep", root, "--align.folds", "2", *space, "--sweep.no-full")
+    done = job(cluster, "sweep", root, *SWEEP)
     assert done.code == 0, done.text[-3000:]
     assert list(root.glob("**/sweep.html")), done.text[-3000:]
+
+
+def test_a_head_that_is_killed_under_a_sweep_leaves_its_trials_to_another(
+    whole: tuple[Path, Done], tmp_path: Path
+) -> None:
+    """The head and all on it are gone in the middle of the trials; a new cluster goes on with the same folder."""
+    undisturbed = without(whole[0], "align", tmp_path / "undisturbed")
+    root = without(whole[0], "align", tmp_path / "root")
+    with cluster_of_nodes() as first:
+        assert job(first, "sweep", undisturbed, *SWEEP).code == 0
+        # One at a time, so that the first has ended and the second has not.
+        background(first, "sweep", root, *SWEEP, "--sweep.concurrent", "1")
+        until(lambda: bool(finished_trials(root)), 300, "trial")
+        first.machines[0].kill()
+        known = finished_trials(root)
+        assert len(known) < len(finished_trials(undisturbed)), "too late: all trials had ended"
+    with cluster_of_nodes() as second:
+        done = job(second, "sweep", root, *SWEEP)
+    assert done.code == 0, done.text[-3000:]
+    assert finished_trials(root) == finished_trials(undisturbed)
+    assert known.items() <= finished_trials(root).items()
+
+
+def finished_trials(root: Path) -> dict[str, dict[str, float]]:
+    """Figures of a sweep's finished trials by file name."""
+    figures = {}
+    for file in root.glob("sweep/*/trials/*.json"):
+        trial = json.loads(file.read_text())
+        if trial["status"] == "finished":
+            figures[file.name] = trial["figures"]
+    return figures
 
 
 def test_a_mistake_ends_the_job_with_its_reason(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -205,7 +241,7 @@ def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, 
     patient = ("--distill.workers", "2", "--distill.min-workers", "1")
     patient += ("--distill.steps", "600", "--distill.checkpoint-every", "10000")
     root = without(whole[0], "distill@student", tmp_path / "root")
-    with two_nodes("--num-cpus=1", settings=settings) as small:
+    with cluster_of_nodes("--num-cpus=1", settings=settings) as small:
         submission = background(small, "distill", root, *patient)
         until(begun(root / "distill", "*/checkpoints/*"), 180, "checkpoint")
         out = next(path for path in (root / "distill").iterdir() if any(path.glob("checkpoints/*")))
@@ -222,13 +258,16 @@ def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, 
     assert (out / "checkpoints" / f"step-{next_step:08d}.pt").exists()
 
 
-def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path) -> None:
-    """Two processes on two nodes, one of which is lost for good: the other one takes the whole batch."""
+@pytest.mark.parametrize("lost", [1, 3], ids=["one of two", "three of four"])
+def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path, lost: int) -> None:
+    """A process a node, and all nodes but the head's are lost for good: its process takes the whole batch."""
     root = without(whole[0], "distill@student", tmp_path / "root")
-    with two_nodes("--num-cpus=1") as small:
-        submission = background(small, "distill", root, "--distill.workers", "2", "--distill.min-workers", "1")
-        until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 180, "part")
-        small.running()[-1].kill()
+    with cluster_of_nodes("--num-cpus=1", workers=lost) as small:
+        processes = ("--distill.workers", str(1 + lost), "--distill.min-workers", "1")
+        submission = background(small, "distill", root, *processes)
+        until(begun(artifact(root, "distill@student"), "checkpoints/**/*"), 300, "part")
+        for machine in small.running()[1:]:
+            machine.kill()
         assert not (artifact(root, "distill@student") / "_SUCCESS").exists(), "too late: the stage had ended"
         until(lambda: state(small, submission) in ("SUCCEEDED", "FAILED"), 300, "end")
         log = small.ask(f"/api/jobs/{submission}/logs")["logs"]
@@ -308,12 +347,12 @@ def test_a_network_cut_for_a_minute_changes_nothing(whole: tuple[Path, Done], tm
 
 def test_a_killed_head_leaves_a_root_that_another_cluster_continues(whole: tuple[Path, Done], tmp_path: Path) -> None:
     root = without(whole[0], "embed@corpus", tmp_path / "root")
-    with two_nodes() as first:
+    with cluster_of_nodes() as first:
         background(first, "embed", root)
         until(begun(artifact(root, "embed@corpus"), "part-*"), 180, "part")
         first.machines[0].kill()
         assert not (artifact(root, "embed@corpus") / "_SUCCESS").exists(), "too late: the stage had ended"
-    with two_nodes() as second:
+    with cluster_of_nodes() as second:
         done = job(second, "embed", root)
     assert done.code == 0, done.text[-3000:]
     assert content(root, "embed@corpus") == content(whole[0], "embed@corpus")
@@ -321,7 +360,7 @@ def test_a_killed_head_leaves_a_root_that_another_cluster_continues(whole: tuple
 
 def test_a_small_object_store_is_enough(whole: tuple[Path, Done], tmp_path: Path) -> None:
     """The least that Ray takes: what is passed around is names and rows, and matrices lie in files."""
-    with two_nodes("--object-store-memory=80000000") as small:
+    with cluster_of_nodes("--object-store-memory=80000000") as small:
         done = job(small, "pipeline", tmp_path / "root")
     assert done.code == 0, done.text[-3000:]
     for node in ("embed@corpus", "label@aligned", "distill@student"):
@@ -343,7 +382,7 @@ def test_results_may_lie_in_a_bucket(whole: tuple[Path, Done], tmp_path: Path, m
         serving(
             tracking, str(BIN / "mlflow"), "server", "--backend-store-uri", database, *artifacts, "-p", str(tracking)
         ),
-        two_nodes(settings=keys) as made,
+        cluster_of_nodes(settings=keys) as made,
     ):
         pafs.S3FileSystem(
             endpoint_override=keys["AWS_ENDPOINT_URL"], scheme="http", allow_bucket_creation=True

@@ -143,8 +143,8 @@ def curves(
     axes.grid(axis="y", color=GRID)
     # Above the diagram: curves that rise and fall leave no corner free.
     if any(line.name for line in lines):
-        place = "outside upper left"
-        figure.legend(fontsize=9, frameon=False, loc=place, ncols=LEGEND_COLUMNS, handlelength=2.4, columnspacing=1)
+        columns = {"ncols": LEGEND_COLUMNS, "handlelength": 2.4, "columnspacing": 1}
+        figure.legend(fontsize=9, frameon=False, loc="outside upper left", **columns)
     return png(figure)
 
 

@@ -13,7 +13,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, clock, table
 from alignet_ray.stages import ask_answers, pipeline, report_inputs, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store, digest
-from alignet_ray.study import report
+from alignet_ray.study import report, tracked
 from alignet_ray.study.folder import FrozenSettings, StudyFolder
 from alignet_ray.study.pooling import FoldScores, pool
 
@@ -53,7 +53,7 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
         raise UserError("a study scores models on annotated objects: give --human.triplets (or --human.comparisons)")
 
     # A generated world is drawn by the first run that opens it, and only then has the study's inputs their ids.
-    with pipeline.opened(plans[0].cfg, screen) as (resolved, store, _):
+    with pipeline.opened(plans[0].cfg, screen) as (resolved, store, state):
         folder, known = _open_folder(resolved, store)
     frozen = folder.freeze(cfg)
     for warning in _set_aside(cfg, frozen):
@@ -62,13 +62,14 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     pages = _Pages(cfg, resolved, folder, frozen, plans, screen)
     if cfg.study.concurrent > 1:
         settings = [plan.cfg for plan in plans]
-        name = f"{cfg.name}-study"
+        name = f"{cfg.name} folds side by side"
         side_by_side.run(name, settings, plans[0].nodes, cfg.study.concurrent, screen, known, pages.add)
-        return folder
+    else:
+        for number, plan in enumerate(plans):
+            screen.heading("study", f"run {number + 1} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
+            pages.add(number, pipeline.run(plan.cfg, screen, plan.nodes, known))
 
-    for number, plan in enumerate(plans):
-        screen.heading("study", f"run {number + 1} of {len(plans)}: fold {plan.fold}, seed {plan.seed}")
-        pages.add(number, pipeline.run(plan.cfg, screen, plan.nodes, known))
+    tracked.record(resolved, folder, lines(folder), state, screen)
     return folder
 
 

@@ -16,7 +16,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
 from alignet_ray.stages import pipeline, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store
-from alignet_ray.study import runner
+from alignet_ray.study import runner, tracked
 from tests.support.smoke_run import SmokeRun, alignet
 
 
@@ -41,6 +41,7 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     monkeypatch.setattr(pipeline, "run", run)
     monkeypatch.setattr(pipeline, "opened", opened)
+    monkeypatch.setattr(tracked, "record", lambda *args: None)
     return called
 
 
