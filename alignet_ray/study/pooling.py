@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from alignet_ray.core.scores import Score, holm
 
@@ -90,7 +90,7 @@ def pool(results: Sequence[FoldScores]) -> list[PooledScore]:
 
 def standard_error(score: Score | PooledScore) -> float:
     """Standard error behind a 95 % interval, as if it came from a normal distribution; NaN without an interval."""
-    return float((score.high - score.low) / (2 * norm.ppf(0.975)))
+    return float((score.high - score.low) / (2 * ndtri(0.975)))
 
 
 def _pooled(key: tuple[str, ...], scores: Sequence[tuple[int, Score]]) -> PooledScore:
@@ -114,7 +114,7 @@ def _pooled(key: tuple[str, ...], scores: Sequence[tuple[int, Score]]) -> Pooled
     if len(means) > 1:
         variance += float(np.var(means, ddof=1)) / len(means)
     value = float(np.mean(means))
-    margin = float(norm.ppf(0.975) * np.sqrt(variance))
+    margin = float(ndtri(0.975) * np.sqrt(variance))
 
     single = [score.value for _, score in scores]
     items = sum(score.n for _, score in scores) // len(by_seed)
@@ -145,7 +145,7 @@ def _with_p_values(pooled: Sequence[PooledScore]) -> list[PooledScore]:
         error = standard_error(score)
         # Without an interval, or with one of no width, there is nothing to test by.
         if score.metric.endswith("_gain") and error > 0:
-            p_values[position] = 2 * norm.sf(abs(score.value) / error)
+            p_values[position] = 2 * ndtr(-abs(score.value) / error)
 
     adjusted = holm(np.array(list(p_values.values())))
     corrected = dict(zip(p_values, adjusted, strict=True))
