@@ -74,12 +74,16 @@ def table(reviews: Iterable[Review]) -> list[TableRow]:
     rows: list[TableRow] = []
     for entry in reviews:
         found = entry.quality
+
+        # Who has given no answer has no median time either: the cell stays empty.
         time = None
         if found.median_rt is not None:
             time = round(found.median_rt)
+
         counts = "no"
         if entry.counts:
             counts = "yes"
+
         rows.append(
             {
                 "participant": entry.person.name,

@@ -222,6 +222,7 @@ def application(service: Service, hosts: list[str]) -> "Starlette":
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.routing import Route
 
+    assets = [Route(f"/{name}", partial(_asset, name)) for name in ASSETS]
     routes = [
         Route("/", partial(_page, service)),
         Route("/start", _posted(service.start), methods=["POST"]),
@@ -230,8 +231,10 @@ def application(service: Service, hosts: list[str]) -> "Starlette":
         Route("/researcher", partial(_researcher, service)),
         Route("/researcher/data", partial(_data, service)),
         Route("/researcher/decision", _posted(partial(_decide, service)), methods=["POST"]),
-        *(Route(f"/{name}", partial(_asset, name)) for name in ASSETS),
+        *assets,
     ]
+
+    # The headers come first, so that a refused host name is answered with them as well.
     middleware = [Middleware(_SafeHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     return Starlette(routes=routes, middleware=middleware)
 

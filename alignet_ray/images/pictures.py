@@ -36,7 +36,8 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
     Raises:
         UserError: it cannot be read; the message names the file.
     """
-    name, source = "the picture", picture
+    name = "the picture"
+    source = picture
     try:
         if isinstance(picture, str | Path):
             name = str(picture)
@@ -44,6 +45,8 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
             file = Path(picture).expanduser()
             require_regular(file)
             return _told_if_dark(decode(file.read_bytes()), name)
+
+        # A tensor becomes an array, and an array a picture of Pillow's: each kind takes the way of the next.
         if isinstance(picture, Tensor):
             source = _channels_last(picture)
         if isinstance(source, np.ndarray):

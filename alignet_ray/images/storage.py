@@ -204,6 +204,7 @@ def _visible_entries(folder: str, prefix: str, left_out: LeftOut) -> dict[str, "
                     if is_folder:
                         name += "/"
                     entries[name] = entry
+                # What a hidden folder holds does not matter: it counts whole, and is not opened.
                 elif is_folder:
                     left_out.hidden.add(f"{prefix}{entry.name}/")
                 else:
@@ -264,6 +265,7 @@ def _local_file(path: str, entry: "os.DirEntry[str]") -> File:
 def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
     fs, base = filesystem(uri)
     try:
+        # A URL may name one shard or one image in place of a folder.
         single = fs.get_file_info(base)
         if single.type == pafs.FileType.File:
             name = base.rpartition("/")[2]
@@ -271,11 +273,13 @@ def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
                 raise _no_image_file(uri)
             yield _remote_file(name, single)
             return
+
         base = base.rstrip("/")
         infos = _listed_folder(fs, base)
     except OSError as error:
         raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
+    # Folders are listed while the files are read: the store may fail at any of them.
     try:
         yield from _remote_folder(fs, base, "", infos, left_out)
     except OSError as error:
