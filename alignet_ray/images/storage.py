@@ -147,7 +147,13 @@ def class_list(text: str) -> dict[str, str]:
 
     if all(len(row) == 1 for row in rows):
         return {f"ILSVRC2012_val_{number:08d}": row[0] for number, row in enumerate(rows, 1)}
-    return {row[0].rsplit(".", 1)[0]: row[1] for row in rows if len(row) > 1}
+
+    classes: dict[str, str] = {}
+    for row in rows:
+        if len(row) > 1:
+            stem = row[0].rsplit(".", 1)[0]
+            classes[stem] = row[1]
+    return classes
 
 
 def _local_files(
@@ -174,6 +180,8 @@ def _local_files(
     empty_folders: list[str] = []
     for name in sorted(entries, key=lambda name: _sort_key(os.fsencode(name))):
         entry = entries[name]
+
+        # Results travel up by `yield from`: a folder is empty if none of those below it holds a file.
         if name.endswith("/"):
             has_files = yield from _local_files(entry.path, prefix + name, (*ancestors, identity), left_out)
             found = found or has_files
@@ -303,6 +311,7 @@ def _remote_folder(
             left_out.hidden.add(f"{prefix}{name}/")
         else:
             left_out.add(prefix + name)
+
     if is_root(entries):
         # The results of earlier runs, as in a local folder.
         left_out.hidden.add(prefix or base)
@@ -314,6 +323,8 @@ def _remote_folder(
         for name in names:
             path = prefix + name
             info = entries[name]
+
+            # Listings come in the order of the jobs, one for each folder.
             if name.endswith("/"):
                 yield from _remote_folder(fs, base, path, next(listed), left_out)
             elif _is_listed(name, partial(_stream_start, fs, info.path)):
