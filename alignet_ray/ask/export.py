@@ -81,7 +81,7 @@ def export(study: StudyFile, folder: Path) -> list[Path]:
     people = study.people()
     names = {person.person: person.name for person in people}
     kept = counted(people, answers)
-    object_of = {image.image: image.object for image in study.images()}
+    object_of = study.object_of()
     mode = study.settings.mode
 
     # What a run reads holds the answers that count; the table of all answers says which ones those are.
@@ -221,7 +221,7 @@ def snapshot(study: StudyFile, folder: StudyFolder, place: Path | None = None) -
     if not kept:
         raise UserError(f"none of the {len(answers)} answers of the study {folder.name!r} counts: ask people first")
 
-    object_of = {image.image: image.object for image in study.images()}
+    object_of = study.object_of()
     responses = responses_text(kept, study.settings.mode, object_of)
     objects = objects_text(study)
     concepts = concepts_text(study)
