@@ -42,7 +42,7 @@ MARGIN_SECONDS = 20
 """So long before its lease ends a holder that could not renew it stops: what it is writing has time to end."""
 
 WATCH_SECONDS = 2
-"""Time between two looks at the claim of another run."""
+"""Time between two readings of another run's claim."""
 
 SETTLING_SECONDS = 1
 """Time between writing a claim and listing all, for a store whose listings lag behind its writes a little."""
