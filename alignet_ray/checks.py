@@ -141,18 +141,22 @@ def _check_path(path: str, references: References, findings: Findings) -> str:
         _refuse_unused(references, LABEL_REFERENCES, "labelled triplets")
         _check_labels([place], references, findings)
         return "labelled triplets"
+
     if place.suffix == ".npz" and deepmind.is_release(place):
         _refuse_unused(references, RELEASE_REFERENCES, "released triplets")
         _check_release(place, references, findings)
         return "AligNet triplets (DeepMind's .npz)"
+
     if place.suffix in transforms.SUFFIXES:
         _refuse_unused(references, (), "a transform")
         _check_transform(place, findings)
         return "transform"
+
     if comparisons.holds_comparisons(path):
         _refuse_unused(references, COMPARISON_REFERENCES, "reference comparisons")
         comparison_checks.check(path, findings, references.objects, references.base, references.reference)
         return "reference comparisons (reference, a, b)"
+
     _refuse_unused(references, RESPONSE_REFERENCES, "human responses")
     _check_responses(path, references, findings)
     return "human responses (pair, pair, odd)"
@@ -437,8 +441,8 @@ def _check_labels(files: Sequence[Path], references: References, findings: Findi
     for file in files:
         with _told(file):
             table = pq.read_table(file, columns=schemas.TRIPLETS.names).cast(schemas.TRIPLETS)
-        counts.add(_stacked(table, SIMILARITY_COLUMNS))
-        blocks.append(_stacked(table, IMAGE_COLUMNS))
+        counts.add(schemas.column_matrix(table, SIMILARITY_COLUMNS))
+        blocks.append(schemas.column_matrix(table, IMAGE_COLUMNS))
     image_ids = np.concatenate(blocks)
 
     counts.check(findings, "s01 must be the largest: sort images and similarities")
@@ -456,11 +460,6 @@ def _check_labels(files: Sequence[Path], references: References, findings: Findi
     if references.embeddings:
         _check_similarities(pq.read_table(files[0]), references.embeddings, references.transform, findings)
     return set_keys(image_ids)
-
-
-def _stacked(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
-    """Columns side by side, (n, number of columns)."""
-    return np.stack([table[column].to_numpy() for column in columns], axis=1)
 
 
 def _check_duplicates(rows: Int64[np.ndarray, "n 3"], findings: Findings) -> None:
@@ -496,7 +495,7 @@ def _check_similarities(table: pa.Table, folder: str, transform: str | None, fin
     place = Path(folder).expanduser().resolve()
     artifact = EmbedArtifact(Artifact(str(place.parent.parent), place.parent.name, place.name))
     table = table.slice(0, RECOMPUTED)
-    image_ids = _stacked(table, IMAGE_COLUMNS)
+    image_ids = schemas.column_matrix(table, IMAGE_COLUMNS)
     wanted = np.unique(image_ids)
     embedded = artifact.embeddings(only=wanted)
     if len(embedded.ids) != len(wanted):
@@ -511,7 +510,7 @@ def _check_similarities(table: pa.Table, folder: str, transform: str | None, fin
     recomputed = labelling.similarities(features, np.searchsorted(embedded.ids, image_ids))
 
     # Relative to their size, which depends on the teacher's width and scale.
-    stored = _stacked(table, SIMILARITY_COLUMNS)
+    stored = schemas.column_matrix(table, SIMILARITY_COLUMNS)
     size = max(float(np.abs(stored).mean()), 1e-12)
     difference = float(np.abs(recomputed - stored).mean()) / size
     note = "other embeddings or another transform made these labels"

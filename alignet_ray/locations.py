@@ -40,11 +40,11 @@ def _remote_filesystem(uri: str, who: tuple[tuple[str, str], ...], process: int)
             opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
             return opened
         except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
-            problem = str(error).splitlines()[0]
+            message = str(error).splitlines()[0]
             # An error of a scheme that pyarrow does know (no such host, no credentials) is the one to show.
-            if not problem.startswith("Unrecognized filesystem type"):
+            if not message.startswith("Unrecognized filesystem type"):
                 break
-    raise UserError(f"cannot open {uri}: {problem}")
+    raise UserError(f"cannot open {uri}: {message}")
 
 
 def read_bytes(path: str) -> bytes:

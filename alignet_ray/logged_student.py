@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 import os
 import shutil
 import tempfile
@@ -91,8 +92,11 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
     now = tracking.milliseconds()
     metrics = []
     for score in scores:
-        if score.model != "student" or score.level or score.value != score.value:
+        is_undefined = math.isnan(score.value)
+        if score.model != "student" or score.level or is_undefined:
             continue
+
+        # A score that has no layer gets no slash at the end of its name.
         name = "/".join(filter(None, (score.dataset, score.metric, score.layer)))
         metrics.append(
             Metric(
@@ -106,6 +110,7 @@ def log_scores(tracker: Tracker, model_id: str, scores: Sequence[Score], digest:
                 run_id=tracker.server_id,
             )
         )
+
     tracking.log_metrics(tracker.uri, tracker.server_id, metrics)
 
 
@@ -125,7 +130,7 @@ def _log_model(student: LoggedStudent, name: str, code: Path) -> LoggedModel:
     from mlflow.types import Schema, TensorSpec
 
     # A schema of inputs would allow either tensors or image files, and a second model would hold the weights once more:
-    # the model looks at what it is given, and checks it.
+    # the model checks what it is given.
     float32 = np.dtype("float32")
     outputs = Schema([TensorSpec(float32, (-1, width), output) for output, width in student.widths.items()])
     logged = mlflow.pyfunc.log_model(

@@ -42,7 +42,7 @@ MARGIN_SECONDS = 20
 """So long before its lease ends a holder that could not renew it stops: what it is writing has time to end."""
 
 WATCH_SECONDS = 2
-"""Time between two looks at the claim of another run."""
+"""Time between two readings of another run's claim."""
 
 SETTLING_SECONDS = 1
 """Time between writing a claim and listing all, for a store whose listings lag behind its writes a little."""
@@ -187,7 +187,7 @@ class Lease:
     """A root, claimed and held by this process.
 
     Attributes:
-        problem: why the root is lost; empty as long as it is held.
+        why_lost: why the root is lost; empty as long as it is held.
     """
 
     def __init__(self, root: str, claims: ClaimFolder, clock: SystemClock, say: Callable[[str], None]) -> None:
@@ -197,7 +197,7 @@ class Lease:
         self.say = say
         self.claim = Claim.new()
         self.renewed_at = 0.0
-        self.problem = ""
+        self.why_lost = ""
 
     def acquire(self, notes: "ClaimNotes") -> None:
         """Claim the root.
@@ -232,10 +232,12 @@ class Lease:
         for claim in watched.values():
             self.say(f"{self.root} is claimed by {claim.owner}: watching for up to {LEASE_SECONDS} s if it still works")
 
+        # Clocks of two machines may differ, so a claim's own times decide nothing: a run that works renews its claim.
         while watched and self.clock.now() < deadline:
             self.clock.sleep(WATCH_SECONDS)
             current = self.claims.read()
             for token, claim in list(watched.items()):
+                # Its run has ended and withdrew it.
                 if token not in current:
                     del watched[token]
                     del found[token]
@@ -300,20 +302,20 @@ class Lease:
         Raises:
             UserError: it is not, or nobody has heard of this run for so long that another may have taken it.
         """
-        if not self.problem and self.clock.now() - self.renewed_at > LEASE_SECONDS - MARGIN_SECONDS:
+        if not self.why_lost and self.clock.now() - self.renewed_at > LEASE_SECONDS - MARGIN_SECONDS:
             self._lose("its lease there ran out")
-        if self.problem:
-            raise UserError(self.problem)
+        if self.why_lost:
+            raise UserError(self.why_lost)
 
     def _lose(self, reason: str) -> None:
-        self.problem = (
+        self.why_lost = (
             f"this run no longer holds {self.root}: {reason}, since the run was not heard of for long. It stops here, "
             "and continues when it is started again"
         )
         # Its claim, which it may just have written, must not stand in the way of the run that holds the root now.
         with contextlib.suppress(OSError):
             self.claims.delete(self.claim.token)
-        raise UserError(self.problem)
+        raise UserError(self.why_lost)
 
     def release(self) -> None:
         """Give the root back."""
@@ -381,12 +383,14 @@ def _renewing(lease: Lease) -> Iterator[None]:
             finally:
                 over.set()
                 thread.join()
+
+    # The thread stops this one by a signal once the root is lost; other interruptions are the user's own.
     except KeyboardInterrupt:
-        if lease.problem:
-            raise UserError(lease.problem) from None
+        if lease.why_lost:
+            raise UserError(lease.why_lost) from None
         raise
-    if lease.problem:
-        raise UserError(lease.problem)
+    if lease.why_lost:
+        raise UserError(lease.why_lost)
 
 
 def _renew(lease: Lease, over: threading.Event, holder: threading.Thread) -> None:
@@ -396,7 +400,7 @@ def _renew(lease: Lease, over: threading.Event, holder: threading.Thread) -> Non
             lease.renew()
         except Exception:  # of whatever kind: every client of a store has errors of its own
             # A store that does not answer is asked again, until the lease has run out.
-            if lease.problem:
+            if lease.why_lost:
                 _interrupt(holder)
                 return
 

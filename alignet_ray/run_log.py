@@ -59,9 +59,12 @@ def _logging_to(path: Path) -> Iterator[None]:
     level = root.level
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    # In place of the handlers that are there, which write to the screen.
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
+
     try:
         yield
     finally:

@@ -232,12 +232,15 @@ def print_table(rows: Sequence[Mapping[str, Cell]]) -> None:
     if not sys.stdout.isatty() or not rows:
         print(table(rows))
         return
+
+    # The second line is the rule under the heads, which is as wide as the table.
     if console.width < NARROW and len(table(rows).splitlines()[1]) > console.width:
         for row in rows:
             for head in row:
                 console.print(f"{head}: {_cell(row, head)}", overflow="fold")
             console.print()
         return
+
     drawn = Table(box=RULE_UNDER_HEAD, show_edge=False, pad_edge=False)
     for head in rows[0]:
         # "fold" breaks long cells such as ids; "ellipsis" would make them useless for copying.

@@ -551,8 +551,8 @@ class Store:
             return Reference.from_json(json.loads(references.read_bytes(file)))
         except ValueError as error:
             file = f"{self.root}/refs/{name}.json"
-            problem = f"{file} is damaged ({first_line(error)})"
-            raise UserError(f"{problem}: `alignet-ray rm {name}`, then run it again") from error
+            message = f"{file} is damaged ({first_line(error)})"
+            raise UserError(f"{message}: `alignet-ray rm {name}`, then run it again") from error
 
     def delete_ref(self, name: str) -> None:
         """Forget a human name; its artifacts stay."""

@@ -96,6 +96,7 @@ def _libraries(place: Place) -> Line:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
+
     fix = ""
     if missing:
         fix = f"pip install {' '.join(missing)}"
@@ -252,8 +253,8 @@ def _mlflow(place: Place) -> Line:
     # A database is a file, and its folder is examined as the root.
     if not uri.startswith(("http://", "https://")):
         return Line("MLflow", tracking.hide(uri) or f"a database under {place.root}")
-    if problem := _unreachable(uri):
-        return Line("MLflow", f"{tracking.hide(uri)} ({problem})", "start the server, or change MLFLOW_TRACKING_URI")
+    if reason := _unreachable(uri):
+        return Line("MLflow", f"{tracking.hide(uri)} ({reason})", "start the server, or change MLFLOW_TRACKING_URI")
     return Line("MLflow", f"a server answers at {tracking.hide(uri)}")
 
 
@@ -261,8 +262,8 @@ def _proxy(place: Place) -> Line:
     uri = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or ""
     if not uri:
         return Line("proxy", "none")
-    if problem := _unreachable(uri):
-        return Line("proxy", f"{tracking.hide(uri)} ({problem})", "unset HTTPS_PROXY, or name a proxy that is there")
+    if reason := _unreachable(uri):
+        return Line("proxy", f"{tracking.hide(uri)} ({reason})", "unset HTTPS_PROXY, or name a proxy that is there")
     return Line("proxy", tracking.hide(uri))
 
 

@@ -299,7 +299,7 @@ def test_a_store_that_does_not_answer_is_asked_again_until_the_lease_ends(monkey
     root_lease._renew(lease, Over(), me)
     assert interrupted == [me]
     assert sum(waits) == pytest.approx(LEASE_SECONDS - MARGIN_SECONDS, abs=RENEWAL_SECONDS)
-    assert "its lease there ran out" in lease.problem
+    assert "its lease there ran out" in lease.why_lost
 
 
 def test_a_run_that_was_killed_here_is_continued_here_at_once(tmp_path: Path) -> None:
@@ -337,10 +337,10 @@ def test_who_writes_last_asks_whether_the_root_is_still_held() -> None:
     root_lease.require(root)  # nobody holds it here: a trial's process, a local root
     with root_lease.hold(f"{root}/", NO_NOTES, print):
         root_lease.require(root)
-        root_lease._held[root].problem = "lost"
+        root_lease._held[root].why_lost = "lost"
         with pytest.raises(UserError, match=r"^lost$"):
             root_lease.require(root)
-        root_lease._held[root].problem = ""
+        root_lease._held[root].why_lost = ""
     assert ClaimFolder(root).read() == {}
 
 
@@ -409,9 +409,10 @@ def test_claims_in_a_bucket_are_written_renewed_and_withdrawn(monkeypatch: pytes
         assert folder.read() == {}
         claim = Claim.new()
         assert claim.state == ASKS
+        renewed = claim.renewed()
         folder.write(claim)
-        folder.write(claim.renewed())
-        assert folder.read() == {claim.token: claim.renewed()}
+        folder.write(renewed)
+        assert folder.read() == {claim.token: renewed}
         folder.delete(claim.token)
         folder.delete(claim.token)
         assert folder.read() == {}

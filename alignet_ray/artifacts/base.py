@@ -3,7 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import safetensors.numpy
 
 from alignet_ray.store import Artifact, Draft, JsonObject
 
@@ -55,14 +58,27 @@ def part_numbers(name: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def to_rows(records: "Iterable[DataclassInstance]") -> list[JsonObject]:
-    """Dataclasses as dictionaries, for JSON and for tables."""
-    return [asdict(record) for record in records]
+def to_rows(records: "Iterable[DataclassInstance | NamedTuple]") -> list[JsonObject]:
+    """Dataclasses or named tuples as dictionaries, for JSON and for tables."""
+    return [_to_row(record) for record in records]
+
+
+def _to_row(record: "DataclassInstance | NamedTuple") -> JsonObject:
+    if isinstance(record, tuple):
+        return record._asdict()
+    return asdict(record)
 
 
 def from_rows(kind: type[Record], rows: Iterable[Mapping[str, Any]]) -> list[Record]:
-    """Inverse of `to_rows`; `kind` may be a named tuple as well."""
+    """Inverse of `to_rows`."""
     return [kind(**row) for row in rows]
+
+
+def safetensors_of(arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
+    """Arrays as the content of a safetensors file."""
+    # safetensors writes memory as it lies, so rows must come first.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return bytes(safetensors.numpy.save(contiguous, metadata))
 
 
 def write_json_lines(draft: Draft, name: str, rows: list[dict[str, float]]) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, from_rows, merged_name, part_name, part_numbers
+from alignet_ray.artifacts.base import ArtifactView, from_rows, merged_name, part_name, part_numbers, to_rows
 from alignet_ray.artifacts.schemas import IMAGE_ROWS
 from alignet_ray.artifacts.spans import NO_OFFSET, Span
 from alignet_ray.artifacts.student_files import DataConfig, EmbeddingSource
@@ -29,8 +29,8 @@ PART_BYTES = 64_000_000
 
 ERRORS_KEY = b"alignet.errors"
 """Parquet metadata of a part: its images in quarantine, so that part and quarantine are one atomic file."""
-DARK_KEY = b"alignet.dark"
-"""Parquet metadata of a part: paths of its images that came out nearly black."""
+TWELVE_BIT_KEY = b"alignet.dark"
+"""Parquet metadata of a part: paths of its images whose 16 bits hold values of 12, which come out nearly black."""
 COSINES_KEY = b"alignet.cosines"
 """Parquet metadata of the first part, where JPEGs are decoded fast: cosines to the exact embeddings."""
 
@@ -77,25 +77,25 @@ class PartNotes(NamedTuple):
 
     Attributes:
         quarantined: images that have no embedding.
-        dark: paths of those that came out nearly black.
+        twelve_bit: paths of those whose 16 bits hold values of 12, which come out nearly black.
         cosines: of fast-decoded to exact embeddings, where they were compared.
     """
 
     quarantined: list[QuarantinedImage]
-    dark: list[str]
+    twelve_bit: list[str]
     cosines: list[float]
 
     def add(self, other: "PartNotes") -> None:
         """Say of the images of another part what it says."""
         self.quarantined.extend(other.quarantined)
-        self.dark.extend(other.dark)
+        self.twelve_bit.extend(other.twelve_bit)
         self.cosines.extend(other.cosines)
 
     def to_metadata(self) -> dict[bytes, str]:
         """As metadata of a Parquet file."""
         return {
-            ERRORS_KEY: json.dumps([image._asdict() for image in self.quarantined]),
-            DARK_KEY: json.dumps(self.dark),
+            ERRORS_KEY: json.dumps(to_rows(self.quarantined)),
+            TWELVE_BIT_KEY: json.dumps(self.twelve_bit),
             COSINES_KEY: json.dumps(self.cosines),
         }
 
@@ -103,8 +103,8 @@ class PartNotes(NamedTuple):
     def from_metadata(cls, stored: Mapping[bytes, bytes]) -> "PartNotes":
         """Inverse of `to_metadata`; what an earlier version did not write is empty."""
         quarantined = from_rows(QuarantinedImage, json.loads(stored.get(ERRORS_KEY, b"[]")))
-        dark = list(json.loads(stored.get(DARK_KEY, b"[]")))
-        return cls(quarantined, dark, list(json.loads(stored.get(COSINES_KEY, b"[]"))))
+        twelve_bit = list(json.loads(stored.get(TWELVE_BIT_KEY, b"[]")))
+        return cls(quarantined, twelve_bit, list(json.loads(stored.get(COSINES_KEY, b"[]"))))
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class EmbedArtifact(ArtifactView):
         unit: int,
         table: pa.Table,
         quarantined: Sequence[QuarantinedImage],
-        dark: Sequence[str],
+        twelve_bit: Sequence[str],
         cosines: Sequence[float] | None = None,
     ) -> None:
         """Write the embeddings of one unit, with what is to be said of its images, as one atomic file.
@@ -224,11 +224,11 @@ class EmbedArtifact(ArtifactView):
             unit: number of the unit.
             table: columns of `schemas.embeddings`.
             quarantined: images of the unit without an embedding.
-            dark: paths of those that came out nearly black.
+            twelve_bit: paths of those that came out nearly black.
             cosines: of fast-decoded to exact embeddings, where they were compared.
         """
         # In the file's own metadata: a second file could be lost between the two writes.
-        notes = PartNotes(list(quarantined), list(dark), list(cosines or []))
+        notes = PartNotes(list(quarantined), list(twelve_bit), list(cosines or []))
         self.draft.write_table(part_name(unit), table.replace_schema_metadata(notes.to_metadata()))
 
     def notes(self) -> Iterator[PartNotes]:

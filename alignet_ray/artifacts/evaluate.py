@@ -21,7 +21,7 @@ class SetFacts:
     Attributes:
         name: data set in the scores table.
         kind: odd_one_out, matrix or choices.
-        images: images that are judged.
+        images: images with judgements.
         seen: those of them that training saw as well, which are left out.
         unreadable: those that some model could not embed, which are left out.
         judgements: answers, choices or rated pairs that count.

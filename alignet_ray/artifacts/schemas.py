@@ -1,5 +1,7 @@
 """Schemas of the tables that stages hand to each other: column names, types and row rules, each stated once."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -150,6 +152,12 @@ def check(table: pa.Table, schema: pa.Schema) -> pa.Table:
             is_largest = pc.greater_equal(table["s01"], table[other])
             assert pc.all(is_largest).as_py(), "s01 must be the largest similarity"
     return table
+
+
+def column_matrix(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """Columns of a table side by side, (n, len(names))."""
+    columns = [table[name].to_numpy() for name in names]
+    return np.stack(columns, axis=1)
 
 
 def positions_of(ids: Int[np.ndarray, " n"], wanted: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:

@@ -1,7 +1,7 @@
 """The soften artifact: the objects and their split, the model of human choices, and the responses it was fitted to."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import safetensors.numpy
 from jaxtyping import Float32, Int64
 
 from alignet_ray.artifacts import schemas
-from alignet_ray.artifacts.base import ArtifactView, part_name
+from alignet_ray.artifacts.base import ArtifactView, from_rows, part_name, safetensors_of, to_rows
 from alignet_ray.core import comparisons
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.core.learning_curve import Forecast, Point
@@ -57,15 +57,18 @@ class LearningCurve:
 
     def to_json(self) -> JsonObject:
         """As a JSON object."""
-        points = [point._asdict() for point in self.points]
-        forecasts = [forecast._asdict() for forecast in self.forecasts]
-        return {"model": self.model, "tested": self.tested, "points": points, "forecasts": forecasts}
+        return {
+            "model": self.model,
+            "tested": self.tested,
+            "points": to_rows(self.points),
+            "forecasts": to_rows(self.forecasts),
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "LearningCurve":
         """What `to_json` gave."""
-        points = [Point(**point) for point in stored["points"]]
-        forecasts = [Forecast(**forecast) for forecast in stored["forecasts"]]
+        points = from_rows(Point, stored["points"])
+        forecasts = from_rows(Forecast, stored["forecasts"])
         return cls(stored["model"], stored["tested"], points, forecasts)
 
 
@@ -115,24 +118,21 @@ class SoftenArtifact(ArtifactView):
 
     def write_posterior(self, posterior: Posterior) -> None:
         """Write the model of human choices."""
-        # safetensors writes memory as it lies, so rows must come first.
-        arrays = {name: np.ascontiguousarray(array) for name, array in posterior._asdict().items()}
-        self.draft.write_bytes(POSTERIOR, safetensors.numpy.save(arrays))
+        self.draft.write_bytes(POSTERIOR, safetensors_of(posterior._asdict()))
 
     def responses(self) -> Int64[np.ndarray, "n 3"]:
         """The responses as people gave them: objects (pair, pair, odd)."""
         # The probabilities lie in the same table and are not read.
-        table = self.files.read_parts(columns=["i", "j", "k"])
-        columns = [table[name].to_numpy() for name in ("i", "j", "k")]
-        return np.stack(columns, axis=1)
+        columns = ["i", "j", "k"]
+        return schemas.column_matrix(self.files.read_parts(columns=columns), columns)
 
     def comparisons(self) -> Comparisons:
         """The reference comparisons, one row a question; none where people were not asked any."""
         if not self.files.has(COMPARISONS):
             return comparisons.no_comparisons()
         table = self.files.read_table(COMPARISONS)
-        rows = np.stack([table[name].to_numpy() for name in ("reference", "a", "b")], axis=1)
-        votes = np.stack([table[name].to_numpy() for name in ("votes_a", "votes_b")], axis=1)
+        rows = schemas.column_matrix(table, ("reference", "a", "b"))
+        votes = schemas.column_matrix(table, ("votes_a", "votes_b"))
         return Comparisons(rows, votes)
 
     def write_comparisons(self, asked: Comparisons, probabilities: Float32[np.ndarray, " n"]) -> None:
@@ -158,11 +158,11 @@ class SoftenArtifact(ArtifactView):
         """How every participant's answers fit the model of all; none where the responses name nobody."""
         if not self.files.has(PEOPLE):
             return []
-        return [PersonFit(**row) for row in self.files.read_table(PEOPLE).to_pylist()]
+        return from_rows(PersonFit, self.files.read_table(PEOPLE).to_pylist())
 
     def write_people(self, people: Sequence[PersonFit]) -> None:
         """Write the table PEOPLE."""
-        table = pa.Table.from_pylist([asdict(person) for person in people], schema=schemas.PEOPLE)
+        table = pa.Table.from_pylist(to_rows(people), schema=schemas.PEOPLE)
         self.draft.write_table(PEOPLE, schemas.check(table, schemas.PEOPLE))
 
     def learning_curve(self) -> LearningCurve | None:

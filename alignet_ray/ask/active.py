@@ -46,7 +46,7 @@ TESTED = 500
 """Newest random answers that the model's agreement is measured on."""
 
 CHECK_SECONDS = 1.0
-"""Seconds between two looks for new answers."""
+"""Seconds between two checks for new answers."""
 
 
 def due(answers: int, objects: int) -> int:

@@ -81,7 +81,7 @@ def export(study: StudyFile, folder: Path) -> list[Path]:
     people = study.people()
     names = {person.person: person.name for person in people}
     kept = counted(people, answers)
-    object_of = {image.image: image.object for image in study.images()}
+    object_of = study.object_of()
     mode = study.settings.mode
 
     # What a run reads holds the answers that count; the table of all answers says which ones those are.
@@ -117,6 +117,7 @@ def responses_text(
         object_of: image -> object.
         names: person -> participant; None leaves people and times out.
     """
+    # Who answered, and how fast, has other names in THINGS' layout than in ours.
     if mode == "odd":
         columns = ["image1", "image2", "image3", "choice"]
         about_people = ["subject_id", "rt"]
@@ -168,6 +169,7 @@ def answer_table(study: StudyFile, answers: Sequence[Answer]) -> pa.Table:
     names = {person.person: person.name for person in people}
     counting = {answer.number for answer in counted(people, answers)}
     images = {image.image: image for image in study.images()}
+    # A repeat is stored with the trial that it repeats; people who read the table know answers by number alone.
     number_of = {answer.trial: answer.number for answer in answers}
 
     rows = []
@@ -185,6 +187,8 @@ def answer_table(study: StudyFile, answers: Sequence[Answer]) -> pa.Table:
             "at": round(1000 * answer.at),
             "counts": answer.number in counting,
         }
+
+        # The objects in the order in which the person saw them, to which `choice` refers.
         for position, image in enumerate(answer.images, start=1):
             row[f"object{position}"] = images[image].object
             row[f"path{position}"] = images[image].path
@@ -217,7 +221,7 @@ def snapshot(study: StudyFile, folder: StudyFolder, place: Path | None = None) -
     if not kept:
         raise UserError(f"none of the {len(answers)} answers of the study {folder.name!r} counts: ask people first")
 
-    object_of = {image.image: image.object for image in study.images()}
+    object_of = study.object_of()
     responses = responses_text(kept, study.settings.mode, object_of)
     objects = objects_text(study)
     concepts = concepts_text(study)

@@ -100,6 +100,8 @@ def open_folder(name: str, root: str, state_dir: str | None = None) -> StudyFold
     base = state_dir or root
     if "://" in base:
         raise UserError(f"--store.root {base} is remote, and answers need a local disk: give a folder with --state-dir")
+
+    # A study's name names a folder and files, as a run's name does: the same rule holds.
     try:
         check_run_name(name)
     except ValueError as error:

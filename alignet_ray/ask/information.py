@@ -106,6 +106,7 @@ def most_informative(
         members = candidates[row].tolist()
         if any(used.get(member, 0) >= per_object for member in members):
             continue
+
         for member in members:
             used[member] = used.get(member, 0) + 1
         kept.append(row)

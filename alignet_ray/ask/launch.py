@@ -34,7 +34,7 @@ TOKEN_FORM = re.compile(r"[A-Za-z0-9_.~-]{16,}")
 """What a token may be: long enough, and the same in an address as it is."""
 
 CHECK_SECONDS = 300
-"""Seconds between two looks at the folder of the images."""
+"""Seconds between two checks of the folder of images."""
 
 STOP_SECONDS = 10
 """How long the end of a study waits for what works in the background."""
@@ -65,11 +65,15 @@ def check_settings(settings: StudySettings) -> None:
         raise UserError(f"--trials {settings.trials}: give one question or more")
     if settings.break_every < 0:
         raise UserError(f"--break-every {settings.break_every}: give a number of questions, or 0 for no breaks")
+
+    # Questions that test a person say nothing about the images: they may not be the most of what is paid for.
     for option, share in (("--catch", settings.catch), ("--repeats", settings.repeats)):
         if not 0 <= share <= MAX_SHARE:
             raise UserError(f"{option} {share}: give a share from 0 to {MAX_SHARE}")
     if not 0 <= settings.random_share <= 1:
         raise UserError(f"--random-share {settings.random_share}: give a share from 0 to 1")
+
+    # A browser would follow `javascript:` as well.
     if settings.redirect and urlsplit(settings.redirect).scheme not in ("http", "https"):
         raise UserError(f"--redirect {settings.redirect}: give an address that begins with https://")
 
@@ -217,11 +221,14 @@ def tell(folder: StudyFolder, study: StudyFile, address: str, token: str, screen
     form = FORMS[settings.mode]
     objects = len(study.objects())
     screen.line(f"study       {folder.name}: {objects:,} objects, {settings.trials} {form.name} a person")
+
     if settings.links_only:
         screen.line(f"people      personal links only: alignet-ray ask {folder.name} --links 20")
     else:
         names = ", ".join(f"?{name}=" for name in NAME_PARAMETERS)
         screen.line(f"people      {address}/   (who it is: {names})")
+
+    # Browsers do not send what stands behind `#`: the token is in no server's log.
     screen.line(f"researcher  {address}/researcher#{token}")
     screen.line(f"answers     {study.last_number():,} so far in {folder.file}")
     screen.line(f"use them    --{form.option} ask:{folder.name}   (Ctrl-C stops the study; the same command goes on)")

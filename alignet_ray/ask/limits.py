@@ -28,6 +28,7 @@ class RateLimit:
 
     def allows(self, name: str) -> bool:
         """Whether one more request of this name is let through; it is counted if so."""
+        # A bucket fills by the second, up to the burst; every request takes one token out.
         with self._lock:
             now = self._clock()
             tokens, since = self._buckets.pop(name, (float(self._burst), now))
@@ -35,6 +36,8 @@ class RateLimit:
             is_allowed = tokens >= 1
             if is_allowed:
                 tokens -= 1
+
+            # The names asked for last are kept: whoever makes up names must not fill the memory.
             self._buckets[name] = (tokens, now)
             while len(self._buckets) > MAX_NAMES:
                 self._buckets.popitem(last=False)

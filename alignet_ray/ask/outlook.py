@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from alignet_ray.artifacts.base import to_rows
 from alignet_ray.ask.active import by_kind, chosen_first
 from alignet_ray.ask.forms import FORMS
 from alignet_ray.ask.quality import counted
@@ -27,12 +28,12 @@ ADVICE: dict[Verdict, str] = {
 """Whether to go on, as a sentence."""
 
 CHECK_SECONDS = 5.0
-"""Seconds between two looks for new answers."""
+"""Seconds between two checks for new answers."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the answers of now teach, and what more of them would.
+    """How well the answers so far predict held-out ones, and what more answers would bring.
 
     Attributes:
         points: agreement with held-out answers by the number of answers that the model saw.
@@ -56,7 +57,7 @@ class Outlook:
     def as_json(self) -> JsonObject:
         """For the researcher's page."""
         return {
-            "points": [point._asdict() for point in self.points],
+            "points": to_rows(self.points),
             "forecast": self.forecast._asdict(),
             "tested": self.tested,
             "advice": self.advice,

@@ -15,7 +15,7 @@ ORIGIN_PARAMETERS = ("STUDY_ID", "SESSION_ID", "assignmentId", "hitId")
 """Parameters of Prolific and Mechanical Turk that are kept beside the name."""
 
 PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
-"""What Mechanical Turk gives as `assignmentId` to somebody who only looks at a task."""
+"""What Mechanical Turk gives as `assignmentId` to somebody who only previews a task."""
 
 NAME = re.compile(r"[\w.@+-]{1,100}")
 """What a participant's name may be."""

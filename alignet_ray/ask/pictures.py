@@ -150,11 +150,15 @@ def changes(uri: str, before: str, images: Sequence[StudyImage], left_out: Seque
 
     sizes = dict(zip(listing["path"].to_pylist(), listing["bytes"].to_pylist(), strict=True))
     known = {image.path: image.bytes for image in images}
+
+    # Images that could not be read when the study began are no news.
     added = sizes.keys() - known.keys() - {image.path for image in left_out}
     removed = known.keys() - sizes.keys()
     resized = [path for path in known.keys() & sizes.keys() if known[path] != sizes[path]]
+
+    # All three may be empty: the fingerprint counts times of modification too.
     counts = f"{len(added)} added, {len(removed)} removed, {len(resized)} of another size"
-    first = next(iter(sorted([*added, *removed, *resized])), None)
-    if first is not None:
-        counts += f"; first: {first!r}"
+    changed = sorted([*added, *removed, *resized])
+    if changed:
+        counts += f"; first: {changed[0]!r}"
     return f"the folder of images has changed since the study began ({counts}); the study goes on with its copies"

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from alignet_ray.artifacts.base import to_rows
 from alignet_ray.ask import quality
 from alignet_ray.ask.quality import Review
 from alignet_ray.ask.study_file import Answer, StudyFile
@@ -40,7 +41,7 @@ def overview(study: StudyFile, notes: Iterable[str] = ()) -> JsonObject:
         "people": [_person(entry) for entry in reviews],
         "rule": RULE,
         "notes": list(notes),
-        "left_out": [entry._asdict() for entry in study.left_out()],
+        "left_out": to_rows(study.left_out()),
     }
 
 
@@ -74,12 +75,16 @@ def table(reviews: Iterable[Review]) -> list[TableRow]:
     rows: list[TableRow] = []
     for entry in reviews:
         found = entry.quality
+
+        # Who has given no answer has no median time either: the cell stays empty.
         time = None
         if found.median_rt is not None:
             time = round(found.median_rt)
+
         counts = "no"
         if entry.counts:
             counts = "yes"
+
         rows.append(
             {
                 "participant": entry.person.name,

@@ -79,30 +79,36 @@ def measure(answers: Sequence[Answer]) -> PersonQuality:
     if times:
         median_rt = float(median(times))
 
-    # Where the obvious answer was is no choice of the person's.
-    free = [answer for answer in answers if answer.kind != "catch"]
-    sides = Counter(answer.choice for answer in free)
+    # Where the obvious answer was is no choice of the person's: catch trials say nothing about sides.
+    sides: Counter[int] = Counter()
+    catch = 0
+    catch_failed = 0
+    for answer in answers:
+        if answer.kind == "catch":
+            catch += 1
+            catch_failed += answer.choice != answer.expected
+        else:
+            sides[answer.choice] += 1
     side, count = max(sides.items(), key=lambda item: (item[1], -item[0]), default=(FORMS[mode].positions[0], 0))
 
-    catch = [answer for answer in answers if answer.kind == "catch"]
     pairs = _repeated(answers)
     return PersonQuality(
         mode=mode,
         answers=len(answers),
         median_rt=median_rt,
         side=side,
-        side_share=count / max(len(free), 1),
+        side_share=count / max(sides.total(), 1),
         repeats=len(pairs),
         consistent=sum(_chosen(first) == _chosen(second) for first, second in pairs),
-        catch=len(catch),
-        catch_failed=sum(answer.choice != answer.expected for answer in catch),
+        catch=catch,
+        catch_failed=catch_failed,
     )
 
 
 def _repeated(answers: Iterable[Answer]) -> list[tuple[Answer, Answer]]:
     """Answers to a question and to its repetition."""
-    first = {answer.trial: answer for answer in answers}
-    return [(first[again.repeats], again) for again in first.values() if again.repeats in first]
+    by_trial = {answer.trial: answer for answer in answers}
+    return [(by_trial[again.repeats], again) for again in by_trial.values() if again.repeats in by_trial]
 
 
 def _chosen(answer: Answer) -> int:

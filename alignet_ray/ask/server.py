@@ -90,6 +90,8 @@ class Service:
         self.outlook: OutlookWorker | None = None
         self.form = FORMS[study.settings.mode]
         self._images = len(study.images())
+
+        # People need seconds for an answer; a token must not be found by trying.
         self._starts = RateLimit(burst=100, per_second=2)
         self._answers = RateLimit(burst=20, per_second=4)
         self._tokens = RateLimit(burst=10, per_second=0.2)
@@ -121,12 +123,15 @@ class Service:
         person = self.study.person_of(session)
         if person is None:
             raise PermissionError(UNKNOWN_SESSION)
+
+        # For Python True is 1, and would pass as a position.
         token = body.get("token")
         choice = body.get("choice")
         positions = self.form.positions
         if not isinstance(token, str) or isinstance(choice, bool) or choice not in positions:
             *others, last = map(str, positions)
             raise BadRequest(f"an answer has a token and a choice of {', '.join(others)} or {last}")
+
         if not self._answers.allows(str(person.person)):
             raise TooFast("too fast: not saved, try again")
         self.study.answer(person.person, token, int(choice), _response_time(body.get("rt")))
@@ -222,6 +227,7 @@ def application(service: Service, hosts: list[str]) -> "Starlette":
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.routing import Route
 
+    assets = [Route(f"/{name}", partial(_asset, name)) for name in ASSETS]
     routes = [
         Route("/", partial(_page, service)),
         Route("/start", _posted(service.start), methods=["POST"]),
@@ -230,8 +236,10 @@ def application(service: Service, hosts: list[str]) -> "Starlette":
         Route("/researcher", partial(_researcher, service)),
         Route("/researcher/data", partial(_data, service)),
         Route("/researcher/decision", _posted(partial(_decide, service)), methods=["POST"]),
-        *(Route(f"/{name}", partial(_asset, name)) for name in ASSETS),
+        *assets,
     ]
+
+    # The headers come first, so that a refused host name is answered with them as well.
     middleware = [Middleware(_SafeHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     return Starlette(routes=routes, middleware=middleware)
 
@@ -261,17 +269,22 @@ def _posted(handle: Callable[[JsonObject, str, str], JsonObject]) -> Callable[["
         # Forms of other sites cannot send this type without the browser asking first, which is refused.
         if request.headers.get("content-type") != "application/json":
             return _json({"error": "send application/json"}, 415)
+
+        # Read piece by piece: the length that a request states may be wrong, and its body may fill the memory.
         data = bytearray()
         async for part in request.stream():
             data += part
             if len(data) > MAX_BODY:
                 return _json({"error": "too long"}, 413)
+
+        # Deeply nested lists exceed Python's recursion limit.
         try:
             body = json.loads(bytes(data))
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             return _json({"error": "send a JSON object"}, 400)
+
         return await run_in_threadpool(_answered, partial(handle, body, _secret(request), _address(request)))
 
     return endpoint

@@ -34,7 +34,7 @@ LEVELS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is simulated.
+    """Settings of a simulation.
 
     Attributes:
         people: number of people.
@@ -213,24 +213,28 @@ def compare(curves: Sequence[tuple[Curve, Curve]]) -> list[TableRow]:
     """
     rows: list[TableRow] = []
     for share in LEVELS:
-        pairs: list[tuple[float, float]] = []
+        agreements: list[float] = []
+        of_random: list[float] = []
+        of_active: list[float] = []
         for random, active in curves:
+            agreements.append(random.at_share(share))
             first = random.needed(random.at_share(share))
             second = active.needed(active.at_share(share))
             if first is not None and second is not None:
-                pairs.append((first, second))
+                of_random.append(first)
+                of_active.append(second)
+
         # A level that some study never reached has no mean.
-        if len(pairs) < len(curves):
+        if len(of_random) < len(curves):
             continue
 
-        ratios = [second / first for first, second in pairs]
-        agreement = float(np.mean([random.at_share(share) for random, _ in curves]))
+        ratios = np.array(of_active) / np.array(of_random)
         rows.append(
             {
-                "agreement": f"{agreement:.1%}",
+                "agreement": f"{float(np.mean(agreements)):.1%}",
                 "of the way to the ceiling": f"{share:.0%}",
-                "random": round(float(np.mean([first for first, _ in pairs]))),
-                "active": round(float(np.mean([second for _, second in pairs]))),
+                "random": round(float(np.mean(of_random))),
+                "active": round(float(np.mean(of_active))),
                 "active / random": f"{np.mean(ratios):.0%}",
                 "by seed": ", ".join(f"{ratio:.0%}" for ratio in ratios),
             }

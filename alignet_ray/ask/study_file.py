@@ -253,6 +253,7 @@ class StudyFile:
             UserError: it cannot be written.
         """
         stored = {"settings": json.dumps(asdict(settings)), "secret": secrets.token_hex(32)}
+
         # Made beside its name and renamed at the end: a study that is there is whole.
         draft = path.with_name(f".{path.name}.new")
         draft.unlink(missing_ok=True)
@@ -265,6 +266,8 @@ class StudyFile:
             connection.executemany("INSERT INTO left_out VALUES (?, ?)", left_out)
             connection.execute("COMMIT")
             connection.close()
+
+            # It holds who answered what, and the secret: nobody else on this machine may read it.
             draft.chmod(0o600)
             draft.rename(path)
         except (sqlite3.Error, OSError) as error:
@@ -305,6 +308,10 @@ class StudyFile:
         """The images, by number."""
         rows = self._read("SELECT image, object, path, bytes FROM images ORDER BY image")
         return [StudyImage(*row) for row in rows]
+
+    def object_of(self) -> dict[int, int]:
+        """The object of every image, by the image's number."""
+        return {image.image: image.object for image in self.images()}
 
     def left_out(self) -> list[LeftOutImage]:
         """Images that could not be read when the study began."""
@@ -416,14 +423,15 @@ class StudyFile:
 
     def trials_of(self, person: int) -> list[Trial]:
         """All questions of a person, in order."""
-        return [_trial(row) for row in self._read(f"{_TRIALS} WHERE person = ? ORDER BY place", person)]
+        return self._trials("person = ?", person)
 
     def open_trials(self, person: int) -> list[Trial]:
         """Questions of a person that have no answer yet, in order."""
         unanswered = "NOT EXISTS (SELECT 1 FROM answers WHERE answers.trial = trials.trial)"
-        return [
-            _trial(row) for row in self._read(f"{_TRIALS} WHERE person = ? AND {unanswered} ORDER BY place", person)
-        ]
+        return self._trials(f"person = ? AND {unanswered}", person)
+
+    def _trials(self, condition: str, *values: Any) -> list[Trial]:
+        return [_trial(row) for row in self._read(f"{_TRIALS} WHERE {condition} ORDER BY place", *values)]
 
     def answered(self, person: int) -> int:
         """Number of a person's answers."""

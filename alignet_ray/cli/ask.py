@@ -1,4 +1,4 @@
-"""The command `ask`: begins and serves a study, and looks after what people answered."""
+"""The command `ask`: begins and serves a study, and manages its answers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,9 +35,12 @@ def ask(options: AskOptions) -> None:
         return
     if not (options.target or options.name):
         raise UserError("name a folder of images, or a study: alignet-ray ask IMAGES")
+
     name = options.name or launch.study_name(options.target)
     folder = open_folder(name, options.store.root, options.state_dir)
     screen = Screen()
+
+    # What is done to a study besides serving it needs no web server, and ends at once.
     if _acts(options):
         study = StudyFile.open(folder.require().file)
         _act(options, folder, study, screen)
@@ -53,6 +56,7 @@ def ask(options: AskOptions) -> None:
         study = launch.begin(folder, images, _settings(options), screen)
     else:
         folder.require()
+
     launch.serve(folder, study, options.host, options.port, options.public_url, screen)
 
 
@@ -93,6 +97,8 @@ def _act(options: AskOptions, folder: "StudyFolder", study: "StudyFile", screen:
         address = options.public_url.rstrip("/") or f"http://{options.host}:{options.port}"
         for link in launch.personal_links(study, address, options.links):
             screen.line(link)
+
+    # Deleting comes before the table and the files, which must not hold these answers any more.
     if options.withdraw:
         count = launch.withdraw(folder, study, _person(study, options.withdraw))
         screen.line(f"withdrawn: {count} answers of {options.withdraw} are deleted")
@@ -106,8 +112,11 @@ def _act(options: AskOptions, folder: "StudyFolder", study: "StudyFile", screen:
     for participant, decision in decisions:
         if participant:
             study.decide(_person(study, participant), decision)
+
+    # A decision is shown at once among all others.
     if options.quality or any(participant for participant, _ in decisions):
         print_table(progress.table(quality.review(study.people(), study.answers())))
+
     if options.export:
         for file in export.export(study, options.export.expanduser()):
             screen.line(f"wrote  {file}")

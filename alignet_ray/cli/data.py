@@ -31,6 +31,7 @@ def data(options: DataOptions) -> None:
         raise UserError("--accept-terms goes with --fetch FOLDER")
     if options.json and options.fetch is not None:
         raise UserError("--json and --fetch do not go together: print the entry, or fetch it")
+
     if options.name is None:
         if options.fetch is not None:
             raise UserError("--fetch needs the name of a data set: `alignet-ray data` lists them")
@@ -41,6 +42,7 @@ def data(options: DataOptions) -> None:
     if options.name not in entries:
         raise UserError(unknown("data set", options.name, entries))
     entry = entries[options.name]
+
     if options.fetch is not None:
         _fetch(entry, options)
     elif options.json:

@@ -1,4 +1,4 @@
-"""The command `doctor`: looks at what a run finds around it."""
+"""The command `doctor`: checks versions, machine, folders and servers."""
 
 import json
 import sys
@@ -24,6 +24,7 @@ def doctor(options: DoctorOptions) -> None:
             if line.fix:
                 verdict = "FIX"
             rows.append({"": verdict, "what": line.name, "found": line.value, "fix": line.fix})
+
         print_table(rows)
         print()
         if wrong:

@@ -76,6 +76,8 @@ def import_student(options: ImportOptions) -> None:
         tau=options.tau,
         preprocessing=options.preprocessing,
     )
+
+    # What was taken from the file, what was not, and what can be done with the folder now.
     head = "no triplet head"
     if done.head is not None:
         head = f"triplet head of {done.head}"

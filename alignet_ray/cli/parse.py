@@ -308,12 +308,12 @@ def _refused_value(error: ValidationError, section: str = "") -> str:
     # One mistake is told at a time: the later ones often follow from the first.
     first = error.errors()[0]
     flag = "--" + ".".join(filter(None, (section, field_name(first["loc"])))).replace("_", "-")
-    problem = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     # Fields that do not go together: the message names them, and the input is the whole section.
     if isinstance(first["input"], dict):
-        return problem
+        return message
     # A value may hold a line break, and a message is one line.
-    return " ".join(f"{flag} {first['input']}: {problem[0].lower()}{problem[1:]}".split())
+    return " ".join(f"{flag} {first['input']}: {message[0].lower()}{message[1:]}".split())
 
 
 def _wrong_value(flag: str, args: Sequence[str], kind: Any) -> str:

@@ -225,6 +225,8 @@ def gc(options: CollectOptions) -> None:
             key = (artifact.stage, artifact.id)
             if key not in spared:
                 unused.append(artifact)
+
+        # A lock's file must not vanish while another process waits for it.
         found = (state / runtime.CACHE).glob("*")
         cached = [path for path in found if path.is_file() and path.suffix != ".lock"]
         if not unused and not cached:
@@ -241,6 +243,7 @@ def gc(options: CollectOptions) -> None:
             megabytes = sum(path.stat().st_size for path in cached) / 1e6
             print(f"cache: {len(cached)} files, {megabytes:,.1f} MB, made again when a run needs them")
             things.append("the cache")
+
         if _confirmed(options.yes, f"delete {' and '.join(things)}"):
             for artifact in unused:
                 store.delete(artifact)
@@ -275,6 +278,7 @@ def compare(options: CompareOptions) -> None:
             scores += [{"run": name, **row} for row in table.to_pylist()]
         print(json.dumps(scores, indent=1))
         return
+
     print(comparison.text(tables, options.levels))
     if options.page:
         _write_page(options.page, tables, options.levels)

@@ -156,14 +156,14 @@ class Config(Section):
         # pydantic's own message has three lines for each problem, and a link.
         first = error.errors()[0]
         name = field_name(first["loc"])
-        problem = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
         # Fields that do not go together: the message names them, and the input is their whole section.
         if isinstance(first["input"], dict) and first["type"] == "value_error":
-            return str(problem)
+            return str(message)
         if first["type"] == "model_type":
             return f"{name}: a section, expected its settings below it, found {first['input']!r}"
         if first["type"] != "extra_forbidden":
-            return f"{name}: {problem}"
+            return f"{name}: {message}"
         return f"{name}: no such field{cls._hint(name, str(first['loc'][-1]))}"
 
     @classmethod

@@ -176,6 +176,7 @@ def fit(
         history.append(row)
         if report:
             report(row)
+
         if current.cross_entropy < best.score.cross_entropy:
             best = FittedTransform(basis.export(mean), step, current, [])
         elif step - best.step >= settings.patience * settings.every:

@@ -218,6 +218,11 @@ class State:
     best: np.ndarray
     best_inertia: float = float("inf")
 
+    @property
+    def passes(self) -> int:
+        """Passes over the data so far, of all restarts."""
+        return sum(len(iterations) for iterations in self.history)
+
     def to_bytes(self) -> bytes:
         """As npz, without pickles."""
         # A nested list has no plain dtype; as JSON it needs no pickle.
@@ -260,14 +265,16 @@ def composition(labels: Int[np.ndarray, " n"], classes: Int[np.ndarray, " n"], k
     pairs, counts = np.unique(labels.astype(np.int64) * width + classes, return_counts=True)
     order = np.lexsort((pairs % width, -counts, pairs // width))
 
+    # The first class of a cluster is its commonest one, whose members make the purity.
     commonest: list[list[tuple[int, int]]] = [[] for _ in range(k)]
+    of_commonest = 0
     for pair, count in zip(pairs[order].tolist(), counts[order].tolist(), strict=True):
         cluster, class_number = divmod(pair, width)
+        if not commonest[cluster]:
+            of_commonest += count
         if len(commonest[cluster]) < top:
             commonest[cluster].append((class_number, count))
-
-    largest = sum(members[0][1] for members in commonest if members)
-    return Composition(largest / len(labels), commonest)
+    return Composition(of_commonest / len(labels), commonest)
 
 
 def _largest(values: Float[Tensor, " n"], count: int) -> Int[Tensor, " c"]:

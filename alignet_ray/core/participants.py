@@ -80,9 +80,11 @@ def fits(
     names, person_of = np.unique(np.asarray(participants, dtype=object).astype(str), return_inverse=True)
     # A model that predicts nobody's answers tells nobody apart.
     usual = min(max(float(is_hit.mean()), CHANCE), 1 - 1e-6)
+
     # Rows of one person lie together after sorting.
     order = np.argsort(person_of, kind="stable")
     ends = np.cumsum(np.bincount(person_of, minlength=len(names)))
+
     found = []
     for name, rows in zip(names.tolist(), np.split(order, ends[:-1]), strict=True):
         if not name:
@@ -91,6 +93,8 @@ def fits(
         median_rt = float("nan")
         if len(known):
             median_rt = float(np.median(known))
+
+        # Likelihood ratio of answering as people usually do to guessing; and how probable so many hits are by guessing.
         answers = len(rows)
         hits = int(is_hit[rows].sum())
         log_ratio = float(binom.logpmf(hits, answers, usual) - binom.logpmf(hits, answers, CHANCE))

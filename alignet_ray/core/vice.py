@@ -207,6 +207,7 @@ def condense(
         first, second = np.unravel_index(int(cosines.argmax()), cosines.shape)
         if cosines[first, second] < alike:
             break
+
         mu[:, first] = np.hypot(positive[:, first], positive[:, second])
         mu = np.delete(mu, second, axis=1)
         sigma = np.delete(sigma, second, axis=1)
@@ -253,7 +254,7 @@ def significant(
     p_ij = Phi(-mu_ij / sigma_ij); per dimension, the Benjamini-Hochberg procedure (1995) at level `fdr` rejects all
     hypotheses up to the last one that passes its threshold.
     """
-    # Benjamini-Hochberg's step-up rule looks for the last p value under its threshold, not the first above it.
+    # Benjamini-Hochberg's step-up rule takes the last p value under its threshold, not the first above it.
     p_values = np.sort(ndtr(-mu / np.maximum(sigma, 1e-12)), axis=0)
     m = len(p_values)
     passes = p_values <= fdr * np.arange(1, m + 1)[:, None] / m

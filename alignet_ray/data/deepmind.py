@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64
 
-from alignet_ray.artifacts.schemas import TRIPLETS, check, positions_of
+from alignet_ray.artifacts.schemas import TRIPLETS, check, column_matrix, positions_of
 from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.errors import UserError, first_line
 
@@ -99,8 +99,10 @@ class _MemberReader(NamedTuple):
                 shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(stream)
         except ValueError as error:
             raise UserError(f"{path}: {member} is not an array: {first_line(error)}") from error
+
         if dtype.hasobject:
             raise UserError(f"{path}: {member} is pickled, which may run code: ask for a file with plain strings")
+        # Rows are read as a stream, which gives them one after the other in C order alone.
         if is_fortran:
             raise UserError(f"{path}: {member} is stored by columns; save it again in C order")
         return cls(stream, shape, dtype, path)
@@ -178,13 +180,13 @@ def export_triplets(path: str | Path, tables: Callable[[], Iterator[pa.Table]], 
     names = _unique_names(images["path"].to_pylist())
 
     def indices(table: pa.Table) -> np.ndarray:
-        return _stacked(table, TRIPLETS.names[:3])
+        return column_matrix(table, TRIPLETS.names[:3])
 
     def file_names(table: pa.Table) -> np.ndarray:
         return np.asarray(names[positions_of(ids, indices(table))])
 
     def similarities(table: pa.Table) -> np.ndarray:
-        return _stacked(table, TRIPLETS.names[3:])
+        return column_matrix(table, TRIPLETS.names[3:])
 
     # One pass over the tables per member: a member of a .zip must be written in one piece.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, allowZip64=True, compresslevel=1) as file:
@@ -203,10 +205,6 @@ def _write_member(
         np.lib.format.write_array_header_2_0(stream, header)
         for block in rows:
             stream.write(np.ascontiguousarray(block.astype(dtype)).tobytes())
-
-
-def _stacked(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
-    return np.stack([table[column].to_numpy() for column in columns], axis=1)
 
 
 def _unique_names(paths: list[str]) -> np.ndarray:

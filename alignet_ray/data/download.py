@@ -1,4 +1,4 @@
-"""Downloads one file, going on where an earlier try stopped; a half file never looks like a whole one.
+"""Downloads one file, going on where an earlier try stopped; a half file is never taken for a whole one.
 
 Written on the standard library, as none of the libraries at hand does all of it: huggingface_hub's `http_get` goes on
 where it stopped, but does not notice that the file has changed meanwhile (If-Range, RFC 9110); fsspec starts anew.
@@ -206,9 +206,9 @@ def _receive_all(source: DataFile, partial: PartialFile, screen: Screen, page: s
             # The part is longer than the file, which must have changed.
             if error.code == 416:
                 partial.discard()
-            problem = f"the server answers {error.code}"
+            reason = f"the server answers {error.code}"
         except BROKEN as error:
-            problem = _reason(error)
+            reason = _reason(error)
 
         partial.discard_unless_sure()
 
@@ -217,8 +217,8 @@ def _receive_all(source: DataFile, partial: PartialFile, screen: Screen, page: s
         if partial.size > before:
             failures = 0
         if failures >= len(PAUSES):
-            _give_up(problem, source, partial)
-        screen.line(f"   {problem}; {size_text(partial.size)} are here, trying again")
+            _give_up(reason, source, partial)
+        screen.line(f"   {reason}; {size_text(partial.size)} are here, trying again")
         time.sleep(PAUSES[failures])
 
 
@@ -299,7 +299,7 @@ def _copy(response: Any, partial: PartialFile, screen: Screen) -> None:
                 file.write(block)
                 arrived += len(block)
                 progress.add(arrived // unit_bytes - progress.done)
-            # A connection that is closed too early looks like the end of the file.
+            # A connection that is closed too early reads as the end of the file.
             if arrived != total:
                 raise ConnectionError(BROKE_OFF)
 
@@ -421,13 +421,13 @@ def _reason(error: Exception) -> str:
     return first_line(error)
 
 
-def _give_up(problem: str, source: DataFile, partial: PartialFile) -> NoReturn:
+def _give_up(reason: str, source: DataFile, partial: PartialFile) -> NoReturn:
     """Say why the file did not come, and what is kept of it."""
     # Only what the next try can use is promised.
     kept = "try again later"
     if partial.size:
         kept = f"{size_text(partial.size)} are kept, and the same command goes on from there"
-    raise UserError(f"cannot fetch {source.name} from {urlparse(source.url).netloc}: {problem}: {kept}")
+    raise UserError(f"cannot fetch {source.name} from {urlparse(source.url).netloc}: {reason}: {kept}")
 
 
 def _checked(source: DataFile, partial: PartialFile, page: str) -> str:

@@ -77,10 +77,12 @@ def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
         if matrix is None:
             shape = (total, vectors.shape[1])
             matrix = np.lib.format.open_memmap(target, mode="w+", dtype=vectors.dtype, shape=shape)
+
         stop = start + len(vectors)
         matrix[start:stop] = vectors
         ids[start:stop] = part_ids
         start = stop
+
     assert matrix is not None, "an artifact holds at least one embedding"
     matrix.flush()
     return ids

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.spans import NO_OFFSET
 from alignet_ray.data import stored
-from alignet_ray.data.files import comparable_path
+from alignet_ray.data.files import comparable_path, filled_lines
 from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem, first_line, require_regular
 
 THINGSVISION_FEATURES = "features.npy"
@@ -162,10 +162,10 @@ def _read_thingsvision(folder: Path) -> FeatureRows:
     if not names.is_file():
         return FeatureRows(vectors, None)
     try:
-        lines = names.read_text(encoding="utf-8-sig").splitlines()
+        text = names.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {names}: {first_line(error)}") from error
-    return FeatureRows(vectors, [line.strip() for line in lines if line.strip()])
+    return FeatureRows(vectors, filled_lines(text))
 
 
 def _read_npz(path: Path) -> FeatureRows:
@@ -176,13 +176,22 @@ def _read_npz(path: Path) -> FeatureRows:
     except Exception as error:  # damaged bytes raise errors of many types
         raise UserError(f"{path} holds no features: {array_problem(error)}") from error
 
-    # A zip may hold anything; what is no array comes as bytes.
-    arrays = {name: array for name, array in loaded.items() if isinstance(array, np.ndarray)}
-    tables = [array for array in arrays.values() if array.ndim == 2 and array.dtype.kind == "f"]
+    tables: list[np.ndarray] = []
+    texts: list[np.ndarray] = []
+    shapes: list[str] = []
+    for name, array in loaded.items():
+        # A zip may hold anything; what is no array comes as bytes.
+        if not isinstance(array, np.ndarray):
+            continue
+        shapes.append(f"{name} {array.dtype} {array.shape}")
+        if array.ndim == 2 and array.dtype.kind == "f":
+            tables.append(array)
+        elif array.ndim == 1 and array.dtype.kind in "US":
+            texts.append(array)
+
     if len(tables) != 1:
-        shapes = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items()) or "nothing"
-        raise UserError(f"{path} needs one array of decimal numbers (n, d), it holds {shapes[:MAX_CHARACTERS]}")
-    texts = [array for array in arrays.values() if array.ndim == 1 and array.dtype.kind in "US"]
+        listed = ", ".join(shapes) or "nothing"
+        raise UserError(f"{path} needs one array of decimal numbers (n, d), it holds {listed[:MAX_CHARACTERS]}")
     if len(texts) > 1:
         raise UserError(f"{path} holds {len(texts)} arrays of text: which one has the names? Leave the others out")
     if not texts:
@@ -213,8 +222,14 @@ def _parquet_names(path: Path, table: pa.Table) -> list[str] | None:
 
 def _parquet_vectors(path: Path, table: pa.Table) -> Float[np.ndarray, "n d"]:
     """The one column of lists, or all columns of decimal numbers side by side."""
-    lists = [column for column in table.columns if _is_list(column.type)]
-    numbers = [column for column in table.columns if pa.types.is_floating(column.type)]
+    lists: list[pa.ChunkedArray] = []
+    numbers: list[pa.ChunkedArray] = []
+    for column in table.columns:
+        if _is_list(column.type):
+            lists.append(column)
+        elif pa.types.is_floating(column.type):
+            numbers.append(column)
+
     if len(lists) > 1 or not (lists or numbers):
         raise UserError(
             f"{path} needs one column of lists, or columns of decimal numbers; it has {', '.join(table.column_names)}"
@@ -227,6 +242,7 @@ def _parquet_vectors(path: Path, table: pa.Table) -> Float[np.ndarray, "n d"]:
         column = pa.concat_arrays(column.chunks)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
+
     # Rows of different lengths have no shape, and numpy says so.
     try:
         return np.array(column.to_pylist(), dtype=np.float32)

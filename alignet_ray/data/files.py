@@ -66,16 +66,25 @@ def plain_text(data: bytes, path: str) -> bytes:
     for start, kind in OTHER_FORMATS.items():
         if data.startswith(start):
             raise UserError(f"{path} is {kind}, not text: save it as CSV")
+
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{path} is not UTF-8 text (line {line}): save it as UTF-8 (in Excel: CSV UTF-8)") from error
+    # Zero bytes are valid UTF-8, and the beginning of most binary files.
     if b"\0" in data:
         raise UserError(f"{path} is not text: it holds zero bytes")
+
     # Old Macs, and Excel's "CSV (Macintosh)", end lines by a carriage return alone.
     return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def filled_lines(text: str) -> list[str]:
+    """The lines of a text without the space around them, and without empty ones."""
+    lines = map(str.strip, text.splitlines())
+    return [line for line in lines if line]
 
 
 def read_rows(path: str) -> list[FileRow]:
@@ -90,6 +99,7 @@ def read_rows(path: str) -> list[FileRow]:
     # Only the header decides the delimiter: cells below may hold commas of their own.
     delimiter = delimiter_of(text.split("\n", 1)[0], ",")
     reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True, strict=True)
+
     rows: list[FileRow] = []
     names: list[str] = []
     line = 1
@@ -101,7 +111,8 @@ def read_rows(path: str) -> list[FileRow]:
                     rows.append(FileRow(line, _named_cells(names, stripped, line, path)))
                 else:
                     names = _column_names(stripped, path)
-            line = reader.line_num + 1  # a quoted cell may hold line ends, so a row may take several lines
+            # A quoted cell may hold line ends, so a row may take several lines.
+            line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}: line {line}: {error}: is a quotation mark left open?") from error
     return rows

@@ -52,10 +52,13 @@ def _block(data: bytes, offset: int, size: int) -> bytes:
     stored = Cursor(data, offset)
     if offset > len(data):
         raise ValueError(f"a block begins at {offset:,}, behind the end")
+
+    # The trailer is the kind of compression, one byte, which the checksum covers as well, and the checksum.
     content = stored.take(size)
     trailer = stored.take(TRAILER)
     if crc32c(content + trailer[:1]) != unmask(int.from_bytes(trailer[1:], "little")):
         raise ValueError(f"the checksum of the block at {offset:,} differs")
+
     if trailer[0]:
         kind = COMPRESSION.get(trailer[0], f"kind {trailer[0]}")
         raise ValueError(f"its blocks are compressed ({kind}), which is not read: TensorFlow writes them uncompressed")

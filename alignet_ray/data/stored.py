@@ -79,6 +79,7 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
         if name in row_of:
             raise UserError(f"{spec}: two rows are of {path!r}: which one counts? Leave one out")
         row_of[name] = row
+
     missing = sorted(path for path in image_ids if comparable_path(path) not in row_of)
     if missing:
         raise UserError(
@@ -87,15 +88,20 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
         )
 
     # The caller's images may be fewer than the rows, and in another order.
-    by_id = sorted((image_id, path) for path, image_id in image_ids.items())
-    selected = vectors[[row_of[comparable_path(path)] for _, path in by_id]]
+    ids: list[int] = []
+    rows: list[int] = []
+    for path, image_id in sorted(image_ids.items(), key=lambda item: item[1]):
+        ids.append(image_id)
+        rows.append(row_of[comparable_path(path)])
+
+    selected = vectors[rows]
     is_finite = np.isfinite(selected).all(axis=1)
     if not is_finite.all():
         count = int((~is_finite).sum())
         raise UserError(
             f"{spec}: {count} of the annotated images have an embedding that is not finite (NaN or infinity)"
         )
-    return np.array([image_id for image_id, _ in by_id], dtype=np.int64), selected
+    return np.array(ids, dtype=np.int64), selected
 
 
 def _find_artifact(spec: str, root: str) -> Artifact:

@@ -184,8 +184,8 @@ class TensorBundle:
         except OSError as error:
             raise UserError(f"{file} cannot be read ({error.strerror}): it holds {name}") from error
 
-    def _refuse(self, name: str, problem: str) -> NoReturn:
-        raise UserError(f"{self.index.parent} is damaged: variable {name}: {problem}")
+    def _refuse(self, name: str, reason: str) -> NoReturn:
+        raise UserError(f"{self.index.parent} is damaged: variable {name}: {reason}")
 
 
 def _shards(header: bytes) -> int:
@@ -228,6 +228,8 @@ def _shape(message: bytes) -> tuple[int, ...]:
             if inner == 1:
                 size = as_number(value)
         sizes.append(size)
+
+    # Damaged bytes may give sizes that no memory holds.
     if len(sizes) > MAX_DIMENSIONS or math.prod(max(size, 1) for size in sizes) >= 1 << 48:
         raise ValueError("a variable has an impossible shape")
     return tuple(sizes)
@@ -251,13 +253,16 @@ def _text(data: bytes, checksum: int) -> bytes:
 
 def _names_in_graph(graph: bytes) -> dict[str, str]:
     """Name in the bundle -> full name, from a TrackableObjectGraph: nodes, with attributes, which are variables."""
+    # Field 1 of the graph are its nodes, field 2 of a node its attributes; of an attribute, 2 and 3 are both names.
     names: dict[str, str] = {}
     for number, node in fields(graph):
         if number != 1:
             continue
+
         for inner, attribute in fields(as_message(node)):
             if inner != 2:
                 continue
+
             texts: dict[int, str] = {}
             for field, value in fields(as_message(attribute)):
                 if field in (2, 3):

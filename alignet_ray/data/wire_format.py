@@ -71,9 +71,11 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """
     cursor = Cursor(message)
     while cursor.left:
+        # A tag holds the field's number and, in its lowest three bits, how the value is stored.
         tag = cursor.varint()
         number = tag >> 3
         kind = tag & 7
+
         if kind == VARINT:
             yield number, cursor.varint()
         elif kind == BYTES:

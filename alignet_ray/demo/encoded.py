@@ -8,6 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from alignet_ray.artifacts.base import safetensors_of
 from alignet_ray.data.files import replacing
 from alignet_ray.demo.compare import ModelComparison, Vectors, joined
 
@@ -89,17 +90,20 @@ class KnownPictures:
 
     def add(self, digests: Sequence[bytes], vectors: Vectors) -> None:
         """Remember pictures."""
-        # A picture may be there twice, under two names.
-        first = {digest: position for position, digest in reversed(list(enumerate(digests)))}
-        new = sorted(position for digest, position in first.items() if digest not in self._row_of)
+        new: dict[bytes, int] = {}
+        for position, digest in enumerate(digests):
+            # A picture may be there twice, under two names: its first vectors count.
+            if digest not in self._row_of:
+                new.setdefault(digest, position)
         if not new:
             return
-        parts = [vectors.take(new)]
+
+        parts = [vectors.take(list(new.values()))]
         if self._vectors is not None:
             parts.insert(0, self._vectors)
         self._vectors = joined(parts)
-        for position in new:
-            self._row_of[digests[position]] = len(self._row_of)
+        for digest in new:
+            self._row_of[digest] = len(self._row_of)
 
     def save(self) -> None:
         """Write the file.
@@ -109,14 +113,14 @@ class KnownPictures:
         """
         if self.file is None or self._vectors is None:
             return
+
         latest = slice(-MAX_KEPT, None)
         vectors = self._vectors.take(latest)
         digests = np.frombuffer(b"".join(self._row_of), np.uint8).reshape(-1, DIGEST_BYTES)[latest]
         arrays = {DIGESTS: digests, "base": vectors.base, "student": vectors.student}
         if vectors.head is not None:
             arrays["head"] = vectors.head
-        # safetensors writes memory as it lies, so rows must come first.
-        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as draft:
-            safetensors.numpy.save_file(arrays, draft)
+            draft.write_bytes(safetensors_of(arrays))

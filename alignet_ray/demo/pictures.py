@@ -83,7 +83,7 @@ class Pictures:
         folder: the images to compare with; None if there are none, or not yet.
         listing: the images that are being embedded; None without a folder.
         embedded: how many of them are.
-        problem: why the folder cannot be used; "" if it can.
+        why_unusable: why the folder cannot be used; "" if it can.
         uploads: the latest uploads.
     """
 
@@ -98,7 +98,7 @@ class Pictures:
         self.folder: ImageFolder | None = None
         self.listing = listing
         self.embedded = 0
-        self.problem = ""
+        self.why_unusable = ""
         self.uploads: OrderedDict[str, Upload] = OrderedDict()
         self._known = known or KnownPictures()
         self._stored = stored
@@ -106,16 +106,16 @@ class Pictures:
         self._lock = Lock()
 
     def embed_folder(self, screen: Screen) -> None:
-        """Embed the folder's pictures and set the base's temperature; what goes wrong is kept in `problem`."""
+        """Embed the folder's pictures and set the base's temperature; what goes wrong is kept in `why_unusable`."""
         assert self.listing is not None, "there is a folder"
         try:
             self.folder = self._embedded(self.listing, screen)
         except UserError as error:
-            self.problem = str(error)
+            self.why_unusable = str(error)
             screen.line(f"warning: {error}")
         except OSError as error:
-            self.problem = f"{self.listing.uri} cannot be read: {error}"
-            screen.line(f"warning: {self.problem}")
+            self.why_unusable = f"{self.listing.uri} cannot be read: {error}"
+            screen.line(f"warning: {self.why_unusable}")
 
     def _embedded(self, listing: FolderListing, screen: Screen) -> ImageFolder:
         kept: list[int] = []
@@ -129,9 +129,13 @@ class Pictures:
                 positions, digests, reasons = self._learn(paths, contents)
                 kept += [start + position for position in positions]
                 usable += digests
+
+                # Reasons come in the order of the pictures: the first is that of the first one that is not usable.
                 if reasons and not first_reason:
                     bad = min(set(range(len(paths))) - set(positions))
                     first_reason = f" (first: {paths[bad]}: {reasons[0]})"
+
+                # The page shows this number while it waits.
                 self.embedded = start + len(paths)
                 progress.add(len(paths))
 
@@ -160,20 +164,27 @@ class Pictures:
 
         # What the run has embedded is taken over, for pictures with content: an empty one has none to be known by.
         if self._stored is not None:
-            row_of = self._stored.row_of
-            there = [position for position, path in enumerate(paths) if path in row_of and contents[position]]
-            vectors = self._stored.take([paths[position] for position in there])
-            known.add([digests[position] for position in there], vectors)
+            stored_paths: list[str] = []
+            stored_digests: list[bytes] = []
+            for path, content, digest in zip(paths, contents, digests, strict=True):
+                if content and path in self._stored.row_of:
+                    stored_paths.append(path)
+                    stored_digests.append(digest)
+            known.add(stored_digests, self._stored.take(stored_paths))
 
-        new = [position for position, digest in enumerate(digests) if digest not in known]
+        new: list[bytes] = []
+        jobs = []
+        for content, digest in zip(contents, digests, strict=True):
+            if digest not in known:
+                new.append(digest)
+                jobs.append(partial(decode, content))
+
         reasons: list[str] = []
         if new:
-            jobs = [partial(decode, contents[position]) for position in new]
             with self._lock:
                 encoded = self.comparison.encode(jobs, readers=os.cpu_count() or 1)
             reasons = encoded.reasons
-            usable = [new[position] for position in encoded.kept]
-            known.add([digests[position] for position in usable], encoded.vectors)
+            known.add([new[position] for position in encoded.kept], encoded.vectors)
 
         kept = [position for position, digest in enumerate(digests) if digest in known]
         return kept, [digests[position] for position in kept], reasons

@@ -125,6 +125,8 @@ def application(pictures: Pictures) -> "Starlette":
         Route("/triplet", page.triplet),
         Route("/verdict", page.verdict),
     ]
+
+    # Another site's name that leads to this address (DNS rebinding) would make it one site for the browser.
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     return Starlette(routes=routes, middleware=[hosts])
 
@@ -147,6 +149,7 @@ class _Page:
     def about(self, request: "Request") -> "Response":
         pictures = self.pictures
         comparison = pictures.comparison
+        # Without a triplet head the models have their features alone.
         spaces = [space for space in SPACES if space == "features" or comparison.has_head]
         answer: JsonObject = {
             "labels": comparison.labels,
@@ -155,13 +158,15 @@ class _Page:
             "spaces": spaces,
             "folder": None,
         }
+
+        # The page asks again and again while the folder is being embedded.
         if pictures.listing is not None:
             answer["folder"] = {
                 "uri": pictures.listing.uri,
                 "total": len(pictures.listing.paths),
                 "embedded": pictures.embedded,
                 "ready": pictures.folder is not None,
-                "problem": pictures.problem,
+                "problem": pictures.why_unusable,
             }
         return _json(answer)
 
@@ -203,7 +208,7 @@ class _Page:
         except KeyError:
             if self.pictures.listing is None:
                 return _error("there is no folder: start the demo with --images DIR", 404)
-            return _error(self.pictures.problem or NOT_YET, 404)
+            return _error(self.pictures.why_unusable or NOT_YET, 404)
         if not names:
             return _error("the two models agree on every triplet that was drawn", 404)
         return _json({"names": names})

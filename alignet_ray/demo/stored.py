@@ -80,6 +80,8 @@ def _of_run(store: Store, student: str) -> _Embeddings | None:
             is_whole = f"embed@{role}" in nodes and "embed@base" in nodes
             if nodes.get(f"distill@{role}") != student or not is_whole:
                 continue
+
+            # Nodes of an earlier run may stand among them: the embeddings must be of this very student.
             base = store.artifact("embed", nodes["embed@base"])
             found = _Embeddings(name, base, store.artifact("embed", nodes[f"embed@{role}"]))
             parents = found.student.read_manifest().recipe.parents

@@ -12,7 +12,7 @@ from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
 from alignet_ray.human import matrices
 from alignet_ray.human.benchmarks import ImageResponses
-from alignet_ray.human.set_judgements import Judgements, Matrices, problem_of
+from alignet_ray.human.set_judgements import Judgements, Matrices, why_unusable
 
 
 def evaluate(name: str, judgements: Judgements, spaces: Sequence[EmbeddingSpace], seed: int) -> list[Score]:
@@ -45,11 +45,11 @@ def _evaluate_matrices(name: str, judgements: Matrices, spaces: Sequence[Embeddi
     items = _images_as_objects(judgements)
     rows = []
     average = matrices.mean(judgements.people, name)
-    if not problem_of(average):
+    if not why_unusable(average):
         rows += rsa.evaluate(spaces, items, external.MATRIX_DRAWS, seed, average, name)
 
     # Without some of the images a participant may have too few ratings left, or only equal ones.
-    informative = np.array([not problem_of(person) for person in judgements.people], dtype=bool)
+    informative = np.array([not why_unusable(person) for person in judgements.people], dtype=bool)
     if informative.sum() > 1:
         rows += rsa.evaluate_participants(spaces, items, judgements.people[informative], seed, name)
     return [replace(row, split="") for row in rows]

@@ -50,6 +50,7 @@ def gains(values: ItemValues, dataset: str, metric: str, seed: int, split: str =
     for (model, layer), items in values.items():
         if model in ("base", "human"):
             continue
+
         differences = items - base
         resampled = scores.mean_draws(differences, seed=seed)
         low, high = scores.interval(resampled)

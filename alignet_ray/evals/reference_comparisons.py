@@ -46,7 +46,7 @@ class Questions(NamedTuple):
     votes: Float[np.ndarray, "n 2"]
 
     def where(self, selected: Bool[np.ndarray, " n"]) -> "Questions":
-        """Some of the questions."""
+        """The questions that a mask selects."""
         return Questions(self.rows[selected], self.votes[selected])
 
 
@@ -176,6 +176,8 @@ def _rows(
     for column, (model, layer) in enumerate(names):
         if column == base or model == "human":
             continue
+
+        # The same resamplings of the objects for both: the difference is paired.
         differences = resampled[:, column] - resampled[:, base]
         low, high = scores.interval(differences)
         gain = float(means[column] - means[base])

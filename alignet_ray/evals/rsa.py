@@ -105,6 +105,8 @@ def evaluate_participants(
             low, high = scores.mean_interval(values, seed=seed)
             mean = float(values.mean())
             rows.append(Score(space.model, space.layer, dataset, metric, mean, low, high, count, seed=seed))
+
+        # How well the mean of the other people predicts a person, and the mean of all.
         lower, upper = rsa_ceilings(participants, method)
         rows.append(Score("human", "", dataset, metric, lower, lower, upper, count, seed=seed))
     return rows

@@ -62,7 +62,7 @@ class EmbeddingSpace:
 
 
 def each_space(evaluate: Callable[[EmbeddingSpace], Result], spaces: Sequence[EmbeddingSpace]) -> list[Result]:
-    """What a function gives for every space, computed side by side."""
+    """The results of a function for every space, computed in parallel threads."""
     # Threads, not processes: numpy lets go of Python's lock while it computes, and nothing has to be copied.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(evaluate, spaces))

@@ -47,8 +47,11 @@ def comparison_line(scores: Sequence[Score]) -> str:
                 title = f"{title} head"
             if (score.model, score.layer) == OTHERS:
                 title = OTHERS_TITLE
+
+            # All models answer the same questions, so any score has their number.
             parts.append(f"{title} {_cell(score)}")
             questions = score.n
+
     if not parts:
         return ""
     return f"which of two is more like a third, % of people's votes, {questions:,} questions: {'; '.join(parts)}"

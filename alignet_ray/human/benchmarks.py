@@ -113,11 +113,12 @@ def _require_distinct(rows: Int[np.ndarray, "n 3"], path: str, lines: LineNumber
 
 
 def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> Int[np.ndarray, " n"]:
-    # An exact match comes first: two images may differ in nothing but the way their names are written.
     comparable = {comparable_path(path): image_id for path, image_id in image_ids.items()}
+
     ids: list[int] = []
     unknown: list[str] = []
     for path in paths:
+        # An exact match comes first: two images may differ in nothing but the way their names are written.
         image_id = image_ids.get(path, comparable.get(comparable_path(path)))
         if image_id is None:
             unknown.append(path)

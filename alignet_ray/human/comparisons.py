@@ -144,9 +144,11 @@ def _votes(
     """Votes for both candidates; one answer a row is one vote."""
     if layout.votes and names.keys() >= set(layout.votes):
         return _counted_votes([table[names[column]] for column in layout.votes], path, lines)
+
     if not layout.votes:
         # The first candidate is the winner, as its column says.
         return np.tile([1.0, 0.0], (len(table), 1))
+
     if "choice" not in names:
         raise UserError(
             f"{path}: who was chosen? Give the columns {' and '.join(layout.votes)}, or choice, "
@@ -156,6 +158,7 @@ def _votes(
     chosen = table[names["choice"]].cast(pa.string()).fill_null("").to_pylist()
     first = cells[1].cast(pa.string()).to_pylist()
     second = cells[2].cast(pa.string()).to_pylist()
+
     votes = np.zeros((len(table), 2))
     for row, text in enumerate(chosen):
         side = _side(text.strip(), first[row], second[row])

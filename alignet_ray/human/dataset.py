@@ -68,12 +68,14 @@ def split_images(
 
     splits: dict[str, dict[int, Int64[np.ndarray, " _"]]] = {"train": {}, "validation": {}, "test": {}}
     for row in artifact.objects().to_pylist():
-        image_ids = [image_id for image_id in row["image_ids"] if image_id in position_of]
-        # A held-out image stays out of training even where it also shows a training object.
-        if row["split"] == "train":
-            image_ids = [image_id for image_id in image_ids if image_id not in held_out]
-        if image_ids:
-            splits[row["split"]][row["object"]] = np.array([position_of[image_id] for image_id in image_ids])
+        positions: list[int] = []
+        for image_id in row["image_ids"]:
+            # A held-out image stays out of training even where it also shows a training object.
+            is_taken = row["split"] == "train" and image_id in held_out
+            if image_id in position_of and not is_taken:
+                positions.append(position_of[image_id])
+        if positions:
+            splits[row["split"]][row["object"]] = np.array(positions)
 
     for split in needed:
         members = splits[split]

@@ -216,18 +216,18 @@ def _describe(tree: Any, origin: str) -> SetDescription:
 def _first_problem(error: ValidationError, known: Sequence[str]) -> str:
     """The first wrong key and what is wrong with it; for an unknown one also the nearest known one."""
     # An unknown key is told before a missing one: it is most often that one, misspelled.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
+    errors = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+    first = errors[0]
     name = field_name(first["loc"])
-    problem = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "missing":
         return f"the key {name} is missing"
     if first["type"] == "extra_forbidden":
         return f"no such key {name!r}{_hint(name, known)}"
     # Of keys that do not go together the message speaks for itself.
     if not first["loc"]:
-        return problem
-    return f"{name}: {problem}"
+        return message
+    return f"{name}: {message}"
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

@@ -116,12 +116,16 @@ def _check_compressed(data: bytes) -> None:
     byte_order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if byte_order is None:  # another version of the format, which holds nothing compressed
         return
+
+    # Behind the header, variables follow each other, each with its kind and size in front.
     offset = MAT_HEADER
     while offset + 8 <= len(data):
         kind, size = struct.unpack(f"{byte_order}II", data[offset : offset + 8])
         content = data[offset + 8 : offset + 8 + size]
         if len(content) < size:
             raise ValueError("the file ends inside a variable")
+
+        # zlib compares the checksum at the end while it decompresses.
         if kind == MAT_COMPRESSED:
             zlib.decompress(content)
         offset += 8 + size

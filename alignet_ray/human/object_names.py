@@ -39,6 +39,7 @@ class ObjectNames:
         Raises:
             UserError: a name that is none of the objects'.
         """
+        # All names are read before any is refused: the message says how many are unknown.
         numbers = []
         unknown = []
         for name in wanted:

@@ -102,6 +102,7 @@ def read_object_images(
             f"{table}: no {column} in it fits the images of {folder} "
             f"(it says {rows[0].cells[column]!r}, there is {there!r})"
         )
+
     note = ""
     if unmatched:
         first = unmatched[0]
@@ -109,11 +110,10 @@ def read_object_images(
             f"{len(unmatched):,} of {len(rows):,} rows of {table} fit no image "
             f"(first: line {first.line}, {first.cells[column]!r})"
         )
-        same_but_for_case = {name.casefold(): name for name in ids_of}.get(
-            comparable_path(first.cells[column]).casefold()
-        )
+        wanted = comparable_path(first.cells[column]).casefold()
+        same_but_for_case = [name for name in ids_of if name.casefold() == wanted]
         if same_but_for_case:
-            note += f"; did you mean {same_but_for_case!r}?"
+            note += f"; did you mean {same_but_for_case[-1]!r}?"
     return ObjectImages({number: sorted(image_ids[number]) for number in sorted(image_ids)}, note)
 
 
@@ -129,9 +129,8 @@ def images_by_name(images: pa.Table, folder: str, names: ObjectNames) -> ObjectI
         UserError: no image is called like an object; or objects have numbers alone, and not each has images.
     """
     image_ids: dict[int, list[int]] = {}
-    for image_id, label, path in zip(
-        *(images[name].to_pylist() for name in ("image_id", "label", "path")), strict=True
-    ):
+    columns = [images[name].to_pylist() for name in ("image_id", "label", "path")]
+    for image_id, label, path in zip(*columns, strict=True):
         file = PurePosixPath(path)
         number = names.number_of_any((label, file.stem, file.name))
         if number is not None:
@@ -188,13 +187,20 @@ def read_concepts(path: str) -> list[Concept]:
     header: list[str] = []
     if rows:
         header = list(rows[0].cells)
+
     name = next((column for column in NAME_COLUMNS if column in header), None)
     if name is None:
         raise UserError(f"{path}: expected a column name or uniqueID")
+    # THINGS' table has several categories, under longer names: the first one counts.
     category = next((column for column in header if "category" in column), None)
-    if category is None:
-        return [Concept(row.cells[name]) for row in rows]
-    return [Concept(row.cells[name], row.cells[category]) for row in rows]
+
+    concepts = []
+    for row in rows:
+        concept = Concept(row.cells[name])
+        if category is not None:
+            concept = Concept(row.cells[name], row.cells[category])
+        concepts.append(concept)
+    return concepts
 
 
 def objects_table(
@@ -257,9 +263,11 @@ def _object_number(row: FileRow, table: str, names: ObjectNames | None) -> int:
     text = row.cells["object"]
     if names is not None:
         return int(names.numbers([text], f"{table}, line {row.line}")[0])
+
     if not _is_number(text):
         raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number")
-    number = float(text)  # spreadsheets write whole numbers as 3.0
+    # Spreadsheets write whole numbers as 3.0.
+    number = float(text)
     if not number.is_integer():
         raise UserError(f"{table}: line {row.line}: object {text!r} is not a row number")
     if number < 0:

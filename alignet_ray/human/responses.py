@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 from jaxtyping import Int64
 
-from alignet_ray.artifacts.schemas import ANSWERS
+from alignet_ray.artifacts.schemas import ANSWERS, column_matrix
 from alignet_ray.core.triplet_rows import odd_last
 from alignet_ray.data.files import delimiter_of, parse_array, plain_text
 from alignet_ray.errors import UserError, first_line
@@ -57,7 +57,7 @@ class ResponseTable:
     @property
     def triplets(self) -> Int64[np.ndarray, "n 3"]:
         """Rows (pair, pair, odd)."""
-        return np.stack([self.table[column].to_numpy() for column in "ijk"], axis=1)
+        return column_matrix(self.table, "ijk")
 
     @property
     def participants(self) -> list[str]:
@@ -147,9 +147,11 @@ def _wrong_line(text: str, separator: str | None, lines: LineNumbers) -> str:
     """What is wrong in the first line that does not fit, by its number in the file; empty where none is found."""
     rows = [line.partition("#")[0].split(separator) for line in text.splitlines()]
     for row, cells in enumerate(rows):
+        # Comments and empty lines may have been left out of the text, which `lines` knows.
         where = f"line {lines.first_of(np.arange(len(rows)) == row)}"
         if len(cells) != len(rows[0]):
             return f"{where} has {len(cells)} columns, the first one has {len(rows[0])}"
+
         for cell in cells:
             if not cell.strip():
                 return f"{where} has an empty column (a separator at its end?)"

@@ -11,10 +11,11 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
 from alignet_ray.artifacts.label import IMAGE_COLUMNS
+from alignet_ray.artifacts.schemas import column_matrix
 from alignet_ray.core import similarity
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data import deepmind
-from alignet_ray.data.files import comparable_path, plain_text
+from alignet_ray.data.files import comparable_path, filled_lines, plain_text
 from alignet_ray.errors import UserError
 from alignet_ray.human import benchmarks, matrices
 from alignet_ray.human.benchmarks import ImageResponses
@@ -62,11 +63,13 @@ def read(judgement_set: JudgementSet, paths: Mapping[str, int]) -> Judgements:
     names = _names(paths, judgement_set.description.images)
     if judgement_set.description.kind == "odd_one_out" and file.endswith(".npz"):
         return _read_release(judgement_set, paths)
+
     if judgement_set.description.kind == "odd_one_out":
         columns = [f"{ours}={theirs}" for ours, theirs in judgement_set.description.columns.items()]
         answers = benchmarks.read_image_responses(file, names, columns)
         _check_participants(answers, file)
         return answers
+
     if judgement_set.description.kind == "choices":
         return benchmarks.read_choices(file, names)
     return _read_matrices(judgement_set, paths, names)
@@ -131,7 +134,7 @@ def _read_release(judgement_set: JudgementSet, paths: Mapping[str, int]) -> Imag
     blocks: list[np.ndarray] = []
     rows = 0
     for table in deepmind.import_triplets(file, images):
-        blocks.append(np.stack([table[column].to_numpy() for column in IMAGE_COLUMNS], axis=1))
+        blocks.append(column_matrix(table, IMAGE_COLUMNS))
         rows += len(table)
         if rows > MAX_RELEASED:
             raise UserError(
@@ -190,13 +193,13 @@ def _read_matrices(judgement_set: JudgementSet, paths: Mapping[str, int], names:
 
     # Found now, and not after the training, where such a person would make a score that is no number.
     for number, person in enumerate(values, start=1):
-        problem = problem_of(person)
-        if problem:
-            raise UserError(f"{file}: participant {number} {problem}: leave the matrix out")
+        reason = why_unusable(person)
+        if reason:
+            raise UserError(f"{file}: participant {number} {reason}: leave the matrix out")
     return Matrices(image_ids, values)
 
 
-def problem_of(person: Float[np.ndarray, "n n"]) -> str:
+def why_unusable(person: Float[np.ndarray, "n n"]) -> str:
     """Why nothing can be correlated with a participant's matrix; empty if something can."""
     rated = _rated_pairs(person)
     if rated < MIN_PAIRS:
@@ -226,17 +229,24 @@ def _ordered_images(
         return np.array(list(paths.values()), dtype=np.int64)
 
     comparable = {comparable_path(name): image_id for name, image_id in names.items()}
-    unknown = [name for name in listed if comparable_path(name) not in comparable]
+    image_ids: list[int] = []
+    unknown: list[str] = []
+    for name in listed:
+        image_id = comparable.get(comparable_path(name))
+        if image_id is None:
+            unknown.append(name)
+        else:
+            image_ids.append(image_id)
     if unknown:
         raise UserError(
             f"{judgement_set.origin}: {len(unknown)} of the {len(listed)} names of order are no images in "
             f"{judgement_set.images} (first: {unknown[0]!r})"
         )
-    image_ids = [comparable[comparable_path(name)] for name in listed]
+
     # Two rows of one image would be two points at the same place for every model.
-    image_id, times = Counter(image_ids).most_common(1)[0]
+    commonest, times = Counter(image_ids).most_common(1)[0]
     if times > 1:
-        name = listed[image_ids.index(image_id)]
+        name = listed[image_ids.index(commonest)]
         raise UserError(f"{judgement_set.origin}: order names {name!r} {times} times")
     return np.array(image_ids, dtype=np.int64)
 
@@ -246,8 +256,7 @@ def _listed_order(judgement_set: JudgementSet) -> list[str]:
     file = judgement_set.order_file
     if file is None:
         return list(judgement_set.description.order)
-    lines = plain_text(read_bytes(file), file).decode().splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    return filled_lines(plain_text(read_bytes(file), file).decode())
 
 
 def _check_order(paths: list[str], judgement_set: JudgementSet) -> None:

@@ -55,6 +55,8 @@ def recognise(folder: Path) -> JsonObject:
                 problems.append(found)
             elif found is not None:
                 known[path.name] = dict(found)
+
+    # Where one file alone was nearly of a layout, what is wrong with it helps more than a general answer.
     if not known and len(problems) == 1:
         raise UserError(f"{folder} has no file of judgements: {problems[0]}")
     if not known:
@@ -65,6 +67,7 @@ def recognise(folder: Path) -> JsonObject:
     ((file, found),) = known.items()
     if found["kind"] == "matrix" and found["matrix"] is None:
         raise UserError(f"{folder / file} may hold similarities or distances: {write_one}, with the key matrix")
+
     # Folders may be called anything, the names of sets are parts of other names.
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.")
     return {"name": name, "file": file} | found
@@ -92,6 +95,8 @@ def _layout(path: Path, size: int, modified: int) -> JsonObject | str | None:
         if deepmind.is_release(path):
             return {"kind": "odd_one_out"}
         return None
+
+    # What is left may be a matrix, as text, as .npy or as .mat.
     try:
         people = read_participants(str(path), "similarity")
     except UserError as error:
@@ -99,6 +104,7 @@ def _layout(path: Path, size: int, modified: int) -> JsonObject | str | None:
         if path.suffix.lower() == ".npy":
             return str(error)
         return None
+
     values = _values_of(people[0])
     # Similarities whose diagonal was set to zero look like distances: a name that says so makes it doubtful.
     if values == "distance" and re.search(r"(?<!dis)simil", path.name.lower()):

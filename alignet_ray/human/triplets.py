@@ -101,12 +101,15 @@ def require_in_range(
     """Refuse numbers below `base`, or beyond the number of objects, or beyond any count where that is unknown."""
     lowest = int(numbers.min())
     highest = int(numbers.max())
+
+    # A negative number is a mistake; an object 0 in a file said to count from 1 has a fix that can be named.
     if lowest < 0:
         line = lines.first_of(numbers.min(axis=1) < 0)
         raise UserError(f"{path}: line {line} names object {lowest}; objects count from 0 or 1")
     if lowest < base:
         line = lines.first_of(numbers.min(axis=1) < base)
         raise UserError(f"{path}: line {line} names object 0, so the file counts from 0: use --human.base 0")
+
     if objects is None:
         require_countable(numbers, path, lines)
     elif highest - base >= objects:
@@ -217,7 +220,8 @@ def read_embedding(path: str) -> Float32[np.ndarray, "m d"]:
             values = parse_array(data, path)
         else:
             values = parse_numbers(plain_text(data, path))
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        # What float32 cannot hold becomes infinite, and is refused below.
+        with np.errstate(over="ignore"):
             embedding = np.asarray(values, dtype=np.float32)
     except UserError:
         raise

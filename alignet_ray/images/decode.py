@@ -22,12 +22,13 @@ MAX_PIXELS = 178_956_970
 MAX_16_BIT = 65_535
 MAX_12_BIT = 4_095
 
-MAX_DARK_8_BIT = MAX_12_BIT // 256
+MAX_12_BIT_AS_8 = MAX_12_BIT // 256
+"""What Pillow makes of it in a colour image, of whose 16 bits it keeps the higher eight."""
 
-DARK = "alignet_ray.dark"
-"""Key of a decoded image's `info`: whether its 16 bits hold values of at most 12, which come out nearly black."""
+TWELVE_BIT = "alignet_ray.twelve_bit"
+"""Key of a decoded image's `info`: whether its 16 bits hold values of 12 bits, which come out nearly black."""
 
-DARK_HELP = (
+TWELVE_BIT_HELP = (
     "16 bits of which a sixteenth of the range or less is used, so it comes out nearly black: "
     "if it holds 12 bits, multiply its values by 16"
 )
@@ -79,7 +80,7 @@ def decode(data: bytes, min_side: int | None = None) -> Image.Image:
             image.load()
             seen = _to_rgb(_upright(image, in_place=True))
             if has_16_bits and not image.mode.startswith("I"):
-                seen.info[DARK] = _largest_colour(image) <= MAX_DARK_8_BIT
+                seen.info[TWELVE_BIT] = _largest_colour(image) <= MAX_12_BIT_AS_8
             return seen
     except ValueError:
         raise
@@ -162,12 +163,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > MAX_16_BIT:
             raise ValueError(f"pixels from {values.min():,} to {values.max():,} do not fit into 16 bits")
-        is_dark = 255 < int(values.max()) <= MAX_12_BIT
+        is_twelve_bit = 255 < int(values.max()) <= MAX_12_BIT
         if values.max() > 255:
             values = values // 257
         image = Image.fromarray(values.astype(np.uint8))
         # A scan of 12 bits, most probably; but a night sky may be as dark, so it is told and not changed.
-        image.info[DARK] = is_dark
+        image.info[TWELVE_BIT] = is_twelve_bit
 
     bands = image.getbands()
     if "A" in bands or "a" in bands or "transparency" in image.info:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from itertools import product
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,12 +39,13 @@ SYSTEM_FOLDERS = (
 SHARDS = (".tar", ".parquet")
 """Suffixes of files that are opened as folders of images."""
 
-CLASS_LISTS = tuple(
-    f"{folder}{name}"
-    for folder in ("", "val/", "valid/", "validation/")
-    for name in ("LOC_val_solution.csv", "val_annotations.txt", "imagenet_2012_validation_synset_labels.txt")
-)
+CLASS_LIST_FOLDERS = ("", "val/", "valid/", "validation/")
+
+CLASS_LIST_NAMES = ("LOC_val_solution.csv", "val_annotations.txt", "imagenet_2012_validation_synset_labels.txt")
 """Files that give the classes of a flat folder of validation images: Kaggle's, tiny ImageNet's, TensorFlow's."""
+
+CLASS_LISTS = tuple(folder + name for folder, name in product(CLASS_LIST_FOLDERS, CLASS_LIST_NAMES))
+"""Their paths, under the root of a corpus or in the folder of the validation images."""
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 """Top folders that are splits and not classes: the class folder is the one below."""
@@ -160,13 +162,19 @@ class LeftOut:
 
     def to_json(self) -> "JsonObject":
         """All counts, for a listing that is kept."""
-        tallies = {name: vars(value) for name, value in vars(self).items() if isinstance(value, Tally)}
-        return {"kinds": dict(self.kinds)} | tallies
+        counts: JsonObject = {"kinds": dict(self.kinds)}
+        for name, value in vars(self).items():
+            if isinstance(value, Tally):
+                counts[name] = vars(value)
+        return counts
 
     @classmethod
     def from_json(cls, stored: "JsonObject") -> "LeftOut":
         """Inverse of `to_json`."""
-        tallies = {name: Tally(**value) for name, value in stored.items() if name != "kinds"}
+        tallies: dict[str, Tally] = {}
+        for name, tally in stored.items():
+            if name != "kinds":
+                tallies[name] = Tally(**tally)
         return cls(kinds=Counter(stored["kinds"]), **tallies)
 
     @property
@@ -178,15 +186,13 @@ class LeftOut:
         """One line for the user; empty if nothing was left out."""
         parts: list[str] = []
         if self.files.count:
-            kinds = [f"{count:,} {suffix}" for suffix, count in self.kinds.most_common(MAX_KINDS)]
-            if len(self.kinds) > MAX_KINDS:
-                kinds.append("others")
-            listed = ", ".join(kinds)
             parts.append(
-                f"{self.files.count:,} files are no images and left out: {listed} (first: {self.files.first!r})"
+                f"{self.files.count:,} files are no images and left out: {self._kinds()} (first: {self.files.first!r})"
             )
         if self.folders.count:
             parts.append(f"{self.folders.count:,} folders hold no image (first: {self.folders.first!r})")
+
+        # Of archives: a tar may hold a name twice, a table several classes for an image.
         if self.copies.count:
             parts.append(f"{self.copies.count:,} names stand in a tar more than once (first: {self.copies.first!r})")
         if self.nested_classes.count:
@@ -194,6 +200,14 @@ class LeftOut:
             parts.append(
                 f"{self.nested_classes.count:,} tables give lists of classes, which are not read (first: {first})"
             )
+
         if self.hidden.count:
             parts.append(f"{self.hidden.count:,} hidden or system names are left out (first: {self.hidden.first!r})")
         return "; ".join(parts)
+
+    def _kinds(self) -> str:
+        """The most frequent suffixes of files that are no images, with their numbers."""
+        kinds = [f"{count:,} {suffix}" for suffix, count in self.kinds.most_common(MAX_KINDS)]
+        if len(self.kinds) > MAX_KINDS:
+            kinds.append("others")
+        return ", ".join(kinds)

@@ -100,10 +100,14 @@ def unlabelled(blocks: Iterable[pa.Table | pa.RecordBatch]) -> str:
     for block in blocks:
         is_unlabelled = pc.equal(block["label"], "")
         total += len(block)
+
+        # The sum over no rows is null.
         found = int(pc.sum(is_unlabelled).as_py() or 0)
         if found and not count:
             first = block["path"].filter(is_unlabelled)[0].as_py()
         count += found
+
+    # Where no image has a class, the folders are not meant as classes.
     if count in (0, total):
         return ""
     return f"{count:,} of {total:,} images have no class (first: {first!r})"

@@ -84,6 +84,7 @@ def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
     with FileLock(path.with_name(f"{path.name}.lock")):
         if path.exists():
             return
+
         for leftover in path.parent.glob(f".{path.name}.*"):
             leftover.unlink(missing_ok=True)  # of a run that was killed while it listed
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

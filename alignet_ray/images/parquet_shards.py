@@ -5,7 +5,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -106,17 +105,26 @@ def _layout(uri: str, path: str) -> ParquetLayout:
         raise UserError(f"{uri}/{path} has no column of encoded images: expected one of {', '.join(IMAGE_COLUMNS)}")
 
     # Classes inside a structure or a list are no class of the image; they are counted so that the user learns of them.
-    nested = [name for name in schema.names if pa.types.is_nested(schema.field(name).type)]
-    flat = [name for name in schema.names if name not in nested]
+    nested: list[str] = []
+    flat: list[str] = []
+    for field in schema:
+        if pa.types.is_nested(field.type):
+            nested.append(field.name)
+        else:
+            flat.append(field.name)
     class_column = _best_column(flat, CLASS_COLUMNS, features, "ClassLabel")
     nested_classes = ""
     if not class_column:
         nested_classes = _best_column(nested, CLASS_COLUMNS, {}, "")
 
     # Sizes of single images would need their data: the mean over the file is enough for what sizes are used for.
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    group_starts = list(accumulate((group.num_rows for group in groups), initial=0))
-    mean_size = sum(group.total_byte_size for group in groups) // max(metadata.num_rows, 1)
+    group_starts = [0]
+    total_size = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        group_starts.append(group_starts[-1] + group.num_rows)
+        total_size += group.total_byte_size
+    mean_size = total_size // max(metadata.num_rows, 1)
     class_names = [str(name) for name in features.get(class_column, {}).get("names") or []]
     return ParquetLayout(image_column, class_column, nested_classes, class_names, group_starts, mean_size)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignet_ray.errors import UserError, require_named, require_regular
-from alignet_ray.images.decode import DARK, DARK_HELP, as_seen, decode
+from alignet_ray.images.decode import TWELVE_BIT, TWELVE_BIT_HELP, as_seen, decode
 from alignet_ray.images.file_kinds import LeftOut, is_shard
 
 Picture: TypeAlias = str | Path | PIL.Image.Image | np.ndarray | Tensor
@@ -36,20 +36,23 @@ def open_picture(picture: Picture) -> PIL.Image.Image:
     Raises:
         UserError: it cannot be read; the message names the file.
     """
-    name, source = "the picture", picture
+    name = "the picture"
+    source = picture
     try:
         if isinstance(picture, str | Path):
             name = str(picture)
             require_named(picture, "a picture")
             file = Path(picture).expanduser()
             require_regular(file)
-            return _told_if_dark(decode(file.read_bytes()), name)
+            return _told_if_twelve_bit(decode(file.read_bytes()), name)
+
+        # A tensor becomes an array, and an array a picture of Pillow's: each kind takes the way of the next.
         if isinstance(picture, Tensor):
             source = _channels_last(picture)
         if isinstance(source, np.ndarray):
             source = PIL.Image.fromarray(_pixels(source))
         if isinstance(source, PIL.Image.Image):
-            return _told_if_dark(as_seen(source), name)
+            return _told_if_twelve_bit(as_seen(source), name)
     except UserError:
         raise
     except (ValueError, OSError) as error:
@@ -117,7 +120,7 @@ class NamedPicture(NamedTuple):
         from alignet_ray.images.listing import read_bytes
 
         try:
-            return _told_if_dark(decode(read_bytes(self.folder, self.name)), self.name)
+            return _told_if_twelve_bit(decode(read_bytes(self.folder, self.name)), self.name)
         except (ValueError, OSError) as error:
             raise UserError(f"{self.name} of {self.folder}: {_reason(error)}") from error
 
@@ -152,6 +155,7 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
         folder = str(pictures)
         if "://" not in folder:
             folder = str(Path(folder).expanduser())
+
         left_out = LeftOut()
         paths = list_images(folder, left_out)["path"].to_pylist()
         if left_out.concerns_user:
@@ -163,6 +167,8 @@ def list_pictures(pictures: Pictures) -> list[NamedPicture]:
         listed = [pictures]
     if not len(listed):
         raise UserError("the list of pictures is empty")
+
+    # Arrays and open images have no name: their number stands in messages.
     named: list[NamedPicture] = []
     for number, picture in enumerate(listed):
         if isinstance(picture, str | Path):
@@ -178,10 +184,10 @@ def _is_folder(path: str | Path) -> bool:
     return "://" in str(path) or is_shard(str(path)) or os.path.isdir(os.path.expanduser(path))
 
 
-def _told_if_dark(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
+def _told_if_twelve_bit(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     """The image; a warning says if it came out nearly black because its values need fewer bits than it has."""
-    if image.info.get(DARK):
-        warnings.warn(f"{name}: {DARK_HELP}", stacklevel=3)
+    if image.info.get(TWELVE_BIT):
+        warnings.warn(f"{name}: {TWELVE_BIT_HELP}", stacklevel=3)
     return image
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from alignet_ray.artifacts.base import to_rows
 from alignet_ray.artifacts.embed import QuarantinedImage
 from alignet_ray.artifacts.schemas import ERRORS, check
 from alignet_ray.errors import UserError
@@ -52,8 +53,7 @@ class Quarantine:
 
         # Parts are finished in any order; the table's must not depend on it.
         errors = sorted(self.errors, key=lambda error: error.image_id)
-        rows = [error._asdict() for error in errors]
-        return check(pa.Table.from_pylist(rows, schema=ERRORS), ERRORS)
+        return check(pa.Table.from_pylist(to_rows(errors), schema=ERRORS), ERRORS)
 
     def _example(self, reason: str) -> str:
         return next(error.path for error in self.errors if error.reason == reason)

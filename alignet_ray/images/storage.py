@@ -147,7 +147,13 @@ def class_list(text: str) -> dict[str, str]:
 
     if all(len(row) == 1 for row in rows):
         return {f"ILSVRC2012_val_{number:08d}": row[0] for number, row in enumerate(rows, 1)}
-    return {row[0].rsplit(".", 1)[0]: row[1] for row in rows if len(row) > 1}
+
+    classes: dict[str, str] = {}
+    for row in rows:
+        if len(row) > 1:
+            stem = row[0].rsplit(".", 1)[0]
+            classes[stem] = row[1]
+    return classes
 
 
 def _local_files(
@@ -174,6 +180,8 @@ def _local_files(
     empty_folders: list[str] = []
     for name in sorted(entries, key=lambda name: _sort_key(os.fsencode(name))):
         entry = entries[name]
+
+        # Results travel up by `yield from`: a folder is empty if none of those below it holds a file.
         if name.endswith("/"):
             has_files = yield from _local_files(entry.path, prefix + name, (*ancestors, identity), left_out)
             found = found or has_files
@@ -204,6 +212,7 @@ def _visible_entries(folder: str, prefix: str, left_out: LeftOut) -> dict[str, "
                     if is_folder:
                         name += "/"
                     entries[name] = entry
+                # What a hidden folder holds does not matter: it counts whole, and is not opened.
                 elif is_folder:
                     left_out.hidden.add(f"{prefix}{entry.name}/")
                 else:
@@ -264,6 +273,7 @@ def _local_file(path: str, entry: "os.DirEntry[str]") -> File:
 def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
     fs, base = filesystem(uri)
     try:
+        # A URL may name one shard or one image in place of a folder.
         single = fs.get_file_info(base)
         if single.type == pafs.FileType.File:
             name = base.rpartition("/")[2]
@@ -271,11 +281,13 @@ def _remote_files(uri: str, left_out: LeftOut) -> Iterator[File]:
                 raise _no_image_file(uri)
             yield _remote_file(name, single)
             return
+
         base = base.rstrip("/")
         infos = _listed_folder(fs, base)
     except OSError as error:
         raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
+    # Folders are listed while the files are read: the store may fail at any of them.
     try:
         yield from _remote_folder(fs, base, "", infos, left_out)
     except OSError as error:
@@ -299,6 +311,7 @@ def _remote_folder(
             left_out.hidden.add(f"{prefix}{name}/")
         else:
             left_out.add(prefix + name)
+
     if is_root(entries):
         # The results of earlier runs, as in a local folder.
         left_out.hidden.add(prefix or base)
@@ -310,6 +323,8 @@ def _remote_folder(
         for name in names:
             path = prefix + name
             info = entries[name]
+
+            # Listings come in the order of the jobs, one for each folder.
             if name.endswith("/"):
                 yield from _remote_folder(fs, base, path, next(listed), left_out)
             elif _is_listed(name, partial(_stream_start, fs, info.path)):

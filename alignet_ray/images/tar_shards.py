@@ -97,9 +97,11 @@ def read_tar_member(uri: str, shard: str, name: str, span: Span | None = None) -
         if entry is None:
             raise FileNotFoundError(f"{shard} holds no {name} any more")
         span = Span(entry.offset, entry.size)
+
     with open_file(uri, shard) as stream:
         stream.seek(span.offset)
         content: bytes = stream.read(span.size)
+
     if len(content) < span.size:
         raise OSError(f"{shard} ends inside {name}")
     return content
@@ -116,12 +118,15 @@ def _tar_index(uri: str, path: str) -> TarIndex:
                 name = info.name.removeprefix("./")
                 if not info.isfile():
                     continue
+
                 if is_hidden(name):
                     index.others.append(name)
+                # As `tar -x` does, the last one of several members of a name counts.
                 elif is_image(name, partial(_member_content, tar, info, START_BYTES)):
                     if name in contents:
                         index.copies.append(name)
                     contents[name] = (info.offset_data, info.size)
+                # WebDataset: the class of `x.jpg` stands in a member `x.cls`.
                 elif name.endswith(CLASS_SUFFIX):
                     text = _member_content(tar, info, MAX_CLASS_BYTES).decode("utf-8", "replace").strip()
                     if text in UNKNOWN_CLASSES:

@@ -76,12 +76,15 @@ class PackedImages(NamedTuple):
         for group in map(ImageGroup._make, self.groups):  # lists, where the groups came as JSON
             stop = start + len(group.positions) * 3 * group.height * group.width
             positions = torch.tensor(group.positions, device=device)
+
+            # Pixels as decoded are resized for every network, those of a transform are one network's alone.
             if group.transform == UNRESIZED:
                 images = flat[start:stop].view(-1, group.height, group.width, 3)
                 _resize_group(images, positions, transforms, outputs)
             else:
                 images = flat[start:stop].view(-1, 3, group.height, group.width)
                 outputs[group.transform][positions] = images
+
             start = stop
         return outputs
 
@@ -117,8 +120,11 @@ def pack(images: Sequence[PreparedImage]) -> PackedImages:
     groups: list[ImageGroup] = []
     parts: list[np.ndarray] = [np.empty(0, np.uint8)]
     for (transform, height, width), group in sorted(members.items()):
-        groups.append(ImageGroup(transform, height, width, [position for position, _ in group]))
-        parts += [pixels.reshape(-1) for _, pixels in group]
+        positions: list[int] = []
+        for position, pixels in group:
+            positions.append(position)
+            parts.append(pixels.reshape(-1))
+        groups.append(ImageGroup(transform, height, width, positions))
     return PackedImages(np.concatenate(parts), groups, len(images))
 
 

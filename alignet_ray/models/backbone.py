@@ -290,9 +290,9 @@ def check_model(name: str, size: int | None = None) -> None:
         architecture = StudentDescription.read(spec.path).architecture
 
     # A network that fails at its own size, too, fails for another reason, which only its weights would show.
-    problem = _why_size_fails(architecture, size)
-    if problem and not _why_size_fails(architecture, None):
-        raise UserError(f"model {name} takes no images of {size} px: {problem}")
+    reason = _why_size_fails(architecture, size)
+    if reason and not _why_size_fails(architecture, None):
+        raise UserError(f"model {name} takes no images of {size} px: {reason}")
 
 
 def _why_size_fails(architecture: str, size: int | None) -> str:

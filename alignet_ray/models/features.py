@@ -162,7 +162,7 @@ class Encoder:
         count = len(pixels[0])
         start = 0
         while start < count:
-            part = [images[start : start + self.max_batch] for images in pixels]
+            part = _rows(pixels, start, start + self.max_batch)
             part_size = len(part[0])
             try:
                 passes.append(self._forward_once(part))
@@ -194,6 +194,7 @@ class Encoder:
             if padding > 0:
                 copies = images[:1].expand(padding, *images.shape[1:])
                 batch = torch.cat([images, copies])
+
             if self.device == "cuda":
                 batch = self._to_gpu(batch)
             batches.append(batch)
@@ -220,7 +221,7 @@ class Encoder:
         except Exception as error:  # compilers raise errors of many kinds, and none of them is worth a run
             self.not_compiled = in_one_line(error)
             self.compiled_batch = 0
-            return self._outputs([images[:count] for images in pixels])
+            return self._outputs(_rows(pixels, 0, count))
 
     def _to_gpu(self, images: Tensor) -> Tensor:
         if images.is_cuda:
@@ -265,6 +266,7 @@ class Encoder:
                 if isinstance(opened, str):
                     errors.append((position, opened))
                     continue
+
                 kept.append(position)
                 waiting.append(opened)
                 if len(waiting) == batch:
@@ -289,7 +291,7 @@ class Encoder:
         """
         outputs: list[dict[str, np.ndarray]] = []
         for start in range(0, len(kept), batch):
-            part = [images[start : start + batch] for images in pixels]
+            part = _rows(pixels, start, start + batch)
             outputs.append(self.forward(part))
         return self._without_non_finite(kept, outputs, errors)
 
@@ -339,6 +341,11 @@ class Encoder:
         if self.head == "beside" and logits is not None:
             return {"embedding": embedding, "triplet_logits": logits}
         return {"embedding": embedding}
+
+
+def _rows(pixels: list[Tensor], start: int, stop: int) -> list[Tensor]:
+    """Some images of a batch, of every member's pixels."""
+    return [images[start:stop] for images in pixels]
 
 
 def is_convolutional(network: nn.Module) -> bool:

@@ -171,10 +171,13 @@ def variables(prefix: str, paths: Mapping[str, str], shapes: Mapping[str, Shape]
         key = path.removeprefix(prefix)
         for former, today in FORMER_NAMES:
             key = key.replace(former, today)
+
         shape = shapes[name]
         if not key.startswith(STACKED):
             found[key] = Variable(name, shape)
             continue
+
+        # One variable holds this weight of all blocks: each block gets its part of it.
         if not shape or not 0 < shape[0] <= MAX_BLOCKS:
             raise UserError(f"variable {name} has shape {shape}: it does not hold the weights of stacked blocks")
         for block in range(shape[0]):
@@ -247,7 +250,8 @@ def net_layout(net: nn.Module) -> Layout | None:
 
 def expected_shapes(layout: Layout) -> dict[str, Shape]:
     """big_vision's names and shapes of all weights of a network."""
-    width, patch = layout.width, layout.patch
+    width = layout.width
+    patch = layout.patch
     shapes: dict[str, Shape] = {
         "embedding/kernel": (patch, patch, 3, width),
         "embedding/bias": (width,),
@@ -255,16 +259,21 @@ def expected_shapes(layout: Layout) -> dict[str, Shape]:
     }
     if layout.class_token:
         shapes["cls"] = (1, 1, width)
+
     for block in range(layout.depth):
         name = f"Transformer/encoderblock_{block}/"
         shapes |= _attention(f"{name}MultiHeadDotProductAttention_0/", layout)
-        shapes |= _norm(f"{name}LayerNorm_0/", width) | _norm(f"{name}LayerNorm_1/", width)
+        shapes |= _norm(f"{name}LayerNorm_0/", width)
+        shapes |= _norm(f"{name}LayerNorm_1/", width)
         shapes |= _perceptron(f"{name}MlpBlock_0/", layout)
     shapes |= _norm("Transformer/encoder_norm/", width)
+
+    # SigLIP's pooling: a learned query attends over all tokens (Zhai et al., "Scaling Vision Transformers", 2022).
     if layout.attention_pool:
         shapes["MAPHead_0/probe"] = (1, 1, width)
         shapes |= _attention("MAPHead_0/MultiHeadDotProductAttention_0/", layout)
-        shapes |= _norm("MAPHead_0/LayerNorm_0/", width) | _perceptron("MAPHead_0/MlpBlock_0/", layout)
+        shapes |= _norm("MAPHead_0/LayerNorm_0/", width)
+        shapes |= _perceptron("MAPHead_0/MlpBlock_0/", layout)
     return shapes
 
 

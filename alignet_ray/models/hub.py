@@ -170,7 +170,7 @@ def _location(mlflow: Any, version: Any, tracking_uri: str | None) -> str:
 
 @contextlib.contextmanager
 def _tracking_server(mlflow: Any, tracking_uri: str | None) -> Iterator[None]:
-    """Make a server MLflow's default: a version's source is an address that MLflow looks up at the default server."""
+    """Make a server MLflow's default: a version's source is an address that MLflow resolves at the default server."""
     # set_tracking_uri writes this variable, which the processes started later inherit.
     before = os.environ.get("MLFLOW_TRACKING_URI")
     if tracking_uri:

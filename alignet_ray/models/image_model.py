@@ -285,6 +285,7 @@ class ImageModel:
             if waiting and (len(waiting) == batch or is_last):
                 rows.append(self._forward(waiting, layer))
                 waiting = []
+
             if bar:
                 bar.add()
 

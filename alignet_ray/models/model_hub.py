@@ -114,11 +114,13 @@ def card(description: StudentDescription, evaluated: EvaluateArtifact | None) ->
     title = f"{description.architecture}, aligned with human similarity judgements"
     tags = ["timm", "alignet", "image-similarity", "human-alignment"]
     origin = ALIGNED
+
     # Nothing here knows what an imported network was trained for.
     if description.provenance.get("role") == IMPORTED:
         title = f"{description.architecture}, converted"
         tags = ["timm", "image-similarity"]
         origin = CONVERTED.format(base=description.model)
+
     known_licence = licence(description.architecture, description.model)
     header = ModelCardData(
         license=known_licence or "other",
@@ -128,6 +130,7 @@ def card(description: StudentDescription, evaluated: EvaluateArtifact | None) ->
         model_name=title,
         eval_results=_results(evaluated),
     )
+
     scores = "Not scored: the run had no human judgements, or its root is not at hand."
     people = "Not known here."
     if evaluated is not None:
@@ -178,16 +181,17 @@ def download(name: str) -> Path:
 
     repository, _, revision = name.removeprefix(HUB).partition("@")
     try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=list(FILES),
-                endpoint=os.environ.get("HF_ENDPOINT"),
-            )
+        fetched = snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=list(FILES),
+            endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except Exception as error:  # its own errors, those of its HTTP library, and of files
         raise UserError(f"{name} cannot be fetched: {first_line(error)}") from error
+
+    # A repository of something else is fetched without an error, and without these files.
+    folder = Path(fetched)
     if not (folder / MODEL_FILE).is_file():
         raise UserError(f"{name} is not a student of alignet_ray: it holds no {MODEL_FILE}")
     return folder
@@ -235,6 +239,8 @@ def _results(evaluated: EvaluateArtifact | None) -> list[Any] | None:
 
     if evaluated is None:
         return None
+
+    # The headline is agreement over all triplets of test objects, once for each layer.
     results = []
     for row in evaluated.scores().to_pylist():
         headline = (row["dataset"], row["metric"], row["level"]) == ("objects", "odd_one_out", "")

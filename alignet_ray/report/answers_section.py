@@ -62,11 +62,17 @@ def verdict(forecast: Forecast) -> str:
 
 
 def _figure(found: LearningCurve) -> bytes:
-    counts = [float(point.answers) for point in found.points]
+    counts: list[float] = []
+    low: list[float] = []
+    middle: list[float] = []
+    high: list[float] = []
+    for point in found.points:
+        counts.append(float(point.answers))
+        low.append(100 * point.low)
+        middle.append(100 * point.accuracy)
+        high.append(100 * point.high)
+
     colour = figures.COLOURS["teacher"]
-    low = [100 * point.low for point in found.points]
-    high = [100 * point.high for point in found.points]
-    middle = [100 * point.accuracy for point in found.points]
     lines = [
         figures.Line("", counts, low, colour, ":", 1.5),
         figures.Line("", counts, high, colour, ":", 1.5),

@@ -1,4 +1,4 @@
-"""Puts the report together: what each section shows, in the order in which a person asks."""
+"""Assembles the report: what each section shows, from the results for people to the settings."""
 
 from alignet_ray.report import (
     answers_section,
@@ -17,6 +17,7 @@ from alignet_ray.report.rendering import render
 
 def build(contents: ReportContents) -> str:
     """The whole page as HTML text. A section without anything to show is None and left out."""
+    # In the order of the page: what people gain first, how it came about later, the settings last.
     sections = {
         "agreement": table_sections.agreement(contents),
         "levels": table_sections.levels(contents),

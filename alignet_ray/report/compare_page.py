@@ -36,9 +36,18 @@ def build(tables: Mapping[str, pa.Table], levels: bool = False) -> str:
         caption = "Agreement with people, in %, with 95 % intervals: a row for each model, a mark for each run."
         parts.append(figure(_figure(found, drawn), caption, "Dot plot. The tables below have its figures."))
 
+    # Agreement with people comes first in every data set: it is what these runs train for.
     for dataset in found.datasets:
-        of_people = [key for key in found.keys if key.dataset == dataset and _is_headline(key)]
-        others = [key for key in found.keys if key.dataset == dataset and not _is_headline(key)]
+        of_people: list[ScoreKey] = []
+        others: list[ScoreKey] = []
+        for key in found.keys:
+            if key.dataset != dataset:
+                continue
+            if _is_headline(key):
+                of_people.append(key)
+            else:
+                others.append(key)
+
         about = ""
         if len(found.datasets) > 1:
             about = f", {dataset}"
@@ -72,7 +81,10 @@ def _rows(found: ComparedRuns, keys: Sequence[ScoreKey]) -> list[dict[str, str]]
         if has_levels:
             row["level"] = key.level
         row["better"] = better(key.metric)
-        rows.append(row | {name: str(cell) for name, cell in found.cells(key).items()})
+
+        for name, cell in found.cells(key).items():
+            row[name] = str(cell)
+        rows.append(row)
     return rows
 
 
@@ -83,10 +95,14 @@ def _drawn(found: ComparedRuns) -> list[ScoreKey]:
 
 def row_titles(keys: Sequence[ScoreKey]) -> list[str]:
     """What stands beside the rows of the figure: the model, and of several data sets, which one."""
-    titles = [score_title(key) for key in keys]
-    if len({key.dataset for key in keys}) == 1:
-        return titles
-    return [f"{title}\n({key.dataset})" for title, key in zip(titles, keys, strict=True)]
+    datasets = {key.dataset for key in keys}
+    titles = []
+    for key in keys:
+        title = score_title(key)
+        if len(datasets) > 1:
+            title += f"\n({key.dataset})"
+        titles.append(title)
+    return titles
 
 
 def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
@@ -113,7 +129,9 @@ def _figure(found: ComparedRuns, keys: Sequence[ScoreKey]) -> bytes:
 
     # Colours are those of models; runs differ by their marks alone.
     if len(runs) > 1:
-        marks = [MARKERS[position % len(MARKERS)] for position in range(len(runs))]
-        handles = [Line2D([], [], marker=mark, color=NEUTRAL, ls="", ms=7) for mark in marks]
+        handles = []
+        for position in range(len(runs)):
+            mark = MARKERS[position % len(MARKERS)]
+            handles.append(Line2D([], [], marker=mark, color=NEUTRAL, ls="", ms=7))
         figures.legend(axes, handles, list(runs))
     return figures.png(canvas)

@@ -37,8 +37,10 @@ def comparisons(contents: ReportContents) -> ComparisonTable | None:
     for score in found:
         name = (score.model, score.layer)
         row = {"model": score_title(score)}
+        # How well other people predict a vote, beside the models.
         if name == OTHERS:
             row = {"model": OTHERS_TITLE}
+
         row["votes"] = format_interval(score.metric, score.value, score.low, score.high)
         row["gain over base"] = gains.get(name, "-")
         row["most people"] = majority.get(name, "-")

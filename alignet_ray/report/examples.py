@@ -183,12 +183,14 @@ def neighbour_queries(
     for group in largest:
         is_member = np.array(groups)[owner] == group
         query = int(np.flatnonzero(is_member)[0])
+
         found: dict[str, list[Neighbour]] = {}
         for model, rows in nearest.items():
             found[model] = []
             for row in rows[query]:
                 name = annotated.names[owner[row]]
                 found[model].append(Neighbour(read_image(int(image_ids[row])), name, bool(is_member[row])))
+
         queries.append(NeighbourQuery(read_image(int(image_ids[query])), annotated.names[owner[query]], found))
     return queries
 

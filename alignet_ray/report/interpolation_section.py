@@ -52,10 +52,13 @@ def _row(point: InterpolatedStudent, is_chosen: bool) -> Row:
     share = f"{point.interpolation:.0%}"
     if is_chosen:
         share += " (chosen)"
+
     row = {"share of the way": share, "embedding agrees": f"{100 * point.agreement:.1f} %"}
     if point.head_agreement is not None:
         row["head agrees"] = f"{100 * point.head_agreement:.1f} %"
     row["neighbours kept"] = f"{100 * point.neighbours_kept:.0f} %"
+
+    # There is a mean where there are scores to take it of.
     if point.mean_change is not None:
         row["mean of the following"] = _change_text(point.mean_change)
     for name, change in point.kept.items():
@@ -71,29 +74,43 @@ def _change_text(change: ScoreChange) -> str:
 
 
 def _agreement_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
-    shares = [100 * point.interpolation for point in points]
-    lines = [
-        figures.Line("embedding", shares, [100 * point.agreement for point in points], figures.COLOURS["student"]),
-    ]
-    head = [100 * point.head_agreement for point in points if point.head_agreement is not None]
+    shares: list[float] = []
+    embedding: list[float] = []
+    head: list[float] = []
+    for point in points:
+        shares.append(100 * point.interpolation)
+        embedding.append(100 * point.agreement)
+        # A student without a triplet head has none at any point.
+        if point.head_agreement is not None:
+            head.append(100 * point.head_agreement)
+
+    lines = [figures.Line("embedding", shares, embedding, figures.COLOURS["student"])]
     if head:
         lines.append(figures.Line("head", shares, head, figures.COLOURS["teacher"], marker="^"))
     return figures.curves(lines, "agrees with people, %", X_TITLE, mark=100 * chosen, bottom=None)
 
 
 def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
-    shares = [100 * point.interpolation for point in points]
+    shares: list[float] = []
+    neighbours: list[float] = []
+    means: list[float] = []
+    for point in points:
+        shares.append(100 * point.interpolation)
+        neighbours.append(100 * point.neighbours_kept)
+        if point.mean_change is not None:
+            means.append(100 * point.mean_change.change)
+
     lines = []
     for number, name in enumerate(points[0].kept):
         changes = [100 * point.kept[name].change for point in points]
         # Thin lines have no marks: these are told apart by their dashes.
         style = THIN_STYLES[number % len(THIN_STYLES)]
         lines.append(figures.Line(METRIC_TITLES[name], shares, changes, figures.PALETTE[number], style, 1.5))
-    means = [100 * point.mean_change.change for point in points if point.mean_change is not None]
     if means:
         lines.append(figures.Line("mean of these", shares, means, figures.COLOURS["student"]))
+
+    # Where objects have one image each, there are no such scores: the figure shows the neighbours instead.
     if not lines:
-        kept = [100 * point.neighbours_kept for point in points]
-        lines = [figures.Line("neighbours kept", shares, kept, figures.COLOURS["base"])]
+        lines = [figures.Line("neighbours kept", shares, neighbours, figures.COLOURS["base"])]
         return figures.curves(lines, "neighbours kept, %", X_TITLE, mark=100 * chosen)
     return figures.curves(lines, "change of the score, points", X_TITLE, mark=100 * chosen, bottom=None)

@@ -222,10 +222,12 @@ def external(contents: ReportContents) -> ScoreTable | None:
             row = {"judgements": title}
             if level:
                 row["judgements"] = f"{title}, {level}"
+
             for score in select_scores(contents.scores, metric, level, dataset):
                 if score.model != "teacher":
                     row[score_title(score)] = _external_value(metric, score.value)
             rows.append(row)
+
     if not rows:
         return None
     return ScoreTable(_same_columns(rows))

@@ -103,6 +103,10 @@ class Work:
         """Local folder of what can be made again; None: nothing is kept."""
         return self.listings.cache
 
+    def parent(self, stage: str) -> Artifact:
+        """The artifact of a stage that it reads in one of the stage's roles, such as `embed@corpus`."""
+        return next(artifact for name, artifact in self.parents.items() if name.startswith(f"{stage}@"))
+
     def warn(self, message: str) -> None:
         """Print a warning that the user can act on, and keep it in artifact.json."""
         self.warnings.append(message)

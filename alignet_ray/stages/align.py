@@ -249,6 +249,7 @@ def _cross_validate(
             done, waiting = ray.wait(waiting)
             number = tasks[done[0]]
             fitted: FoldFit = ray.get(done[0])
+
             result = FoldResult(
                 fold=number,
                 objects=held_out[number],
@@ -291,7 +292,7 @@ def _take_over(work: Work) -> None:
     path = transforms.locate(str(work.cfg.align.from_), work.cfg.store.root)
     stored = transforms.read_transform(path)
     # Without human data there is no embed@objects, and embed@corpus is the parent.
-    embed = next(artifact for name, artifact in work.parents.items() if name.startswith("embed@"))
+    embed = work.parent("embed")
     if warning := transforms.mismatch_warning(stored, path, features_model(embed)):
         work.warn(warning)
 

@@ -1,4 +1,4 @@
-"""Amounts that a run asks of its corpus: refused when its images are counted, not after they are embedded."""
+"""Checks that the corpus has images enough for clusters, triplets and batches, before any image is embedded."""
 
 from collections.abc import Collection
 

@@ -112,6 +112,7 @@ def _opened(cfg: Config) -> Iterator[list[NamedStudy]]:
                 stack.enter_context(closing(named.study))
                 _require_form(named)
                 studies.append(named)
+
         _require_same_images(studies)
         yield studies
 

@@ -103,6 +103,8 @@ def _embed(work: Work, model: str, listed: EmbedArtifact, ids: np.ndarray) -> Em
             chunk = ids[start : start + CHUNK]
             files = [partial(read, image_id) for image_id in chunk.tolist()]
             encoded = encoder.encode(files, BATCH, fetches(folder))
+
+            # Images that cannot be read any more are left out, for student and champion alike.
             kept.append(chunk[encoded.kept])
             vectors.append(encoded.columns["embedding"])
             bar.add(len(chunk))

@@ -304,9 +304,8 @@ class KMeansFit:
     def run(self) -> None:
         """Fit, or continue the fit of an interrupted run."""
         state = self._resume()
-        done = sum(len(iterations) for iterations in state.history)
         total = self.section.restarts * self.section.iterations
-        with self.work.screen.progress(total, "passes", done) as bar:
+        with self.work.screen.progress(total, "passes", state.passes) as bar:
             while state.restart < self.section.restarts:
                 for note in self._iterate(state):
                     bar.add(1, note)
@@ -374,8 +373,7 @@ class KMeansFit:
                 state.labels = labels
                 self.artifact.write_fit_state(state.to_bytes())
 
-            total = sum(len(iterations) for iterations in state.history)
-            self.work.tracker.log_curve({"inertia": merged.inertia, "moved": moved}, total)
+            self.work.tracker.log_curve({"inertia": merged.inertia, "moved": moved}, state.passes)
             yield f"inertia {merged.inertia:.6g}, {moved:.1%} moved"
 
 
@@ -406,6 +404,7 @@ def _statistics(
     inertia: float,
 ) -> ClusterStats:
     """Figures of the clustering; with class folders also purity and the most frequent classes of every cluster."""
+    # A corpus without class folders has one class for all images, of which every cluster is pure.
     purity = None
     commonest: list[list[tuple[str, int]]] = []
     if len(names) > 1:

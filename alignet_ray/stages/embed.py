@@ -24,7 +24,7 @@ from alignet_ray.config import Config
 from alignet_ray.data import feature_files
 from alignet_ray.errors import UserError
 from alignet_ray.images import listing
-from alignet_ray.images.decode import DARK_HELP
+from alignet_ray.images.decode import TWELVE_BIT_HELP
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.quarantine import Quarantine
 from alignet_ray.models import hub
@@ -131,7 +131,7 @@ def sources(cfg: Config, role: str) -> list[str]:
     if job.images == "objects":
         files += human_inputs.sources(cfg)
     if job.images.startswith(embed_jobs.SET):
-        # Only images that are judged are embedded.
+        # Only annotated images are embedded.
         files += embed_jobs.find_set(cfg, job.images.removeprefix(embed_jobs.SET)).sources
     if job.features:
         files += feature_files.files(job.features)
@@ -146,6 +146,8 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     if not isinstance(listed, dict):
         return "one file"
     megabytes = max(1, round(listed["bytes"] / 1e6))
+
+    # The folder's files are counted; of some sets only the annotated images among them are embedded.
     which = ""
     images = embed_jobs.find_job(cfg, role).images
     if images == "objects":
@@ -182,6 +184,7 @@ def run(work: Work) -> None:
     if job.features:
         take_features(work, job, artifact)
         return
+
     total = artifact.write_images(_list_images(work, job))
     _tell_unlabelled(work, job, artifact)
 
@@ -192,36 +195,40 @@ def run(work: Work) -> None:
     # Finished parts count as well: their unusable images towards the tolerated share, all others towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
     done = 0
-    dark: list[str] = []
+    twelve_bit: list[str] = []
     if finished:
         for notes in artifact.notes():
             quarantine.add(notes.quarantined)
-            dark += notes.dark
+            twelve_bit += notes.twelve_bit
     for unit in finished:
         done += min(unit_size, total - unit * unit_size)
 
     todo = sorted(set(units) - set(finished))
     actors: set[int] = set()
     is_told = False
+
     # Closed where it is used: an error must not leave this process with an actor's model and threads.
     with (
         work.screen.progress(total, "images", done=done) as bar,
         closing(embed_units(work, job, todo, total - done)) as results,
     ):
         for result in results:
-            if result.problem:
-                raise UserError(result.problem)
+            if result.user_error:
+                raise UserError(result.user_error)
             quarantine.add(result.quarantined)
             bar.add(result.images)
             actors.add(result.pid)
-            dark += result.dark
+            twelve_bit += result.twelve_bit
+
+            # Every actor says so, of the same networks: once is enough.
             if result.not_compiled and not is_told:
                 work.warn(f"{NOT_COMPILED} ({result.not_compiled})")
                 is_told = True
+
     _merge_parts(work, artifact, artifact.unit_groups(len(units), unit_size))
     artifact.write_quarantine(quarantine.table())
-    if dark:
-        work.warn(f"{len(dark):,} pictures (first: {min(dark)!r}): {DARK_HELP}")
+    if twelve_bit:
+        work.warn(f"{len(twelve_bit):,} pictures (first: {min(twelve_bit)!r}): {TWELVE_BIT_HELP}")
 
     work.facts = EmbedFacts(
         rows=total - len(quarantine.errors),
@@ -251,15 +258,19 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
     artifact.write_images(embed_jobs.batched(table))
     if not embed_jobs.has_no_images(work.cfg):
         _tell_unlabelled(work, job, artifact)
+
+    # No network is described, but readers ask for the width and the name of what made the features.
     width = vectors.shape[1]
     name = Path(job.features).name
     artifact.write_networks({"members": [], "head": "none", "widths": {"embedding": width}, "features": name})
+
     schema = schemas.embeddings(width, str(vectors.dtype))
     rows_of_part = math.ceil(PART_BYTES / (width * vectors.itemsize))
     for number, start in enumerate(range(0, len(table), rows_of_part)):
         ids = table["image_id"][start : start + rows_of_part].combine_chunks()
         part = pa.table([ids, schemas.tensors(vectors[start : start + rows_of_part])], schema=schema)
-        artifact.write_part(number, part, quarantined=[], dark=[])
+        artifact.write_part(number, part, quarantined=[], twelve_bit=[])
+
     artifact.write_quarantine(Quarantine(len(table), work.cfg.embed.max_bad).table())
     work.facts = EmbedFacts(rows=len(table), quarantined=0, reused_parts=0, actors=[])
     work.screen.line(f"   {len(table):,} rows of {width} features from {name}")
@@ -351,6 +362,8 @@ def embed_units(work: Work, job: EmbedJob, units: list[int], images: int) -> Gen
     """
     if not units:
         return
+
+    # A few images are embedded before actors would have loaded their models.
     resources = available_resources()
     remaining = units
     if _may_start_here(work.cfg, resources, images):

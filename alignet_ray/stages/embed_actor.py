@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.base import from_rows, to_rows
 from alignet_ray.artifacts.embed import EmbedArtifact, ImageRow, QuarantinedImage
 from alignet_ray.artifacts.student_files import EmbeddingSource, HeadUse
 from alignet_ray.config import Compute
@@ -24,7 +25,7 @@ from alignet_ray.core.gpu import set_tf32
 from alignet_ray.errors import UserError
 from alignet_ray.images import jpeg
 from alignet_ray.images.ahead import prefetch
-from alignet_ray.images.decode import DARK, decode
+from alignet_ray.images.decode import TWELVE_BIT, decode
 from alignet_ray.images.listing import read_bytes
 from alignet_ray.images.storage import fetches
 from alignet_ray.images.transfer import PackedImages, pack, prepare
@@ -87,38 +88,37 @@ class UnitResult(NamedTuple):
 
     Attributes:
         pid: the actor's process id.
-        problem: a message if the user can fix what went wrong; empty otherwise.
+        user_error: a message if the user can fix what went wrong; empty otherwise.
         images: images of the unit.
         quarantined: those of them that could not be used.
-        dark: paths of those that came out nearly black, see `decode.DARK`.
+        twelve_bit: paths of those whose 16 bits hold values of 12, see `decode.TWELVE_BIT`.
         not_compiled: why the networks could not be compiled; empty if they were, or need not be.
     """
 
     pid: int
-    problem: str = ""
+    user_error: str = ""
     images: int = 0
     quarantined: tuple[QuarantinedImage, ...] = ()
-    dark: tuple[str, ...] = ()
+    twelve_bit: tuple[str, ...] = ()
     not_compiled: str = ""
 
     def to_columns(self) -> dict[str, list[Any]]:
         """The result as a batch of one row for Ray Data, whose columns hold plain values: images as JSON text."""
-        quarantined = json.dumps([image._asdict() for image in self.quarantined])
         return {
             "pid": [self.pid],
-            "problem": [self.problem],
+            "user_error": [self.user_error],
             "images": [self.images],
-            "quarantined": [quarantined],
-            "dark": [json.dumps(self.dark)],
+            "quarantined": [json.dumps(to_rows(self.quarantined))],
+            "twelve_bit": [json.dumps(self.twelve_bit)],
             "not_compiled": [self.not_compiled],
         }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "UnitResult":
         """Inverse of `to_columns`, from a row of the data set."""
-        quarantined = tuple(QuarantinedImage(**image) for image in json.loads(row["quarantined"]))
-        dark = tuple(json.loads(row["dark"]))
-        return cls(row["pid"], row["problem"], row["images"], quarantined, dark, row["not_compiled"])
+        quarantined = tuple(from_rows(QuarantinedImage, json.loads(row["quarantined"])))
+        twelve_bit = tuple(json.loads(row["twelve_bit"]))
+        return cls(row["pid"], row["user_error"], row["images"], quarantined, twelve_bit, row["not_compiled"])
 
 
 class Embedder:
@@ -133,7 +133,7 @@ class Embedder:
         torch.set_num_threads(self.threads)
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to shared pixels
         self.task = task
-        self.problem = ""
+        self.user_error = ""
         self.images_seen = 0
         self.batch = task.batch_size
 
@@ -145,7 +145,7 @@ class Embedder:
                 models = [str(task.trained.local())]
             self.encoder = Encoder.load(models, task.size, task.head, task.layer, task.fast)
         except UserError as error:
-            self.problem = str(error)
+            self.user_error = str(error)
             return
 
         # Before the weights are converted, so that the checksum is that of the model as it was published.
@@ -180,8 +180,8 @@ class Embedder:
             unit: its number.
             sent: `pixels` and `opened`, where a reader has read its images.
         """
-        if self.problem:
-            return UnitResult(os.getpid(), self.problem)
+        if self.user_error:
+            return UnitResult(os.getpid(), self.user_error)
         try:
             return self._embed(unit, sent)
         except UserError as error:
@@ -191,11 +191,11 @@ class Embedder:
         # The time covers reading as well: where that is the bottleneck, compiling would save nothing.
         rows = self.task.artifact.unit_images(unit, self.task.unit_size)
         start = time.perf_counter()
-        dark: list[str] = []
+        twelve_bit: list[str] = []
         if "opened" in sent:
-            encoded = self._encode_sent(sent, dark)
+            encoded = self._encode_sent(sent, twelve_bit)
         else:
-            encoded = self._encode_files(rows, dark)
+            encoded = self._encode_files(rows, twelve_bit)
         self._maybe_compile(len(rows), time.perf_counter() - start)
 
         # One fixed unit, whose part keeps the figures: they are there after an interruption as well.
@@ -208,28 +208,29 @@ class Embedder:
         for position, reason in encoded.errors:
             quarantined.append(QuarantinedImage(rows[position].image_id, rows[position].path, reason))
         ids = [rows[position].image_id for position in encoded.kept]
-        dark.sort()
-        self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, dark, cosines)
+        twelve_bit.sort()
+        self.task.artifact.write_part(unit, self._table(ids, encoded), quarantined, twelve_bit, cosines)
         return UnitResult(
             pid=os.getpid(),
             images=len(rows),
             quarantined=tuple(quarantined),
-            dark=tuple(dark),
+            twelve_bit=tuple(twelve_bit),
             not_compiled=self.encoder.not_compiled,
         )
 
-    def _encode_files(self, rows: Sequence[ImageRow], dark: list[str]) -> Encoded:
-        """Read, decode and embed the images of a unit; paths of dark ones are added to `dark`."""
+    def _encode_files(self, rows: Sequence[ImageRow], twelve_bit: list[str]) -> Encoded:
+        """Read, decode and embed the images of a unit; paths of those with 12 bits in 16 are added to `twelve_bit`."""
         views = self.encoder.transforms
-        files = [partial(read_picture, self.task, row, views, dark) for row in rows]
+        files = [partial(read_picture, self.task, row, views, twelve_bit) for row in rows]
         return self.encoder.encode(files, self.batch, fetches(self.task.image_root, self.threads))
 
-    def _encode_sent(self, sent: Mapping[str, np.ndarray], dark: list[str]) -> Encoded:
-        """Embed images whose pixels a reader has sent; paths of dark ones are added to `dark`."""
+    def _encode_sent(self, sent: Mapping[str, np.ndarray], twelve_bit: list[str]) -> Encoded:
+        """Embed images whose pixels a reader has sent; paths of those with 12 bits in 16 are added to `twelve_bit`."""
         opened = json.loads(sent["opened"][0])
-        dark += opened["dark"]
+        twelve_bit += opened["twelve_bit"]
         packed = PackedImages(sent["pixels"][0], opened["groups"], len(opened["kept"]))
-        errors = [(int(position), str(reason)) for position, reason in opened["errors"]]
+        # JSON has no tuples: pairs come back as lists.
+        errors = list(map(tuple, opened["errors"]))
         pixels = packed.unpack(self.encoder.transforms, self.encoder.device)
         return self.encoder.encode_pixels(pixels, opened["kept"], errors, self.batch)
 
@@ -287,6 +288,7 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     # Readers run side by side, one for each core.
     torch.set_num_threads(1)
     unit = int(batch["unit"][0])
+
     # Without a description of the networks the models could not be loaded, which the actor will report.
     if not task.artifact.has_networks():
         return {"unit": batch["unit"]}
@@ -296,12 +298,14 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
     images = []
     kept: list[int] = []
     errors: list[tuple[int, str]] = []
-    dark: list[str] = []
+    twelve_bit: list[str] = []
+
+    # Decoded one after the other, while the next files are fetched.
     rows = task.artifact.unit_images(unit, task.unit_size)
     files = [partial(read_bytes, task.image_root, row.path, row.span) for row in rows]
     with closing(fetched(task.image_root, files)) as contents:
         for position, (row, content) in enumerate(zip(rows, contents, strict=True)):
-            opened = open_image(partial(decode_picture, task, row.path, content, views, dark), prepare_image)
+            opened = open_image(partial(decode_picture, task, row.path, content, views, twelve_bit), prepare_image)
             if isinstance(opened, str):
                 errors.append((position, opened))
             else:
@@ -310,22 +314,22 @@ def read_unit(batch: dict[str, np.ndarray], task: ActorTask) -> dict[str, Any]:
 
     # One array instead of a list, which Ray shares between processes without copying.
     packed = pack(images)
-    notes = json.dumps({"kept": kept, "errors": errors, "groups": packed.groups, "dark": dark})
+    notes = json.dumps({"kept": kept, "errors": errors, "groups": packed.groups, "twelve_bit": twelve_bit})
     return {"unit": batch["unit"], "pixels": packed.pixels[None], "opened": [notes]}
 
 
-def read_picture(task: ActorTask, row: ImageRow, views: list[PixelTransform], dark: list[str]) -> DecodedImage:
-    """An image, decoded as the task says; its path is added to `dark` if it came out nearly black.
+def read_picture(task: ActorTask, row: ImageRow, views: list[PixelTransform], twelve_bit: list[str]) -> DecodedImage:
+    """An image, decoded as the task says; its path is added to `twelve_bit` if its 16 bits hold values of 12.
 
     Raises:
         ValueError, OSError: with the reason why it can't be used.
     """
     content = partial(read_bytes, task.image_root, row.path, row.span)
-    return decode_picture(task, row.path, content, views, dark)
+    return decode_picture(task, row.path, content, views, twelve_bit)
 
 
 def decode_picture(
-    task: ActorTask, path: str, content: Callable[[], bytes], views: list[PixelTransform], dark: list[str]
+    task: ActorTask, path: str, content: Callable[[], bytes], views: list[PixelTransform], twelve_bit: list[str]
 ) -> DecodedImage:
     """As `read_picture`, of content that is there already, or is read when it is asked for."""
     # Fast decoding may shrink an image, but never below the side that the largest network needs.
@@ -334,8 +338,8 @@ def decode_picture(
     if task.fast:
         smallest_side = max(view.min_image_side for view in views)
     image = jpeg.decode(data, smallest_side)
-    if not isinstance(image, Tensor) and image.info.get(DARK):
-        dark.append(path)
+    if not isinstance(image, Tensor) and image.info.get(TWELVE_BIT):
+        twelve_bit.append(path)
     return image
 
 

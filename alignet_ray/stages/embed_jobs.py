@@ -20,8 +20,8 @@ from alignet_ray.stages import human_inputs
 from alignet_ray.store import JsonObject, digest
 
 ImageSet = str
-"""`corpus`, `objects` (images of annotated objects), `ood` (the folder `evaluate.ood`), or `set:NAME` (judged images of
-a set)."""
+"""`corpus`, `objects` (images of annotated objects), `ood` (folder `evaluate.ood`), or `set:NAME` (annotated images
+of a set)."""
 
 SET = "set:"
 """Beginning of the image sets that are a set of human judgements."""
@@ -214,7 +214,7 @@ def image_root(cfg: Config, images: ImageSet) -> str:
 def list_job_images(
     cfg: Config, listings: Listings, images: ImageSet, left_out: LeftOut | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """IMAGES rows of a set of images: all under its folder, those of annotated objects, or those that are judged.
+    """IMAGES rows of a set of images: all under its folder, those of annotated objects, or those with judgements.
 
     Args:
         cfg: says where the folders are.

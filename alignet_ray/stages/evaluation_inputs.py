@@ -64,9 +64,9 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
 
     objects = EmbedArtifact(parents["embed@objects"])
     embedded = objects.embeddings()
-    ids_of_paths = {path: image_id for image_id, path in objects.image_paths().items()}
-    kept = set(embedded.ids.tolist())
-    ids_of_paths = {path: image_id for path, image_id in ids_of_paths.items() if image_id in kept}
+    # Stored embeddings need not hold images that this run could not read.
+    readable = set(embedded.ids.tolist())
+    ids_of_paths = {path: image_id for image_id, path in objects.image_paths().items() if image_id in readable}
     for model in cfg.evaluate.models:
         spec = ModelSpec.parse(model)
         if spec.kind is ModelKind.STORED:

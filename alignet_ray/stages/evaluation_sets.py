@@ -25,7 +25,7 @@ from alignet_ray.store import JsonObject
 
 
 class ScoredSets(NamedTuple):
-    """Scores on all sets, and what of each set they rest on."""
+    """Scores on all sets, and how much of each set was scored."""
 
     scores: list[Score]
     facts: list[SetFacts]
@@ -128,7 +128,7 @@ def _score_set(work: Work, judgement_set: JudgementSet, seen: list[Source]) -> t
 
 
 def _in_words(facts: SetFacts) -> str:
-    """What of a set counts, in one line."""
+    """How much of a set is scored, in one line."""
     text = f"{facts.name}: {facts.judgements:,} judgements of {facts.images:,} images"
     if facts.seen:
         text += f", {facts.seen:,} of which training saw and which are left out"

@@ -1,7 +1,7 @@
 """Hyperparameter search for a map by Ray Tune: every trial fits all folds of the training objects. Part of `align`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,15 +63,17 @@ def search(
             result = results[number]
             # A trial that failed has no scores; the others decide.
             if result.config and result.metrics and "accuracy" in result.metrics:
-                chosen = {name: result.config[name] for name in space}
-                trials.append(chosen | {name: result.metrics[name] for name in METRICS})
+                trials.append(_only(space, result.config) | _only(METRICS, result.metrics))
     finally:
         work.out.remove_folder(TUNE_FOLDER)
 
     assert trials, "every trial failed"
     trials.sort(key=lambda trial: float(trial["cross_entropy"]))
-    best: dict[str, Any] = {name: trials[0][name] for name in space}
-    return replace(settings, **best), trials
+    return replace(settings, **_only(space, trials[0])), trials
+
+
+def _only(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in names}
 
 
 def run_trial(

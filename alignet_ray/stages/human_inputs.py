@@ -1,4 +1,4 @@
-"""What a run is told about people: files of answers, names of the objects, and the images that show them."""
+"""Inputs about people: files of answers, names of the objects, and the images that show them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ START = 1_000_000
 
 @dataclass(frozen=True)
 class HumanData:
-    """All that a run is told about people.
+    """All inputs about people.
 
     Attributes:
         published: a given human embedding; None where one is fitted.

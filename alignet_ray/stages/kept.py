@@ -1,4 +1,4 @@
-"""What a root keeps: the artifacts that runs refer to, which `gc` spares, and those of earlier schemas."""
+"""Artifacts under a root: those that runs refer to, which `gc` keeps, and those of earlier schemas."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Fits of the model of people, kept in the cache: all folds of a study, and runs with the same answers, share one.
+"""Cache of fits of the model of people: all folds of a study, and runs with the same answers, share one fit.
 
 A fold changes who is tested, not what people said, so that the fit of a study's first fold serves the others too.
 """
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from filelock import FileLock
 
+from alignet_ray.artifacts.base import safetensors_of
 from alignet_ray.artifacts.soften import LearningCurve, Posterior
 from alignet_ray.data.files import replacing
 from alignet_ray.human.answers import Answers
 from alignet_ray.stages import Work, people_model
 from alignet_ray.stages.people_model import FitFacts, PeopleFit
-from alignet_ray.store import digest
+from alignet_ray.store import JsonObject, digest
 
 ABOUT = "alignet.fit"
 """Key of the file's metadata that holds all but the arrays, as JSON."""
@@ -73,15 +73,14 @@ def _fingerprint(given: Answers) -> str:
 
 def _write(path: Path, fitted: PeopleFit, warnings: list[str]) -> None:
     """Keep a fit, and what the user was told about it."""
-    about: dict[str, Any] = {"warnings": warnings, "facts": None, "curve": None}
+    about: JsonObject = {"warnings": warnings, "facts": None, "curve": None}
     if fitted.facts is not None:
         about["facts"] = asdict(fitted.facts)
     if fitted.curve is not None:
         about["curve"] = fitted.curve.to_json()
-    # safetensors writes memory as it lies, so rows must come first.
-    arrays = {name: np.ascontiguousarray(array) for name, array in fitted.posterior._asdict().items()}
+    content = safetensors_of(fitted.posterior._asdict(), {ABOUT: json.dumps(about)})
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata={ABOUT: json.dumps(about)})
+        temporary.write_bytes(content)
 
 
 def _read(path: Path) -> tuple[PeopleFit, list[str]] | None:
@@ -92,12 +91,14 @@ def _read(path: Path) -> tuple[PeopleFit, list[str]] | None:
         with safetensors.safe_open(path, "numpy") as stored:
             about: Mapping[str, Any] = json.loads(stored.metadata()[ABOUT])
             posterior = Posterior(stored.get_tensor("mu"), stored.get_tensor("sigma"))
+
         facts = None
         if about["facts"] is not None:
             facts = FitFacts(**about["facts"])
         curve = None
         if about["curve"] is not None:
             curve = LearningCurve.from_json(about["curve"])
+
         return PeopleFit(posterior, facts, curve), list(about["warnings"])
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError):
         # It can be made again, which is why it lies in the cache.

@@ -30,6 +30,7 @@ from alignet_ray.artifacts.label import (
     Subset,
     SubsetStats,
 )
+from alignet_ray.artifacts.schemas import column_matrix
 from alignet_ray.config import Config
 from alignet_ray.core import gpu, labelling
 from alignet_ray.data import deepmind
@@ -153,7 +154,7 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
 def run(work: Work) -> None:
     """Label both subsets part by part; finished parts of an interrupted run are kept."""
     artifact = LabelArtifact(work.out)
-    embed = next(parent for name, parent in work.parents.items() if name.startswith("embed@"))
+    embed = work.parent("embed")
     cache = runtime.cache_dir(work.cfg)
     features = TeacherFeatures(embed, work.parents["align"], cache, work.role == "raw")
 
@@ -247,7 +248,7 @@ def _import(work: Work, artifact: LabelArtifact, features: TeacherFeatures) -> L
     # Whoever made the validation file chose its images: all of them must stay out of training.
     if label.from_valid:
         tables = deepmind.import_triplets(label.from_valid, images)
-        held_out = np.unique(np.concatenate([columns(table, IMAGE_COLUMNS) for table in tables]))
+        held_out = np.unique(np.concatenate([column_matrix(table, IMAGE_COLUMNS) for table in tables]))
     artifact.write_held_out(held_out)
 
     training_images = np.setdiff1d(pool.ids, held_out)
@@ -280,11 +281,11 @@ def _import_subset(
     sums: list[labelling.LabelSums] = []
     for table in tables:
         # A triplet with one image of the other subset would leak it, so all three must be allowed.
-        is_allowed = np.isin(columns(table, IMAGE_COLUMNS), allowed).all(axis=1)
+        is_allowed = np.isin(column_matrix(table, IMAGE_COLUMNS), allowed).all(axis=1)
         kept = table.filter(pa.array(is_allowed))
         if len(kept):
-            similarities = columns(kept, SIMILARITY_COLUMNS)
-            artifact.write_part(part_name(len(sums), subset), columns(kept, IMAGE_COLUMNS), similarities)
+            similarities = column_matrix(kept, SIMILARITY_COLUMNS)
+            artifact.write_part(part_name(len(sums), subset), column_matrix(kept, IMAGE_COLUMNS), similarities)
             sums.append(labelling.describe(similarities))
     return sums
 
@@ -297,9 +298,9 @@ def _matched_scale(aligned: LabelArtifact, features: TeacherFeatures) -> float:
     """
     # A mean over some ten thousand triplets is exact enough, so the first part of the training triplets will do.
     table = next(aligned.triplets("train")).slice(0, MATCHED_TRIPLETS)
-    target = float(labelling.entropy(columns(table, SIMILARITY_COLUMNS)).mean())
+    target = float(labelling.entropy(column_matrix(table, SIMILARITY_COLUMNS)).mean())
     matrix = features.matrix()
-    raw = labelling.similarities(matrix.features, matrix.rows(columns(table, IMAGE_COLUMNS)))
+    raw = labelling.similarities(matrix.features, matrix.rows(column_matrix(table, IMAGE_COLUMNS)))
     return labelling.matching_scale(raw, target)
 
 
@@ -407,7 +408,7 @@ def label_part(
     before = None
     if aligned is not None:
         before = aligned.read_part(part.name)
-        triplets = columns(before, IMAGE_COLUMNS)
+        triplets = column_matrix(before, IMAGE_COLUMNS)
 
     assert triplets is not None, "a part has triplets of its own or those of the aligned labels"
     if not artifact.has_part(part.name):
@@ -416,12 +417,12 @@ def label_part(
 
     # Figures come from the stored part, so that a part of an interrupted run counts like a new one.
     table = artifact.read_part(part.name)
-    sums = labelling.describe(columns(table, SIMILARITY_COLUMNS))
+    sums = labelling.describe(column_matrix(table, SIMILARITY_COLUMNS))
     if before is not None:
         same_odd = table["i2"].to_numpy() == before["i2"].to_numpy()
         sums = replace(sums, agreement=int(same_odd.sum()))
     if pool is not None:
-        sums = _with_border_counts(sums, columns(table, IMAGE_COLUMNS), pool)
+        sums = _with_border_counts(sums, column_matrix(table, IMAGE_COLUMNS), pool)
     return sums
 
 
@@ -443,11 +444,6 @@ def _with_border_counts(
 def _total(parts: Sequence[labelling.LabelSums]) -> labelling.LabelSums:
     """The sums over all parts, added in their order: the same floats for any number of workers."""
     return functools.reduce(operator.add, parts)
-
-
-def columns(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """Columns of a table side by side, (n, len(names))."""
-    return np.stack([table[name].to_numpy() for name in names], axis=1)
 
 
 def _stats(sums: labelling.LabelSums) -> SubsetStats:

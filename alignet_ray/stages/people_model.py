@@ -145,7 +145,7 @@ class _AnswerSet:
 
 
 class _Trial:
-    """Fits to parts of the answers, and what they say of the others.
+    """Fits to parts of the answers, and their predictions of the other answers.
 
     Attributes:
         cross_entropies: of every model that was compared, on held-out answers; empty before `best`.
@@ -203,10 +203,12 @@ class _Trial:
         for division in self._divisions:
             fitted = self._answers.rows(division.fitted[:size])
             tested = self._answers.rows(division.tested)
+
             if model == VICE:
                 posterior = _vice(fitted, self._count, cfg)
             else:
                 posterior = _trace_norm(fitted, self._count, cfg)
+
             found.append(vice.predict(*posterior, *tested, cfg.soften.num_samples, cfg.seed))
             bar.add(1)
         return found

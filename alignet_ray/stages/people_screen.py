@@ -33,10 +33,9 @@ def review(work: Work, given: Answers, table: ResponseTable | None, posterior: P
     people = participants.fits(table.participants, found.is_hit, table.table["rt"].to_numpy())
 
     odd = [person for person in people if person.reason]
-    agreement = np.array([person.agreement for person in people])
-    low, middle, high = (f"{100 * value:.1f}" for value in np.quantile(agreement, [0, 0.5, 1]))
+    low, middle, high = 100 * np.quantile([person.agreement for person in people], [0, 0.5, 1])
     work.screen.line(
-        f"   {len(people):,} people, of whose answers the model predicts {middle} % ({low} to {high}); "
+        f"   {len(people):,} people, of whose answers the model predicts {middle:.1f} % ({low:.1f} to {high:.1f}); "
         f"{len(odd):,} answer as if at random or too fast"
     )
     if odd and not work.cfg.human.screen:

@@ -157,7 +157,6 @@ def plan(
         if state != "finished":
             size = _size(cfg, node, recipe)
         steps.append(Step(node, artifact, recipe, stage_sources, state, why, size))
-
     return steps
 
 
@@ -230,8 +229,7 @@ def _size(cfg: Config, node: Node, recipe: Recipe) -> str:
     estimate = getattr(module(node.stage), "estimate", None)
     if estimate is None:
         return ""
-    size: str = estimate(cfg, node.role, recipe.sources)
-    return size
+    return str(estimate(cfg, node.role, recipe.sources))
 
 
 def describe(step: Step) -> dict[str, str]:
@@ -354,7 +352,6 @@ def run(
         unfinished = [step for step in steps if not step.finished]
         if unfinished:
             refuse(resolved, steps)
-
         refer(cfg, resolved, store, steps, names)
 
         if unfinished:
@@ -362,14 +359,24 @@ def run(
             with tracked(resolved, state) as (session, parent):
                 session.inputs(parent, run_page.data_sets(_files_read(steps)))
                 carry_out(resolved, store, steps, session, parent, screen)
-                run_page.fill(resolved, {step.node.name: step.artifact for step in steps}, session, parent)
+                run_page.fill(resolved, artifacts_of(steps), session, parent)
         else:
             screen.line(f"nothing to do: all {len(steps)} steps are finished under {store.root}")
 
         # From here on the name stands for these results alone; single stages do not replace a finished run.
         if names is None:
             store.write_ref(cfg.name, _reference(cfg, steps))
-        return {step.node.name: step.artifact for step in steps}
+        return artifacts_of(steps)
+
+
+def artifacts_of(steps: Iterable[Step]) -> dict[str, Artifact]:
+    """The artifacts that steps make, by node name."""
+    return {step.node.name: step.artifact for step in steps}
+
+
+def ids_of(steps: Iterable[Step]) -> dict[str, str]:
+    """Their ids, by node name."""
+    return {step.node.name: step.artifact.id for step in steps}
 
 
 def refer(cfg: Config, resolved: Config, store: Store, steps: Sequence[Step], names: Iterable[str] | None) -> None:
@@ -390,7 +397,7 @@ def refer(cfg: Config, resolved: Config, store: Store, steps: Sequence[Step], na
 
 
 def _reference(cfg: Config, steps: Iterable[Step]) -> Reference:
-    return Reference({step.node.name: step.artifact.id for step in steps}, cfg.to_yaml())
+    return Reference(ids_of(steps), cfg.to_yaml())
 
 
 def _finished_before(cfg: Config, store: Store, known: Mapping[str, Any]) -> dict[str, str]:
@@ -402,7 +409,7 @@ def _finished_before(cfg: Config, store: Store, known: Mapping[str, Any]) -> dic
         steps = plan(cfg, store, known=known)
     except UserError:  # an input of a later stage is not there yet, so that stage was never made
         return {}
-    return {step.node.name: step.artifact.id for step in steps if step.finished}
+    return ids_of(step for step in steps if step.finished)
 
 
 def _files_read(steps: Iterable[Step]) -> Iterator[run_page.FileRead]:
@@ -490,15 +497,16 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     if all(step.finished for step in steps):
         return
 
+    unfinished = [step.node for step in steps if not step.finished]
     listings = Listings(runtime.cache_dir(cfg), fingerprints(steps))
-    refuse_amounts(cfg, [step.node.name for step in steps if not step.finished], listings)
+    refuse_amounts(cfg, [node.name for node in unfinished], listings)
 
-    if any(not step.finished and step.node.stage not in WITHOUT_RAY for step in steps):
+    if any(node.stage not in WITHOUT_RAY for node in unfinished):
         _start_ray(cfg, screen)
 
     # Distributed steps wait for the nodes that the config asks for; others start at once.
     nodes = cluster_nodes.ClusterNodes(cfg, screen.line)
-    artifacts = {step.node.name: step.artifact for step in steps}
+    artifacts = artifacts_of(steps)
     runner = Runner(cfg, store, session, screen, listings)
     for step in steps:
         if step.finished:

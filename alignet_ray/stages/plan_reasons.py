@@ -45,6 +45,7 @@ def _changed_sources(new: Sequence[Any], old: Sequence[Any], paths: Sequence[str
     # Fingerprints of files begin with a name; those of folders have none, but come in the same order.
     files = {fingerprint[0]: fingerprint for fingerprint in old if isinstance(fingerprint, list)}
     folders = [fingerprint for fingerprint in old if isinstance(fingerprint, dict)]
+
     reasons: list[str] = []
     for fingerprint, path in zip(new, paths, strict=True):
         name = Path(path).name
@@ -54,9 +55,13 @@ def _changed_sources(new: Sequence[Any], old: Sequence[Any], paths: Sequence[str
             reasons.append(f"{name} is new")
         else:
             reasons += _changed_folder(name, fingerprint, folders.pop(0))
+
+    # What is left has no counterpart among the new sources.
     reasons += [f"{name} is not read any more" for name in files]
     if folders:
         reasons.append("a folder is not read any more")
+
+    # Several sources may differ for the same reason, which is said once.
     return list(dict.fromkeys(reasons))
 
 

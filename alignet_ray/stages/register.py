@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignet_ray import registry
+from alignet_ray.artifacts.base import from_rows
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact, EvaluateFacts
 from alignet_ray.artifacts.register import RegisterArtifact
@@ -102,12 +103,14 @@ def run(work: Work) -> None:
     artifact = RegisterArtifact(work.out)
     student = DistillArtifact(work.parents["distill@student"])
     description = student.description()
+
     # A run without human data is registered unscored.
     evaluated = None
     facts = None
     if "evaluate" in work.parents:
         evaluated = EvaluateArtifact(work.parents["evaluate"])
         facts = evaluated.facts()
+
     # Only who passed the gate may take the champion's place.
     against = None
     passed = facts is not None and facts.verdict == gate.Verdict.YES
@@ -142,7 +145,7 @@ def run(work: Work) -> None:
         registered = registry.register(work.tracker, logged, registration)
 
     if evaluated is not None:
-        scores = [Score(**row) for row in evaluated.scores().to_pylist()]
+        scores = from_rows(Score, evaluated.scores().to_pylist())
         log_scores(work.tracker, registered.model_id, scores, evaluated.id)
     if is_champion:
         registry.promote(work.tracker.uri, registered.name, registered.version)
@@ -180,13 +183,17 @@ def _card(
     head_text = "no triplet head"
     if head:
         head_text = f"triplet head of {head.width} dimensions"
+
+    # A card is for others: models are named without the folders of this machine.
+    backbone = ModelSpec.parse(description.model).identity
+    teachers = [ModelSpec.parse(model).identity for model in cfg.embed.model]
     return CARD.format(
         name=cfg.register.name,
         alias=cfg.register.alias,
-        backbone=ModelSpec.parse(description.model).identity,  # a card is for others: no folders of this machine
+        backbone=backbone,
         size=description.preprocessing["input_size"][1],
         head=head_text,
-        teacher=" + ".join(ModelSpec.parse(model).identity for model in cfg.embed.model),
+        teacher=" + ".join(teachers),
         map=cfg.align.map,
         id=student.id,
         seed=cfg.seed,
@@ -200,12 +207,14 @@ def _card_scores(evaluated: EvaluateArtifact | None, against: AgainstChampion | 
     """The card's section on scores."""
     if evaluated is None:
         return "Not scored: this run had no human judgements; its teacher was a stored transform."
+
     facts = evaluated.facts()
     scores = _agreement(evaluated)
     rows = []
     for key, name in CARD_ROWS.items():
         if key in scores:
             rows.append(f"| {name} | {_with_interval(scores[key])} |")
+
     answers = scores["student", "pre_logits"]["n"]
     about = (
         f"On {answers:,} odd-one-out questions about {facts.test_objects} test objects, which no training used; "

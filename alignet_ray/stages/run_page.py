@@ -1,4 +1,4 @@
-"""The page of a whole run in MLflow: what a person looks for first, on the run above those of the single steps."""
+"""The page of a whole run in MLflow: what a person wants to know first, on the run above those of the single steps."""
 
 import tempfile
 from collections.abc import Iterable, Mapping

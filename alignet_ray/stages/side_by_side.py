@@ -18,8 +18,8 @@ from alignet_ray.tracking import Session, Tracker
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
-"""Time between two looks at how far the runs are."""
+UPDATE_SECONDS = 2.0
+"""Time between two updates of the progress line."""
 
 RETRIES = 2
 """How often a run whose process was lost goes on in another one; its finished steps stay."""
@@ -40,11 +40,16 @@ class OneRun:
     @property
     def artifacts(self) -> dict[str, Artifact]:
         """Its artifacts by node name."""
-        return {step.node.name: step.artifact for step in self.steps}
+        return pipeline.artifacts_of(self.steps)
 
     def left(self) -> list[Step]:
         """Its steps that are not finished by now."""
         return [step for step in self.steps if not step.artifact.finished]
+
+
+def _steps_left(runs: Sequence[OneRun]) -> int:
+    """Steps of all runs that are not finished by now; those that several runs need count for each."""
+    return sum(len(one.left()) for one in runs)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def run(
             pipeline.refer(cfg, resolved, store, steps, names)
             runs.append(OneRun(resolved, steps))
 
-        if not any(one.left() for one in runs):
+        if not _steps_left(runs):
             screen.line(f"nothing to do: all {len(runs)} runs are finished under {store.root}")
             for number, one in enumerate(runs):
                 finished(number, one.artifacts)
@@ -120,14 +125,18 @@ def shared(runs: Sequence[OneRun]) -> list[tuple[OneRun, list[Step]]]:
 
     What two runs share, they share with all that it was made of: ids hash those of their parents.
     """
-    users = Counter(step.artifact.id for one in runs for step in one.steps)
+    users: Counter[str] = Counter()
+    for one in runs:
+        users.update(pipeline.ids_of(one.steps).values())
+
     seen: set[str] = set()
     found = []
     for one in runs:
         steps = [step for step in one.steps if users[step.artifact.id] > 1]
-        if any(step.artifact.id not in seen for step in steps):
+        ids = set(pipeline.ids_of(steps).values())
+        if ids - seen:
             found.append((one, steps))
-            seen.update(step.artifact.id for step in steps)
+            seen |= ids
     return found
 
 
@@ -156,12 +165,13 @@ def _make_rest(
     import ray
 
     queue = list(range(len(runs)))
-    total = sum(len(one.left()) for one in runs)
+    total = _steps_left(runs)
     pending: dict[Any, int] = {}
-    problems: list[str] = []
+    failures: list[str] = []
     with screen.progress(total, "steps") as bar:
         while queue or pending:
-            while queue and len(pending) < concurrent and not problems:
+            # After a failure no further run is begun; those that work are waited for.
+            while queue and len(pending) < concurrent and not failures:
                 number = queue.pop(0)
                 cfg = runs[number].cfg
                 taken = pipeline.fingerprints(runs[number].steps)
@@ -170,18 +180,20 @@ def _make_rest(
             if not pending:
                 break
 
-            ended, _ = ray.wait(list(pending), timeout=LOOK_SECONDS)
-            left = total - sum(len(one.left()) for one in runs)
-            bar.add(left - bar.done, _where([runs[number] for number in pending.values()]))
+            ended, _ = ray.wait(list(pending), timeout=UPDATE_SECONDS)
+            done = total - _steps_left(runs)
+            bar.add(done - bar.done, _where([runs[number] for number in pending.values()]))
+
             for task in ended:
                 number = pending.pop(task)
-                problem = _outcome(task)
-                if problem:
-                    problems.append(f"{runs[number].cfg.name}: {problem}")
+                message = _outcome(task)
+                if message:
+                    failures.append(f"{runs[number].cfg.name}: {message}")
                 else:
                     finished(number, runs[number].artifacts)
-    if problems:
-        raise UserError("; ".join(problems))
+
+    if failures:
+        raise UserError("; ".join(failures))
 
 
 def _where(runs: Sequence[OneRun]) -> str:
@@ -218,11 +230,11 @@ def _outcome(task: Any) -> str:
     import ray
 
     try:
-        problem: str = ray.get(task)
+        message: str = ray.get(task)
     except ray.exceptions.RayError as error:
         log.exception("a run's task")
         return f"its process was lost ({first_line(error)}): run it again, finished steps are kept"
-    return problem
+    return message
 
 
 def carry_out(setup: TaskSetup) -> str:
@@ -250,7 +262,7 @@ def _make(setup: TaskSetup, tracker: Tracker) -> None:
     listings = Listings(runtime.cache_dir(setup.cfg), setup.fingerprints)
     runner = pipeline.Runner(setup.cfg, store, setup.session, Screen(), listings, setup.concurrent)
     steps = pipeline.plan(setup.cfg, store, setup.names, known=setup.fingerprints)
-    artifacts = {step.node.name: step.artifact for step in steps}
+    artifacts = pipeline.artifacts_of(steps)
     for step in steps:
         if not step.finished:
             pipeline.run_step(runner, step, artifacts, tracker)

@@ -140,6 +140,7 @@ def run(work: Work) -> None:
     shown = _object_images(work)
     if shown is None:
         shown = _rows_as_images(cfg, count)
+
     table = objects.objects_table(cfg.seed, count, data.concepts, shown, _fold(cfg))
     with_images = _count_objects_with_images(table)
     _require_objects(with_images)
@@ -147,9 +148,11 @@ def run(work: Work) -> None:
     fitted = _model(work, given, count, published)
     responses = data.files.triplet_table
     people = people_screen.review(work, given, responses, fitted.posterior)
+    # Who answers at random is found by a model of all answers; the final one is fitted without them.
     if cfg.human.screen and responses is not None and any(person.reason for person in people):
         given = given._replace(triplets=given.triplets[people_screen.kept(responses, people)])
         fitted = _model(work, given, count, published)
+
     posterior = fitted.posterior
     if people:
         artifact.write_people(people)
@@ -162,6 +165,7 @@ def run(work: Work) -> None:
     if len(asked.rows):
         probabilities = vice.comparison_probabilities(*posterior, asked.rows, cfg.soften.num_samples, cfg.seed)
         artifact.write_comparisons(asked, probabilities)
+
     held_out = None
     if cfg.human.validation:
         held_out = _evaluate_held_out(work, answers.read_validation(data.files, data.names, count), posterior)

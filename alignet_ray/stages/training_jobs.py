@@ -1,7 +1,7 @@
 """What the processes of `distill` and of `align`'s network teacher get, put together from config and artifacts."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +46,8 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
     """
     settings = work.cfg.distill
     # Validation triplets consist of held-out images, which training must not see in any batch.
-    label = LabelArtifact(_parent(work.parents, "label"))
-    embed = _parent(work.parents, "embed")
+    label = LabelArtifact(work.parent("label"))
+    embed = work.parent("embed")
     clustered = ClusterArtifact(work.parents["cluster"]).labels()
     in_training = ~np.isin(clustered.ids, label.held_out())
 
@@ -86,9 +86,12 @@ def _kinds_in_batch(
     """The kinds of triplets of `label` with their weights; none where a batch's triplets are any three images."""
     if cfg.distill.batching != "in_batch" or cfg.distill.in_batch_kinds == "any":
         return ()
+
     kinds = []
     for name, kind in TRIPLET_KINDS.items():
         weight = float(getattr(cfg.label, name))
+
+        # Classes are read where a kind asks for them alone: not every corpus has class folders.
         groups = clusters
         if weight and kind.grouping == "class":
             groups, _ = class_numbers(embed, ids)
@@ -110,11 +113,13 @@ def make_teacher_job(work: Work, workers: int) -> TeacherJob:
     (model,) = work.cfg.embed.model  # the config refuses several
     soften = work.parents["soften"]
     view = load_backbone(model, work.cfg.embed.size).pixel_transform
-    images, unreadable = object_images(
-        soften, images_folder(work.cfg.objects.path, work.cfg.corpus.path), work.listings, view
-    ).readable()
+
+    # The network trains on pixels, so that images which cannot be read must be found before the processes start.
+    folder = images_folder(work.cfg.objects.path, work.cfg.corpus.path)
+    images, unreadable = object_images(soften, folder, work.listings, view).readable()
     if unreadable:
         work.warn(f"{len(unreadable):,} images of annotated objects cannot be read and are left out: {unreadable[0]!r}")
+
     return TeacherJob(
         settings=work.cfg.align.network,
         model=model,
@@ -133,11 +138,6 @@ def threads_per_worker(workers: int) -> int:
     """CPU threads of each of so many training processes: its share of the cores of all machines, taken to be alike."""
     cores = cluster_nodes.cores()
     return max(1, cores // workers)
-
-
-def _parent(parents: Mapping[str, Artifact], stage: str) -> Artifact:
-    """The artifact of a stage that is a parent in one of its roles."""
-    return next(artifact for name, artifact in parents.items() if name.startswith(f"{stage}@"))
 
 
 def _provenance(work: Work, role: str) -> Provenance:

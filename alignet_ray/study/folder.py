@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import yaml
 
+from alignet_ray.artifacts.base import from_rows, to_rows
 from alignet_ray.config import Config
 from alignet_ray.errors import first_line
 from alignet_ray.store import Draft
@@ -70,14 +71,14 @@ class StudyFolder:
 
     def write(self, scores: Sequence[PooledScore], page: str, markdown: str, latex: str) -> None:
         """Write the results so far: the table of all scores, and the page with its tables in two other formats."""
-        self.draft.write_table(SCORES, pa.Table.from_pylist([asdict(score) for score in scores]))
+        self.draft.write_table(SCORES, pa.Table.from_pylist(to_rows(scores)))
         self.draft.write_bytes(MARKDOWN, markdown.encode())
         self.draft.write_bytes(LATEX, latex.encode())
         self.draft.write_bytes(PAGE, page.encode())
 
     def scores(self) -> list[PooledScore]:
         """All scores of the study so far."""
-        return [PooledScore(**row) for row in self.draft.read_table(SCORES).to_pylist()]
+        return from_rows(PooledScore, self.draft.read_table(SCORES).to_pylist())
 
     def page_uri(self) -> str:
         """Path or URL of the page."""

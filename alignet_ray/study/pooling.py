@@ -55,7 +55,7 @@ class PooledScore:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """(model, layer, metric, level): what a table looks scores up by."""
+        """(model, layer, metric, level): the key by which tables find a score."""
         return self.model, self.layer, self.metric, self.level
 
 
@@ -117,9 +117,10 @@ def _pooled(key: tuple[str, ...], scores: Sequence[tuple[int, Score]]) -> Pooled
     margin = float(ndtri(0.975) * np.sqrt(variance))
 
     single = [score.value for _, score in scores]
-    items = sum(score.n for _, score in scores) // len(by_seed)
+    counts = [score.n for _, score in scores]
+    items = sum(counts) // len(by_seed)
     if is_shared:
-        items = max(score.n for _, score in scores)
+        items = max(counts)
     model, layer, dataset, metric, level = key
     return PooledScore(
         model,

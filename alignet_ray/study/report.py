@@ -136,6 +136,8 @@ def agreement_rows(scores: Sequence[PooledScore]) -> list[Row]:
         gain = lookup.find(model, layer, "odd_one_out_gain", "over:base")
         row = {"model": title_of(model, layer), "all triplets": _format_score(lookup.find(model, layer, "odd_one_out"))}
         row |= {"gain over base": _format_gain(gain), "p": _format_p(gain)}
+
+        # Triplets within one category are the harder ones: all three objects are alike in it.
         row["two categories"] = _format_score(lookup.find(model, layer, "odd_one_out", "categories:border"))
         row["one category"] = _format_score(lookup.find(model, layer, "odd_one_out", "categories:within"))
         row["single answers"] = _format_score(lookup.find(model, layer, "odd_one_out_raw"))
@@ -151,10 +153,13 @@ def comparison_rows(scores: Sequence[PooledScore]) -> list[Row]:
         votes = lookup.find(model, layer, VOTES)
         if votes is None:
             continue
+
         gain = lookup.find(model, layer, f"{VOTES}_gain", "over:base")
         row = {"model": title_of(model, layer), "votes": _format_score(votes)}
         row |= {"gain over base": _format_gain(gain), "p": _format_p(gain)}
         row["most people"] = _format_score(lookup.find(model, layer, MAJORITY))
+
+        # A new object among known ones: the reference alone is a test object.
         row["votes, new among known"] = _format_score(lookup.find(model, layer, VOTES + KNOWN))
         row["its gain"] = _format_gain(lookup.find(model, layer, f"{VOTES}{KNOWN}_gain", "over:base"))
         rows.append(row)
@@ -166,6 +171,7 @@ def kept_rows(scores: Sequence[PooledScore]) -> list[Row]:
     lookup = _Lookup(scores)
     compared = [("student", "pre_logits"), ("control", "pre_logits"), ("teacher", "aligned")]
     compared = [name for name in compared if name in lookup.models()]
+
     rows = []
     for metric in gate.GENERALISATION:
         base = lookup.find("base", "pre_logits", metric)
@@ -217,6 +223,7 @@ def _lead(study: Study) -> str:
     gain = lookup.find(*aligned, "odd_one_out_gain", "over:base")
     if base is None or score is None or gain is None:
         return paragraph("Nothing was scored.", "lead")
+
     text = (
         f"On objects that no training saw, the {MODEL_TITLES[aligned[0]]} agrees with people in {_format_score(score)} "
         f"% of the triplets, the base in {_format_score(base)} %: a gain of {_format_gain(gain)} points."
@@ -271,6 +278,7 @@ def _by_fold(study: Study) -> str:
                 agreement[title] = score.value
                 colours[title] = COLOURS.get(score.model, OTHER)
         folds.append(agreement)
+
     picture = plots.agreement_by_fold(folds, colours)
     caption = "A point for each fold; lines join the points of one fold, whose test objects are the same"
     return section("Fold by fold", figure(picture, caption, alternatives.of_folds(folds)))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from alignet_ray.artifacts.base import from_rows
 from alignet_ray.artifacts.distill import DistillArtifact
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.soften import SoftenArtifact
@@ -168,7 +169,7 @@ def _read_run(plan: FoldPlan, artifacts: dict[str, Artifact]) -> report.FoldRun:
     interpolation = None
     if "distill@student" in artifacts:
         interpolation = DistillArtifact(artifacts["distill@student"]).interpolation().chosen
-    scores = [Score(**row) for row in evaluation.scores().to_pylist()]
+    scores = from_rows(Score, evaluation.scores().to_pylist())
     seconds = {name: artifact.read_manifest().seconds for name, artifact in artifacts.items()}
     return report.FoldRun(
         result=FoldScores(plan.seed, plan.fold, scores),

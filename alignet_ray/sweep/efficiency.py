@@ -42,6 +42,7 @@ def sample_efficiency(curves: Sequence[LearningCurve], seed: int) -> str:
             "Held-out agreement with the teacher over images processed",
         ),
     ]
+
     return section("Sample efficiency", paragraph(text), grid(pictures), _comparison(groups))
 
 

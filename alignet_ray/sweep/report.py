@@ -165,6 +165,8 @@ def _finalist_row(finalist: Finalist) -> dict[str, str]:
 def _settings(outcome: Outcome) -> str:
     """Score against each setting, and all of them as parallel coordinates."""
     winner = outcome.ranking[0].number
+
+    # One column for each figure, one row for each trial.
     numbers = []
     scores = []
     is_winner = []
@@ -173,6 +175,7 @@ def _settings(outcome: Outcome) -> str:
         numbers.append(trial.number)
         scores.append(trial_figures.score)
         is_winner.append(trial.number == winner)
+
         for field, values in values_of.items():
             values.append(trial.params[field])
 

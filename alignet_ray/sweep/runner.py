@@ -68,7 +68,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
             cluster_nodes.ClusterNodes(resolved, screen.line).ready()
 
             # Trials differ in the swept stage alone, so all of them read the same upstream artifacts.
-            pinned = {step.node.name: step.artifact.id for step in upstream}
+            pinned = pipeline.ids_of(upstream)
             setup = TrialSetup(resolved, objective, pinned, pipeline.fingerprints(steps), session, parent)
             sweep = SweepRunner(setup, stage, space, store, store.draft("sweep", id), screen)
             sweep.search()
@@ -166,7 +166,7 @@ class SweepRunner:
         seed = self.cfg.seed
 
         # Trials of an earlier run that were cut off are completed first, for Optuna to learn from.
-        begun = [trial for trial in self.ledger.all() if trial.seed == seed]
+        begun = self.ledger.of_seed(seed)
         if not begun:
             begun = [Trial(0, given, seed)]
         self._run_missing(begun, may_stop_early=True)
@@ -262,7 +262,7 @@ class SweepRunner:
         # The first decision falls after 1/factor^2 of the steps, the second after 1/factor.
         factor = max(2, self.cfg.sweep.halving)
         return ContinuedASHA(
-            [trial for trial in self.ledger.all() if trial.seed == self.cfg.seed],
+            self.ledger.of_seed(self.cfg.seed),
             time_attr="step",
             metric="live",
             mode=self.objective.live_mode,
@@ -409,6 +409,7 @@ class SweepRunner:
         curves = []
         if self.stage == "distill":
             curves = learning_curves(self.setup, self.store, trials, self.space)
+
         outcome = report.Outcome(
             title=f"alignet_ray: sweep of {self.stage}, {self.cfg.name}",
             score_name=self.objective.score_name,
@@ -420,6 +421,7 @@ class SweepRunner:
             test_lines=test_lines,
             curves=curves,
         )
+
         self.draft.write_bytes("sweep.html", report.build(outcome).encode())
         files = (self.draft.local("sweep.html"), self.draft.local("winner.yaml"))
         self.setup.session.attach(self.setup.parent, *files)

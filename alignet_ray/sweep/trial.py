@@ -165,6 +165,7 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
         changed = _replaced(cfg, field, value)
         values.append(changed.flat()[field])
         inputs.add(digest(inputs_of(changed, role)))
+
     if len(inputs) < len(values):
         raise UserError(f"--sweep.space: {field} changes no result, so there is nothing to select")
 
@@ -178,6 +179,7 @@ def _checked_domain(cfg: Config, stage: str, field: str, domain: Domain) -> Doma
                 f"{domain.kind}(...)"
             )
         return domain
+
     # The config turns 0 of a float field into 0.0.
     return replace(domain, values=tuple(values))
 
@@ -325,6 +327,7 @@ def run_trial(config: TrialConfig, setup: TrialSetup, concurrent: int = 1) -> No
     from ray import tune
 
     trial = Trial(**config["job"])
+
     # A tracker that tracks nothing, for a trial that fails before its run on the tracking server begins.
     tracker = Tracker()
     result: dict[str, Any]

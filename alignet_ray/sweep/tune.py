@@ -71,6 +71,10 @@ class TrialLedger:
         """Every trial, by number and seed."""
         return [self.trials[key] for key in sorted(self.trials)]
 
+    def of_seed(self, seed: int) -> list[Trial]:
+        """Every trial with this seed, by number."""
+        return [trial for trial in self.all() if trial.seed == seed]
+
 
 class TrialQueue(Searcher):
     """Trials that are fixed beforehand, as a searcher of Ray Tune."""
@@ -224,6 +228,8 @@ class TrialMonitor(Callback):
         self.total = total
         self.seconds = seconds
         self.deadline = time.monotonic() + (seconds or math.inf)
+
+        # By Ray's id of a trial: what goes on, when it began, and when it was last written to the ledger.
         self.running: dict[str, Trial] = {}
         self.started: dict[str, float] = {}
         self.written: dict[str, float] = {}

@@ -171,6 +171,7 @@ def _train(
         rows = torch.from_numpy(rng.integers(0, recipe.images, recipe.batch_size))
         batch = Targets(targets.appearance[rows], targets.traits[rows], targets.cells[rows])
         pixels, batch = flip_and_transpose(images[rows].float() / 127.5 - 1, batch, rng)
+
         loss = loss_module(pixels, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -235,6 +236,8 @@ def flip_and_transpose(
             images = images.flip(3 - axis)
             cells = cells.flip(3 - axis)
             appearance[:, [PLACE.start + axis, LIGHT.start + axis]] *= -1
+
+    # A transposition swaps x and y.
     if rng.random() < 0.5:
         images = images.transpose(2, 3)
         cells = cells.transpose(2, 3)

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from alignet_ray.artifacts.label import IMAGE_COLUMNS, SIMILARITY_COLUMNS, LabelArtifact, Subset
+from alignet_ray.artifacts.schemas import column_matrix
 from alignet_ray.core import sampling
 from alignet_ray.core.gpu import exact_products
 from alignet_ray.core.triplets import gram_similarities
@@ -144,6 +145,7 @@ def draw_kinds(
         drawn: the batch's images, as positions in the kinds' `groups`.
         count: number of triplets; the same one may come twice.
     """
+    # Kinds that these images make; their numbers stand for names, by which `shares` divides.
     groups: list[sampling.Groups] = []
     samplers: list[str] = []
     weights: dict[str, float] = {}
@@ -153,6 +155,7 @@ def draw_kinds(
             weights[str(len(groups))] = kind.weight
             groups.append(of_batch)
             samplers.append(kind.sampler)
+
     if not groups:
         return draw_triplets(rng, len(drawn), count)
 
@@ -285,6 +288,4 @@ def cluster_members(clusters: Int[np.ndarray, " n"]) -> tuple[np.ndarray, ...]:
 def _triplet_arrays(label: Artifact, subset: Subset) -> tuple[np.ndarray, np.ndarray]:
     """Image ids and similarities of all labelled triplets of a subset, (n, 3) each."""
     table = pa.concat_tables(LabelArtifact(label).triplets(subset))
-    image_ids = [table[name].to_numpy() for name in IMAGE_COLUMNS]
-    similarities = [table[name].to_numpy() for name in SIMILARITY_COLUMNS]
-    return np.stack(image_ids, axis=-1), np.stack(similarities, axis=-1)
+    return column_matrix(table, IMAGE_COLUMNS), column_matrix(table, SIMILARITY_COLUMNS)

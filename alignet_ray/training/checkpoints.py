@@ -80,7 +80,7 @@ class CheckpointWriter:
             writing.result()
 
     def close(self) -> None:
-        """Wait for the last checkpoint, whether it can be written or not: whoever ends has another error, or waited."""
+        """Wait for the last checkpoint without raising its error: the caller has another, or has called `wait`."""
         self.thread.shutdown()
 
 

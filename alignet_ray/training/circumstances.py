@@ -1,4 +1,4 @@
-"""What a training process is told by whoever started it, besides its job, and what it tells besides figures."""
+"""Surroundings of a training process: machines that leave, failures of earlier starts, and notices to the user."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from alignet_ray.training.loop import Training
 
 NOTICE = "notice"
-"""Key of a report's text for the person who watches."""
+"""Key of a report's notices to the user."""
 
 
 def nobody_leaves() -> bool:
@@ -16,7 +16,7 @@ def nobody_leaves() -> bool:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a training process is told by whoever started it.
+    """What the caller knows of the surroundings of a training process.
 
     Attributes:
         is_leaving: whether a machine is about to be taken away, so that a checkpoint is wanted now. All processes ask
@@ -31,11 +31,11 @@ class Circumstances:
 
 
 ORDINARY = Circumstances()
-"""Those of a process that begins for the first time, on machines that stay."""
+"""Default: a first start, on machines that stay."""
 
 
 def take_notices(training: Training) -> dict[str, str]:
-    """The part of a report with what a person should be told of; empty where there is nothing."""
+    """The notices to the user as a field of a report; empty without any."""
     if not training.notices:
         return {}
     text = "; ".join(training.notices)

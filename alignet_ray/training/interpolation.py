@@ -1,4 +1,4 @@
-"""Where the finished student is on the line between its pretrained weights and its trained ones."""
+"""Weight interpolation (WiSE-FT): chooses the finished student between its pretrained and its trained weights."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ SHARES = (0.0, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
 def interpolate(
     tensors: Sequence[Tensor], pretrained: Sequence[Tensor], trained: Sequence[Tensor], share: float
 ) -> None:
-    """Put tensors on the line from their pretrained values (0) to the trained ones (1)."""
+    """Interpolate tensors between their pretrained values (0) and the trained ones (1), in place."""
     for tensor, start, end in zip(tensors, pretrained, trained, strict=True):
         tensor.copy_(torch.lerp(start, end, share))
 
@@ -51,11 +51,11 @@ class StudentInterpolation:
         self.pretrained = [tensor.to(training.device) for tensor in backbone_tensors(pretrained)]
 
     def move_to(self, share: float) -> None:
-        """Leave the student at this share of the way from its pretrained weights."""
+        """Set the weights to this share of the way from the pretrained to the trained ones."""
         interpolate(self.tensors, self.pretrained, self.trained, share)
 
     def choose(self, validation: HumanValidation, seed: int) -> Interpolation:
-        """Leave the student as near to people as the scores that it must keep allow (`retention.choose`).
+        """Set the weights to the point that `retention.choose` takes: close to people, no worse at what must be kept.
 
         Args:
             validation: validation objects with several images each.
@@ -69,6 +69,8 @@ class StudentInterpolation:
             self.move_to(share)
             embeddings, head_outputs = self._outputs(validation, read_images)
             found = retention.object_scores(validation.images.ids, embeddings, validation.image_ids(), seed)
+
+            # The first share is 0: the pretrained weights, with which all others are compared.
             if base_embeddings is None:
                 base_embeddings = embeddings
                 base_scores = found

@@ -80,10 +80,12 @@ class StudentJob:
         if settings.batching == "triplets":
             return labelled_batches(self.label, settings.batch_size, self.seed)
 
+        # Triplets within a batch are labelled as they are drawn, for which the teacher's features are at hand.
         matrix = self.teacher.matrix()
         clusters = None
         if settings.per_cluster:
             clusters = cluster_members(self.clusters)
+
         return InBatchTriplets(
             image_ids=self.image_ids,
             teacher=matrix.features,
@@ -149,6 +151,8 @@ class StudentWorker:
         if is_main_process():
             self.checkpoints.save(self.training, self.metrics)
             self.checkpoints.wait()
+
+        # Every process takes part in choosing the point, one of them writes.
         with self.training.use_ema():
             interpolation = self.interpolate()
             if is_main_process():

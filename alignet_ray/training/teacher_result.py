@@ -82,6 +82,8 @@ class TeacherResult:
         for share in SHARES:
             self._interpolate(fine_tuned, share)
             features = self._features()
+
+            # The head compares with features of the same weights, and the features are scored by their cosines too.
             predicted = self.head.with_features(features[self.job.train_rows])(features)
             cosine_features = torch.from_numpy(unit_rows(features.numpy()))
             point = InterpolationPoint(
@@ -109,7 +111,11 @@ class TeacherResult:
             "features": unit_rows(features.numpy()),
             "aligned": predicted,
         }
-        metric = "plain" if head.metric is None else "classes"
+
+        # Networks with a classifier compare images along the directions that it uses, see `kernel_head.class_metric`.
+        metric = "plain"
+        if head.metric is not None:
+            metric = "classes"
         return AlignReport(
             map="network",
             step=self.validator.best.row["step"],

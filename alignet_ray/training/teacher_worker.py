@@ -134,14 +134,16 @@ def make_head(job: TeacherJob, features: Float[Tensor, "n d"]) -> KernelHead:
         job: what the teacher is trained on.
         features: of all annotated objects' images, by the network before training.
     """
-    # The head looks up images of training objects alone: validation and test objects must be predicted from others.
+    # The head reads images of training objects alone: validation and test objects must be predicted from others.
     members = job.split["train"]
     objects = np.repeat(list(members), [len(rows) for rows in members.values()])
     dimensions = torch.from_numpy(job.human.dimensions()[objects])
+
     metric = None
     if job.settings.metric == "classes":
         metric = _metric_of_classifier(job.model, features.shape[1])
     head = KernelHead.from_images(features[job.train_rows], objects, dimensions, metric, job.settings.own_weight)
+
     if job.settings.temperature is not None:
         head.temperature = torch.tensor(job.settings.temperature)
         return head

@@ -24,7 +24,7 @@ def test_embeddings_come_back_by_image_id_with_their_quarantine(store: Store) ->
     broken = QuarantinedImage(1, "a/1.jpg", "truncated")
     view.write_part(1, embedding_rows([2]), [], [])
     view.write_part(0, embedding_rows([0]), [broken], ["a.png"], cosines=[0.5])
-    assert [notes.dark for notes in view.notes()] == [["a.png"], []]
+    assert [notes.twelve_bit for notes in view.notes()] == [["a.png"], []]
 
     assert view.image_paths() == {0: "a/0.jpg", 1: "a/1.jpg", 2: "b/2.jpg"}
     assert view.image_labels() == {0: "a", 1: "a", 2: "b"}
@@ -67,7 +67,7 @@ def rows(view: EmbedArtifact) -> list[tuple[int, float]]:
 
 
 def test_many_small_parts_become_few_with_the_same_rows_and_notes(many_parts: EmbedArtifact) -> None:
-    before, notes = rows(many_parts), [note for part in many_parts.notes() for note in part.dark]
+    before, notes = rows(many_parts), [note for part in many_parts.notes() for note in part.twelve_bit]
     groups = many_parts.unit_groups(7, UNIT)
     assert groups == [range(0, 3), range(3, 6)]
     for group in groups:
@@ -76,7 +76,7 @@ def test_many_small_parts_become_few_with_the_same_rows_and_notes(many_parts: Em
     names = many_parts.files.parts()
     assert names == ["part-00000-00002.parquet", "part-00003-00005.parquet", "part-00006.parquet"]
     assert rows(many_parts) == before
-    assert [note for part in many_parts.notes() for note in part.dark] == notes
+    assert [note for part in many_parts.notes() for note in part.twelve_bit] == notes
     assert [image.image_id for part in many_parts.notes() for image in part.quarantined] == [49]
     assert many_parts.fast_cosines() == [0.5]
     assert many_parts.finished_units() == set(range(7))
@@ -103,7 +103,7 @@ def test_merging_goes_on_where_it_was_killed(
 
     # Rows that lie in two files are not counted twice, and the second try ends with the same rows.
     assert many_parts.finished_units() == set(range(7))
-    assert sum(len(part.dark) for part in many_parts.notes()) == 7
+    assert sum(len(part.twelve_bit) for part in many_parts.notes()) == 7
     for group in many_parts.unit_groups(7, UNIT):
         many_parts.merge_units(group)
     assert rows(many_parts) == before

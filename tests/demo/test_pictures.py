@@ -220,7 +220,7 @@ def test_fewer_than_three_usable_pictures_are_a_problem_that_the_page_tells(
         (tmp_path / f"{number}.png").write_bytes(picture(number) if number < 2 else b"")
     pictures = embedded(comparison, str(tmp_path))
     assert pictures.folder is None
-    assert pictures.problem.endswith("holds 2 usable pictures: three or more are needed")
+    assert pictures.why_unusable.endswith("holds 2 usable pictures: three or more are needed")
     # What can be known before is refused before.
     for number in range(1, 4):
         (tmp_path / f"{number}.png").unlink()

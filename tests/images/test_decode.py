@@ -17,7 +17,7 @@ from PIL import Image
 
 from alignet_ray.images import decode as decoding
 from alignet_ray.images import jpeg
-from alignet_ray.images.decode import DARK, as_seen, decode
+from alignet_ray.images.decode import TWELVE_BIT, as_seen, decode
 from alignet_ray.images.listing import list_images, read_bytes
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
@@ -162,11 +162,11 @@ def test_sixteen_bits_keep_their_range(mode: str) -> None:
     assert right.min() == 255
 
 
-def test_twelve_bits_in_sixteen_are_marked_as_dark() -> None:
-    for largest, is_dark in ((200, False), (4095, True), (4096, False), (65_535, False)):
+def test_twelve_bits_in_sixteen_are_marked() -> None:
+    for largest, is_twelve_bit in ((200, False), (4095, True), (4096, False), (65_535, False)):
         values = np.linspace(0, largest, 64).astype(np.uint16).reshape(8, 8)
-        assert decode(encoded(Image.fromarray(values))).info.get(DARK) is is_dark
-    assert DARK not in decode(encoded(picture())).info
+        assert decode(encoded(Image.fromarray(values))).info.get(TWELVE_BIT) is is_twelve_bit
+    assert TWELVE_BIT not in decode(encoded(picture())).info
 
 
 def png_of_16_bits(values: np.ndarray) -> bytes:
@@ -184,9 +184,9 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
 
 def test_twelve_bits_in_sixteen_are_marked_in_colour_too() -> None:
     ramp = np.linspace(0, 1, 8 * 8 * 3).reshape(8, 8, 3)
-    for largest, is_dark in ((4095, True), (4096, False), (65_535, False), (255, True)):
+    for largest, is_twelve_bit in ((4095, True), (4096, False), (65_535, False), (255, True)):
         image = decode(png_of_16_bits(np.round(ramp * largest).astype(np.uint16)))
-        assert image.info.get(DARK) is is_dark, largest
+        assert image.info.get(TWELVE_BIT) is is_twelve_bit, largest
 
 
 @pytest.mark.parametrize("kind", ["EPS", "ICO", "PCX", "SGI"])

@@ -565,9 +565,10 @@ def test_what_is_left_out_or_comes_out_dark_is_counted_with_the_first(
 
     work = make_work(config(pictures), "embed@corpus")
     embed.run(work)
-    left_out, dark = work.warnings
+    left_out, twelve_bit = work.warnings
     assert left_out == "1 files are no images and left out: 1 .heic (first: 'd.heic')"
-    assert dark.startswith("2 pictures (first: 'a12.png'): 16 bits of which a sixteenth of the range or less is used")
+    expected = "2 pictures (first: 'a12.png'): 16 bits of which a sixteenth of the range or less is used"
+    assert twelve_bit.startswith(expected)
 
     # Interrupted after its only part, the run goes on with the same count.
     again = make_work(config(pictures), "embed@corpus", id="again")
@@ -579,4 +580,4 @@ def test_what_is_left_out_or_comes_out_dark_is_counted_with_the_first(
     # A reader in another process tells the same.
     task = embed.actor_task(work, find_job(work.cfg, "corpus"), 3, embed.Pool(1, 1), embed.Resources(0, 2, 2))
     sent = read_unit({"unit": np.array([0])}, task)
-    assert json.loads(sent["opened"][0])["dark"] == ["a12.png", "b12.png"]
+    assert json.loads(sent["opened"][0])["twelve_bit"] == ["a12.png", "b12.png"]
