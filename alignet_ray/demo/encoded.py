@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from alignet_ray.data.files import replacing
+from alignet_ray.data.files import replacing, writing_tensors
 from alignet_ray.demo.compare import ModelComparison, Vectors, joined
 
 MAX_KEPT = 20_000
@@ -118,5 +118,5 @@ class KnownPictures:
         # safetensors writes memory as it lies, so rows must come first.
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(self.file) as draft:
+        with replacing(self.file) as draft, writing_tensors(draft):
             safetensors.numpy.save_file(arrays, draft)

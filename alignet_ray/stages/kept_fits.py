@@ -16,7 +16,7 @@ import safetensors.numpy
 from filelock import FileLock
 
 from alignet_ray.artifacts.soften import LearningCurve, Posterior
-from alignet_ray.data.files import replacing
+from alignet_ray.data.files import replacing, writing_tensors
 from alignet_ray.human.answers import Answers
 from alignet_ray.stages import Work, people_model
 from alignet_ray.stages.people_model import FitFacts, PeopleFit
@@ -80,7 +80,7 @@ def _write(path: Path, fitted: PeopleFit, warnings: list[str]) -> None:
         about["curve"] = fitted.curve.to_json()
     # safetensors writes memory as it lies, so rows must come first.
     arrays = {name: np.ascontiguousarray(array) for name, array in fitted.posterior._asdict().items()}
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, writing_tensors(temporary):
         safetensors.numpy.save_file(arrays, temporary, metadata={ABOUT: json.dumps(about)})
 
 
