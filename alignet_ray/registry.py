@@ -1,13 +1,15 @@
 """The model registry: registers students, lists versions, moves the champion, traces what a version was made of."""
 
 import contextlib
+import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignet_ray import tracking
+from alignet_ray import embedded_database, tracking
 from alignet_ray.artifacts.register import RegisteredVersion
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.logged_student import LoggedStudent, log_student
@@ -122,6 +124,7 @@ def champion(uri: str, name: str) -> Champion | None:
 
 def promote(uri: str, name: str, version: str) -> None:
     """Make a version the champion, and remember the one before it."""
+    embedded_database.require_writable(uri)
     with _readable(uri, name):
         mlflow = tracking.client(uri)
         model = mlflow.get_registered_model(name)
@@ -166,8 +169,10 @@ def rollback(uri: str, name: str, to: str | None = None) -> tuple[str | None, st
         history = [*past, current, target]
     else:
         history = [*past, target]
-    mlflow.set_registered_model_alias(name, CHAMPION, target)
-    mlflow.set_registered_model_tag(name, HISTORY, ",".join(history))
+    embedded_database.require_writable(uri)
+    with _readable(uri, f"the champion of {name}"):
+        mlflow.set_registered_model_alias(name, CHAMPION, target)
+        mlflow.set_registered_model_tag(name, HISTORY, ",".join(history))
     return current, target
 
 
@@ -363,9 +368,23 @@ def _readable(uri: str, subject: str = "the registry") -> Iterator[None]:
     Raises:
         UserError: MLflow, or whatever lies between it and its database, failed.
     """
+    # Of a database's error MLflow prints the traceback too, before it raises it.
+    log = logging.getLogger("mlflow.store.db.utils")
+    was_disabled = log.disabled
+    log.disabled = True
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # importing MLflow's own exception would be slow
-        raise UserError(f"{subject} cannot be had from {tracking.hide(uri)}: {first_line(error)}") from error
+        raise UserError(f"{subject} cannot be had from {tracking.hide(uri)}: {_reason(error)}") from error
+    finally:
+        log.disabled = was_disabled
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says most: what SQLite itself says, where MLflow puts its own lines before that."""
+    found = re.search(r"\(sqlite3\.\w+\) (.+)", str(error))
+    if found:
+        return found[1]
+    return first_line(error)

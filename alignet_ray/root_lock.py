@@ -1,10 +1,11 @@
 """Holds a root for one run at a time, and takes back a root that a refused run has just made."""
 
 import contextlib
+import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,19 +55,42 @@ def _holds_results(root: Path) -> bool:
     return False
 
 
+def require_writable(root: str, folders: Iterable[str]) -> None:
+    """Refuse folders that somebody else made in a shared root, before the hours of work that would end there.
+
+    Args:
+        root: a local folder or a URL.
+        folders: names of those under the root that will be written to; they need not exist.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    if "://" in root:
+        return
+    effective = os.access in os.supports_effective_ids
+    for name in sorted(set(folders)):
+        folder = Path(root) / name
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
+            raise UserError(
+                f"cannot write to {folder} (it belongs to {folder.owner()}): give the permission, "
+                "or choose another --store.root"
+            )
+
+
 @contextlib.contextmanager
-def hold(root: str, state: Path, say: Callable[[str], None]) -> Iterator[None]:
+def hold(root: str, state: Path, say: Callable[[str], None], makes_room: bool = False) -> Iterator[None]:
     """Hold a root for this run: its local folder by a lock, and a remote root by a lease, too.
 
     Args:
         root: a local folder or a URL.
         state: the local folder of lock and logs.
         say: shows a line while it waits.
+        makes_room: as for `lock`.
 
     Raises:
         UserError: another run has it, or takes it over because this one was not heard of for long.
     """
-    with lock(state):
+    with lock(state, makes_room):
         if "://" not in root:
             yield
             return
@@ -76,11 +100,15 @@ def hold(root: str, state: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, makes_room: bool = False) -> Iterator[None]:
     """Hold the root for this run; the operating system frees the lock when the process ends, however it ends.
 
+    Args:
+        folder: where the lock lies.
+        makes_room: whether it is held to delete something, which a full disk must not prevent.
+
     Raises:
-        UserError: another live process holds it.
+        UserError: another live process holds it, or the folder cannot be written.
     """
     owner = folder / OWNER
     held = FileLock(folder / RUN_LOCK)
@@ -95,10 +123,23 @@ def lock(folder: Path) -> Iterator[None]:
             f"{folder} is in use by another run ({holder or 'unknown'}): wait for it, stop it, "
             "or choose another --store.root"
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder / RUN_LOCK} ({error.strerror}): give the permission, or choose another --store.root"
+        ) from error
 
     try:
-        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
+        _say_who_holds(owner, makes_room)
         yield
     finally:
         owner.unlink(missing_ok=True)
         held.release()
+
+
+def _say_who_holds(owner: Path, makes_room: bool) -> None:
+    """Write down who holds a lock, for whoever is refused."""
+    try:
+        owner.write_text(f"pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}", encoding="utf-8")
+    except OSError as error:
+        if not (makes_room and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise

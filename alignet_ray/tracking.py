@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+from alignet_ray import embedded_database
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.store import Artifact, digest
@@ -275,7 +276,9 @@ def registry_uri(root: str, uri: str | None = None) -> str:
         raise UserError(f"{root} is remote: name a tracking server with --tracking.uri (in Python: tracking_uri=)")
     folder = Path(root).expanduser().resolve()
     address = resolve_uri(Config().replace(store__root=root, tracking__uri=uri), folder)
-    if _is_missing(address):
+    database = embedded_database.file_of(address)
+    # MLflow would make it.
+    if database is not None and not database.exists():
         raise UserError(
             f"no model registry at {address}: name the root with --store.root or a server with --tracking.uri "
             "(in Python: root=, tracking_uri=)"
@@ -283,27 +286,9 @@ def registry_uri(root: str, uri: str | None = None) -> str:
     return address
 
 
-def _is_missing(address: str) -> bool:
-    """Whether an address is that of a database file which does not exist: MLflow would create it."""
-    database = _database_file(address)
-    return database is not None and not database.exists()
-
-
-def _database_file(address: str) -> Path | None:
-    """The file of an SQLite address; None for servers and databases in memory."""
-    if not address.startswith("sqlite"):
-        return None
-    from sqlalchemy import make_url
-
-    database = make_url(address).database
-    if not database:
-        return None
-    return Path(database)
-
-
 def database_folder(address: str) -> Path | None:
     """The folder of an embedded database, the root as a rule; None for servers."""
-    file = _database_file(address)
+    file = embedded_database.file_of(address)
     if file is None:
         return None
     return file.resolve().parent
@@ -391,6 +376,8 @@ class Session:
         uri = resolve_uri(cfg, state)
         spool = str(state / "spool" / digest(uri))
         name = cfg.tracking.experiment
+        embedded_database.require_writable(uri)
+        embedded_database.keep_files_beside(uri, name, state / ARTIFACTS)
         try:
             experiment = client(uri).get_experiment_by_name(name)
             if experiment is None:

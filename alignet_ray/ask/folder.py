@@ -160,5 +160,17 @@ def served_once(folder: StudyFolder) -> Iterator[None]:
 
 
 def forget_snapshots(folder: StudyFolder) -> None:
-    """Delete the files that runs have read, which hold answers of people who have withdrawn meanwhile."""
-    shutil.rmtree(folder.snapshots, ignore_errors=True)
+    """Delete the files that runs have read, which hold answers of people who have withdrawn meanwhile.
+
+    Raises:
+        UserError: they are still there, in part.
+    """
+    try:
+        shutil.rmtree(folder.snapshots)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"the answers are deleted from the study, but not from {folder.snapshots} ({error.strerror}): delete that "
+            "folder by hand"
+        ) from error

@@ -291,6 +291,8 @@ class StudyFile:
         except (sqlite3.Error, KeyError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
+            if place_problem := _place_problem(path, error):
+                raise UserError(place_problem) from error
             raise UserError(f"{path} is no study, or is damaged: {first_line(error)}") from error
 
     def close(self) -> None:
@@ -491,6 +493,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")
     return connection
+
+
+def _place_problem(path: Path, error: Exception) -> str:
+    """One line about a sound file that cannot be opened where it lies; "" where the file itself is the problem."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN")):
+        return (
+            f"cannot write to {path.parent} ({first_line(error)}), as even reading a study must: give the permission, "
+            "or copy the folder"
+        )
+    # Opening takes some kilobytes for the write-ahead log.
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return f"cannot open {path} ({first_line(error)}): if the disk is full, free some room; no answer is lost"
+    if name.startswith("SQLITE_BUSY"):
+        return f"{path} is being written by another process: call it again in a moment"
+    return ""
 
 
 def _hash(session: str) -> str:

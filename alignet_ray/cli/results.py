@@ -1,11 +1,12 @@
 """Commands on existing runs: show, ls, rm, gc, compare, rollback; and bench."""
 
+import errno
 import json
 import os
 import runpy
 import sys
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -205,15 +206,22 @@ def _no_run(root: str, state_dir: str | None) -> AbstractContextManager[None]:
     """
     if "://" in root and not state_dir:
         return root_lease.hold(root, root_lease.ClaimNotes(None), print)
-    return root_lock.hold(root, runtime.state_dir(Config().replace(store__root=root, state_dir=state_dir)), print)
+    return root_lock.hold(root, _state(root, state_dir), print, makes_room=True)
+
+
+def _state(root: str, state_dir: str | None) -> Path:
+    """The local folder of runs. It is not written to on trial: what deletes must work on a full disk."""
+    folder = runtime.state_path(Config().replace(store__root=root, state_dir=state_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def gc(options: CollectOptions) -> None:
     """Delete every artifact that no run uses, and the cache, while no run is going on."""
     store = Store.existing(options.store.root)
-    state = runtime.state_dir(Config().replace(store__root=options.store.root, state_dir=options.state_dir))
+    state = _state(options.store.root, options.state_dir)
     # A run in progress holds this lock, so nothing that it is making can be deleted.
-    with root_lock.hold(options.store.root, state, print):
+    with root_lock.hold(options.store.root, state, print, makes_room=True):
         used = kept.reachable(store)
         if note := kept.outdated_note(store):
             print(note)
@@ -245,10 +253,32 @@ def gc(options: CollectOptions) -> None:
             things.append("the cache")
 
         if _confirmed(options.yes, f"delete {' and '.join(things)}"):
-            for artifact in unused:
-                store.delete(artifact)
-            for path in cached:
-                path.unlink()
+            _delete(store, unused, cached)
+
+
+def _delete(store: Store, artifacts: Sequence[Artifact], files: Sequence[Path]) -> None:
+    """Delete artifacts and files, as many as can be.
+
+    Raises:
+        UserError: some of them may not be deleted; all others are.
+    """
+    # In a root that several people use, what belongs to one of them must not protect everything after it.
+    failed: list[str] = []
+    for artifact in artifacts:
+        try:
+            store.delete(artifact)
+        except OSError as error:
+            failed.append(f"{artifact.uri}: {os.strerror(error.errno or errno.EIO)}")
+    for path in files:
+        try:
+            path.unlink()
+        except OSError as error:
+            failed.append(f"{path}: {error.strerror}")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(artifacts) + len(files)} could not be deleted (the first: {failed[0]}): whoever "
+            "made them can"
+        )
 
 
 def _confirmed(yes: bool, action: str) -> bool:

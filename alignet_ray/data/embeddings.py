@@ -13,7 +13,7 @@ from alignet_ray.artifacts.align import AlignArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact, EmbeddedRows
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.core.affine import AffineTransform
-from alignet_ray.data.files import replacing
+from alignet_ray.data.files import MatrixWriter, replacing
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
@@ -142,16 +142,14 @@ def _build(embed: Artifact, convert: Conversion, dtype: type, path: Path) -> Non
 
     # Rows are written where their ids belong, so that parts may come in any order and only one is in memory.
     with replacing(_matrix_file(path)) as temporary:
-        matrix: np.memmap | None = None
-        for part_ids, features in artifact.blocks():
-            converted = convert(part_ids, features)
-            if matrix is None:
-                # Only the first converted part tells the width after the map.
-                shape = (len(ids), converted.shape[1])
-                matrix = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-            matrix[np.searchsorted(ids, part_ids)] = converted
-        if matrix is not None:
-            matrix.flush()
+        matrix: MatrixWriter | None = None
+        with temporary.open("wb") as opened:
+            for part_ids, features in artifact.blocks():
+                converted = convert(part_ids, features)
+                if matrix is None:
+                    # Only the first converted part tells the width after the map.
+                    matrix = MatrixWriter(opened, (len(ids), converted.shape[1]), np.dtype(dtype))
+                matrix.write(np.searchsorted(ids, part_ids), converted)
         with replacing(_ids_file(path)) as ids_temporary, ids_temporary.open("wb") as file:
             np.save(file, ids)
 

@@ -12,7 +12,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import SUBSETS
 from alignet_ray.artifacts.schemas import positions_of
 from alignet_ray.data.deepmind import export_triplets
-from alignet_ray.data.files import as_new_files_are, replacing
+from alignet_ray.data.files import MatrixWriter, replacing, writing_tensors
 from alignet_ray.errors import UserError
 from alignet_ray.store import Artifact
 
@@ -68,23 +68,22 @@ def _write_npy(embed: Artifact, target: Path) -> Int64[np.ndarray, " n"]:
         total += pq.read_metadata(path, filesystem=fs).num_rows
 
     ids = np.zeros(total, np.int64)
-    matrix: np.memmap | None = None
+    matrix: MatrixWriter | None = None
     start = 0
-    for part_ids, vectors in EmbedArtifact(embed).blocks():
-        # A part whose images are all in quarantine has no rows, and its vectors no width.
-        if not len(part_ids):
-            continue
-        if matrix is None:
-            shape = (total, vectors.shape[1])
-            matrix = np.lib.format.open_memmap(target, mode="w+", dtype=vectors.dtype, shape=shape)
+    with target.open("wb") as opened:
+        for part_ids, vectors in EmbedArtifact(embed).blocks():
+            # A part whose images are all in quarantine has no rows, and its vectors no width.
+            if not len(part_ids):
+                continue
+            if matrix is None:
+                matrix = MatrixWriter(opened, (total, vectors.shape[1]), vectors.dtype)
 
-        stop = start + len(vectors)
-        matrix[start:stop] = vectors
-        ids[start:stop] = part_ids
-        start = stop
+            stop = start + len(vectors)
+            matrix.write(np.arange(start, stop), vectors)
+            ids[start:stop] = part_ids
+            start = stop
 
     assert matrix is not None, "an artifact holds at least one embedding"
-    matrix.flush()
     return ids
 
 
@@ -93,8 +92,8 @@ def _convert_to_safetensors(file: Path, ids: Int64[np.ndarray, " n"]) -> None:
     from safetensors.numpy import save_file
 
     columns = {"embedding": np.load(file, allow_pickle=False), "image_id": ids}
-    save_file(columns, file)
-    as_new_files_are(file)
+    with writing_tensors(file):
+        save_file(columns, file)
 
 
 def _write_rows(embed: Artifact, ids: Int64[np.ndarray, " n"], target: Path) -> None:

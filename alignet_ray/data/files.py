@@ -5,15 +5,16 @@ import contextlib
 import csv
 import io
 import os
+import re
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
 from alignet_ray.errors import UserError, array_problem
 from alignet_ray.locations import read_bytes
@@ -187,6 +188,28 @@ def require_rows(data: bytes) -> None:
     raise ValueError("it is empty")
 
 
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust put the system's number of an error into their own text."""
+
+
+@contextlib.contextmanager
+def writing_tensors(file: Path) -> Iterator[None]:
+    """Within it safetensors writes a file, which gets the permissions of new files.
+
+    Raises:
+        OSError: it cannot be written. safetensors has an error of its own for that, which nobody expects of a file.
+    """
+    try:
+        yield
+    except Exception as error:  # safetensors is not imported for its error's sake
+        found = SYSTEM_ERROR.search(str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(file)) from error
+    as_new_files_are(file)
+
+
 def as_new_files_are(file: Path) -> None:
     """Give a file the permissions of new files: safetensors writes its files for their owner's eyes alone."""
     # The mask can only be read by setting it.
@@ -207,3 +230,32 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)  # atomic within a folder, hence a temporary file beside the target
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class MatrixWriter:
+    """Fills a .npy file with rows in any order.
+
+    They are written, not mapped: a full disk is an error of a write, where a map would end the process (SIGBUS).
+    """
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype) -> None:
+        """Write the header, after which every row has its place."""
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._file = file
+        self._dtype = dtype
+        self._start = file.tell()
+        self._row_bytes = shape[1] * dtype.itemsize
+        # Rows that nobody writes are zeros.
+        file.truncate(self._start + shape[0] * self._row_bytes)
+
+    def write(self, positions: Int[np.ndarray, " n"], rows: Shaped[np.ndarray, "n d"]) -> None:
+        """Write rows to their positions."""
+        order = np.argsort(positions, kind="stable")
+        ordered = positions[order]
+        # One write for rows that lie one after the other, as nearly all of them do.
+        ends = np.flatnonzero(np.diff(ordered) != 1) + 1
+        for run in np.split(np.arange(len(ordered)), ends):
+            if len(run):
+                self._file.seek(self._start + int(ordered[run[0]]) * self._row_bytes)
+                self._file.write(np.ascontiguousarray(rows[order[run]], self._dtype).tobytes())

@@ -148,14 +148,14 @@ def save_network(folder: Path, network: EmbeddingNetwork, provenance: Provenance
 def _save_weights(module: nn.Module, file: Path) -> None:
     from safetensors.torch import save_file
 
-    from alignet_ray.data.files import as_new_files_are
+    from alignet_ray.data.files import writing_tensors
 
     tensors = {}
     for name, value in module.state_dict().items():
         # safetensors writes memory as it lies, and refuses tensors whose rows do not lie one after the other.
         tensors[name] = value.detach().cpu().contiguous()
-    save_file(tensors, file)
-    as_new_files_are(file)
+    with writing_tensors(file):
+        save_file(tensors, file)
 
 
 def describe(network: EmbeddingNetwork, provenance: Provenance) -> StudentDescription:

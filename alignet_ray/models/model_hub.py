@@ -14,7 +14,7 @@ from typing import Any
 
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.student_files import HEAD_FILE, IMPORTED, MODEL_FILE, TIMM_WEIGHTS, StudentDescription
-from alignet_ray.data.files import as_new_files_are
+from alignet_ray.data.files import writing_tensors
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.models import hub
 from alignet_ray.models.backbone import Backbone
@@ -103,8 +103,8 @@ def save_backbone(backbone: Backbone, folder: Path) -> None:
     # Without a number of classes timm would build its own classifier, for which there are no weights.
     config = {"pretrained_cfg": {**backbone.data_config, "num_classes": 0}}
     folder.mkdir(parents=True, exist_ok=True)
-    save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
-    as_new_files_are(folder / TIMM_WEIGHTS)
+    with writing_tensors(folder / TIMM_WEIGHTS):
+        save_for_hf(backbone.net, str(folder), model_config=config, safe_serialization=True)
 
 
 def card(description: StudentDescription, evaluated: EvaluateArtifact | None) -> str:

@@ -496,6 +496,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     """Do the unfinished steps; Ray is started for the first of them that needs it."""
     if all(step.finished for step in steps):
         return
+    root_lock.require_writable(store.root, [step.node.stage for step in steps if not step.finished])
 
     unfinished = [step.node for step in steps if not step.finished]
     listings = Listings(runtime.cache_dir(cfg), fingerprints(steps))

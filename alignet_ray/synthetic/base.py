@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from alignet_ray.data.files import as_new_files_are
+from alignet_ray.data.files import writing_tensors
 from alignet_ray.store import digest
 from alignet_ray.synthetic.pretrain import VERSION, BaseRecipe, train_base
 
@@ -53,8 +53,9 @@ def train(file: Path, recipe: BaseRecipe, size: int, seed: int, on_step: Callabl
     """Train a base network, whatever the package has, and write its weights. Arguments as those of `write`."""
     from safetensors.torch import save_file
 
-    save_file(train_base(recipe, size, seed, on_step), file)
-    as_new_files_are(file)
+    weights = train_base(recipe, size, seed, on_step)
+    with writing_tensors(file):
+        save_file(weights, file)
 
 
 def main() -> None:

@@ -2,14 +2,19 @@
 
 import contextlib
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
+from support.unprivileged import full_disk, read_only
 
 from alignet_ray.data import files
+from alignet_ray.data.files import MatrixWriter, writing_tensors
 from alignet_ray.errors import UserError
 
 
@@ -148,3 +153,42 @@ def test_other_formats_are_named() -> None:
     ):
         with pytest.raises(UserError, match=says):
             files.plain_text(data, "table")
+
+
+def test_a_matrix_is_written_row_by_row_as_numpy_writes_it(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float16)
+    order = np.random.default_rng(1).permutation(50)
+    with (tmp_path / "rows.npy").open("wb") as file:
+        matrix = MatrixWriter(file, rows.shape, rows.dtype)
+        for part in (order[:20], order[20:20], order[20:]):
+            matrix.write(part, rows[part].astype(np.float64))
+    np.save(tmp_path / "expected.npy", rows)
+    assert (tmp_path / "rows.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+
+
+def write_ones(file: Path) -> None:
+    with file.open("wb") as opened:
+        matrix = MatrixWriter(opened, (1000, 1000), np.dtype(np.float32))
+        matrix.write(np.arange(1000), np.ones((1000, 1000)))
+
+
+def save_ones(file: Path, rows: int) -> None:
+    with writing_tensors(file):
+        save_file({"rows": np.ones((rows, 1000))}, file)
+
+
+@pytest.mark.parametrize("write", [write_ones, partial(save_ones, rows=1000)])
+def test_a_full_disk_is_an_error_of_files(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    # Where memory is mapped, the same ends the process (SIGBUS).
+    with full_disk(tmp_path, 1), pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path / "rows")
+
+
+def test_tensors_have_the_permissions_of_other_files_or_an_error_of_files(tmp_path: Path) -> None:
+    save_ones(tmp_path / "rows", 3)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "rows").stat().st_mode == (tmp_path / "other").stat().st_mode
+    with read_only(tmp_path), pytest.raises(PermissionError, match="new"):
+        save_ones(tmp_path / "new", 3)
+    with pytest.raises(KeyError), writing_tensors(tmp_path / "rows"):
+        raise KeyError("not about the file")
