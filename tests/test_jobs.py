@@ -258,8 +258,11 @@ def test_a_node_that_gives_notice_leaves_a_checkpoint_behind(whole: tuple[Path, 
     assert (out / "checkpoints" / f"step-{next_step:08d}.pt").exists()
 
 
-@pytest.mark.parametrize("lost", [1, 3], ids=["one of two", "three of four"])
-def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_path: Path, lost: int) -> None:
+# Four shares of a batch round otherwise than two, and Adam makes a whole step of a gradient near zero.
+@pytest.mark.parametrize(("lost", "rounding"), [(1, 5e-4), (3, 1e-3)], ids=["one of two", "three of four"])
+def test_training_goes_on_with_fewer_processes(
+    whole: tuple[Path, Done], tmp_path: Path, lost: int, rounding: float
+) -> None:
     """A process a node, and all nodes but the head's are lost for good: its process takes the whole batch."""
     root = without(whole[0], "distill@student", tmp_path / "root")
     with cluster_of_nodes("--num-cpus=1", workers=lost) as small:
@@ -276,7 +279,7 @@ def test_training_goes_on_with_fewer_processes(whole: tuple[Path, Done], tmp_pat
         safetensors.numpy.load_file(artifact(r, "distill@student") / "backbone.safetensors") for r in (root, whole[0])
     )
     for name, weight in theirs.items():
-        np.testing.assert_allclose(mine[name], weight, rtol=0, atol=5e-4, err_msg=name)
+        np.testing.assert_allclose(mine[name], weight, rtol=0, atol=rounding, err_msg=name)
 
 
 def test_a_killed_driver_is_continued_by_the_next_job(

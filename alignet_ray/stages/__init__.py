@@ -138,7 +138,7 @@ def graph(cfg: Config) -> list[Node]:
     Raises:
         UserError: sets of judgements from outside are given to a run of the last shape.
     """
-    if embed_jobs.has_no_images(cfg):
+    if not embed_jobs.has_images(cfg):
         return feature_nodes(cfg)
     nodes = [*teacher_nodes(cfg), *student_nodes(cfg)]
 

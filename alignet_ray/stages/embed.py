@@ -125,7 +125,7 @@ def _identity(cfg: Config, model: str) -> str:
 def sources(cfg: Config, role: str) -> list[str]:
     """The image folder, the table of objects, and local weight files."""
     job = embed_jobs.find_job(cfg, role)
-    if job.features and embed_jobs.has_no_images(cfg):
+    if job.features and not embed_jobs.has_images(cfg):
         return feature_files.files(job.features)
     files = [embed_jobs.image_root(cfg, job.images)]
     if job.images == "objects":
@@ -247,7 +247,7 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
     """
     assert job.features is not None, "a job of stored features"
     rows = feature_files.read(job.features)
-    if embed_jobs.has_no_images(work.cfg):
+    if not embed_jobs.has_images(work.cfg):
         table = feature_files.image_table(rows)
         vectors = rows.vectors
     else:
@@ -256,7 +256,7 @@ def take_features(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None:
 
     # The same layout as embeddings of a network: readers need not know where they come from.
     artifact.write_images(embed_jobs.batched(table))
-    if not embed_jobs.has_no_images(work.cfg):
+    if embed_jobs.has_images(work.cfg):
         _tell_unlabelled(work, job, artifact)
 
     # No network is described, but readers ask for the width and the name of what made the features.

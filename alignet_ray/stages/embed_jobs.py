@@ -97,9 +97,9 @@ def tunes_network(cfg: Config) -> bool:
     return cfg.align.map == "network" and not cfg.align.from_
 
 
-def has_no_images(cfg: Config) -> bool:
-    """Whether a run reads stored features alone, and so ends with the teacher."""
-    return bool(cfg.embed.from_) and not (cfg.corpus.path or cfg.objects.path)
+def has_images(cfg: Config) -> bool:
+    """Whether a run reads images; on stored features alone it ends with the teacher."""
+    return not cfg.embed.from_ or bool(cfg.corpus.path or cfg.objects.path)
 
 
 def teacher_job(cfg: Config, images: ImageSet) -> EmbedJob:

@@ -54,7 +54,7 @@ def refuse(cfg: Config, role: str) -> None:
     """Refuse models of one name, maps without their package, and unreadable files before anything starts."""
     evaluation_inputs.check_names(cfg)
     needs_images = cfg.evaluate.ood or cfg.evaluate.sets or embed_jobs.extra_models(cfg)
-    if embed_jobs.has_no_images(cfg) and needs_images:
+    if not embed_jobs.has_images(cfg) and needs_images:
         raise UserError(
             "evaluate.ood, evaluate.sets and evaluate.models embed images by networks, and this run has neither: "
             "give --corpus.path as well"
@@ -101,7 +101,7 @@ def run(work: Work) -> None:
     decision = None
     verdict = ""
     reasons: list[str] = []
-    if not embed_jobs.has_no_images(cfg):
+    if embed_jobs.has_images(cfg):
         decision = gate.decide(suite.validate(spaces, splits, options), evaluate.margin, evaluate.tolerance)
         verdict = decision.verdict
         reasons = decision.reasons

@@ -55,7 +55,7 @@ def embedding_spaces(cfg: Config, parents: Parents) -> list[EmbeddingSpace]:
     """Every layer of every model: the base first, the teacher last."""
     head_similarity = _head_similarity(cfg)
     base = embed_jobs.base_job(cfg)
-    if embed_jobs.has_no_images(cfg):
+    if not embed_jobs.has_images(cfg):
         # No student is trained, so the teacher's features themselves are what its map is compared with.
         base = embed_jobs.teacher_job(cfg, "objects")
     spaces = _layers("base", base, parents)

@@ -61,7 +61,7 @@ def build(
         learning_curve=SoftenArtifact(parents["soften"]).learning_curve(),
     )
     # Stored features come without pictures, and end with the teacher.
-    if not embed_jobs.has_no_images(cfg):
+    if embed_jobs.has_images(cfg):
         contents = _with_pictures(work, contents, compared, test, results)
     return report.build(contents)
 

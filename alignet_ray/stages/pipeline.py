@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from alignet_ray import cluster_nodes, root_lease, root_lock, runtime, tracking
 from alignet_ray.config import Config
-from alignet_ray.errors import UserError, first_line, require_existing, require_regular
+from alignet_ray.errors import UserError, require_existing, require_regular
 from alignet_ray.images.listings import Listings
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
@@ -91,7 +91,7 @@ def targets(cfg: Config, stage: str | None) -> list[str]:
         return names
     if stage == "embed":
         wanted = ["embed@corpus"]
-        if cfg.objects.table or human_inputs.has_answers(cfg) or embed_jobs.has_no_images(cfg):
+        if cfg.objects.table or human_inputs.has_answers(cfg) or not embed_jobs.has_images(cfg):
             wanted.append("embed@objects")
         return [name for name in wanted if name in names]
     wanted = [name for name in names if name.partition("@")[0] == stage]
@@ -452,36 +452,11 @@ def tracked(cfg: Config, state: Path, name: str = "") -> Iterator[tuple[Session,
     tags = {tracking.STATE: str(state)} | runtime.tags()
     parent = session.begin(name or cfg.name, cfg, tags)
     try:
-        with ended(session, parent), tracking.system_metrics(parent):
+        with run_page.ended(session, parent), tracking.system_metrics(parent):
             yield session, parent
     finally:
         session.flush()
         runtime.stop()
-
-
-@contextlib.contextmanager
-def ended(session: Session, tracker: Tracker) -> Iterator[None]:
-    """End a tracked run with the status that its block ends with; a failed one says why."""
-    # Failed until shown otherwise, so that every kind of exception counts.
-    status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except Exception as error:
-        session.describe(tracker, f"**Failed**: {why_failed(error)}")
-        raise
-    finally:
-        session.end(tracker, status)
-
-
-def why_failed(error: Exception) -> str:
-    """One line about what ended a run: a user's error as it is, any other with its kind."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def refuse(cfg: Config, steps: Iterable[Step]) -> None:
@@ -541,7 +516,7 @@ def run_step(runner: Runner, step: Step, artifacts: Mapping[str, Artifact], pare
     # The student is uploaded to the server, which may have been away while other steps worked.
     needs_server = step.node.stage == "register"
     tracker = runner.session.begin(step.node.name, None, tags, parent.run_id, needs_server)
-    with ended(runner.session, tracker):
+    with run_page.ended(runner.session, tracker):
         make(runner, step, artifacts, tracker)
         runner.screen.line(f"   done in {clock(time.time() - start)}")
 

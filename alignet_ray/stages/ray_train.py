@@ -31,13 +31,13 @@ COUNT = f"{SCRATCH}/starts.json"
 PROBLEM = f"{SCRATCH}/problem.json"
 CHANGES = f"{SCRATCH}/changes.json"
 LAST = f"{SCRATCH}/last.json"
-"""Notes of `Starts`."""
+"""Notes of `StartCounter`."""
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 """Errors of writing that the user can fix."""
 
 MOST_STARTS = 100
-"""Starts after which Ray itself gives up: `Starts` does so much earlier, unless processes die before it is asked."""
+"""Starts after which Ray itself gives up: `StartCounter` does so earlier, unless processes die before it is asked."""
 
 SETTINGS = "settings"
 """Key of the only thing that Ray Train hands to every process: a reference to what they all read."""
@@ -191,24 +191,24 @@ def train_process(config: Mapping[str, Any]) -> None:
 
     # The main process counts this start, reads the notes of earlier ones, and tells the others how to begin.
     settings: Mapping[str, Any] = ray.get(config[SETTINGS])
-    starts = Starts(settings["out"], settings["max_failures"])
+    counter = StartCounter(settings["out"], settings["max_failures"])
     begun = None
     if get_context().get_world_rank() == 0:
-        begun = starts.begin()
+        begun = counter.begin()
     start: Start = broadcast_from_rank_zero(begun)
 
-    problem = start.problem or _train(settings, start, starts)
+    problem = start.problem or _train(settings, start, counter)
     if problem:
         report({"problem": problem})
     # A report of its own: nobody is shown the one that ends the driver's waiting.
     report({ENDED: 1})
 
 
-def _train(settings: Mapping[str, Any], start: "Start", starts: "Starts") -> str:
+def _train(settings: Mapping[str, Any], start: "Start", counter: "StartCounter") -> str:
     """Train to the end; returns the problem that all processes meet alike, empty without any.
 
     Raises:
-        Exception: what this process meets alone, which is noted in `starts`.
+        Exception: what this process meets alone, which is noted in `counter`.
     """
     from ray.train import get_context, report
     from ray.train.torch import get_device
@@ -227,7 +227,7 @@ def _train(settings: Mapping[str, Any], start: "Start", starts: "Starts") -> str
         is_alone = get_context().get_world_size() == 1
         if is_alone and isinstance(error, UserError):
             return str(error)
-        starts.note(error)
+        counter.note(error)
         raise
     return ""
 
@@ -257,7 +257,7 @@ class Start(NamedTuple):
     compile: bool = True
 
 
-class Starts:
+class StartCounter:
     """How often processes failed in a row, and what ended the last ones: notes beside Ray Train's own files.
 
     A training may lose its machines a hundred times and end well, if it gets on in between. So starts are not counted,

@@ -1,13 +1,15 @@
 """The page of a whole run in MLflow: what a person wants to know first, on the run above those of the single steps."""
 
+import contextlib
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from alignet_ray.artifacts.evaluate import EvaluateArtifact
 from alignet_ray.artifacts.register import RegisterArtifact
 from alignet_ray.config import Config
+from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import markdown_tables
 from alignet_ray.store import Artifact
 from alignet_ray.tracking import DataSet, Session, Tracker
@@ -83,3 +85,28 @@ def fill(cfg: Config, artifacts: Mapping[str, Artifact], session: Session, paren
         lines += ["", f"Registered as `{version.model}`, version {version.version}."]
         session.produced(parent, version.model_id)
     session.describe(parent, "\n".join(lines))
+
+
+@contextlib.contextmanager
+def ended(session: Session, tracker: Tracker) -> Iterator[None]:
+    """End a tracked run with the status that its block ends with; a failed one says why."""
+    # Failed until shown otherwise, so that every kind of exception counts.
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except Exception as error:
+        session.describe(tracker, f"**Failed**: {why_failed(error)}")
+        raise
+    finally:
+        session.end(tracker, status)
+
+
+def why_failed(error: Exception) -> str:
+    """One line about what ended a run: a user's error as it is, any other with its kind."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {first_line(error)}"

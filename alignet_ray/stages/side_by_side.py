@@ -246,13 +246,13 @@ def carry_out(setup: TaskSetup) -> str:
     cfg = setup.cfg
     tracker = setup.session.begin(cfg.name, cfg, {}, setup.parent.run_id)
     try:
-        with pipeline.ended(setup.session, tracker):
+        with run_page.ended(setup.session, tracker):
             _make(setup, tracker)
     except UserError as error:
         return str(error)
     except Exception as error:  # another run may do without this fault; its reason is in Ray's logs
         log.exception("run %s", cfg.name)
-        return pipeline.why_failed(error)
+        return run_page.why_failed(error)
     return ""
 
 

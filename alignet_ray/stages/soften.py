@@ -19,7 +19,7 @@ from alignet_ray.human import answers, objects
 from alignet_ray.human.answers import Answers
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.stages import Work, human_inputs, kept_fits, people_model, people_screen
-from alignet_ray.stages.embed_jobs import has_no_images
+from alignet_ray.stages.embed_jobs import has_images
 from alignet_ray.stages.people_model import FitFacts, PeopleFit
 from alignet_ray.store import JsonObject
 
@@ -110,7 +110,7 @@ def sources(cfg: Config, role: str) -> list[str]:
         )
     files = (human.triplets, human.comparisons, human.validation, human.embedding, human.reference, human.order)
     tables = (cfg.objects.table, cfg.objects.concepts)
-    if cfg.embed.from_ and has_no_images(cfg):
+    if cfg.embed.from_ and not has_images(cfg):
         return [*filter(None, files), *filter(None, tables), *feature_files.files(cfg.embed.from_)]
 
     # The folder of images is a source too: which objects have images decides the split's sizes.
@@ -211,7 +211,7 @@ def _counted(given: Answers) -> str:
 def _object_images(work: Work) -> dict[int, list[int]] | None:
     """Images of every object that has some; None where every object has one row of features."""
     cfg = work.cfg
-    if cfg.embed.from_ and has_no_images(cfg):
+    if cfg.embed.from_ and not has_images(cfg):
         features = feature_files.read(cfg.embed.from_)
         if features.names is None:
             return None

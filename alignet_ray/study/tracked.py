@@ -8,7 +8,7 @@ from alignet_ray import runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen, markdown_tables
-from alignet_ray.stages import pipeline
+from alignet_ray.stages import run_page
 from alignet_ray.study.folder import MARKDOWN, PAGE, SCORES, SETTINGS, StudyFolder
 from alignet_ray.tracking import Session, client
 
@@ -35,7 +35,7 @@ def record(cfg: Config, folder: StudyFolder, lines: Sequence[str], state: Path, 
         return
 
     tracker = session.begin(f"{cfg.name} study", cfg, {TAG: folder.draft.id} | runtime.tags())
-    with pipeline.ended(session, tracker), tempfile.TemporaryDirectory() as local:
+    with run_page.ended(session, tracker), tempfile.TemporaryDirectory() as local:
         tracker.log_batch(headline(folder), 0)
         session.describe(tracker, markdown_tables(lines))
         for name in (PAGE, MARKDOWN, SCORES, SETTINGS):

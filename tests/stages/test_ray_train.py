@@ -16,7 +16,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.runtime import NOTICE_WATCHER
 from alignet_ray.stages import Work
-from alignet_ray.stages.ray_train import Reports, Start, Starts, is_leaving, run_training
+from alignet_ray.stages.ray_train import Reports, Start, StartCounter, is_leaving, run_training
 from alignet_ray.store import Draft, Store
 from alignet_ray.training.circumstances import NOTICE, Circumstances
 from alignet_ray.training.loop import BeginAgain
@@ -53,56 +53,56 @@ def test_a_machine_leaves_when_ray_says_so_and_never_where_ray_cannot_say(monkey
 
 def test_losses_in_a_row_end_a_training_and_losses_after_progress_do_not(out: Draft) -> None:
     """A hundred machines may go one after the other, if each leaves a checkpoint."""
-    starts = Starts(out, max_failures=2)
+    counter = StartCounter(out, max_failures=2)
     for step in range(100):
-        assert starts.begin() == Start()
+        assert counter.begin() == Start()
         checkpoint(out, step)
-    assert [starts.begin().problem for _ in range(3)] == ["", "", ""]
-    text = starts.begin().problem
+    assert [counter.begin().problem for _ in range(3)] == ["", "", ""]
+    text = counter.begin().problem
     assert text.startswith("training processes were lost 3 times in a row without a new checkpoint: Ray's worker logs")
 
 
 def test_without_patience_the_first_loss_ends_it_and_says_of_what(out: Draft) -> None:
-    starts = Starts(out, max_failures=0)
-    assert starts.begin().problem == ""
-    starts.note(RuntimeError("CUDA error: an illegal memory access\nand more"))
-    text = starts.begin().problem
+    counter = StartCounter(out, max_failures=0)
+    assert counter.begin().problem == ""
+    counter.note(RuntimeError("CUDA error: an illegal memory access\nand more"))
+    text = counter.begin().problem
     assert "lost 1 times" in text
     assert "(the last time by RuntimeError: CUDA error: an illegal memory access)" in text
 
 
 def test_a_problem_of_one_process_is_what_all_say_when_they_begin_again(out: Draft) -> None:
-    starts = Starts(out, max_failures=2)
-    assert starts.begin() == Start()
-    starts.note(UserError("image 7 is gone"))
-    assert starts.begin() == Start("image 7 is gone")
+    counter = StartCounter(out, max_failures=2)
+    assert counter.begin() == Start()
+    counter.note(UserError("image 7 is gone"))
+    assert counter.begin() == Start("image 7 is gone")
 
 
 def test_a_full_disk_is_told_at_once_though_nothing_can_be_noted(out: Draft, monkeypatch: pytest.MonkeyPatch) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    starts = Starts(out, max_failures=2)
-    starts.note(full)
-    assert starts.begin().problem.startswith(f"the disk is full while writing to {out.uri}: fix that and run again")
+    counter = StartCounter(out, max_failures=2)
+    counter.note(full)
+    assert counter.begin().problem.startswith(f"the disk is full while writing to {out.uri}: fix that and run again")
 
     def refuse(self: Draft, name: str, content: object) -> None:
         raise full
 
     monkeypatch.setattr(Draft, "write_json", refuse)
-    other = Starts(Store.open(out.root).draft("distill", "other"), max_failures=2)
+    other = StartCounter(Store.open(out.root).draft("distill", "other"), max_failures=2)
     other.note(full)
     assert other.begin().problem.startswith("the disk is full")
 
 
 def test_another_way_begins_again_as_often_as_it_takes(out: Draft) -> None:
-    starts = Starts(out, max_failures=1)
+    counter = StartCounter(out, max_failures=1)
     for size in (512, 256, 128, 64, 32):
-        starts.begin()
-        starts.note(BeginAgain("too many", size))
-        assert starts.begin() == Start(micro_batch=size)
-    starts.note(BeginAgain("no compiler", compile=False))
-    assert starts.begin() == Start(micro_batch=32, compile=False), "one change does not undo the other"
-    starts.note(BeginAgain("too many", 16))
-    assert starts.begin() == Start(micro_batch=16, compile=False)
+        counter.begin()
+        counter.note(BeginAgain("too many", size))
+        assert counter.begin() == Start(micro_batch=size)
+    counter.note(BeginAgain("no compiler", compile=False))
+    assert counter.begin() == Start(micro_batch=32, compile=False), "one change does not undo the other"
+    counter.note(BeginAgain("too many", 16))
+    assert counter.begin() == Start(micro_batch=16, compile=False)
 
 
 class Obedient:
