@@ -1,4 +1,4 @@
-"""MLflow's database in a file, under the root: can it be written, and do files of new runs go beside it"""
+"""MLflow's database in a file under the root: checks that it can be written, and keeps the files of new runs beside it"""
 
 import contextlib
 import sqlite3
@@ -46,7 +46,7 @@ def require_writable(address: str) -> None:
             connection.execute("ROLLBACK")
     except sqlite3.DatabaseError as error:
         # Locked: somebody writes, so it can be written. What is no database MLflow names better.
-        if error.sqlite_errorname.startswith(UNWRITABLE):
+        if getattr(error, "sqlite_errorname", "").startswith(UNWRITABLE):
             raise UserError(
                 f"cannot write MLflow's database {file} ({error}): free some room, or give the permission for the file "
                 "and its folder, or name a server with --tracking.uri"
