@@ -1,4 +1,4 @@
-"""MLflow's database in a file under the root: checks that it can be written, and keeps the files of new runs beside it"""
+"""MLflow's database in a file: checks that it can be written, and keeps the files of new runs beside it"""
 
 import contextlib
 import sqlite3
