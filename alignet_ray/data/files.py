@@ -236,6 +236,11 @@ class MatrixWriter:
     """Fills a .npy file with rows in any order.
 
     They are written, not mapped: a full disk is an error of a write, where a map would end the process (SIGBUS).
+
+    Args:
+        file: opened for writing bytes, at its beginning.
+        shape: (n, d) of the whole matrix; rows that nobody writes are zeros.
+        dtype: of the numbers in the file.
     """
 
     def __init__(self, file: BinaryIO, shape: tuple[int, int], dtype: np.dtype) -> None:
@@ -246,11 +251,14 @@ class MatrixWriter:
         self._dtype = dtype
         self._start = file.tell()
         self._row_bytes = shape[1] * dtype.itemsize
-        # Rows that nobody writes are zeros.
         file.truncate(self._start + shape[0] * self._row_bytes)
 
     def write(self, positions: Int[np.ndarray, " n"], rows: Shaped[np.ndarray, "n d"]) -> None:
-        """Write rows to their positions."""
+        """Write rows to their positions, 0 to n - 1.
+
+        Raises:
+            OSError: the disk is full, or the file cannot be written.
+        """
         order = np.argsort(positions, kind="stable")
         ordered = positions[order]
         # One write for rows that lie one after the other, as nearly all of them do.

@@ -143,8 +143,14 @@ def curves(
     axes.grid(axis="y", color=GRID)
     # Above the diagram: curves that rise and fall leave no corner free.
     if any(line.name for line in lines):
-        columns = {"ncols": LEGEND_COLUMNS, "handlelength": 2.4, "columnspacing": 1}
-        figure.legend(fontsize=9, frameon=False, loc="outside upper left", **columns)
+        figure.legend(
+            loc="outside upper left",
+            ncols=LEGEND_COLUMNS,
+            fontsize=9,
+            frameon=False,
+            handlelength=2.4,
+            columnspacing=1,
+        )
     return png(figure)
 
 

@@ -74,43 +74,38 @@ def _change_text(change: ScoreChange) -> str:
 
 
 def _agreement_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
-    shares: list[float] = []
-    embedding: list[float] = []
-    head: list[float] = []
-    for point in points:
-        shares.append(100 * point.interpolation)
-        embedding.append(100 * point.agreement)
-        # A student without a triplet head has none at any point.
-        if point.head_agreement is not None:
-            head.append(100 * point.head_agreement)
-
+    shares = _shares(points)
+    embedding = [100 * point.agreement for point in points]
     lines = [figures.Line("embedding", shares, embedding, figures.COLOURS["student"])]
+
+    # A student without a triplet head has none at any point.
+    head = [100 * point.head_agreement for point in points if point.head_agreement is not None]
     if head:
         lines.append(figures.Line("head", shares, head, figures.COLOURS["teacher"], marker="^"))
     return figures.curves(lines, "agrees with people, %", X_TITLE, mark=100 * chosen, bottom=None)
 
 
-def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
-    shares: list[float] = []
-    neighbours: list[float] = []
-    means: list[float] = []
-    for point in points:
-        shares.append(100 * point.interpolation)
-        neighbours.append(100 * point.neighbours_kept)
-        if point.mean_change is not None:
-            means.append(100 * point.mean_change.change)
+def _shares(points: list[InterpolatedStudent]) -> list[float]:
+    """How far along the way each point is, in percent."""
+    return [100 * point.interpolation for point in points]
 
+
+def _kept_figure(points: list[InterpolatedStudent], chosen: float) -> bytes:
+    shares = _shares(points)
     lines = []
     for number, name in enumerate(points[0].kept):
         changes = [100 * point.kept[name].change for point in points]
         # Thin lines have no marks: these are told apart by their dashes.
         style = THIN_STYLES[number % len(THIN_STYLES)]
         lines.append(figures.Line(METRIC_TITLES[name], shares, changes, figures.PALETTE[number], style, 1.5))
+
+    means = [100 * point.mean_change.change for point in points if point.mean_change is not None]
     if means:
         lines.append(figures.Line("mean of these", shares, means, figures.COLOURS["student"]))
 
     # Where objects have one image each, there are no such scores: the figure shows the neighbours instead.
     if not lines:
+        neighbours = [100 * point.neighbours_kept for point in points]
         lines = [figures.Line("neighbours kept", shares, neighbours, figures.COLOURS["base"])]
         return figures.curves(lines, "neighbours kept, %", X_TITLE, mark=100 * chosen)
     return figures.curves(lines, "change of the score, points", X_TITLE, mark=100 * chosen, bottom=None)

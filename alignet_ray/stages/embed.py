@@ -150,10 +150,8 @@ def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     # The folder's files are counted; of some sets only the annotated images among them are embedded.
     which = ""
     images = embed_jobs.find_job(cfg, role).images
-    if images == "objects":
+    if images == "objects" or images.startswith(embed_jobs.SET):
         which = "annotated ones of "
-    if images.startswith(embed_jobs.SET):
-        which = "judged ones of "
     return f"{which}{listed['files']:,} files, {megabytes:,} MB"
 
 

@@ -24,7 +24,20 @@ def build(
     decision: gate.Decision | None,
     sets: list[SetFacts],
 ) -> str:
-    """Gather the contents of the report, and render it."""
+    """Gather the contents of the report, and render it.
+
+    Args:
+        work: names the settings and the artifacts.
+        spaces: embedding spaces of all models and layers.
+        test: the test objects.
+        results: scores of the suite, and what the models chose.
+        rows: of the table of agreement with people.
+        decision: of the gate on validation objects; None without a student.
+        sets: how much was scored of each set of judgements from outside.
+
+    Returns:
+        One HTML page.
+    """
     cfg = work.cfg
     parents = work.parents
     human = test.human_similarity()

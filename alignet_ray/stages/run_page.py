@@ -1,4 +1,4 @@
-"""The page of a whole run in MLflow: what a person wants to know first, on the run above those of the single steps."""
+"""A run in MLflow: the page of the whole run, with what a person wants to know first, and how a run ends there."""
 
 import contextlib
 import tempfile

@@ -17,6 +17,7 @@ from alignet_ray.screen import Screen
 from alignet_ray.stages import pipeline, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.study import runner, tracked
+from alignet_ray.study.folder import StudyFolder
 from tests.support.smoke_run import SmokeRun, alignet
 
 
@@ -41,14 +42,22 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     monkeypatch.setattr(pipeline, "run", run)
     monkeypatch.setattr(pipeline, "opened", opened)
-    monkeypatch.setattr(tracked, "record", lambda *args: None)
     return called
 
 
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[StudyFolder]:
+    """Studies that were logged: `test_tracked.py` looks at how, which needs a database."""
+    logged: list[StudyFolder] = []
+    monkeypatch.setattr(tracked, "record", lambda cfg, folder, *rest: logged.append(folder))
+    return logged
+
+
 def test_every_fold_is_run_with_every_seed_and_nothing_is_registered(
-    cfg: Config, ran: list[Config], capsys: pytest.CaptureFixture[str]
+    cfg: Config, ran: list[Config], recorded: list[StudyFolder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = runner.run(cfg.replace(study__seeds=2, seed=4))
+    assert recorded == [folder]
     assert "warning" not in capsys.readouterr().out
     assert [(run.seed, run.objects.fold, run.objects.folds) for run in ran] == [
         (seed, fold, 3) for seed in (4, 5) for fold in range(3)
