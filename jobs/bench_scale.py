@@ -9,11 +9,13 @@ that its memory is its own. The exponent is that of the time over the last decad
 import argparse
 import contextlib
 import functools
+import io
 import json
 import math
 import os
 import resource
 import socketserver
+import tarfile
 import tempfile
 import threading
 import time
@@ -33,12 +35,15 @@ from alignet_ray.config import Config
 from alignet_ray.core import sampling
 from alignet_ray.data.embeddings import FeatureMatrix, TeacherFeatures
 from alignet_ray.images import listing
+from alignet_ray.images.shards import ShardOpener
 from alignet_ray.screen import table
 from alignet_ray.stages import embed
 from alignet_ray.store import Artifact, Manifest, Recipe, Store
 
 FOLDERS = 1_000
 """Class folders of the pretended images."""
+SHARD_IMAGES = 10_000
+"""Images in a pretended tar file."""
 WIDTH = 64
 CLUSTERS = 500
 LATENCY = 0.03
@@ -160,6 +165,35 @@ def list_remote(images: int, folder: Path) -> Result:
         return Result(seconds, notes={"images": images, "requests": bucket.requests})
 
 
+def list_shards(images: int, folder: Path) -> Result:
+    """Tar files of 10,000 small images each: opened, and listed once more from what is kept of them."""
+    root = tar_folder(images, folder)
+    cache = folder / f"opened-{images}"
+    seconds: list[float] = []
+    for name in ("first", "again"):
+        artifact = EmbedArtifact(Store.open(folder / "root").draft("embed", f"shards{images}{name}"))
+        start = time.perf_counter()
+        rows = artifact.write_images(listing.list_batches(root, shards=ShardOpener(cache)))
+        seconds.append(time.perf_counter() - start)
+        assert rows == images // SHARD_IMAGES * SHARD_IMAGES
+    return Result(seconds[0], notes={"s once more": seconds[1]})
+
+
+def tar_folder(images: int, folder: Path) -> str:
+    """A folder of tar files, which are all the same file under several names."""
+    root = folder / f"tars-{images}"
+    root.mkdir()
+    first = root / "00000.tar"
+    with tarfile.open(first, "w") as tar:
+        for number in range(SHARD_IMAGES):
+            info = tarfile.TarInfo(f"{number:06d}.jpg")
+            info.size = 100
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    for number in range(1, images // SHARD_IMAGES):
+        os.link(first, root / f"{number:05d}.tar")
+    return str(root)
+
+
 def units(images: int, folder: Path) -> Result:
     """What workers of `embed` read of the image table: the rows of every unit, in one process."""
     artifact = EmbedArtifact(Store.open(folder / "root").draft("embed", f"local{images}"))
@@ -267,6 +301,7 @@ PARTS: dict[str, Callable[[int, Path], Result]] = {
     "fingerprint": fingerprint,
     "list": list_local,
     "list-remote": list_remote,
+    "list-shards": list_shards,
     "units": units,
     "cluster": cluster,
     "label": label,

@@ -3,11 +3,8 @@
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from functools import partial
 from typing import TypedDict
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,12 +12,9 @@ from alignet_ray.artifacts.schemas import IMAGE_ROWS, IMAGES
 from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError
 from alignet_ray.images import storage
-from alignet_ray.images.ahead import prefetch
 from alignet_ray.images.file_kinds import IMAGES as IMAGE_SUFFIXES
 from alignet_ray.images.file_kinds import LeftOut, Member, folder_class, is_class_list, is_shard
-
-OPENED_SHARDS = 8
-"""Shards of a remote source that are opened at a time while listing."""
+from alignet_ray.images.shards import ShardOpener, numbered, rows_of
 
 
 class Fingerprint(TypedDict):
@@ -55,7 +49,10 @@ def list_images(uri: str, left_out: LeftOut | None = None) -> pa.Table:
 
 
 def list_batches(
-    uri: str, left_out: LeftOut | None = None, summary: "FolderSummary | None" = None
+    uri: str,
+    left_out: LeftOut | None = None,
+    summary: "FolderSummary | None" = None,
+    shards: ShardOpener | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of `IMAGE_ROWS`, the last one smaller: no more than one of them need be in memory.
 
@@ -63,6 +60,7 @@ def list_batches(
         uri: see `storage.files`.
         left_out: counts the files that are no images.
         summary: adds up the files that were listed.
+        shards: how shards are opened; None: in this process.
 
     Raises:
         UserError: as `list_images`; nothing found is known only at the end.
@@ -75,16 +73,16 @@ def list_batches(
     for text in storage.class_lists(uri):
         listed_classes |= storage.class_list(text)
 
-    # An image's id is its rank, so batches only need to be counted through.
-    first_id = 0
-    for members in _batched(_members(uri, listed_classes, left_out, summary or FolderSummary())):
-        paths, labels, sizes, offsets = zip(*members, strict=True)
-        ids = np.arange(first_id, first_id + len(members))
-        columns = [pa.array(column) for column in (ids, paths, labels, sizes, offsets)]
-        yield pa.RecordBatch.from_arrays(columns, schema=IMAGES)
-        first_id += len(members)
+    # Counts of both stay apart: how far the walk is ahead of opened shards must not show in what comes first.
+    in_shards = LeftOut()
+    is_empty = True
+    files = _counted(storage.files(uri, left_out), summary or FolderSummary())
+    for batch in numbered(_rows(uri, files, listed_classes, shards or ShardOpener(), in_shards), IMAGE_ROWS):
+        is_empty = False
+        yield batch
 
-    if not first_id:
+    left_out.add_all(in_shards)
+    if is_empty:
         raise _no_images(uri, left_out)
 
 
@@ -161,42 +159,31 @@ def read_bytes(uri: str, path: str, span: Span | None = None) -> bytes:
     return storage.read(uri, path, span)
 
 
-def _members(uri: str, listed_classes: dict[str, str], left_out: LeftOut, summary: FolderSummary) -> Iterator[Member]:
-    """All images, in the byte order of their paths."""
+def _counted(files: Iterable[storage.File], summary: FolderSummary) -> Iterator[storage.File]:
+    for file in files:
+        summary.add(file)
+        yield file
 
-    def counted() -> Iterator[storage.File]:
-        for file in storage.files(uri, left_out):
-            summary.add(file)
-            yield file
 
-    for are_shards, run in itertools.groupby(counted(), lambda file: is_shard(file.path)):
+def _rows(
+    uri: str, files: Iterable[storage.File], listed_classes: dict[str, str], shards: ShardOpener, in_shards: LeftOut
+) -> Iterator[pa.RecordBatch]:
+    """All images as rows without ids, in the byte order of their paths."""
+    for are_shards, run in itertools.groupby(files, lambda file: is_shard(file.path)):
         if are_shards:
-            yield from _in_shards(uri, run, left_out)
+            for opened in shards.opened(uri, run):
+                in_shards.add_all(opened.left_out)
+                yield opened.rows
             continue
-        for path, size, _ in run:
-            if not is_class_list(path):
-                stem = path.rpartition("/")[2].rsplit(".", 1)[0]
-                yield Member(path, listed_classes.get(stem) or folder_class(path), size)
+        for members in _batched(_image_files(run, listed_classes)):
+            yield rows_of(members)
 
 
-def _in_shards(uri: str, shards: Iterable[storage.File], left_out: LeftOut) -> Iterator[Member]:
-    """The images of shards that follow each other; those behind a URL are opened some at a time."""
-    if "://" not in uri:
-        for shard in shards:
-            yield from storage.members(uri, shard.path, left_out)
-        return
-    # Each of them waits for a server's answers, most of the time.
-    jobs = (partial(_in_shard, uri, shard.path) for shard in shards)
-    with closing(prefetch(jobs, OPENED_SHARDS, OPENED_SHARDS)) as found:
-        for members, besides in found:
-            left_out.add_all(besides)
-            yield from members
-
-
-def _in_shard(uri: str, path: str) -> tuple[list[Member], LeftOut]:
-    """The images of one shard, and what it holds besides."""
-    left_out = LeftOut()
-    return list(storage.members(uri, path, left_out)), left_out
+def _image_files(files: Iterable[storage.File], listed_classes: dict[str, str]) -> Iterator[Member]:
+    for path, size, _ in files:
+        if not is_class_list(path):
+            stem = path.rpartition("/")[2].rsplit(".", 1)[0]
+            yield Member(path, listed_classes.get(stem) or folder_class(path), size)
 
 
 def _no_images(uri: str, left_out: LeftOut) -> UserError:

@@ -18,13 +18,11 @@ from alignet_ray.artifacts.schemas import IMAGE_ROWS, IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import FolderSummary, list_batches
+from alignet_ray.images.shards import LEFT_OUT_KEY, ShardOpener
 from alignet_ray.store import digest
 
 VERSION = 1
 """Raised when the rows of a listing change."""
-
-LEFT_OUT_KEY = b"alignet.left_out"
-"""Parquet metadata of a kept listing: what the folder holds besides images."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,12 @@ class Listings:
         cache: local folder; None: nothing is kept.
         fingerprints: fingerprint of every folder, as the plan found it. Folders that are not among them are listed
             whenever they are asked for.
+        shards: how shards are opened.
     """
 
     cache: Path | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    shards: ShardOpener = field(default_factory=ShardOpener)
 
     def table(self, uri: str, left_out: LeftOut | None = None) -> pa.Table:
         """All images under a root: see `listing.list_images`."""
@@ -55,12 +55,12 @@ class Listings:
         """
         fingerprint = self.fingerprints.get(uri)
         if self.cache is None or not isinstance(fingerprint, dict):
-            yield from list_batches(uri, left_out)
+            yield from list_batches(uri, left_out, shards=self.shards)
             return
 
         path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
         if not path.exists():
-            _keep(path, uri, fingerprint)
+            _keep(path, uri, fingerprint, self.shards)
         with pq.ParquetFile(path) as kept:
             if left_out is not None:
                 left_out.add_all(LeftOut.from_json(json.loads(kept.metadata.metadata[LEFT_OUT_KEY])))
@@ -78,7 +78,7 @@ class Listings:
         return [path_of[image_id] for image_id in ids.tolist()]
 
 
-def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any], shards: ShardOpener) -> None:
     """List a folder into a file, which gets its name once it is whole; other processes wait for the one that lists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
@@ -89,18 +89,18 @@ def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
             leftover.unlink(missing_ok=True)  # of a run that was killed while it listed
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
-            _write(temporary, uri, fingerprint)
+            _write(temporary, uri, fingerprint, shards)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+def _write(path: Path, uri: str, fingerprint: Mapping[str, Any], shards: ShardOpener) -> None:
     left_out = LeftOut()
     summary = FolderSummary()
     # Classes repeat, so that a dictionary of them is all that a batch holds.
     with pq.ParquetWriter(path, IMAGES, compression="zstd", use_dictionary=["label"]) as writer:
-        for batch in list_batches(uri, left_out, summary):
+        for batch in list_batches(uri, left_out, summary, shards):
             writer.write_batch(batch)
         writer.add_key_value_metadata({LEFT_OUT_KEY.decode(): json.dumps(left_out.to_json())})
 

@@ -68,7 +68,8 @@ def tar_members(uri: str, path: str, left_out: LeftOut) -> Iterator[Member]:
     Raises:
         UserError: it is damaged or compressed.
     """
-    index = _tar_index(uri, path)
+    # A listing meets every file once: what it holds is not kept in memory.
+    index = _look_through(uri, path)
     for name in index.others:
         left_out.add(f"{path}/{name}")
     for name in index.copies:
@@ -109,6 +110,11 @@ def read_tar_member(uri: str, shard: str, name: str, span: Span | None = None) -
 
 @lru_cache(maxsize=64)
 def _tar_index(uri: str, path: str) -> TarIndex:
+    """What a tar file holds, in memory: for images whose place no listing says."""
+    return _look_through(uri, path)
+
+
+def _look_through(uri: str, path: str) -> TarIndex:
     contents: dict[str, tuple[int, int]] = {}
     classes: dict[str, str] = {}
     index = TarIndex()

@@ -17,7 +17,18 @@ from alignet_ray.errors import UserError, require_existing, require_regular
 from alignet_ray.images.listings import Listings
 from alignet_ray.run_log import log_to
 from alignet_ray.screen import Screen, clock
-from alignet_ray.stages import Node, Work, ask_answers, embed_jobs, graph, human_inputs, kept, plan_reasons, run_page
+from alignet_ray.stages import (
+    Node,
+    Work,
+    ask_answers,
+    embed_jobs,
+    graph,
+    human_inputs,
+    kept,
+    plan_reasons,
+    run_page,
+    shard_tasks,
+)
 from alignet_ray.stages.amounts import refuse_amounts
 from alignet_ray.stages.watchdog import watched
 from alignet_ray.store import Artifact, JsonObject, Manifest, Recipe, Reference, Store, digest
@@ -474,10 +485,16 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     root_lock.require_writable(store.root, [step.node.stage for step in steps if not step.finished])
 
     unfinished = [step.node for step in steps if not step.finished]
-    listings = Listings(runtime.cache_dir(cfg), fingerprints(steps))
-    refuse_amounts(cfg, [node.name for node in unfinished], listings)
+    needs_ray = any(node.stage not in WITHOUT_RAY for node in unfinished)
+    found = fingerprints(steps)
 
-    if any(node.stage not in WITHOUT_RAY for node in unfinished):
+    # Counting the images is quick but for large shards, which all machines open together.
+    lists_in_tasks = needs_ray and shard_tasks.takes_tasks(cfg, found)
+    if lists_in_tasks:
+        _start_ray(cfg, screen)
+    listings = shard_tasks.run_listings(cfg, found)
+    refuse_amounts(cfg, [node.name for node in unfinished], listings)
+    if needs_ray and not lists_in_tasks:
         _start_ray(cfg, screen)
 
     # Distributed steps wait for the nodes that the config asks for; others start at once.

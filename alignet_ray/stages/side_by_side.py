@@ -9,9 +9,8 @@ from typing import Any
 from alignet_ray import cluster_nodes, runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.images.listings import Listings
 from alignet_ray.screen import Screen
-from alignet_ray.stages import ask_answers, pipeline, run_page
+from alignet_ray.stages import ask_answers, pipeline, run_page, shard_tasks
 from alignet_ray.stages.pipeline import Step
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.tracking import Session, Tracker
@@ -259,7 +258,7 @@ def carry_out(setup: TaskSetup) -> str:
 def _make(setup: TaskSetup, tracker: Tracker) -> None:
     # An open store belongs to its process, so the plan is made anew.
     store = Store.open(setup.cfg.store.root)
-    listings = Listings(runtime.cache_dir(setup.cfg), setup.fingerprints)
+    listings = shard_tasks.run_listings(setup.cfg, setup.fingerprints)
     runner = pipeline.Runner(setup.cfg, store, setup.session, Screen(), listings, setup.concurrent)
     steps = pipeline.plan(setup.cfg, store, setup.names, known=setup.fingerprints)
     artifacts = pipeline.artifacts_of(steps)

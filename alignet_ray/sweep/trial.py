@@ -12,9 +12,8 @@ from alignet_ray.config import Config
 from alignet_ray.core import similarity, teacher_metrics
 from alignet_ray.errors import UserError, nearest
 from alignet_ray.human.dataset import AlignmentDataset, human_model
-from alignet_ray.images.listings import Listings
 from alignet_ray.screen import Screen
-from alignet_ray.stages import expects_human_data, pipeline
+from alignet_ray.stages import expects_human_data, pipeline, shard_tasks
 from alignet_ray.store import Artifact, JsonObject, Store, digest
 from alignet_ray.sweep.learning_curves import LearningCurve
 from alignet_ray.sweep.search_space import Domain, Space, parse
@@ -359,7 +358,7 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
 
 def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker, concurrent: int) -> ValidationFigures:
     store = Store.open(cfg.store.root)
-    listings = Listings(runtime.cache_dir(cfg), setup.fingerprints)
+    listings = shard_tasks.run_listings(cfg, setup.fingerprints)
     runner = pipeline.Runner(cfg, store, setup.session, Screen(), listings, concurrent)
 
     # Ids travel to the trial, not artifacts: an open store belongs to its process.
