@@ -178,7 +178,6 @@ def plan(cfg: Config, on: ClusterSpec) -> Plan:
 def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
     """Plans with one improvement each, the one that saves most time first."""
     figures = _figures(cfg, on)
-    without_cache = cfg.replace(distill__cache_pixels=False)
     variants: list[tuple[str, Config, dict[str, Real]]] = [
         ("twice the GPUs, with their cores", cfg, {"gpus": 2 * on.gpus}),
         ("twice the cores beside each GPU", cfg, {"cores": 2 * on.cores}),
@@ -186,7 +185,6 @@ def remedies(cfg: Config, on: ClusterSpec) -> list[tuple[str, Plan]]:
         ("a smaller teacher, at twice the rate", cfg, {"forward": 2 * figures["forward"].value}),
         ("a compiled or smaller student, at twice the rate", cfg, {"step": 2 * figures["step"].value}),
         ("--human.embedding, a published model of human choices", cfg.replace(human__embedding="given"), {}),
-        ("--distill.no-cache-pixels, since few of the images are drawn", without_cache, {}),
         ("--distill.no-control", cfg.replace(distill__control=False), {}),
     ]
     # One change at a time, so that its gain is its own.
@@ -479,15 +477,13 @@ class _Estimator:
         The student's run caches the pixels of all images first, which the control's run then reuses.
         """
         section = self.cfg.distill
-        images_per_example = 3
-        if section.batching == "in_batch":
-            images_per_example = 1
-        batch = section.batch_size * images_per_example
+        batch = section.images_per_step
+        is_packed = section.packs(int(self.on.images))
         rates = self.image_rates(self["forward"])
 
         # Without cached pixels, images are read and decoded while the GPUs compute: the slower of the two decides.
         per_update, limit = self._update(batch)
-        if not section.cache_pixels:
+        if not is_packed:
             feed = {"read": batch / rates["read"], "decode": batch / rates["decode"]}
             slowest_feed = max(feed, key=lambda name: feed[name])
             if feed[slowest_feed] > per_update:
@@ -496,7 +492,7 @@ class _Estimator:
 
         # The pixels are cached once, before the first update.
         caching = 0.0
-        if section.cache_pixels and node.role == "student":
+        if is_packed and node.role == "student":
             caching = max(self.on.images / rates["read"], self.on.images / rates["decode"])
         training = section.steps * per_update
         if caching > training:

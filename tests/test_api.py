@@ -152,7 +152,7 @@ def test_what_is_no_path_is_not_called_a_missing_file(path: Any, untyped_caller:
         ("choose another --store.root", "choose another store__root="),
         ("use --human.base 0, or", "use human__base=0, or"),
         ("name it --store.root DIR", "name it store__root=DIR"),
-        ("try --distill.no-cache-pixels", "try distill__cache_pixels=False"),
+        ("try --distill.no-control", "try distill__control=False"),
         ("raise --soften.kl-anneal, take", "raise soften__kl_anneal=, take"),
         ("give --objects.table, a CSV", "give objects__table=, a CSV"),
         ("see --nothing.known and a--b", "see --nothing.known and a--b"),

@@ -118,10 +118,18 @@ def test_a_billion_images_meet_other_limits() -> None:
     assert row(on, "cluster").limit in ("read", "memory")
     assert capacity.plan(CFG, on).slowest.limit == "read"
     helps = [name for name, _ in capacity.remedies(CFG, on)[:3]]
-    assert any("no-cache-pixels" in name for name in helps), (
-        "30 million of the images are drawn, a billion would be packed"
-    )
     assert any("storage" in name for name in helps)
+
+
+def test_images_are_packed_where_more_are_drawn_than_there_are() -> None:
+    drawn = 2 * 20_000 * 1_536
+    fewer = ClusterSpec(gpus=64, images=drawn - 1)
+    assert row(fewer, "distill@student").seconds > 5 * row(fewer, "distill@control").seconds, "the student packs"
+    more = ClusterSpec(gpus=64, images=drawn)
+    assert row(more, "distill@student").seconds < 2 * row(more, "distill@control").seconds
+    packed = CFG.replace(distill__cache_pixels="on")
+    assert row(more, "distill@student", packed).seconds > 2 * row(more, "distill@student").seconds
+    assert row(more, "distill@student", packed).gigabytes > row(more, "distill@student").gigabytes
 
 
 @pytest.mark.parametrize("map", ["low_rank", "network"])
@@ -176,7 +184,7 @@ def test_training_waits_for_its_checkpoints() -> None:
     # On storage that takes 5 MB/s a file is under way for longer than that, and the next checkpoint waits for it.
     writing = gigabytes * 1e3 / 5
     waiting = gigabytes / 2 + writing - 180
-    slow = row(on.model_copy(update={"read": 5}), "distill@control", CFG.replace(distill__cache_pixels=True))
+    slow = row(on.model_copy(update={"read": 5}), "distill@control", CFG.replace(distill__cache_pixels="on"))
     assert slow.seconds == pytest.approx(START + training + 59 * waiting)
 
 

@@ -313,8 +313,9 @@ class Distill(Section):
     memory is too small for that, where the result stays the same."""
     compile: RuntimeOnly[bool] = False
     """Compile the network (worthwhile on a GPU)."""
-    cache_pixels: RuntimeOnly[bool] = True
-    """Decode and resize every image once into a memory-mapped file; otherwise decode images whenever they are drawn."""
+    cache_pixels: RuntimeOnly[Literal["auto", "on", "off"]] = "auto"
+    """Decode and resize every image once into a memory-mapped file; otherwise decode images whenever they are drawn.
+    auto: where student and control draw more images than there are."""
     locality: float = Field(0.0, ge=0)
     """Weight of gLocal's local term, which preserves each image's neighbours (costs a forward pass of the base)."""
     class_retention: float = Field(0.0, ge=0)
@@ -340,6 +341,23 @@ class Distill(Section):
     """GPUs per training process; a fraction lets small trials of a sweep share a GPU."""
     control: RuntimeOnly[bool] = True
     """Also train the control: the same student with labels of the unaligned teacher."""
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that are forwarded in one update."""
+        if self.batching == "in_batch":
+            return self.batch_size
+        return 3 * self.batch_size
+
+    def packs(self, images: int) -> bool:
+        """Whether training caches the pixels of a corpus of so many images.
+
+        Of a billion images a training draws a small part: to pack them all would take days, and most of a data centre.
+        """
+        if self.cache_pixels != "auto":
+            return self.cache_pixels == "on"
+        trainings = 1 + int(self.control)
+        return trainings * self.steps * self.images_per_step > images
 
     def checkpoint_seconds(self, on_gpu: bool) -> float:
         """Seconds between checkpoints: those given, or the default of the device."""

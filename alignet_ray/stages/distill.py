@@ -75,7 +75,7 @@ def sources(cfg: Config, role: str) -> list[str]:
 
 def estimate(cfg: Config, role: str, sources: list[Any]) -> str:
     """Size, for `plan`."""
-    return f"{cfg.distill.steps * images_per_step(cfg):,} image passes"
+    return f"{cfg.distill.steps * cfg.distill.images_per_step:,} image passes"
 
 
 def refuse(cfg: Config, role: str) -> None:
@@ -96,15 +96,9 @@ def refuse(cfg: Config, role: str) -> None:
         raise UserError(no_classifier(cfg.distill.model))
 
 
-def images_per_step(cfg: Config) -> int:
-    """Images that are forwarded in one update."""
-    if cfg.distill.batching == "in_batch":
-        return cfg.distill.batch_size
-    return 3 * cfg.distill.batch_size
-
-
 def run(work: Work) -> None:
     """Train the student in Ray Train's processes, and show and keep what they report."""
+    from alignet_ray.images.cache import CachedImages
     from alignet_ray.stages.training_jobs import make_student_job
 
     settings = work.cfg.distill
@@ -113,9 +107,9 @@ def run(work: Work) -> None:
     pack = None
     if cluster_nodes.nodes_share(cache):
         pack = partial(_pack_images, work)
-    elif settings.cache_pixels:
-        work.screen.line("   each machine packs the images into a cache of its own, before its first update")
     job = make_student_job(work, cache, workers, pack)
+    if pack is None and isinstance(job.images, CachedImages):
+        work.screen.line("   each machine packs the images into a cache of its own, before its first update")
     facts = DistillFacts(settings.steps, len(job.image_ids), _first_step(work))
     work.facts = facts
     last = _train(work, facts, job, workers)
@@ -233,7 +227,7 @@ def _train(work: Work, facts: DistillFacts, job: Any, workers: int) -> MetricsRo
     from alignet_ray.training.student_worker import StudentWorker
 
     settings = work.cfg.distill
-    images = images_per_step(work.cfg)
+    images = work.cfg.distill.images_per_step
     last: MetricsRow = {}
     with work.screen.progress(settings.steps * images, "images", facts.resumed * images) as bar:
 

@@ -55,7 +55,7 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
     threads = threads_per_worker(workers * work.concurrent)
     decoder = _corpus_images(work, embed, clustered.ids, view, threads)
     images: CachedImages | DecodedImages = decoder
-    if settings.cache_pixels:
+    if settings.packs(len(clustered.ids)):
         images = _packed(decoder, embed, cache, pack)
 
     validation = _student_validation(work, view)

@@ -284,7 +284,7 @@ def _learning_curve(setup: TrialSetup, store: Store, trial: Trial, group: str) -
     """The held-out curve of one training, read from its artifact."""
     # Ways to form batches take different numbers of images for an update: images are comparable, updates are not.
     cfg = setup.config(trial.params, trial.seed)
-    images_per_step = pipeline.module("distill").images_per_step(cfg)
+    images_per_step = cfg.distill.images_per_step
     student = next(step.artifact for step in setup.steps(cfg, store) if step.node.stage == "distill")
 
     images = []

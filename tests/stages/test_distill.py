@@ -283,11 +283,11 @@ def test_the_published_scheme_reads_the_labels(
     pictures: Path, store: Store, parents: dict[str, Artifact], make_work: Make
 ) -> None:
     work = make_work(
-        config(pictures, store, batching="triplets", batch_size=4, cache_pixels=False), "distill@student", parents
+        config(pictures, store, batching="triplets", batch_size=4, cache_pixels="off"), "distill@student", parents
     )
     alone(work).train()
     rows = [row for row in work.facts if "loss" in row]
-    assert distill.images_per_step(work.cfg) == 12
+    assert work.cfg.distill.images_per_step == 12
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 

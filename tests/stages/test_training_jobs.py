@@ -149,7 +149,7 @@ def test_every_image_has_its_own_pixels(
     cfg: Config, parents: dict[str, Artifact], make_work: Make, is_packed: bool
 ) -> None:
     packing = Packing()
-    work = make_work(cfg.replace(distill__cache_pixels=is_packed), "distill@student", parents)
+    work = make_work(cfg.replace(distill__cache_pixels="on" if is_packed else "off"), "distill@student", parents)
     images = student_job(work, packing).images
     assert isinstance(images, CachedImages if is_packed else DecodedImages)
     assert len(packing.packs) == is_packed
