@@ -25,6 +25,9 @@ REDRAW_SECONDS = 0.2
 """Shortest time between two states of the progress line on a terminal."""
 BAR_WIDTH = 20
 
+SILENT_SECONDS = 2.0
+"""Seconds after which a command says what it does."""
+
 NARROW = 40
 """Columns of a terminal below which a table that does not fit is no table any more."""
 
@@ -118,9 +121,27 @@ class Screen:
                 self._drawing = None
             self.console.print(content, soft_wrap=True)
 
-    def progress(self, total: int, unit: str, done: int = 0) -> "Progress":
-        """A progress line; use it as a context manager."""
-        return Progress(self, total, unit, done)
+    def progress(self, total: int, unit: str, done: int = 0, told_if_short: bool = True) -> "Progress":
+        """A progress line; use it as a context manager.
+
+        Args:
+            total: units of work.
+            unit: what is counted, in the plural.
+            done: units that were done before.
+            told_if_short: whether a line stays where the work ended before its first one.
+        """
+        return Progress(self, total, unit, done, told_if_short)
+
+    @contextmanager
+    def told_if_long(self, text: str) -> Iterator[None]:
+        """Context of work that has nothing to count: after some seconds a line says what is done."""
+        timer = threading.Timer(SILENT_SECONDS, self.line, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 class Progress:
@@ -129,11 +150,12 @@ class Progress:
     Until the end the rate is measured from the first count, as the start of processes and compilers delays it.
     """
 
-    def __init__(self, screen: Screen, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, screen: Screen, total: int, unit: str, done: int = 0, told_if_short: bool = True) -> None:
         self.screen = screen
         self.total = total
         self.unit = unit
         self.done = done
+        self.stays = told_if_short
 
         self.first = done
         self.start = time.monotonic()
@@ -149,7 +171,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+        if kind is None and self.stays:
             self.screen.line(self.text(final=True))
 
     def add(self, n: int = 1, note: str = "") -> None:
@@ -167,6 +189,8 @@ class Progress:
             pause = REDRAW_SECONDS
         if now - self.shown >= pause:
             self.shown = now
+            # On a terminal the line is drawn at once, and is gone again when the next one comes.
+            self.stays = self.stays or now - self.start >= self.screen.every
             if self.screen.live:
                 self.screen.redraw(self._bar(note))
             else:

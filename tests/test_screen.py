@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,42 @@ def test_progress_in_a_file_is_lines_and_counts_only_this_runs_work(tmp_path: Pa
     assert "left" in lines[0]
     assert "loss 0.1" in lines[0]
     assert bar.done - bar.first == 6
+
+
+def test_short_work_may_leave_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    file = tmp_path / "out"
+    with file.open("w") as stream, Screen(stream).progress(2, "files listed", told_if_short=False) as bar:
+        bar.add(2)
+    assert file.read_text() == ""
+
+    with file.open("w") as stream, Screen(stream).progress(2, "files listed", told_if_short=False) as bar:
+        now += 6
+        bar.add(1)
+        bar.add(1)
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2
+    assert "1/2 files listed" in lines[0]
+    assert "2/2 files listed" in lines[1]
+
+
+def test_silent_work_is_told_once_it_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = threading.Event()
+    lines: list[str] = []
+
+    class Told(Screen):
+        def line(self, text: str = "", moves: bool = True) -> None:
+            lines.append(text)
+            told.set()
+
+    monkeypatch.setattr(screen, "SILENT_SECONDS", 0.01)
+    with Told().told_if_long("looking at files"):
+        assert told.wait(30)
+    monkeypatch.setattr(screen, "SILENT_SECONDS", 60)
+    with Told().told_if_long("looking again"):
+        pass
+    assert lines == ["looking at files"]
 
 
 def test_lines_in_a_file_are_whole_and_plain(tmp_path: Path) -> None:

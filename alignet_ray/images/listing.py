@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypedDict
 
 import pyarrow as pa
@@ -112,9 +112,14 @@ def unlabelled(blocks: Iterable[pa.Table | pa.RecordBatch]) -> str:
 
 
 class FolderSummary:
-    """What a folder holds, added up file by file: number of files, bytes, and a hash over paths, sizes and times."""
+    """What a folder holds, added up file by file: number of files, bytes, and a hash over paths, sizes and times.
 
-    def __init__(self) -> None:
+    Args:
+        told: is called with 1 for every file.
+    """
+
+    def __init__(self, told: Callable[[int], None] | None = None) -> None:
+        self._told = told
         self._files = 0
         self._bytes = 0
         self._sha256 = hashlib.sha256()
@@ -126,6 +131,8 @@ class FolderSummary:
         self._sha256.update(f"{path}\0{size}\0{modified}\n".encode())
         self._files += 1
         self._bytes += size
+        if self._told:
+            self._told(1)
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -3,7 +3,8 @@
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import FolderSummary, list_batches
 from alignet_ray.images.shards import LEFT_OUT_KEY, ShardOpener
+from alignet_ray.screen import Screen
 from alignet_ray.store import digest
 
 VERSION = 1
@@ -37,11 +39,13 @@ class Listings:
         fingerprints: fingerprint of every folder, as the plan found it. Folders that are not among them are listed
             whenever they are asked for.
         shards: how shards are opened.
+        screen: shows how far a long listing is; None: nothing is shown.
     """
 
     cache: Path | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     shards: ShardOpener = field(default_factory=ShardOpener)
+    screen: Screen | None = None
 
     def table(self, uri: str, left_out: LeftOut | None = None) -> pa.Table:
         """All images under a root: see `listing.list_images`."""
@@ -60,7 +64,7 @@ class Listings:
 
         path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
         if not path.exists():
-            _keep(path, uri, fingerprint, self.shards)
+            self._keep(path, uri, fingerprint)
         with pq.ParquetFile(path) as kept:
             if left_out is not None:
                 left_out.add_all(LeftOut.from_json(json.loads(kept.metadata.metadata[LEFT_OUT_KEY])))
@@ -77,35 +81,46 @@ class Listings:
             path_of |= dict(zip(inside.tolist(), found, strict=True))
         return [path_of[image_id] for image_id in ids.tolist()]
 
+    def _keep(self, path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+        """List a folder into a file, which gets its name once it is whole; other processes wait meanwhile."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if path.exists():
+                return
 
-def _keep(path: Path, uri: str, fingerprint: Mapping[str, Any], shards: ShardOpener) -> None:
-    """List a folder into a file, which gets its name once it is whole; other processes wait for the one that lists."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
-        if path.exists():
+            for leftover in path.parent.glob(f".{path.name}.*"):
+                leftover.unlink(missing_ok=True)  # of a run that was killed while it listed
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+            try:
+                self._write(temporary, uri, fingerprint)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _told(self, files: int) -> Iterator[Callable[[int], None] | None]:
+        """What is called for every file that is listed."""
+        if self.screen is None:
+            yield None
             return
+        with self.screen.progress(files, "files listed", told_if_short=False) as bar:
+            yield bar.add
 
-        for leftover in path.parent.glob(f".{path.name}.*"):
-            leftover.unlink(missing_ok=True)  # of a run that was killed while it listed
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            _write(temporary, uri, fingerprint, shards)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def _write(self, path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
+        left_out = LeftOut()
+        with (
+            self._told(fingerprint["files"]) as told,
+            # Classes repeat, so that a dictionary of them is all that a batch holds.
+            pq.ParquetWriter(path, IMAGES, compression="zstd", use_dictionary=["label"]) as writer,
+        ):
+            summary = FolderSummary(told)
+            for batch in list_batches(uri, left_out, summary, self.shards):
+                writer.write_batch(batch)
+            writer.add_key_value_metadata({LEFT_OUT_KEY.decode(): json.dumps(left_out.to_json())})
 
-
-def _write(path: Path, uri: str, fingerprint: Mapping[str, Any], shards: ShardOpener) -> None:
-    left_out = LeftOut()
-    summary = FolderSummary()
-    # Classes repeat, so that a dictionary of them is all that a batch holds.
-    with pq.ParquetWriter(path, IMAGES, compression="zstd", use_dictionary=["label"]) as writer:
-        for batch in list_batches(uri, left_out, summary, shards):
-            writer.write_batch(batch)
-        writer.add_key_value_metadata({LEFT_OUT_KEY.decode(): json.dumps(left_out.to_json())})
-
-    # The artifact's id stands for the folder as the plan found it: rows of another state must not get that id.
-    if summary.fingerprint != fingerprint:
-        raise UserError(
-            f"the images under {uri} changed after the run began: wait until nothing is written there, and run it again"
-        )
+        # The artifact's id stands for the folder as the plan found it: rows of another state must not get that id.
+        if summary.fingerprint != fingerprint:
+            raise UserError(
+                f"the images under {uri} changed after the run began: wait until nothing is written there, and run it"
+                " again"
+            )

@@ -22,6 +22,7 @@ from alignet_ray.stages import (
     Work,
     ask_answers,
     embed_jobs,
+    generated_world,
     graph,
     human_inputs,
     kept,
@@ -39,6 +40,9 @@ DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 
 WITHOUT_RAY = ("evaluate", "register")
 """Stages that work in the calling process alone: Ray is not started for them."""
+
+LOOKS_AT_INPUTS = "looking at the files of all inputs: a run is named by what they hold"
+"""What is said while a plan takes long."""
 
 NEVER_MADE = "never made under this root"
 """Why a step is to do that has no artifact here, not even one of other settings."""
@@ -257,7 +261,7 @@ def describe_plan(cfg: Config) -> list[dict[str, str]]:
     from alignet_ray.synthetic.world import is_materialised
 
     state = runtime.state_path(cfg)
-    world = generated_world(cfg, state)
+    world = generated_world.name_and_folder(cfg, state)
     if world and not is_materialised(world[1]):
         # What the world brings is sound; files that are given beside it can be read already.
         if any(node.stage == "evaluate" for node in graph(cfg)):
@@ -265,7 +269,7 @@ def describe_plan(cfg: Config) -> list[dict[str, str]]:
         return unmade(cfg)
     # A plan leaves nothing behind; a snapshot has the same name wherever it is written.
     with tempfile.TemporaryDirectory() as place:
-        resolved = resolve(ask_answers.resolve(cfg, Screen(), Path(place)), state, Screen())
+        resolved = generated_world.resolve(ask_answers.resolve(cfg, Screen(), Path(place)), state, Screen())
         steps = plan(resolved, Store.open(cfg.store.root))
         # What a run would refuse at once is no plan.
         refuse(resolved, steps)
@@ -276,59 +280,6 @@ def unmade(cfg: Config) -> list[dict[str, str]]:
     """Rows of a plan whose generated world does not exist yet, so that no artifact has an id."""
     why = "its generated world is drawn first"
     return [{"node": node.name, "id": "", "state": "missing", "why": why, "size": ""} for node in graph(cfg)]
-
-
-# Generated worlds
-
-
-def generated_world(cfg: Config, state: Path) -> tuple[str, Path] | None:
-    """Name and folder of the generated world that a config asks for; None if it does not ask for one.
-
-    Raises:
-        UserError: no world has that name.
-    """
-    if not (cfg.corpus.path or "").startswith("synthetic:"):
-        return None
-    from alignet_ray.synthetic import world
-
-    name = str(cfg.corpus.path).partition(":")[2]
-    if name not in world.WORLDS:
-        raise UserError(f"no generated world named {name!r}: there are {', '.join(world.WORLDS)}")
-    # The folder's name hashes all settings of the world: after a change another world is drawn beside the old one.
-    version = digest([world.VERSION, asdict(world.WORLDS[name])], 8)
-    return name, state / "worlds" / f"{name}-{version}"
-
-
-def resolve(cfg: Config, state: Path, screen: Screen) -> Config:
-    """Replace `synthetic:NAME` by the paths of that generated world, which is made here if it does not exist yet."""
-    named_folder = generated_world(cfg, state)
-    if named_folder is None:
-        return cfg
-    from alignet_ray.synthetic import world
-
-    name, folder = named_folder
-    if not world.is_materialised(folder):
-        screen.heading("world", f"drawing {name!r}")
-        if world.WORLDS[name].trains_base:
-            with screen.progress(world.WORLDS[name].base.steps, "steps of its base network's training") as bar:
-                world.materialise(name, folder, lambda done, total: bar.add(done - bar.done))
-        else:
-            world.materialise(name, folder)
-
-    # What the user gives beside the world's name replaces the world's own.
-    paths = world.paths(name, folder)
-    changes: JsonObject = {
-        "corpus__path": paths["corpus"],
-        "objects__table": cfg.objects.table or paths["table"],
-        "objects__concepts": cfg.objects.concepts or paths["concepts"],
-        "human__triplets": cfg.human.triplets or paths["triplets"],
-    }
-    side = world.WORLDS[name].size
-    if cfg.embed.model == (cfg.corpus.path,):
-        changes |= {"embed__model": (paths["model"],), "embed__size": cfg.embed.size or side}
-    if cfg.distill.model == cfg.corpus.path:
-        changes |= {"distill__model": paths["model"], "distill__size": cfg.distill.size or side}
-    return cfg.replace(**changes)
 
 
 # Running
@@ -359,7 +310,8 @@ def run(
         if note := kept.outdated_note(store):
             screen.line(note)
 
-        steps = plan(resolved, store, names, known=known)
+        with screen.told_if_long(LOOKS_AT_INPUTS):
+            steps = plan(resolved, store, names, known=known)
         unfinished = [step for step in steps if not step.finished]
         if unfinished:
             refuse(resolved, steps)
@@ -452,7 +404,8 @@ def opened(cfg: Config, screen: Screen) -> Iterator[tuple[Config, Store, Path]]:
         root_lock.removed_if_refused(created),
         log_to(log_file(cfg, state), screen),
     ):
-        yield resolve(ask_answers.resolve(cfg, screen), state, screen), Store.open(cfg.store.root), state
+        resolved = generated_world.resolve(ask_answers.resolve(cfg, screen), state, screen)
+        yield resolved, Store.open(cfg.store.root), state
 
 
 @contextlib.contextmanager
@@ -492,7 +445,7 @@ def carry_out(cfg: Config, store: Store, steps: list[Step], session: Session, pa
     lists_in_tasks = needs_ray and shard_tasks.takes_tasks(cfg, found)
     if lists_in_tasks:
         _start_ray(cfg, screen)
-    listings = shard_tasks.run_listings(cfg, found)
+    listings = shard_tasks.run_listings(cfg, found, screen)
     refuse_amounts(cfg, [node.name for node in unfinished], listings)
     if needs_ray and not lists_in_tasks:
         _start_ray(cfg, screen)

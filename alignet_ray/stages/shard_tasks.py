@@ -9,6 +9,7 @@ from alignet_ray.config import Config
 from alignet_ray.errors import UserError
 from alignet_ray.images.listings import Listings
 from alignet_ray.images.shards import OpenedShard, ShardOpener, open_shard
+from alignet_ray.screen import Screen
 from alignet_ray.stages.small_work import stays_here
 
 LOCAL_BYTES = 1e9
@@ -34,16 +35,17 @@ def takes_tasks(cfg: Config, fingerprints: Mapping[str, Any]) -> bool:
     return bool(_large_folders(cfg, fingerprints))
 
 
-def run_listings(cfg: Config, fingerprints: Mapping[str, Any]) -> Listings:
+def run_listings(cfg: Config, fingerprints: Mapping[str, Any], screen: Screen | None = None) -> Listings:
     """The listings of a run; shards of large folders are opened in tasks if Ray runs.
 
     Args:
         cfg: of the run.
         fingerprints: of its files and folders, see `Listings`.
+        screen: shows how far a long listing is; None: nothing is shown.
     """
     cache = runtime.cache_dir(cfg)
     folders = _large_folders(cfg, fingerprints)
-    here = Listings(cache, fingerprints, ShardOpener(cache))
+    here = Listings(cache, fingerprints, ShardOpener(cache), screen)
     if not folders:
         return here
 
@@ -54,7 +56,7 @@ def run_listings(cfg: Config, fingerprints: Mapping[str, Any]) -> Listings:
     at_once = max(1, cluster_nodes.cluster_resources().cpus) * TASKS_PER_SLOT
     if any("://" in folder for folder in folders):
         at_once = int(at_once / REMOTE_CPUS)
-    return Listings(cache, fingerprints, ShardOpener(cache, partial(_open, folders), at_once))
+    return Listings(cache, fingerprints, ShardOpener(cache, partial(_open, folders), at_once), screen)
 
 
 def _large_folders(cfg: Config, fingerprints: Mapping[str, Any]) -> frozenset[str]:

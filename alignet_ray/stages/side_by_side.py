@@ -10,7 +10,7 @@ from alignet_ray import cluster_nodes, runtime
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.screen import Screen
-from alignet_ray.stages import ask_answers, pipeline, run_page, shard_tasks
+from alignet_ray.stages import ask_answers, generated_world, pipeline, run_page, shard_tasks
 from alignet_ray.stages.pipeline import Step
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.tracking import Session, Tracker
@@ -98,7 +98,7 @@ def run(
     with pipeline.opened(cfgs[0], screen) as (first, store, state):
         runs = []
         for cfg in cfgs:
-            resolved = pipeline.resolve(ask_answers.resolve(cfg, screen), state, screen)
+            resolved = generated_world.resolve(ask_answers.resolve(cfg, screen), state, screen)
             steps = pipeline.plan(resolved, store, names, known=known)
             if not all(step.finished for step in steps):
                 pipeline.refuse(resolved, steps)

@@ -10,6 +10,7 @@ from alignet_ray.images import listings
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import fingerprint, list_images
 from alignet_ray.images.listings import Listings
+from alignet_ray.screen import Screen
 
 
 @pytest.fixture
@@ -45,6 +46,18 @@ def test_a_folder_that_changed_since_the_plan_is_refused(folder: str, tmp_path: 
     with pytest.raises(UserError, match="changed after the run began"):
         Listings(tmp_path / "cache", {folder: found}).table(folder)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"], "no half listing is left"
+
+
+def test_a_long_listing_shows_how_far_it_is(folder: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    taken = {folder: fingerprint(folder)}
+    with out.open("w") as stream:
+        kept = Listings(tmp_path / "cache", taken, screen=Screen(stream, every=0))
+        kept.table(folder)
+        # What is kept already takes no time.
+        kept.table(folder)
+    lines = out.read_text().splitlines()
+    assert [line.split("] ")[1].split(",")[0] for line in lines] == [f"{n}/3 files listed" for n in (1, 2, 3, 3)]
 
 
 def test_a_folder_is_listed_once(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

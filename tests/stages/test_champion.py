@@ -13,7 +13,7 @@ from alignet_ray.evals.gate import Verdict
 from alignet_ray.models import hub
 from alignet_ray.registry import Champion
 from alignet_ray.screen import Screen
-from alignet_ray.stages import Node, Work, champion, pipeline, register
+from alignet_ray.stages import Node, Work, champion, generated_world, register
 from alignet_ray.store import Store
 from alignet_ray.tracking import Tracker, client
 
@@ -28,7 +28,7 @@ def work(smoke: SmokeRun, tmp_path: Path) -> Work:
     settings = tmp_path / "smoke.yaml"
     settings.write_text(reference.config)
     cfg = Config.from_yaml(settings).replace(store__root=str(smoke.root))
-    cfg = pipeline.resolve(cfg, smoke.root, Screen())
+    cfg = generated_world.resolve(cfg, smoke.root, Screen())
     parents = {node: smoke[node] for node in NODES}
     # A root of its own: other tests count what lies under that of the smoke run.
     draft = Store.open(str(tmp_path / "root")).draft("register", "champion")

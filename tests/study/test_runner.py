@@ -14,7 +14,7 @@ from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.errors import UserError
 from alignet_ray.screen import Screen
-from alignet_ray.stages import pipeline, side_by_side
+from alignet_ray.stages import generated_world, pipeline, side_by_side
 from alignet_ray.store import Artifact, JsonObject, Store
 from alignet_ray.study import runner, tracked
 from alignet_ray.study.folder import StudyFolder
@@ -37,7 +37,7 @@ def ran(smoke: SmokeRun, monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     def opened(cfg: Config, screen: Screen) -> nullcontext[tuple[Config, Store, Path]]:
         # The world of the smoke run: a new one would be drawn in minutes.
-        resolved = pipeline.resolve(cfg.replace(store__root=str(smoke.root)), smoke.root, screen)
+        resolved = generated_world.resolve(cfg.replace(store__root=str(smoke.root)), smoke.root, screen)
         return nullcontext((resolved, Store.open(cfg.store.root), smoke.root))
 
     monkeypatch.setattr(pipeline, "run", run)
