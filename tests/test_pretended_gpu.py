@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.mixed_features import world
 from support.pretended_gpu import PINNED, pretended_gpu
 from support.small_corpus import SmallCorpus
 from support.training import make_batches, make_recipe, save_checkpoint
 
-from alignet_ray.config import Soften
+from alignet_ray.config import Align, Soften
+from alignet_ray.core import alignment, kmeans, labelling, triplet_set, vice
 from alignet_ray.core import gpu as gpu_settings
-from alignet_ray.core import kmeans, labelling, vice
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.images import resize
 from alignet_ray.images.transfer import pack, prepare
@@ -127,6 +128,19 @@ def test_the_model_of_people(gpu: None) -> None:
     prior = Soften().settings(vice.Prior)
     here, there = (vice.fit(triplets, 12, schedule, prior, 0, None, device) for device in ("cpu", "cuda"))
     np.testing.assert_allclose(there.mu, here.mu, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+@pytest.mark.parametrize("kind", ["affine", "low_rank", "diagonal", "orthogonal"])
+def test_a_map_of_the_teacher(gpu: None, kind: alignment.MapKind, alpha: float) -> None:
+    x, human, rows = world()
+    train, valid = (triplet_set.soft_targets(range(a, b), rows, human, 3_000) for a, b in ((0, 28), (28, 40)))
+    settings = Align().settings(alignment.FitSettings, kind=kind, alpha=alpha, steps=60, batch_size=256)
+    here, there = (alignment.fit(x, train, valid, settings, 0, None, device) for device in ("cpu", "cuda"))
+    assert there.step == here.step
+    np.testing.assert_allclose(there.transform.weights, here.transform.weights, atol=1e-5)
+    np.testing.assert_allclose(there.transform(x), here.transform(x), atol=1e-4)
+    assert there.score.cross_entropy == pytest.approx(here.score.cross_entropy, abs=1e-6)
 
 
 def images(ids: np.ndarray) -> torch.Tensor:

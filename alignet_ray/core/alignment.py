@@ -28,6 +28,9 @@ from alignet_ray.core.triplets import gram_similarities
 
 MapKind = Literal["affine", "low_rank", "diagonal", "orthogonal"]
 
+MIN_PRODUCTS = 1e11
+"""Products of a fit, forward, from which on a GPU is worth while: some ten seconds of two CPU cores."""
+
 FIRST_SCALES = (2.0 ** np.arange(-3, 6)).tolist()
 """Multiples of the identity that are tried as the start of a fit."""
 
@@ -129,6 +132,7 @@ def fit(
     settings: FitSettings,
     seed: int,
     report: Callable[[dict[str, float]], None] | None = None,
+    device: str = "cpu",
 ) -> FittedTransform:
     """Fit a transform on the training objects; keep the one with the lowest cross-entropy on the held-out objects.
 
@@ -138,20 +142,23 @@ def fit(
         settings: form of the map and of the optimisation.
         seed: of the images and triplets drawn.
         report: called with each row of the history.
+        device: where the steps are computed; images and triplets are drawn alike on all devices.
     """
     # Standardisation and principal axes see training images alone; all images are then expressed in them.
     basis = _Basis.of(x, np.unique(train.rows.numpy()), settings)
-    features = torch.from_numpy(basis.project(x))
+    features = torch.from_numpy(basis.project(x)).to(device)
+    train = train.on(device)
     rng = torch.Generator().manual_seed(seed)
-    core = Core(features.shape[1], settings.kind, settings.identity_penalty, _first_scale(features, train, rng))
+    scale = _first_scale(features, train, rng)
+    core = Core(features.shape[1], settings.kind, settings.identity_penalty, scale).to(device)
     mean = copy.deepcopy(core)
     optimizer = torch.optim.Adam(core.parameters(), lr=settings.lr)
 
     # What the local term compares with: the features before any map.
-    before = torch.from_numpy(basis.standardise(x)) if settings.alpha else None
+    before = torch.from_numpy(basis.standardise(x)).to(device) if settings.alpha else None
 
     # The untrained map counts as step 0: a fit that only makes things worse returns it.
-    held_out_rows, held_out = valid.compact()
+    held_out_rows, held_out = valid.on(device).compact()
     held_out_features = features[held_out_rows]
     best = FittedTransform(basis.export(core), 0, score(core(held_out_features).detach(), held_out), [])
     history: list[dict[str, float]] = []
@@ -182,6 +189,21 @@ def fit(
         elif step - best.step >= settings.patience * settings.every:
             break
     return FittedTransform(best.transform, best.step, best.score, history)
+
+
+def worth_a_gpu(settings: FitSettings, objects: int, width: int) -> bool:
+    """Whether a fit computes for longer on a CPU than a GPU takes to be made ready.
+
+    Args:
+        settings: of the fit.
+        objects: to learn from.
+        width: of the features.
+    """
+    if settings.kind == "low_rank":
+        width = min(width, settings.rank)
+    # The map of every object, and the similarities of all pairs.
+    products = objects * width * (width + objects)
+    return settings.steps * products > MIN_PRODUCTS
 
 
 def triplet_loss(
@@ -249,8 +271,8 @@ class _Basis:
     def export(self, core: Core) -> AffineTransform:
         """The map as full (p, p) weights: axes C axes^T has the same dot products as C in the principal basis."""
         # Centring, projection and scaling become part of weights and bias: AffineTransform only standardises.
-        weights = core.matrix().detach().numpy() / np.float32(self.norm)
-        bias = core.bias.detach().numpy().copy()
+        weights = core.matrix().detach().cpu().numpy() / np.float32(self.norm)
+        bias = core.bias.detach().cpu().numpy().copy()
         if self.axes is None:
             return AffineTransform(float(self.mean), float(self.std), weights.copy(), bias - self.centre @ weights)
 

@@ -1,4 +1,4 @@
-"""What a GPU is told and asked: how it multiplies float32 numbers, and whether a matrix fits into its memory."""
+"""What a GPU is told and asked: whether there is one, how it multiplies, and whether a matrix fits into its memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,13 @@ import torch
 
 RESIDENT_SHARE = 0.7
 """Share of a GPU's free memory that a matrix may take to stay there; the rest is for products with it."""
+
+
+def best_device() -> str:
+    """Where this process computes what is worth a GPU: on its GPU, if it has one."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
 
 
 def set_tf32(on: bool) -> None:

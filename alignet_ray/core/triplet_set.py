@@ -68,6 +68,10 @@ class TripletSet:
             torch.from_numpy(np.ascontiguousarray(targets, dtype=np.float32)),
         )
 
+    def on(self, device: str) -> "TripletSet":
+        """The same with triplets and targets on a device. Images stay on the CPU, where they are drawn."""
+        return replace(self, triplets=self.triplets.to(device), targets=self.targets.to(device))
+
     def compact(self) -> tuple[Int[Tensor, " k"], "TripletSet"]:
         """The feature rows that occur, ascending, and the same triplet set over features of these rows alone."""
         used, rows = torch.unique(self.rows, return_inverse=True)

@@ -9,7 +9,7 @@ from alignet_ray import runtime
 from alignet_ray.artifacts import transforms
 from alignet_ray.artifacts.align import AlignArtifact, AlignReport, FoldResult, SplitAgreement, split_agreement
 from alignet_ray.config import Config
-from alignet_ray.core import alignment, similarity, teacher_metrics
+from alignet_ray.core import alignment, gpu, similarity, teacher_metrics
 from alignet_ray.core.splits import folds
 from alignet_ray.core.triplet_set import TripletSet
 from alignet_ray.data.embeddings import SharedFeatures
@@ -164,7 +164,10 @@ def _fit(work: Work, dataset: AlignmentDataset, settings: alignment.FitSettings)
             metrics = {name: value for name, value in row.items() if name != "step"}
             work.tracker.log_curve(metrics, step)
 
-        return alignment.fit(dataset.features, train, validation, settings, work.cfg.seed, report)
+        device = "cpu"
+        if alignment.worth_a_gpu(settings, len(dataset.objects["train"]), dataset.features.shape[1]):
+            device = gpu.best_device()
+        return alignment.fit(dataset.features, train, validation, settings, work.cfg.seed, report, device)
 
 
 def _training_triplets(work: Work, dataset: AlignmentDataset, objects: list[int]) -> TripletSet:

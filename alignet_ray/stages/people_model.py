@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int64
 
 from alignet_ray import cluster_nodes
 from alignet_ray.artifacts.soften import LearningCurve, Posterior
 from alignet_ray.config import Config
-from alignet_ray.core import comparisons, learning_curve, scores, trace_norm, vice
+from alignet_ray.core import comparisons, gpu, learning_curve, scores, trace_norm, vice
 from alignet_ray.core.answer_rows import AnswerRows
 from alignet_ray.core.comparisons import single_answers
 from alignet_ray.human.answers import Answers
@@ -224,7 +223,7 @@ def _vice(answers: Sequence[Int64[np.ndarray, "_ 3"]], count: int, cfg: Config) 
     triplets, votes = answers
     schedule = cfg.soften.settings(vice.Schedule)
     prior = cfg.soften.settings(vice.Prior)
-    fitted = vice.fit(triplets, count, schedule, prior, cfg.seed, None, _device(), votes)
+    fitted = vice.fit(triplets, count, schedule, prior, cfg.seed, None, gpu.best_device(), votes)
     return Posterior(fitted.mu, fitted.sigma)
 
 
@@ -234,12 +233,6 @@ def _trace_norm(answers: Sequence[Int64[np.ndarray, "_ 3"]], count: int, cfg: Co
     dims = min(cfg.soften.dims, trace_norm.DIMS)
     fitted = trace_norm.fit(AnswerRows(triplets, votes), count, cfg.seed, dims=dims)
     return Posterior(fitted.mean, np.zeros_like(fitted.mean))
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "cpu"
 
 
 def _chance_cross_entropy(given: Answers) -> float:
@@ -283,7 +276,7 @@ def _fit_here(work: Work, given: Answers, count: int, schedule: vice.Schedule, p
             bar.add(step - bar.done, f"cross-entropy {cross_entropy:.4f}, {dims} dimensions")
             _log_point(work, step, cross_entropy, dims)
 
-        return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, _device(), votes)
+        return vice.fit(given.triplets, count, schedule, prior, work.cfg.seed, report, gpu.best_device(), votes)
 
 
 def log_history(work: Work, facts: FitFacts) -> None:

@@ -25,6 +25,14 @@ def test_soft_fit_beats_its_base_on_objects_that_it_never_saw() -> None:
     np.testing.assert_array_equal(again.transform.weights, fitted.transform.weights)
 
 
+def test_only_large_fits_are_worth_a_gpu() -> None:
+    settings = Align().settings(alignment.FitSettings, kind="affine")
+    assert alignment.worth_a_gpu(settings, 1_300, 1_152), "THINGS and SigLIP's features: minutes of a CPU"
+    assert not alignment.worth_a_gpu(settings, 50, 64)
+    low_rank = Align().settings(alignment.FitSettings, kind="low_rank", rank=10)
+    assert not alignment.worth_a_gpu(low_rank, 400, 1_152), "a low rank makes it small"
+
+
 def test_one_hot_targets_give_the_cross_entropy() -> None:
     rng = np.random.default_rng(0)
     y, rows = rng.normal(size=(6, 3)), scores.all_triplets(6)

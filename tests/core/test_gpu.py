@@ -9,6 +9,12 @@ import torch
 from alignet_ray.core import gpu
 
 
+@pytest.mark.parametrize(("there", "device"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch, there: bool, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert gpu.best_device() == device
+
+
 @pytest.mark.parametrize("on", [True, False])
 def test_products_and_convolutions_are_set_together(on: bool, tf32: None) -> None:
     gpu.set_tf32(not on)
