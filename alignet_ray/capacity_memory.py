@@ -1,4 +1,4 @@
-"""What of a planned run would not fit into memory, and what would: the driver's paths, and networks on a GPU."""
+"""What of a planned run would not fit into memory, and what would: images in the driver, and networks on a GPU."""
 
 import math
 
@@ -12,7 +12,7 @@ GPU_SHARE = 0.8
 
 def too_large(cfg: Config, result: Plan) -> list[str]:
     """A line for each thing that does not fit, with what would; nothing if all does."""
-    lines = _paths(result)
+    lines = _images(cfg, result)
     lines += _network(result, "the student", "student_size", "trained")
     if tunes_network(cfg):
         lines += _network(result, "the teacher", "teacher_size", "trained")
@@ -21,16 +21,24 @@ def too_large(cfg: Config, result: Plan) -> list[str]:
     return lines
 
 
-def _paths(result: Plan) -> list[str]:
-    """The paths of all images, which the driver holds."""
+def _images(cfg: Config, result: Plan) -> list[str]:
+    """Numbers of all images, and the paths of those that training chooses from, which the driver holds."""
     on = result.on
-    needed = on.images * result.figures["path"].value / 1e9
-    if needed <= USABLE_MEMORY * on.head_memory:
+    held = result.figures["held"].value
+    path = result.figures["path"].value
+    chosen = cfg.distill.choice(on.images)
+    needed = (on.images * held + chosen * path) / 1e9
+    usable = USABLE_MEMORY * on.head_memory
+    if needed <= usable:
         return []
-    fitting = int(USABLE_MEMORY * on.head_memory * 1e9 / result.figures["path"].value)
+
+    # Fewer images than training would choose from are all chosen.
+    fitting = int((usable * 1e9 - chosen * path) / held)
+    if fitting < chosen:
+        fitting = int(usable * 1e9 / (held + path))
     return [
-        f"the driver would hold {needed:,.0f} GB of paths, and the head has {on.head_memory:g} GB: give it "
-        f"{math.ceil(needed / USABLE_MEMORY):,} GB (--on.head-memory), or take {fitting:,} images at most"
+        f"the driver would hold {needed:,.0f} GB of ids, clusters and paths, and the head has {on.head_memory:g} GB: "
+        f"give it {math.ceil(needed / USABLE_MEMORY):,} GB (--on.head-memory), or take {fitting:,} images at most"
     ]
 
 

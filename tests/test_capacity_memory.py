@@ -13,16 +13,24 @@ def problems(cfg: Config, **on: float) -> list[str]:
     return too_large(cfg, capacity.plan(cfg, ClusterSpec(**on)))
 
 
-def test_paths_fill_at_most_half_of_the_head() -> None:
-    """157 bytes for each of a billion images."""
+def test_images_fill_at_most_half_of_the_head() -> None:
+    """60 bytes for each of a billion images, and 100 more for four times the 128,000 that training draws."""
     (line,) = problems(Config(), images=1_000_000_000)
     assert line == (
-        "the driver would hold 157 GB of paths, and the head has 32 GB: give it 314 GB (--on.head-memory), or take "
-        "101,910,828 images at most"
+        "the driver would hold 60 GB of ids, clusters and paths, and the head has 32 GB: give it 121 GB "
+        "(--on.head-memory), or take 265,813,333 images at most"
     )
-    assert not problems(Config(), images=1_000_000_000, head_memory=314)
-    assert not problems(Config(), images=101_910_828)
-    assert problems(Config(), images=101_910_829)
+    assert not problems(Config(), images=1_000_000_000, head_memory=121)
+    assert not problems(Config(), images=265_813_333)
+    assert problems(Config(), images=265_813_334)
+
+
+def test_a_long_training_chooses_from_all_images() -> None:
+    """160 bytes for each image, where training draws more than a quarter of them."""
+    long = Config().replace(distill__steps=1_000_000)
+    assert not problems(long, images=100_000_000)
+    (line,) = problems(long, images=100_000_001)
+    assert line.endswith("or take 100,000,000 images at most")
 
 
 def test_a_network_and_its_training_state_fit_on_each_gpu() -> None:
@@ -50,5 +58,5 @@ def test_the_command_refuses_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         main(["plan", "imagenet", "--on.images", "1000000000"])
     printed = capsys.readouterr()
-    assert "this run cannot be done: the driver would hold 157 GB of paths" in printed.err
+    assert "this run cannot be done: the driver would hold 72 GB of ids, clusters and paths" in printed.err
     assert "embed@corpus" not in printed.out

@@ -69,9 +69,14 @@ class ClusterArtifact(ArtifactView):
 
     def labels(self) -> ClusterLabels:
         """Cluster of every image."""
-        # Sorted by id, the labels match other tables of the same images row by row.
-        table = self.files.read_parts().sort_by("image_id")
-        return ClusterLabels(table["image_id"].to_numpy(), table["cluster"].to_numpy())
+        table = self.files.read_parts()
+        ids = table["image_id"].to_numpy()
+        clusters = table["cluster"].to_numpy()
+        # Sorted by id, the labels match other tables of the same images row by row; mostly they are as they come.
+        if (ids[1:] < ids[:-1]).any():
+            order = np.argsort(ids)
+            ids, clusters = ids[order], clusters[order]
+        return ClusterLabels(ids, clusters)
 
     def write_labels(self, part: int, ids: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> None:
         """Write the clusters of some images as one part of the table CLUSTERS."""

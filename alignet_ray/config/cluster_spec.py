@@ -32,7 +32,7 @@ class ClusterSpec(Section):
     """Time in which the storage begins to answer a request for a file, ms: 0 for a local one, some 30 for an object
     store."""
     head_memory: float = Field(32, gt=0)
-    """Main memory of the head, GB: the driver holds the paths of all images in it."""
+    """Main memory of the head, GB: the driver holds ids and clusters of all images in it."""
     image_kb: float = Field(114, gt=0)
     """Mean size of an image file, kB."""
     gpu_hour: float = Field(3.0, ge=0)

@@ -57,6 +57,10 @@ class Embed(Section):
     """Largest tolerated share of unreadable images."""
 
 
+CHOICE = 4
+"""Images that a training chooses from, for each one that it draws."""
+
+
 class Soften(Section):
     """soften: human responses -> a probabilistic model of human choices."""
 
@@ -348,6 +352,13 @@ class Distill(Section):
         if self.batching == "in_batch":
             return self.batch_size
         return 3 * self.batch_size
+
+    def choice(self, images: int) -> int:
+        """How many images of a corpus training chooses from: a few for each one that it draws, or all there are.
+
+        More of a huge corpus would fill memory with paths, and change nothing: random images of random ones are random.
+        """
+        return min(images, CHOICE * self.steps * self.images_per_step)
 
     def packs(self, images: int) -> bool:
         """Whether training caches the pixels of a corpus of so many images.

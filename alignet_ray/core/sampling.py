@@ -53,13 +53,19 @@ class Exhausted(ValueError):
 def group_by(labels: Int[np.ndarray, " n"]) -> Groups:
     """Groups of the images 0..n-1 by label; negative labels belong to no group."""
     # Sorted by label, each group is one slice: drawing a member is one look-up.
-    inside = np.flatnonzero(labels >= 0)
-    members = inside[np.argsort(labels[inside], kind="stable")]
-    _, start, size = np.unique(labels[members], return_index=True, return_counts=True)
+    members = np.argsort(labels, kind="stable")
+    members = members[np.count_nonzero(labels < 0) :]
+
+    # A group begins wherever the label is another one than before.
+    in_order = labels[members]
+    is_first = np.ones(len(members), dtype=bool)
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    start = np.flatnonzero(is_first)
+    size = np.diff(start, append=len(members))
 
     group = np.full(len(labels), -1, dtype=np.int64)
     group[members] = np.repeat(np.arange(len(size)), size)
-    return Groups(members, start.astype(np.int64), size.astype(np.int64), group)
+    return Groups(members, start, size, group)
 
 
 def border(rng: np.random.Generator, groups: Groups, n: int) -> Int[np.ndarray, "n 3"]:

@@ -83,11 +83,22 @@ class ImagePool:
 
 def class_numbers(embed: Artifact, ids: Int[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """Class folder of every image as a number, and the folders' names by number (in the order in which they come)."""
-    images = EmbedArtifact(embed).images(["image_id", "label"]).sort_by("image_id")
-    rows = positions_of(images["image_id"].to_numpy(), ids)
-    # Arrow's dictionary numbers the names in the order in which it meets them.
-    classes = images["label"].take(pa.array(rows)).combine_chunks().dictionary_encode()
-    return classes.indices.to_numpy(zero_copy_only=False), classes.dictionary.to_pylist()
+    numbers = np.empty(len(ids), np.int32)
+    number_of: dict[str, int] = {}
+    done = 0
+    # Block by block, so that the names of a huge corpus never lie in memory. Ids ascend, here and in the table.
+    for block in EmbedArtifact(embed).image_blocks(["image_id", "label"]):
+        listed = block["image_id"].to_numpy()
+        inside = ids[done : np.searchsorted(ids, listed[-1], side="right")]
+        classes = block["label"].take(pa.array(positions_of(listed, inside))).dictionary_encode()
+
+        # Arrow's dictionary numbers the names of a block in the order in which it meets them.
+        number_of_block = [number_of.setdefault(name, len(number_of)) for name in classes.dictionary.to_pylist()]
+        indices = classes.indices.to_numpy(zero_copy_only=False)
+        numbers[done : done + len(inside)] = np.array(number_of_block, np.int32)[indices]
+        done += len(inside)
+    assert done == len(ids), "image_ids that are not listed"
+    return numbers, list(number_of)
 
 
 class SampledTriplets(NamedTuple):

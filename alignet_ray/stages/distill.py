@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from alignet_ray.images.cache import CacheWriter
 
-VERSION = 6
+VERSION = 7
 
 PACKED_AT_ONCE = 32
 """Images that this process packs before it asks itself whether tasks would do the rest sooner."""

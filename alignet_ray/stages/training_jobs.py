@@ -16,7 +16,7 @@ from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact
 from alignet_ray.artifacts.spans import NO_OFFSET
 from alignet_ray.artifacts.student_files import Provenance
-from alignet_ray.config import Config
+from alignet_ray.config import Config, Distill
 from alignet_ray.data.embeddings import TeacherFeatures
 from alignet_ray.data.triplet_sampling import TRIPLET_KINDS, class_numbers
 from alignet_ray.human.dataset import human_model, split_images
@@ -26,7 +26,7 @@ from alignet_ray.images.transform import PixelTransform
 from alignet_ray.models.backbone import load_backbone
 from alignet_ray.stages import Work
 from alignet_ray.store import Artifact, digest
-from alignet_ray.training.batches import KindInBatch
+from alignet_ray.training.batches import KindInBatch, labelled_batches, validation_batch
 from alignet_ray.training.student_worker import StudentJob
 from alignet_ray.training.teacher_job import TeacherJob
 from alignet_ray.training.validation import HumanValidation, human_validation, object_images
@@ -49,13 +49,17 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
     label = LabelArtifact(work.parent("label"))
     embed = work.parent("embed")
     clustered = ClusterArtifact(work.parents["cluster"]).labels()
-    in_training = ~np.isin(clustered.ids, label.held_out())
+    in_training = np.flatnonzero(~np.isin(clustered.ids, label.held_out()))
+    chosen = _choice(settings, work.cfg.seed, in_training)
+    needed = clustered.ids
+    if len(chosen) < len(in_training):
+        needed = np.union1d(clustered.ids[chosen], _labelled_images(label, settings))
 
     view = load_backbone(settings.model, settings.size, squash=settings.squash).pixel_transform
     threads = threads_per_worker(workers * work.concurrent)
-    decoder = _corpus_images(work, embed, clustered.ids, view, threads)
+    decoder = _corpus_images(work, embed, needed, view, threads)
     images: CachedImages | DecodedImages = decoder
-    if settings.packs(len(clustered.ids)):
+    if settings.packs(len(needed)):
         images = _packed(decoder, embed, cache, pack)
 
     validation = _student_validation(work, view)
@@ -69,15 +73,32 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
         label=label.files,
         teacher=TeacherFeatures(embed, work.parents["align"], cache, raw=work.role == "control"),
         scale=label.stats().scale,
-        image_ids=clustered.ids[in_training],
-        clusters=clustered.clusters[in_training],
-        kinds=_kinds_in_batch(work.cfg, embed, clustered.ids[in_training], clustered.clusters[in_training]),
+        image_ids=clustered.ids[chosen],
+        clusters=clustered.clusters[chosen],
+        kinds=_kinds_in_batch(work.cfg, embed, clustered.ids[chosen], clustered.clusters[chosen]),
         images=images,
         threads=threads,
         human_validation=one_image_each,
         interpolation_objects=validation,
         provenance=_provenance(work, work.role),
     )
+
+
+def _choice(settings: Distill, seed: int, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """The images that training chooses from, ascending: random ones, so that clusters keep their shares."""
+    count = settings.choice(len(positions))
+    if count == len(positions):
+        return positions
+    rng = np.random.default_rng([seed, len(positions)])
+    return np.sort(positions[rng.choice(len(positions), count, replace=False, shuffle=False)])
+
+
+def _labelled_images(label: LabelArtifact, settings: Distill) -> Int[np.ndarray, " n"]:
+    """The images of the triplets that a training reads: validation triplets, and those that it learns from."""
+    ids = validation_batch(label.files, settings.valid).image_ids
+    if settings.batching == "triplets":
+        ids = np.union1d(ids, labelled_batches(label.files, settings.batch_size, 0).image_ids)
+    return ids
 
 
 def _kinds_in_batch(

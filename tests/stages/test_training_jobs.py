@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from alignet_ray.artifacts import schemas
+from alignet_ray.artifacts.base import part_name
 from alignet_ray.artifacts.cluster import ClusterArtifact
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.artifacts.label import LabelArtifact, LabelStats, SubsetStats
 from alignet_ray.artifacts.soften import Posterior, SoftenArtifact
-from alignet_ray.config import Config
+from alignet_ray.config import Config, Distill
 from alignet_ray.errors import UserError
 from alignet_ray.images.cache import CachedImages, CacheWriter, DecodedImages
 from alignet_ray.images.listing import list_images
@@ -25,7 +26,7 @@ from alignet_ray.stages.training_jobs import (
     make_teacher_job,
     threads_per_worker,
 )
-from alignet_ray.store import Artifact, Store
+from alignet_ray.store import Artifact, Draft, Store
 from alignet_ray.training.student_worker import StudentJob
 
 Make = Callable[..., Work]
@@ -128,6 +129,41 @@ def test_training_sees_clustered_images_that_are_not_held_out(
     assert job.image_ids.tolist() == [2, 3, 6, 7]
     assert job.clusters.tolist() == [1, 1, 3, 3]
     assert job.images.ids.tolist() == [1, 2, 3, 5, 6, 7], "validation reads the held-out ones"
+
+
+@pytest.mark.parametrize("batching", ["in_batch", "triplets"])
+def test_of_a_huge_corpus_a_training_takes_a_part(
+    cfg: Config, parents: dict[str, Artifact], make_work: Make, monkeypatch: pytest.MonkeyPatch, batching: str
+) -> None:
+    monkeypatch.setattr(Distill, "choice", lambda settings, images: images - 1)
+    learned, held_out = [[2, 3, 6], [7, 2, 3]], [[1, 5, 1]]
+    label = parents["label@aligned"]
+    parents = parents | {"label@aligned": with_triplets(label, make_work(cfg, "label@aligned").out, learned, held_out)}
+    few = cfg.replace(distill__steps=1, distill__batch_size=3, distill__batching=batching)
+    jobs = [student_job(make_work(few.replace(seed=seed), "distill@student", parents)) for seed in (0, 0, 1, 2, 3)]
+
+    for job in jobs:
+        assert len(job.image_ids) == 3
+        assert job.image_ids.tolist() == sorted({2, 3, 6, 7} & set(job.image_ids.tolist()))
+        assert job.clusters.tolist() == owners()[job.image_ids].tolist()
+        read = set(job.image_ids.tolist()) | {1, 5}
+        if batching == "triplets":
+            read |= {2, 3, 6, 7}
+        assert job.images.ids.tolist() == sorted(read)
+        assert job.images(np.array([5])).float().mean().item() == 45
+    assert jobs[0].image_ids.tolist() == jobs[1].image_ids.tolist()
+    assert len({tuple(job.image_ids) for job in jobs}) > 1, "the seed decides which"
+
+
+def with_triplets(label: Artifact, draft: Draft, learned: list[list[int]], held_out: list[list[int]]) -> Artifact:
+    """The label artifact with triplets, all of whose similarities are 1."""
+    LabelArtifact(draft).write_held_out(LabelArtifact(label).held_out())
+    LabelArtifact(draft).write_stats(LabelArtifact(label).stats())
+    subsets = {"train": learned, "valid": held_out}
+    for subset, triplets in subsets.items():
+        similarities = np.ones((len(triplets), 3), np.float32)
+        LabelArtifact(draft).write_part(part_name(0, subset), np.array(triplets), similarities)
+    return draft.finish({})
 
 
 def test_a_job_takes_over_scale_seed_and_where_it_comes_from(
