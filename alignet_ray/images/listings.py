@@ -57,18 +57,25 @@ class Listings:
         Raises:
             UserError: as there, or the folder is not what the run found at its start.
         """
-        fingerprint = self.fingerprints.get(uri)
-        if self.cache is None or not isinstance(fingerprint, dict):
+        path = self._kept(uri)
+        if path is None:
             yield from list_batches(uri, left_out, shards=self.shards)
             return
-
-        path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
-        if not path.exists():
-            self._keep(path, uri, fingerprint)
         with pq.ParquetFile(path) as kept:
             if left_out is not None:
                 left_out.add_all(LeftOut.from_json(json.loads(kept.metadata.metadata[LEFT_OUT_KEY])))
             yield from kept.iter_batches(IMAGE_ROWS)
+
+    def count(self, uri: str) -> int:
+        """Number of images under a root.
+
+        Raises:
+            UserError: as `batches`.
+        """
+        path = self._kept(uri)
+        if path is None:
+            return sum(len(batch) for batch in list_batches(uri, shards=self.shards))
+        return int(pq.read_metadata(path).num_rows)
 
     def paths(self, uri: str, ids: Int[np.ndarray, " n"]) -> list[str]:
         """Paths of some images of a root, by their ids."""
@@ -80,6 +87,16 @@ class Listings:
             found = batch["path"].take(pa.array(inside - first)).to_pylist()
             path_of |= dict(zip(inside.tolist(), found, strict=True))
         return [path_of[image_id] for image_id in ids.tolist()]
+
+    def _kept(self, uri: str) -> Path | None:
+        """The file of a root's listing, made here if it is not there; None for a root that is listed every time."""
+        fingerprint = self.fingerprints.get(uri)
+        if self.cache is None or not isinstance(fingerprint, dict):
+            return None
+        path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
+        if not path.exists():
+            self._keep(path, uri, fingerprint)
+        return path
 
     def _keep(self, path: Path, uri: str, fingerprint: Mapping[str, Any]) -> None:
         """List a folder into a file, which gets its name once it is whole; other processes wait meanwhile."""

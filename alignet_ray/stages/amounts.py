@@ -25,7 +25,7 @@ def refuse_amounts(cfg: Config, names: Collection[str], listings: Listings) -> N
     # Embedding is what takes long; where it is done, the stages themselves refuse at once.
     if "embed@corpus" not in names or "cluster" not in names or cfg.corpus.path is None:
         return
-    images = sum(len(batch) for batch in listings.batches(cfg.corpus.path))
+    images = listings.count(cfg.corpus.path)
 
     require_clusters(cfg, images)
     if "label@aligned" in names and not cfg.label.from_:

@@ -34,6 +34,8 @@ def test_later_steps_see_the_folder_as_the_run_found_it(folder: str, tmp_path: P
     assert kept.table(folder, again).equals(first)
     assert again == left_out
     assert kept.paths(folder, np.array([2, 0])) == ["b/1.png", "a/1.png"]
+    assert kept.count(folder) == 3
+    assert Listings().count(folder) == 4
 
     # A run that begins now finds the new file; without a fingerprint the folder is looked at every time.
     assert len(Listings(tmp_path / "cache", {folder: fingerprint(folder)}).table(folder)) == 4
