@@ -19,7 +19,7 @@ from alignet_ray.artifacts.schemas import IMAGE_ROWS, IMAGES
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import FolderSummary, list_batches
-from alignet_ray.images.shards import LEFT_OUT_KEY, ShardOpener
+from alignet_ray.images.shards import LEFT_OUT_KEY, ShardOpener, is_whole
 from alignet_ray.screen import Screen
 from alignet_ray.store import digest
 
@@ -94,7 +94,7 @@ class Listings:
         if self.cache is None or not isinstance(fingerprint, dict):
             return None
         path = self.cache / f"listing-{digest([VERSION, uri, fingerprint])}.parquet"
-        if not path.exists():
+        if not is_whole(path):
             self._keep(path, uri, fingerprint)
         return path
 
@@ -102,7 +102,7 @@ class Listings:
         """List a folder into a file, which gets its name once it is whole; other processes wait meanwhile."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if path.exists():
+            if is_whole(path):
                 return
 
             for leftover in path.parent.glob(f".{path.name}.*"):

@@ -96,7 +96,7 @@ class ShardOpener:
             return self.open_one(uri, shard.path)
 
         kept = self.cache / f"shard-{digest([VERSION, uri, *shard])}.parquet"
-        if kept.exists():
+        if is_whole(kept):
             return _read(kept)
         opened = self.open_one(uri, shard.path)
         _write(kept, opened)
@@ -108,6 +108,14 @@ def _threads_here(uri: str) -> int:
     if "://" in uri:
         return REMOTE_SHARDS
     return 1
+
+
+def is_whole(kept: Path) -> bool:
+    """Whether kept rows are there with all that was written beside them: a machine that lost its power leaves half."""
+    try:
+        return LEFT_OUT_KEY in (pq.read_metadata(kept).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _read(kept: Path) -> OpenedShard:

@@ -96,6 +96,18 @@ def test_a_listing_that_was_stopped_goes_on(folder: Path, tmp_path: Path) -> Non
     assert {"b3.tar", "b9.tar"} <= set(opened) <= {"b3.tar", "b4.tar", "b9.tar"}
 
 
+@pytest.mark.parametrize("size", [0, 100, -4])
+def test_kept_rows_that_lost_their_end_are_made_again(folder: Path, tmp_path: Path, size: int) -> None:
+    taken = {str(folder): fingerprint(str(folder))}
+    for _ in range(2):
+        found = Listings(tmp_path, taken, ShardOpener(tmp_path)).table(str(folder))
+        assert found == list_images(str(folder))
+        kept = list(tmp_path.glob("*.parquet"))
+        assert len(kept) == 7
+        for file in kept:
+            file.write_bytes(file.read_bytes()[:size])
+
+
 def test_a_damaged_shard_is_named_and_not_kept(folder: Path, tmp_path: Path) -> None:
     (folder / "b2.tar").write_bytes((folder / "b4.tar").read_bytes()[:700])
     cache = tmp_path / "cache"
