@@ -1,6 +1,7 @@
 """Files by their location: a path of this machine, or a URL that pyarrow or fsspec understands."""
 
 import os
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
@@ -66,3 +67,19 @@ def read_bytes(path: str) -> bytes:
     except OSError as error:
         # Not every reason is a missing file: rights, a folder, a server that does not answer.
         raise UserError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def other_case(file: str) -> str | None:
+    """The name under which a folder lists a file that is there under this one as well; None where names do not differ.
+
+    File systems of macOS and Windows open `Night.json` as `night.json`, too: two names of one file. Object stores keep
+    the letters of names, so there is nothing to find behind a URL.
+    """
+    if "://" in file or not os.path.exists(file):
+        return None
+    # HFS+ lists another Unicode form than it was given, which is no other name.
+    wanted = unicodedata.normalize("NFC", os.path.basename(file))
+    listed = [unicodedata.normalize("NFC", name) for name in os.listdir(os.path.dirname(file))]
+    if wanted in listed:
+        return None
+    return next((name for name in listed if name.casefold() == wanted.casefold()), None)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
+from support.ignored_case import lists_as
 
 from alignet_ray.errors import UserError
-from alignet_ray.locations import filesystem, read_bytes
+from alignet_ray.locations import filesystem, other_case, read_bytes
 
 BUCKET = "s3://bucket/images?region=none"
 
@@ -36,3 +37,19 @@ def test_a_url_of_an_unknown_kind_is_refused() -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_bytes(str(tmp_path / "nothing"))
+
+
+def test_a_name_that_the_file_system_takes_for_another_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "night").touch()
+    assert other_case(str(tmp_path / "night")) is None
+    assert other_case(str(tmp_path / "Night")) is None  # not there: this file system keeps case
+    lists_as(monkeypatch, {"night": "Night"})
+    assert other_case(str(tmp_path / "night")) == "Night"
+
+
+def test_another_unicode_form_is_no_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "caf\u00e9").touch()
+    lists_as(monkeypatch, {"caf\u00e9": "cafe\u0301"})
+    assert other_case(str(tmp_path / "caf\u00e9")) is None
