@@ -2,8 +2,10 @@
 
 import os
 import unicodedata
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -38,14 +40,59 @@ def _remote_filesystem(uri: str, who: tuple[tuple[str, str], ...], process: int)
     # pyarrow reads S3 and GCS itself; its prefix fsspec+ hands any other scheme to fsspec.
     for known in (uri, f"fsspec+{uri}"):
         try:
-            opened: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(known)
-            return opened
+            opened, path = pafs.FileSystem.from_uri(known)
+            if isinstance(opened, pafs.PyFileSystem):
+                opened = pafs.PyFileSystem(_FsspecHandler(opened.handler.fs))
+            return opened, path
         except (pa.ArrowInvalid, OSError, ValueError, ImportError) as error:
             message = str(error).splitlines()[0]
             # An error of a scheme that pyarrow does know (no such host, no credentials) is the one to show.
             if not message.startswith("Unrecognized filesystem type"):
                 break
     raise UserError(f"cannot open {uri}: {message}")
+
+
+def _with_os_errors(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose errors are OSErrors, whatever the client of a server makes of a lost connection."""
+
+    @wraps(call)
+    def guarded(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except (OSError, NotImplementedError):
+            raise
+        except Exception as error:  # every package for fsspec has error types of its own
+            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
+
+    return guarded
+
+
+class _FsspecHandler(pafs.FSSpecHandler):  # type: ignore[misc]
+    """fsspec's file systems for pyarrow: their errors are those of files, which every reader here has a line for."""
+
+    get_file_info = _with_os_errors(pafs.FSSpecHandler.get_file_info)
+    get_file_info_selector = _with_os_errors(pafs.FSSpecHandler.get_file_info_selector)
+    open_output_stream = _with_os_errors(pafs.FSSpecHandler.open_output_stream)
+
+    @_with_os_errors
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        # Not `isfile`, which says that there is no file where there is no connection.
+        if self.fs.info(path)["type"] != "file":
+            raise FileNotFoundError(path)
+        return pa.PythonFile(_FsspecFile(self.fs.open(path, mode="rb")), mode="r")
+
+    open_input_stream = open_input_file
+
+
+class _FsspecFile:
+    """A file that is read from a server; the connection may be lost at any read."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.read = _with_os_errors(file.read)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def read_bytes(path: str) -> bytes:
