@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from alignet_ray.errors import UserError, first_line, require_regular
+from alignet_ray.errors import RemoteError, UserError, first_line, require_regular
 
 CREDENTIALS = ("AWS_", "GOOGLE_", "GCS_", "AZURE_")
 """Beginnings of the environment's variables that say who may open a remote location."""
@@ -53,7 +53,7 @@ def _remote_filesystem(uri: str, who: tuple[tuple[str, str], ...], process: int)
 
 
 def _with_os_errors(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors are OSErrors, whatever the client of a server makes of a lost connection."""
+    """A function whose errors are those of files, whatever the client of a server makes of a lost connection."""
 
     @wraps(call)
     def guarded(*args: Any) -> Any:
@@ -62,7 +62,7 @@ def _with_os_errors(call: Callable[..., Any]) -> Callable[..., Any]:
         except (OSError, NotImplementedError):
             raise
         except Exception as error:  # every package for fsspec has error types of its own
-            raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
+            raise RemoteError(f"{type(error).__name__}: {first_line(error)}") from error
 
     return guarded
 
