@@ -1,5 +1,6 @@
 """Annotated objects: which images show each of them, their names, and the split that each belongs to."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from alignet_ray.human.object_names import ObjectNames
 NAME_COLUMNS = ("name", "uniqueid", "concept", "word")
 """Columns of a concept table that may hold the object's name, best first."""
 
+
+NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
+"""A number as tables hold it."""
 
 NO_TABLE = (
     "which images show the annotated objects? Give --objects.table, a CSV with columns label (or path) and object, "
@@ -254,11 +258,8 @@ def _object_rows(table: str) -> list[FileRow]:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    # Python's own `float` would take the names "1_2" and "inf" for numbers, too.
+    return bool(NUMBER.fullmatch(text))
 
 
 def _object_number(row: FileRow, table: str, names: ObjectNames | None) -> int:

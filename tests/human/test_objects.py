@@ -38,6 +38,8 @@ def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
         ("name,object\ncat,1\n", "expected columns label"),
         ("label,object\ncat,one\n", "line 2: object 'one'"),
         ("label,object\ncat,-1\n", "start at 0"),
+        ("label,object\ncat,1_0\n", "line 2: object '1_0' is not a row number"),
+        ("label,object\ncat,inf\n", "line 2: object 'inf' is not a row number"),
         ("label,object\nbird,1\n", "no label in it fits"),
     ],
 )
