@@ -304,11 +304,17 @@ def require_answer(address: str) -> None:
     """Check that something listens at HOST:PORT: Ray itself would wait for ten minutes.
 
     Raises:
-        UserError: nothing does.
+        UserError: nothing does, or it is no address of a cluster.
     """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdecimal():  # `local`, `auto`
+    if address in (LOCAL, "auto"):
         return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    # Jobs are submitted to an http address, that of the dashboard; Ray's own error for the others is a traceback.
+    if not separator or not port.isdecimal() or address.startswith("http"):
+        raise UserError(
+            f"{address!r} is no address of a Ray cluster: give HOST:PORT (6379 is usual), auto, or leave out "
+            "--ray.address and RAY_ADDRESS"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CLUSTER_SECONDS).close()
     except OSError as error:

@@ -71,6 +71,14 @@ def test_a_cluster_that_is_gone_is_told_at_once(address: str, monkeypatch: pytes
     assert time.monotonic() - start < runtime.CLUSTER_SECONDS + 5
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "http://127.0.0.1:8265", "head:port", " "])
+def test_what_is_no_address_of_a_cluster_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own answer is a traceback."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"is no address of a Ray cluster: give HOST:PORT"):
+        runtime.start(Config())
+
+
 def test_the_cache_is_in_the_state_folder_or_where_the_user_says(tmp_path: Path) -> None:
     cfg = Config().replace(store__root=str(tmp_path))
     assert runtime.cache_dir(cfg) == tmp_path / "cache"
