@@ -18,6 +18,10 @@ class UserError(ValueError):
     """
 
 
+class RemoteError(OSError):
+    """What the client of a server raised; its message begins with the client's own type of error."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, for messages of one line; damaged files may make it long."""
     lines = str(error).splitlines() or [type(error).__name__]

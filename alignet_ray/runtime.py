@@ -41,6 +41,9 @@ SAME_FOLDER = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}
 Ray would give each a folder of its own, where relative paths (a root, images, weights) mean something else.
 """
 
+CALLED_IN = "ALIGNET_CALLED_IN"
+"""Environment variable that tells workers of a cluster the folder where the command was called."""
+
 MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
@@ -192,6 +195,10 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
 
     if package_path := _package_path():
         env["PYTHONPATH"] = package_path
+    runtime_env: dict[str, Any] = {"env_vars": env}
+    if not is_local:
+        env[CALLED_IN] = os.getcwd()
+        runtime_env["worker_process_setup_hook"] = "alignet_ray.runtime.enter_folder"
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -201,16 +208,30 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 job_config=_job_config(),
-                runtime_env={"env_vars": env},
+                runtime_env=runtime_env,
                 **options,
             )
     except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at {address}: start one, or leave out --ray.address") from error
+        # Something listened there a moment ago: another program, or a cluster that does not know us.
+        raise UserError(
+            f"no Ray cluster answers at {address}: start one (with the same RAY_AUTH_MODE and token as here), or leave "
+            "out --ray.address"
+        ) from error
 
     # ray.init installs a handler of its own, under which a stop would not look like one.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm_handler)
     return _places(context)
+
+
+def enter_folder() -> None:
+    """Work in the folder where the command was called, as workers of a local Ray do; Ray calls it in new workers.
+
+    Workers of a cluster begin in the folder where that was started, where relative paths lead to other files. A machine
+    that does not have the folder does not see the files either, which is told where they are read.
+    """
+    with contextlib.suppress(OSError, KeyError):
+        os.chdir(os.environ[CALLED_IN])
 
 
 def ray_address(cfg: Config) -> str:
@@ -304,11 +325,17 @@ def require_answer(address: str) -> None:
     """Check that something listens at HOST:PORT: Ray itself would wait for ten minutes.
 
     Raises:
-        UserError: nothing does.
+        UserError: nothing does, or it is no address of a cluster.
     """
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdecimal():  # `local`, `auto`
+    if address in (LOCAL, "auto"):
         return
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    # Jobs are submitted to an http address, that of the dashboard; Ray's own error for the others is a traceback.
+    if not separator or not port.isdecimal() or address.startswith("http"):
+        raise UserError(
+            f"{address!r} is no address of a Ray cluster: give HOST:PORT (6379 is usual), auto, or leave out "
+            "--ray.address and RAY_ADDRESS"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CLUSTER_SECONDS).close()
     except OSError as error:

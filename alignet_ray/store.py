@@ -27,7 +27,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from alignet_ray.errors import UserError, first_line, path_text
-from alignet_ray.locations import filesystem
+from alignet_ray.locations import filesystem, other_case
 
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object of free form: what people or other programs read. What the package itself reads back is a dataclass."""
@@ -524,10 +524,15 @@ class Store:
         """Point a human name at artifacts.
 
         Raises:
-            UserError: the name would lead to another folder.
+            UserError: the name would lead to another folder, or to the file of another name.
         """
         if not _stays_inside(name):
             raise UserError(f"{name!r} is no name of a run: it leads to another folder")
+        if other := other_case(f"{self.root}/refs/{name}.json"):
+            raise UserError(
+                f"the file system of {self.root} does not tell {name!r} from {other.removesuffix('.json')!r}, a run "
+                "that is there: call this one by another name (--name)"
+            )
         Draft(self.root, "refs", "").write_json(f"{name}.json", asdict(reference))
 
     def read_ref(self, name: str) -> Reference | None:
@@ -544,7 +549,7 @@ class Store:
         # Names are written in one Unicode form and may be typed in the other, as file managers of macOS give them.
         if not references.has(file):
             file = f"{unicodedata.normalize('NFC', name)}.json"
-        if not references.has(file):
+        if not references.has(file) or other_case(f"{self.root}/refs/{name}.json"):
             return None
         # Not skipped: `gc` would delete what a name that cannot be read points at.
         try:

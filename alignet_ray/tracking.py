@@ -8,6 +8,7 @@ and is delivered later. It imports no ray, and mlflow only when it is used.
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -104,10 +105,13 @@ class Tracker:
         return _server_id(self.spool, self.run_id)
 
     def log_batch(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics at a step; numbers only. What a server does not take is kept, and never stops the work."""
-        if self.uri:
-            # Numbers of NumPy and torch are no JSON, and the row may have to wait in a file.
-            numbers = {name: float(value) for name, value in metrics.items()}
+        """Log metrics at a step; finite numbers only. What a server does not take is kept, and never stops the work."""
+        # Numbers of NumPy and torch are no JSON, and the row may have to wait in a file.
+        numbers = {name: float(value) for name, value in metrics.items()}
+        # MLflow's searches take NaN for 0, some of its versions show no page of a run that has one, and infinity it
+        # stores as 1.8e308. A training that has diverged says so itself.
+        numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
+        if self.uri and numbers:
             self._send({"metrics": numbers, "step": step, "time": milliseconds()})
 
     def log_curve(self, metrics: dict[str, float], step: int) -> None:

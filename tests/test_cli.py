@@ -18,7 +18,7 @@ from alignet_ray.cli.parse import ESSENTIAL, read_config
 from alignet_ray.config import Config
 from alignet_ray.config.presets import PRESETS
 from alignet_ray.core.scores import Score
-from alignet_ray.errors import UserError
+from alignet_ray.errors import RemoteError, UserError
 from alignet_ray.models import formats
 from alignet_ray.models.hub import load
 from alignet_ray.stages import STAGES
@@ -288,7 +288,11 @@ def test_a_user_error_is_found_inside_wrapped_errors() -> None:
     assert "disk is full" in (user_message(OSError(28, "No space left on device", "/x/y")) or "")
     of_arrow = PermissionError(13, "Cannot delete file '/r/x'. Detail: [errno 13] Permission denied")
     assert user_message(of_arrow) == "Cannot delete file '/r/x': Permission denied"
+    of_store = OSError("When getting information for key 'x' in bucket 'b': AWS Error NETWORK_CONNECTION: no route")
+    assert (user_message(of_store) or "").startswith("the remote storage failed (When getting information for key 'x'")
+    assert "the connection" in (user_message(RemoteError("ConnectError: name not known")) or "")
     assert user_message(KeyError("a bug")) is None
+    assert user_message(OSError("of no server")) is None
 
 
 def test_half_an_export_is_deleted(

@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.image_files import labels_of, write_tar
+
+from alignet_ray.images.listing import list_images, read_bytes
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,25 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(workplace: Path
     assert done.returncode == 2, done.stdout + done.stderr
     assert f"{pipe.name} is a pipe or a device" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_names_that_differ_in_case_are_images_and_classes_of_their_own_however_they_are_stored(tmp_path: Path) -> None:
+    contents = {path: path.encode() for path in ("A.jpg", "Dog/A.jpg", "Dog/a.jpg", "a.JPG", "a.jpg", "dog/a.jpg")}
+    for path, content in contents.items():
+        (tmp_path / "folder" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / path).write_bytes(content)
+    write_tar(tmp_path / "tar" / "all.tar", contents | {"Dog/a.cls": b"upper", "dog/a.cls": b"lower"})
+    for source, prefix in ((tmp_path / "folder", ""), (tmp_path / "tar", "all.tar/")):
+        listed = list_images(str(source))["path"].to_pylist()
+        assert listed == [prefix + path for path in contents]
+        assert [read_bytes(str(source), path) for path in listed] == list(contents.values())
+    assert set(labels_of(str(tmp_path / "folder")).values()) == {"Dog", "dog", ""}
+    found = labels_of(str(tmp_path / "tar"))
+    assert found["all.tar/Dog/a.jpg"] == "upper"
+    assert found["all.tar/dog/a.jpg"] == "lower"
+
+    (tmp_path / "parquet").mkdir()
+    for file, classes in (("A", ["Dog", "dog"]), ("a", ["dog", "Dog"])):
+        table = pa.table({"image": [b"1", b"2"], "label": classes})
+        pq.write_table(table, tmp_path / "parquet" / f"{file}.parquet")
+    assert list(labels_of(str(tmp_path / "parquet")).values()) == ["Dog", "dog", "dog", "Dog"]

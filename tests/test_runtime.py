@@ -9,6 +9,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,47 @@ def test_a_cluster_that_is_gone_is_told_at_once(address: str, monkeypatch: pytes
     with pytest.raises(UserError, match=r"no Ray cluster answers at .*: start one, or leave out --ray\.address"):
         runtime.start(Config())
     assert time.monotonic() - start < runtime.CLUSTER_SECONDS + 5
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "http://127.0.0.1:8265", "head:port", " "])
+def test_what_is_no_address_of_a_cluster_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own answer is a traceback."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=r"is no address of a Ray cluster: give HOST:PORT"):
+        runtime.start(Config())
+
+
+def test_workers_of_a_cluster_work_in_the_folder_where_the_command_was_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They begin where the cluster was started: relative paths of images were not found there."""
+    import ray
+
+    given: dict[str, Any] = {}
+
+    def refuse(**options: Any) -> None:
+        given.update(options["runtime_env"])
+        raise ConnectionError
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as other_program:
+        other_program.bind(("127.0.0.1", 0))
+        other_program.listen()
+        address = f"127.0.0.1:{other_program.getsockname()[1]}"
+        with pytest.raises(UserError, match="with the same RAY_AUTH_MODE and token"):
+            runtime.start(Config().replace(ray__address=address))
+    assert given["worker_process_setup_hook"] == f"{runtime.__name__}.{runtime.enter_folder.__name__}"
+
+    # What Ray does in a new worker.
+    monkeypatch.setenv(runtime.CALLED_IN, given["env_vars"][runtime.CALLED_IN])
+    monkeypatch.chdir("/")
+    runtime.enter_folder()
+    assert Path.cwd() == tmp_path
+    monkeypatch.setenv(runtime.CALLED_IN, str(tmp_path / "not on this machine"))
+    runtime.enter_folder()
+    assert Path.cwd() == tmp_path
 
 
 def test_the_cache_is_in_the_state_folder_or_where_the_user_says(tmp_path: Path) -> None:

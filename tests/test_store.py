@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ignored_case import lists_as
 
 from alignet_ray.config import Config
 from alignet_ray.errors import UserError
@@ -96,6 +97,21 @@ def test_a_run_is_found_in_either_unicode_form_of_its_name(store: Store) -> None
     assert store.read_ref(decomposed) == reference
     store.delete_ref(decomposed)
     assert store.refs() == []
+
+
+def test_two_runs_whose_names_differ_in_case_are_never_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Reference({"soften": "1"}), Reference({"soften": "2"})
+    store.write_ref("Night", first)
+    store.write_ref("night", second)
+    assert store.read_ref("Night") == first
+    assert store.read_ref("night") == second
+    store.delete_ref("Night")
+
+    # Where the file system opens one file by both names, the second run is refused, and the first one is not read.
+    lists_as(monkeypatch, {"night.json": "Night.json"})
+    with pytest.raises(UserError, match=r"does not tell 'night' from 'Night'.*--name"):
+        store.write_ref("night", first)
+    assert store.read_ref("night") is None
 
 
 def test_refs(store: Store) -> None:

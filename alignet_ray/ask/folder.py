@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from alignet_ray.config.names import check_run_name
 from alignet_ray.errors import UserError
+from alignet_ray.locations import other_case
 
 FOLDER = "ask"
 """Name of the folder under the root that holds all studies."""
@@ -95,7 +96,8 @@ def open_folder(name: str, root: str, state_dir: str | None = None) -> StudyFold
         state_dir: local folder that takes the root's place where the root is remote.
 
     Raises:
-        UserError: the root is a URL or on a network file system, or the name is no file's name.
+        UserError: the root is a URL or on a network file system, or the name is no file's name, or one that the file
+            system takes for another study's.
     """
     base = state_dir or root
     if "://" in base:
@@ -113,6 +115,11 @@ def open_folder(name: str, root: str, state_dir: str | None = None) -> StudyFold
         raise UserError(
             f"{path} is on a network file system ({kind}), where SQLite can lose answers: give a folder on a local "
             "disk with --state-dir"
+        )
+    if other := other_case(str(path)):
+        raise UserError(
+            f"the file system of {path.parent} does not tell {name!r} from {other!r}, a study that is there: write the "
+            "name as that one's, or choose another"
         )
     return StudyFolder(path)
 

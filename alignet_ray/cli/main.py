@@ -8,13 +8,14 @@ import errno
 import importlib
 import locale
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from alignet_ray import invocation
-from alignet_ray.errors import UserError, nearest
+from alignet_ray.errors import RemoteError, UserError, first_line, nearest
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ SHORT_LIST = 12
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of the file system that a path given by the user causes."""
+
+STORE_ERRORS = re.compile(r"\bAWS Error\b|google::cloud::|\bAzure error\b")
+"""How the clients in Arrow mark the errors of object stores."""
 
 OVERVIEW = """alignet-ray: vision models aligned with human similarity judgements
 
@@ -186,6 +190,11 @@ def user_message(error: BaseException) -> str | None:
         # Arrow's errors have a number, and the file in their text.
         if isinstance(inner, OSError) and inner.errno in UNWRITABLE and "Detail:" in str(inner.strerror):
             return f"{str(inner.strerror).partition('. Detail:')[0]}: {os.strerror(inner.errno)}"
+        # Arrow's own clients have no type of error, only a text.
+        if isinstance(inner, RemoteError) or (isinstance(inner, OSError) and STORE_ERRORS.search(str(inner))):
+            return (
+                f"the remote storage failed ({first_line(inner)}): check its address, the credentials, the connection"
+            )
     return None
 
 

@@ -17,6 +17,9 @@ def check_run_name(name: str) -> str:
     is_file_name = name.isprintable() and not re.search(r"[/\\]", name)
     if not name.strip() or name.startswith(".") or not is_file_name or not _is_encodable(name):
         raise ValueError(f"a run's name is a file's name: not empty, without / and not beginning with a dot ({name!r})")
+    # `alignet-ray rm -v` would be an option; and a blank at the end is not seen where names are listed.
+    if name.startswith("-") or name != name.strip():
+        raise ValueError(f"a run's name does not begin with - and has no blanks around it ({name!r})")
     # File systems count bytes, not characters.
     if len(name.encode()) > MAX_BYTES:
         raise ValueError(f"a run's name has at most {MAX_BYTES} bytes, this has {len(name.encode())}")

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32, Int64
 
 from alignet_ray.artifacts.schemas import TRIPLETS, check, column_matrix, positions_of
 from alignet_ray.core.triplet_rows import odd_last
+from alignet_ray.data.files import did_you_mean
 from alignet_ray.errors import UserError, first_line
 
 MEMBERS = ("filenames", "similarities")
@@ -236,6 +237,7 @@ class _FileNames:
             missing = wanted.filter(pc.is_null(positions))
             raise UserError(
                 f"{path} names {missing[0].as_py()!r}, which is no image here ({len(missing):,} names are not)"
+                + did_you_mean(missing[0].as_py(), [*self.paths.to_pylist(), *self.base_names.to_pylist()])
             )
         return np.asarray(self.ids[positions.to_numpy()].reshape(names.shape), dtype=np.int64)
 

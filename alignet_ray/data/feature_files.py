@@ -19,7 +19,7 @@ from jaxtyping import Float
 from alignet_ray.artifacts import schemas
 from alignet_ray.artifacts.spans import NO_OFFSET
 from alignet_ray.data import stored
-from alignet_ray.data.files import comparable_path, filled_lines
+from alignet_ray.data.files import comparable_path, did_you_mean, filled_lines
 from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem, first_line, require_regular
 
 THINGSVISION_FEATURES = "features.npy"
@@ -112,6 +112,7 @@ def rows_of_images(source: str, rows: FeatureRows, paths: list[str]) -> Float[np
         raise UserError(
             f"{source} lacks {len(missing):,} of {len(paths):,} images (first: {missing[0]!r}; its first row is of "
             f"{rows.names[0]!r}): compute features of all images, with paths under the folder of images"
+            + did_you_mean(missing[0], rows.names)
         )
     return rows.vectors[[row_of[comparable_path(path)] for path in paths]]
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -42,6 +42,19 @@ def comparable_path(name: str) -> str:
     """
     composed = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     return composed.removeprefix("./")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the known one that differs in small and capital letters
+    alone; empty if there is none.
+
+    Names that differ in case are different names: what is meant is asked, and not guessed.
+    """
+    wanted = comparable_path(name).casefold()
+    for other in known:
+        if comparable_path(other).casefold() == wanted:
+            return f"; did you mean {other!r}?"
+    return ""
 
 
 class FileRow(NamedTuple):

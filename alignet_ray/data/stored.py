@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from alignet_ray.artifacts.embed import EmbedArtifact
 from alignet_ray.data import embeddings
-from alignet_ray.data.files import comparable_path, read_rows
+from alignet_ray.data.files import comparable_path, did_you_mean, read_rows
 from alignet_ray.errors import MAX_CHARACTERS, UserError, array_problem
 from alignet_ray.store import MANIFEST, Artifact, Store
 
@@ -84,7 +84,7 @@ def read(spec: str, root: str, image_ids: Mapping[str, int]) -> tuple[Int[np.nda
     if missing:
         raise UserError(
             f"{spec} lacks {len(missing)} of the {len(image_ids)} annotated images (first: {missing[0]!r}): "
-            "embed all images that objects.table names"
+            "embed all images that objects.table names" + did_you_mean(missing[0], paths)
         )
 
     # The caller's images may be fewer than the rows, and in another order.

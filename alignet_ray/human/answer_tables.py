@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from alignet_ray.data.files import check_distinct, delimiter_of
 from alignet_ray.errors import UserError, first_line
@@ -161,27 +161,39 @@ def about_answers(
 
 def _response_times(column: pa.ChunkedArray, path: str, lines: LineNumbers) -> tuple[pa.ChunkedArray, str]:
     """Response times as float64, and one line about those that cannot be read: they count as unknown."""
-    if not pa.types.is_string(column.type):
-        return column.cast(pa.float64()), ""
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)
+    if is_number:
+        times = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64).copy()
+        unread = np.zeros(len(times), dtype=bool)
+    else:
+        # Arrow takes some texts for times of day or for yes and no.
+        times, unread = _times_of_texts(column.cast(pa.string()).to_pylist())
 
-    times: list[float] = []
-    unread = np.zeros(len(column), dtype=bool)
-    texts = column.to_pylist()
-    for row, text in enumerate(texts):
-        try:
-            times.append(float(text or "nan"))
-        except ValueError:
-            times.append(np.nan)
-            unread[row] = True
+    # -1 and the like stand for "not taken"; as times they would make a person look too fast.
+    is_impossible = (times < 0) | np.isinf(times)
+    times[is_impossible] = np.nan
+    unread |= is_impossible
 
     note = ""
     if unread.any():
-        first = texts[int(unread.argmax())]
+        first = column[int(unread.argmax())].as_py()
         note = (
-            f"{path}: {int(unread.sum()):,} of {len(texts):,} response times cannot be read and count as unknown "
-            f"(first: line {lines.first_of(unread)}, {first!r}); milliseconds are plain numbers with a point"
+            f"{path}: {int(unread.sum()):,} of {len(times):,} response times cannot be read and count as unknown "
+            f"(first: line {lines.first_of(unread)}, {str(first)!r}); milliseconds are plain numbers with a point"
         )
     return pa.chunked_array([pa.array(times, pa.float64())]), note
+
+
+def _times_of_texts(texts: list[str | None]) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Times, NaN where there is none, and which texts are no times."""
+    times = np.full(len(texts), np.nan)
+    unread = np.zeros(len(texts), dtype=bool)
+    for row, text in enumerate(texts):
+        try:
+            times[row] = float(text or "nan")
+        except ValueError:
+            unread[row] = True
+    return times, unread
 
 
 def our_column_names(theirs: list[str], columns: Mapping[str, str], path: str) -> dict[str, str]:
@@ -205,6 +217,8 @@ def number_objects(
     columns: list[pa.ChunkedArray], path: str, lines: LineNumbers
 ) -> tuple[Int64[np.ndarray, "n 3"], tuple[str, ...]]:
     """Object numbers, and the objects' names where the columns hold names, numbered in alphabetical order."""
+    if not len(columns[0]):
+        raise UserError(f"{path} has a header and not one answer below it")
     if not any(pa.types.is_string(column.type) for column in columns):
         nulls: Bool[np.ndarray, "n 3"] = np.stack([column.is_null().to_numpy() for column in columns], axis=1)
         is_missing = np.asarray(nulls.any(axis=1))

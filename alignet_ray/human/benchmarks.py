@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from alignet_ray.core.comparisons import Comparisons
-from alignet_ray.data.files import comparable_path
+from alignet_ray.data.files import comparable_path, did_you_mean
 from alignet_ray.errors import UserError
 from alignet_ray.human.answer_tables import LineNumbers
 from alignet_ray.human.comparisons import read_table
@@ -129,5 +129,6 @@ def _ids_of_paths(paths: list[str], image_ids: Mapping[str, int], file: str) -> 
         raise UserError(
             f"{file}: {len(unknown)} of {len(paths)} images are not there (first: {unknown[0]!r}): of the annotated "
             "objects' images those count that objects.table names, of a set's those in its folder"
+            + did_you_mean(unknown[0], image_ids)
         )
     return np.array(ids, dtype=np.int64)

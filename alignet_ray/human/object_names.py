@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int64
 
-from alignet_ray.data.files import comparable_path
+from alignet_ray.data.files import comparable_path, did_you_mean
 from alignet_ray.errors import UserError
 
 
@@ -50,9 +50,9 @@ class ObjectNames:
                 numbers.append(number)
 
         if unknown:
+            hint = did_you_mean(unknown[0], self.names)
             close = difflib.get_close_matches(unknown[0], self.names, 1)
-            hint = ""
-            if close:
+            if close and not hint:
                 hint = f"; did you mean {close[0]!r}?"
             raise UserError(
                 f"{path}: {len(unknown)} of its {len(wanted)} objects are not in {self.source} "

@@ -1,5 +1,6 @@
 """Annotated objects: which images show each of them, their names, and the split that each belongs to."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -8,13 +9,16 @@ import pyarrow as pa
 
 from alignet_ray.artifacts.schemas import OBJECTS, check
 from alignet_ray.core.splits import Fold, split_of
-from alignet_ray.data.files import FileRow, comparable_path, read_rows
+from alignet_ray.data.files import FileRow, comparable_path, did_you_mean, read_rows
 from alignet_ray.errors import UserError
 from alignet_ray.human.object_names import ObjectNames
 
 NAME_COLUMNS = ("name", "uniqueid", "concept", "word")
 """Columns of a concept table that may hold the object's name, best first."""
 
+
+NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
+"""A number as tables hold it."""
 
 NO_TABLE = (
     "which images show the annotated objects? Give --objects.table, a CSV with columns label (or path) and object, "
@@ -100,7 +104,7 @@ def read_object_images(
         there = next(iter(ids_of), "nothing")
         raise UserError(
             f"{table}: no {column} in it fits the images of {folder} "
-            f"(it says {rows[0].cells[column]!r}, there is {there!r})"
+            f"(it says {rows[0].cells[column]!r}, there is {there!r})" + did_you_mean(rows[0].cells[column], ids_of)
         )
 
     note = ""
@@ -110,10 +114,7 @@ def read_object_images(
             f"{len(unmatched):,} of {len(rows):,} rows of {table} fit no image "
             f"(first: line {first.line}, {first.cells[column]!r})"
         )
-        wanted = comparable_path(first.cells[column]).casefold()
-        same_but_for_case = [name for name in ids_of if name.casefold() == wanted]
-        if same_but_for_case:
-            note += f"; did you mean {same_but_for_case[-1]!r}?"
+        note += did_you_mean(first.cells[column], ids_of)
     return ObjectImages({number: sorted(image_ids[number]) for number in sorted(image_ids)}, note)
 
 
@@ -129,24 +130,29 @@ def images_by_name(images: pa.Table, folder: str, names: ObjectNames) -> ObjectI
         UserError: no image is called like an object; or objects have numbers alone, and not each has images.
     """
     image_ids: dict[int, list[int]] = {}
+    unused: set[str] = set()
     columns = [images[name].to_pylist() for name in ("image_id", "label", "path")]
     for image_id, label, path in zip(*columns, strict=True):
         file = PurePosixPath(path)
         number = names.number_of_any((label, file.stem, file.name))
         if number is not None:
             image_ids.setdefault(number, []).append(image_id)
+        else:
+            unused.update((label, file.stem, file.name))
 
     without = [name for number, name in enumerate(names.names) if number not in image_ids]
     # Folders may be numbered for reasons of their own: numbers are taken for objects only where all are there.
     if not image_ids or (names.are_numbers and without):
         raise UserError(
             f"{NO_TABLE} (no folder or file of {folder} is called {without[0]!r}, an object of {names.source})"
+            + did_you_mean(without[0], sorted(unused))
         )
     note = ""
     if without:
         note = (
             f"{len(without):,} of {len(names):,} objects have no folder or file of their name (first: {without[0]!r})"
         )
+        note += did_you_mean(without[0], sorted(unused))
     return ObjectImages({number: image_ids[number] for number in sorted(image_ids)}, note)
 
 
@@ -252,11 +258,8 @@ def _object_rows(table: str) -> list[FileRow]:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    # Python's own `float` would take the names "1_2" and "inf" for numbers, too.
+    return bool(NUMBER.fullmatch(text))
 
 
 def _object_number(row: FileRow, table: str, names: ObjectNames | None) -> int:

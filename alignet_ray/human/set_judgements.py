@@ -15,7 +15,7 @@ from alignet_ray.artifacts.schemas import column_matrix
 from alignet_ray.core import similarity
 from alignet_ray.core.comparisons import Comparisons
 from alignet_ray.data import deepmind
-from alignet_ray.data.files import comparable_path, filled_lines, plain_text
+from alignet_ray.data.files import comparable_path, did_you_mean, filled_lines, plain_text
 from alignet_ray.errors import UserError
 from alignet_ray.human import benchmarks, matrices
 from alignet_ray.human.benchmarks import ImageResponses
@@ -232,7 +232,8 @@ def _ordered_images(
     image_ids: list[int] = []
     unknown: list[str] = []
     for name in listed:
-        image_id = comparable.get(comparable_path(name))
+        # As written first: two images may differ in nothing but the form of their letters.
+        image_id = names.get(name, comparable.get(comparable_path(name)))
         if image_id is None:
             unknown.append(name)
         else:
@@ -240,7 +241,7 @@ def _ordered_images(
     if unknown:
         raise UserError(
             f"{judgement_set.origin}: {len(unknown)} of the {len(listed)} names of order are no images in "
-            f"{judgement_set.images} (first: {unknown[0]!r})"
+            f"{judgement_set.images} (first: {unknown[0]!r})" + did_you_mean(unknown[0], names)
         )
 
     # Two rows of one image would be two points at the same place for every model.

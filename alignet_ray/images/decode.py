@@ -16,6 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # Pillow warns of pictures half as large as its limit, in lines of its own between those of a run; all are decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+# Nor is broken EXIF the user's matter: the picture is sound, and lies as it was stored.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
 MAX_PIXELS = 178_956_970
 """Pillow's limit for decompression bombs: 0.5 GB of RGB."""
 

@@ -26,15 +26,13 @@ START_BYTES = 16
 """Bytes that are read of a file without suffix."""
 
 SYSTEM_FOLDERS = (
-    "@eaDir",
-    "#recycle",
-    "@Recycle",
-    "$RECYCLE.BIN",
-    "__MACOSX",
-    "lost+found",
-    "System Volume Information",
+    *("@eadir", "@__thumb", "@synoresource", "@tmp"),
+    *("#snapshot", "~snapshot", "@recently-snapshot"),
+    *("#recycle", "@recycle", "$recycle.bin", "network trash folder", "lost+found"),
+    *("__macosx", "temporary items", "system volume information"),
 )
-"""Folders that file servers and systems make: thumbnails, deleted files, attributes. Their pictures are nobody's."""
+"""Folders that file servers and systems make, in small letters: thumbnails, earlier states of all files, deleted files,
+attributes. Their pictures are nobody's, or stand elsewhere in the listing."""
 
 SHARDS = (".tar", ".parquet")
 """Suffixes of files that are opened as folders of images."""
@@ -93,7 +91,7 @@ def is_class_list(path: str) -> bool:
 
 def is_hidden(path: str) -> bool:
     """Whether a name in a path begins with a dot, or is one that file servers and systems give."""
-    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.split("/"))
+    return any(part.startswith(".") or part.lower() in SYSTEM_FOLDERS for part in path.split("/"))
 
 
 def folder_class(path: str) -> str:

@@ -443,12 +443,25 @@ def _load_strictly(net: nn.Module, weights: dict[str, Tensor], name: str) -> Non
             problem = "missing"
         raise UserError(f"the weights of {name} do not fit: {key} is {problem}")
 
-    # Position embeddings and patch sizes depend on the image's size, which is the usual reason for another shape.
     for key, value in used.items():
-        if value.shape != expected[key].shape:
-            shapes = f"{tuple(value.shape)}, the network has {tuple(expected[key].shape)}"
-            raise UserError(f"the weights of {name} do not fit: {key} is {shapes} (another size?)")
+        if problem := _why_unlike(value, expected[key]):
+            raise UserError(f"the weights of {name} do not fit: {key} {problem}")
     net.load_state_dict(used)
+
+
+def _why_unlike(value: Tensor, expected: Tensor) -> str:
+    """Why a stored tensor cannot become that of a network; empty if it can."""
+    if value.shape != expected.shape:
+        # Position embeddings and patch sizes depend on the image's size, which is the usual reason for another shape.
+        guess = "another size?"
+        is_first_layer = value.ndim == expected.ndim == 4 and value.shape[0] == expected.shape[0]
+        if is_first_layer and value.shape[2:] == expected.shape[2:]:
+            guess = "for images of another number of channels?"
+        return f"is {tuple(value.shape)}, the network has {tuple(expected.shape)} ({guess})"
+    # Copied as they are, the integers of quantised weights would be taken for the weights themselves.
+    if expected.is_floating_point() and not value.is_floating_point():
+        return f"holds {value.dtype}: save the weights unquantised"
+    return ""
 
 
 def _from_package(spec: ModelSpec, size: int | None) -> Backbone:

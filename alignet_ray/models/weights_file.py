@@ -1,9 +1,12 @@
 """Reads the weights of a network from a checkpoint, in whatever wrapping and under whatever prefix they were left."""
 
+import warnings
+from argparse import Namespace
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +17,19 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", 
 
 AVERAGED = ("state_dict_ema", "state_dict")
 """timm's pair of averaged and plain weights of one network: the averaged ones are the result of the training."""
+
+SCALAR: Any = np.float64(0).__reduce__()[0]
+"""The function by which pickles make NumPy's numbers."""
+
+SETTINGS: tuple[Any, ...] = (
+    *(Namespace, PosixPath, (PosixPath, "pathlib._local.PosixPath")),
+    *(np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType, np.dtypes.BoolDType),
+    *((SCALAR, "numpy._core.multiarray.scalar"), (SCALAR, "numpy.core.multiarray.scalar")),
+)
+"""What stands beside the weights in the checkpoints of timm, DINO and others: options, paths and best scores.
+
+They hold values and run nothing, so that a file may be read that has them; whatever else is no tensor is still refused.
+"""
 
 MAX_NAMES = 6
 """Names that a message lists."""
@@ -39,7 +55,7 @@ def read_weights(file: Path, key: str = "") -> dict[str, Tensor]:
 
             content: Any = load_file(file)
         else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = _load_tensors(file)
     except Exception as error:  # both libraries raise errors of many types on damaged files
         raise UserError(f"{file} is not a readable weights file: {_why_unreadable(error)}") from error
 
@@ -53,6 +69,8 @@ def read_weights(file: Path, key: str = "") -> dict[str, Tensor]:
 
     # A diverged training is told here, where its file is known, and not by embeddings that are all refused.
     for name, value in weights.items():
+        if value.is_meta or value.is_quantized or value.layout != torch.strided:
+            raise UserError(f"{file}: {name} is no plain tensor (without content, quantised or sparse): save it dense")
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise UserError(f"{file}: {name} is not finite (NaN or infinity): did the training diverge?")
     return _without_common_prefixes(weights)
@@ -89,6 +107,14 @@ def select_network(weights: dict[str, Tensor], expected: Collection[str], name: 
     if not fitting:
         return weights
     return next(iter(fitting.values()))
+
+
+def _load_tensors(file: Path) -> Any:
+    """Content of a torch file without running code in it."""
+    # torch warns of what is refused below anyway: TorchScript, and sparse tensors.
+    with torch.serialization.safe_globals(list(SETTINGS)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _why_unreadable(error: Exception) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import yaml
 
 from alignet_ray.artifacts.base import from_rows, to_rows
-from alignet_ray.config import Config
+from alignet_ray.config import Config, yaml_file
 from alignet_ray.errors import first_line
 from alignet_ray.store import Draft
 from alignet_ray.study.pooling import PooledScore
@@ -20,6 +20,9 @@ SCORES = "study.parquet"
 PAGE = "study.html"
 MARKDOWN = "study.md"
 LATEX = "study.tex"
+
+NO_DIFFERENCE = ("study.chosen", "objects.fold", "objects.folds", "store.root")
+"""Settings that make no other study."""
 
 FROZEN = "# frozen "
 """Beginning of the first line of SETTINGS, before the time at which they were written."""
@@ -68,6 +71,23 @@ class StudyFolder:
         if not heading.startswith(FROZEN):
             raise self.draft.damaged(SETTINGS, "its first line does not say when it was written")
         return FrozenSettings(heading.removeprefix(FROZEN).strip(), str(chosen), text)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether its settings are written down."""
+        return self.draft.has(SETTINGS)
+
+    def differences(self, cfg: Config) -> list[str] | None:
+        """Fields in which its settings differ from others; None if they have another name, or are damaged."""
+        try:
+            settings = Config.model_validate(yaml_file.parse(self.draft.read_bytes(SETTINGS).decode()))
+        except ValueError:  # of pydantic, UTF-8 and ours alike: settings of another version, too
+            return None
+        if settings.name != cfg.name:
+            return None
+        ours = settings.flat()
+        theirs = cfg.flat()
+        return sorted(name for name in ours if ours[name] != theirs[name] and name not in NO_DIFFERENCE)
 
     def write(self, scores: Sequence[PooledScore], page: str, markdown: str, latex: str) -> None:
         """Write the results so far: the table of all scores, and the page with its tables in two other formats."""

@@ -18,6 +18,9 @@ from alignet_ray.study import report, tracked
 from alignet_ray.study.folder import FrozenSettings, StudyFolder
 from alignet_ray.study.pooling import FoldScores, pool
 
+MAX_FIELDS = 4
+"""Settings that a line names."""
+
 
 class FoldPlan(NamedTuple):
     """One run of a study.
@@ -56,6 +59,9 @@ def run(cfg: Config, screen: Screen | None = None) -> StudyFolder:
     # A generated world is drawn by the first run that opens it, and only then has the study's inputs their ids.
     with pipeline.opened(plans[0].cfg, screen) as (resolved, store, state):
         folder, known = _open_folder(resolved, store)
+    if not folder.is_begun:
+        for line in _earlier_studies(cfg, store):
+            screen.line(line)
     frozen = folder.freeze(cfg)
     for warning in _set_aside(cfg, frozen):
         screen.line(f"warning: {warning}")
@@ -130,6 +136,24 @@ def _set_aside(cfg: Config, frozen: FrozenSettings) -> Iterator[str]:
     if cfg.study.chosen != frozen.chosen:
         stated = frozen.chosen or "not stated"
         yield f"study.chosen stays as it was written down on {frozen.when}, before the first fold: {stated}"
+
+
+def _earlier_studies(cfg: Config, store: Store) -> Iterator[str]:
+    """One line about each study of the same name, for whoever meant to go on with one of them."""
+    for artifact in store.all(["study"]):
+        earlier = StudyFolder(store.draft("study", artifact.id))
+        if not earlier.is_begun:
+            continue
+        fields = earlier.differences(cfg)
+        if fields is None:
+            continue
+        differs = ", ".join(fields[:MAX_FIELDS]) or "what its files hold"
+        if len(fields) > MAX_FIELDS:
+            differs += f" and {len(fields) - MAX_FIELDS} more"
+        yield (
+            f"a new study: {differs} differs from the study {artifact.id}, whose page stays ({earlier.page_uri()}); "
+            "with its settings it goes on"
+        )
 
 
 def fold_plans(cfg: Config) -> Iterator[FoldPlan]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from support.ignored_case import lists_as
 
 from alignet_ray.ask import folder
 from alignet_ray.ask.folder import StudyFolder, all_studies, file_system_type, open_folder, served_once
@@ -45,6 +46,14 @@ def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_name_stays_in_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="a study's name"):
         open_folder(name, str(tmp_path))
+
+
+def test_two_studies_whose_names_differ_in_case_are_never_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_folder("Pilot", str(tmp_path)).path.mkdir(parents=True)
+    open_folder("pilot", str(tmp_path)).path.mkdir()
+    lists_as(monkeypatch, {"pilot": "Pilot"})
+    with pytest.raises(UserError, match="does not tell 'pilot' from 'Pilot'"):
+        open_folder("pilot", str(tmp_path))
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.studies import begin_study, write_pictures
@@ -42,6 +43,22 @@ def test_a_folder_can_be_an_object(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(images / "loose.png")
     with pytest.raises(UserError, match=r"'loose.png' lies in no folder"):
         prepare(str(images), "folders", StudyFolder(tmp_path / "b"), Screen())
+
+
+def test_images_and_folders_whose_names_differ_in_case_are_objects_of_their_own(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    paths = ["Cat/A.png", "Cat/a.png", "Dog/a.png", "cat/a.png", "dog/A.png"]
+    for number, path in enumerate(paths):
+        (images / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (40 * number, 0, 0)).save(images / path)
+    folder = StudyFolder(tmp_path / "a")
+    prepared = prepare(str(images), "images", folder, Screen())
+    assert prepared.objects == paths
+    colours = [decode(folder.picture(image.image).read_bytes()).getpixel((0, 0))[0] for image in prepared.images]
+    np.testing.assert_allclose(colours, [0, 40, 80, 120, 160], atol=3)
+    by_folder = prepare(str(images), "folders", StudyFolder(tmp_path / "b"), Screen())
+    assert by_folder.objects == ["Cat", "Dog", "cat", "dog"]
+    assert [image.object for image in by_folder.images] == [0, 0, 1, 2, 3]
 
 
 def test_too_few_images_make_no_study(tmp_path: Path) -> None:

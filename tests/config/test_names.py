@@ -7,12 +7,14 @@ from alignet_ray.config.names import check_local_folder, check_set_name
 from alignet_ray.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["run", "exp 1", "v1.2", "gr\u00f6\u00dfe", "a" * 200, "-x", "100%"])
+@pytest.mark.parametrize("name", ["run", "exp 1", "v1.2", "gr\u00f6\u00dfe", "a" * 200, "x-", "100%"])
 def test_a_runs_name_is_a_files_name(name: str) -> None:
     assert Config().replace(name=name).name == name
 
 
-@pytest.mark.parametrize("name", ["", "  ", "exp/1", "../../x", ".v2", "..", "a\\b", "a\nb", "a" * 201, "\udcff"])
+@pytest.mark.parametrize(
+    "name", ["", "  ", "exp/1", "../../x", ".v2", "..", "a\\b", "a\nb", "a" * 201, "\udcff", "-v", "x ", " x"]
+)
 def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="a run's name"):
         Config().replace(name=name)

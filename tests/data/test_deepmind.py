@@ -77,6 +77,18 @@ def test_ties_and_a_wrong_order_are_counted(tmp_path: Path, images: pa.Table) ->
     assert table["s01"].to_pylist() == [2.0, 1.0, 3.0]
 
 
+def test_images_whose_names_differ_in_case_are_never_mixed_up(tmp_path: Path) -> None:
+    paths = ["x/A.png", "x/B.png", "x/a.png"]
+    images = pa.table([list(range(3)), paths, ["x"] * 3, [1] * 3, [-1] * 3], schema=IMAGES)
+    similarities = np.array([[3.0, 2.0, 1.0]])
+    np.savez(tmp_path / "a.npz", filenames=np.array([["a.png", "B.png", "A.png"]]), similarities=similarities)
+    table = next(iter(deepmind.import_triplets(tmp_path / "a.npz", images)))
+    assert [column.to_pylist() for column in table.columns[:3]] == [[2], [1], [0]]
+    np.savez(tmp_path / "a.npz", filenames=np.array([["a.png", "b.png", "A.png"]]), similarities=similarities)
+    with pytest.raises(UserError, match=r"'b\.png', which is no image here .*did you mean 'B\.png'\?"):
+        next(iter(deepmind.import_triplets(tmp_path / "a.npz", images)))
+
+
 def test_bad_files_are_refused_in_one_line(tmp_path: Path, images: pa.Table) -> None:
     path = tmp_path / "a.npz"
     bad = {

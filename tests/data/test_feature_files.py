@@ -96,6 +96,14 @@ def test_images_find_their_rows(tmp_path: Path) -> None:
         feature_files.rows_of_images("f.npy", feature_files.FeatureRows(VECTORS, None), ["x.jpg"])
 
 
+def test_images_whose_names_differ_in_case_have_rows_of_their_own() -> None:
+    rows = feature_files.FeatureRows(VECTORS, ["A.jpg", "a.jpg", "Dog/a.jpg", "dog/a.jpg"])
+    found = feature_files.rows_of_images("f.npy", rows, ["dog/a.jpg", "A.jpg", "a.jpg"])
+    np.testing.assert_array_equal(found, VECTORS[[3, 0, 1]])
+    with pytest.raises(UserError, match=r"did you mean 'a\.jpg'\?|did you mean 'A\.jpg'\?"):
+        feature_files.rows_of_images("f.npy", rows, ["a.JPG"])
+
+
 def not_finite(folder: Path) -> str:
     wrong = VECTORS.copy()
     wrong[2, 1] = np.nan

@@ -50,6 +50,16 @@ def test_artifacts_and_files_are_matched_by_path(artifact: Artifact, store: Stor
     check(str(tmp_path / "mine.npy"), store.root)
 
 
+def test_images_whose_names_differ_in_case_have_rows_of_their_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", X[:3])
+    rows(tmp_path / "mine.csv", ["A.png", "a.png", "Dog/a.png"])
+    ids, vectors = stored.read(str(tmp_path / "mine.npy"), "", {"a.png": 0, "A.png": 1})
+    assert ids.tolist() == [0, 1]
+    np.testing.assert_array_equal(vectors, X[[1, 0]])
+    with pytest.raises(UserError, match=r"first: 'dog/a\.png'\).*did you mean 'Dog/a\.png'\?"):
+        stored.read(str(tmp_path / "mine.npy"), "", {"dog/a.png": 0})
+
+
 def test_what_is_stored_and_what_is_a_model(artifact: Artifact, tmp_path: Path) -> None:
     assert all(map(stored.is_stored, ("embed/abc", artifact.uri, "x.npy", "y.safetensors")))
     assert not any(map(stored.is_stored, ("resnet18.a1_in1k", "resnet18@y.safetensors", "models:/s@champion")))

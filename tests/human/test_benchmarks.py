@@ -42,6 +42,16 @@ def test_images_that_are_not_embedded_are_named(tmp_path: Path) -> None:
         benchmarks.read_image_responses(str(file), IMAGES)
 
 
+def test_images_whose_names_differ_in_case_are_never_mixed_up(tmp_path: Path) -> None:
+    file = tmp_path / "levels.csv"
+    file.write_text("image0,image1,image2,choice\ndog/A.png,dog/a.png,Dog/a.png,3\n")
+    images = {"Dog/a.png": 1, "dog/A.png": 2, "dog/a.png": 3}
+    assert benchmarks.read_image_responses(str(file), images).triplets.tolist() == [[2, 3, 1]]
+    del images["dog/A.png"]
+    with pytest.raises(UserError, match=r"1 of 3 images are not there \(first: 'dog/A\.png'\).*did you mean 'Dog/a"):
+        benchmarks.read_image_responses(str(file), images)
+
+
 def test_choices_between_two(tmp_path: Path) -> None:
     file = tmp_path / "nights.csv"
     head = "ref_path,left_path,right_path,left_vote,right_vote\n"

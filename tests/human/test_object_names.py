@@ -23,6 +23,14 @@ def test_an_unknown_name_is_told_with_the_nearest_one() -> None:
         names.numbers(["aardvark", "abacuss"], "answers.csv")
 
 
+def test_names_that_differ_in_case_are_two_objects() -> None:
+    names = object_names.of_files({"one.csv": ["DOG", "cat"], "two.csv": ["dog"]})
+    assert names is not None
+    assert names.names == ("DOG", "cat", "dog")
+    with pytest.raises(UserError, match=r"\(first: 'CAT'\); did you mean 'cat'\?"):
+        names.numbers(["CAT"], "answers.csv")
+
+
 def test_one_name_for_two_objects_is_refused() -> None:
     with pytest.raises(UserError, match="two objects are called 'bat'"):
         object_names.from_concepts(["bat", "cat", "bat"], "concepts.csv")

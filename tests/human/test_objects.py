@@ -7,7 +7,7 @@ import pytest
 from alignet_ray.artifacts.schemas import IMAGES
 from alignet_ray.artifacts.soften import SoftenArtifact
 from alignet_ray.errors import UserError
-from alignet_ray.human import objects
+from alignet_ray.human import object_names, objects
 from alignet_ray.human.dataset import split_images
 from alignet_ray.store import Store
 
@@ -38,6 +38,8 @@ def test_by_class_folder_or_by_image(tmp_path: Path, images: pa.Table) -> None:
         ("name,object\ncat,1\n", "expected columns label"),
         ("label,object\ncat,one\n", "line 2: object 'one'"),
         ("label,object\ncat,-1\n", "start at 0"),
+        ("label,object\ncat,1_0\n", "line 2: object '1_0' is not a row number"),
+        ("label,object\ncat,inf\n", "line 2: object 'inf' is not a row number"),
         ("label,object\nbird,1\n", "no label in it fits"),
     ],
 )
@@ -64,6 +66,34 @@ def test_names_are_equal_in_either_form_of_unicode(tmp_path: Path) -> None:
     images = pa.table([[0], [f"{decomposed}/1.png"], [decomposed], [1], [-1]], schema=IMAGES)
     assert read(tmp_path, "label,object\ncaf\u00e9,3\n", images) == {3: [0]}
     assert read(tmp_path, "path,object\ncaf\u00e9/1.png,3\n", images) == {3: [0]}
+
+
+@pytest.fixture
+def images_by_case() -> pa.Table:
+    """Paths and class folders that differ in case alone."""
+    paths = ["A.png", "Dog/A.png", "Dog/a.png", "a.png", "dog/A.png"]
+    labels = ["", "Dog", "Dog", "", "dog"]
+    return pa.table([list(range(5)), paths, labels, [1] * 5, [-1] * 5], schema=IMAGES)
+
+
+def test_names_that_differ_in_case_are_never_mixed_up(tmp_path: Path, images_by_case: pa.Table) -> None:
+    assert read(tmp_path, "label,object\ndog,0\nDog,1\n", images_by_case) == {0: [4], 1: [1, 2]}
+    assert read(tmp_path, "path,object\na.png,0\nDog/a.png,1\nA.png,2\n", images_by_case) == {0: [3], 1: [2], 2: [0]}
+    with pytest.raises(UserError, match=r"there is .*did you mean 'Dog'\?"):
+        read(tmp_path, "label,object\nDOG,0\n", images_by_case)
+
+    names = object_names.from_concepts(["dog", "a", "A", "Dog"], "concepts.csv")
+    found = objects.images_by_name(images_by_case, "images", names)
+    assert found.image_ids == {0: [4], 1: [3], 2: [0], 3: [1, 2]}
+    assert found.unmatched == ""
+
+    # Nobody is asked to guess: a name in other letters has no images, and the message says which are there.
+    names = object_names.from_concepts(["DOG", "a"], "concepts.csv")
+    found = objects.images_by_name(images_by_case, "images", names)
+    assert found.image_ids.keys() == {1}
+    assert found.unmatched.endswith("of their name (first: 'DOG'); did you mean 'Dog'?")
+    with pytest.raises(UserError, match=r"did you mean 'Dog'\?"):
+        objects.images_by_name(images_by_case, "images", object_names.from_concepts(["DOG"], "concepts.csv"))
 
 
 def test_rows_that_fit_no_image_are_counted_with_the_first_of_them(tmp_path: Path, images: pa.Table) -> None:

@@ -67,6 +67,31 @@ def test_response_times_that_cannot_be_read_are_unknown_and_counted(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("times", "first"),
+    [
+        (["00:00:01", "00:00:02"], "00:00:01"),
+        (["2026-01-01 10:00:00", "2026-01-01 10:00:01"], "2026-01-01 10:00:00"),
+        (["2026-01-01", "2026-01-02"], "2026-01-01"),
+        (["true", "false"], "True"),
+        (["-1", "-99"], "-1"),
+        (["inf", "1e400"], "inf"),
+    ],
+)
+def test_what_is_no_time_is_unknown_whatever_it_looks_like(tmp_path: Path, times: list[str], first: str) -> None:
+    rows = "".join(f"1,2,{number},3,{time}\n" for number, time in enumerate(times, 3))
+    responses = read_responses(written(tmp_path, f"{HEADER},rt\n{rows}"))
+    assert np.isnan(responses.table["rt"].to_numpy()).all()
+    assert (
+        f"2 of 2 response times cannot be read and count as unknown (first: line 2, '{first}" in responses.unread_times
+    )
+
+
+def test_a_header_alone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has a header and not one answer below it"):
+        read_responses(written(tmp_path, f"{HEADER}\n"))
+
+
+@pytest.mark.parametrize(
     ("header", "says"),
     [
         ("image1,image2,image3", "which one is odd? There is no column choice among image1, image2, image3: give"),

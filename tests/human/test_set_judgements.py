@@ -129,6 +129,16 @@ def test_rows_of_a_matrix_are_the_sorted_names_or_the_given_order(tmp_path: Path
     assert set_judgements.image_ids(from_file).tolist() == [3, 5, 9]
 
 
+def test_rows_of_images_whose_names_differ_in_letters_alone_are_never_mixed_up(tmp_path: Path) -> None:
+    paths = {"A.png": 0, "a.png": 1, "caf\u00e9.png": 2, "cafe\u0301.png": 3}
+    order = ["a.png", "cafe\u0301.png", "A.png", "caf\u00e9.png"]
+    found = set_judgements.read(matrix_set(tmp_path, symmetric(4, 4), order=order), paths)
+    assert isinstance(found, Matrices)
+    assert found.image_ids.tolist() == [1, 3, 0, 2]
+    with pytest.raises(UserError, match=r"\(first: 'a\.PNG'\); did you mean 'images/A\.png'|did you mean 'A\.png'"):
+        set_judgements.read(matrix_set(tmp_path, symmetric(4, 4), order=["a.PNG", *order[1:]]), paths)
+
+
 def test_a_matrix_that_does_not_fit_the_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is about 5 images, there are 4 images in .*: one row for each image"):
         set_judgements.read(matrix_set(tmp_path, symmetric(5, 5)), PATHS)

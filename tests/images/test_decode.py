@@ -283,6 +283,29 @@ def test_a_jpeg_is_decoded_no_smaller_than_needed(
     assert np.abs(np.asarray(picture, np.int16) - np.asarray(whole, np.int16)).max() <= 6
 
 
+def test_broken_exif_is_no_warning(tmp_path: Path) -> None:
+    """Cut off, an orientation twice, and one beyond the end of the file: Pillow warns of each, for every image."""
+    little_endian = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1)
+    for number, entry in enumerate(
+        (
+            struct.pack("<HH", 0x112, 3),
+            struct.pack("<HHIHHI", 0x112, 3, 2, 6, 3, 0),
+            struct.pack("<HHIHHI", 0x112, 3, 2**31, 0, 0, 0),
+        )
+    ):
+        sink = io.BytesIO()
+        Image.new("RGB", (15, 10)).save(sink, "JPEG", exif=little_endian + entry)
+        (tmp_path / f"{number}.jpg").write_bytes(sink.getvalue())
+    program = (
+        "import pathlib, sys\n"
+        "from alignet_ray.images.decode import decode\n"
+        "for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+        "    decode(file.read_bytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_large_picture_is_decoded_without_a_warning_of_pillows() -> None:
     program = (
         "import io\n"

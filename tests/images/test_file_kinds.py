@@ -29,6 +29,28 @@ def test_whatever_a_decoder_reads_is_listed_and_all_else_is_counted(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "#snapshot/dog",
+        "~snapshot",
+        "@__thumb",
+        "$Recycle.Bin/S-1-5",
+        "__macosx",
+        "Network Trash Folder",
+        "dog/@eaDir/1.jpg",
+    ],
+)
+def test_what_file_servers_keep_beside_the_pictures_is_no_class(tmp_path: Path, folder: str) -> None:
+    """A snapshot holds every picture a second time."""
+    for name in ("dog/1.jpg", f"{folder}/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"A")
+    left_out = LeftOut()
+    assert list_images(str(tmp_path), left_out)["path"].to_pylist() == ["dog/1.jpg"]
+    assert left_out.hidden.count == 1
+
+
 def test_a_folder_of_other_files_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"no images under .*: 1 \.zip \(first: 'photos\.zip'\)"):

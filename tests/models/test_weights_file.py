@@ -1,9 +1,12 @@
 """Checkpoints as training scripts leave them: wrapped, prefixed, several networks in one, or no weights at all."""
 
+from argparse import Namespace
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -40,6 +43,11 @@ WRAPPINGS: dict[str, Callable[[Weights], Any]] = {
     "with its optimiser": lambda weights: {"model": weights, "optimizer": {"state": {0: {"step": torch.ones(())}}}},
     "averaged by timm": lambda weights: {"state_dict": below("x.", weights), "state_dict_ema": weights},
     "beside another head": lambda weights: below("backbone.", weights) | {"dino_head.weight": torch.ones(2, 2)},
+    "beside options and scores": lambda weights: {
+        "state_dict": weights,
+        "args": Namespace(lr=1.0, output=Path("/out")),
+        "metric": np.float64(0.3),
+    },
     "under a number": lambda weights: {0: weights},
 }
 
@@ -82,6 +90,9 @@ def test_of_several_networks_the_user_says_which(weights: Weights, tmp_path: Pat
         ({}, "holds no weights: it is a dict"),
         ({"a.b.weight": torch.ones(2), "a.c.weight": torch.ones(2)}, "all their names begin with 'a'"),
         ({"weight": torch.tensor([1.0, float("nan")])}, "weight is not finite"),
+        ({"a.weight": torch.ones(2, device="meta")}, "a.weight is no plain tensor"),
+        ({"a.weight": torch.eye(2).to_sparse()}, "a.weight is no plain tensor"),
+        ({"state_dict": {"weight": torch.ones(2)}, "best": datetime.now()}, "holds code or Python objects"),
         (torch.nn.Linear(1, 1), r"holds code or Python objects, which are not loaded: save the network's state_dict"),
     ],
 )
@@ -90,6 +101,31 @@ def test_what_holds_no_network_is_told_in_one_line(content: Any, says: str, tmp_
     with pytest.raises(UserError, match=says) as caught:
         loaded(tmp_path / "x.pth")
     assert "\n" not in str(caught.value)
+
+
+def test_quantised_weights_are_not_taken_for_the_weights(weights: Weights, tmp_path: Path) -> None:
+    """Copied as they are, integers of -128 to 127 gave embeddings of their own."""
+    save_file({name: (100 * value).to(torch.int8) for name, value in weights.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"holds torch\.int8: save the weights unquantised"):
+        loaded(tmp_path / "x.safetensors")
+
+
+def test_weights_for_grey_images_are_told(weights: Weights, tmp_path: Path) -> None:
+    grey = {name: value[:, :1] if value.ndim == 4 else value for name, value in weights.items()}
+    torch.save(grey, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"is \(64, 1, 16, 16\), .* \(for images of another number of channels\?\)"):
+        loaded(tmp_path / "x.pth")
+
+
+def test_code_beside_options_is_not_run(weights: Weights, tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (tmp_path / "run",)
+
+    torch.save({"state_dict": weights, "args": Namespace(hook=Harmful())}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="holds code or Python objects"):
+        loaded(tmp_path / "x.pth")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_path_comes_before_its_special_characters(weights: Weights, tmp_path: Path) -> None:

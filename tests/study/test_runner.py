@@ -114,8 +114,13 @@ def test_settings_are_written_before_the_first_run_and_never_again(
     assert again.draft.id == written.name
     assert (written / "settings.yaml").read_text() == before
     assert "runs are finished" not in again.page_file().read_text()
-    # Other settings are another study.
+    # Other settings are another study, and a user who meant to go on is told so.
+    assert "a new study" not in said
     assert runner.run(cfg.replace(distill__steps=121)).draft.id != again.draft.id
+    said = capsys.readouterr().out
+    assert f"a new study: distill.steps differs from the study {again.draft.id}, whose page stays" in said
+    assert runner.run(cfg.replace(distill__steps=122, name="other")).draft.id != again.draft.id
+    assert "a new study" not in capsys.readouterr().out
 
 
 def test_runs_side_by_side_make_the_same_page_in_whatever_order_they_end(
