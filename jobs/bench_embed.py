@@ -136,7 +136,7 @@ class TimingScreen(Screen):
         super().__init__(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         self.finished: list[tuple[float, int]] = []
 
-    def progress(self, total: int, unit: str, done: int = 0) -> Any:
+    def progress(self, total: int, unit: str, done: int = 0, told_if_short: bool = True) -> Any:
         """A progress line whose updates are recorded."""
         bar = super().progress(total, unit, done)
         finished = self.finished
