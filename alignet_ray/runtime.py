@@ -201,27 +201,45 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
         runtime_env["worker_process_setup_hook"] = "alignet_ray.runtime.enter_folder"
 
     sigterm_handler = signal.getsignal(signal.SIGTERM)
+    with scheduling, _start_told(address):
+        context: Any = ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            job_config=_job_config(),
+            runtime_env=runtime_env,
+            **options,
+        )
+
+    # ray.init installs a handler of its own, under which a stop would not look like one.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm_handler)
+    return _places(context)
+
+
+@contextlib.contextmanager
+def _start_told(address: str) -> Iterator[None]:
+    """Within it, what Ray raises where it does not start or is not joined becomes one line.
+
+    Raises:
+        UserError: no cluster at the address, or processes that are not up in time.
+    """
     try:
-        with scheduling:
-            context: Any = ray.init(
-                address=address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                job_config=_job_config(),
-                runtime_env=runtime_env,
-                **options,
-            )
+        yield
     except ConnectionError as error:
         # Something listened there a moment ago: another program, or a cluster that does not know us.
         raise UserError(
             f"no Ray cluster answers at {address}: start one (with the same RAY_AUTH_MODE and token as here), or leave "
             "out --ray.address"
         ) from error
-
-    # ray.init installs a handler of its own, under which a stop would not look like one.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, sigterm_handler)
-    return _places(context)
+    except Exception as error:
+        # Ray's own type where one of its processes is not up in time: none, with the end of that process's log as text.
+        if type(error) not in (Exception, RuntimeError):
+            raise
+        raise UserError(
+            "Ray's processes were not up in time: is this machine very busy, or short of memory? Run it again; "
+            "`alignet-ray doctor` looks for other reasons, and --debug shows the end of their logs"
+        ) from error
 
 
 def enter_folder() -> None:

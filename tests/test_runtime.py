@@ -80,6 +80,19 @@ def test_what_is_no_address_of_a_cluster_is_told(address: str, monkeypatch: pyte
         runtime.start(Config())
 
 
+def test_processes_of_rays_that_are_not_up_in_time_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def late(**options: Any) -> None:
+        raise Exception("2026-01-01 INFO head.py:341 -- Loaded 9 modules\nThe current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="Ray's processes were not up in time: is this machine very busy"):
+        runtime.start(Config())
+
+
 def test_workers_of_a_cluster_work_in_the_folder_where_the_command_was_called(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -44,6 +44,18 @@ def test_settings_without_their_first_line_do_not_say_when(folder: StudyFolder) 
         folder.freeze(Config())
 
 
+def test_settings_differ_in_what_makes_another_study(folder: StudyFolder) -> None:
+    assert not folder.is_begun
+    cfg = Config(seed=3, name="mine")
+    folder.freeze(cfg)
+    assert folder.is_begun
+    assert folder.differences(cfg.replace(study__chosen="afterwards", store__root="/elsewhere")) == []
+    assert folder.differences(cfg.replace(seed=4, distill__steps=7)) == ["distill.steps", "seed"]
+    assert folder.differences(cfg.replace(name="another", seed=4)) is None
+    folder.draft.write_bytes("settings.yaml", b"# frozen x\nno_such_field: 1\n")
+    assert folder.differences(cfg) is None
+
+
 def test_results_are_written_again_after_every_fold(folder: StudyFolder) -> None:
     row = PooledScore("base", "pre_logits", "objects", "few_shot_1", "", 0.5, 0.4, 0.6, float("nan"), 3, 60, 0.45, 0.55)
     folder.write([row], "<p>first</p>", "| first |", "first")
