@@ -72,6 +72,14 @@ class QuarantinedImage(NamedTuple):
     reason: str
 
 
+class PartQuarantine(NamedTuple):
+    """A part, the units in it, and their images without an embedding."""
+
+    name: str
+    units: tuple[int, ...]
+    quarantined: list[QuarantinedImage]
+
+
 class PartNotes(NamedTuple):
     """What a part says of its images besides their embeddings; it stands in the metadata of its file.
 
@@ -235,6 +243,17 @@ class EmbedArtifact(ArtifactView):
         """What is to be said of the images of all finished units, part by part."""
         for name in self._whole_parts():
             yield self._part_notes(name)
+
+    def quarantines(self) -> Iterator[PartQuarantine]:
+        """The parts that lack images, those inside merged ones too."""
+        for name in self.files.parts():
+            quarantined = self._part_notes(name).quarantined
+            if quarantined:
+                yield PartQuarantine(name, tuple(part_numbers(name)), quarantined)
+
+    def remove_part(self, name: str) -> None:
+        """Remove a part, so that its units are made again."""
+        self.draft.remove(name)
 
     def fast_cosines(self) -> list[float]:
         """Cosines of fast-decoded embeddings to exact ones; empty where all images were decoded exactly."""

@@ -48,7 +48,7 @@ CLASS_LISTS = tuple(folder + name for folder, name in product(CLASS_LIST_FOLDERS
 SPLITS = ("train", "val", "valid", "validation", "test")
 """Top folders that are splits and not classes: the class folder is the one below."""
 
-UNKNOWN_CLASSES = ("", "-1")
+UNKNOWN_CLASSES = ("", "-1", "-1.0")
 """Texts that say that a class is not known: test splits whose classes are withheld have -1."""
 
 MAX_KINDS = 4

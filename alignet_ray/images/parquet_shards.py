@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.images.file_kinds import LeftOut, Member
-from alignet_ray.images.roots import open_file
+from alignet_ray.images.file_kinds import UNKNOWN_CLASSES, LeftOut, Member
+from alignet_ray.images.roots import is_file, open_file
 from alignet_ray.store import JsonObject
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "bytes")
@@ -23,6 +23,10 @@ CLASS_COLUMNS = ("label", "cls", "class", "wnid")
 
 WITHHELD = -1
 """Class number of test splits whose classes are withheld (Hugging Face)."""
+
+
+class NoImages(UserError):
+    """A table without a column of images."""
 
 
 class ParquetLayout(NamedTuple):
@@ -53,7 +57,14 @@ def parquet_members(uri: str, path: str, left_out: LeftOut) -> Iterator[Member]:
     Raises:
         UserError: it is damaged, holds no images, or a class for which it has no name.
     """
-    layout = _layout(uri, path)
+    try:
+        layout = _layout(uri, path)
+    except NoImages:
+        # img2dataset writes the addresses and captions of a tar file's images beside it.
+        if is_file(uri, f"{path.rpartition('.')[0]}.tar"):
+            left_out.add(path)
+            return
+        raise
     if layout.nested_classes:
         left_out.nested_classes.add(f"{path}, {layout.nested_classes!r}")
     classes: list[Any] = [None] * layout.group_starts[-1]
@@ -102,7 +113,7 @@ def _layout(uri: str, path: str) -> ParquetLayout:
     with_bytes = [name for name in schema.names if _holds_bytes(schema.field(name).type)]
     image_column = _best_column(with_bytes, IMAGE_COLUMNS, features, "Image")
     if not image_column:
-        raise UserError(f"{uri}/{path} has no column of encoded images: expected one of {', '.join(IMAGE_COLUMNS)}")
+        raise NoImages(f"{uri}/{path} has no column of encoded images: expected one of {', '.join(IMAGE_COLUMNS)}")
 
     # Classes inside a structure or a list are no class of the image; they are counted so that the user learns of them.
     nested: list[str] = []
@@ -181,7 +192,10 @@ def _class_label(value: Any, class_names: list[str], place: str) -> str:
     if is_missing or value == WITHHELD:
         return ""
     if not class_names or not isinstance(value, int):
-        return str(value).strip()
+        text = str(value).strip()
+        if text in UNKNOWN_CLASSES:
+            text = ""
+        return text
     if not 0 <= value < len(class_names):
         raise UserError(
             f"{place}: class {value}, but the file names {len(class_names)} classes (0 to {len(class_names) - 1})"

@@ -126,12 +126,19 @@ def read(uri: str, path: str, span: Span | None = None) -> bytes:
 
 
 def class_lists(uri: str) -> Iterator[str]:
-    """Contents of the lists of validation images' classes that lie under a root."""
+    """Contents of the lists of validation images' classes that lie under a root.
+
+    Raises:
+        UserError: the source does not answer, or a list may not be read.
+    """
     fs, base = remote_root(uri)
-    for info in fs.get_file_info([f"{base}/{name}" for name in CLASS_LISTS]):
-        if info.type == pafs.FileType.File:
-            with fs.open_input_stream(info.path) as stream:
-                yield stream.read().decode("utf-8", "replace").removeprefix("\ufeff")
+    try:
+        for info in fs.get_file_info([f"{base}/{name}" for name in CLASS_LISTS]):
+            if info.type == pafs.FileType.File:
+                with fs.open_input_stream(info.path) as stream:
+                    yield stream.read().decode("utf-8", "replace").removeprefix("\ufeff")
+    except OSError as error:
+        raise UserError(f"cannot list {uri}: {first_line(error)}") from error
 
 
 def class_list(text: str) -> dict[str, str]:

@@ -133,11 +133,11 @@ def _look_through(uri: str, path: str) -> TarIndex:
                         index.copies.append(name)
                     contents[name] = (info.offset_data, info.size)
                 # WebDataset: the class of `x.jpg` stands in a member `x.cls`.
-                elif name.endswith(CLASS_SUFFIX):
+                elif name.lower().endswith(CLASS_SUFFIX):
                     text = _member_content(tar, info, MAX_CLASS_BYTES).decode("utf-8", "replace").strip()
                     if text in UNKNOWN_CLASSES:
                         text = ""
-                    classes[name.removesuffix(CLASS_SUFFIX)] = text
+                    classes[name[: -len(CLASS_SUFFIX)]] = text
                 else:
                     index.others.append(name)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:

@@ -6,11 +6,33 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.image_files import labels_of
+from support.image_files import labels_of, write_tar
 
 from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import list_images, read_bytes
+
+
+def test_tables_beside_tar_files_hold_no_images(tmp_path: Path) -> None:
+    """img2dataset writes 00000.tar, 00000.parquet (addresses, captions) and 00000_stats.json side by side."""
+    write_tar(tmp_path / "00000.tar", {"000000000.jpg": b"A", "000000000.txt": b"caption"})
+    table = pa.table({"url": ["u"], "caption": ["c"], "key": ["000000000"]})
+    pq.write_table(table, tmp_path / "00000.parquet")
+    (tmp_path / "00000_stats.json").write_text("{}")
+    left_out = LeftOut()
+    assert list_images(str(tmp_path), left_out)["path"].to_pylist() == ["00000.tar/000000000.jpg"]
+    assert left_out.kinds == {".txt": 1, ".parquet": 1, ".json": 1}
+
+    # A table that belongs to no tar file was meant to hold images.
+    pq.write_table(table, tmp_path / "00001.parquet")
+    with pytest.raises(UserError, match=r"00001\.parquet has no column of encoded images"):
+        list_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["-1", "-1.0"])
+def test_a_withheld_class_may_be_text(tmp_path: Path, text: str) -> None:
+    pq.write_table(pa.table({"image": [b"1", b"2"], "label": [text, "cat"]}), tmp_path / "x.parquet")
+    assert list_images(str(tmp_path))["label"].to_pylist() == ["", "cat"]
 
 
 @pytest.mark.parametrize("nested", [True, False])

@@ -9,6 +9,7 @@ from support.image_files import labels_of, write_tar
 from support.object_server import object_server
 
 from alignet_ray.errors import UserError
+from alignet_ray.images import storage
 from alignet_ray.images.listing import fingerprint, list_images, read_bytes
 from alignet_ray.images.storage import class_list
 
@@ -64,6 +65,19 @@ def test_s3_gives_the_same_list_as_the_folder(bucket: str, tmp_path: Path) -> No
     assert fingerprint(bucket) == fingerprint(bucket)
     with pytest.raises(UserError, match=r"cannot list|no images under"):
         list_images(bucket.replace("/set", "/elsewhere"))
+
+
+def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead(pafs.FileSystem):  # type: ignore[misc]
+        def __init__(self) -> None:
+            pass
+
+        def get_file_info(self, *_: object) -> None:
+            raise OSError("Connection refused\nand more")
+
+    monkeypatch.setattr(storage, "remote_root", lambda uri: (Dead(), "set"))
+    with pytest.raises(UserError, match=r"^cannot list s3://pictures/set: Connection refused$"):
+        list_images("s3://pictures/set")
 
 
 def test_a_url_that_only_fsspec_knows_gives_the_same_list_as_the_folder(tmp_path: Path) -> None:

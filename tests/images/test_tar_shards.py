@@ -25,6 +25,11 @@ def test_tar_shards_list_their_images_by_name(tmp_path: Path) -> None:
     assert contents == [b"AA", b"B", b"DDD", b"beside"]
 
 
+def test_suffixes_may_be_capitals(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"a.JPG": b"A", "a.CLS": b"7", "b.JPG": b"B", "b.Cls": b"-1"})
+    assert labels_of(str(tmp_path)) == {"x.tar/a.JPG": "7", "x.tar/b.JPG": ""}
+
+
 def test_a_tar_without_classes_gives_its_folders_or_a_name_that_is_a_class(tmp_path: Path) -> None:
     write_tar(tmp_path / "train" / "nested.tar", {"cat/1.jpg": b"1", "./train/dog/2.jpg": b"2", "3.jpg": b"3"})
     write_tar(tmp_path / "train" / "n02085620.tar", {"n02085620_1.JPEG": b"4", "5.JPEG": b"5"})
