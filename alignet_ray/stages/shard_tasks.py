@@ -35,8 +35,10 @@ def takes_tasks(cfg: Config, fingerprints: Mapping[str, Any]) -> bool:
     return bool(_large_folders(cfg, fingerprints))
 
 
-def run_listings(cfg: Config, fingerprints: Mapping[str, Any], screen: Screen | None = None) -> Listings:
-    """The listings of a run; shards of large folders are opened in tasks if Ray runs.
+def listings_here(cfg: Config, fingerprints: Mapping[str, Any], screen: Screen | None = None) -> Listings:
+    """The listings of a run whose shards are opened in this process.
+
+    So do trials and folds, which are tasks themselves: those that they would wait for might find no CPU free.
 
     Args:
         cfg: of the run.
@@ -44,8 +46,14 @@ def run_listings(cfg: Config, fingerprints: Mapping[str, Any], screen: Screen | 
         screen: shows how far a long listing is; None: nothing is shown.
     """
     cache = runtime.cache_dir(cfg)
+    return Listings(cache, fingerprints, ShardOpener(cache), screen)
+
+
+def run_listings(cfg: Config, fingerprints: Mapping[str, Any], screen: Screen) -> Listings:
+    """The listings of a run; shards of large folders are opened in tasks if Ray runs. Arguments as `listings_here`."""
+    cache = runtime.cache_dir(cfg)
     folders = _large_folders(cfg, fingerprints)
-    here = Listings(cache, fingerprints, ShardOpener(cache), screen)
+    here = listings_here(cfg, fingerprints, screen)
     if not folders:
         return here
 

@@ -258,7 +258,7 @@ def carry_out(setup: TaskSetup) -> str:
 def _make(setup: TaskSetup, tracker: Tracker) -> None:
     # An open store belongs to its process, so the plan is made anew.
     store = Store.open(setup.cfg.store.root)
-    listings = shard_tasks.run_listings(setup.cfg, setup.fingerprints)
+    listings = shard_tasks.listings_here(setup.cfg, setup.fingerprints)
     runner = pipeline.Runner(setup.cfg, store, setup.session, Screen(), listings, setup.concurrent)
     steps = pipeline.plan(setup.cfg, store, setup.names, known=setup.fingerprints)
     artifacts = pipeline.artifacts_of(steps)

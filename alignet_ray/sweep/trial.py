@@ -358,7 +358,7 @@ def _begin(setup: TrialSetup, cfg: Config, trial: Trial) -> TuneTracker:
 
 def _make_and_evaluate(setup: TrialSetup, cfg: Config, tracker: TuneTracker, concurrent: int) -> ValidationFigures:
     store = Store.open(cfg.store.root)
-    listings = shard_tasks.run_listings(cfg, setup.fingerprints)
+    listings = shard_tasks.listings_here(cfg, setup.fingerprints)
     runner = pipeline.Runner(cfg, store, setup.session, Screen(), listings, concurrent)
 
     # Ids travel to the trial, not artifacts: an open store belongs to its process.

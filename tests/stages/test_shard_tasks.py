@@ -10,6 +10,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import fingerprint, list_images
 from alignet_ray.images.shards import open_shard
+from alignet_ray.screen import Screen
 from alignet_ray.stages import shard_tasks
 
 
@@ -43,21 +44,21 @@ def test_tasks_give_the_same_rows(cfg: Config, folder: str, ray_session: None) -
     expected_left_out = LeftOut()
     expected = list_images(folder, expected_left_out)
 
-    listings = shard_tasks.run_listings(cfg.replace(ray__force=True), {folder: fingerprint(folder)})
+    listings = shard_tasks.run_listings(cfg.replace(ray__force=True), {folder: fingerprint(folder)}, Screen())
     assert listings.shards.open_one is not open_shard
     left_out = LeftOut()
     assert listings.table(folder, left_out) == expected
     assert left_out == expected_left_out
 
     # Other folders of the same run are small.
-    here = shard_tasks.run_listings(cfg, {folder: fingerprint(folder)})
+    here = shard_tasks.run_listings(cfg, {folder: fingerprint(folder)}, Screen())
     assert here.shards.open_one is open_shard
     assert here.table(folder) == expected
 
 
 def test_a_damaged_shard_of_a_task_is_one_line(cfg: Config, folder: str, ray_session: None) -> None:
     (Path(folder) / "3.tar").write_bytes(b"no tar file" * 100)
-    listings = shard_tasks.run_listings(cfg.replace(ray__force=True), {folder: fingerprint(folder)})
+    listings = shard_tasks.run_listings(cfg.replace(ray__force=True), {folder: fingerprint(folder)}, Screen())
     with pytest.raises(UserError) as refused:
         listings.table(folder)
     assert str(refused.value).startswith(f"{folder}/3.tar is not a whole tar file (")
