@@ -481,7 +481,7 @@ class _Estimator:
         """
         section = self.cfg.distill
         batch = section.images_per_step
-        is_packed = section.packs(int(self.on.images))
+        is_packed = section.packs(self.on.images)
         rates = self.image_rates(self["forward"])
 
         # Without cached pixels, images are read and decoded while the GPUs compute: the slower of the two decides.

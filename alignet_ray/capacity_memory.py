@@ -26,7 +26,7 @@ def _images(cfg: Config, result: Plan) -> list[str]:
     on = result.on
     held = result.figures["held"].value
     path = result.figures["path"].value
-    chosen = cfg.distill.choice(on.images)
+    chosen = cfg.distill.images_to_choose_from(on.images)
     needed = (on.images * held + chosen * path) / 1e9
     usable = USABLE_MEMORY * on.head_memory
     if needed <= usable:

@@ -59,6 +59,7 @@ def _with_os_errors(call: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any) -> Any:
         try:
             return call(*args)
+        # What a kind of storage cannot do at all (a web server is not written to) is no failure of the connection.
         except (OSError, NotImplementedError):
             raise
         except Exception as error:  # every package for fsspec has error types of its own

@@ -195,7 +195,7 @@ def start(cfg: Config, dashboard: bool = False) -> RayPlaces | None:
 
     if package_path := _package_path():
         env["PYTHONPATH"] = package_path
-    runtime_env: dict[str, Any] = {"env_vars": env}
+    runtime_env: dict[str, object] = {"env_vars": env}
     if not is_local:
         env[CALLED_IN] = os.getcwd()
         runtime_env["worker_process_setup_hook"] = "alignet_ray.runtime.enter_folder"

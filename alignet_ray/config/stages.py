@@ -57,10 +57,6 @@ class Embed(Section):
     """Largest tolerated share of unreadable images."""
 
 
-CHOICE = 4
-"""Images that a training chooses from, for each one that it draws."""
-
-
 class Soften(Section):
     """soften: human responses -> a probabilistic model of human choices."""
 
@@ -246,6 +242,10 @@ class Label(Section):
         return self
 
 
+IMAGES_PER_DRAW = 4
+"""Images that a training chooses from, for each one that it draws."""
+
+
 class Distill(Section):
     """distill: train the student on the teacher's similarity judgements."""
 
@@ -353,12 +353,12 @@ class Distill(Section):
             return self.batch_size
         return 3 * self.batch_size
 
-    def choice(self, images: int) -> int:
+    def images_to_choose_from(self, images: int) -> int:
         """How many images of a corpus training chooses from: a few for each one that it draws, or all there are.
 
         More of a huge corpus would fill memory with paths, and change nothing: random images of random ones are random.
         """
-        return min(images, CHOICE * self.steps * self.images_per_step)
+        return min(images, IMAGES_PER_DRAW * self.steps * self.images_per_step)
 
     def packs(self, images: int) -> bool:
         """Whether training caches the pixels of a corpus of so many images.

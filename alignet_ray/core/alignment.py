@@ -164,11 +164,7 @@ def fit(
     history: list[dict[str, float]] = []
 
     for step in range(1, settings.steps + 1):
-        loss = _loss(core, features, before, train, settings, rng)
-        assert math.isfinite(loss.item()), f"the loss is {loss.item()} at step {step}"
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        loss = _update(optimizer, _loss(core, features, before, train, settings, rng), step)
 
         # The moving average begins with the weights of the first step.
         decay = settings.mean if step > 1 else 0.0
@@ -178,7 +174,7 @@ def fit(
 
         # Early stopping by the averaged weights: those of a single step wander with the images it happened to draw.
         current = score(mean(held_out_features).detach(), held_out)
-        row = {"step": float(step), "loss": loss.item()}
+        row = {"step": float(step), "loss": loss}
         row |= {"accuracy": current.accuracy, "cross_entropy": current.cross_entropy}
         history.append(row)
         if report:
@@ -189,6 +185,16 @@ def fit(
         elif step - best.step >= settings.patience * settings.every:
             break
     return FittedTransform(best.transform, best.step, best.score, history)
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], step: int) -> float:
+    """Move the weights down the gradient of a loss; returns its value."""
+    value = loss.item()
+    assert math.isfinite(value), f"the loss is {value} at step {step}"
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value
 
 
 def worth_a_gpu(settings: FitSettings, objects: int, width: int) -> bool:

@@ -89,6 +89,14 @@ def is_class_list(path: str) -> bool:
     return path.endswith((".csv", ".txt")) and path.endswith(CLASS_LISTS)
 
 
+def known_class(text: str) -> str:
+    """A class that a shard gives; "" where its text says that the class is not known."""
+    text = text.strip()
+    if text in UNKNOWN_CLASSES:
+        return ""
+    return text
+
+
 def is_hidden(path: str) -> bool:
     """Whether a name in a path begins with a dot, or is one that file servers and systems give."""
     return any(part.startswith(".") or part.lower() in SYSTEM_FOLDERS for part in path.split("/"))

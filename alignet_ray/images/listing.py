@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from alignet_ray.errors import UserError
 from alignet_ray.images import storage
 from alignet_ray.images.file_kinds import IMAGES as IMAGE_SUFFIXES
 from alignet_ray.images.file_kinds import LeftOut, Member, folder_class, is_class_list, is_shard
-from alignet_ray.images.shards import ShardOpener, numbered, rows_of
+from alignet_ray.images.shards import ShardOpener, rows_of
 
 
 class Fingerprint(TypedDict):
@@ -211,3 +212,33 @@ def _batched(members: Iterator[Member]) -> Iterator[list[Member]]:
             batch = []
     if batch:
         yield batch
+
+
+def numbered(blocks: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Rows of a listing with their ids, in batches of `rows`, the last one smaller.
+
+    An image's id is its rank, so rows only need to be counted through.
+
+    Args:
+        blocks: schema ROWS, of any size.
+        rows: of a batch.
+    """
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    first_id = 0
+    for block in blocks:
+        waiting.append(block)
+        count += len(block)
+        while count >= rows:
+            merged = pa.concat_batches(waiting)
+            yield _with_ids(merged.slice(0, rows), first_id)
+            first_id += rows
+            count -= rows
+            waiting = [merged.slice(rows)]
+    if count:
+        yield _with_ids(pa.concat_batches(waiting), first_id)
+
+
+def _with_ids(block: pa.RecordBatch, first_id: int) -> pa.RecordBatch:
+    ids = pa.array(np.arange(first_id, first_id + len(block)), pa.int64())
+    return pa.RecordBatch.from_arrays([ids, *block.columns], schema=IMAGES)

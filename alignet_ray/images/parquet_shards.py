@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignet_ray.errors import UserError, first_line
-from alignet_ray.images.file_kinds import UNKNOWN_CLASSES, LeftOut, Member
+from alignet_ray.images.file_kinds import LeftOut, Member, known_class
 from alignet_ray.images.roots import is_file, open_file
 from alignet_ray.store import JsonObject
 
@@ -192,10 +192,7 @@ def _class_label(value: Any, class_names: list[str], place: str) -> str:
     if is_missing or value == WITHHELD:
         return ""
     if not class_names or not isinstance(value, int):
-        text = str(value).strip()
-        if text in UNKNOWN_CLASSES:
-            text = ""
-        return text
+        return known_class(str(value))
     if not 0 <= value < len(class_names):
         raise UserError(
             f"{place}: class {value}, but the file names {len(class_names)} classes (0 to {len(class_names) - 1})"

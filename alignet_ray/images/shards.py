@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -138,33 +137,3 @@ def _write(kept: Path, opened: OpenedShard) -> None:
         os.replace(temporary, kept)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def numbered(blocks: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Rows of a listing with their ids, in batches of `rows`, the last one smaller.
-
-    An image's id is its rank, so rows only need to be counted through.
-
-    Args:
-        blocks: schema ROWS, of any size.
-        rows: of a batch.
-    """
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    first_id = 0
-    for block in blocks:
-        waiting.append(block)
-        count += len(block)
-        while count >= rows:
-            merged = pa.concat_batches(waiting)
-            yield _with_ids(merged.slice(0, rows), first_id)
-            first_id += rows
-            count -= rows
-            waiting = [merged.slice(rows)]
-    if count:
-        yield _with_ids(pa.concat_batches(waiting), first_id)
-
-
-def _with_ids(block: pa.RecordBatch, first_id: int) -> pa.RecordBatch:
-    ids = pa.array(np.arange(first_id, first_id + len(block)), pa.int64())
-    return pa.RecordBatch.from_arrays([ids, *block.columns], schema=IMAGES)

@@ -15,12 +15,12 @@ from alignet_ray.artifacts.spans import Span
 from alignet_ray.errors import UserError, first_line
 from alignet_ray.images.file_kinds import (
     START_BYTES,
-    UNKNOWN_CLASSES,
     LeftOut,
     Member,
     folder_class,
     is_hidden,
     is_image,
+    known_class,
 )
 from alignet_ray.images.roots import open_file, open_stream, read_start
 
@@ -134,10 +134,8 @@ def _look_through(uri: str, path: str) -> TarIndex:
                     contents[name] = (info.offset_data, info.size)
                 # WebDataset: the class of `x.jpg` stands in a member `x.cls`.
                 elif name.lower().endswith(CLASS_SUFFIX):
-                    text = _member_content(tar, info, MAX_CLASS_BYTES).decode("utf-8", "replace").strip()
-                    if text in UNKNOWN_CLASSES:
-                        text = ""
-                    classes[name[: -len(CLASS_SUFFIX)]] = text
+                    text = _member_content(tar, info, MAX_CLASS_BYTES).decode("utf-8", "replace")
+                    classes[name[: -len(CLASS_SUFFIX)]] = known_class(text)
                 else:
                     index.others.append(name)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:

@@ -188,7 +188,7 @@ def run(work: Work) -> None:
 
     unit_size = images_per_unit(total)
     units = range(math.ceil(total / unit_size))
-    finished = _finished_units(work, artifact, len(units), unit_size)
+    finished = _finished_units(work, job, artifact, len(units), unit_size)
 
     # Finished parts count as well: their unusable images towards the tolerated share, all others towards the progress.
     quarantine = Quarantine(total, work.cfg.embed.max_bad)
@@ -299,7 +299,7 @@ def _tell_unlabelled(work: Work, job: EmbedJob, artifact: EmbedArtifact) -> None
             work.warn(without_class)
 
 
-def _finished_units(work: Work, artifact: EmbedArtifact, units: int, unit_size: int) -> list[int]:
+def _finished_units(work: Work, job: EmbedJob, artifact: EmbedArtifact, units: int, unit_size: int) -> list[int]:
     """Units whose parts an interrupted run has written."""
     # Parts count only if the description of the networks that made them is there.
     if not artifact.has_networks():
@@ -307,7 +307,6 @@ def _finished_units(work: Work, artifact: EmbedArtifact, units: int, unit_size: 
     if artifact.finished_units():
         from alignet_ray.stages.embed_outages import forget_outages
 
-        job = embed_jobs.find_job(work.cfg, work.role)
         forgotten = forget_outages(artifact, embed_jobs.image_root(work.cfg, job.images), unit_size)
         if forgotten:
             work.screen.line(f"   {forgotten} parts are made again: images that could not be read then can be read now")

@@ -10,6 +10,7 @@ from alignet_ray.core import similarity
 from alignet_ray.evals import gate, suite
 from alignet_ray.evals.annotated_objects import AnnotatedObjects
 from alignet_ray.evals.spaces import EmbeddingSpace
+from alignet_ray.evals.uncertainty import ReliabilityCurve
 from alignet_ray.human import objects
 from alignet_ray.report import examples
 from alignet_ray.stages import Work, embed_jobs, report_inputs
@@ -47,11 +48,6 @@ def build(
     # The teacher has a space of its own, in which the student is to see: it belongs beside both.
     with_teacher = compared + [space for space in spaces if space.model == "teacher"]
 
-    calibration = {}
-    for (model, layer), curve in results.curves.items():
-        if layer in ("pre_logits", "aligned"):
-            calibration[model] = curve
-
     contents = report.ReportContents(
         title=f"alignet_ray: {cfg.name}",
         people=report_inputs.people(cfg, SoftenArtifact(parents["soften"])),
@@ -70,13 +66,22 @@ def build(
         decision=decision,
         labels=report_inputs.label_statistics(parents),
         teacher=report_inputs.teacher_report(parents),
-        calibration=calibration,
+        calibration=_calibration(results),
         learning_curve=SoftenArtifact(parents["soften"]).learning_curve(),
     )
     # Stored features come without pictures, and end with the teacher.
     if embed_jobs.has_images(cfg):
         contents = _with_pictures(work, contents, compared, test, results)
     return report.build(contents)
+
+
+def _calibration(results: suite.SuiteResults) -> dict[str, ReliabilityCurve]:
+    """One curve for each model, of the layer that it is compared by."""
+    curves = {}
+    for (model, layer), curve in results.curves.items():
+        if layer in ("pre_logits", "aligned"):
+            curves[model] = curve
+    return curves
 
 
 def _with_pictures(

@@ -41,7 +41,7 @@ DISTRIBUTED = ("embed", "align", "cluster", "label", "distill")
 WITHOUT_RAY = ("evaluate", "register")
 """Stages that work in the calling process alone: Ray is not started for them."""
 
-LOOKS_AT_INPUTS = "looking at the files of all inputs: a run is named by what they hold"
+READING_INPUTS = "reading names and dates of all input files: artifacts are named by them"
 """What is said while a plan takes long."""
 
 NEVER_MADE = "never made under this root"
@@ -310,7 +310,7 @@ def run(
         if note := kept.outdated_note(store):
             screen.line(note)
 
-        with screen.told_if_long(LOOKS_AT_INPUTS):
+        with screen.told_if_long(READING_INPUTS):
             steps = plan(resolved, store, names, known=known)
         unfinished = [step for step in steps if not step.finished]
         if unfinished:

@@ -13,7 +13,7 @@ from alignet_ray.screen import Screen
 from alignet_ray.stages.small_work import stays_here
 
 LOCAL_BYTES = 1e9
-"""Bytes of shards that one process looks through in a second on a local disk: it jumps from header to header."""
+"""Bytes of shards that one process opens in a second on a local disk, where it jumps from header to header."""
 
 REMOTE_BYTES = 100e6
 """The same for a store, from which the whole file travels."""

@@ -86,7 +86,7 @@ def make_student_job(work: Work, cache: Path, workers: int, pack: Callable[[Cach
 
 def _choice(settings: Distill, seed: int, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """The images that training chooses from, ascending: random ones, so that clusters keep their shares."""
-    count = settings.choice(len(positions))
+    count = settings.images_to_choose_from(len(positions))
     if count == len(positions):
         return positions
     rng = np.random.default_rng([seed, len(positions)])

@@ -49,7 +49,7 @@ def run(cfg: Config, screen: Screen | None = None) -> Artifact:
     cfg = ask_answers.pin(cfg)
     objective = OBJECTIVES[stage]
     with pipeline.opened(cfg, screen) as (resolved, store, state):
-        with screen.told_if_long(pipeline.LOOKS_AT_INPUTS):
+        with screen.told_if_long(pipeline.READING_INPUTS):
             steps = pipeline.plan(resolved, store, [*objective.nodes, *objective.also_needed])
         pipeline.refuse(resolved, steps)
         # Upstream is what all trials read; the objective's own nodes are made anew by every trial.

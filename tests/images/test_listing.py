@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from alignet_ray.artifacts.schemas import IMAGES, check
 from alignet_ray.errors import UserError
-from alignet_ray.images.listing import fingerprint, list_images, read_bytes
+from alignet_ray.images.file_kinds import Member
+from alignet_ray.images.listing import fingerprint, list_images, numbered, read_bytes
+from alignet_ray.images.shards import rows_of
 
 
 def test_order_is_that_of_utf8_bytes(tmp_path: Path) -> None:
@@ -111,3 +113,15 @@ def test_read_bytes_reads_what_was_listed(tmp_path: Path) -> None:
     assert read_bytes(str(tmp_path), table["path"][0].as_py()) == b"content"
     with pytest.raises(OSError):
         read_bytes(str(tmp_path), "a/gone.png")
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 7))
+def test_ids_are_ranks_however_the_rows_come(sizes: list[int], rows: int) -> None:
+    names = iter(range(sum(sizes)))
+    blocks = [rows_of([Member(str(next(names)), "", 1) for _ in range(size)]) for size in sizes]
+    batches = list(numbered(iter(blocks), rows))
+    assert all(len(batch) == rows for batch in batches[:-1])
+    assert all(0 < len(batch) <= rows for batch in batches)
+    table = pa.Table.from_batches(batches, schema=IMAGES)
+    assert table["image_id"].to_pylist() == list(range(sum(sizes)))
+    assert table["path"].to_pylist() == [str(number) for number in range(sum(sizes))]

@@ -1,4 +1,4 @@
-"""Shards are opened in any number of threads, once each, and rows get the ids of their ranks."""
+"""Shards are opened in any number of threads, once each."""
 
 import threading
 import time
@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support.image_files import write_tar
 
 from alignet_ray.artifacts.schemas import IMAGES
 from alignet_ray.errors import UserError
-from alignet_ray.images.file_kinds import LeftOut, Member
+from alignet_ray.images.file_kinds import LeftOut
 from alignet_ray.images.listing import fingerprint, list_batches, list_images
 from alignet_ray.images.listings import Listings
-from alignet_ray.images.shards import OpenedShard, ShardOpener, numbered, open_shard, rows_of
+from alignet_ray.images.shards import OpenedShard, ShardOpener, open_shard
 
 
 @pytest.fixture
@@ -115,15 +113,3 @@ def test_a_damaged_shard_is_named_and_not_kept(folder: Path, tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"b2\.tar is not a whole tar file"):
             rows_by(ShardOpener(cache, open_shard, 2), folder)
     assert len(list(cache.iterdir())) <= 5
-
-
-@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 7))
-def test_ids_are_ranks_however_the_rows_come(sizes: list[int], rows: int) -> None:
-    names = iter(range(sum(sizes)))
-    blocks = [rows_of([Member(str(next(names)), "", 1) for _ in range(size)]) for size in sizes]
-    batches = list(numbered(iter(blocks), rows))
-    assert all(len(batch) == rows for batch in batches[:-1])
-    assert all(0 < len(batch) <= rows for batch in batches)
-    table = pa.Table.from_batches(batches, schema=IMAGES)
-    assert table["image_id"].to_pylist() == list(range(sum(sizes)))
-    assert table["path"].to_pylist() == [str(number) for number in range(sum(sizes))]

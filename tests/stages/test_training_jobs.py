@@ -135,7 +135,7 @@ def test_training_sees_clustered_images_that_are_not_held_out(
 def test_of_a_huge_corpus_a_training_takes_a_part(
     cfg: Config, parents: dict[str, Artifact], make_work: Make, monkeypatch: pytest.MonkeyPatch, batching: str
 ) -> None:
-    monkeypatch.setattr(Distill, "choice", lambda settings, images: images - 1)
+    monkeypatch.setattr(Distill, "images_to_choose_from", lambda settings, images: images - 1)
     learned, held_out = [[2, 3, 6], [7, 2, 3]], [[1, 5, 1]]
     label = parents["label@aligned"]
     parents = parents | {"label@aligned": with_triplets(label, make_work(cfg, "label@aligned").out, learned, held_out)}
