@@ -159,6 +159,11 @@ def _unexpected(argument: str, program: str) -> str:
     """What to say of an argument that belongs to no option."""
     if argument.lower() in ("true", "false"):
         return f"unexpected argument {argument!r}: switches take no value, --section.no-field turns one off"
+
+    # The `no-` form of a setting that is no switch, such as one that is no switch any more.
+    place, _, field = argument.rpartition("no-")
+    if place.startswith("--") and place.endswith((".", "--")) and field:
+        return f"unexpected argument {argument!r}: {place}{field} takes a value, which `{program} --help` names"
     return f"unexpected argument {argument!r}: `{program} --help` explains"
 
 

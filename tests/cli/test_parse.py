@@ -263,6 +263,10 @@ def test_any_line_is_read_or_refused_in_one_line(args: list[str]) -> None:
         (["--seed", "1", "smoke"], "^the preset comes first"),
         (["--seed", "1", "nonsense"], "^unexpected argument 'nonsense': `alignet-ray run --help` explains$"),
         (["--distill.control", "False"], "^unexpected argument 'False': switches take no value"),
+        (
+            ["smoke", "--distill.no-cache-pixels"],
+            "--distill.cache-pixels takes a value, which `alignet-ray run --help`",
+        ),
         (["smoke", "--distill.control", "False"], "^unexpected argument 'False': switches take no value"),
         (["smoke", "--distill.interpolation", "2"], r"^--distill\.interpolation 2\.0: input should be less than"),
         (["smoke", "--distill.lr", "1e400"], r"^--distill\.lr inf: input should be a finite number$"),
